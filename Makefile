@@ -1,0 +1,50 @@
+# `make` alone lists what there is. Every target makes the environment when it is needed.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo bench requirements clean format
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make .venv with everything in it (pinned, by hash)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "resmeter needs Python 3.11 or newer: make PYTHON=python3.12 setup"; exit 2; }
+	@echo "Installing into $(VENV) (about a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+check: $(READY) ## types, lint, import rules, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed)
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: $(READY) ## the whole pipeline over 200 real conversations; KEEP=1 leaves it up
+	@$(BIN)/resmeter demo $(if $(KEEP),--keep)
+
+bench: $(READY) ## speed, as a ratio to a bare consumer; EVENTS=2000000
+	@$(BIN)/python -m benchmarks.bench $(if $(EVENTS),--events $(EVENTS))
+
+format: $(READY) ## let ruff write the code's form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+requirements: $(READY) ## pin all dependencies anew, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --upgrade pyproject.toml -o requirements/main.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
+
+clean: ## remove the environment and what runs left behind
+	rm -rf $(VENV) .resmeter .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Commands: each builds, runs and reports; none decides."""

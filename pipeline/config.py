@@ -1,0 +1,187 @@
+"""This file defines the settings; it is the only module that reads the environment."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import ConfigurationError
+
+PREFIX = "RESMETER_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(_Section):
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", min_length=1, description="host:port of the brokers, by commas"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how the brokers are spoken to"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="with a SASL protocol"
+    )
+    sasl_username: str | None = Field(None, description="with a SASL protocol")
+    sasl_password: SecretStr | None = Field(None, description="with a SASL protocol")
+    ssl_ca_file: Path | None = Field(None, description="with an SSL protocol: the brokers' CA")
+
+
+class TopicSettings(_Section):
+    events: str = Field("conversation.events", description="what chat services write")
+    changelog: str = Field(
+        "resmeter-conversations-changelog", description="the worker's states, compacted"
+    )
+    records: str = Field("usage.records", description="what the worker writes, the sink reads")
+    dead_letters: str = Field("conversation.events.dlq", description="what was rejected, and why")
+    partitions: int = Field(8, ge=1, le=1024, description="of events and of changelog")
+    records_partitions: int = Field(4, ge=1, le=1024, description="of usage records")
+    dead_letter_partitions: int = Field(1, ge=1, le=1024, description="of dead letters")
+    replication_factor: int = Field(1, ge=1, le=7, description="3 in production")
+    events_timestamps: Literal["LogAppendTime", "CreateTime"] = Field(
+        "LogAppendTime", description="of the events topic; CreateTime where history is loaded"
+    )
+
+
+class WorkerSettings(_Section):
+    group: str = Field("resmeter", description="the worker's consumer group (Faust's app id)")
+    http_host: str = Field("127.0.0.1", description="where /metrics and /health listen")
+    http_port: int = Field(9464, ge=0, le=65535, description="0: any free port")
+    batch_events_max: int = Field(
+        20_000, ge=1, le=1_000_000, description="events taken in one fetch, over all partitions"
+    )
+    inflight_batches_max: int = Field(
+        4, ge=1, le=64, description="batches of a partition whose acknowledgements are awaited"
+    )
+    commit_interval_seconds: float = Field(1.0, gt=0, le=60, description="between commits")
+    session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")
+    request_timeout_seconds: float = Field(
+        60.0, ge=1, le=600, description="of one produce, before the process ends"
+    )
+    settle_interval_seconds: float = Field(
+        1.0, gt=0, le=600, description="between looks at what has fallen due"
+    )
+    settle_margin_seconds: float = Field(
+        1.0, ge=0, le=600, description="taken off the broker's clock before a window may close"
+    )
+    settle_quiet_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="how long a CreateTime partition must stay at its end before windows close",
+    )
+    recovery_seconds_max: float = Field(
+        600.0, gt=0, le=86400, description="not ready for longer than this: the process ends"
+    )
+
+
+class LedgerSettings(_Section):
+    url: str = Field(
+        "sqlite:///resmeter-data/ledger.sqlite",
+        description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
+    )
+
+
+class SinkSettings(_Section):
+    group: str = Field("resmeter-sink", description="the sink's consumer group")
+    http_host: str = Field("127.0.0.1", description="where /metrics and /health listen")
+    http_port: int = Field(9465, ge=0, le=65535, description="0: any free port")
+    batch_records_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="usage records in one transaction"
+    )
+    flush_interval_seconds: float = Field(
+        60.0, gt=0, le=86400, description="between looks at what can be delivered"
+    )
+    deliveries_concurrent_max: int = Field(
+        16, ge=1, le=1000, description="calls to Stripe at once; one at a time for a customer"
+    )
+    retry_pause_seconds_max: float = Field(
+        60.0, gt=0, le=3600, description="the longest pause between two tries of a delivery"
+    )
+    call_timeout_seconds: float = Field(30.0, gt=0, le=600, description="of one call to Stripe")
+
+
+class StripeSettings(_Section):
+    api_key: SecretStr | None = Field(None, description="secret or restricted key")
+    base_url: str | None = Field(
+        None, description="another address than Stripe's, such as that of `resmeter emulator`"
+    )
+
+
+class LogSettings(_Section):
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least shown")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: columns on a terminal, JSON elsewhere"
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, nested by stage: `RESMETER_KAFKA__BOOTSTRAP_SERVERS` and so on."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    config: Path | None = Field(
+        None, description="the TOML file that maps tenants to customers and policies"
+    )
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    worker: WorkerSettings = WorkerSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    sink: SinkSettings = SinkSettings()
+    stripe: StripeSettings = StripeSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: with every problem, each naming its variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ConfigurationError(
+            [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
+        ) from None
+
+
+def _variable(location: tuple[Any, ...]) -> str:
+    return PREFIX + "__".join(str(part) for part in location).upper()
+
+
+def describe_settings() -> Iterator[tuple[str, str, str]]:
+    """Yield (variable, default, meaning) for each setting, in the order of the stages."""
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, _Section):
+            for key, inner in section.model_fields.items():
+                yield _variable((name, key)), _shown(inner.default), inner.description or ""
+        else:
+            yield _variable((name,)), _shown(field.default), field.description or ""
+
+
+def _shown(default: object) -> str:
+    return "" if default is None else str(default)
+
+
+def kafka_client_options(kafka: KafkaSettings) -> dict[str, str | int | float | bool]:
+    """Return the options of librdkafka that say where the brokers are and who we are."""
+    options: dict[str, str | int | float | bool] = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": kafka.security_protocol,
+    }
+    if kafka.security_protocol.startswith("SASL"):
+        options["sasl.mechanism"] = kafka.sasl_mechanism
+        options["sasl.username"] = kafka.sasl_username or ""
+        password = kafka.sasl_password
+        options["sasl.password"] = password.get_secret_value() if password else ""
+    if kafka.ssl_ca_file:
+        options["ssl.ca.location"] = str(kafka.ssl_ca_file)
+    return options

@@ -1,0 +1,1 @@
+"""What it means: a conversation's events and a policy become transitions."""

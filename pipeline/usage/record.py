@@ -1,0 +1,122 @@
+"""This file defines the usage record: one unit owed, or one taken back. Pure."""
+
+from typing import Literal
+
+import msgspec
+
+from pipeline.events.times import format_time, parse_time
+
+Kind = Literal["confirmed", "assumed", "handoff", "reported"]
+
+
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One unit of one outcome of one conversation (specification, section 4).
+
+    The encoded form is a function of the log and the policies alone: the same records read again
+    give the same bytes, which is how the ledger recognises what it has.
+
+    `occurred_at` is in milliseconds since the epoch, UTC; on the wire it is RFC 3339.
+    """
+
+    id: str  # "<tenantid>:<conversation>:<n>", n from 1 in each conversation
+    tenantid: str
+    conversation: str
+    outcome: str
+    quantity: int  # +1 or -1
+    kind: Kind
+    reason: str
+    occurred_at: int
+    policy: str
+    policy_version: int
+    evidence: tuple[str, ...]  # ids of events
+    supersedes: str | None = None  # the id of the record that a -1 takes back
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where the evidence lies: topic and partition of the conversation, an offset each.
+
+    It travels in the Kafka header `resmeter-origin`, not in the record: a record's content must
+    not depend on where its conversation was stored.
+    """
+
+    topic: str
+    partition: int
+    offsets: tuple[int, ...]  # parallel to `UsageRecord.evidence`
+
+
+class _Wire(msgspec.Struct, kw_only=True):
+    id: str
+    tenantid: str
+    conversation: str
+    outcome: str
+    quantity: int
+    kind: Kind
+    reason: str
+    occurred_at: str
+    policy: str
+    policy_version: int
+    evidence: tuple[str, ...]
+    supersedes: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Wire)
+
+
+def encode_record(record: UsageRecord) -> bytes:
+    """Return the record as JSON; equal records give equal bytes."""
+    return _encoder.encode(
+        _Wire(
+            id=record.id,
+            tenantid=record.tenantid,
+            conversation=record.conversation,
+            outcome=record.outcome,
+            quantity=record.quantity,
+            kind=record.kind,
+            reason=record.reason,
+            occurred_at=format_time(record.occurred_at),
+            policy=record.policy,
+            policy_version=record.policy_version,
+            evidence=record.evidence,
+            supersedes=record.supersedes,
+        )
+    )
+
+
+def decode_record(value: bytes) -> UsageRecord:
+    """Return the record that `encode_record` wrote.
+
+    Raises:
+        ValueError: the bytes are not a usage record; the message names the member.
+    """
+    wire = _decoder.decode(value)  # msgspec's errors are ValueErrors
+    if wire.quantity not in {1, -1}:
+        raise ValueError(f"quantity is {wire.quantity}, not +1 or -1 - at `$.quantity`")
+    return UsageRecord(
+        id=wire.id,
+        tenantid=wire.tenantid,
+        conversation=wire.conversation,
+        outcome=wire.outcome,
+        quantity=wire.quantity,
+        kind=wire.kind,
+        reason=wire.reason,
+        occurred_at=parse_time(wire.occurred_at),
+        policy=wire.policy,
+        policy_version=wire.policy_version,
+        evidence=wire.evidence,
+        supersedes=wire.supersedes,
+    )
+
+
+def encode_origin(origin: Origin) -> bytes:
+    """Return the value of the header `resmeter-origin`."""
+    return _encoder.encode(origin)
+
+
+def decode_origin(value: bytes) -> Origin:
+    """Return what `encode_origin` wrote.
+
+    Raises:
+        ValueError: the bytes are not an origin.
+    """
+    return msgspec.json.decode(value, type=Origin)
