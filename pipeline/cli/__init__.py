@@ -1,1 +1,78 @@
-"""Commands: each builds, runs and reports; none decides."""
+"""Commands: each builds, runs and reports; none decides.
+
+One file a command. A command's module is imported when the command is called, so that
+`resmeter decide` does not pay for Faust.
+"""
+
+import importlib
+import sys
+
+import click
+from click import Command, Context, Group
+
+from pipeline import __version__
+from pipeline.errors import ConfigurationError, ResmeterError
+
+# In the order in which a newcomer meets them.
+COMMANDS = {
+    "demo": "Run everything once, over 200 real support conversations.",
+    "check": "Check settings, policies, broker, ledger and Stripe key, all at once.",
+    "settings": "List the settings: variable, default, meaning.",
+    "topics": "Create or check the Kafka topics.",
+    "produce": "Write events from files to the events topic.",
+    "worker": "Decide: read events, write usage records.",
+    "sink": "Bill: read usage records, keep the ledger, deliver to Stripe.",
+    "ledger": "Create or upgrade the ledger's tables.",
+    "usage": "Show what is owed, billed and pending.",
+    "explain": "Show the receipt of one conversation.",
+    "decide": "Decide over files of events, without Kafka.",
+    "emulator": "Run a stand-in for Stripe's billing API.",
+    "kafka": "Run a real Kafka broker out of wheels, for development.",
+}
+
+DONE, FAILED, MISUSED, FOUND = 0, 1, 2, 3
+
+
+class _Commands(Group):
+    def list_commands(self, ctx: Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"pipeline.cli.{cmd_name}").command
+        assert isinstance(command, Command)
+        return command
+
+    def format_commands(self, ctx: Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 found something.",
+)
+@click.version_option(__version__, prog_name="resmeter")
+def cli() -> None:
+    """Meter resolved conversations: from Kafka events to usage records, a ledger and Stripe.
+
+    \b
+    First time:            resmeter demo
+    Run it:                resmeter check; resmeter topics create; resmeter worker; resmeter sink
+    "Why was I billed?":   resmeter explain TENANT CONVERSATION
+    """
+
+
+def main() -> None:
+    """Run the command line; every known error becomes a clear message and an exit status."""
+    try:
+        cli(standalone_mode=True)
+    except ConfigurationError as error:
+        for problem in error.problems:
+            click.echo(f"error: {problem}", err=True)
+        sys.exit(MISUSED)
+    except ResmeterError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(FAILED)
