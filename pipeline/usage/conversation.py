@@ -1,0 +1,360 @@
+"""This file keeps one conversation and says what it owes: section 4 of the specification. Pure.
+
+`receive` has two ways. Most events are newer than all before them and only move the fold on; what
+is out of the ordinary (a late event, one outside `live`) folds the whole history again. Both
+emit what the specification's definition does, for every order of arrival: a property test holds
+them against it.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, Event
+from pipeline.resolve.machine import Fold, Transition, fold, net_of
+from pipeline.resolve.policy import Policy, Timeline
+from pipeline.usage.record import Kind, UsageRecord
+
+Receipt = Literal["applied", "duplicate", "conversation_too_long"]
+
+
+class Live(msgspec.Struct, array_like=True, frozen=True):
+    """A record of +1 that no other supersedes."""
+
+    outcome: str
+    n: int
+    kind: Kind
+    policy: str
+    policy_version: int
+
+
+class _Entry(msgspec.Struct, array_like=True, frozen=True):
+    offset: int
+    event: Event
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
+
+
+class Conversation(msgspec.Struct, array_like=True):
+    """What is kept of a conversation.
+
+    `history` is the encoded events one after the other: it is appended to and searched as bytes,
+    and decoded only when a late event needs it. `home` is the source that most events share; in
+    the history it is written as an empty one.
+    """
+
+    arrival: int = 0  # the highest record timestamp seen
+    newest_at: int = -(2**62)  # the time of the newest event
+    events: int = 0
+    home: str = ""
+    history: bytes = b""
+    fold: Fold = msgspec.field(default_factory=Fold)
+    settled: bool = False  # the standing answer's silence has been accounted for
+    emitted: int = 0
+    live: list[Live] = []  # noqa: RUF012 - msgspec copies an empty list
+
+    def entries(self) -> list[tuple[int, Event]]:
+        """Return (offset, event) for each event, in order of arrival; at home the source is ""."""
+        header = b"\xdd" + self.events.to_bytes(4, "big")  # msgpack: an array of that many
+        return [(entry.offset, entry.event) for entry in _decode_entries(header + self.history)]
+
+    def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
+        """Return the offset of the first arrival of each of these events, by id."""
+        found: dict[str, int] = {}
+        for offset, event in self.entries():
+            if event.id in evidence:
+                found.setdefault(event.id, offset)
+        return tuple(found[identity] for identity in evidence)
+
+    def due(self, timeline: Timeline) -> int | None:
+        """Return the arrival time at which silence is settled (window and grace), if it can be."""
+        fold = self.fold
+        if self.settled or fold.excluded or fold.standing is None or fold.count is not None:
+            return None
+        due = fold.due(timeline)
+        if due is None:
+            return None
+        return due + self._grace(timeline)
+
+    def _grace(self, timeline: Timeline) -> int:
+        assert self.fold.standing is not None
+        policy = timeline.at(self.fold.standing.at)
+        assert policy is not None
+        return policy.grace
+
+    # --- what moves it ----------------------------------------------------------------------------
+
+    def receive(
+        self,
+        tenantid: str,
+        conversation: str,
+        event: Event,
+        offset: int,
+        arrival: int,
+        timeline: Timeline,
+        out: list[UsageRecord],
+    ) -> Receipt:
+        """Take in one event of a record; append what is owed now to `out`.
+
+        Args:
+            tenantid: with `conversation`, whose conversation this is.
+            conversation: its id.
+            event: the event.
+            offset: the record's offset.
+            arrival: the record's timestamp.
+            timeline: the tenant's policy.
+            out: where usage records go, in their order.
+        """
+        if self.events == 0:
+            self.home = event.source
+        if event.source == self.home:
+            event = _at_home(event)
+        encoded = _encode(event)
+        duplicate = self._knows(event, encoded)
+        if not duplicate and self.events >= EVENTS_IN_CONVERSATION_MAX:
+            return "conversation_too_long"
+        self.arrival = max(self.arrival, arrival)
+        emit = _Emission(self, tenantid, conversation, out)
+        self._settle(timeline, self.arrival, emit)
+        if duplicate:
+            return "duplicate"
+        self.history += b"\x92" + _encode(offset) + encoded
+        self.events += 1
+        if event.at > self.newest_at and event.live and not self.fold.excluded:
+            self.newest_at = event.at
+            if not self._advance(event, timeline, emit):
+                self._refold(event, timeline, emit)
+        else:
+            self.newest_at = max(self.newest_at, event.at)
+            self._refold(event, timeline, emit)
+        return "applied"
+
+    def settle(
+        self,
+        tenantid: str,
+        conversation: str,
+        clock: int,
+        timeline: Timeline,
+        out: list[UsageRecord],
+    ) -> None:
+        """Settle silence up to an arrival time that no record has brought: a timer's."""
+        self._settle(timeline, clock, _Emission(self, tenantid, conversation, out))
+
+    def _knows(self, event: Event, encoded: bytes) -> bool:
+        # What identifies an event is one run of bytes in its encoding, and the same run for each
+        # event of that identity. Where the run is not found, the event is new; where it is, it
+        # may stand in another member's text, so that the history is looked at.
+        if not self.events:
+            return False
+        start = encoded.index(b"\xa1s")
+        identity = encoded[start : start + 2 + len(_encode(event.source)) + 2 + len(_encode(event.id))]
+        if identity not in self.history:
+            return False
+        return any(
+            known.id == event.id and known.source == event.source for _, known in self.entries()
+        )
+
+    def _settle(self, timeline: Timeline, clock: int, emit: "_Emission") -> None:
+        due = self.due(timeline)
+        if due is not None and due <= clock:
+            emit.transition(self.fold.silence(timeline, due - self._grace(timeline)))
+            self.settled = True
+
+    def _advance(self, event: Event, timeline: Timeline, emit: "_Emission") -> bool:
+        """Apply an event that is newer than all others; False where that rewrites the past."""
+        fold = self.fold
+        known = len(fold.transitions)
+        if self.settled:
+            due = fold.due(timeline)
+            assert due is not None
+            if event.at < due:
+                return False
+            known += 1
+            self.settled = False
+        fold.settle(timeline, event.at)
+        fold.apply(timeline, event)
+        for transition in fold.transitions[known:]:
+            emit.transition(transition)
+        self._settle(timeline, self.arrival, emit)
+        return True
+
+    def _refold(self, event: Event, timeline: Timeline, emit: "_Emission") -> None:
+        """Decide the whole history again, and bring what was emitted in line with it."""
+        before = [] if self.fold.excluded else list(self.fold.transitions)
+        settled_until = None
+        if self.settled:
+            settled_until = self.fold.due(timeline)
+            assert settled_until is not None
+            before.append(self.fold.silence(timeline, settled_until))
+        self.fold = fold((known for _, known in self._sourced()), timeline)
+        after = [] if self.fold.excluded else list(self.fold.transitions)
+        self.settled = False
+        due = None if self.fold.excluded else self.fold.due(timeline)
+        if due is not None and (
+            due + self._grace(timeline) <= self.arrival
+            or (settled_until is not None and due <= settled_until)
+        ):
+            after.append(self.fold.silence(timeline, due))
+            self.settled = True
+        if len(before) <= len(after) and all(
+            old.same_as(new) for old, new in zip(before, after, strict=False)
+        ):
+            for transition in after[len(before) :]:
+                emit.transition(transition)
+        else:
+            emit.corrections(
+                after, event, self.arrival, self.fold.policy_for(timeline, event.at)
+            )
+
+    def _sourced(self) -> list[tuple[int, Event]]:
+        # The source takes part in the order of a history, so it is put back.
+        return [
+            (offset, event if event.source else msgspec.structs.replace(event, source=self.home))
+            for offset, event in self.entries()
+        ]
+
+
+def _at_home(event: Event) -> Event:
+    return msgspec.structs.replace(event, source="")
+
+
+class _Emission:
+    """Usage records of one conversation, numbered in their order."""
+
+    __slots__ = ("_conversation", "_name", "_out", "_state", "_tenantid")
+
+    def __init__(
+        self, state: Conversation, tenantid: str, conversation: str, out: list[UsageRecord]
+    ) -> None:
+        self._state = state
+        self._tenantid = tenantid
+        self._conversation = conversation
+        self._name = f"{tenantid}:{conversation}:"
+        self._out = out
+
+    def transition(self, transition: Transition) -> None:
+        """Emit a transition as it stands."""
+        if transition.delta > 0:
+            self._add(
+                transition.outcome,
+                transition.kind,
+                transition.reason,
+                transition.at,
+                transition.evidence,
+                transition.policy,
+                transition.policy_version,
+            )
+        else:
+            self._take_back(
+                transition.outcome,
+                transition.kind,
+                transition.reason,
+                transition.at,
+                transition.evidence,
+            )
+
+    def corrections(
+        self, after: list[Transition], event: Event, arrival: int, policy: Policy | None
+    ) -> None:
+        """Bring the net emitted to the net decided, one record a unit."""
+        net = net_of(after)
+        emitted: dict[str, int] = {}
+        for live in self._state.live:
+            emitted[live.outcome] = emitted.get(live.outcome, 0) + 1
+
+        def order(outcome: str) -> tuple[int, str]:
+            return (0 if policy is None else policy.rank_of(outcome), outcome)
+
+        evidence = (event.id,)
+        outcomes = sorted({*net, *emitted}, key=order)
+        for outcome in outcomes:
+            for _ in range(emitted.get(outcome, 0) - net.get(outcome, 0)):
+                self._take_back(outcome, None, "late_event", arrival, evidence)
+        count = self._state.fold.count
+        for outcome in outcomes:
+            for _ in range(net.get(outcome, 0) - emitted.get(outcome, 0)):
+                rests_on = next(t for t in reversed(after) if t.outcome == outcome and t.delta > 0)
+                kind = rests_on.kind
+                if count is not None and count.outcome == outcome:
+                    kind = count.kind
+                self._add(
+                    outcome,
+                    kind,
+                    "late_event",
+                    arrival,
+                    evidence,
+                    rests_on.policy,
+                    rests_on.policy_version,
+                )
+
+    def _add(
+        self,
+        outcome: str,
+        kind: Kind,
+        reason: str,
+        at: int,
+        evidence: tuple[str, ...],
+        policy: str,
+        version: int,
+    ) -> None:
+        state = self._state
+        state.emitted += 1
+        state.live.append(Live(outcome, state.emitted, kind, policy, version))
+        self._record(outcome, 1, kind, reason, at, evidence, policy, version, None)
+
+    def _take_back(
+        self,
+        outcome: str,
+        kind: Kind | None,
+        reason: str,
+        at: int,
+        evidence: tuple[str, ...],
+    ) -> None:
+        # It carries the policy of the record that it takes back: a unit goes at the price that
+        # it came at.
+        state = self._state
+        place = max(i for i, live in enumerate(state.live) if live.outcome == outcome)
+        taken = state.live.pop(place)
+        state.emitted += 1
+        self._record(
+            outcome,
+            -1,
+            taken.kind if kind is None else kind,
+            reason,
+            at,
+            evidence,
+            taken.policy,
+            taken.policy_version,
+            f"{self._name}{taken.n}",
+        )
+
+    def _record(
+        self,
+        outcome: str,
+        quantity: int,
+        kind: Kind,
+        reason: str,
+        at: int,
+        evidence: tuple[str, ...],
+        policy: str,
+        version: int,
+        supersedes: str | None,
+    ) -> None:
+        self._out.append(
+            UsageRecord(
+                id=f"{self._name}{self._state.emitted}",
+                tenantid=self._tenantid,
+                conversation=self._conversation,
+                outcome=outcome,
+                quantity=quantity,
+                kind=kind,
+                reason=reason,
+                occurred_at=at,
+                policy=policy,
+                policy_version=version,
+                evidence=evidence,
+                supersedes=supersedes,
+            )
+        )
