@@ -54,6 +54,7 @@ _Actor = Literal["customer", "teammate", "workflow"]
 _Target = Literal["ai", "human"]
 _Role = Literal["primary", "secondary"]
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_CE_PREFIXES = frozenset({"ce_", "CE_", "Ce_", "cE_"})
 _TENANTS_KNOWN_MAX = 100_000
 _tenants_known: set[str] = set()
 
@@ -412,6 +413,8 @@ def _brief(error: ValueError) -> str:
 
 
 def _binary_attributes(headers: Headers) -> dict[str, Any] | Rejected | None:
+    if not any(name[:3] in _CE_PREFIXES for name, _ in headers):
+        return None
     attributes: dict[str, Any] = {}
     structured = False
     for name, content in headers:

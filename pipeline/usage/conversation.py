@@ -41,14 +41,12 @@ class Conversation(msgspec.Struct, array_like=True):
     """What is kept of a conversation.
 
     `history` is the encoded events one after the other: it is appended to and searched as bytes,
-    and decoded only when a late event needs it. `home` is the source that most events share; in
-    the history it is written as an empty one.
+    and decoded only when a late event needs it.
     """
 
     arrival: int = 0  # the highest record timestamp seen
     newest_at: int = -(2**62)  # the time of the newest event
     events: int = 0
-    home: str = ""
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
     settled: bool = False  # the standing answer's silence has been accounted for
@@ -56,7 +54,7 @@ class Conversation(msgspec.Struct, array_like=True):
     live: list[Live] = []  # noqa: RUF012 - msgspec copies an empty list
 
     def entries(self) -> list[tuple[int, Event]]:
-        """Return (offset, event) for each event, in order of arrival; at home the source is ""."""
+        """Return (offset, event) for each event, in order of arrival."""
         header = b"\xdd" + self.events.to_bytes(4, "big")  # msgpack: an array of that many
         return [(entry.offset, entry.event) for entry in _decode_entries(header + self.history)]
 
@@ -107,12 +105,7 @@ class Conversation(msgspec.Struct, array_like=True):
             timeline: the tenant's policy.
             out: where usage records go, in their order.
         """
-        if self.events == 0:
-            self.home = event.source
-        if event.source == self.home:
-            event = _at_home(event)
-        encoded = _encode(event)
-        duplicate = self._knows(event, encoded)
+        duplicate = self._knows(event)
         if not duplicate and self.events >= EVENTS_IN_CONVERSATION_MAX:
             return "conversation_too_long"
         self.arrival = max(self.arrival, arrival)
@@ -120,7 +113,7 @@ class Conversation(msgspec.Struct, array_like=True):
         self._settle(timeline, self.arrival, emit)
         if duplicate:
             return "duplicate"
-        self.history += b"\x92" + _encode(offset) + encoded
+        self.history += b"\x92" + _encode(offset) + _encode(event)
         self.events += 1
         if event.at > self.newest_at and event.live and not self.fold.excluded:
             self.newest_at = event.at
@@ -142,14 +135,11 @@ class Conversation(msgspec.Struct, array_like=True):
         """Settle silence up to an arrival time that no record has brought: a timer's."""
         self._settle(timeline, clock, _Emission(self, tenantid, conversation, out))
 
-    def _knows(self, event: Event, encoded: bytes) -> bool:
+    def _knows(self, event: Event) -> bool:
         # What identifies an event is one run of bytes in its encoding, and the same run for each
         # event of that identity. Where the run is not found, the event is new; where it is, it
         # may stand in another member's text, so that the history is looked at.
-        if not self.events:
-            return False
-        start = encoded.index(b"\xa1s")
-        identity = encoded[start : start + 2 + len(_encode(event.source)) + 2 + len(_encode(event.id))]
+        identity = b"\xa1s" + _encode(event.source) + b"\xa1i" + _encode(event.id)
         if identity not in self.history:
             return False
         return any(
@@ -188,7 +178,7 @@ class Conversation(msgspec.Struct, array_like=True):
             settled_until = self.fold.due(timeline)
             assert settled_until is not None
             before.append(self.fold.silence(timeline, settled_until))
-        self.fold = fold((known for _, known in self._sourced()), timeline)
+        self.fold = fold((known for _, known in self.entries()), timeline)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
         due = None if self.fold.excluded else self.fold.due(timeline)
@@ -207,17 +197,6 @@ class Conversation(msgspec.Struct, array_like=True):
             emit.corrections(
                 after, event, self.arrival, self.fold.policy_for(timeline, event.at)
             )
-
-    def _sourced(self) -> list[tuple[int, Event]]:
-        # The source takes part in the order of a history, so it is put back.
-        return [
-            (offset, event if event.source else msgspec.structs.replace(event, source=self.home))
-            for offset, event in self.entries()
-        ]
-
-
-def _at_home(event: Event) -> Event:
-    return msgspec.structs.replace(event, source="")
 
 
 class _Emission:

@@ -1,0 +1,146 @@
+"""`resmeter produce`: the reference producer."""
+
+import sys
+from typing import Any
+
+import click
+import orjson
+from confluent_kafka import KafkaException, Producer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline.cli import FOUND
+from pipeline.cli.decide import report_rejected
+from pipeline.cli.files import read_lines
+from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.errors import UnavailableError
+from pipeline.events.codec import decode_value
+from pipeline.events.model import Rejected
+from pipeline.stream.topics import TopicAdmin
+
+_HEADERS: list[tuple[str, bytes]] = [("content-type", b"application/cloudevents+json")]
+_FLUSH_SECONDS = 120.0
+_POLL_EVERY = 1_000
+
+
+@click.command("produce")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--timestamps",
+    type=click.Choice(["event", "now"]),
+    default="event",
+    show_default=True,
+    help="The records' timestamps: the events' times, or the broker's clock. A topic with "
+    "LogAppendTime takes its own clock whatever is sent.",
+)
+@click.option("--unchecked", is_flag=True, help="Send lines as they are, events or not.")
+def command(files: tuple[str, ...], timestamps: str, unchecked: bool) -> None:
+    """Write events, one JSON object a line, to the events topic.
+
+    Each line is checked first: what the worker would reject is refused here, with its reason, and
+    the exit status is 3. FILE may be `-`, a .gz or a .zst.
+
+    \b
+    Example:
+      resmeter produce events.ndjson
+      my-exporter | resmeter produce -
+    """
+    settings = load_settings()
+    sent, refused = produce(settings, files, by_event=timestamps == "event", checked=not unchecked)
+    click.echo(f"{sent} events sent and acknowledged, {refused} refused", err=True)
+    if refused:
+        sys.exit(FOUND)
+
+
+def produce(
+    settings: Settings, files: tuple[str, ...], *, by_event: bool, checked: bool
+) -> tuple[int, int]:
+    """Write the lines of files; return how many were acknowledged and how many refused.
+
+    Raises:
+        UnavailableError: the broker does not answer or took not all of them.
+    """
+    topic = settings.topics.events
+    if topic not in TopicAdmin(settings).existing():
+        raise UnavailableError(f"topic {topic} is not there: run `resmeter topics create`")
+    failures: list[str] = []
+
+    def delivered(error: Any, _: Any) -> None:
+        if error is not None:
+            failures.append(error.str())
+
+    producer = Producer(
+        {
+            **kafka_client_options(settings.kafka),
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 20,
+            "partitioner": "murmur2_random",
+            "message.max.bytes": 1_000_000,
+        }
+    )
+    sent = refused = 0
+    with Progress(
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task(f"events to {topic}", total=None)
+        for path, number, line in read_lines(files):
+            key, at, rejected = _read(line)
+            if rejected is not None and checked:
+                refused += 1
+                report_rejected(
+                    path, number, rejected.reason, rejected.detail, named=len(files) > 1
+                )
+                continue
+            _send(producer, topic, line, key, at if by_event else None, delivered)
+            sent += 1
+            if sent % _POLL_EVERY == 0:
+                producer.poll(0)
+                progress.update(task, completed=sent)
+        left = producer.flush(_FLUSH_SECONDS)
+        progress.update(task, completed=sent, total=sent)
+    if left or failures:
+        reason = failures[0] if failures else f"no answer within {_FLUSH_SECONDS:.0f} s"
+        raise UnavailableError(
+            f"{left + len(failures)} of {sent} events were not acknowledged ({reason}); "
+            "send the file again: what is there already counts once"
+        )
+    return sent, refused
+
+
+def _read(line: bytes) -> tuple[bytes | None, int | None, Rejected | None]:
+    addressed = decode_value(line)
+    if not isinstance(addressed, Rejected):
+        key = f"{addressed.tenantid}:{addressed.conversation}".encode()
+        return key, addressed.event.at, None
+    try:
+        value = orjson.loads(line)
+        return f"{value['tenantid']}:{value['subject']}".encode(), None, addressed
+    except (ValueError, TypeError, KeyError):
+        return None, None, addressed
+
+
+def _send(
+    producer: Producer, topic: str, line: bytes, key: bytes | None, at: int | None, delivered: Any
+) -> None:
+    arguments: dict[str, Any] = {"key": key, "headers": _HEADERS, "on_delivery": delivered}
+    if at is not None and at >= 0:
+        arguments["timestamp"] = at
+    while True:
+        try:
+            producer.produce(topic, line, **arguments)
+        except BufferError:
+            producer.poll(0.1)
+        except KafkaException as error:
+            raise UnavailableError(f"an event cannot be sent: {error.args[0].str()}") from error
+        else:
+            return
+
+

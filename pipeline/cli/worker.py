@@ -1,0 +1,26 @@
+"""`resmeter worker`."""
+
+import sys
+
+import click
+
+from pipeline.config import load_settings
+from pipeline.tenants import load_tenants
+
+
+@click.command("worker")
+def command() -> None:
+    """Decide which conversations are resolved, until told to stop.
+
+    Reads the events topic, writes usage records and dead letters. Several workers share the
+    partitions. SIGTERM and Ctrl-C finish what is under way, commit and leave the group.
+
+    \b
+    Example:
+      RESMETER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 resmeter worker
+      curl localhost:9464/health/ready
+    """
+    from pipeline.stream.app import run_worker
+
+    settings = load_settings()
+    sys.exit(run_worker(settings, load_tenants(settings.config)))

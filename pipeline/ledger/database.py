@@ -1,0 +1,208 @@
+"""This file opens the database, upgrades its schema and checks it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+
+from pipeline.errors import ConfigurationError, UnavailableError
+
+VARIABLE = "RESMETER_LEDGER__URL"
+CONNECT_SECONDS_MAX = 10
+LOCK_SECONDS_MAX = 60.0  # SQLite: how long a writer waits for another
+_UPGRADE_LOCK = 0x7265_736D  # PostgreSQL: two upgrades at once take turns
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
+
+
+class Ledger:
+    """An open ledger. Any thread may use it; `close` it in the end."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self.shown = shown(engine.url)
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction that writes: committed at the end, rolled back by an exception.
+
+        Raises:
+            UnavailableError: the database cannot be reached, or stays locked.
+        """
+        with _reached(self.shown), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open one snapshot to read from; it neither blocks a writer nor waits for one.
+
+        Raises:
+            UnavailableError: the database cannot be reached.
+        """
+        with _reached(self.shown), self._engine.connect() as connection:
+            if self.is_sqlite:
+                connection.execution_options(resmeter_reads=True)
+            else:
+                connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            yield connection
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def open_ledger(url: str) -> Ledger:
+    """Open the ledger at a SQLAlchemy URL.
+
+    Raises:
+        ConfigurationError: the URL is none of ours, or the schema is not that of this version.
+        UnavailableError: the database cannot be reached.
+    """
+    ledger = _connect(_read_url(url))
+    try:
+        check(ledger)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def check(ledger: Ledger) -> None:
+    """Check that the schema is that of this version.
+
+    Raises:
+        ConfigurationError: it is not; the message says what to run.
+        UnavailableError: the database cannot be reached.
+    """
+    path = ledger._engine.url.database
+    if ledger.is_sqlite and path and not Path(path).exists():
+        # Connecting would leave an empty file behind.
+        raise ConfigurationError(
+            [f"there is no ledger at {ledger.shown}: run `resmeter ledger upgrade` ({VARIABLE})"]
+        )
+    with ledger.reading() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(_alembic())
+    head = script.get_current_head()
+    if found == head:
+        return
+    if found is None or any(found == known.revision for known in script.walk_revisions()):
+        problem = (
+            f"the ledger {ledger.shown} has schema {found or 'none'}, this version needs {head}: "
+            "run `resmeter ledger upgrade`"
+        )
+    else:
+        problem = (
+            f"the ledger {ledger.shown} has schema {found}, which this version does not know: "
+            "run the newer resmeter that made it"
+        )
+    raise ConfigurationError([problem])
+
+
+def upgrade(url: str) -> None:
+    """Bring the schema to that of this version; does nothing where it is. Makes SQLite's folder.
+
+    Raises:
+        ConfigurationError: the URL is none of ours.
+        UnavailableError: the database cannot be reached.
+    """
+    parsed = _read_url(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        folder = Path(parsed.database).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot make the folder of the ledger {shown(parsed)}: {error.strerror}"
+            ) from error
+    ledger = _connect(parsed)
+    config = _alembic()
+    try:
+        with ledger.writing() as connection:
+            if not ledger.is_sqlite:
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK}
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        ledger.close()
+
+
+def shown(url: str | URL) -> str:
+    """Return the URL as it may be printed: without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _read_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Not repeated: what cannot be parsed may hold a password anywhere.
+        raise ConfigurationError([f"{VARIABLE}: is not a URL such as {_EXAMPLES}"]) from None
+    backend = parsed.get_backend_name()
+    if backend not in _DRIVERS:
+        raise ConfigurationError([f"{VARIABLE}: {backend!r} is not supported; write {_EXAMPLES}"])
+    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError([f"{VARIABLE}: names no file; write {_EXAMPLES}"])
+    return parsed.set(drivername=_DRIVERS[backend])
+
+
+_EXAMPLES = "sqlite:///PATH or postgresql+psycopg://USER@HOST/DB"
+
+
+def _connect(url: URL) -> Ledger:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS_MAX})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        arguments = (
+            {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS_MAX}
+        )
+        engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
+    return Ledger(engine)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, below
+    for pragma in (
+        "journal_mode=WAL",
+        # What was told to Stripe must not be forgotten in a power cut: NORMAL would allow it.
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "cache_size=-65536",
+        "wal_autocheckpoint=8000",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get("resmeter_reads", False)
+    # A writer that begins by reading could not be promoted once another has written.
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _reached(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+        raise UnavailableError(f"the ledger {name} cannot be used: {reason}") from error
+
+
+def _alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config

@@ -1,0 +1,263 @@
+"""This file keeps meter events and attempts: planned once, their states moved forward only."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from pipeline.ledger.database import Ledger
+from pipeline.ledger.entries import (
+    PERHAPS_COUNTED,
+    Claim,
+    MeterEvent,
+    OpenSum,
+    PendingRecord,
+    PendingSum,
+    PlannedEvent,
+    Result,
+    State,
+)
+from pipeline.ledger.tables import (
+    attempt,
+    meter_event,
+    meter_event_record,
+    pending_record,
+    usage_record,
+)
+
+# What the answer to a call makes of its meter event; the others leave it `sent`.
+_CONCLUDED: dict[Result, State] = {
+    "delivered": "delivered",
+    "duplicate": "delivered",
+    "collision": "rejected",
+    "rejected": "rejected",
+}
+_event_columns = [meter_event.c[name] for name in MeterEvent.__struct_fields__]
+
+
+def pending_sums(ledger: Ledger) -> list[PendingSum]:
+    """Add up what no meter event holds, by tenant and outcome, in that order."""
+    p = pending_record.c
+    query = (
+        select(p.tenantid, p.outcome, func.count(), func.sum(p.quantity), func.min(p.stored_at))
+        .group_by(p.tenantid, p.outcome)
+        .order_by(p.tenantid, p.outcome)
+    )
+    with ledger.reading() as connection:
+        return [
+            PendingSum(tenantid, outcome, int(records), int(quantity), stored_at)
+            for tenantid, outcome, records, quantity, stored_at in connection.execute(query)
+        ]
+
+
+def pending_records(
+    ledger: Ledger, tenantid: str, outcome: str, records_max: int
+) -> list[PendingRecord]:
+    """Return the oldest records that no meter event holds, by (occurred_at, seq)."""
+    p = pending_record.c
+    query = (
+        select(p.seq, usage_record.c.id, p.quantity, p.occurred_at)
+        .join_from(pending_record, usage_record, usage_record.c.seq == p.seq)
+        .where(p.tenantid == tenantid, p.outcome == outcome)
+        .order_by(p.occurred_at, p.seq)
+        .limit(records_max)
+    )
+    with ledger.reading() as connection:
+        return [PendingRecord(*row) for row in connection.execute(query)]
+
+
+def open_sums(ledger: Ledger) -> list[OpenSum]:
+    """Add up what is not at Stripe yet: what is pending, planned or sent.
+
+    A -1 counts under the policy of the record that it takes back.
+    """
+    r, s = usage_record.alias("r"), usage_record.alias("s")
+    unplanned = select(pending_record.c.seq.label("seq"))
+    undelivered = (
+        select(meter_event_record.c.record_seq)
+        .join(meter_event, meter_event.c.identifier == meter_event_record.c.identifier)
+        .where(meter_event.c.state.in_(("planned", "sent")))
+    )
+    seqs = unplanned.union_all(undelivered).subquery()
+    policy = func.coalesce(s.c.policy, r.c.policy)
+    version = func.coalesce(s.c.policy_version, r.c.policy_version)
+    query = (
+        select(r.c.tenantid, r.c.outcome, policy, version, func.sum(r.c.quantity))
+        .select_from(seqs)
+        .join(r, r.c.seq == seqs.c.seq)
+        .outerjoin(s, s.c.id == r.c.supersedes)
+        .group_by(r.c.tenantid, r.c.outcome, policy, version)
+    )
+    with ledger.reading() as connection:
+        return [
+            OpenSum(tenantid, outcome, name, number, int(quantity))
+            for tenantid, outcome, name, number, quantity in connection.execute(query)
+        ]
+
+
+def store_plan(ledger: Ledger, planned: Sequence[PlannedEvent], now: int) -> bool:
+    """Store meter events with the records they hold, all or nothing.
+
+    Returns False, having stored nothing, where another sink has planned one of the records.
+    """
+    if not planned:
+        return True
+    taken = [
+        {
+            "tenantid_": item.event.tenantid,
+            "outcome_": item.event.outcome,
+            "occurred_at_": record.occurred_at,
+            "seq_": record.seq,
+        }
+        for item in planned
+        for record in item.records
+    ]
+    links = [
+        {"record_seq": record.seq, "identifier": item.event.identifier}
+        for item in planned
+        for record in item.records
+    ]
+    events = [
+        {**_fields(item.event), "lease_until": 0, "created_at": now, "updated_at": now}
+        for item in planned
+    ]
+    with ledger.writing() as connection:
+        # 1. Taking the records off the pending ones decides which sink plans them.
+        if _delete_pending(connection, taken) != len(taken):
+            connection.rollback()
+            return False
+        # 2. The events, then what they hold: from here on nothing of it changes but the state.
+        connection.execute(insert(meter_event), events)
+        connection.execute(insert(meter_event_record), links)
+    return True
+
+
+def _delete_pending(connection: Connection, taken: list[dict[str, Any]]) -> int:
+    p = pending_record.c
+    statement = delete(pending_record).where(
+        p.tenantid == bindparam("tenantid_"),
+        p.outcome == bindparam("outcome_"),
+        p.occurred_at == bindparam("occurred_at_"),
+        p.seq == bindparam("seq_"),
+    )
+    return connection.execute(statement, taken).rowcount
+
+
+def _fields(event: MeterEvent) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in MeterEvent.__struct_fields__}
+
+
+def due(ledger: Ledger, now: int, events_max: int) -> list[MeterEvent]:
+    """Return the oldest meter events that wait for a call and that no sink is calling for."""
+    m = meter_event.c
+    query = (
+        select(*_event_columns)
+        .where(m.state.in_(("planned", "sent")), m.lease_until <= now)
+        .order_by(m.hour, m.identifier)
+        .limit(events_max)
+    )
+    with ledger.reading() as connection:
+        return [MeterEvent(**row._mapping) for row in connection.execute(query)]
+
+
+def claim(
+    ledger: Ledger,
+    event: MeterEvent,
+    owner: str,
+    now: int,
+    lease_until: int,
+    counted_after: int,
+) -> Claim | Literal["taken", "forgotten"]:
+    """Write down that a call is about to be made, before it is made.
+
+    Returns `taken` where another sink is calling or the event is concluded, and `forgotten` where
+    an attempt before `counted_after` may have been counted: Stripe does not know its identifier
+    any more, so that another call could bill twice.
+    """
+    m = meter_event.c
+    move = (
+        update(meter_event)
+        .where(
+            m.identifier == event.identifier,
+            m.state.in_(("planned", "sent")),
+            or_(m.lease_until <= now, m.owner == owner),
+        )
+        .values(state="sent", owner=owner, lease_until=lease_until, updated_at=now)
+    )
+    earlier = (
+        select(
+            func.min(attempt.c.at).filter(attempt.c.result.in_(PERHAPS_COUNTED)),
+            func.count().filter(and_(attempt.c.result == "failed", attempt.c.replayed)),
+        )
+        .where(attempt.c.identifier == event.identifier)
+        .where(attempt.c.body_sha256 == event.body_sha256)
+    )
+    with ledger.writing() as connection:
+        if connection.execute(move).rowcount != 1:
+            return "taken"
+        perhaps_counted_at, replays = connection.execute(earlier).one()
+        if perhaps_counted_at is not None and perhaps_counted_at < counted_after:
+            connection.rollback()
+            return "forgotten"
+        # A key whose answer Stripe has kept would give that failure for a day.
+        key = event.identifier if not replays else f"{event.identifier}.{replays}"
+        written = connection.execute(
+            insert(attempt).values(
+                identifier=event.identifier,
+                at=now,
+                owner=owner,
+                body_sha256=event.body_sha256,
+                idempotency_key=key,
+                result="unanswered",
+                replayed=False,
+            )
+        )
+        assert written.inserted_primary_key is not None
+        return Claim(written.inserted_primary_key[0], perhaps_counted_at is not None, key)
+
+
+def conclude(
+    ledger: Ledger,
+    event: MeterEvent,
+    made: Claim,
+    owner: str,
+    now: int,
+    *,
+    result: Result,
+    http_status: int | None,
+    request_id: str | None,
+    replayed: bool,
+    detail: str | None,
+) -> None:
+    """Write down the answer; where it concludes, the event's state moves with it."""
+    m = meter_event.c
+    with ledger.writing() as connection:
+        connection.execute(
+            update(attempt)
+            .where(attempt.c.seq == made.attempt, attempt.c.result == "unanswered")
+            .values(
+                result=result,
+                answered_at=now,
+                http_status=http_status,
+                request_id=request_id,
+                replayed=replayed,
+                detail=detail,
+            )
+        )
+        state = _CONCLUDED.get(result)
+        # Only from `sent`: a late answer never undoes what another sink has concluded.
+        move = update(meter_event).where(m.identifier == event.identifier, m.state == "sent")
+        if state is not None:
+            connection.execute(move.values(state=state, lease_until=0, updated_at=now))
+        else:
+            connection.execute(move.where(m.owner == owner).values(lease_until=now, updated_at=now))

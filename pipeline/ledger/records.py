@@ -1,0 +1,271 @@
+"""This file stores usage records: each once, in the transaction that moves the offsets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from pipeline.ledger.database import Ledger
+from pipeline.ledger.entries import Arrival, Moved, Refused, Stored
+from pipeline.ledger.tables import consumer_offset, refused_record, usage_record
+from pipeline.usage.record import decode_origin, decode_record
+
+DETAIL_CHARACTERS_MAX = 500
+_LOOKUP_IDS_MAX = 500
+_BIGINT_MAX = 2**63 - 1
+
+# Name and PostgreSQL type, in the order of a row. What tells a duplicate from a conflict comes
+# first; where a record lies is no part of what it says.
+_CONTENT = (
+    ("id", "text"),
+    ("tenantid", "text"),
+    ("conversation", "text"),
+    ("outcome", "text"),
+    ("quantity", "int"),
+    ("kind", "text"),
+    ("reason", "text"),
+    ("occurred_at", "bigint"),
+    ("policy", "text"),
+    ("policy_version", "bigint"),
+    ("evidence", "text"),
+    ("supersedes", "text"),
+)
+_POSITION = (
+    ("record_topic", "text"),
+    ("record_partition", "int"),
+    ("record_offset", "bigint"),
+    ("origin_topic", "text"),
+    ("origin_partition", "int"),
+    ("origin_offsets", "text"),
+)
+_COLUMNS = _CONTENT + _POSITION
+_NAMES = ", ".join(name for name, _ in _COLUMNS)
+_CONTENT_SIZE = len(_CONTENT)
+_PARTITION_AT, _OFFSET_AT = _CONTENT_SIZE + 1, _CONTENT_SIZE + 2
+
+_PENDING = "pending_record (tenantid, outcome, occurred_at, seq, quantity, stored_at)"
+_INSERT_SQLITE = (
+    f"INSERT INTO usage_record ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
+    "ON CONFLICT (id) DO NOTHING"
+)
+_PENDING_SQLITE = (
+    f"INSERT INTO {_PENDING} SELECT tenantid, outcome, occurred_at, seq, quantity, ? "  # noqa: S608
+    "FROM usage_record WHERE seq > ?"
+)
+_ARRAYS = ", ".join(f"%s::{kind}[]" for _, kind in _COLUMNS)
+_INSERT_POSTGRESQL = (
+    f"WITH added AS (INSERT INTO usage_record ({_NAMES}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608
+    "ON CONFLICT (id) DO NOTHING RETURNING tenantid, outcome, occurred_at, seq, quantity) "
+    f"INSERT INTO {_PENDING} SELECT tenantid, outcome, occurred_at, seq, quantity, %s FROM added"
+)
+
+_Row = tuple[Any, ...]
+
+
+def offsets(ledger: Ledger, topic: str) -> dict[int, int]:
+    """Return the next offset of each partition that has one."""
+    with ledger.reading() as connection:
+        return _offsets(connection, topic)
+
+
+def store(
+    ledger: Ledger,
+    topic: str,
+    arrivals: Sequence[Arrival],
+    expected: Mapping[int, int | None],
+    stored_at: int,
+) -> Stored | Moved:
+    """Store a batch and move the offsets past it, all or nothing.
+
+    `arrivals` ascend by offset within each partition. `expected` says for each of their
+    partitions where its offset is believed to stand, None where it has none yet. `stored_at` is
+    in milliseconds.
+
+    What does not decode and what contradicts a stored record is kept in `refused_record`.
+    """
+    rows: list[_Row] = []
+    refused: list[tuple[Refused, bytes | None]] = []
+    after: dict[int, int] = {}
+    for arrival in arrivals:
+        after[arrival.partition] = arrival.offset + 1
+        try:
+            rows.append(_row(topic, arrival))
+        except ValueError as error:
+            refused.append((_refused("unreadable", arrival, str(error)), arrival.value))
+    with ledger.writing() as connection:
+        # 1. Offsets first: their rows are locked now, so that no other sink stores the same.
+        if not all(
+            _move(connection, ledger, topic, partition, expected[partition], offset)
+            for partition, offset in sorted(after.items())
+        ):
+            stands = _offsets(connection, topic)
+            connection.rollback()
+            return Moved({partition: stands.get(partition) for partition in after})
+        # 2. The records. None was there, as a rule; only otherwise each is looked up.
+        added = _insert(connection, ledger, rows, stored_at) if rows else 0
+        if added < len(rows):
+            by_position = {(a.partition, a.offset): a for a in arrivals}
+            for row, stored in _known(connection, rows):
+                if row[:_CONTENT_SIZE] != stored:
+                    arrival = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
+                    refused.append(
+                        (_refused("conflict", arrival, _difference(row, stored)), arrival.value)
+                    )
+        # 3. What does not bill is kept too, before the offset passes it.
+        if refused:
+            _keep(connection, ledger, topic, refused)
+    conflicts = sum(entry.reason == "conflict" for entry, _ in refused)
+    return Stored(
+        records=added,
+        duplicates=len(rows) - added - conflicts,
+        refused=tuple(entry for entry, _ in refused),
+        offsets=after,
+    )
+
+
+def _row(topic: str, arrival: Arrival) -> _Row:
+    if not arrival.value:
+        raise ValueError("the message has no value")
+    record = decode_record(arrival.value)
+    origin_topic = origin_partition = origin_offsets = None
+    if arrival.origin is not None:
+        try:
+            origin = decode_origin(arrival.origin)
+        except ValueError:
+            pass  # the record bills all the same; only its receipt says less
+        else:
+            origin_topic, origin_partition = origin.topic, origin.partition
+            origin_offsets = orjson.dumps(origin.offsets).decode()
+    row = (
+        record.id,
+        record.tenantid,
+        record.conversation,
+        record.outcome,
+        record.quantity,
+        record.kind,
+        record.reason,
+        record.occurred_at,
+        record.policy,
+        record.policy_version,
+        orjson.dumps(record.evidence).decode(),
+        record.supersedes,
+        topic,
+        arrival.partition,
+        arrival.offset,
+        origin_topic,
+        origin_partition,
+        origin_offsets,
+    )
+    # `explain` finds a conversation by this prefix.
+    if not record.id.startswith(f"{record.tenantid}:{record.conversation}:"):
+        raise ValueError("id is not that of its tenant and conversation - at `$.id`")
+    if not 0 <= record.policy_version <= _BIGINT_MAX:
+        raise ValueError("policy_version is out of range - at `$.policy_version`")
+    if b"\\u0000" in arrival.value and any("\0" in v for v in row if isinstance(v, str)):
+        raise ValueError("holds a NUL character, which no database keeps as text")
+    return row
+
+
+def _refused(reason: Any, arrival: Arrival, detail: str) -> Refused:
+    return Refused(
+        reason,
+        arrival.partition,
+        arrival.offset,
+        detail.replace("\0", "\\0")[:DETAIL_CHARACTERS_MAX],
+    )
+
+
+def _offsets(connection: Connection, topic: str) -> dict[int, int]:
+    query = select(consumer_offset.c.partition, consumer_offset.c.next_offset)
+    found = connection.execute(query.where(consumer_offset.c.topic == topic))
+    return {row.partition: row.next_offset for row in found}
+
+
+def _move(
+    connection: Connection,
+    ledger: Ledger,
+    topic: str,
+    partition: int,
+    expected: int | None,
+    next_offset: int,
+) -> bool:
+    if expected is None:
+        insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+        statement: Any = (
+            insert(consumer_offset)
+            .values(topic=topic, partition=partition, next_offset=next_offset)
+            .on_conflict_do_nothing()
+        )
+    else:
+        statement = (
+            update(consumer_offset)
+            .where(
+                consumer_offset.c.topic == topic,
+                consumer_offset.c.partition == partition,
+                consumer_offset.c.next_offset == expected,
+            )
+            .values(next_offset=next_offset)
+        )
+    preserved = statement.execution_options(preserve_rowcount=True)
+    return connection.execute(preserved).rowcount == 1
+
+
+def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at: int) -> int:
+    """Insert into `usage_record` and `pending_record`; return how many were new."""
+    if not ledger.is_sqlite:
+        parameters = (*([row[i] for row in rows] for i in range(len(_COLUMNS))), stored_at)
+        return connection.exec_driver_sql(_INSERT_POSTGRESQL, parameters).rowcount
+    # The driver itself: SQLAlchemy's handling of parameters costs more than the insert.
+    driver: Any = connection.connection.driver_connection
+    before = driver.execute("SELECT coalesce(max(seq), 0) FROM usage_record").fetchone()[0]
+    added = driver.executemany(_INSERT_SQLITE, rows).rowcount
+    driver.execute(_PENDING_SQLITE, (stored_at, before))
+    return int(added)
+
+
+def _known(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
+    """Pair each row that was not inserted with the content that is stored under its id."""
+    columns = [usage_record.c[name] for name, _ in _CONTENT]
+    columns += [usage_record.c[name] for name, _ in _POSITION[:3]]
+    pairs: list[tuple[_Row, _Row]] = []
+    for start in range(0, len(rows), _LOOKUP_IDS_MAX):
+        part = rows[start : start + _LOOKUP_IDS_MAX]
+        query = select(*columns).where(usage_record.c.id.in_({row[0] for row in part}))
+        found = {stored[0]: tuple(stored) for stored in connection.execute(query)}
+        for row in part:
+            stored = found[row[0]]
+            if stored[_CONTENT_SIZE:] != row[_CONTENT_SIZE : _CONTENT_SIZE + 3]:
+                pairs.append((row, stored[:_CONTENT_SIZE]))
+    return pairs
+
+
+def _difference(row: _Row, stored: _Row) -> str:
+    parts = [
+        f"{name} was {known!r}, is {new!r}"
+        for (name, _), known, new in zip(_CONTENT, stored, row, strict=False)
+        if known != new
+    ]
+    return f"{row[0]}: {'; '.join(parts)}"
+
+
+def _keep(
+    connection: Connection,
+    ledger: Ledger,
+    topic: str,
+    refused: list[tuple[Refused, bytes | None]],
+) -> None:
+    insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+    values = [
+        {
+            "topic": topic,
+            "partition": entry.partition,
+            "offset": entry.offset,
+            "value": value,
+            "reason": entry.reason,
+            "detail": entry.detail,
+        }
+        for entry, value in refused
+    ]
+    connection.execute(insert(refused_record).on_conflict_do_nothing(), values)

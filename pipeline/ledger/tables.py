@@ -1,0 +1,138 @@
+"""This file declares the tables; the migrations make them, and a test says that they agree."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+metadata = MetaData()
+
+# A range over ids must order by bytes on every database; SQLite does so unasked.
+_Id = Text().with_variant(Text(collation="C"), "postgresql")
+# SQLite numbers rows only in a column whose type is spelt INTEGER.
+_Seq = BigInteger().with_variant(Integer(), "sqlite")
+
+_open = text("state IN ('planned', 'sent')")
+
+usage_record = Table(
+    "usage_record",
+    metadata,
+    Column("seq", _Seq, Identity(), primary_key=True),  # order of arrival in this ledger
+    Column("id", _Id, nullable=False, unique=True),
+    Column("tenantid", Text, nullable=False),
+    Column("conversation", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("quantity", Integer, CheckConstraint("quantity IN (1, -1)"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("occurred_at", BigInteger, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("policy_version", BigInteger, nullable=False),
+    Column("evidence", Text, nullable=False),  # a JSON array of event ids
+    Column("supersedes", _Id),
+    # Where the record lies in Kafka.
+    Column("record_topic", Text, nullable=False),
+    Column("record_partition", Integer, nullable=False),
+    Column("record_offset", BigInteger, nullable=False),
+    # Where its evidence lies; null where the record came without the header `resmeter-origin`.
+    Column("origin_topic", Text),
+    Column("origin_partition", Integer),
+    Column("origin_offsets", Text),  # a JSON array, parallel to `evidence`
+)
+
+refused_record = Table(
+    "refused_record",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", LargeBinary),
+    Column("reason", Text, nullable=False),  # unreadable, conflict
+    Column("detail", Text, nullable=False),
+)
+
+consumer_offset = Table(
+    "consumer_offset",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+pending_record = Table(
+    "pending_record",
+    metadata,
+    Column("tenantid", Text, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("occurred_at", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("quantity", Integer, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+meter_event = Table(
+    "meter_event",
+    metadata,
+    Column("identifier", _Id, primary_key=True),
+    Column("tenantid", Text, nullable=False),
+    Column("customer", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("event_name", Text, nullable=False),
+    Column("hour", BigInteger, nullable=False),  # hours since the epoch
+    Column("value", BigInteger, CheckConstraint("value >= 0"), nullable=False),
+    Column("timestamp", BigInteger, nullable=False),  # seconds, within the hour
+    Column("body_sha256", Text, nullable=False),
+    Column(
+        "state",
+        Text,
+        CheckConstraint(
+            "state IN ('planned', 'sent', 'delivered', 'rejected', 'netted', 'cancelled')"
+        ),
+        nullable=False,
+    ),
+    Column("owner", Text),  # the sink that delivers it now, until `lease_until`
+    Column("lease_until", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("meter_event_open", "hour", "identifier", sqlite_where=_open, postgresql_where=_open),
+)
+
+meter_event_record = Table(
+    "meter_event_record",
+    metadata,
+    Column(
+        "record_seq", _Seq, ForeignKey("usage_record.seq"), primary_key=True, autoincrement=False
+    ),
+    Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False),
+    Index("meter_event_record_identifier", "identifier"),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("seq", _Seq, Identity(), primary_key=True),
+    Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False),
+    Column("at", BigInteger, nullable=False),  # written before the call is made
+    Column("owner", Text, nullable=False),
+    Column("body_sha256", Text, nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("answered_at", BigInteger),
+    Column("result", Text, nullable=False),  # unanswered, until the answer is known
+    Column("http_status", Integer),
+    Column("replayed", Boolean, nullable=False),  # the answer to an earlier call with this key
+    Column("request_id", Text),
+    Column("detail", Text),
+    Index("attempt_identifier", "identifier"),
+)

@@ -1,0 +1,69 @@
+"""This file plans what is pending in the ledger: reads, adds up, stores, in bounded chunks."""
+
+from decimal import Decimal
+from typing import Protocol
+
+import msgspec
+
+from pipeline.ledger import Ledger, deliveries
+from pipeline.sink.batch import fix, plan
+
+CHUNK_RECORDS = 20_000
+
+
+class Billing(Protocol):
+    """Who is billed, into which meter, at what price: `pipeline.tenants.Tenants`."""
+
+    def customer_for(self, tenantid: str) -> str | None: ...
+
+    def event_name_for(self, outcome: str) -> str: ...
+
+    def price_for(
+        self, tenantid: str, outcome: str, policy: str, version: int
+    ) -> tuple[Decimal, str] | None: ...
+
+
+class Planned(msgspec.Struct):
+    """What a look at the pending records came to; units are signed."""
+
+    events: int = 0
+    netted: int = 0
+    parked: dict[str, int] = msgspec.field(default_factory=dict)  # tenant → units, no customer
+    carried: dict[str, int] = msgspec.field(default_factory=dict)  # tenant → units below zero
+
+
+def plan_pending(
+    ledger: Ledger, billing: Billing, now: int, *, chunk_records: int = CHUNK_RECORDS
+) -> Planned:
+    """Make meter events of all that is pending and has a customer. `now` is in milliseconds."""
+    result = Planned()
+    for found in deliveries.pending_sums(ledger):
+        tenantid, outcome = found.tenantid, found.outcome
+        customer = billing.customer_for(tenantid)
+        if customer is None:
+            result.parked[tenantid] = result.parked.get(tenantid, 0) + found.quantity
+            continue
+        if found.quantity < 0:
+            # As a whole it would all be carried: nothing to read.
+            result.carried[tenantid] = result.carried.get(tenantid, 0) + found.quantity
+            continue
+        size = chunk_records
+        while True:
+            records = deliveries.pending_records(ledger, tenantid, outcome, size)
+            made = plan(records)
+            fixed = [
+                fix(group, tenantid, outcome, customer, billing.event_name_for(outcome))
+                for group in made.groups
+            ]
+            if not deliveries.store_plan(ledger, fixed, now):
+                break  # another sink plans the same; the next flush sees what is left
+            result.events += sum(item.event.value > 0 for item in fixed)
+            result.netted += sum(item.event.value == 0 for item in fixed)
+            if len(records) < size:
+                left = sum(record.quantity for record in made.carried)
+                if left:
+                    result.carried[tenantid] = result.carried.get(tenantid, 0) + left
+                break
+            # A chunk that is carried as a whole needs those after it.
+            size = chunk_records if fixed else size * 2
+    return result

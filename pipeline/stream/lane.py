@@ -1,0 +1,321 @@
+"""This file hangs the batch lane into Faust: whole batches in, acknowledged offsets out.
+
+Faust 0.15.3 keeps what it does well: worker, group membership, co-partitioned assignment,
+recovery, signals. Its per-message path is passed by: `_drain_messages` takes the batches of each
+partition, and an offset is committed only when everything that it caused was acknowledged. These
+are private hooks of that one version: all of them are in this module, and
+`tests/kafka/test_worker.py` fails when they move.
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import faust
+from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.types import TP
+
+from pipeline.logs import get_logger
+from pipeline.metrics import WorkerMetrics
+from pipeline.stream.outputs import Outputs
+from pipeline.stream.partition import Partition, TimelineFor, Work
+
+_POLL_SECONDS = 1.0
+_SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that a large harvest does not hold the loop
+_CLOCK_SLACK_MS = 60_000  # how far the host's clock may be behind when it says: look
+
+
+class Lane:
+    """What one worker process holds: its partitions, and what is on its way to the broker."""
+
+    def __init__(
+        self, app: "LaneApp", outputs: Outputs, metrics: WorkerMetrics, timeline_for: TimelineFor
+    ) -> None:
+        settings = app.resmeter
+        self.app = app
+        self.outputs = outputs
+        self.metrics = metrics
+        self.events_topic = settings.topics.events
+        self.changelog_topic = settings.topics.changelog
+        self.partitions: dict[int, Partition] = {}
+        self.done: dict[int, int] = {}  # partition → the offset after the last one acknowledged
+        self.done_at: dict[int, float] = {}
+        self.records_at: dict[int, float] = {}  # when a record was last taken
+        self.arrival: dict[int, int] = {}  # the timestamp of the last record applied
+        self.create_time = False
+        self._worker = settings.worker
+        self._timeline_for = timeline_for
+        self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
+        self._log = get_logger("worker")
+
+    # --- partitions -------------------------------------------------------------------------------
+
+    def partition(self, number: int) -> Partition:
+        partition = self.partitions.get(number)
+        if partition is None:
+            partition = Partition(self.events_topic, number, self._timeline_for)
+            self.partitions[number] = partition
+            self.records_at[number] = time.monotonic()
+        return partition
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """Forget partitions that are another worker's now."""
+        for number in numbers:
+            for held in (
+                self.partitions,
+                self.done,
+                self.done_at,
+                self.records_at,
+                self.arrival,
+                self._in_flight,
+            ):
+                held.pop(number, None)  # type: ignore[attr-defined]
+            self.metrics.forget(number)
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    async def handle(self, number: int, records: Sequence[Any]) -> None:
+        """Apply a batch in memory and start its effects; wait only while too many are under way."""
+        in_flight = self._in_flight.setdefault(number, [])
+        while len(in_flight) >= self._worker.inflight_batches_max:
+            await asyncio.wait([in_flight[0]])
+        partition = self.partition(number)
+        work = partition.apply(records)
+        last = records[-1]
+        self.records_at[number] = time.monotonic()
+        self.arrival[number] = last.timestamp
+        self.metrics.applied(work)
+        self._start(partition, work, last.offset + 1)
+
+    def _start(self, partition: Partition, work: Work, done: int | None) -> None:
+        in_flight = self._in_flight.setdefault(partition.number, [])
+        before = in_flight[-1] if in_flight else None
+        task = asyncio.ensure_future(self._effects(partition.number, work, done, before))
+        in_flight.append(task)
+        task.add_done_callback(lambda ended: self._ended(partition.number, ended))
+
+    def _ended(self, number: int, task: asyncio.Task[None]) -> None:
+        in_flight = self._in_flight.get(number)
+        if in_flight is not None and task in in_flight:
+            in_flight.remove(task)
+        if not task.cancelled() and task.exception() is not None:
+            die("effects_failed", task.exception(), partition=number)
+
+    async def _effects(
+        self, number: int, work: Work, done: int | None, before: asyncio.Task[None] | None
+    ) -> None:
+        # 1. Results first: a state that says "emitted" while the output is lost would lose it for
+        #    good, as the record is passed over when it comes again.
+        if work.outputs or work.dead_letters:
+            await self.outputs.write_results(work.outputs, work.dead_letters)
+        # In the order of the batches: compaction keeps the last version of a state.
+        if before is not None:
+            await asyncio.wait([before])
+            if before.cancelled() or before.exception() is not None:
+                return
+        # 2. States. Lost here, the records come again and yield the same outputs with the same ids.
+        if work.states:
+            position = await self.outputs.write_states(number, work.states)
+            self.app.changelog_written(number, position)
+        # 3. Only now may Faust commit, and never further than this.
+        if done is not None:
+            self.done[number] = done
+            self.done_at[number] = time.monotonic()
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way."""
+        while tasks := [task for tasks in self._in_flight.values() for task in tasks]:
+            await asyncio.wait(tasks)
+
+    # --- timers -----------------------------------------------------------------------------------
+
+    async def settle(self, consumer: "LaneConsumer") -> bool:
+        """Settle what has fallen due in partitions that have been read to their end.
+
+        Returns whether there may be more at once.
+        """
+        app = self.app
+        if app.rebalancing or app.in_recovery or not consumer.flow_active:
+            return False
+        host = int(time.time() * 1000)
+        due = [
+            number
+            for number, partition in self.partitions.items()
+            if (earliest := partition.wheel.earliest()) is not None
+            and earliest <= host + _CLOCK_SLACK_MS
+            and self._quiet(number)
+        ]
+        if not due:
+            return False
+        generation = app.consumer_generation_id
+        # The clock first, then the end: what arrives after the end was asked for arrives later.
+        clocks = await asyncio.gather(*map(self.outputs.read_clock, due))
+        places = [TP(self.events_topic, number) for number in due]
+        ends = await consumer.highwaters(*places)
+        more = False
+        for number, place, clock in zip(due, places, clocks, strict=True):
+            position = await consumer.position(place)
+            partition = self.partitions.get(number)
+            if generation != app.consumer_generation_id or app.rebalancing or partition is None:
+                return False
+            if position is None or position < (ends.get(place) or 0):
+                continue  # behind: a follow-up may wait in the backlog
+            until = clock - int(self._worker.settle_margin_seconds * 1000)
+            work = partition.settle(until, _SETTLED_AT_ONCE_MAX)
+            if not work.is_empty:
+                self.metrics.settled(work)
+                self._start(partition, work, None)
+                more = True
+        return more
+
+    def _quiet(self, number: int) -> bool:
+        # Where producers set the timestamps, history may be on its way in: the end of the
+        # partition says nothing while records still come.
+        if not self.create_time:
+            return True
+        quiet = time.monotonic() - self.records_at.get(number, 0.0)
+        return quiet >= self._worker.settle_quiet_seconds
+
+    def due_unsettled(self) -> int:
+        """Count conversations whose silence should have been settled by the host's clock."""
+        now = int(time.time() * 1000)
+        return sum(partition.wheel.count_until(now) for partition in self.partitions.values())
+
+
+class LaneConsumer(Consumer):  # type: ignore[misc]
+    """Faust's consumer, with whole batches and acknowledged offsets."""
+
+    @property
+    def lane(self) -> Lane:
+        lane: Lane = self.app.lane
+        return lane
+
+    # --- commits ----------------------------------------------------------------------------------
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterable[TP]:
+        lane = self.lane
+        for number in list(lane.done):
+            place = TP(lane.events_topic, number)
+            if topics is None or place in topics or place.topic in topics:
+                yield place
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self.lane.done.get(tp.partition) if tp.topic == self.lane.events_topic else None
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        # What is under way ends first: its offsets are the ones to commit, and a new owner must
+        # not find an older state than it was told.
+        await self.lane.drain()
+        await self.commit()
+        await super().on_partitions_revoked(revoked)
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        lane, app = self.lane, self.app
+        next_settle = 0.0
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                generation = app.consumer_generation_id
+                records, active = await self._wait_next_records(_POLL_SECONDS)
+                await asyncio.sleep(0)
+                if records is None or self.should_stop:
+                    continue
+                if not self.flow_active:
+                    await self._seek_back()
+                    continue
+                for place, batch in records.items():
+                    if (
+                        not batch
+                        or place not in active
+                        or not self.flow_active
+                        or generation != app.consumer_generation_id
+                    ):
+                        continue
+                    if place.topic == lane.events_topic:
+                        await lane.handle(place.partition, batch)
+                        self._read_offset[place] = batch[-1].offset
+                    elif place.topic == lane.changelog_topic:
+                        app.changelog_read(place, batch)
+                    # No other topic is subscribed to but Faust's own, which carries nothing.
+                # Between two polls nothing that was fetched waits to be handled, so that the
+                # position is that of what has been applied.
+                now = time.monotonic()
+                if now >= next_settle:
+                    more = await lane.settle(self)
+                    next_settle = now if more else now + lane._worker.settle_interval_seconds
+        except self.consumer_stopped_errors:
+            if not app.should_stop:
+                raise
+        except asyncio.CancelledError:
+            if not app.should_stop:
+                raise
+        except Exception as error:
+            die("batch_failed", error)
+
+    async def _seek_back(self) -> None:
+        # The flow was stopped for a rebalance while the fetch was under way.
+        try:
+            await self.perform_seek()
+        except Exception as error:
+            self.lane._log.warning("seek_failed", error=str(error))
+
+
+class LaneTransport(Transport):  # type: ignore[misc]
+    Consumer = LaneConsumer
+
+
+class LaneApp(faust.App):  # type: ignore[misc]
+    """Faust's app on the lane's transport; `lane` and `resmeter` are set by `stream.app`."""
+
+    lane: Lane
+    resmeter: Any
+
+    def _new_transport(self) -> Any:
+        return LaneTransport(self.conf.broker_consumer, self)
+
+    async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        held = {tp.partition for tp in assigned if tp.topic == self.lane.events_topic}
+        self.lane.drop(set(self.lane.partitions) - held)
+        for number in held:
+            self.lane.partition(number)
+        await super()._on_partitions_assigned(assigned, generation_id)
+
+    def on_rebalance_end(self) -> None:
+        for partition in self.lane.partitions.values():
+            partition.schedule_all()
+        super().on_rebalance_end()
+
+    def changelog_read(self, place: TP, records: Sequence[Any]) -> None:
+        """Take in changelog records, in bulk, and tell Faust's recovery how far we are."""
+        self.lane.partition(place.partition).restore(records)
+        recovery = self.tables.recovery
+        if place in recovery.active_tps:
+            recovery.active_offsets[place] = records[-1].offset
+        if recovery.in_recovery and not recovery.need_recovery():
+            recovery._set_recovery_ended()
+            recovery.signal_recovery_end.set()
+
+    def changelog_written(self, number: int, position: int) -> None:
+        """Tell Faust's recovery that what we wrote need not be read again at a rebalance."""
+        place = TP(self.lane.changelog_topic, number)
+        recovery = self.tables.recovery
+        if place in recovery.active_tps:
+            known = recovery.active_offsets.get(place)
+            recovery.active_offsets[place] = max(position - 1, -1 if known is None else known)
+
+
+def die(event: str, error: BaseException | None, **facts: Any) -> NoReturn:
+    """End the process at once: nothing after this may commit, and a supervisor starts it anew."""
+    get_logger("worker").error(
+        event,
+        error=f"{type(error).__name__}: {error}",
+        consequence="the process ends without a commit; nothing is lost; start it again",
+        exc_info=error,
+        **facts,
+    )
+    sys.stderr.flush()
+    os._exit(1)

@@ -1,0 +1,133 @@
+"""This file writes: whole batches to Kafka, each acknowledgement awaited."""
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.partitioner import murmur2
+
+from pipeline.config import Settings
+from pipeline.stream.deadletters import DeadLetter
+from pipeline.stream.partition import Output
+
+ORIGIN_HEADER = "resmeter-origin"
+CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
+_BATCH_BYTES_MAX = 900_000
+_REQUEST_BYTES_MAX = 16_000_000  # one state of a very long conversation
+
+
+class Outputs:
+    """Producer of usage records, dead letters and states."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: Any = None
+        self._records_partitions = 0
+        self._dead_letter_partitions = 0
+
+    async def start(self) -> None:
+        kafka, topics = self._settings.kafka, self._settings.topics
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap_servers,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=_BATCH_BYTES_MAX,
+            max_request_size=_REQUEST_BYTES_MAX,
+            compression_type="lz4",
+            request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
+            **aiokafka_credentials(self._settings),
+        )
+        await self._producer.start()
+        self._records_partitions = len(await self._producer.partitions_for(topics.records))
+        self._dead_letter_partitions = len(
+            await self._producer.partitions_for(topics.dead_letters)
+        )
+
+    async def stop(self) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def write_results(
+        self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
+    ) -> None:
+        """Produce usage records and dead letters; return when all are acknowledged."""
+        topics = self._settings.topics
+        by_place: dict[tuple[str, int], list[_Message]] = {}
+        for output in outputs:
+            place = (topics.records, murmur2(output.key) % 2**31 % self._records_partitions)
+            by_place.setdefault(place, []).append(
+                (output.key, output.value, [(ORIGIN_HEADER, output.origin)])
+            )
+        for letter in dead_letters:
+            number = letter.offset if letter.key is None else murmur2(letter.key) % 2**31
+            place = (topics.dead_letters, number % self._dead_letter_partitions)
+            by_place.setdefault(place, []).append((letter.key, letter.value, list(letter.headers)))
+        await self._produce(by_place)
+
+    async def write_states(self, partition: int, states: Sequence[tuple[bytes, bytes]]) -> int:
+        """Produce states to a partition of the changelog; return the offset after the last."""
+        topic = self._settings.topics.changelog
+        return await self._produce({(topic, partition): [(key, value, []) for key, value in states]})
+
+    async def read_clock(self, partition: int) -> int:
+        """Return the broker's time (ms): that at which it appended a record of ours just now.
+
+        The changelog is a `LogAppendTime` topic for this; the records have one key and are
+        compacted away.
+        """
+        topic = self._settings.topics.changelog
+        metadata = await self._producer.send_and_wait(
+            topic, value=b"", key=CLOCK_KEY, partition=partition
+        )
+        return int(metadata.timestamp)
+
+    async def _produce(self, by_place: dict[tuple[str, int], list["_Message"]]) -> int:
+        futures: list[asyncio.Future[Any]] = []
+        counts: list[int] = []
+        for (topic, partition), messages in by_place.items():
+            for batch, count in self._batches(messages):
+                futures.append(
+                    await self._producer.send_batch(batch, topic, partition=partition)
+                )
+                counts.append(count)
+        acknowledged = await asyncio.gather(*futures)
+        if not acknowledged:
+            return 0
+        return int(acknowledged[-1].offset) + counts[-1]
+
+    def _batches(self, messages: Iterable["_Message"]) -> Iterable[tuple[Any, int]]:
+        batch, count = self._producer.create_batch(), 0
+        for key, value, headers in messages:
+            if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                yield batch, count
+                batch, count = self._producer.create_batch(), 0
+                batch.append(key=key, value=value, timestamp=None, headers=headers)
+            count += 1
+        yield batch, count
+
+
+_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+
+
+def aiokafka_credentials(settings: Settings) -> dict[str, Any]:
+    """Return the options of aiokafka that say who we are."""
+    kafka = settings.kafka
+    options: dict[str, Any] = {"security_protocol": kafka.security_protocol}
+    if kafka.security_protocol.startswith("SASL"):
+        password = kafka.sasl_password
+        options |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.sasl_username or "",
+            "sasl_plain_password": password.get_secret_value() if password else "",
+        }
+    if kafka.security_protocol.endswith("SSL"):
+        options["ssl_context"] = ssl_context(settings)
+    return options
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext:
+    """Return the context that trusts the brokers' CA, or the system's."""
+    ca = settings.kafka.ssl_ca_file
+    return ssl.create_default_context(cafile=None if ca is None else str(ca))

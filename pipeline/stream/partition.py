@@ -1,0 +1,206 @@
+"""This file applies a batch of records to one partition's conversations, in memory. Pure.
+
+It yields what must be written (`Work`) and leaves the writing to others.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from pipeline.events.codec import decode
+from pipeline.events.model import TYPES, Rejected
+from pipeline.resolve.policy import Timeline
+from pipeline.stream.deadletters import DeadLetter
+from pipeline.stream.state import decode_state, due_of, encode_state, newest, next_offset_of
+from pipeline.stream.timers import Wheel
+from pipeline.usage.conversation import Conversation
+from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+
+TimelineFor = Callable[[str], Timeline]
+
+
+class Record(Protocol):
+    """What of a Kafka record is looked at; aiokafka's `ConsumerRecord` has it."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A usage record as it is written: Kafka key, value, origin header."""
+
+    key: bytes
+    value: bytes
+    origin: bytes
+    record: UsageRecord
+
+
+class Work(msgspec.Struct):
+    """What a batch leaves to be written, and what it counted."""
+
+    outputs: list[Output] = []  # noqa: RUF012 - msgspec copies an empty list
+    dead_letters: list[DeadLetter] = []  # noqa: RUF012
+    states: list[tuple[bytes, bytes]] = []  # noqa: RUF012
+    types: list[int] = msgspec.field(default_factory=lambda: [0] * len(TYPES))
+    duplicates: int = 0
+    redelivered: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.outputs or self.dead_letters or self.states)
+
+
+class Partition:
+    """The conversations of one partition of the events topic."""
+
+    def __init__(self, topic: str, number: int, timeline_for: TimelineFor) -> None:
+        self.topic = topic
+        self.number = number
+        self.states: dict[bytes, bytes] = {}
+        self.wheel = Wheel()
+        self._timeline_for = timeline_for
+        self._timelines: dict[str, Timeline] = {}
+
+    # --- recovery ---------------------------------------------------------------------------------
+
+    def restore(self, records: Iterable[Record]) -> None:
+        """Take in records of the changelog; of two versions of a state the newest is kept."""
+        states = self.states
+        for record in records:
+            key, stored = record.key, record.value
+            if not key:  # a reading of the broker's clock
+                continue
+            if stored is None:
+                states.pop(key, None)
+            else:
+                states[key] = newest(stored, states.get(key))
+
+    def schedule_all(self) -> None:
+        """Fill the wheel from the states: once, when recovery is over."""
+        self.wheel = Wheel()
+        for key, stored in self.states.items():
+            due = due_of(stored)
+            if due is not None:
+                self.wheel.add(key, due)
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def apply(self, records: Sequence[Record]) -> Work:
+        """Apply records in the order of their offsets."""
+        work = Work()
+        states, types = self.states, work.types
+        changed: dict[bytes, Conversation] = {}
+        applied: dict[bytes, int] = {}
+        emitted: list[UsageRecord] = []
+        for record in records:
+            key, offset, timestamp = record.key, record.offset, record.timestamp
+            addressed = decode(record.value, key, timestamp, record.headers)
+            if type(addressed) is Rejected:
+                self._reject(work, record, addressed)
+                continue
+            assert key is not None
+            conversation = changed.get(key)
+            if conversation is None:
+                stored = states.get(key)
+                if stored is None:
+                    conversation = Conversation()
+                elif next_offset_of(stored) > offset:
+                    work.redelivered += 1
+                    continue
+                else:
+                    conversation = decode_state(stored)
+            tenantid, event = addressed.tenantid, addressed.event
+            timeline = self._timelines.get(tenantid) or self._timeline(tenantid)
+            receipt = conversation.receive(
+                tenantid, addressed.conversation, event, offset, timestamp, timeline, emitted
+            )
+            if receipt == "conversation_too_long":
+                self._reject(
+                    work, record, Rejected(receipt, "subject: the conversation has 10,000 events")
+                )
+                continue
+            if receipt == "duplicate":
+                work.duplicates += 1
+            types[event.rank] += 1
+            changed[key] = conversation
+            applied[key] = offset + 1
+            if emitted:
+                self._emit(work, key, conversation, emitted)
+        for key, conversation in changed.items():
+            tenantid = key[: key.index(b":")].decode()
+            self._store(work, key, conversation, applied[key], self._timeline(tenantid))
+        return work
+
+    def _reject(self, work: Work, record: Record, rejected: Rejected) -> None:
+        work.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))
+
+    # --- timers -----------------------------------------------------------------------------------
+
+    def settle(self, clock: int, most: int) -> Work:
+        """Settle the silence that was complete at an arrival time that no record has brought."""
+        work = Work()
+        emitted: list[UsageRecord] = []
+        for key in self.wheel.take(clock, most):
+            stored = self.states.get(key)
+            due = None if stored is None else due_of(stored)
+            if stored is None or due is None:
+                continue
+            if due > clock:
+                self.wheel.add(key, due)
+                continue
+            tenantid, _, name = key.decode().partition(":")
+            timeline = self._timeline(tenantid)
+            conversation = decode_state(stored)
+            conversation.settle(tenantid, name, clock, timeline, emitted)
+            if emitted:
+                self._emit(work, key, conversation, emitted)
+            self._store(work, key, conversation, next_offset_of(stored), timeline)
+        return work
+
+    # --- both -------------------------------------------------------------------------------------
+
+    def _timeline(self, tenantid: str) -> Timeline:
+        timeline = self._timelines.get(tenantid)
+        if timeline is None:
+            timeline = self._timelines[tenantid] = self._timeline_for(tenantid)
+        return timeline
+
+    def _emit(
+        self, work: Work, key: bytes, conversation: Conversation, emitted: list[UsageRecord]
+    ) -> None:
+        for record in emitted:
+            offsets = conversation.offsets_of(record.evidence)
+            origin = encode_origin(Origin(self.topic, self.number, offsets))
+            work.outputs.append(
+                Output(record.tenantid.encode(), encode_record(record), origin, record)
+            )
+        emitted.clear()
+
+    def _store(
+        self,
+        work: Work,
+        key: bytes,
+        conversation: Conversation,
+        next_offset: int,
+        timeline: Timeline,
+    ) -> None:
+        due = conversation.due(timeline)
+        stored = encode_state(next_offset, due, conversation)
+        if due is not None:
+            before = self.states.get(key)
+            known = None if before is None else due_of(before)
+            if known is None or known > due:
+                self.wheel.add(key, due)
+        self.states[key] = stored
+        work.states.append((key, stored))
+
+

@@ -1,0 +1,169 @@
+"""This file makes and checks the topics. Workers never create any."""
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from pipeline.config import Settings, kafka_client_options
+from pipeline.errors import UnavailableError
+
+_DAY_MS = 86_400_000
+_TIMEOUT_SECONDS = 10.0
+TIMESTAMPS = "message.timestamp.type"
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic as it should be. `config` values are Kafka's own texts."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+    required: tuple[str, ...]  # keys of `config` without which bills go wrong
+
+
+def wanted_topics(settings: Settings) -> list[Topic]:
+    """Return the topics of these settings."""
+    topics = settings.topics
+    return [
+        Topic(
+            topics.events,
+            topics.partitions,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": "-1" if topics.events_timestamps == "CreateTime" else str(400 * _DAY_MS),
+                TIMESTAMPS: topics.events_timestamps,
+            },
+            ("cleanup.policy", TIMESTAMPS),
+        ),
+        Topic(
+            topics.changelog,
+            topics.partitions,
+            {
+                "cleanup.policy": "compact",
+                "min.compaction.lag.ms": str(3_600_000),
+                # The worker reads the broker's clock from what it appends here.
+                TIMESTAMPS: "LogAppendTime",
+                "max.message.bytes": "16000000",
+            },
+            ("cleanup.policy", TIMESTAMPS),
+        ),
+        Topic(
+            topics.records,
+            topics.records_partitions,
+            {"cleanup.policy": "delete", "retention.ms": str(400 * _DAY_MS)},
+            ("cleanup.policy",),
+        ),
+        Topic(
+            topics.dead_letters,
+            topics.dead_letter_partitions,
+            {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)},
+            ("cleanup.policy",),
+        ),
+    ]
+
+
+class TopicAdmin:
+    """Kafka's admin API, as far as topics need it.
+
+    Raises:
+        UnavailableError: from each method, where no broker answers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._servers = settings.kafka.bootstrap_servers
+        self._wanted = wanted_topics(settings)
+        self._replication = settings.topics.replication_factor
+        self._client = AdminClient(
+            {**kafka_client_options(settings.kafka), "log_level": 0, "logger": _quiet_logger()}
+        )
+
+    def existing(self) -> dict[str, int]:
+        """Return the partitions of each topic there is."""
+        try:
+            listed = self._client.list_topics(timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise UnavailableError(
+                f"no Kafka broker answers at {self._servers}: {error.args[0].str()}; "
+                "RESMETER_KAFKA__BOOTSTRAP_SERVERS names it, `resmeter kafka` starts one"
+            ) from error
+        return {name: len(topic.partitions) for name, topic in listed.topics.items()}
+
+    def create(self) -> list[str]:
+        """Make what is not there; return the names made."""
+        there = self.existing()
+        missing = [topic for topic in self._wanted if topic.name not in there]
+        if not missing:
+            return []
+        futures = self._client.create_topics(
+            [
+                NewTopic(topic.name, topic.partitions, self._replication, config=topic.config)
+                for topic in missing
+            ],
+            request_timeout=_TIMEOUT_SECONDS,
+        )
+        made = []
+        for name, future in futures.items():
+            try:
+                future.result()
+            except KafkaException as error:
+                if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                    raise UnavailableError(
+                        f"topic {name} cannot be made: {error.args[0].str()}"
+                    ) from error
+            else:
+                made.append(name)
+        return made
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the topics, each with what to do about it."""
+        there = self.existing()
+        problems = [
+            f"topic {topic.name} is not there: run `resmeter topics create`"
+            for topic in self._wanted
+            if topic.name not in there
+        ]
+        problems += [
+            f"topic {topic.name} has {there[topic.name]} partitions, the settings say "
+            f"{topic.partitions}: a conversation's partition must not change; set "
+            "RESMETER_TOPICS__ accordingly"
+            for topic in self._wanted
+            if topic.name in there and there[topic.name] != topic.partitions
+        ]
+        present = [topic for topic in self._wanted if topic.name in there]
+        for topic, config in zip(present, self._configs(present), strict=True):
+            problems += [
+                f"topic {topic.name}: {key} is {config.get(key)}, it must be {topic.config[key]}"
+                for key in topic.required
+                if config.get(key) != topic.config[key]
+            ]
+        return problems
+
+    def _configs(self, topics: Iterable[Topic]) -> list[dict[str, str]]:
+        resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics]
+        if not resources:
+            return []
+        futures: dict[Any, Future[Any]] = self._client.describe_configs(
+            resources, request_timeout=_TIMEOUT_SECONDS
+        )
+        try:
+            return [
+                {key: entry.value for key, entry in futures[resource].result().items()}
+                for resource in resources
+            ]
+        except KafkaException as error:
+            raise UnavailableError(
+                f"the topics' configuration cannot be read: {error.args[0].str()}"
+            ) from error
+
+
+def _quiet_logger() -> Any:
+    # librdkafka tells of each connection that it tries; the error that we raise says it once.
+    import logging
+
+    logger = logging.getLogger("resmeter.librdkafka")
+    logger.setLevel(logging.CRITICAL)
+    return logger
