@@ -95,7 +95,6 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
     at: int = msgspec.field(name="t")
     rank: int = msgspec.field(name="r")
-    # `source` and `id` stand side by side: a history is searched for the two as encoded.
     source: str = msgspec.field(name="s")
     id: str = msgspec.field(name="i")
     sequence: str = msgspec.field(name="q", default="")

@@ -11,7 +11,7 @@ _RFC3339 = re.compile(
 )
 _FIRST_MS = (date.min.toordinal() - _EPOCH_DAY) * 86_400_000
 _LAST_MS = (date.max.toordinal() + 1 - _EPOCH_DAY) * 86_400_000 - 1
-_MINUTES_KNOWN_MAX = 100_000
+_SECONDS_KNOWN_MAX = 100_000
 
 
 def parse_time(text: str) -> int:
@@ -41,32 +41,25 @@ def parse_time(text: str) -> int:
     return ms
 
 
-_minutes: dict[str, int] = {}
+_seconds: dict[str, int] = {}
+_MILLIS = {f"{ms:03d}": ms for ms in range(1000)}
 
 
 def parse_canonical(text: str) -> int:
     """Return what `parse_time` does, faster for `2026-05-04T09:00:00.000Z` and its like.
 
-    The minutes of a stream's events repeat, so each is parsed once.
+    The seconds of a stream's events repeat, so each is parsed once.
     """
-    if (
-        len(text) != 24
-        or text[23] != "Z"
-        or text[19] != "."
-        or text[16] != ":"
-        or not text.isascii()
-    ):
-        return parse_time(text)
-    minute = _minutes.get(text[:16])
-    second, millis = text[17:19], text[20:23]
-    if minute is None or second > "59" or not (second + millis).isdecimal():
-        value = parse_time(text)
-        if second < "60":
-            if len(_minutes) >= _MINUTES_KNOWN_MAX:
-                _minutes.clear()
-            _minutes[text[:16]] = value // 60_000 * 60_000
-        return value
-    return minute + int(second) * 1000 + int(millis)
+    second = _seconds.get(text[:19])
+    millis = _MILLIS.get(text[20:23])
+    if second is not None and millis is not None and text[23:] == "Z" and text[19] == ".":
+        return second + millis
+    value = parse_time(text)
+    if len(text) == 24 and millis is not None and text[17:19] < "60":
+        if len(_seconds) >= _SECONDS_KNOWN_MAX:
+            _seconds.clear()
+        _seconds[text[:19]] = value - millis
+    return value
 
 
 def format_time(ms: int) -> str:

@@ -11,7 +11,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+)
 
 from pipeline.errors import ConfigurationError, UnavailableError
 
@@ -196,7 +202,10 @@ def _begin_sqlite(connection: Connection) -> None:
 def _reached(name: str) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except DBAPIError as error:
+        # The others are ours: an integrity that does not hold, or SQL that is wrong.
+        if type(error) not in {DatabaseError, InterfaceError, OperationalError}:
+            raise
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         raise UnavailableError(f"the ledger {name} cannot be used: {reason}") from error
 

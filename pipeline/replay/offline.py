@@ -27,9 +27,7 @@ class Histories:
         known = self._events.setdefault((addressed.tenantid, addressed.conversation), {})
         identity = (event.source, event.id)
         if identity not in known and len(known) >= EVENTS_IN_CONVERSATION_MAX:
-            return Rejected(
-                "conversation_too_long", "subject: the conversation has 10,000 events"
-            )
+            return Rejected("conversation_too_long", "subject: the conversation has 10,000 events")
         known.setdefault(identity, event)
         return None
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import MeterEvent
+from pipeline.ledger.entries import Claim, MeterEvent
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.answer import Then, read_answer
@@ -59,6 +59,7 @@ class Dispatcher:
         self._lanes: dict[_Lane, asyncio.Task[None]] = {}
         self._queues: dict[_Lane, deque[MeterEvent]] = {}
         self._held: set[str] = set()
+        self._uncertain: set[str] = set()
         self._pausing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.halted: str | None = None
@@ -139,7 +140,7 @@ class Dispatcher:
             now + self._lease_ms,
             now - REMEMBERED_SECONDS * 1000,
         )
-        if not isinstance(claim, deliveries.Claim):
+        if not isinstance(claim, Claim):
             self._passed_over(event, claim)
             return "done"
         began = time.perf_counter()
@@ -178,8 +179,9 @@ class Dispatcher:
         return then
 
     def _passed_over(self, event: MeterEvent, why: Literal["taken", "forgotten"]) -> None:
-        if why == "forgotten":
-            self._metrics.deliveries_uncertain.inc()
+        if why == "forgotten" and event.identifier not in self._uncertain:
+            self._uncertain.add(event.identifier)
+            self._metrics.deliveries_uncertain.set(len(self._uncertain))
             self._log.error(
                 "delivery_uncertain",
                 identifier=event.identifier,

@@ -35,7 +35,8 @@ class Outputs:
             linger_ms=0,
             max_batch_size=_BATCH_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
-            compression_type="lz4",
+            # At one tenth of the time that aiokafka's lz4 takes (which it runs at level 9).
+            compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
             **aiokafka_credentials(self._settings),
         )

@@ -136,8 +136,7 @@ class Partition:
             if emitted:
                 self._emit(work, key, conversation, emitted)
         for key, conversation in changed.items():
-            tenantid = key[: key.index(b":")].decode()
-            self._store(work, key, conversation, applied[key], self._timeline(tenantid))
+            self._store(work, key, conversation, applied[key])
         return work
 
     def _reject(self, work: Work, record: Record, rejected: Rejected) -> None:
@@ -163,7 +162,7 @@ class Partition:
             conversation.settle(tenantid, name, clock, timeline, emitted)
             if emitted:
                 self._emit(work, key, conversation, emitted)
-            self._store(work, key, conversation, next_offset_of(stored), timeline)
+            self._store(work, key, conversation, next_offset_of(stored))
         return work
 
     # --- both -------------------------------------------------------------------------------------
@@ -186,15 +185,10 @@ class Partition:
         emitted.clear()
 
     def _store(
-        self,
-        work: Work,
-        key: bytes,
-        conversation: Conversation,
-        next_offset: int,
-        timeline: Timeline,
+        self, work: Work, key: bytes, conversation: Conversation, next_offset: int
     ) -> None:
-        due = conversation.due(timeline)
-        stored = encode_state(next_offset, due, conversation)
+        due = conversation.due_at
+        stored = encode_state(next_offset, conversation)
         if due is not None:
             before = self.states.get(key)
             known = None if before is None else due_of(before)

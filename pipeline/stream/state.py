@@ -29,12 +29,13 @@ _offset_of = struct.Struct(">Q").unpack_from
 _due_of = struct.Struct(">12xQ").unpack_from
 
 
-def encode_state(next_offset: int, due: int | None, conversation: Conversation) -> bytes:
+def encode_state(next_offset: int, conversation: Conversation) -> bytes:
     """Return the stored form of a conversation whose last record was at `next_offset - 1`."""
     payload = _encode(conversation)
     packing = 0
     if len(payload) >= _PACKED_FROM_BYTES:
         payload, packing = zlib.compress(payload, 1), 1
+    due = conversation.due_at
     # A due before 1970 is settled by any clock: 1 stands for it, as 0 means none.
     stored_due = 0 if due is None else max(due, 1)
     return _HEADER.pack(next_offset, conversation.emitted, stored_due, packing) + payload

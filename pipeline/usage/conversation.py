@@ -45,11 +45,14 @@ class Conversation(msgspec.Struct, array_like=True):
     """
 
     arrival: int = 0  # the highest record timestamp seen
-    newest_at: int = -(2**62)  # the time of the newest event
+    newest_at: int = -(2**62)  # of the newest event, with the two below
+    newest_sequence: str = ""
+    newest_rank: int = -1
     events: int = 0
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
     settled: bool = False  # the standing answer's silence has been accounted for
+    due_at: int | None = None  # the arrival time at which it will be: window and grace
     emitted: int = 0
     live: list[Live] = []  # noqa: RUF012 - msgspec copies an empty list
 
@@ -65,22 +68,6 @@ class Conversation(msgspec.Struct, array_like=True):
             if event.id in evidence:
                 found.setdefault(event.id, offset)
         return tuple(found[identity] for identity in evidence)
-
-    def due(self, timeline: Timeline) -> int | None:
-        """Return the arrival time at which silence is settled (window and grace), if it can be."""
-        fold = self.fold
-        if self.settled or fold.excluded or fold.standing is None or fold.count is not None:
-            return None
-        due = fold.due(timeline)
-        if due is None:
-            return None
-        return due + self._grace(timeline)
-
-    def _grace(self, timeline: Timeline) -> int:
-        assert self.fold.standing is not None
-        policy = timeline.at(self.fold.standing.at)
-        assert policy is not None
-        return policy.grace
 
     # --- what moves it ----------------------------------------------------------------------------
 
@@ -108,20 +95,37 @@ class Conversation(msgspec.Struct, array_like=True):
         duplicate = self._knows(event)
         if not duplicate and self.events >= EVENTS_IN_CONVERSATION_MAX:
             return "conversation_too_long"
-        self.arrival = max(self.arrival, arrival)
-        emit = _Emission(self, tenantid, conversation, out)
-        self._settle(timeline, self.arrival, emit)
+        if arrival > self.arrival:
+            self.arrival = arrival
+        if self.due_at is not None and self.due_at <= self.arrival:
+            self._settle(timeline, _Emission(self, tenantid, conversation, out))
         if duplicate:
             return "duplicate"
-        self.history += b"\x92" + _encode(offset) + _encode(event)
+        self.history += _encode((offset, event))
         self.events += 1
-        if event.at > self.newest_at and event.live and not self.fold.excluded:
+        newer = self._is_newest(event)
+        if newer:
             self.newest_at = event.at
-            if not self._advance(event, timeline, emit):
-                self._refold(event, timeline, emit)
+            self.newest_sequence = event.sequence
+            self.newest_rank = event.rank
+        fold = self.fold
+        if not newer or self.settled or not event.live or fold.excluded:
+            self._refold(event, timeline, _Emission(self, tenantid, conversation, out))
+            return "applied"
+        known = len(fold.transitions)
+        fold.settle(timeline, event.at)
+        fold.apply(timeline, event)
+        if len(fold.transitions) > known:
+            emit = _Emission(self, tenantid, conversation, out)
+            for transition in fold.transitions[known:]:
+                emit.transition(transition)
+        if fold.standing is None or fold.count is not None:
+            self.due_at = None
         else:
-            self.newest_at = max(self.newest_at, event.at)
-            self._refold(event, timeline, emit)
+            due = fold.due(timeline)
+            self.due_at = None if due is None else due + self._grace(timeline)
+            if self.due_at is not None and self.due_at <= self.arrival:
+                self._settle(timeline, _Emission(self, tenantid, conversation, out))
         return "applied"
 
     def settle(
@@ -133,42 +137,37 @@ class Conversation(msgspec.Struct, array_like=True):
         out: list[UsageRecord],
     ) -> None:
         """Settle silence up to an arrival time that no record has brought: a timer's."""
-        self._settle(timeline, clock, _Emission(self, tenantid, conversation, out))
+        if self.due_at is not None and self.due_at <= clock:
+            self._settle(timeline, _Emission(self, tenantid, conversation, out))
 
     def _knows(self, event: Event) -> bool:
-        # What identifies an event is one run of bytes in its encoding, and the same run for each
-        # event of that identity. Where the run is not found, the event is new; where it is, it
-        # may stand in another member's text, so that the history is looked at.
-        identity = b"\xa1s" + _encode(event.source) + b"\xa1i" + _encode(event.id)
-        if identity not in self.history:
+        # An id is one run of bytes in its event's encoding. Where the run is not found, the event
+        # is new; where it is, it may be another source's or stand in another member's text, so
+        # that the events are looked at.
+        if b"\xa1i" + _encode(event.id) not in self.history:
             return False
         return any(
             known.id == event.id and known.source == event.source for _, known in self.entries()
         )
 
-    def _settle(self, timeline: Timeline, clock: int, emit: "_Emission") -> None:
-        due = self.due(timeline)
-        if due is not None and due <= clock:
-            emit.transition(self.fold.silence(timeline, due - self._grace(timeline)))
-            self.settled = True
+    def _is_newest(self, event: Event) -> bool:
+        # Where this cannot tell, the history is folded again, which is right for any order.
+        if event.at != self.newest_at:
+            return event.at > self.newest_at
+        return (event.sequence, event.rank) > (self.newest_sequence, self.newest_rank)
 
-    def _advance(self, event: Event, timeline: Timeline, emit: "_Emission") -> bool:
-        """Apply an event that is newer than all others; False where that rewrites the past."""
-        fold = self.fold
-        known = len(fold.transitions)
-        if self.settled:
-            due = fold.due(timeline)
-            assert due is not None
-            if event.at < due:
-                return False
-            known += 1
-            self.settled = False
-        fold.settle(timeline, event.at)
-        fold.apply(timeline, event)
-        for transition in fold.transitions[known:]:
-            emit.transition(transition)
-        self._settle(timeline, self.arrival, emit)
-        return True
+    def _settle(self, timeline: Timeline, emit: "_Emission") -> None:
+        assert self.due_at is not None
+        due = self.due_at - self._grace(timeline)
+        emit.transition(self.fold.silence(timeline, due))
+        self.settled = True
+        self.due_at = None
+
+    def _grace(self, timeline: Timeline) -> int:
+        assert self.fold.standing is not None
+        policy = timeline.at(self.fold.standing.at)
+        assert policy is not None
+        return policy.grace
 
     def _refold(self, event: Event, timeline: Timeline, emit: "_Emission") -> None:
         """Decide the whole history again, and bring what was emitted in line with it."""
@@ -181,6 +180,7 @@ class Conversation(msgspec.Struct, array_like=True):
         self.fold = fold((known for _, known in self.entries()), timeline)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
+        self.due_at = None
         due = None if self.fold.excluded else self.fold.due(timeline)
         if due is not None and (
             due + self._grace(timeline) <= self.arrival
@@ -188,6 +188,8 @@ class Conversation(msgspec.Struct, array_like=True):
         ):
             after.append(self.fold.silence(timeline, due))
             self.settled = True
+        elif due is not None:
+            self.due_at = due + self._grace(timeline)
         if len(before) <= len(after) and all(
             old.same_as(new) for old, new in zip(before, after, strict=False)
         ):
@@ -202,7 +204,7 @@ class Conversation(msgspec.Struct, array_like=True):
 class _Emission:
     """Usage records of one conversation, numbered in their order."""
 
-    __slots__ = ("_conversation", "_name", "_out", "_state", "_tenantid")
+    __slots__ = ("_conversation", "_out", "_state", "_tenantid")
 
     def __init__(
         self, state: Conversation, tenantid: str, conversation: str, out: list[UsageRecord]
@@ -210,8 +212,10 @@ class _Emission:
         self._state = state
         self._tenantid = tenantid
         self._conversation = conversation
-        self._name = f"{tenantid}:{conversation}:"
         self._out = out
+
+    def _id(self, n: int) -> str:
+        return f"{self._tenantid}:{self._conversation}:{n}"
 
     def transition(self, transition: Transition) -> None:
         """Emit a transition as it stands."""
@@ -306,7 +310,7 @@ class _Emission:
             evidence,
             taken.policy,
             taken.policy_version,
-            f"{self._name}{taken.n}",
+            self._id(taken.n),
         )
 
     def _record(
@@ -323,7 +327,7 @@ class _Emission:
     ) -> None:
         self._out.append(
             UsageRecord(
-                id=f"{self._name}{self._state.emitted}",
+                id=self._id(self._state.emitted),
                 tenantid=self._tenantid,
                 conversation=self._conversation,
                 outcome=outcome,

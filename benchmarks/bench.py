@@ -1,0 +1,317 @@
+"""This file measures the speed of worker and sink, as ratios to a bare consumer in the same run.
+
+    python -m benchmarks.bench [--events 2000000] [--stock-events 60000]
+
+One real broker: the one that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, else one out of wheels. All
+measured parts are processes of their own, one after the other, over the same topic. The worker is
+timed from the moment it is ready to the moment its last offset is committed; the sink likewise to
+the last record in the ledger.
+"""
+
+import contextlib
+import os
+import platform
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+import psutil
+from confluent_kafka import Consumer, Producer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.load import events
+from pipeline.config import load_settings
+from pipeline.local.kafka import running_kafka
+
+_PARTITIONS = 8
+_SECONDS_MAX = 1_800.0
+_console = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def _broker(data: Path) -> Iterator[str]:
+    named = os.environ.get("RESMETER_KAFKA__BOOTSTRAP_SERVERS")
+    if named:
+        yield named
+        return
+    with running_kafka(data / "kafka") as broker:
+        yield broker.bootstrap_servers
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _load(bootstrap: str, topic: str, count: int) -> None:
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "linger.ms": 20,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 1_000_000,
+            "partitioner": "murmur2_random",
+        }
+    )
+    headers = [("content-type", b"application/cloudevents+json")]
+    for number, sent in enumerate(events(count)):
+        while True:
+            try:
+                producer.produce(topic, sent.value, sent.key, timestamp=sent.at, headers=headers)
+                break
+            except BufferError:
+                producer.poll(0.1)
+        if number % 2_000 == 0:
+            producer.poll(0)
+    producer.flush(120)
+
+
+def _ends(bootstrap: str, topic: str, partitions: int) -> int:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench-ends"})
+    try:
+        return sum(
+            consumer.get_watermark_offsets(TopicPartition(topic, number))[1]
+            for number in range(partitions)
+        )
+    finally:
+        consumer.close()
+
+
+class _Committed:
+    def __init__(self, bootstrap: str, group: str, topic: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+        self._places = [TopicPartition(topic, number) for number in range(_PARTITIONS)]
+
+    def total(self) -> int:
+        return sum(max(place.offset, 0) for place in self._consumer.committed(self._places))
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def _until(condition: Any, pause: float, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _SECONDS_MAX
+    while not condition():
+        if process.poll() is not None:
+            raise click.ClickException(f"a measured process ended with {process.returncode}")
+        if time.monotonic() > deadline:
+            raise click.ClickException("a measured process took too long")
+        time.sleep(pause)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _metric(port: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def _peak_mib(process: psutil.Process) -> float:
+    status = Path(f"/proc/{process.pid}/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) / 1024
+    return float(process.memory_info().rss) / 2**20
+
+
+@contextlib.contextmanager
+def _running(command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", command], env=env, stdout=out, stderr=out
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def _worker(env: dict[str, str], bootstrap: str, count: int, port: int, log: Path) -> dict[str, float]:
+    committed = _Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
+    with _running("worker", env, log) as process:
+        watched = psutil.Process(process.pid)
+        _until(lambda: _answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
+        began, cpu, before = time.perf_counter(), sum(watched.cpu_times()[:2]), watched.memory_info().rss
+        _until(lambda: committed.total() >= count, 0.2, process)
+        seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
+        peak, after = _peak_mib(watched), watched.memory_info().rss
+        conversations = _metric(port, "resmeter_conversations ")
+        committed.close()
+        # The windows close once the partitions have stayed at their end: records for the sink.
+        _until(lambda: _metric(port, "resmeter_open_conversations ") == 0, 1.0, process)
+    return {
+        "events": count,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_mib": peak,
+        "conversations": conversations,
+        "bytes_a_conversation": (after - before) / conversations,
+    }
+
+
+def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[str, float]:
+    count = _ends(bootstrap, env["RESMETER_TOPICS__RECORDS"], 4)
+    subprocess.run(
+        [sys.executable, "-m", "pipeline", "ledger", "upgrade"], env=env, check=True, capture_output=True
+    )
+    reader = sqlite3.connect(ledger)
+
+    def stored() -> int:
+        total: int | None = reader.execute("SELECT sum(next_offset) FROM consumer_offset").fetchone()[0]
+        return total or 0
+
+    with _running("sink", env, log) as process:
+        watched = psutil.Process(process.pid)
+        _until(lambda: stored() > 0, 0.01, process)
+        first, began, cpu = stored(), time.perf_counter(), sum(watched.cpu_times()[:2])
+        _until(lambda: stored() >= count, 0.02, process)
+        seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
+        peak = _peak_mib(watched)
+    return {"events": count - first, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
+
+
+def _measured(module: str, *arguments: object) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+    )
+    result: dict[str, float] = orjson.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+@click.command()
+@click.option("--events", "count", default=2_000_000, show_default=True)
+@click.option("--stock-events", default=60_000, show_default=True, help="for the stock agent")
+def main(count: int, stock_events: int) -> None:
+    """Measure a bare consumer, the worker, a stock Faust agent and the sink."""
+    with tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder, _broker(Path(folder)) as bootstrap:
+        data = Path(folder)
+        run = uuid.uuid4().hex[:8]
+        port = _free_port()
+        names = {
+            "EVENTS": f"bench-{run}.events",
+            "CHANGELOG": f"bench-{run}-changelog",
+            "RECORDS": f"bench-{run}.records",
+            "DEAD_LETTERS": f"bench-{run}.dlq",
+        }
+        ledger = data / "ledger.sqlite"
+        env = {
+            **os.environ,
+            **{f"RESMETER_TOPICS__{name}": topic for name, topic in names.items()},
+            "RESMETER_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+            "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
+            "RESMETER_TOPICS__PARTITIONS": str(_PARTITIONS),
+            "RESMETER_TOPICS__RECORDS_PARTITIONS": "4",
+            "RESMETER_WORKER__GROUP": f"bench-{run}",
+            "RESMETER_WORKER__HTTP_PORT": str(port),
+            "RESMETER_SINK__GROUP": f"bench-{run}-sink",
+            "RESMETER_SINK__HTTP_PORT": "0",
+            "RESMETER_LEDGER__URL": f"sqlite:///{ledger}",
+            "RESMETER_STRIPE__API_KEY": "sk_test_bench",
+            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{_free_port()}",
+        }
+        load_settings()
+        log = data / "log"
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", "topics", "create"], env=env, check=True, capture_output=True
+        )
+        stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-stock-changelog"}
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", "topics", "create"], env=stock_env, check=True, capture_output=True
+        )
+        try:
+            with _console.status(f"loading {count:,} events"):
+                _load(bootstrap, names["EVENTS"], count)
+            with _console.status("bare consumer"):
+                bare = [_measured("benchmarks.bare", bootstrap, names["EVENTS"], count)]
+            with _console.status("worker"):
+                worker = _worker(env, bootstrap, count, port, log)
+            with _console.status("bare consumer, again"):
+                bare.append(_measured("benchmarks.bare", bootstrap, names["EVENTS"], count))
+            with _console.status("sink"):
+                sink = _sink(env, bootstrap, ledger, log)
+            with _console.status("stock Faust agent"):
+                stock = _measured(
+                    "benchmarks.stock",
+                    bootstrap,
+                    names["EVENTS"],
+                    stock_env["RESMETER_TOPICS__CHANGELOG"],
+                    names["RECORDS"],
+                    min(stock_events, count),
+                    _PARTITIONS,
+                    f"bench-{run}-stock",
+                )
+        except Exception:
+            if log.exists():
+                _console.print(log.read_text()[-4_000:], markup=False)
+            raise
+    _report(bare, worker, stock, sink)
+
+
+def _report(
+    bare: list[dict[str, float]], worker: dict[str, float], stock: dict[str, float], sink: dict[str, float]
+) -> None:
+    def rate(part: dict[str, float]) -> float:
+        return part["events"] / part["seconds"]
+
+    ceiling = sum(map(rate, bare)) / len(bare)
+    rows = [
+        ("bare consumer, before", bare[0]),
+        ("worker", worker),
+        ("bare consumer, after", bare[1]),
+        ("stock Faust agent", stock),
+        ("sink (usage records)", sink),
+    ]
+    table = Table(title=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    for column in ("", "events", "events/s", "CPU µs an event", "peak MiB", "to bare"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, part in rows:
+        table.add_row(
+            name,
+            f"{part['events']:,.0f}",
+            f"{rate(part):,.0f}",
+            f"{part['cpu_seconds'] / part['events'] * 1e6:.1f}",
+            f"{part['peak_mib']:,.0f}",
+            f"{rate(part) / ceiling:.2f}",
+        )
+    Console().print(table)
+    click.echo(
+        f"worker: {rate(worker) / ceiling:.2f} of the bare consumer, "
+        f"{rate(worker) / rate(stock):.1f} times the stock agent, "
+        f"{worker['bytes_a_conversation']:,.0f} bytes a conversation "
+        f"({worker['conversations']:,.0f} held)"
+    )
+    click.echo(
+        orjson.dumps({"bare": bare, "worker": worker, "stock": stock, "sink": sink}).decode(), err=True
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""This file does the worker's job with what Faust gives: an agent per event and a table.
+
+    python -m benchmarks.stock BOOTSTRAP TOPIC CHANGELOG OUTPUT COUNT PARTITIONS GROUP
+
+The same decoding, the same decision and the same state as the worker's; only the way through
+Faust differs: one event at a time, `table[key] = state`, `await output.send(...)`.
+"""
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from typing import Any
+
+import faust
+import orjson
+
+from pipeline.events.codec import decode
+from pipeline.events.model import Rejected
+from pipeline.resolve.policy import DEFAULT, Timeline, preset
+from pipeline.stream.state import decode_state, encode_state
+from pipeline.usage.conversation import Conversation
+from pipeline.usage.record import UsageRecord, encode_record
+
+
+def build(
+    bootstrap: str, topic: str, changelog: str, output: str, count: int, partitions: int, group: str
+) -> Any:
+    app = faust.App(
+        group,
+        broker=f"kafka://{bootstrap}",
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        topic_partitions=partitions,
+        table_standby_replicas=0,
+        datadir=tempfile.mkdtemp(prefix="resmeter-stock-"),
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=10_485_760,
+        key_serializer="raw",
+        value_serializer="raw",
+        stream_wait_empty=False,
+        producer_linger=0.05,
+        producer_max_batch_size=262_144,
+        producer_compression_type="lz4",
+    )
+    events = app.topic(topic, key_type=bytes, value_type=bytes)
+    records = app.topic(output, key_type=bytes, value_type=bytes)
+    states = app.Table(
+        "conversations",
+        key_type=bytes,
+        value_type=bytes,
+        partitions=partitions,
+        changelog_topic=app.topic(changelog, key_type=bytes, value_type=bytes, compacting=True),
+    )
+    timeline = Timeline([preset(DEFAULT)])
+    seen = {"count": 0, "began": 0.0, "cpu": 0.0}
+
+    @app.agent(events)
+    async def decide(stream: Any) -> None:
+        async for event in stream.events():
+            if not seen["count"]:
+                seen["began"], seen["cpu"] = time.perf_counter(), time.process_time()
+            message = event.message
+            arrival = int(message.timestamp * 1000)
+            addressed = decode(message.value, message.key, arrival, message.headers or ())
+            if not isinstance(addressed, Rejected):
+                stored = states.get(message.key)
+                conversation = Conversation() if stored is None else decode_state(stored)
+                out: list[UsageRecord] = []
+                conversation.receive(
+                    addressed.tenantid,
+                    addressed.conversation,
+                    addressed.event,
+                    message.offset,
+                    arrival,
+                    timeline,
+                    out,
+                )
+                states[message.key] = encode_state(message.offset + 1, conversation)
+                for record in out:
+                    await records.send(key=record.tenantid.encode(), value=encode_record(record))
+            seen["count"] += 1
+            if seen["count"] >= count:
+                print(
+                    orjson.dumps(
+                        {
+                            "events": count,
+                            "seconds": time.perf_counter() - seen["began"],
+                            "cpu_seconds": time.process_time() - seen["cpu"],
+                            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                        }
+                    ).decode(),
+                    file=sys.__stdout__,
+                    flush=True,
+                )
+                os._exit(0)
+
+    return app
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    built = build(*arguments[:4], int(arguments[4]), int(arguments[5]), arguments[6])
+    sys.argv = [sys.argv[0], "worker", "-l", "info", "--without-web"]
+    built.main()

@@ -1,0 +1,49 @@
+"""`resmeter explain`."""
+
+import click
+import msgspec
+
+from pipeline import logs
+from pipeline.cli import FAILED
+from pipeline.config import load_settings
+from pipeline.ledger import open_ledger, reports
+from pipeline.replay.explain import explain, tell
+from pipeline.tenants import load_tenants
+
+
+@click.command("explain")
+@click.argument("tenantid", metavar="TENANT")
+@click.argument("conversation", metavar="CONVERSATION")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def command(ctx: click.Context, tenantid: str, conversation: str, *, as_json: bool) -> None:
+    """Show the receipt of one conversation: every charge and correction, and why.
+
+    Each with its evidence, its policy, where it lies in Kafka, and how it reached Stripe.
+
+    \b
+    resmeter explain acme c-1042
+    resmeter explain acme c-1042 --json | jq '.records[].reason'
+    """
+    settings = load_settings()
+    logs.configure(settings.log)
+    tenants = load_tenants(settings.config)
+    ledger = open_ledger(settings.ledger.url)
+    try:
+        receipts = reports.receipts(ledger, tenantid, conversation)
+    finally:
+        ledger.close()
+    if not receipts:
+        click.echo(
+            f"error: the ledger {ledger.shown} holds no usage record of conversation "
+            f"{conversation!r} of tenant {tenantid!r}: nothing of it has been charged so far, or "
+            "the sink has not read it yet",
+            err=True,
+        )
+        ctx.exit(FAILED)
+    explanation = explain(receipts, tenants)
+    if as_json:
+        click.echo(msgspec.json.encode(explanation))
+    else:
+        for line in tell(explanation):
+            click.echo(line)

@@ -1,0 +1,48 @@
+"""`resmeter kafka`."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from pipeline.cli import FAILED
+from pipeline.local.kafka import KAFKA_VERSION, LocalKafka
+
+
+@click.command("kafka")
+@click.option("--port", default=9092, show_default=True, help="0: any free one.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".resmeter/kafka"),
+    show_default=True,
+    help="Where the log lies; kept between runs.",
+)
+def command(port: int, data_dir: Path) -> None:
+    """Run a real Kafka broker out of wheels in the foreground, for development.
+
+    No Docker and no Java are needed. Ctrl-C ends it; the data stay.
+
+    \b
+    Example:
+      resmeter kafka &
+      resmeter topics create
+    """
+    broker = LocalKafka(data_dir, port)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        click.echo(f"starting Kafka {KAFKA_VERSION}, data in {data_dir}", err=True)
+        broker.start()
+        click.echo(f"Kafka is ready at {broker.bootstrap_servers}; Ctrl-C ends it", err=True)
+        broker.wait()
+    except KeyboardInterrupt:
+        broker.stop()
+        return
+    click.echo(f"error: Kafka ended by itself; {data_dir}/kafka.log says why", err=True)
+    sys.exit(FAILED)

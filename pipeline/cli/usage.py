@@ -1,0 +1,145 @@
+"""`resmeter usage`."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TypedDict
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import logs
+from pipeline.config import load_settings
+from pipeline.events.times import parse_time
+from pipeline.ledger import open_ledger, reports
+from pipeline.ledger.entries import UsageSum
+from pipeline.sink.planner import Billing
+from pipeline.tenants import load_tenants
+
+WIDTH_WHERE_NO_TERMINAL = 160
+
+
+class Line(TypedDict):
+    tenantid: str
+    outcome: str
+    quantity: int
+    confirmed: int
+    assumed: int
+    amount: str | None
+    currency: str | None
+    delivered: int
+    pending: int
+
+
+class _Time(click.ParamType):
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        try:
+            return parse_time(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("usage")
+@click.option("--tenant", "tenantid", metavar="TENANT", help="This tenant alone.")
+@click.option("--from", "from_ms", type=_Time(), help="What occurred at this time or later.")
+@click.option("--to", "to_ms", type=_Time(), help="What occurred before this time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def command(tenantid: str | None, from_ms: int | None, to_ms: int | None, *, as_json: bool) -> None:
+    """Show what the ledger says is owed, billed and pending, by tenant and outcome.
+
+    A unit taken back counts where it was charged: under the same kind and the same price. Pending
+    is what is not at Stripe: not sent yet, refused, or a negative sum that is carried forward.
+
+    \b
+    resmeter usage
+    resmeter usage --tenant acme --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z
+    resmeter usage --json | jq -s 'map(.quantity) | add'
+    """
+    settings = load_settings()
+    logs.configure(settings.log)
+    tenants = load_tenants(settings.config)
+    ledger = open_ledger(settings.ledger.url)
+    try:
+        sums = reports.usage(ledger, tenantid=tenantid, from_ms=from_ms, to_ms=to_ms)
+    finally:
+        ledger.close()
+    lines = priced(sums, tenants)
+    if as_json:
+        for line in lines:
+            click.echo(orjson.dumps(line))
+    else:
+        terminal = Console()
+        width = None if terminal.is_terminal else WIDTH_WHERE_NO_TERMINAL
+        Console(width=width).print(_table(lines))
+        if not lines:
+            click.echo("the ledger holds no usage here", err=True)
+    for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
+        click.echo(f"warning: no policy names a price for {outcome}", err=True)
+
+
+def priced(sums: Iterable[UsageSum], billing: Billing) -> list[Line]:
+    """Return a line for each tenant, outcome and currency: each unit at its policy's price."""
+    lines: dict[tuple[str, str, str | None], Line] = {}
+    amounts: dict[tuple[str, str, str | None], Decimal] = {}
+    for found in sums:
+        price = billing.price_for(found.tenantid, found.outcome, found.policy, found.policy_version)
+        key = (found.tenantid, found.outcome, price[1] if price else None)
+        line = lines.setdefault(
+            key,
+            {
+                "tenantid": found.tenantid,
+                "outcome": found.outcome,
+                "quantity": 0,
+                "confirmed": 0,
+                "assumed": 0,
+                "amount": None,
+                "currency": key[2],
+                "delivered": 0,
+                "pending": 0,
+            },
+        )
+        line["quantity"] += found.quantity
+        line["confirmed"] += found.confirmed
+        line["assumed"] += found.assumed
+        line["delivered"] += found.delivered
+        line["pending"] += found.quantity - found.delivered
+        if price:
+            amounts[key] = amounts.get(key, Decimal(0)) + price[0] * found.quantity
+            line["amount"] = format(amounts[key], "f")
+    return [lines[key] for key in sorted(lines, key=lambda k: (k[0], k[1], k[2] or ""))]
+
+
+def _table(lines: list[Line]) -> Table:
+    table = Table(box=None, pad_edge=False, show_footer=False)
+    table.add_column("tenant", style="bold", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    for name in ("quantity", "confirmed", "assumed", "amount"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("currency")
+    for name in ("delivered", "pending"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*("-" if value is None else str(value) for value in line.values()))
+    if lines:
+        table.add_section()
+    for currency in sorted({line["currency"] or "" for line in lines}):
+        of_currency = [line for line in lines if (line["currency"] or "") == currency]
+        amount = sum((Decimal(line["amount"] or 0) for line in of_currency), Decimal(0))
+        table.add_row(
+            "total",
+            "",
+            str(sum(line["quantity"] for line in of_currency)),
+            str(sum(line["confirmed"] for line in of_currency)),
+            str(sum(line["assumed"] for line in of_currency)),
+            format(amount, "f") if currency else "-",
+            currency or "-",
+            str(sum(line["delivered"] for line in of_currency)),
+            str(sum(line["pending"] for line in of_currency)),
+            style="bold",
+        )
+    return table

@@ -1,0 +1,132 @@
+"""This file reads the ledger for people: what is owed, and the receipt of a conversation."""
+
+from typing import Any
+
+import msgspec
+import orjson
+from sqlalchemy import BigInteger, case, cast, func, select
+
+from pipeline.ledger.database import Ledger
+from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, UsageSum
+from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usage_record
+from pipeline.usage.record import Origin, UsageRecord
+
+_AT_STRIPE = ("delivered", "netted")
+_ATTEMPTS_LOOKUP_MAX = 500
+
+
+def usage(
+    ledger: Ledger,
+    *,
+    tenantid: str | None = None,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+) -> list[UsageSum]:
+    """Add up by tenant, outcome and version of the policy, in that order.
+
+    `from_ms` and `to_ms` bound `occurred_at`, the second exclusive.
+    """
+    r, s = usage_record.alias("r"), usage_record.alias("s")  # s: what a -1 takes back
+    policy = func.coalesce(s.c.policy, r.c.policy)
+    version = func.coalesce(s.c.policy_version, r.c.policy_version)
+    kind = func.coalesce(s.c.kind, r.c.kind)
+
+    def total(condition: Any) -> Any:
+        return cast(func.sum(case((condition, r.c.quantity), else_=0)), BigInteger)
+
+    query = (
+        select(
+            r.c.tenantid,
+            r.c.outcome,
+            policy.label("policy"),
+            version.label("policy_version"),
+            cast(func.sum(r.c.quantity), BigInteger).label("quantity"),
+            total(kind == "confirmed").label("confirmed"),
+            total(kind == "assumed").label("assumed"),
+            total(meter_event.c.state.in_(_AT_STRIPE)).label("delivered"),
+        )
+        .select_from(r)
+        .outerjoin(s, s.c.id == r.c.supersedes)
+        .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
+        .outerjoin(meter_event, meter_event.c.identifier == meter_event_record.c.identifier)
+        .group_by(r.c.tenantid, r.c.outcome, policy, version)
+    )
+    if tenantid is not None:
+        query = query.where(r.c.tenantid == tenantid)
+    if from_ms is not None:
+        query = query.where(r.c.occurred_at >= from_ms)
+    if to_ms is not None:
+        query = query.where(r.c.occurred_at < to_ms)
+    with ledger.reading() as connection:
+        found = [UsageSum(**row._mapping) for row in connection.execute(query)]
+    # Here, not in SQL: databases differ in how they order text.
+    return sorted(found, key=lambda u: (u.tenantid, u.outcome, u.policy, u.policy_version))
+
+
+def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
+    """Return all usage records of a conversation in their order; none where it has none."""
+    r, s = usage_record.alias("r"), usage_record.alias("s")
+    prefix = f"{tenantid}:{conversation}:"
+    query = (
+        select(
+            *r.c,
+            s.c.policy.label("superseded_policy"),
+            s.c.policy_version.label("superseded_version"),
+            meter_event_record.c.identifier.label("identifier"),
+        )
+        .select_from(r)
+        .outerjoin(s, s.c.id == r.c.supersedes)
+        .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
+        # The range is what the index finds; another conversation may have this one's prefix.
+        .where(r.c.id >= prefix, r.c.id < prefix[:-1] + chr(ord(":") + 1))
+        .where(r.c.tenantid == tenantid, r.c.conversation == conversation)
+        .order_by(r.c.seq)
+    )
+    with ledger.reading() as connection:
+        rows = list(connection.execute(query))
+        identifiers = {row.identifier for row in rows if row.identifier is not None}
+        events: dict[str, MeterEvent] = {}
+        attempts: dict[str, list[Attempt]] = {}
+        ordered = sorted(identifiers)
+        for start in range(0, len(ordered), _ATTEMPTS_LOOKUP_MAX):
+            part = ordered[start : start + _ATTEMPTS_LOOKUP_MAX]
+            columns = [meter_event.c[name] for name in MeterEvent.__struct_fields__]
+            for row in connection.execute(
+                select(*columns).where(meter_event.c.identifier.in_(part))
+            ):
+                events[row.identifier] = MeterEvent(**row._mapping)
+            made = [attempt.c[name] for name in Attempt.__struct_fields__]
+            for row in connection.execute(
+                select(attempt.c.identifier, *made)
+                .where(attempt.c.identifier.in_(part))
+                .order_by(attempt.c.seq)
+            ):
+                fields = {name: getattr(row, name) for name in Attempt.__struct_fields__}
+                attempts.setdefault(row.identifier, []).append(Attempt(**fields))
+    return [
+        _receipt(row, events.get(row.identifier), tuple(attempts.get(row.identifier, ())))
+        for row in rows
+    ]
+
+
+def _receipt(row: Any, event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Receipt:
+    fields = {name: getattr(row, name) for name in UsageRecord.__struct_fields__}
+    fields["evidence"] = orjson.loads(row.evidence)
+    origin = None
+    if row.origin_topic is not None:
+        origin = Origin(
+            row.origin_topic, row.origin_partition, tuple(orjson.loads(row.origin_offsets))
+        )
+    superseded = None
+    if row.superseded_policy is not None:
+        superseded = (row.superseded_policy, row.superseded_version)
+    return Receipt(
+        record=msgspec.convert(fields, UsageRecord),
+        topic=row.record_topic,
+        partition=row.record_partition,
+        offset=row.record_offset,
+        origin=origin,
+        meter_event=event,
+        attempts=attempts,
+        superseded_policy=superseded,
+    )

@@ -1,0 +1,293 @@
+"""This file reads usage records from Kafka into the ledger. It blocks: it runs in a thread.
+
+The ledger is the authority on where to read. For each batch:
+
+1. Records and offsets are stored in one transaction. Dying before it costs nothing: the same is
+   read again. Where another sink has moved an offset, nothing is stored, and we go to where the
+   ledger stands.
+2. Kafka is told the offsets, later and unchecked: only lag tools read them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
+from pipeline.ledger import Ledger, records
+from pipeline.ledger.entries import Arrival, Moved, Stored
+from pipeline.logs import get_logger
+from pipeline.metrics import SinkMetrics
+
+ORIGIN_HEADER = "resmeter-origin"
+CONNECT_SECONDS_MAX = 10.0
+WAIT_SECONDS_MAX = 0.2  # for a batch to fill; what has come by then is stored
+LOOK_SECONDS = 2.0  # between looks at the topic's end
+LOOK_SECONDS_MAX = 2.0
+_TOPIC_IS_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
+
+
+class Intake:
+    """Consumes one topic into a ledger, until `stop`."""
+
+    def __init__(
+        self,
+        client_options: Mapping[str, str | int | float | bool],
+        topic: str,
+        group: str,
+        ledger: Ledger,
+        metrics: SinkMetrics,
+        *,
+        batch_records_max: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._servers = str(client_options["bootstrap.servers"])
+        self._options = {
+            **client_options,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            # Where the ledger says is always given; if Kafka has no such offset, we must know.
+            "auto.offset.reset": "error",
+            "session.timeout.ms": 10_000,
+            "fetch.wait.max.ms": 100,
+            "error_cb": self._on_kafka_error,
+        }
+        self._topic = topic
+        self._ledger = ledger
+        self._metrics = metrics
+        self._batch_records_max = batch_records_max
+        self._now = now
+        self._log = get_logger(__name__)
+        self._stop = threading.Event()
+        self._failure: Exception | None = None  # in a callback, where it cannot be raised
+        self._joined = False
+        self._unreached: str | None = None
+        self._stored: dict[int, int | None] = {}  # partition → where the ledger stands
+        self._read: dict[int, int] = {}  # partition → next offset to take
+
+    def stop(self) -> None:
+        """Ask `run` to return; any thread may."""
+        self._stop.set()
+
+    def problems(self) -> list[str]:
+        """Say why records may not be coming in; any thread may ask."""
+        found = [] if self._joined else [f"not in the group of {self._topic} yet"]
+        return [*found, self._unreached] if self._unreached else found
+
+    def run(self) -> None:
+        """Consume until `stop`, then leave the group.
+
+        Raises:
+            UnavailableError: Kafka or the ledger cannot be reached.
+            ConfigurationError: there is no such topic.
+            BrokenInvariantError: ledger and topic do not belong together.
+        """
+        consumer = Consumer(self._options)
+        try:
+            self._check_topic(consumer)
+            consumer.subscribe(
+                [self._topic],
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
+            )
+            looked_at = 0.0
+            while not self._stop.is_set():
+                messages = consumer.consume(self._batch_records_max, timeout=WAIT_SECONDS_MAX)
+                if self._failure:
+                    raise self._failure
+                arrivals = self._arrivals(consumer, messages)
+                if arrivals:
+                    self._store(consumer, arrivals)
+                if time.monotonic() - looked_at >= LOOK_SECONDS and self._joined:
+                    self._look(consumer)
+                    looked_at = time.monotonic()
+        except KafkaException as error:
+            raise UnavailableError(f"Kafka at {self._servers}: {error.args[0].str()}") from error
+        finally:
+            # Leaves the group, so that another sink takes over at once.
+            consumer.close()
+
+    def _check_topic(self, consumer: Consumer) -> None:
+        try:
+            found = consumer.list_topics(self._topic, timeout=CONNECT_SECONDS_MAX)
+        except KafkaException as error:
+            raise UnavailableError(
+                f"cannot reach Kafka at {self._servers} (RESMETER_KAFKA__BOOTSTRAP_SERVERS): "
+                f"{error.args[0].str()}"
+            ) from error
+        if found.topics[self._topic].error is not None:
+            raise ConfigurationError([self._no_topic()])
+
+    def _no_topic(self) -> str:
+        return f"Kafka at {self._servers} has no topic {self._topic}: run `resmeter topics create`"
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # An exception would be lost in the callback.
+        try:
+            stands = records.offsets(self._ledger, self._topic)
+            self._stored = {p.partition: stands.get(p.partition) for p in partitions}
+            self._read = {}
+            places = [self._place(consumer, partition) for partition in self._stored]
+            consumer.assign(places)
+        except Exception as error:
+            self._failure = error
+            return
+        self._joined = True
+        self._log.info("partitions_assigned", partitions=sorted(self._stored))
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            self._stored.pop(partition.partition, None)
+            self._read.pop(partition.partition, None)
+            self._metrics.forget_lag(partition.partition)
+
+    def _place(self, consumer: Consumer, partition: int) -> TopicPartition:
+        """Return where to read on: where the ledger stands, if Kafka still has that."""
+        place = TopicPartition(self._topic, partition)
+        low, high = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS_MAX)
+        expected = self._stored[partition]
+        if expected is None:
+            self._read[partition] = 0
+            place.offset = OFFSET_BEGINNING
+            return place
+        if expected > high:
+            raise BrokenInvariantError(
+                f"the ledger {self._ledger.shown} has {self._topic}[{partition}] up to offset "
+                f"{expected}, but at {self._servers} it ends at {high}: these do not belong "
+                "together. Name the ledger of this Kafka with RESMETER_LEDGER__URL, or a new one"
+            )
+        if expected < low:
+            self._metrics.records_missing.inc(low - expected)
+            self._log.error(
+                "usage_records_missing",
+                topic=self._topic,
+                partition=partition,
+                first_offset=expected,
+                last_offset=low - 1,
+            )
+        self._read[partition] = place.offset = max(expected, low)
+        return place
+
+    def _arrivals(self, consumer: Consumer, messages: list[Message]) -> list[Arrival]:
+        arrivals: list[Arrival] = []
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._on_message_error(consumer, message, error)
+                continue
+            partition, offset = message.partition(), message.offset()
+            assert partition is not None
+            assert offset is not None
+            # What was fetched before a rebalance or a seek is not ours to store.
+            if offset < self._read.get(partition, offset + 1):
+                continue
+            self._read[partition] = offset + 1
+            headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+            origin = dict(headers).get(ORIGIN_HEADER) if headers else None
+            arrivals.append(Arrival(partition, offset, message.value(), origin))
+        return arrivals
+
+    def _store(self, consumer: Consumer, arrivals: list[Arrival]) -> None:
+        while arrivals:
+            result = records.store(
+                self._ledger, self._topic, arrivals, self._stored, int(self._now() * 1000)
+            )
+            if isinstance(result, Stored):
+                self._stored.update(result.offsets)
+                self._report(result)
+                self._commit(consumer, result.offsets)
+                return
+            moved = self._follow(consumer, result)
+            arrivals = [arrival for arrival in arrivals if arrival.partition not in moved]
+
+    def _follow(self, consumer: Consumer, result: Moved) -> set[int]:
+        """Go to where another sink has moved the ledger; return the partitions concerned."""
+        moved = {
+            partition
+            for partition, stands in result.offsets.items()
+            if stands != self._stored[partition]
+        }
+        if not moved:
+            raise BrokenInvariantError(f"the ledger's offsets cannot be moved: {result}")
+        for partition in moved:
+            self._stored[partition] = result.offsets[partition]
+            self._log.warning(
+                "offset_moved_elsewhere", partition=partition, offset=result.offsets[partition]
+            )
+            self._seek(consumer, partition)
+        return moved
+
+    def _seek(self, consumer: Consumer, partition: int) -> None:
+        place = self._place(consumer, partition)
+        try:
+            consumer.seek(place)
+        except KafkaException:
+            # It has been taken from us meanwhile; the next assignment places it anew.
+            self._read.pop(partition, None)
+
+    def _report(self, stored: Stored) -> None:
+        self._metrics.stored(stored)
+        for refused in stored.refused:
+            self._log.error(
+                f"usage_record_{refused.reason}",
+                topic=self._topic,
+                partition=refused.partition,
+                offset=refused.offset,
+                detail=refused.detail,
+            )
+        self._log.debug(
+            "usage_records_stored", records=stored.records, duplicates=stored.duplicates
+        )
+
+    def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
+        consumer.commit(
+            offsets=[
+                TopicPartition(self._topic, partition, offset)
+                for partition, offset in offsets.items()
+            ],
+            asynchronous=True,
+        )
+
+    def _look(self, consumer: Consumer) -> None:
+        """Measure the lag; whether that works says whether Kafka can be reached."""
+        for partition, next_offset in list(self._read.items()):
+            place = TopicPartition(self._topic, partition)
+            try:
+                _, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS_MAX)
+            except KafkaException as error:
+                self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
+                return
+            self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
+        self._unreached = None
+
+    def _on_message_error(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            partition = message.partition()
+            if partition in self._stored:
+                assert partition is not None
+                self._seek(consumer, partition)
+        elif error.code() in _TOPIC_IS_GONE:
+            raise ConfigurationError([self._no_topic()])
+        else:
+            self._on_kafka_error(error)
+
+    def _on_kafka_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failure = UnavailableError(f"Kafka at {self._servers}: {error.str()}")
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._unreached = f"Kafka at {self._servers}: {error.str()}"
+            self._log.warning("kafka_unreachable", detail=error.str())
+        else:
+            # The client reconnects by itself.
+            self._log.debug("kafka_error", detail=error.str())

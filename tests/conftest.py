@@ -1,0 +1,138 @@
+"""Fixtures: a real broker, a real database, nothing but loopback."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import hypothesis
+import pytest
+import sqlalchemy
+
+from pipeline.local.kafka import running_kafka
+
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5_000)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_loopback() -> Iterator[None]:
+    """Refuse every connection that would leave the machine."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in {socket.AF_INET, socket.AF_INET6}:
+            host = str(address[0])
+            if not (host.startswith("127.") or host in {"::1", "localhost"}):
+                raise AssertionError(f"a test connects to {host}: only loopback is allowed")
+        connect(self, address)
+
+    socket.socket.connect = guarded  # type: ignore[method-assign,assignment]
+    yield
+    socket.socket.connect = connect  # type: ignore[method-assign]
+
+
+def _docker_answers() -> bool:
+    if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
+        return False
+    import docker
+
+    try:
+        docker.from_env(timeout=3).ping()
+    except Exception:
+        return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Kafka: the named one, testcontainers', or one out of wheels."""
+    named = os.environ.get("RESMETER_TEST_KAFKA")
+    if named:
+        yield named
+    elif _docker_answers():
+        from testcontainers.kafka import KafkaContainer
+
+        with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
+            yield container.get_bootstrap_server()
+    else:
+        with running_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
+            yield kafka.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The SQLAlchemy URL of a real PostgreSQL: named, testcontainers', or one out of a wheel."""
+    named = os.environ.get("RESMETER_TEST_POSTGRES")
+    if named:
+        yield named
+    elif _docker_answers():
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer("postgres:16", driver="psycopg") as container:
+            yield container.get_connection_url()
+    else:
+        import pgserver
+
+        data = tmp_path_factory.mktemp("postgres")
+        server = pgserver.get_server(data, cleanup_mode="stop")
+        try:
+            socket_dir = server.get_uri().split("host=")[1]
+            yield f"postgresql+psycopg://postgres@/postgres?host={quote(socket_dir, safe='/')}"
+        finally:
+            server.cleanup()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a fresh, empty database."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sqlalchemy.create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    yield sqlalchemy.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture
+def resmeter_env(tmp_path: Path) -> dict[str, str]:
+    """The environment of a `resmeter` process, without what the developer's shell has set."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("RESMETER_") or name == "RESMETER_TEST"
+    }
+    return {**kept, "NO_COLOR": "1", "RESMETER_LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite"}
+
+
+@contextlib.contextmanager
+def running(*arguments: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `resmeter` with these arguments for as long as the context is open."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", *arguments], env=env, stdout=out, stderr=out
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()

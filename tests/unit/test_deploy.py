@@ -1,0 +1,153 @@
+"""What `deploy/` and the examples say about settings, files and policies is true."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.cli import COMMANDS
+from pipeline.config import describe_settings, load_settings
+from pipeline.tenants import load_tenants
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+DOCS = [ROOT / "docs" / name for name in ("configuration.md", "events.md", "outcomes.md")]
+YAML = sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")])
+TENANT_FILES = [DEPLOY / "resmeter.toml", ROOT / "resmeter.example.toml"]
+ONE_SHOT = {"topics", "ledger"}
+SETTINGS = {variable for variable, _, _ in describe_settings()}
+
+
+def compose() -> dict[str, Any]:
+    document = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def services() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from compose()["services"].items()
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", YAML, ids=relative)
+def test_yaml_parses(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*YAML, DEPLOY / "Dockerfile", *TENANT_FILES, *sorted(DEPLOY.rglob("*.toml")), *DOCS],
+    ids=relative,
+)
+def test_every_variable_named_is_a_setting(path: Path) -> None:
+    named = set(re.findall(r"\bRESMETER_[A-Z0-9_]*[A-Z0-9]", path.read_text()))
+
+    assert named - SETTINGS == set()
+
+
+def test_the_values_given_are_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, service in services():
+        environment: dict[str, object] = service.get("environment", {})
+        for variable in SETTINGS:
+            monkeypatch.delenv(variable, raising=False)
+        for variable, value in environment.items():
+            if variable in SETTINGS:
+                # What stands after the sign is what compose takes where nothing is set.
+                default = re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
+                monkeypatch.setenv(variable, default)
+
+        assert load_settings(), name
+
+
+def test_everything_mounted_exists() -> None:
+    volumes = compose()["volumes"]
+    for name, service in services():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            if source.startswith("."):
+                assert (DEPLOY / source).exists(), f"{name}: {mount}"
+            else:
+                assert source in volumes, f"{name}: {mount}"
+
+
+def test_images_are_pinned_and_ours_is_built() -> None:
+    for name, service in services():
+        _, _, tag = service["image"].rpartition(":")
+
+        assert tag
+        assert tag != "latest", name
+        if tag == "local":
+            context = DEPLOY / service["build"]["context"]
+            assert (context / service["build"]["dockerfile"]).is_file()
+
+
+def test_our_services_run_commands_that_exist() -> None:
+    ours = {name: s["command"][0] for name, s in services() if s["image"] == "resmeter:local"}
+
+    assert set(ours) >= {"emulator", "topics", "ledger", "worker", "sink"}
+    assert set(ours.values()) <= set(COMMANDS)
+
+
+def test_what_keeps_running_has_a_health_check_and_what_is_waited_for_can_become_so() -> None:
+    known = dict(services())
+    for name, service in known.items():
+        assert ("healthcheck" in service) == (name not in ONE_SHOT), name
+        for other, wanted in service.get("depends_on", {}).items():
+            ends = wanted["condition"] == "service_completed_successfully"
+            assert ends == (other in ONE_SHOT), f"{name} waits for {other}"
+            assert other in known
+
+
+def test_ports_are_published_to_this_machine_only() -> None:
+    for name, service in services():
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), name
+
+
+def test_prometheus_scrapes_the_ports_that_worker_and_sink_serve() -> None:
+    document = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    scraped = {
+        (name, found["port"])
+        for job in document["scrape_configs"]
+        for found in job["dns_sd_configs"]
+        for name in found["names"]
+    }
+    settings = load_settings()
+
+    assert scraped == {("worker", settings.worker.http_port), ("sink", settings.sink.http_port)}
+    for name, port in scraped:
+        environment = compose()["services"][name]["environment"]
+        assert environment[f"RESMETER_{name.upper()}__HTTP_HOST"] == "0.0.0.0"
+        assert environment[f"RESMETER_{name.upper()}__HTTP_PORT"] == port
+
+
+def test_the_image_holds_what_it_is_made_of() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    copied = [line.split()[1] for line in lines if re.match(r"COPY (?!--from)", line)]
+
+    assert copied
+    for source in copied:
+        assert (ROOT / source).exists()
+        assert f"!{source}" in allowed
+    assert any("--require-hashes" in line for line in lines)
+    assert "USER resmeter" in lines
+
+
+@pytest.mark.parametrize("path", TENANT_FILES, ids=relative)
+def test_tenant_file_is_valid_and_shows_every_key(path: Path) -> None:
+    table = tomllib.loads(path.read_text())
+
+    tenants = load_tenants(path)
+
+    assert set(table) == {"policy", "policy_files", "meters", "tenants"}
+    assert set(tenants.customers) == set(table["tenants"])
+    assert tenants.policy_name_for("acme") == "acme"
+    assert tenants.event_name_for("resolution") == "resmeter_resolution"
