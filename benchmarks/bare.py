@@ -1,6 +1,6 @@
 """This file is the ceiling: a bare consumer that parses each event and does nothing with it.
 
-    python -m benchmarks.bare BOOTSTRAP TOPIC COUNT
+python -m benchmarks.bare BOOTSTRAP TOPIC COUNT
 """
 
 import resource

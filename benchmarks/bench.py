@@ -154,12 +154,18 @@ def _running(command: str, env: dict[str, str], log: Path) -> Iterator[subproces
                     process.kill()
 
 
-def _worker(env: dict[str, str], bootstrap: str, count: int, port: int, log: Path) -> dict[str, float]:
+def _worker(
+    env: dict[str, str], bootstrap: str, count: int, port: int, log: Path
+) -> dict[str, float]:
     committed = _Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
     with _running("worker", env, log) as process:
         watched = psutil.Process(process.pid)
         _until(lambda: _answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
-        began, cpu, before = time.perf_counter(), sum(watched.cpu_times()[:2]), watched.memory_info().rss
+        began, cpu, before = (
+            time.perf_counter(),
+            sum(watched.cpu_times()[:2]),
+            watched.memory_info().rss,
+        )
         _until(lambda: committed.total() >= count, 0.2, process)
         seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
         peak, after = _peak_mib(watched), watched.memory_info().rss
@@ -180,12 +186,17 @@ def _worker(env: dict[str, str], bootstrap: str, count: int, port: int, log: Pat
 def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[str, float]:
     count = _ends(bootstrap, env["RESMETER_TOPICS__RECORDS"], 4)
     subprocess.run(
-        [sys.executable, "-m", "pipeline", "ledger", "upgrade"], env=env, check=True, capture_output=True
+        [sys.executable, "-m", "pipeline", "ledger", "upgrade"],
+        env=env,
+        check=True,
+        capture_output=True,
     )
     reader = sqlite3.connect(ledger)
 
     def stored() -> int:
-        total: int | None = reader.execute("SELECT sum(next_offset) FROM consumer_offset").fetchone()[0]
+        total: int | None = reader.execute(
+            "SELECT sum(next_offset) FROM consumer_offset"
+        ).fetchone()[0]
         return total or 0
 
     with _running("sink", env, log) as process:
@@ -200,7 +211,10 @@ def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[
 
 def _measured(module: str, *arguments: object) -> dict[str, float]:
     done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
     )
     result: dict[str, float] = orjson.loads(done.stdout.splitlines()[-1])
     return result
@@ -211,7 +225,10 @@ def _measured(module: str, *arguments: object) -> dict[str, float]:
 @click.option("--stock-events", default=60_000, show_default=True, help="for the stock agent")
 def main(count: int, stock_events: int) -> None:
     """Measure a bare consumer, the worker, a stock Faust agent and the sink."""
-    with tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder, _broker(Path(folder)) as bootstrap:
+    with (
+        tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
+        _broker(Path(folder)) as bootstrap,
+    ):
         data = Path(folder)
         run = uuid.uuid4().hex[:8]
         port = _free_port()
@@ -240,11 +257,17 @@ def main(count: int, stock_events: int) -> None:
         load_settings()
         log = data / "log"
         subprocess.run(
-            [sys.executable, "-m", "pipeline", "topics", "create"], env=env, check=True, capture_output=True
+            [sys.executable, "-m", "pipeline", "topics", "create"],
+            env=env,
+            check=True,
+            capture_output=True,
         )
         stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-stock-changelog"}
         subprocess.run(
-            [sys.executable, "-m", "pipeline", "topics", "create"], env=stock_env, check=True, capture_output=True
+            [sys.executable, "-m", "pipeline", "topics", "create"],
+            env=stock_env,
+            check=True,
+            capture_output=True,
         )
         try:
             with _console.status(f"loading {count:,} events"):
@@ -276,7 +299,10 @@ def main(count: int, stock_events: int) -> None:
 
 
 def _report(
-    bare: list[dict[str, float]], worker: dict[str, float], stock: dict[str, float], sink: dict[str, float]
+    bare: list[dict[str, float]],
+    worker: dict[str, float],
+    stock: dict[str, float],
+    sink: dict[str, float],
 ) -> None:
     def rate(part: dict[str, float]) -> float:
         return part["events"] / part["seconds"]
@@ -289,7 +315,9 @@ def _report(
         ("stock Faust agent", stock),
         ("sink (usage records)", sink),
     ]
-    table = Table(title=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    table = Table(
+        title=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
     for column in ("", "events", "events/s", "CPU µs an event", "peak MiB", "to bare"):
         table.add_column(column, justify="left" if not column else "right")
     for name, part in rows:
@@ -309,7 +337,8 @@ def _report(
         f"({worker['conversations']:,.0f} held)"
     )
     click.echo(
-        orjson.dumps({"bare": bare, "worker": worker, "stock": stock, "sink": sink}).decode(), err=True
+        orjson.dumps({"bare": bare, "worker": worker, "stock": stock, "sink": sink}).decode(),
+        err=True,
     )
 
 

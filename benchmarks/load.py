@@ -32,7 +32,9 @@ class Sent(NamedTuple):
     value: bytes
 
 
-def _conversation(number: int, tenant: str, start: int, seed: int) -> list[tuple[int, str, dict[str, object]]]:
+def _conversation(
+    number: int, tenant: str, start: int, seed: int
+) -> list[tuple[int, str, dict[str, object]]]:
     draw = random.Random(seed)
     at = start
     events: list[tuple[int, str, dict[str, object]]] = []

@@ -34,9 +34,7 @@ class Tenants:
         self._by_version = {
             (policy.name, policy.version): policy for found in versions.values() for policy in found
         }
-        self._of_tenant = {
-            tenantid: self._timelines[name] for tenantid, name in policies.items()
-        }
+        self._of_tenant = {tenantid: self._timelines[name] for tenantid, name in policies.items()}
         self._default_timeline = self._timelines[default_policy]
 
     def timeline_for(self, tenantid: str) -> Timeline:
@@ -95,7 +93,9 @@ def load_tenants(path: Path | None) -> Tenants:
         problems.append(f"{path}: tenants: is not a table: write [tenants.NAME]")
         tenants = {}
     for tenantid, entry in tenants.items():
-        _tenant(f"{path}: tenants.{tenantid}", tenantid, entry, versions, customers, policies, problems)
+        _tenant(
+            f"{path}: tenants.{tenantid}", tenantid, entry, versions, customers, policies, problems
+        )
     if problems:
         raise ConfigurationError(problems)
     return Tenants(customers, policies, default, meters, versions)
@@ -108,7 +108,11 @@ def _versions(path: Path, patterns: Any, problems: list[str]) -> dict[str, tuple
         return versions
     texts: dict[str, str] = {}
     for pattern in patterns:
-        found = sorted(path.parent.glob(pattern)) if not Path(pattern).is_absolute() else [Path(pattern)]
+        found = (
+            sorted(path.parent.glob(pattern))
+            if not Path(pattern).is_absolute()
+            else [Path(pattern)]
+        )
         if not found:
             problems.append(f"{path}: policy_files: {pattern!r} names no file")
         for file in found:
@@ -164,7 +168,9 @@ def _tenant(
             if isinstance(value, str) and _CUSTOMER.fullmatch(value):
                 customers[tenantid] = value
             else:
-                problems.append(f"{where}.stripe_customer: {value!r} is no customer such as cus_123")
+                problems.append(
+                    f"{where}.stripe_customer: {value!r} is no customer such as cus_123"
+                )
         elif key == "policy":
             if value in versions:
                 policies[tenantid] = value

@@ -142,5 +142,3 @@ def _send(
             raise UnavailableError(f"an event cannot be sent: {error.args[0].str()}") from error
         else:
             return
-
-

@@ -377,9 +377,7 @@ def _text(value: object, name: str, reason: Reason, longest: int = 256) -> str:
     if not isinstance(value, str):
         raise _Refused(reason, f"{name}: {_shown(value)} is not a string")
     if not 1 <= len(value) <= longest:
-        raise _Refused(
-            reason, f"{name}: has {len(value)} characters; it must have 1 to {longest}"
-        )
+        raise _Refused(reason, f"{name}: has {len(value)} characters; it must have 1 to {longest}")
     return value
 
 
@@ -472,9 +470,7 @@ def _read_slowly(attributes: Mapping[str, Any], data: object) -> Addressed:
     if not _TENANT.fullmatch(tenantid):
         raise _Refused(wrong, f"tenantid: {_shown(tenantid)} has other than A-Z a-z 0-9 . _ -")
     channel = _choice(attributes.get("channel", "messenger"), Channel, "channel", wrong)
-    environment = _choice(
-        attributes.get("environment", "live"), Environment, "environment", wrong
-    )
+    environment = _choice(attributes.get("environment", "live"), Environment, "environment", wrong)
     sequence = attributes.get("sequence", "")
     if not isinstance(sequence, str):
         raise _Refused(wrong, f"sequence: {_shown(sequence)} is not a string")

@@ -267,9 +267,7 @@ class Fold(msgspec.Struct, array_like=True):
         answer = self.standing.id if self.standing is not None else None
         evidence = (event.id,) if answer is None else (answer, event.id)
         self.transitions.append(
-            Transition(
-                event.at, outcome, 1, kind, reason, evidence, policy.name, policy.version
-            )
+            Transition(event.at, outcome, 1, kind, reason, evidence, policy.name, policy.version)
         )
         self.count = Count(outcome, kind, event.at, answer)
 
@@ -291,9 +289,7 @@ class Fold(msgspec.Struct, array_like=True):
         assert count is not None
         name, version = ("", 0) if policy is None else (policy.name, policy.version)
         self.transitions.append(
-            Transition(
-                event.at, count.outcome, -1, count.kind, reason, (event.id,), name, version
-            )
+            Transition(event.at, count.outcome, -1, count.kind, reason, (event.id,), name, version)
         )
         self.count = None
 

@@ -285,9 +285,7 @@ def _chain(label: str, raw: Mapping[str, dict[str, Any]]) -> list[tuple[str, dic
             found = by_name[base]
         else:
             known = sorted({*PRESETS, *by_name})
-            raise ConfigurationError(
-                [f"{source}: base: {base!r} is none of {', '.join(known)}"]
-            )
+            raise ConfigurationError([f"{source}: base: {base!r} is none of {', '.join(known)}"])
         if found[0] in (entry[0] for entry in chain):
             raise ConfigurationError([f"{label}: base: {base!r} rests on itself"])
         chain.insert(0, found)

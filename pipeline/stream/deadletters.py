@@ -28,9 +28,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
             ("resmeter-offset", record.offset),
             ("resmeter-timestamp", record.timestamp),
         )
-        ours = tuple(
-            (name, str(content).encode("utf-8", "replace")) for name, content in origin
-        )
+        ours = tuple((name, str(content).encode("utf-8", "replace")) for name, content in origin)
         return cls(
             record.key, record.value, (*record.headers, *ours), rejected.reason, record.offset
         )

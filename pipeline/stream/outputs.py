@@ -42,9 +42,7 @@ class Outputs:
         )
         await self._producer.start()
         self._records_partitions = len(await self._producer.partitions_for(topics.records))
-        self._dead_letter_partitions = len(
-            await self._producer.partitions_for(topics.dead_letters)
-        )
+        self._dead_letter_partitions = len(await self._producer.partitions_for(topics.dead_letters))
 
     async def stop(self) -> None:
         if self._producer is not None:
@@ -70,7 +68,9 @@ class Outputs:
     async def write_states(self, partition: int, states: Sequence[tuple[bytes, bytes]]) -> int:
         """Produce states to a partition of the changelog; return the offset after the last."""
         topic = self._settings.topics.changelog
-        return await self._produce({(topic, partition): [(key, value, []) for key, value in states]})
+        return await self._produce(
+            {(topic, partition): [(key, value, []) for key, value in states]}
+        )
 
     async def read_clock(self, partition: int) -> int:
         """Return the broker's time (ms): that at which it appended a record of ours just now.
@@ -89,9 +89,7 @@ class Outputs:
         counts: list[int] = []
         for (topic, partition), messages in by_place.items():
             for batch, count in self._batches(messages):
-                futures.append(
-                    await self._producer.send_batch(batch, topic, partition=partition)
-                )
+                futures.append(await self._producer.send_batch(batch, topic, partition=partition))
                 counts.append(count)
         acknowledged = await asyncio.gather(*futures)
         if not acknowledged:

@@ -184,9 +184,7 @@ class Partition:
             )
         emitted.clear()
 
-    def _store(
-        self, work: Work, key: bytes, conversation: Conversation, next_offset: int
-    ) -> None:
+    def _store(self, work: Work, key: bytes, conversation: Conversation, next_offset: int) -> None:
         due = conversation.due_at
         stored = encode_state(next_offset, conversation)
         if due is not None:
@@ -196,5 +194,3 @@ class Partition:
                 self.wheel.add(key, due)
         self.states[key] = stored
         work.states.append((key, stored))
-
-

@@ -34,7 +34,9 @@ def wanted_topics(settings: Settings) -> list[Topic]:
             topics.partitions,
             {
                 "cleanup.policy": "delete",
-                "retention.ms": "-1" if topics.events_timestamps == "CreateTime" else str(400 * _DAY_MS),
+                "retention.ms": "-1"
+                if topics.events_timestamps == "CreateTime"
+                else str(400 * _DAY_MS),
                 TIMESTAMPS: topics.events_timestamps,
             },
             ("cleanup.policy", TIMESTAMPS),

@@ -196,9 +196,7 @@ class Conversation(msgspec.Struct, array_like=True):
             for transition in after[len(before) :]:
                 emit.transition(transition)
         else:
-            emit.corrections(
-                after, event, self.arrival, self.fold.policy_for(timeline, event.at)
-            )
+            emit.corrections(after, event, self.arrival, self.fold.policy_for(timeline, event.at))
 
 
 class _Emission:
