@@ -32,7 +32,7 @@ def main(bootstrap: str, topic: str, count: int) -> dict[str, float]:
             began, cpu, first = time.perf_counter(), time.process_time(), len(messages)
         got += len(messages)
         for message in messages:
-            orjson.loads(message.value())
+            orjson.loads(message.value() or b"")
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     consumer.close()
     return {

@@ -68,7 +68,9 @@ def _load(bootstrap: str, topic: str, count: int) -> None:
             "partitioner": "murmur2_random",
         }
     )
-    headers = [("content-type", b"application/cloudevents+json")]
+    headers: list[tuple[str, str | bytes | None]] = [
+        ("content-type", b"application/cloudevents+json")
+    ]
     for number, sent in enumerate(events(count)):
         while True:
             try:

@@ -58,7 +58,7 @@ def build(
     timeline = Timeline([preset(DEFAULT)])
     seen = {"count": 0, "began": 0.0, "cpu": 0.0}
 
-    @app.agent(events)
+    @app.agent(events)  # type: ignore[untyped-decorator]
     async def decide(stream: Any) -> None:
         async for event in stream.events():
             if not seen["count"]:
@@ -103,6 +103,7 @@ def build(
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    built = build(*arguments[:4], int(arguments[4]), int(arguments[5]), arguments[6])
+    bootstrap, topic, changelog, output, count, partitions, group = arguments
+    built = build(bootstrap, topic, changelog, output, int(count), int(partitions), group)
     sys.argv = [sys.argv[0], "worker", "-l", "info", "--without-web"]
     built.main()

@@ -123,7 +123,11 @@ class Settings(BaseSettings):
     """All settings, nested by stage: `RESMETER_KAFKA__BOOTSTRAP_SERVERS` and so on."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", frozen=True, extra="ignore"
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
     )
 
     config: Path | None = Field(

@@ -103,8 +103,8 @@ class WorkerMetrics:
         )
         for kind in TYPES:
             self.events.labels(kind)
-        for reason in REASONS:
-            self.rejected.labels(reason)
+        for rejection in REASONS:
+            self.rejected.labels(rejection)
         for outcome in OUTCOMES:
             for reason in TRANSITION_REASONS:
                 for delta in ("+1", "-1"):

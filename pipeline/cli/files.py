@@ -53,7 +53,7 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
         yield sys.stdin.buffer
     elif path.endswith(".gz"):
         with gzip.open(path, "rb") as unpacked:
-            yield io.BufferedReader(unpacked)  # type: ignore[arg-type]
+            yield io.BufferedReader(unpacked)
     elif path.endswith(".zst"):
         with Path(path).open("rb") as packed:
             yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed))

@@ -282,8 +282,8 @@ def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Reje
             wire.sequence,
             channel,
             live,
-            kind=data.kind,  # type: ignore[union-attr]
-            billable=data.billable,  # type: ignore[union-attr]
+            kind=data.kind,
+            billable=data.billable,
         )
     elif rank == CUSTOMER_MESSAGE:
         event = Event(
@@ -294,7 +294,7 @@ def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Reje
             wire.sequence,
             channel,
             live,
-            data.intent,  # type: ignore[union-attr]
+            data.intent,
         )
     elif rank in _PLAIN:
         event = Event(at, rank, wire.source, wire.id, wire.sequence, channel, live)

@@ -1,6 +1,6 @@
 """This file defines what the codec yields: `Event`, or `Rejected` with a reason. Pure."""
 
-from typing import Literal, get_args
+from typing import Literal, final, get_args
 
 import msgspec
 
@@ -78,6 +78,7 @@ EVENTS_IN_CONVERSATION_MAX = 10_000
 FUTURE_MS_MAX = 5 * 60_000
 
 
+@final
 class Rejected(msgspec.Struct, frozen=True):
     """Why a record is not an event: it goes to the dead letters. `detail` names the attribute."""
 

@@ -20,7 +20,9 @@ import uuid
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import click
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
@@ -77,7 +79,7 @@ class LocalKafka:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C on a terminal is for us, and we end it in order
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call
             )
         try:
             self._wait()
@@ -128,8 +130,10 @@ class LocalKafka:
     def _format(self, java: Path, classpath: str, properties: Path) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         done = subprocess.run(
-            [str(java), "-cp", classpath, "kafka.tools.StorageTool", "format", "-t", cluster]
-            + ["-c", str(properties)],
+            [
+                *(str(java), "-cp", classpath, "kafka.tools.StorageTool"),
+                *("format", "-t", cluster, "-c", str(properties)),
+            ],
             capture_output=True,
             text=True,
             check=False,
@@ -143,12 +147,13 @@ class LocalKafka:
         deadline = time.monotonic() + _START_SECONDS_MAX
         quiet = logging.getLogger("resmeter.librdkafka")
         quiet.setLevel(logging.CRITICAL)
+        options: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers, "logger": quiet}
         while time.monotonic() < deadline:
             assert self._process is not None
             if self._process.poll() is not None:
                 break
             if _is_taken(self._port):
-                client = AdminClient({"bootstrap.servers": self.bootstrap_servers, "logger": quiet})
+                client = AdminClient(options)
                 try:
                     if client.list_topics(timeout=2).brokers:
                         return
@@ -250,7 +255,7 @@ def _known_digests() -> dict[str, str]:
 
 
 def _fetch(folder: Path, known: dict[str, str]) -> None:
-    print("fetching Kafka's jars (43 MB, once)", file=sys.stderr, flush=True)
+    click.echo("fetching Kafka's jars (43 MB, once)", err=True)
     try:
         import jgo
         from jgo.maven._resolver import PythonResolver

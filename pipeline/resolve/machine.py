@@ -82,7 +82,7 @@ class Fold(msgspec.Struct, array_like=True):
     last_message_at: int | None = None
     standing: Standing | None = None
     count: Count | None = None
-    transitions: list[Transition] = []  # noqa: RUF012 - msgspec copies an empty list
+    transitions: list[Transition] = []
 
     # --- silence --------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Fold(msgspec.Struct, array_like=True):
             self._customer_says(policy, event, event.intent or "unknown")
             self._message(event.at)
         elif rank == AI_MESSAGE:
-            if event.kind == "answer" or event.kind == "custom_answer":
+            if event.kind in {"answer", "custom_answer"}:
                 if self.count is None and self.asked and not self.human_requested:
                     self.standing = (
                         Standing(event.id, event.at, event.at, event.channel)
@@ -171,7 +171,7 @@ class Fold(msgspec.Struct, array_like=True):
                 self._message(event.at)
         elif rank == HANDOFF:
             if policy is not None and event.cause in policy.handoff_causes_billed:
-                self._claim(policy, PROCEDURE_HANDOFF, "handoff", event, event.cause or "")
+                self._claim(policy, PROCEDURE_HANDOFF, "handoff", event, str(event.cause))
                 self.standing = None
             elif event.cause == "customer_request":
                 self._customer_says(policy, event, "human_request")
@@ -193,9 +193,12 @@ class Fold(msgspec.Struct, array_like=True):
             self._merged(policy, event)
         elif rank == SPAM_FLAGGED:
             count = self.count
-            if count is not None and policy is not None:
-                if event.at - count.at <= policy.spam_grace:
-                    self._take_back(policy, event, "spam")
+            if (
+                count is not None
+                and policy is not None
+                and event.at - count.at <= policy.spam_grace
+            ):
+                self._take_back(policy, event, "spam")
             self.ended = "spam"
 
     def _message(self, at: int) -> None:

@@ -68,7 +68,7 @@ def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data
         ),
     )
 
-    @app.agent(events)
+    @app.agent(events)  # type: ignore[untyped-decorator]
     async def never_called(stream: Any) -> None:
         """Exist: Faust does not start a worker, nor subscribe to a topic, without an agent."""
         async for _ in stream:
@@ -174,7 +174,7 @@ class _Worker:
         await app.stop()
 
     async def _crash(self, app: LaneApp) -> None:
-        while not app.crashed and not app.should_stop:
+        while not app.crashed and not app.should_stop:  # noqa: ASYNC110 - Faust has only flags
             await asyncio.sleep(0.2)
 
     # --- what is seen from outside ------------------------------------------------------------------
@@ -207,7 +207,7 @@ class _Worker:
     async def _gauge_partitions(self, now: float) -> None:
         app, lane, metrics = self._app, self._app.lane, self._metrics
         host = time.time() * 1000
-        for number, partition in list(lane.partitions.items()):
+        for number in list(lane.partitions):
             end = app.consumer.highwater(TP(lane.events_topic, number))
             done = lane.done.get(number)
             committed = app.consumer._committed_offset[TP(lane.events_topic, number)]

@@ -72,7 +72,7 @@ class Lane:
                 self.arrival,
                 self._in_flight,
             ):
-                held.pop(number, None)  # type: ignore[attr-defined]
+                held.pop(number, None)
             self.metrics.forget(number)
 
     # --- batches ----------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Lane:
         if not self.create_time:
             return True
         quiet = time.monotonic() - self.records_at.get(number, 0.0)
-        return quiet >= self._worker.settle_quiet_seconds
+        return quiet >= float(self._worker.settle_quiet_seconds)
 
     def due_unsettled(self) -> int:
         """Count conversations whose silence should have been settled by the host's clock."""

@@ -47,9 +47,9 @@ class Output(msgspec.Struct, frozen=True):
 class Work(msgspec.Struct):
     """What a batch leaves to be written, and what it counted."""
 
-    outputs: list[Output] = []  # noqa: RUF012 - msgspec copies an empty list
-    dead_letters: list[DeadLetter] = []  # noqa: RUF012
-    states: list[tuple[bytes, bytes]] = []  # noqa: RUF012
+    outputs: list[Output] = []
+    dead_letters: list[DeadLetter] = []
+    states: list[tuple[bytes, bytes]] = []
     types: list[int] = msgspec.field(default_factory=lambda: [0] * len(TYPES))
     duplicates: int = 0
     redelivered: int = 0

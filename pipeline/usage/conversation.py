@@ -54,7 +54,7 @@ class Conversation(msgspec.Struct, array_like=True):
     settled: bool = False  # the standing answer's silence has been accounted for
     due_at: int | None = None  # the arrival time at which it will be: window and grace
     emitted: int = 0
-    live: list[Live] = []  # noqa: RUF012 - msgspec copies an empty list
+    live: list[Live] = []
 
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event, in order of arrival."""
@@ -95,8 +95,7 @@ class Conversation(msgspec.Struct, array_like=True):
         duplicate = self._knows(event)
         if not duplicate and self.events >= EVENTS_IN_CONVERSATION_MAX:
             return "conversation_too_long"
-        if arrival > self.arrival:
-            self.arrival = arrival
+        self.arrival = max(self.arrival, arrival)
         if self.due_at is not None and self.due_at <= self.arrival:
             self._settle(timeline, _Emission(self, tenantid, conversation, out))
         if duplicate:
