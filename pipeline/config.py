@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from pipeline.errors import ConfigurationError
 
@@ -154,6 +154,25 @@ def load_settings() -> Settings:
         raise ConfigurationError(
             [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
         ) from None
+
+
+def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
+    """Read the environment as far as it is valid: for a check that shows all problems at once.
+
+    Returns the settings, the problems, and the sections that are wrong and stand at their defaults.
+    """
+    try:
+        return Settings(), [], set()
+    except ValidationError as error:
+        problems = [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
+        wrong = {str(e["loc"][0]) for e in error.errors()}
+    values = EnvSettingsSource(Settings)()
+    valid = {
+        name: TypeAdapter[Any](field.annotation or Any).validate_python(values[name])
+        for name, field in Settings.model_fields.items()
+        if name in values and name not in wrong
+    }
+    return Settings.model_construct(**valid), problems, wrong
 
 
 def _variable(location: tuple[Any, ...]) -> str:

@@ -14,6 +14,7 @@ from pipeline.events.model import REASONS, TYPES
 
 if TYPE_CHECKING:
     from pipeline.ledger.entries import Stored
+    from pipeline.stream.lane import Lane
     from pipeline.stream.partition import Work
 
 # Reasons of a usage record that a policy cannot add to.
@@ -83,6 +84,11 @@ class WorkerMetrics:
             "Windows that have ended and are not counted yet: behind, or the log is not at its end.",
             registry=registry,
         )
+        self.unacknowledged = Gauge(
+            "resmeter_unacknowledged_batches",
+            "Batches decided whose results Kafka has not acknowledged. It stays up: Kafka is slow.",
+            registry=registry,
+        )
         self.lag_records = Gauge(
             "resmeter_lag_records",
             "Records of a partition that are not processed yet.",
@@ -109,6 +115,13 @@ class WorkerMetrics:
             for reason in TRANSITION_REASONS:
                 for delta in ("+1", "-1"):
                     self.transitions.labels(outcome, delta, reason)
+
+    def watch(self, lane: "Lane") -> None:
+        """Read what a lane holds at each scrape, so that all of it is of one moment."""
+        self.conversations.set_function(lane.conversations)
+        self.open_conversations.set_function(lane.open_conversations)
+        self.due_unsettled.set_function(lane.due_unsettled)
+        self.unacknowledged.set_function(lane.unacknowledged)
 
     def applied(self, work: "Work") -> None:
         """Count what a batch of records was."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError
+from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import DEFAULT, PRESETS, Policy, Timeline, preset, read_policies
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
@@ -49,6 +50,17 @@ class Tenants:
 
     def event_name_for(self, outcome: str) -> str:
         return self._meters.get(outcome, f"resmeter_{outcome}")
+
+    @property
+    def event_names(self) -> list[str]:
+        """Return the meters that the policies in force can bill into, sorted."""
+        names = {self._default, *self._policies.values()}
+        outcomes = {RESOLUTION}
+        for policy in (version for name in names for version in self._timelines[name].versions):
+            outcomes.update(policy.outcomes_billed)
+            if policy.handoff_causes_billed:
+                outcomes.add(PROCEDURE_HANDOFF)
+        return sorted(map(self.event_name_for, outcomes))
 
     def price_for(
         self, tenantid: str, outcome: str, policy: str, version: int

@@ -1,4 +1,5 @@
-"""A real Kafka out of wheels: for the demo, the tests and a developer's day.
+"""What the demo, the tests and a developer's day run on this machine.
 
-It does not: serve production. One node, one copy of everything.
+A real Kafka out of wheels, and child processes that do not outlive us. It does not serve
+production: one node, one copy of everything.
 """

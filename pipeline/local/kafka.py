@@ -6,7 +6,6 @@ The jars are kept in the user's cache and held against `jars.sha256`.
 
 import base64
 import contextlib
-import ctypes
 import hashlib
 import logging
 import os
@@ -14,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -27,13 +25,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import UnavailableError
+from pipeline.local.processes import die_with_parent
 
 KAFKA_VERSION = "4.3.1"
 # log4j is left out: with it another version of kafka-clients is resolved, and the broker dies.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:1.7.36"
 _START_SECONDS_MAX = 60.0
 _STOP_SECONDS_MAX = 20.0
-_PR_SET_PDEATHSIG = 1
 _HEAP = "512m"
 
 
@@ -79,7 +77,7 @@ class LocalKafka:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C on a terminal is for us, and we end it in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one system call
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
             )
         try:
             self._wait()
@@ -279,12 +277,6 @@ def _fetch(folder: Path, known: dict[str, str]) -> None:
 
 
 # --- the system -----------------------------------------------------------------------------------
-
-
-def _die_with_parent() -> None:
-    # On Linux the kernel ends the broker when we are gone, however that came.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

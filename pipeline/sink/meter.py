@@ -1,14 +1,21 @@
 """This file speaks to Stripe, through its SDK; all that is special to Stripe is here."""
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
 import aiohttp
 import stripe
 
+from pipeline.config import StripeSettings
 from pipeline.ledger.entries import MeterEvent
 from pipeline.sink.answer import Answer
 from pipeline.sink.body import body
 
 MESSAGE_CHARACTERS_MAX = 500
 CONNECT_SECONDS_MAX = 10.0
+LOOK_TIMEOUT_SECONDS = 20.0
+LOOKS_CONCURRENT_MAX = 10
+NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; the emulator takes sk_test_anything"
 # Stripe remembers identifiers "within a rolling period of at least 24 hours". After less than
 # that, a call that may have been counted is not made again.
 REMEMBERED_SECONDS = 23 * 3600
@@ -18,17 +25,7 @@ class StripeMeter:
     """Sends meter events. Open it in the event loop that uses it, and close it there."""
 
     def __init__(self, api_key: str, *, base_url: str | None, timeout_seconds: float) -> None:
-        timeout = aiohttp.ClientTimeout(
-            total=timeout_seconds, sock_connect=min(timeout_seconds, CONNECT_SECONDS_MAX)
-        )
-        # The retries are ours, in one place: the SDK never retries 429, and knows no ledger.
-        self._http = stripe.AIOHTTPClient(timeout=timeout)
-        self._client = stripe.StripeClient(
-            api_key,
-            base_addresses={"api": base_url, "meter_events": base_url} if base_url else None,
-            http_client=self._http,
-            max_network_retries=0,
-        )
+        self._client, self._http = _client(api_key, base_url, timeout_seconds)
 
     async def send(self, event: MeterEvent, idempotency_key: str) -> Answer:
         """Make one call; whatever comes back is an answer."""
@@ -67,6 +64,107 @@ class StripeMeter:
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]
+
+
+def _client(
+    api_key: str, base_url: str | None, timeout_seconds: float
+) -> tuple[stripe.StripeClient, stripe.AIOHTTPClient]:
+    timeout = aiohttp.ClientTimeout(
+        total=timeout_seconds, sock_connect=min(timeout_seconds, CONNECT_SECONDS_MAX)
+    )
+    http = stripe.AIOHTTPClient(timeout=timeout)
+    # The retries are ours, in one place: the SDK never retries 429, and knows no ledger.
+    client = stripe.StripeClient(
+        api_key,
+        base_addresses={"api": base_url, "meter_events": base_url} if base_url else None,
+        http_client=http,
+        max_network_retries=0,
+    )
+    return client, http
+
+
+async def look(
+    settings: StripeSettings,
+    customers: Mapping[str, str],
+    event_names: Sequence[str],
+    tell: Callable[[str], None],
+) -> list[str]:
+    """Return what at Stripe does not fit: the key, the meters, the customers. Changes nothing.
+
+    Args:
+        settings: key and address.
+        customers: tenant → Stripe customer.
+        event_names: of the meters that must be there.
+        tell: takes what was found to be well, or could not be looked at.
+    """
+    if settings.api_key is None:
+        return [NO_KEY]
+    client, http = _client(
+        settings.api_key.get_secret_value(), settings.base_url, LOOK_TIMEOUT_SECONDS
+    )
+    try:
+        problems = await _look_at_meters(client, event_names, tell)
+        return problems + await _look_at_customers(client, customers, tell)
+    except stripe.AuthenticationError as error:
+        return [f"RESMETER_STRIPE__API_KEY: Stripe does not accept it: {_message(error)}"]
+    except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+        where = settings.base_url or "api.stripe.com"
+        said = _message(error) if isinstance(error, stripe.StripeError) else str(error)
+        return [f"cannot reach Stripe at {where} (RESMETER_STRIPE__BASE_URL): {said}"]
+    finally:
+        await http.close_async()  # type: ignore[no-untyped-call]
+
+
+async def _look_at_meters(
+    client: stripe.StripeClient, event_names: Sequence[str], tell: Callable[[str], None]
+) -> list[str]:
+    there: dict[str, stripe.billing.Meter] = {}
+    try:
+        listed = await client.v1.billing.meters.list_async({"limit": 100, "status": "active"})
+        async for meter in listed.auto_paging_iter():
+            there[meter.event_name] = meter
+    except stripe.PermissionError:
+        tell("the key may not read meters: these were not looked at")
+        return []
+    problems = [
+        f"no active meter has the event_name {name!r}: create it (aggregation `sum`), or name "
+        "another one under [meters] of the tenant file"
+        for name in event_names
+        if name not in there
+    ]
+    problems += [
+        f"the meter of {name!r} does not aggregate by `sum`: make one that does"
+        for name in event_names
+        if name in there and there[name].default_aggregation.formula != "sum"
+    ]
+    if not problems:
+        tell(f"{len(event_names)} meters are there")
+    return problems
+
+
+async def _look_at_customers(
+    client: stripe.StripeClient, customers: Mapping[str, str], tell: Callable[[str], None]
+) -> list[str]:
+    slots = asyncio.Semaphore(LOOKS_CONCURRENT_MAX)
+
+    async def problem(tenantid: str, customer: str) -> str | None:
+        async with slots:
+            try:
+                found = await client.v1.customers.retrieve_async(customer)
+            except stripe.InvalidRequestError:
+                return f"tenants.{tenantid}: there is no customer {customer} in this account"
+        deleted = getattr(found, "deleted", False)
+        return f"tenants.{tenantid}: customer {customer} is deleted" if deleted else None
+
+    try:
+        found = await asyncio.gather(*(problem(*item) for item in sorted(customers.items())))
+    except stripe.PermissionError:
+        tell("the key may not read customers: these were not looked at")
+        return []
+    problems = [text for text in found if text]
+    if not problems:
+        tell(f"{len(customers)} customers are there")
+    return problems
 
 
 def _is_unreached(error: stripe.StripeError) -> bool:

@@ -17,11 +17,10 @@ from pipeline.metrics import SinkMetrics
 from pipeline.serve import serving
 from pipeline.sink.dispatcher import Dispatcher
 from pipeline.sink.intake import Intake
-from pipeline.sink.meter import StripeMeter
+from pipeline.sink.meter import NO_KEY, StripeMeter
 from pipeline.sink.planner import Billing, Planned, plan_pending
 
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, for its answer to be written down
-_NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; with RESMETER_STRIPE__BASE_URL any text does"
 
 
 async def run_sink(settings: Settings, billing: Billing) -> None:
@@ -45,7 +44,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
 async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> None:
     log = get_logger(__name__)
     if settings.stripe.api_key is None:
-        raise ConfigurationError([_NO_KEY])
+        raise ConfigurationError([NO_KEY])
     ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)

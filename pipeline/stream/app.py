@@ -127,6 +127,7 @@ class _Worker:
     async def run(self) -> int:
         settings = self._settings
         app = self._app = build_app(settings, self._tenants, self._metrics, self._data)
+        self._metrics.watch(app.lane)
         app.lane.create_time = settings.topics.events_timestamps == "CreateTime"
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -186,7 +187,8 @@ class _Worker:
         found = []
         if app.rebalancing:
             found.append("rebalancing")
-        if app.in_recovery:
+        # Faust's own flag is up a moment late.
+        if app.in_recovery or not all(p.is_recovered for p in app.lane.partitions.values()):
             found.append("reading states from the changelog")
         if not app.consumer.assignment():
             found.append("no partitions are assigned")
@@ -200,11 +202,11 @@ class _Worker:
             problems = [p for p in self.problems() if not p.startswith("no partitions")]
             if not problems:
                 self._unready_since = now
-                await self._gauge_partitions(now)
+                self._gauge_partitions(now)
             elif now - self._unready_since > limit:
                 die("not_ready_for_too_long", TimeoutError(", ".join(problems)), seconds=limit)
 
-    async def _gauge_partitions(self, now: float) -> None:
+    def _gauge_partitions(self, now: float) -> None:
         app, lane, metrics = self._app, self._app.lane, self._metrics
         host = time.time() * 1000
         for number in list(lane.partitions):
@@ -222,9 +224,6 @@ class _Worker:
             metrics.commit_age.labels(number).set(
                 now - lane.done_at[number] if behind and number in lane.done_at else 0.0
             )
-        metrics.open_conversations.set(sum(len(p.wheel) for p in lane.partitions.values()))
-        metrics.conversations.set(sum(len(p.states) for p in lane.partitions.values()))
-        metrics.due_unsettled.set(lane.due_unsettled())
 
 
 def _hush_faust() -> None:

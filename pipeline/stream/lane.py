@@ -144,7 +144,8 @@ class Lane:
         due = [
             number
             for number, partition in self.partitions.items()
-            if (earliest := partition.wheel.earliest()) is not None
+            if partition.is_recovered
+            and (earliest := partition.wheel.earliest()) is not None
             and earliest <= host + _CLOCK_SLACK_MS
             and self._quiet(number)
         ]
@@ -179,10 +180,22 @@ class Lane:
         quiet = time.monotonic() - self.records_at.get(number, 0.0)
         return quiet >= float(self._worker.settle_quiet_seconds)
 
+    # --- counts -----------------------------------------------------------------------------------
+
+    def conversations(self) -> int:
+        return sum(len(partition.states) for partition in self.partitions.values())
+
+    def open_conversations(self) -> int:
+        return sum(len(partition.wheel) for partition in self.partitions.values())
+
     def due_unsettled(self) -> int:
         """Count conversations whose silence should have been settled by the host's clock."""
         now = int(time.time() * 1000)
         return sum(partition.wheel.count_until(now) for partition in self.partitions.values())
+
+    def unacknowledged(self) -> int:
+        """Count batches whose usage records and states the broker has not acknowledged."""
+        return sum(map(len, self._in_flight.values()))
 
 
 class LaneConsumer(Consumer):  # type: ignore[misc]

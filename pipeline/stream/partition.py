@@ -67,6 +67,7 @@ class Partition:
         self.number = number
         self.states: dict[bytes, bytes] = {}
         self.wheel = Wheel()
+        self.is_recovered = False
         self._timeline_for = timeline_for
         self._timelines: dict[str, Timeline] = {}
 
@@ -86,6 +87,7 @@ class Partition:
 
     def schedule_all(self) -> None:
         """Fill the wheel from the states: once, when recovery is over."""
+        self.is_recovered = True
         self.wheel = Wheel()
         for key, stored in self.states.items():
             due = due_of(stored)

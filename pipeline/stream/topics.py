@@ -1,5 +1,6 @@
 """This file makes and checks the topics. Workers never create any."""
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.errors import UnavailableError
 
 _DAY_MS = 86_400_000
 _TIMEOUT_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
 TIMESTAMPS = "message.timestamp.type"
 
 
@@ -123,7 +125,18 @@ class TopicAdmin:
                     ) from error
             else:
                 made.append(name)
+        self._await_visible(set(made))
         return made
+
+    def _await_visible(self, names: set[str]) -> None:
+        # The broker answers before all that ask it know of the topics.
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while not names <= set(self.existing()):
+            if time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"topics {', '.join(sorted(names))} were made, but the broker does not show them"
+                )
+            time.sleep(_LOOK_SECONDS)
 
     def problems(self) -> list[str]:
         """Return what is wrong with the topics, each with what to do about it."""

@@ -1,0 +1,96 @@
+"""`resmeter check`."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from pipeline import logs
+from pipeline.cli import MISUSED
+from pipeline.config import Settings, load_valid_settings
+from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.tenants import Tenants, load_tenants
+
+
+@click.command("check")
+def command() -> None:
+    """Check settings, tenant file and policies, broker, ledger and Stripe key, all at once.
+
+    Every problem is listed with what to do about it; the exit status is then 2. Nothing is
+    changed anywhere.
+
+    \b
+    Example:
+      RESMETER_CONFIG=resmeter.toml resmeter check && resmeter worker
+    """
+    settings, problems, wrong = load_valid_settings()
+    logs.configure(settings.log)
+    _show("settings", [] if problems else ["every variable is valid"], problems)
+    count = len(problems)
+    for section, name, check in _checks(settings):
+        if section in wrong:
+            click.echo(f"-  {name}: not looked at, as its settings are wrong", err=True)
+            continue
+        facts: list[str] = []
+        try:
+            found = check(facts)
+        except ConfigurationError as error:
+            found = list(error.problems)
+        except UnavailableError as error:
+            found = [str(error)]
+        _show(name, facts, found)
+        count += len(found)
+    if count:
+        click.echo(f"error: {count} problem{'s' if count > 1 else ''} to solve", err=True)
+        sys.exit(MISUSED)
+
+
+Check = Callable[[list[str]], list[str]]  # takes where to put facts, returns problems
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
+    tenants: list[Tenants] = []
+
+    def tenant_file(facts: list[str]) -> list[str]:
+        found = load_tenants(settings.config)
+        tenants.append(found)
+        facts.append(
+            f"{settings.config}: {len(found.customers)} tenants with a Stripe customer"
+            if settings.config
+            else "RESMETER_CONFIG is not set: fin-2026 for everyone, and nobody is billed"
+        )
+        return []
+
+    def broker(facts: list[str]) -> list[str]:
+        from pipeline.stream.topics import TopicAdmin
+
+        problems = TopicAdmin(settings).problems()
+        facts.append(f"{settings.kafka.bootstrap_servers} answers")
+        return problems
+
+    def ledger(facts: list[str]) -> list[str]:
+        from pipeline.ledger import open_ledger
+
+        opened = open_ledger(settings.ledger.url)
+        opened.close()
+        facts.append(f"{opened.shown} has the tables of this version")
+        return []
+
+    def stripe(facts: list[str]) -> list[str]:
+        from pipeline.sink.meter import look
+
+        found = tenants[0] if tenants else load_tenants(None)
+        return asyncio.run(look(settings.stripe, found.customers, found.event_names, facts.append))
+
+    yield "config", "tenant file", tenant_file
+    yield "kafka", "broker", broker
+    yield "ledger", "ledger", ledger
+    yield "stripe", "Stripe", stripe
+
+
+def _show(name: str, facts: list[str], problems: list[str]) -> None:
+    if not problems:
+        click.echo(f"ok {name}: {'; '.join(facts)}", err=True)
+    for problem in problems:
+        click.echo(f"!! {name}: {problem}", err=True)

@@ -1,0 +1,178 @@
+"""`resmeter demo`."""
+
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli import FAILED
+from pipeline.config import load_settings
+from pipeline.demo.run import Demo, histories, running_demo, sums_at_stripe
+from pipeline.errors import ConfigurationError
+from pipeline.ledger import Ledger, open_ledger, reports
+from pipeline.ledger.entries import Receipt
+from pipeline.replay.explain import explain, tell
+from pipeline.tenants import load_tenants
+
+_WIDTH_WHERE_NO_TERMINAL = 100
+
+
+@click.command("demo")
+@click.option("--keep", is_flag=True, help="Leave everything up until Ctrl-C.")
+def command(*, keep: bool) -> None:
+    """Run everything once, over 200 real support conversations.
+
+    Kafka is the one that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, or a real one out of wheels that
+    is started and stopped here. Worker, sink and an emulator of Stripe's billing API run as
+    processes; nothing of them stays when it ends.
+
+    \b
+    resmeter demo
+    resmeter demo --keep
+    """
+    settings = load_settings()
+    talk = Console(stderr=True, highlight=False)
+    began = time.monotonic()
+
+    @contextlib.contextmanager
+    def step(text: str) -> Iterator[None]:
+        started = time.monotonic()
+        with talk.status(text) if talk.is_terminal else contextlib.nullcontext():
+            yield
+        talk.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+    try:
+        with running_demo(settings, step) as demo:
+            agrees = _show(demo, time.monotonic() - began)
+            if keep:
+                _stay(demo, talk)
+            else:
+                talk.print("[dim]ending everything that was started[/]")
+    except KeyboardInterrupt:
+        talk.print("interrupted; everything that was started has ended")
+        sys.exit(130)
+    if not agrees:
+        sys.exit(FAILED)
+
+
+def _show(demo: Demo, seconds: float) -> bool:
+    """Print the bill and one receipt; return whether ledger and Stripe agree."""
+    tenants = load_tenants(demo.folder / "resmeter.toml")
+    conversations: dict[str, int] = {}
+    for tenantid, _, _ in histories(demo.data):
+        conversations[tenantid] = conversations.get(tenantid, 0) + 1
+    ledger = open_ledger(demo.env["RESMETER_LEDGER__URL"])
+    try:
+        bill = [_Bill(tenantid) for tenantid in sorted(conversations)]
+        by_tenant = {line.tenantid: line for line in bill}
+        for found in reports.usage(ledger):
+            line = by_tenant[found.tenantid]
+            price = tenants.price_for(
+                found.tenantid, found.outcome, found.policy, found.policy_version
+            )
+            assert price is not None
+            line.quantity += found.quantity
+            line.confirmed += found.confirmed
+            line.assumed += found.assumed
+            line.amount += price[0] * found.quantity
+        at_stripe = sums_at_stripe(demo)
+        receipt = _an_assumed_one(demo, ledger)
+    finally:
+        ledger.close()
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=_WIDTH_WHERE_NO_TERMINAL)
+    out.print()
+    out.print(_table(bill, conversations, at_stripe))
+    agrees = all(line.quantity == at_stripe[line.tenantid] for line in bill)
+    out.print(
+        "[green]The ledger and Stripe's own sums agree.[/]"
+        if agrees
+        else "[red]The ledger and Stripe's own sums differ.[/]"
+    )
+    out.print(f"{demo.broker}; {seconds:.0f} s in all\n")
+    out.print('[bold]"Why was I billed for this?"[/]  One receipt of these:\n')
+    for text in tell(explain(receipt, tenants)):
+        out.print(f"  {text}", markup=False, soft_wrap=False)
+    out.print(_next_steps(receipt[0].record.tenantid, receipt[0].record.conversation))
+    return agrees
+
+
+class _Bill:
+    def __init__(self, tenantid: str) -> None:
+        self.tenantid = tenantid
+        self.quantity = self.confirmed = self.assumed = 0
+        self.amount = Decimal(0)
+
+
+def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str, int]) -> Table:
+    table = Table(
+        title="Billed under fin-2026: $0.99 a resolution", title_justify="left", show_footer=True
+    )
+    totals = [
+        str(sum(conversations.values())),
+        str(sum(line.quantity for line in bill)),
+        str(sum(line.confirmed for line in bill)),
+        str(sum(line.assumed for line in bill)),
+        f"${sum(line.amount for line in bill):.2f}",
+        str(sum(at_stripe.values())),
+    ]
+    table.add_column("tenant", footer="all")
+    names = ("conversations", "resolutions", "confirmed", "assumed", "amount", "at Stripe")
+    for name, total in zip(names, totals, strict=True):
+        table.add_column(name, justify="right", footer=total)
+    for line in bill:
+        table.add_row(
+            line.tenantid,
+            str(conversations[line.tenantid]),
+            str(line.quantity),
+            str(line.confirmed),
+            str(line.assumed),
+            f"${line.amount:.2f}",
+            str(at_stripe[line.tenantid]),
+        )
+    return table
+
+
+def _an_assumed_one(demo: Demo, ledger: Ledger) -> list[Receipt]:
+    """Return the receipt of the first conversation whose silence was billed."""
+    for tenantid, conversation, _ in histories(demo.data):
+        found = reports.receipts(ledger, tenantid, conversation)
+        if found and found[-1].record.kind == "assumed":
+            return found
+    raise ConfigurationError(["the demo's data hold no assumed resolution"])
+
+
+def _next_steps(tenantid: str, conversation: str) -> str:
+    return f"""
+[bold]Where to go next[/]
+  make demo KEEP=1                 leaves it up: look at /metrics, `resmeter usage`,
+                                   `resmeter explain {tenantid} {conversation}`
+  README.md                        run it on your own Kafka and Stripe
+  docs/events.md                   send your first event
+  docs/outcomes.md                 what bills, and why
+"""
+
+
+def _stay(demo: Demo, talk: Console) -> None:
+    file = demo.folder / "env.sh"
+    file.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in demo.env.items()))
+    talk.print(
+        f"[bold]Everything is up.[/] Ctrl-C ends it.\n"
+        f"  worker    {demo.worker_url}/metrics\n"
+        f"  sink      {demo.sink_url}/metrics\n"
+        f"  emulator  {demo.emulator_url}/_emulator/sums\n"
+        f"  logs      {demo.folder}\n"
+        f"In another terminal:\n"
+        f"  source {file}\n"
+        f"  resmeter usage"
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)

@@ -1,0 +1,283 @@
+"""This file runs the pipeline's processes for a test, on topics and groups of its own."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from pipeline.local.processes import Process
+from pipeline.usage.record import UsageRecord, decode_record
+
+PARTITIONS = 4
+SECONDS_MAX = 90.0
+_HEADERS: list[tuple[str, str | bytes | None]] = [("content-type", b"application/cloudevents+json")]
+
+
+class Message(NamedTuple):
+    """A message as read back from a topic."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes | None]
+
+
+class Run:
+    """Topics, groups, ledger and processes of one test."""
+
+    def __init__(
+        self, servers: str, folder: Path, stack: contextlib.ExitStack, events: str | None = None
+    ) -> None:
+        ids = uuid.uuid4().hex[:10]
+        self.servers = servers
+        self.folder = folder
+        self._stack = stack
+        self._started = 0
+        self.env = {
+            "RESMETER_KAFKA__BOOTSTRAP_SERVERS": servers,
+            "RESMETER_TOPICS__EVENTS": events or f"test-{ids}.events",
+            "RESMETER_TOPICS__CHANGELOG": f"test-{ids}.changelog",
+            "RESMETER_TOPICS__RECORDS": f"test-{ids}.records",
+            "RESMETER_TOPICS__DEAD_LETTERS": f"test-{ids}.dlq",
+            "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
+            "RESMETER_TOPICS__RECORDS_PARTITIONS": "2",
+            "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
+            "RESMETER_WORKER__GROUP": f"test-{ids}",
+            "RESMETER_WORKER__HTTP_PORT": "0",
+            "RESMETER_WORKER__SETTLE_QUIET_SECONDS": "1",
+            "RESMETER_WORKER__SETTLE_INTERVAL_SECONDS": "0.2",
+            "RESMETER_WORKER__SESSION_TIMEOUT_SECONDS": "6",
+            "RESMETER_WORKER__COMMIT_INTERVAL_SECONDS": "0.2",
+            "RESMETER_LEDGER__URL": f"sqlite:///{folder}/ledger.sqlite",
+            "RESMETER_SINK__GROUP": f"test-{ids}-sink",
+            "RESMETER_SINK__HTTP_PORT": "0",
+            "RESMETER_SINK__FLUSH_INTERVAL_SECONDS": "0.2",
+            "RESMETER_STRIPE__API_KEY": "sk_test_tests",
+            "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",  # nobody is there
+            "RESMETER_LOG__FORMAT": "json",
+        }
+
+    # --- commands and processes -------------------------------------------------------------------
+
+    def resmeter(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end, whatever its exit status."""
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", *arguments],
+            env={**_clean_environment(), **self.env, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS_MAX,
+        )
+
+    def done(self, *arguments: str, **env: str) -> str:
+        """Run a command that must succeed; return what it printed."""
+        result = self.resmeter(*arguments, **env)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def start(self, name: str, **env: str) -> Process:
+        """Start worker or sink in the background; it ends with the test."""
+        self._started += 1
+        log = self.folder / f"{name}-{self._started}.log"
+        process = Process(name, [name], {**self.env, **env}, log)
+        self._stack.callback(process.stop)
+        return process
+
+    def port(self, process: Process) -> int:
+        return int(process.find(r'"http_port": (\d+)', SECONDS_MAX))
+
+    # --- what goes in -----------------------------------------------------------------------------
+
+    def produce(
+        self, messages: Iterable[tuple[bytes | None, bytes | None, int]], **more: Any
+    ) -> None:
+        """Produce (key, value, timestamp) to the events topic, and await the acknowledgements."""
+        producer = Producer(
+            {
+                "bootstrap.servers": self.servers,
+                "partitioner": "murmur2_random",
+                "linger.ms": 5,
+                "message.max.bytes": 2_000_000,
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+        for key, value, timestamp in messages:
+            arguments = {"headers": _HEADERS, **more}
+            producer.produce(
+                self.env["RESMETER_TOPICS__EVENTS"],
+                value,
+                key,
+                timestamp=timestamp,
+                **arguments,
+            )
+            producer.poll(0)
+        assert producer.flush(SECONDS_MAX) == 0
+
+    # --- what comes out ---------------------------------------------------------------------------
+
+    def messages(self, topic: str) -> list[Message]:
+        """Return all that a topic (`EVENTS`, `RECORDS`, ...) holds, by partition and offset."""
+        name = self.env[f"RESMETER_TOPICS__{topic}"]
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": "test-reader",
+                "isolation.level": "read_uncommitted",
+            }
+        )
+        found: list[Message] = []
+        try:
+            numbers = consumer.list_topics(name, timeout=10).topics[name].partitions
+            left: dict[int, int] = {}
+            places = []
+            for number in numbers:
+                low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=10)
+                if high > low:
+                    left[number] = high
+                    places.append(TopicPartition(name, number, low))
+            consumer.assign(places)
+            while left:
+                for message in consumer.consume(10_000, timeout=0.2):
+                    assert message.error() is None
+                    number, offset = message.partition(), message.offset()
+                    assert number is not None
+                    assert offset is not None
+                    headers: Any = message.headers()
+                    key: Any = message.key()
+                    found.append(Message(number, offset, key, message.value(), dict(headers or ())))
+                    if offset + 1 >= left[number]:
+                        del left[number]
+        finally:
+            consumer.close()
+        return sorted(found, key=lambda m: (m.partition, m.offset))
+
+    def usage_records(self) -> dict[str, bytes]:
+        """Return the usage records by id; the same id with other content fails the test."""
+        found: dict[str, bytes] = {}
+        for message in self.messages("RECORDS"):
+            assert message.value is not None
+            identity = decode_record(message.value).id
+            assert found.setdefault(identity, message.value) == message.value
+        return found
+
+    # --- waiting ----------------------------------------------------------------------------------
+
+    def until_decided(self, process: Process, count: int) -> None:
+        """Wait until one worker holds all partitions, has taken everything and no window is open."""
+        port = self.port(process)
+        process.wait_until(
+            lambda: (
+                self.committed() >= count
+                and _partitions_held(port) == PARTITIONS
+                and readiness(port)[0] == 200
+                and _left(port) == 0
+            ),
+            SECONDS_MAX,
+            f"{count} events are decided",
+        )
+
+    def committed(self) -> int:
+        """Return how many events the worker's group has committed."""
+        group, topic = self.env["RESMETER_WORKER__GROUP"], self.env["RESMETER_TOPICS__EVENTS"]
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group})
+        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        try:
+            return sum(max(0, place.offset) for place in consumer.committed(places, timeout=10))
+        except KafkaException as error:
+            # A fresh broker has no coordinator for a moment.
+            if error.args[0].code() in {KafkaError.NOT_COORDINATOR, KafkaError._WAIT_COORD}:
+                return 0
+            raise
+        finally:
+            consumer.close()
+
+
+def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
+    """Add usage records up: (tenant, conversation) → outcome → units, without zeros."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for value in values:
+        record: UsageRecord = decode_record(value)
+        units = found.setdefault((record.tenantid, record.conversation), {})
+        units[record.outcome] = units.get(record.outcome, 0) + record.quantity
+    return {
+        key: kept for key, units in found.items() if (kept := {o: n for o, n in units.items() if n})
+    }
+
+
+def decided(lines: bytes) -> dict[tuple[str, str], dict[str, int]]:
+    """Read what `resmeter decide` printed in the form of `net`."""
+    answers = map(orjson.loads, lines.splitlines())
+    return {(a["tenantid"], a["conversation"]): a["net"] for a in answers if a["net"]}
+
+
+def metric(port: int, name: str, **labels: str) -> float:
+    """Return the sum of a series over the labels that are not given."""
+    return sum(
+        sample.value
+        for sample in _samples(port)
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def _samples(port: int) -> list[Sample]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    families = text_string_to_metric_families(text)
+    return [sample for family in families for sample in family.samples]
+
+
+def _partitions_held(port: int) -> int:
+    return sum(sample.name == "resmeter_lag_records" for sample in _samples(port))
+
+
+def _left(port: int) -> float:
+    return metric(port, "resmeter_open_conversations") + metric(
+        port, "resmeter_unacknowledged_batches"
+    )
+
+
+def readiness(port: int) -> tuple[int, dict[str, Any]]:
+    """Return status and content of `/health/ready`."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=10) as answer:
+            return answer.status, orjson.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, orjson.loads(error.read())
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS_MAX
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
+    """Make the topics of a run; its processes end with the context.
+
+    `events` names an events topic that is there already, shared with other runs.
+    """
+    with contextlib.ExitStack() as stack:
+        run = Run(servers, folder, stack, events)
+        run.done("topics", "create")
+        yield run
+
+
+def _clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RESMETER_")}

@@ -1,0 +1,160 @@
+"""The worker on a real broker: what it decides, and that no fault changes it."""
+
+import random
+from collections import Counter
+from importlib import resources
+
+import orjson
+import pytest
+
+from tests.kafka.conftest import Load
+from tests.kafka.run import PARTITIONS, Run, decided, metric, net, readiness, wait_until
+
+AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
+DATA = resources.files("pipeline.demo") / "data" / "airline_support.events.ndjson"
+
+
+def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> None:
+    run.done("produce", str(DATA))
+    worker = run.start("worker")
+
+    run.until_decided(worker, 3081)
+
+    billed = net(run.usage_records().values())
+    assert billed == decided(run.done("decide", str(DATA), "--as-of", AS_OF).encode())
+    assert Counter(tenantid for tenantid, _ in billed) == {
+        "bluejay": 33,
+        "aurora": 32,
+        "contoso-travel": 30,
+        "northwind-air": 30,
+        "fly-kite": 18,
+    }
+    port = run.port(worker)
+    assert metric(port, "resmeter_events_total") == 3081
+    charged = metric(port, "resmeter_transitions_total", delta="+1")
+    assert charged - metric(port, "resmeter_transitions_total", delta="-1") == 143
+
+
+def test_an_undisturbed_run_equals_decide_conversation_by_conversation(
+    load: Load, run: Run
+) -> None:
+    expected = decided(run.done("decide", str(load.file), "--as-of", AS_OF).encode())
+
+    assert net(load.records.values()) == expected
+
+
+def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(
+    load: Load, loaded_run: Run
+) -> None:
+    run = loaded_run
+    slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "20", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
+    first = run.start("worker", **slow)
+    wait_until(lambda: run.committed() > 0, "the first worker is in the middle")
+    second = run.start("worker", **slow)
+    port = run.port(second)
+    wait_until(lambda: metric(port, "resmeter_events_total") > 0, "the second worker shares")
+    first.stop()
+
+    run.until_decided(second, load.count)
+
+    assert run.usage_records() == load.records
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    draw = random.Random(3)
+    slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "300"}
+    for kill in range(1, 4):
+        worker = run.start("worker", **slow)
+        until = load.count * kill // 5 + draw.randrange(1_000)
+        wait_until(lambda until=until: run.committed() > until, "the worker is in the middle")  # type: ignore[misc]
+        worker.kill()
+    last = run.start("worker")
+
+    run.until_decided(last, load.count)
+
+    assert run.usage_records() == load.records
+
+
+def test_a_worker_that_starts_again_emits_nothing_anew(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    first = run.start("worker")
+    run.until_decided(first, load.count)
+    first.stop()
+    before = len(run.messages("RECORDS"))
+    again = run.start("worker")
+    port = run.port(again)
+    wait_until(lambda: readiness(port)[0] == 200, "the worker is ready again")
+
+    wait_until(
+        lambda: metric(port, "resmeter_conversations") > 0, "its states are back from the changelog"
+    )
+
+    assert len(run.messages("RECORDS")) == before
+    assert metric(port, "resmeter_open_conversations") == 0
+
+
+def test_sigterm_commits_leaves_the_group_and_exits_with_0(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    worker = run.start("worker")
+    run.until_decided(worker, load.count)
+
+    worker.stop()
+
+    assert worker.wait(1) == 0
+    assert run.committed() == load.count
+    assert '"worker_stopped"' in worker.log()
+
+
+def test_silence_bills_by_the_brokers_clock_while_no_event_comes(run: Run) -> None:
+    at = "2026-05-04T09:00:00.000Z"
+    run.produce(
+        [
+            (b"acme:c1", _event("s1", "started", at, initiated_by="customer"), _MS),
+            (b"acme:c1", _event("m1", "customer_message", at, intent="help_request"), _MS),
+            (b"acme:c1", _event("a1", "ai_message", at, kind="answer"), _MS),
+        ]
+    )
+    worker = run.start("worker")
+
+    run.until_decided(worker, 3)
+
+    (record,) = run.usage_records().values()
+    assert b'"reason":"silence"' in record
+    assert b'"occurred_at":"2026-05-05T09:00:00.000Z"' in record
+
+
+@pytest.mark.parametrize("partitions", [PARTITIONS + 1])
+def test_a_worker_refuses_topics_that_are_not_as_the_settings_say(
+    run: Run, partitions: int
+) -> None:
+    result = run.resmeter("worker", RESMETER_TOPICS__PARTITIONS=str(partitions))
+
+    assert result.returncode == 2
+    assert f"has {PARTITIONS} partitions, the settings say {partitions}" in result.stderr
+
+
+def test_topics_create_is_safe_to_run_again(run: Run) -> None:
+    result = run.resmeter("topics", "create")
+
+    assert result.returncode == 0
+    assert result.stderr.count("is there") == 4
+    assert run.resmeter("topics", "check").returncode == 0
+
+
+_MS = 1_777_885_200_000  # 2026-05-04T09:00:00Z
+
+
+def _event(identity: str, type_: str, at: str, **data: object) -> bytes:
+    return orjson.dumps(
+        {
+            "specversion": "1.0",
+            "id": identity,
+            "source": "/chat",
+            "type": f"conversation.{type_}",
+            "subject": "c1",
+            "time": at,
+            "tenantid": "acme",
+            "data": data,
+        }
+    )
