@@ -108,7 +108,9 @@ class SinkSettings(_Section):
 class StripeSettings(_Section):
     api_key: SecretStr | None = Field(None, description="secret or restricted key")
     base_url: str | None = Field(
-        None, description="another address than Stripe's, such as that of `resmeter emulator`"
+        None,
+        pattern=r"^https?://[^\s;]+$",
+        description="another address than Stripe's, such as that of `resmeter emulator`",
     )
 
 

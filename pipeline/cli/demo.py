@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli import FAILED
+from pipeline.cli.explain import laid_out
 from pipeline.config import load_settings
 from pipeline.demo.run import Demo, histories, running_demo, sums_at_stripe
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.ledger.entries import Receipt
-from pipeline.replay.explain import explain, tell
+from pipeline.replay.explain import explain
 from pipeline.tenants import load_tenants
 
 _WIDTH_WHERE_NO_TERMINAL = 100
@@ -45,7 +47,9 @@ def command(*, keep: bool) -> None:
         started = time.monotonic()
         with talk.status(text) if talk.is_terminal else contextlib.nullcontext():
             yield
-        talk.print(f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]")
+        talk.print(
+            f"[green]✓[/] {text} [dim]({time.monotonic() - started:.1f} s)[/]", soft_wrap=True
+        )
 
     try:
         with running_demo(settings, step) as demo:
@@ -98,8 +102,8 @@ def _show(demo: Demo, seconds: float) -> bool:
     )
     out.print(f"{demo.broker}; {seconds:.0f} s in all\n")
     out.print('[bold]"Why was I billed for this?"[/]  One receipt of these:\n')
-    for text in tell(explain(receipt, tenants)):
-        out.print(f"  {text}", markup=False, soft_wrap=False)
+    for text in laid_out(explain(receipt, tenants), out.width - 2):
+        out.print(textwrap.indent(text, "  "), markup=False, soft_wrap=True)
     out.print(_next_steps(receipt[0].record.tenantid, receipt[0].record.conversation))
     return agrees
 

@@ -1,5 +1,9 @@
 """`resmeter explain`."""
 
+import shutil
+import textwrap
+from collections.abc import Iterator
+
 import click
 import msgspec
 
@@ -7,8 +11,11 @@ from pipeline import logs
 from pipeline.cli import FAILED
 from pipeline.config import load_settings
 from pipeline.ledger import open_ledger, reports
-from pipeline.replay.explain import explain, tell
+from pipeline.replay.explain import Explanation, explain, tell
 from pipeline.tenants import load_tenants
+
+COLUMNS_MIN = 60
+LABEL_COLUMNS = 13
 
 
 @click.command("explain")
@@ -45,5 +52,17 @@ def command(ctx: click.Context, tenantid: str, conversation: str, *, as_json: bo
     if as_json:
         click.echo(msgspec.json.encode(explanation))
     else:
-        for line in tell(explanation):
+        for line in laid_out(explanation, shutil.get_terminal_size().columns):
             click.echo(line)
+
+
+def laid_out(explanation: Explanation, columns: int) -> Iterator[str]:
+    """Yield the lines of the receipt, broken to fit and to stay below their labels."""
+    for line in tell(explanation):
+        yield textwrap.fill(
+            line,
+            max(columns, COLUMNS_MIN),
+            subsequent_indent=" " * LABEL_COLUMNS,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

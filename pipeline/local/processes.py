@@ -14,7 +14,7 @@ from pipeline.errors import UnavailableError
 
 _PR_SET_PDEATHSIG = 1
 _STOP_SECONDS_MAX = 20.0
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.1
 _TAIL_CHARACTERS = 1_500
 
 
@@ -53,7 +53,7 @@ class Process:
         return found[0]
 
     def wait_until(self, holds: Callable[[], bool], seconds_max: float, what: str) -> None:
-        """Wait until a condition holds, looking twenty times a second.
+        """Wait until a condition holds, looking ten times a second.
 
         Raises:
             UnavailableError: the process ended, or it took too long.

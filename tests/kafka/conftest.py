@@ -25,7 +25,7 @@ class Load(NamedTuple):
 
     topic: str
     file: Path
-    count: int
+    size: int
     records: dict[str, bytes]  # usage records by id
 
 

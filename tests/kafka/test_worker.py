@@ -55,7 +55,7 @@ def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(
     wait_until(lambda: metric(port, "resmeter_events_total") > 0, "the second worker shares")
     first.stop()
 
-    run.until_decided(second, load.count)
+    run.until_decided(second, load.size)
 
     assert run.usage_records() == load.records
 
@@ -66,12 +66,12 @@ def test_a_killed_worker_loses_and_doubles_nothing(load: Load, loaded_run: Run) 
     slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "300"}
     for kill in range(1, 4):
         worker = run.start("worker", **slow)
-        until = load.count * kill // 5 + draw.randrange(1_000)
+        until = load.size * kill // 5 + draw.randrange(1_000)
         wait_until(lambda until=until: run.committed() > until, "the worker is in the middle")  # type: ignore[misc]
         worker.kill()
     last = run.start("worker")
 
-    run.until_decided(last, load.count)
+    run.until_decided(last, load.size)
 
     assert run.usage_records() == load.records
 
@@ -79,7 +79,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(load: Load, loaded_run: Run) 
 def test_a_worker_that_starts_again_emits_nothing_anew(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     first = run.start("worker")
-    run.until_decided(first, load.count)
+    run.until_decided(first, load.size)
     first.stop()
     before = len(run.messages("RECORDS"))
     again = run.start("worker")
@@ -97,12 +97,12 @@ def test_a_worker_that_starts_again_emits_nothing_anew(load: Load, loaded_run: R
 def test_sigterm_commits_leaves_the_group_and_exits_with_0(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     worker = run.start("worker")
-    run.until_decided(worker, load.count)
+    run.until_decided(worker, load.size)
 
     worker.stop()
 
     assert worker.wait(1) == 0
-    assert run.committed() == load.count
+    assert run.committed() == load.size
     assert '"worker_stopped"' in worker.log()
 
 

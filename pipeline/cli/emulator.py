@@ -1,0 +1,69 @@
+"""`resmeter emulator`."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from pipeline.cli.decide import Time
+from pipeline.emulator.server import Clock, Emulator, run
+from pipeline.emulator.state import State
+from pipeline.tenants import load_tenants
+
+
+@click.command("emulator")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=12111, show_default=True, help="0: any free one.")
+@click.option(
+    "--tenants",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Begin with the customers and meters that this tenant file names.",
+)
+@click.option("--clock", type=Time(), help="Begin at this time (RFC 3339), not at the host's.")
+@click.option("--api-key", metavar="KEY", help="Take this key alone, not any sk_test_ or rk_test_.")
+@click.option("--rate-limit", type=float, metavar="CALLS", help="Calls a second; 429 beyond.")
+def command(
+    host: str,
+    port: int,
+    tenants: Path | None,
+    clock: int | None,
+    api_key: str | None,
+    rate_limit: float | None,
+) -> None:
+    """Run a stand-in for Stripe's billing API, in memory, until told to stop.
+
+    Customers, meters, meter events and their summaries, with the limits, duplicates and errors of
+    the real one. /_emulator/sums shows what was counted.
+
+    \b
+    Example:
+      resmeter emulator --tenants resmeter.toml &
+      export RESMETER_STRIPE__BASE_URL=http://127.0.0.1:12111 RESMETER_STRIPE__API_KEY=sk_test_x
+      resmeter sink
+    """
+    time = Clock(None if clock is None else clock / 1000)
+    state = State()
+    if tenants is not None:
+        _prepare(state, tenants, time.now())
+    emulator = Emulator(state, time, api_key=api_key, calls_per_second_max=rate_limit)
+
+    def ready(base_url: str) -> None:
+        click.echo(f"the emulator is ready at {base_url} (Ctrl-C ends it)", err=True)
+
+    asyncio.run(run(emulator, host, port, ready))
+
+
+def _prepare(state: State, file: Path, now: float) -> None:
+    found = load_tenants(file)
+    for tenantid, customer in found.customers.items():
+        state.create_customer({"name": tenantid}, now, customer)
+    for event_name in found.event_names:
+        state.create_meter(
+            {
+                "display_name": event_name,
+                "event_name": event_name,
+                "default_aggregation": {"formula": "sum"},
+            },
+            now,
+        )
