@@ -14,7 +14,7 @@ from types import FrameType
 
 import msgspec
 import orjson
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.config import Settings, kafka_client_options
@@ -247,6 +247,7 @@ def _delete_topics(settings: Settings, servers: str, env: dict[str, str]) -> Non
         for name, value in env.items()
         if name.startswith("RESMETER_TOPICS__") and value.startswith("demo-")
     ]
-    for future in AdminClient(options).delete_topics(names, operation_timeout=10).values():
-        with contextlib.suppress(Exception):  # one that was not made yet
+    client = AdminClient(options)  # it must outlive the call
+    for future in client.delete_topics(names, operation_timeout=10).values():
+        with contextlib.suppress(KafkaException):  # one that was not made yet
             future.result()

@@ -158,11 +158,15 @@ def _fields(event: MeterEvent) -> dict[str, Any]:
 
 
 def due(ledger: Ledger, now: int, events_max: int) -> list[MeterEvent]:
-    """Return the oldest meter events that wait for a call and that no sink is calling for."""
+    """Return the oldest meter events that wait for a call and that no sink is calling for.
+
+    One whose time has not come waits: Stripe would refuse it for good.
+    """
     m = meter_event.c
     query = (
         select(*_event_columns)
         .where(m.state.in_(("planned", "sent")), m.lease_until <= now)
+        .where(m.timestamp <= now // 1000)
         .order_by(m.hour, m.identifier)
         .limit(events_max)
     )

@@ -1,0 +1,222 @@
+"""Bad input on a real broker: a clear message, a counter, and nothing else is lost."""
+
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import orjson
+
+from pipeline.emulator.server import Emulator, running
+from pipeline.events.times import format_time
+from tests.kafka.run import Run, metric, net
+
+AT = 1_777_885_200_000  # 2026-05-04T09:00:00Z
+KEY = b"acme:c1"
+
+
+def event(
+    identity: str,
+    type_: str = "customer_message",
+    at: int = AT,
+    *,
+    subject: str = "c1",
+    **data: object,
+) -> bytes:
+    return orjson.dumps(
+        {
+            "specversion": "1.0",
+            "id": identity,
+            "source": "/chat",
+            "type": f"conversation.{type_}",
+            "subject": subject,
+            "time": format_time(at),
+            "tenantid": "acme",
+            "data": data,
+        }
+    )
+
+
+def resolved(subject: str) -> list[tuple[bytes | None, bytes | None, int]]:
+    """A conversation that bills one resolution."""
+    key = f"acme:{subject}".encode()
+    return [
+        (key, event("m1", intent="help_request", subject=subject), AT),
+        (key, event("a1", "ai_message", AT + 1, kind="answer", subject=subject), AT + 1),
+        (key, event("m2", at=AT + 2, intent="confirmation", subject=subject), AT + 2),
+    ]
+
+
+BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
+    # key, value, reason, in the detail
+    (KEY, b"\xff\x00garbage", "malformed_json", "not JSON"),
+    (KEY, b"", "malformed_json", "empty"),
+    (KEY, None, "malformed_json", "empty"),
+    (KEY, b"[1, 2]", "not_cloudevents", "not an object"),
+    (KEY, b'{"hello": "world"}', "not_cloudevents", "specversion"),
+    (b"acme:other", event("w1", intent="help_request"), "key_mismatch", "acme:c1"),
+    (None, event("w2", intent="help_request"), "key_mismatch", "absent"),
+    (KEY, event("x", intent="help_request", pad="x" * 300 * 1024), "too_large", "at most"),
+    (KEY, event("u1", "teleported"), "unknown_type", "conversation.teleported"),
+    (KEY, event("f1", at=AT + 3_600_000, intent="confirmation"), "future_time", "5 minutes"),
+    (KEY, event("d1", intent="bliss"), "invalid_data", "intent"),
+    (KEY, event("", intent="confirmation"), "invalid_attribute", "id"),
+]
+
+
+def test_every_bad_record_becomes_a_dead_letter_with_its_origin_and_the_rest_bills(
+    run: Run,
+) -> None:
+    messages = resolved("c1")
+    for key, value, _, _ in BAD:
+        messages += [(key, value, AT + 3)]
+    messages += resolved("c2")
+    run.produce(messages)
+    worker = run.start("worker")
+
+    run.until_decided(worker, len(messages))
+
+    assert net(run.usage_records().values()) == {
+        ("acme", "c1"): {"resolution": 1},
+        ("acme", "c2"): {"resolution": 1},
+    }
+    letters = run.messages("DEAD_LETTERS")
+    assert len(letters) == len(BAD)
+    for key, value, reason, in_detail in BAD:
+        (letter,) = (
+            m
+            for m in letters
+            if (m.key, m.value) == (key, value) and m.headers["resmeter-reason"] == reason.encode()
+        )
+        assert in_detail in (letter.headers["resmeter-detail"] or b"").decode()
+        assert letter.headers["resmeter-topic"] == run.env["RESMETER_TOPICS__EVENTS"].encode()
+        assert letter.headers["resmeter-timestamp"] == str(AT + 3).encode()
+    port = run.port(worker)
+    assert metric(port, "resmeter_rejected_total") == len(BAD)
+    assert metric(port, "resmeter_rejected_total", reason="key_mismatch") == 2
+    assert metric(port, "resmeter_events_total") == 6
+
+
+def test_a_conversation_takes_10_000_events_and_the_others_go_on(run: Run) -> None:
+    long = [(KEY, event(f"m{n}", at=AT + n, intent="help_request"), AT + n) for n in range(10_001)]
+    run.produce([*long, *resolved("c2")])
+    worker = run.start("worker")
+
+    run.until_decided(worker, len(long) + 3)
+
+    (letter,) = run.messages("DEAD_LETTERS")
+    assert letter.headers["resmeter-reason"] == b"conversation_too_long"
+    assert letter.value == long[-1][1]
+    assert net(run.usage_records().values()) == {("acme", "c2"): {"resolution": 1}}
+    assert metric(run.port(worker), "resmeter_rejected_total", reason="conversation_too_long") == 1
+
+
+def test_what_a_producer_sends_again_changes_nothing_and_is_counted(run: Run) -> None:
+    run.produce(resolved("c1") * 3)
+    worker = run.start("worker")
+
+    run.until_decided(worker, 9)
+
+    assert len(run.messages("RECORDS")) == 1
+    assert metric(run.port(worker), "resmeter_duplicates_total") == 6
+
+
+def test_produce_refuses_bad_lines_before_they_are_sent(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    good = [value for _, value, _ in resolved("c1") if value is not None]
+    file.write_bytes(b"\n".join([good[0], b"{oops", *good[1:], event("d1", intent="bliss")]))
+
+    result = run.resmeter("produce", str(file))
+
+    assert result.returncode == 3
+    assert "3 events sent and acknowledged, 2 refused" in result.stderr
+    said = [orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    assert [(entry["line"], entry["reason"]) for entry in said] == [
+        (2, "malformed_json"),
+        (5, "invalid_data"),
+    ]
+    assert len(run.messages("EVENTS")) == 3
+
+
+def test_produce_unchecked_sends_lines_as_they_are(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"{oops\n")
+
+    result = run.resmeter("produce", str(file), "--unchecked")
+
+    assert result.returncode == 0
+    (message,) = run.messages("EVENTS")
+    assert message.value == b"{oops"
+
+
+def test_a_broker_that_is_not_there_is_named_by_every_command(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    commands = [("worker",), ("sink",), ("topics", "create"), ("produce", "-")]
+    with socket.socket() as nobody, ThreadPoolExecutor() as pool:
+        nobody.bind(("127.0.0.1", 0))  # bound, and listened on by none
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+
+        def tried(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+            return run.resmeter(*command, RESMETER_KAFKA__BOOTSTRAP_SERVERS=address)
+
+        results = list(pool.map(tried, commands))
+
+    for result in results:
+        assert result.returncode == 1
+        assert address in result.stderr
+        assert "RESMETER_KAFKA__BOOTSTRAP_SERVERS" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_check_lists_all_problems_at_once(run: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "bad.toml"
+    policy.write_text(
+        'base = "fin-2026"\nname = "bad"\nversion = 0\nsilence = "sometimes"\nwindow = "soon"\n'
+    )
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text('policy_files = ["bad.toml"]\n[tenants.acme]\nstripe_customer = "acme"\n')
+
+    result = run.resmeter(
+        "check",
+        RESMETER_CONFIG=str(tenants),
+        RESMETER_SINK__HTTP_PORT="many",
+        RESMETER_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1",
+    )
+
+    assert result.returncode == 2
+    for said in (
+        "RESMETER_SINK__HTTP_PORT",
+        "version",
+        "silence",
+        "window",
+        "tenants.acme.stripe_customer",
+        "no Kafka broker answers at 127.0.0.1:1",
+        "resmeter ledger upgrade",
+        "cannot reach Stripe",
+    ):
+        assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_check_is_content_where_all_is_well(run: Run) -> None:
+    emulator = Emulator()
+    emulator.state.create_customer({}, 0, "cus_acme")
+    for outcome in ("resolution", "procedure_handoff", "qualification", "disqualification"):
+        emulator.state.create_meter(
+            {
+                "display_name": outcome,
+                "event_name": f"resmeter_{outcome}",
+                "default_aggregation": {"formula": "sum"},
+            },
+            0,
+        )
+    tenants = run.folder / "resmeter.toml"
+    tenants.write_text('[tenants.acme]\nstripe_customer = "cus_acme"\n')
+    run.done("ledger", "upgrade")
+    with running(emulator) as base_url:
+        result = run.resmeter(
+            "check", RESMETER_CONFIG=str(tenants), RESMETER_STRIPE__BASE_URL=base_url
+        )
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("ok ") == 5

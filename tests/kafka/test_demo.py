@@ -1,0 +1,123 @@
+"""`resmeter demo`, as a newcomer runs it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka.run import wait_until
+
+BILL = {
+    "aurora": ("32", "$31.68"),
+    "bluejay": ("33", "$32.67"),
+    "contoso-travel": ("30", "$29.70"),
+    "fly-kite": ("18", "$17.82"),
+    "northwind-air": ("30", "$29.70"),
+    "all": ("143", "$141.57"),
+}
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose temporary files are this test's alone: nothing may stay in them."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESMETER_")}
+    yield {**kept, "TMPDIR": str(tmp_path)}
+    left = [process for process in _processes() if str(tmp_path) in " ".join(_cmdline(process))]
+    assert left == []
+
+
+def _processes() -> list[psutil.Process]:
+    return list(psutil.process_iter())
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _demo(env: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "demo"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _rows(out: str) -> dict[str, tuple[str, str]]:
+    rows = {}
+    for line in out.splitlines():
+        if line.startswith("│"):
+            cells = [cell.strip() for cell in line.strip("│").split("│")]
+            rows[cells[0]] = (cells[2], cells[5])
+            assert cells[6] == cells[2]  # at Stripe
+    return rows
+
+
+def test_the_demo_bills_the_real_conversations_on_a_broker_of_its_own(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    process = _demo(env)
+
+    out, err = process.communicate(timeout=150)
+
+    assert process.returncode == 0, err
+    assert _rows(out) == BILL
+    assert "out of wheels" in err
+    assert "The ledger and Stripe's own sums agree." in out
+    assert "The AI's answer stood" in out
+    assert not list(tmp_path.glob("resmeter-*"))
+
+
+def test_the_demo_runs_on_the_broker_that_is_named_and_leaves_no_topic(
+    env: dict[str, str], broker: str
+) -> None:
+    process = _demo({**env, "RESMETER_KAFKA__BOOTSTRAP_SERVERS": broker})
+
+    out, err = process.communicate(timeout=150)
+
+    assert process.returncode == 0, err
+    assert _rows(out) == BILL
+    assert f"Kafka at {broker}" in out
+    client = AdminClient({"bootstrap.servers": broker})
+    wait_until(
+        lambda: not [name for name in client.list_topics().topics if name.startswith("demo-")],
+        "the demo's topics are gone",
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_interrupted_ends_everything_that_it_started(
+    env: dict[str, str], tmp_path: Path, number: signal.Signals
+) -> None:
+    process = _demo(env)
+    wait_until(lambda: len(psutil.Process(process.pid).children()) >= 4, "all is up")
+    children = psutil.Process(process.pid).children(recursive=True)
+
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert not [child for child in children if child.is_running()]
+    assert not list(tmp_path.glob("resmeter-*"))
+
+
+def test_a_demo_that_is_killed_takes_its_processes_with_it(env: dict[str, str]) -> None:
+    process = _demo(env)
+    wait_until(lambda: len(psutil.Process(process.pid).children()) >= 4, "all is up")
+    children = psutil.Process(process.pid).children(recursive=True)
+
+    process.kill()
+    process.communicate(timeout=60)
+
+    wait_until(lambda: not any(child.is_running() for child in children), "all have ended")

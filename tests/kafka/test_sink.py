@@ -1,0 +1,221 @@
+"""The sink on a real broker: every usage record enters the ledger once and is billed once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.emulator.server import Clock, Emulator, running
+from pipeline.events.times import parse_time
+from pipeline.ledger import open_ledger, reports
+from pipeline.local.processes import Process
+from tests.kafka.conftest import Load
+from tests.kafka.run import Run, decided, metric, net, readiness, wait_until
+
+AS_OF = "2030-01-01T00:00:00Z"
+SEVERAL_DAYS_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
+
+
+@pytest.fixture
+def stripe(loaded_run: Run) -> Iterator[Emulator]:
+    """An emulator with a customer for every tenant of the load, and the run's tenant file."""
+    emulator = Emulator(clock=Clock(SEVERAL_DAYS_LATER))
+    tenants = [f"tenant-{number:04d}" for number in range(200)]
+    for tenantid in tenants:
+        emulator.state.create_customer({}, 0, f"cus_{tenantid.replace('-', '_')}")
+    for outcome in ("resolution", "procedure_handoff", "qualification", "disqualification"):
+        emulator.state.create_meter(
+            {
+                "display_name": outcome,
+                "event_name": f"resmeter_{outcome}",
+                "default_aggregation": {"formula": "sum"},
+            },
+            0,
+        )
+    file = loaded_run.folder / "resmeter.toml"
+    file.write_text(
+        "".join(
+            f'[tenants.{tenantid}]\nstripe_customer = "cus_{tenantid.replace("-", "_")}"\n'
+            for tenantid in tenants
+        )
+    )
+    with running(emulator) as base_url:
+        loaded_run.env |= {
+            "RESMETER_CONFIG": str(file),
+            "RESMETER_STRIPE__BASE_URL": base_url,
+            "RESMETER_SINK__DELIVERIES_CONCURRENT_MAX": "64",
+            "RESMETER_SINK__CALL_TIMEOUT_SECONDS": "2",
+        }
+        yield emulator
+
+
+def test_workers_and_sinks_that_are_killed_bill_exactly_what_decide_says(
+    load: Load, loaded_run: Run, stripe: Emulator
+) -> None:
+    run = loaded_run
+    run.done("ledger", "upgrade")
+    slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "300", "RESMETER_SINK__BATCH_RECORDS_MAX": "50"}
+    for kill in range(1, 4):
+        worker, sink = run.start("worker", **slow), run.start("sink", **slow)
+        until = load.size * kill // 5
+        wait_until(lambda until=until: run.committed() > until, "the worker is in the middle")  # type: ignore[misc]
+        before = _stored(run)
+        wait_until(lambda before=before: _stored(run) > before, "the sink is in the middle")  # type: ignore[misc]
+        sink.kill()
+        worker.kill()
+    worker, sink = run.start("worker"), run.start("sink")
+    run.until_decided(worker, load.size)
+    _until_billed(run, sink, len(load.records))
+
+    expected = decided(run.done("decide", str(load.file), "--as-of", AS_OF).encode())
+    assert net(run.usage_records().values()) == expected
+    assert _in_ledger(run) == expected
+    assert run.usage_records() == load.records
+    assert _at_stripe(stripe) == _units(expected)
+
+
+def test_a_sink_without_a_right_key_keeps_the_ledger_and_says_that_it_is_halted(
+    load: Load, loaded_run: Run, stripe: Emulator
+) -> None:
+    run = loaded_run
+    run.done("ledger", "upgrade")
+    worker = run.start("worker")
+    sink = run.start("sink", RESMETER_STRIPE__API_KEY="sk_live_wrong")
+    port = run.port(sink)
+
+    run.until_decided(worker, load.size)
+    wait_until(lambda: metric(port, "resmeter_deliveries_halted") == 1, "the sink is halted")
+    wait_until(lambda: _stored(run) == len(load.records), "the ledger has all records")
+
+    status, content = readiness(port)
+    assert status == 503
+    assert any("Stripe answered 401" in reason for reason in content["reasons"])
+    assert _at_stripe(stripe) == {}
+    sink.stop()
+    right = run.start("sink")
+    _until_billed(run, right, len(load.records))
+    assert sum(_at_stripe(stripe).values()) == len(_net_units(load))
+
+
+def test_a_tenant_that_gets_its_customer_later_is_billed_then(
+    load: Load, loaded_run: Run, stripe: Emulator
+) -> None:
+    run = loaded_run
+    run.done("ledger", "upgrade")
+    worker, sink = run.start("worker"), run.start("sink", RESMETER_CONFIG="")
+    port = run.port(sink)
+    run.until_decided(worker, load.size)
+    wait_until(lambda: _stored(run) == len(load.records), "the ledger has all records")
+    units = len(_net_units(load))
+    wait_until(lambda: metric(port, "resmeter_parked_units") == units, "the units are parked")
+    assert _at_stripe(stripe) == {}
+    sink.stop()
+
+    _until_billed(run, run.start("sink"), len(load.records))
+
+    assert sum(_at_stripe(stripe).values()) == units
+
+
+def test_a_message_that_is_no_usage_record_is_kept_and_the_rest_goes_on(
+    load: Load, loaded_run: Run, stripe: Emulator
+) -> None:
+    run = loaded_run
+    run.done("ledger", "upgrade")
+    bad = run.env | {"RESMETER_TOPICS__EVENTS": run.env["RESMETER_TOPICS__RECORDS"]}
+    intruder = Run(run.servers, run.folder, run._stack)
+    intruder.env = bad
+    intruder.produce([(b"acme", b"\x00 no usage record", 0), (b"acme", None, 0)])
+    worker, sink = run.start("worker"), run.start("sink")
+    port = run.port(sink)
+
+    run.until_decided(worker, load.size)
+    _until_billed(run, sink, len(load.records))
+
+    assert metric(port, "resmeter_usage_records_refused_total", reason="unreadable") == 2
+    assert sum(_at_stripe(stripe).values()) == len(_net_units(load))
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "said"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", 1, "cannot be used"),
+        ("sqlite:////nowhere/at/all/ledger.sqlite", 2, "run `resmeter ledger upgrade`"),
+        ("mysql://x/y", 2, "is not supported"),
+    ],
+)
+def test_a_ledger_that_cannot_be_used_is_named(run: Run, url: str, status: int, said: str) -> None:
+    result = run.resmeter("sink", RESMETER_LEDGER__URL=url)
+
+    assert result.returncode == status
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_sink_without_its_topic_says_what_to_run(run: Run) -> None:
+    run.done("ledger", "upgrade")
+
+    result = run.resmeter("sink", RESMETER_TOPICS__RECORDS="not.there")
+
+    assert result.returncode == 2
+    assert "has no topic not.there: run `resmeter topics create`" in result.stderr
+
+
+def _stored(run: Run) -> int:
+    path = Path(run.env["RESMETER_LEDGER__URL"].removeprefix("sqlite:///"))
+    ledger = open_ledger(f"sqlite:///{path}")
+    try:
+        with ledger.reading() as connection:
+            return int(
+                connection.exec_driver_sql("SELECT count(*) FROM usage_record").scalar() or 0
+            )
+    finally:
+        ledger.close()
+
+
+def _until_billed(run: Run, sink: Process, records: int) -> None:
+    def is_billed() -> bool:
+        if _stored(run) < records:
+            return False
+        ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
+        try:
+            return all(found.quantity == found.delivered for found in reports.usage(ledger))
+        finally:
+            ledger.close()
+
+    sink.wait_until(is_billed, 90, "everything is billed")
+
+
+def _in_ledger(run: Run) -> object:
+    """Return the ledger's net of every conversation that it holds, without zeros."""
+    ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    try:
+        with ledger.reading() as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT tenantid, conversation, outcome, sum(quantity) FROM usage_record "
+                "GROUP BY tenantid, conversation, outcome HAVING sum(quantity) <> 0"
+            )
+            for tenantid, conversation, outcome, quantity in rows:
+                found.setdefault((tenantid, conversation), {})[outcome] = quantity
+    finally:
+        ledger.close()
+    return found
+
+
+def _units(expected: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
+    units: dict[str, int] = {}
+    for (tenantid, _), outcomes in expected.items():
+        customer = f"cus_{tenantid.replace('-', '_')}"
+        units[customer] = units.get(customer, 0) + sum(outcomes.values())
+    return units
+
+
+def _net_units(load: Load) -> list[str]:
+    return [outcome for outcomes in net(load.records.values()).values() for outcome in outcomes]
+
+
+def _at_stripe(emulator: Emulator) -> dict[str, int]:
+    units: dict[str, int] = {}
+    for entry in emulator.state.sums()["sums"]:
+        units[entry["customer"]] = units.get(entry["customer"], 0) + entry["sum"]
+    return units
