@@ -150,7 +150,8 @@ class _Worker:
                 ) from error
             stack.push_async_callback(app.lane.outputs.stop)
             self._log.info("worker_started", group=settings.worker.group, http_port=port)
-            _hush_faust()
+            if settings.log.level != "debug":
+                _hush_faust()
             app.finalize()
             await app.start()
             gauges = asyncio.ensure_future(self._gauge())

@@ -12,12 +12,13 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import faust
 from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP
 
+from pipeline.errors import BrokenInvariantError
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.outputs import Outputs
@@ -26,6 +27,15 @@ from pipeline.stream.partition import Partition, TimelineFor, Work
 _POLL_SECONDS = 1.0
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that a large harvest does not hold the loop
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may be behind when it says: look
+
+
+class _Look(NamedTuple):
+    """Where a partition ended, and what time it was just before."""
+
+    place: TP
+    clock: int
+    end: int
+    generation: int
 
 
 class Lane:
@@ -54,6 +64,7 @@ class Lane:
     # --- partitions -------------------------------------------------------------------------------
 
     def partition(self, number: int) -> Partition:
+        """Return a partition that we hold; a new one has no states yet."""
         partition = self.partitions.get(number)
         if partition is None:
             partition = Partition(self.events_topic, number, self._timeline_for)
@@ -83,6 +94,13 @@ class Lane:
         while len(in_flight) >= self._worker.inflight_batches_max:
             await asyncio.wait([in_flight[0]])
         partition = self.partition(number)
+        if not partition.is_recovered:
+            # The first records after a recovery come a moment before Faust says that it is over.
+            if self.app.in_recovery or self.app.tables.recovery.need_recovery():
+                raise BrokenInvariantError(
+                    f"records of partition {number} came before its states were read back"
+                )
+            partition.schedule_all()
         work = partition.apply(records)
         last = records[-1]
         self.records_at[number] = time.monotonic()
@@ -118,8 +136,8 @@ class Lane:
                 return
         # 2. States. Lost here, the records come again and yield the same outputs with the same ids.
         if work.states:
-            position = await self.outputs.write_states(number, work.states)
-            self.app.changelog_written(number, position)
+            written = await self.outputs.write_states(number, work.states)
+            self.app.changelog_written(number, written)
         # 3. Only now may Faust commit, and never further than this.
         if done is not None:
             self.done[number] = done
@@ -132,14 +150,14 @@ class Lane:
 
     # --- timers -----------------------------------------------------------------------------------
 
-    async def settle(self, consumer: "LaneConsumer") -> bool:
-        """Settle what has fallen due in partitions that have been read to their end.
+    async def look(self, consumer: "LaneConsumer") -> "list[_Look]":
+        """Ask for clock and end of the partitions in which something may have fallen due.
 
-        Returns whether there may be more at once.
+        It runs beside the batches: its answers wait behind a fetch that waits for records.
         """
         app = self.app
         if app.rebalancing or app.in_recovery or not consumer.flow_active:
-            return False
+            return []
         host = int(time.time() * 1000)
         due = [
             number
@@ -150,21 +168,36 @@ class Lane:
             and self._quiet(number)
         ]
         if not due:
-            return False
+            return []
         generation = app.consumer_generation_id
         # The clock first, then the end: what arrives after the end was asked for arrives later.
-        clocks = await asyncio.gather(*map(self.outputs.read_clock, due))
+        readings = await asyncio.gather(*map(self.outputs.read_clock, due))
+        for number, (_, written) in zip(due, readings, strict=True):
+            app.changelog_written(number, written)
         places = [TP(self.events_topic, number) for number in due]
         ends = await consumer.highwaters(*places)
+        return [
+            _Look(place, clock, ends.get(place) or 0, generation)
+            for place, (clock, _) in zip(places, readings, strict=True)
+        ]
+
+    async def settle(self, consumer: "LaneConsumer", looks: "list[_Look]") -> bool:
+        """Settle what had fallen due when we looked, in partitions that were read to that end.
+
+        To be called between two batches. Returns whether there may be more at once.
+        """
+        app = self.app
         more = False
-        for number, place, clock in zip(due, places, clocks, strict=True):
-            position = await consumer.position(place)
-            partition = self.partitions.get(number)
-            if generation != app.consumer_generation_id or app.rebalancing or partition is None:
+        for look in looks:
+            position = await consumer.position(look.place)
+            partition = self.partitions.get(look.place.partition)
+            if look.generation != app.consumer_generation_id or app.rebalancing:
                 return False
-            if position is None or position < (ends.get(place) or 0):
+            if partition is None or not partition.is_recovered:
+                continue
+            if position is None or position < look.end or not self._quiet(partition.number):
                 continue  # behind: a follow-up may wait in the backlog
-            until = clock - int(self._worker.settle_margin_seconds * 1000)
+            until = look.clock - int(self._worker.settle_margin_seconds * 1000)
             work = partition.settle(until, _SETTLED_AT_ONCE_MAX)
             if not work.is_empty:
                 self.metrics.settled(work)
@@ -219,8 +252,9 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
         return self.lane.done.get(tp.partition) if tp.topic == self.lane.events_topic else None
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        # What is under way ends first: its offsets are the ones to commit, and a new owner must
-        # not find an older state than it was told.
+        # Nothing new is taken. What is under way ends first: its offsets are the ones to commit,
+        # and a new owner must not find an older state than it was told.
+        self.stop_flow()
         await self.lane.drain()
         await self.commit()
         await super().on_partitions_revoked(revoked)
@@ -229,7 +263,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
 
     async def _drain_messages(self, fetcher: Any) -> None:
         lane, app = self.lane, self.app
-        next_settle = 0.0
+        next_look = 0.0
+        look: asyncio.Task[list[_Look]] | None = None
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 generation = app.consumer_generation_id
@@ -257,9 +292,12 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                 # Between two polls nothing that was fetched waits to be handled, so that the
                 # position is that of what has been applied.
                 now = time.monotonic()
-                if now >= next_settle:
-                    more = await lane.settle(self)
-                    next_settle = now if more else now + lane._worker.settle_interval_seconds
+                if look is not None and look.done():
+                    more = await lane.settle(self, look.result())
+                    next_look = now if more else now + lane._worker.settle_interval_seconds
+                    look = None
+                if look is None and now >= next_look:
+                    look = asyncio.ensure_future(lane.look(self))
         except self.consumer_stopped_errors:
             if not app.should_stop:
                 raise
@@ -268,6 +306,9 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                 raise
         except Exception as error:
             die("batch_failed", error)
+        finally:
+            if look is not None:
+                look.cancel()
 
     async def _seek_back(self) -> None:
         # The flow was stopped for a rebalance while the fetch was under way.
@@ -291,10 +332,16 @@ class LaneApp(faust.App):  # type: ignore[misc]
         return LaneTransport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        held = {tp.partition for tp in assigned if tp.topic == self.lane.events_topic}
-        self.lane.drop(set(self.lane.partitions) - held)
+        lane, recovery = self.lane, self.tables.recovery
+        if not isinstance(recovery._signal_recovery_end, _RecoveryEnd):
+            recovery._signal_recovery_end = _RecoveryEnd(recovery)
+        held = {tp.partition for tp in assigned if tp.topic == lane.events_topic}
+        for number in set(lane.partitions) ^ held:
+            # What Faust remembers to have read would be missing from a partition that is new.
+            recovery.active_offsets.pop(TP(lane.changelog_topic, number), None)
+        lane.drop(set(lane.partitions) - held)
         for number in held:
-            self.lane.partition(number)
+            lane.partition(number).is_recovered = False
         await super()._on_partitions_assigned(assigned, generation_id)
 
     def on_rebalance_end(self) -> None:
@@ -308,17 +355,41 @@ class LaneApp(faust.App):  # type: ignore[misc]
         recovery = self.tables.recovery
         if place in recovery.active_tps:
             recovery.active_offsets[place] = records[-1].offset
-        if recovery.in_recovery and not recovery.need_recovery():
-            recovery._set_recovery_ended()
-            recovery.signal_recovery_end.set()
+        recovery.signal_recovery_end.set()
 
-    def changelog_written(self, number: int, position: int) -> None:
-        """Tell Faust's recovery that what we wrote need not be read again at a rebalance."""
+    def changelog_written(self, number: int, written: range) -> None:
+        """Tell Faust's recovery that what we wrote need not be read again at a rebalance.
+
+        Only where it follows on what we know: between the two may lie another owner's states.
+        """
         place = TP(self.lane.changelog_topic, number)
         recovery = self.tables.recovery
-        if place in recovery.active_tps:
+        if place in recovery.active_tps and written:
             known = recovery.active_offsets.get(place)
-            recovery.active_offsets[place] = max(position - 1, -1 if known is None else known)
+            if (-1 if known is None else known) == written.start - 1:
+                recovery.active_offsets[place] = written.stop - 1
+
+
+class _RecoveryEnd(asyncio.Event):
+    """The end of a recovery: a state to be in, not a signal to be caught.
+
+    Faust clears its signal every five seconds, whatever is under way: one that was set by an
+    earlier recovery ends the next before it began, and one that is cleared too early is never
+    seen. In the first case conversations would be decided without their past.
+    """
+
+    def __init__(self, recovery: Any) -> None:
+        super().__init__()
+        self._recovery = recovery
+
+    async def wait(self) -> Literal[True]:
+        while self._recovery.need_recovery():
+            super().clear()
+            await super().wait()
+        return True
+
+    def clear(self) -> None:
+        """Do nothing: `wait` looks for itself."""
 
 
 def die(event: str, error: BaseException | None, **facts: Any) -> NoReturn:

@@ -65,15 +65,19 @@ class Outputs:
             by_place.setdefault(place, []).append((letter.key, letter.value, list(letter.headers)))
         await self._produce(by_place)
 
-    async def write_states(self, partition: int, states: Sequence[tuple[bytes, bytes]]) -> int:
-        """Produce states to a partition of the changelog; return the offset after the last."""
+    async def write_states(self, partition: int, states: Sequence[tuple[bytes, bytes]]) -> range:
+        """Produce states to a partition of the changelog.
+
+        Return their offsets; an empty range where others came in between.
+        """
         topic = self._settings.topics.changelog
-        return await self._produce(
+        written = await self._produce(
             {(topic, partition): [(key, value, []) for key, value in states]}
         )
+        return written if len(written) == len(states) else range(0)
 
-    async def read_clock(self, partition: int) -> int:
-        """Return the broker's time (ms): that at which it appended a record of ours just now.
+    async def read_clock(self, partition: int) -> tuple[int, range]:
+        """Return the broker's time (ms), and the offset of the record of ours that it is from.
 
         The changelog is a `LogAppendTime` topic for this; the records have one key and are
         compacted away.
@@ -82,9 +86,10 @@ class Outputs:
         metadata = await self._producer.send_and_wait(
             topic, value=b"", key=CLOCK_KEY, partition=partition
         )
-        return int(metadata.timestamp)
+        return int(metadata.timestamp), range(metadata.offset, metadata.offset + 1)
 
-    async def _produce(self, by_place: dict[tuple[str, int], list["_Message"]]) -> int:
+    async def _produce(self, by_place: dict[tuple[str, int], list["_Message"]]) -> range:
+        """Return the offsets from the first batch's to the last's; they may be of several places."""
         futures: list[asyncio.Future[Any]] = []
         counts: list[int] = []
         for (topic, partition), messages in by_place.items():
@@ -93,8 +98,8 @@ class Outputs:
                 counts.append(count)
         acknowledged = await asyncio.gather(*futures)
         if not acknowledged:
-            return 0
-        return int(acknowledged[-1].offset) + counts[-1]
+            return range(0)
+        return range(acknowledged[0].offset, acknowledged[-1].offset + counts[-1])
 
     def _batches(self, messages: Iterable["_Message"]) -> Iterable[tuple[Any, int]]:
         batch, count = self._producer.create_batch(), 0

@@ -17,6 +17,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from pipeline.errors import UnavailableError
 from pipeline.local.processes import Process
 from pipeline.usage.record import UsageRecord, decode_record
 
@@ -179,16 +180,22 @@ class Run:
     def until_decided(self, process: Process, count: int) -> None:
         """Wait until one worker holds all partitions, has taken everything and no window is open."""
         port = self.port(process)
-        process.wait_until(
-            lambda: (
-                self.committed() >= count
-                and _partitions_held(port) == PARTITIONS
-                and readiness(port)[0] == 200
-                and _left(port) == 0
-            ),
-            SECONDS_MAX,
-            f"{count} events are decided",
-        )
+        try:
+            process.wait_until(
+                lambda: (
+                    self.committed() >= count
+                    and _partitions_held(port) == PARTITIONS
+                    and readiness(port)[0] == 200
+                    and _left(port) == 0
+                ),
+                SECONDS_MAX,
+                f"{count} events are decided",
+            )
+        except UnavailableError as error:
+            raise AssertionError(
+                f"{self.committed()} of {count} are committed; ready: {readiness(port)}; "
+                f"{_partitions_held(port)} partitions held, {_left(port)} left; {error}"
+            ) from error
 
     def committed(self) -> int:
         """Return how many events the worker's group has committed."""

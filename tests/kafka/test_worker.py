@@ -47,7 +47,7 @@ def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(
     load: Load, loaded_run: Run
 ) -> None:
     run = loaded_run
-    slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "20", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
+    slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "5", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
     first = run.start("worker", **slow)
     wait_until(lambda: run.committed() > 0, "the first worker is in the middle")
     second = run.start("worker", **slow)

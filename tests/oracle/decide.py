@@ -1,0 +1,299 @@
+"""A second reading of docs/outcomes.md: naive, slow, and written apart from `pipeline.resolve`.
+
+It shares the data types (`Event`, `Policy`, `Timeline`) and nothing that decides. Everything is
+decided anew from the start each time, and state is a plain dictionary.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pipeline.events.model import Event
+from pipeline.resolve.policy import Policy, Timeline
+
+
+class Step(NamedTuple):
+    """A transition."""
+
+    at: int
+    outcome: str
+    delta: int
+    kind: str
+    reason: str
+    evidence: tuple[str, ...]
+    policy: tuple[str, int]
+
+
+class Outcome(NamedTuple):
+    excluded: bool
+    steps: list[Step]
+    kind: str | None  # of the current count
+    count: str | None  # its outcome
+
+
+def in_order(history: Iterable[Event]) -> list[Event]:
+    return sorted(history, key=lambda e: (e.at, e.sequence, e.rank, e.source, e.id))
+
+
+def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Outcome:
+    """Decide from the start. `as_of` bounds silence."""
+    events = in_order(history)
+    fold = _Fold(timeline)
+    for event in events:
+        fold.silence_until(event.at)
+        if not fold.ended:
+            fold.take(event)
+    fold.silence_until(as_of)
+    count = fold.count
+    return Outcome(
+        any(not event.live for event in events),
+        fold.steps,
+        count and count["kind"],
+        count and count["outcome"],
+    )
+
+
+def net(steps: Iterable[Step]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for step in steps:
+        sums[step.outcome] = sums.get(step.outcome, 0) + step.delta
+    return {outcome: units for outcome, units in sums.items() if units != 0}
+
+
+class _Fold:
+    def __init__(self, timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.asked = False
+        self.human_requested = False
+        self.ended = ""
+        self.standing: dict[str, Any] | None = None
+        self.count: dict[str, Any] | None = None
+        self.messages: list[int] = []  # times of messages of the conversation or segment
+        self.steps: list[Step] = []
+
+    def policy(self, at: int) -> Policy | None:
+        """The version in force at the standing answer's time, else at the event's."""
+        return self.timeline.at(self.standing["at"] if self.standing else at)
+
+    # --- silence --------------------------------------------------------------------------------
+
+    def silence_until(self, until: int) -> None:
+        due = self.due()
+        if due is None or due > until:
+            return
+        standing = self.standing
+        assert standing is not None
+        policy = self.timeline.at(standing["at"])
+        assert policy is not None
+        self.steps.append(
+            Step(
+                due,
+                "resolution",
+                1,
+                "assumed",
+                "silence",
+                (standing["id"],),
+                (policy.name, policy.version),
+            )
+        )
+        self.count = {
+            "outcome": "resolution",
+            "kind": "assumed",
+            "at": due,
+            "answer": standing["id"],
+        }
+
+    def due(self) -> int | None:
+        standing = self.standing
+        if standing is None or self.count or self.ended or self.human_requested:
+            return None
+        policy = self.timeline.at(standing["at"])
+        if policy is None or policy.silence == "never":
+            return None
+        if policy.silence == "if_verified" and not standing["verified"]:
+            return None
+        if policy.window_anchor == "last_answer":
+            anchor = standing["at"]
+        elif policy.window_anchor == "last_message":
+            anchor = max([standing["at"], *(at for at in self.messages if at >= standing["at"])])
+        else:
+            anchor = min(self.messages, default=standing["at"])
+        window = policy.window.get(standing["channel"], policy.window["default"])
+        moments = [anchor + window, standing["known_at"]]
+        if policy.silence == "if_verified":
+            moments.append(standing["verified_at"])
+        return int(max(moments))
+
+    # --- claim and return -----------------------------------------------------------------------
+
+    def claim(self, policy: Policy, outcome: str, kind: str, event: Event, reason: str) -> None:
+        if self.human_requested or self.ended:
+            return
+
+        def rank(name: str) -> int:
+            return ([*policy.precedence, name]).index(name)
+
+        if self.count is not None:
+            if rank(self.count["outcome"]) <= rank(outcome):
+                return
+            self.reverse(policy, event, "superseded")
+        answer = self.standing["id"] if self.standing else None
+        evidence = (answer, event.id) if answer else (event.id,)
+        self.steps.append(
+            Step(event.at, outcome, 1, kind, reason, evidence, (policy.name, policy.version))
+        )
+        self.count = {"outcome": outcome, "kind": kind, "at": event.at, "answer": answer}
+
+    def comes_back(self, policy: Policy | None, event: Event, reason: str) -> None:
+        self.standing = None
+        count = self.count
+        if count is None or policy is None or count["outcome"] not in policy.reversible:
+            return
+        horizon = policy.reversal_horizon
+        if horizon is None or event.at - count["at"] <= horizon:
+            self.reverse(policy, event, reason)
+        elif policy.unit == "segment":
+            self.count = None
+            self.human_requested = False
+            self.messages = []
+
+    def reverse(self, policy: Policy | None, event: Event, reason: str) -> None:
+        count = self.count
+        assert count is not None
+        named = (policy.name, policy.version) if policy else ("", 0)
+        self.steps.append(
+            Step(event.at, count["outcome"], -1, count["kind"], reason, (event.id,), named)
+        )
+        self.count = None
+
+    # --- the table ------------------------------------------------------------------------------
+
+    def take(self, event: Event) -> None:
+        policy = self.policy(event.at)
+        kind = event.type.removeprefix("conversation.")
+        handler = getattr(self, f"on_{kind}", None)
+        if handler is not None:
+            handler(policy, event)
+        spoken = kind in {"customer_message", "ai_message"} or (
+            kind == "human_message" and not event.internal
+        )
+        if spoken:
+            self.messages.append(event.at)
+
+    def on_customer_message(self, policy: Policy | None, event: Event) -> None:
+        self.customer_says(policy, event, event.intent or "unknown")
+
+    def customer_says(self, policy: Policy | None, event: Event, intent: str) -> None:
+        self.asked = True
+        if intent == "unknown" and policy is not None:
+            intent = policy.unknown_intent
+        if intent == "confirmation":
+            self.confirms(policy, event)
+        elif intent in {"help_request", "unknown"}:
+            self.comes_back(policy, event, "customer_returned")
+        elif intent == "negative_feedback":
+            self.comes_back(policy, event, "negative_feedback")
+        elif intent == "human_request":
+            self.comes_back(policy, event, "human_requested")
+            if policy is not None and policy.human_request_sticky:
+                self.human_requested = True
+
+    def confirms(self, policy: Policy | None, event: Event) -> None:
+        if self.count is not None:
+            if self.count["kind"] == "assumed":
+                self.count["kind"] = "confirmed"
+        elif self.standing is not None and policy is not None:
+            self.claim(policy, "resolution", "confirmed", event, "confirmed")
+
+    def on_ai_message(self, policy: Policy | None, event: Event) -> None:
+        if self.count is not None:
+            return
+        if event.kind in {"answer", "custom_answer"}:
+            if not self.asked or self.human_requested:
+                return
+            self.standing = None
+            if event.billable:
+                self.standing = {
+                    "id": event.id,
+                    "at": event.at,
+                    "known_at": event.at,
+                    "channel": event.channel,
+                    "verified": False,
+                    "verified_at": 0,
+                }
+        elif event.kind == "clarifying_question":
+            self.standing = None
+
+    def on_human_message(self, policy: Policy | None, event: Event) -> None:
+        if event.internal or self.count is not None or policy is None:
+            return
+        if policy.human_reply in {"clears_answer", "voids_conversation"}:
+            self.standing = None
+        if policy.human_reply == "voids_conversation":
+            self.human_requested = True
+
+    def on_handoff(self, policy: Policy | None, event: Event) -> None:
+        if policy is not None and event.cause in policy.handoff_causes_billed:
+            self.claim(policy, "procedure_handoff", "handoff", event, str(event.cause))
+            self.standing = None
+        elif event.cause == "customer_request":
+            self.customer_says(policy, event, "human_request")
+        else:
+            self.standing = None
+
+    def on_outcome_reported(self, policy: Policy | None, event: Event) -> None:
+        if policy is not None and event.outcome in policy.outcomes_billed:
+            self.claim(policy, event.outcome, "reported", event, "reported")
+
+    def on_rating(self, policy: Policy | None, event: Event) -> None:
+        if not event.rates_ai:
+            return
+        below = policy.csat_reverses_below if policy else None
+        confirms_from = policy.csat_confirms_from if policy else None
+        if below is not None and event.score < below:
+            self.comes_back(policy, event, "low_rating")
+        elif confirms_from is not None and event.score >= confirms_from:
+            self.asked = True
+            self.confirms(policy, event)
+        if event.intent is not None:
+            # The policy is that of the event as a whole.
+            self.customer_says(policy, event, event.intent)
+
+    def on_verdict(self, policy: Policy | None, event: Event) -> None:
+        if self.standing is not None:
+            self.standing["verified"] = event.verified
+            self.standing["verified_at"] = event.at
+
+    def on_undelivered(self, policy: Policy | None, event: Event) -> None:
+        if self.standing is not None and self.standing["id"] == event.message_id:
+            self.standing = None
+        count = self.count
+        if count and count["kind"] == "assumed" and count["answer"] == event.message_id:
+            self.reverse(policy, event, "undelivered")
+
+    def on_merged(self, policy: Policy | None, event: Event) -> None:
+        if event.secondary:
+            if self.count is not None:
+                self.reverse(policy, event, "merged")
+            self.ended = "merged"
+            return
+        at = event.last_answer_at
+        if at is None:
+            return
+        self.asked = True
+        if self.count is not None or self.human_requested:
+            return
+        if self.standing is None or self.standing["at"] <= at:
+            self.standing = {
+                "id": event.id,
+                "at": at,
+                "known_at": event.at,
+                "channel": event.channel,
+                "verified": False,
+                "verified_at": 0,
+            }
+
+    def on_spam_flagged(self, policy: Policy | None, event: Event) -> None:
+        grace = policy.spam_grace if policy else -1
+        if self.count is not None and event.at - self.count["at"] <= grace:
+            self.reverse(policy, event, "spam")
+        self.ended = "spam"

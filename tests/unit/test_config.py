@@ -1,0 +1,274 @@
+"""Settings come from the environment; what is wrong with them is told all at once."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import (
+    PREFIX,
+    KafkaSettings,
+    Settings,
+    describe_settings,
+    kafka_client_options,
+    load_settings,
+    load_valid_settings,
+)
+from pipeline.errors import ConfigurationError
+
+SECRETS = ("RESMETER_KAFKA__SASL_PASSWORD", "RESMETER_STRIPE__API_KEY")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def fields() -> Iterator[tuple[str, object]]:
+    """Every setting by its variable, with its default, from the classes themselves."""
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            for key, inner in section.model_fields.items():
+                yield f"{PREFIX}{name}__{key}".upper(), inner.default
+        else:
+            yield f"{PREFIX}{name}".upper(), field.default
+
+
+def problems() -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    return caught.value.problems
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_without_variables_every_setting_stands_at_its_default() -> None:
+    assert load_settings() == Settings.model_construct()
+
+
+def test_variables_are_read_by_section_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESMETER_CONFIG", "some/tenants.toml")
+    monkeypatch.setenv("RESMETER_KAFKA__BOOTSTRAP_SERVERS", "a:9092,b:9092")
+    monkeypatch.setenv("RESMETER_TOPICS__PARTITIONS", "32")
+    monkeypatch.setenv("RESMETER_WORKER__SETTLE_MARGIN_SECONDS", "2.5")
+    monkeypatch.setenv("RESMETER_LOG__LEVEL", "debug")
+
+    settings = load_settings()
+
+    assert str(settings.config) == "some/tenants.toml"
+    assert settings.kafka.bootstrap_servers == "a:9092,b:9092"
+    assert settings.topics.partitions == 32
+    assert settings.worker.settle_margin_seconds == 2.5
+    assert settings.log.level == "debug"
+
+
+def test_one_variable_of_a_section_leaves_its_others_at_their_defaults(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESMETER_SINK__HTTP_PORT", "0")
+
+    sink = load_settings().sink
+
+    assert sink == Settings.model_construct().sink.model_copy(update={"http_port": 0})
+
+
+def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, _ in fields():
+        monkeypatch.setenv(variable, "")
+
+    assert load_settings() == Settings.model_construct()
+
+
+def test_other_programs_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA__BOOTSTRAP_SERVERS", "elsewhere:9092")
+    monkeypatch.setenv("RESMETER_TEST_KAFKA", "elsewhere:9092")
+
+    assert load_settings() == Settings.model_construct()
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = load_settings()
+
+    with pytest.raises(ValidationError):
+        settings.config = None  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.kafka.bootstrap_servers = "elsewhere:9092"  # type: ignore[misc]
+
+
+# --- what is wrong --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("RESMETER_KAFKA__SECURITY_PROTOCOL", "plaintext", "'PLAINTEXT', 'SSL'"),
+        ("RESMETER_TOPICS__PARTITIONS", "0", "greater than or equal to 1"),
+        ("RESMETER_TOPICS__PARTITIONS", "eight", "valid integer"),
+        ("RESMETER_WORKER__HTTP_PORT", "65536", "less than or equal to 65535"),
+        ("RESMETER_WORKER__COMMIT_INTERVAL_SECONDS", "0", "greater than 0"),
+        ("RESMETER_WORKER__SETTLE_MARGIN_SECONDS", "-1", "greater than or equal to 0"),
+        ("RESMETER_SINK__FLUSH_INTERVAL_SECONDS", "nan", "greater than 0"),
+        ("RESMETER_STRIPE__BASE_URL", "127.0.0.1:12111", "match pattern"),
+        ("RESMETER_LOG__FORMAT", "xml", "'auto', 'console' or 'json'"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    (problem,) = problems()
+
+    assert problem.startswith(f"{variable}: ")
+    assert says in problem
+
+
+def test_a_variable_that_no_section_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESMETER_KAFKA__BOOTSTRAP_SERVER", "a:9092")
+
+    (problem,) = problems()
+
+    assert problem.startswith("RESMETER_KAFKA__BOOTSTRAP_SERVER: ")
+
+
+def test_a_value_for_a_whole_section_is_told_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESMETER_KAFKA", "a:9092")
+
+    (problem,) = problems()
+
+    assert problem.startswith("RESMETER_KAFKA: ")
+
+
+def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESMETER_TOPICS__PARTITIONS", "0")
+    monkeypatch.setenv("RESMETER_WORKER__HTTP_PORT", "x")
+    monkeypatch.setenv("RESMETER_SINK__HTTP_PORT", "-1")
+    monkeypatch.setenv("RESMETER_LOG__LEVEL", "loud")
+
+    found = problems()
+
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "RESMETER_TOPICS__PARTITIONS",
+        "RESMETER_WORKER__HTTP_PORT",
+        "RESMETER_SINK__HTTP_PORT",
+        "RESMETER_LOG__LEVEL",
+    ]
+
+
+def test_a_check_gets_the_sections_that_are_valid_and_the_problems_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESMETER_KAFKA__BOOTSTRAP_SERVERS", "a:9092")
+    monkeypatch.setenv("RESMETER_STRIPE__API_KEY", "sk_test_hunter2")
+    monkeypatch.setenv("RESMETER_WORKER__HTTP_PORT", "x")
+    monkeypatch.setenv("RESMETER_WORKER__GROUP", "other")
+
+    settings, found, wrong = load_valid_settings()
+
+    assert wrong == {"worker"}
+    assert [problem.partition(": ")[0] for problem in found] == ["RESMETER_WORKER__HTTP_PORT"]
+    assert settings.kafka.bootstrap_servers == "a:9092"
+    assert settings.stripe.api_key is not None
+    assert settings.stripe.api_key.get_secret_value() == "sk_test_hunter2"
+    assert settings.worker == Settings.model_construct().worker
+
+
+def test_a_check_finds_nothing_where_all_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESMETER_TOPICS__PARTITIONS", "16")
+
+    assert load_valid_settings() == (load_settings(), [], set())
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in SECRETS:
+        monkeypatch.setenv(variable, "hunter2")
+
+    settings = load_settings()
+
+    assert settings.kafka.sasl_password is not None
+    assert settings.kafka.sasl_password.get_secret_value() == "hunter2"
+    for shown in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "hunter2" not in shown
+
+
+def test_a_problem_does_not_show_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in SECRETS:
+        monkeypatch.setenv(variable, "hunter2")
+    monkeypatch.setenv("RESMETER_STRIPE__API_KEYS", "hunter2")
+    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", "hunter2")
+
+    assert len(problems()) == 2
+    assert "hunter2" not in "\n".join(problems())
+
+
+# --- what is told about them ----------------------------------------------------------------------
+
+
+def test_every_setting_is_described_with_default_and_meaning() -> None:
+    described = list(describe_settings())
+
+    assert [(variable, default) for variable, default, _ in described] == [
+        (variable, "" if default is None else str(default)) for variable, default in fields()
+    ]
+    assert all(meaning for _, _, meaning in described)
+
+
+def test_every_default_that_is_described_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, default, _ in describe_settings():
+        monkeypatch.setenv(variable, default)
+
+    assert load_settings() == Settings.model_construct()
+
+
+# --- Kafka ----------------------------------------------------------------------------------------
+
+
+def test_without_sasl_no_credentials_go_to_the_client() -> None:
+    kafka = KafkaSettings.model_validate(
+        {"bootstrap_servers": "a:9092", "sasl_username": "u", "sasl_password": "p"}
+    )
+
+    assert kafka_client_options(kafka) == {
+        "bootstrap.servers": "a:9092",
+        "security.protocol": "PLAINTEXT",
+    }
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+def test_with_sasl_the_client_gets_mechanism_name_and_password(protocol: str) -> None:
+    kafka = KafkaSettings.model_validate(
+        {
+            "security_protocol": protocol,
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "sasl_username": "meter",
+            "sasl_password": "hunter2",
+        }
+    )
+
+    assert kafka_client_options(kafka) == {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "security.protocol": protocol,
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "meter",
+        "sasl.password": "hunter2",
+    }
+
+
+def test_with_ssl_the_client_gets_the_brokers_ca() -> None:
+    kafka = KafkaSettings.model_validate({"security_protocol": "SSL", "ssl_ca_file": "ca.pem"})
+
+    assert kafka_client_options(kafka) == {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "security.protocol": "SSL",
+        "ssl.ca.location": "ca.pem",
+    }

@@ -1,0 +1,192 @@
+"""The Grafana dashboard shows every series of `pipeline.metrics`, and none that does not exist."""
+
+import itertools
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from pipeline.metrics import DELIVERY_RESULTS, SinkMetrics, WorkerMetrics
+
+GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
+QUESTIONS = ["Are we behind?", "Are we losing?", "Are we right?", "Is it us or Stripe?"]
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
+# What Prometheus adds to each series that it scrapes, and to the buckets of a histogram.
+ADDED_LABELS = {"instance", "job", "le"}
+
+
+@cache
+def dashboard() -> dict[str, Any]:
+    document = json.loads((GRAFANA / "dashboards" / "resmeter.json").read_text("utf-8"))
+    assert isinstance(document, dict)
+    return document
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
+
+
+def titled(panel: dict[str, Any]) -> str:
+    return f"{panel['id']}: {panel['title']}"
+
+
+def expressions(panel: dict[str, Any]) -> list[str]:
+    return [target["expr"] for target in panel["targets"]]
+
+
+def named(text: str) -> set[str]:
+    return set(re.findall(r"\bresmeter_\w+", text))
+
+
+@cache
+def labels_of_series() -> dict[str, set[str]]:
+    """The labels of each series that is served, by the series' name."""
+    series: dict[str, set[str]] = {}
+    for made in (WorkerMetrics(CollectorRegistry()), SinkMetrics(CollectorRegistry())):
+        for metric in vars(made).values():
+            if isinstance(metric, MetricWrapperBase):
+                for suffix in SUFFIXES[str(metric._type)]:
+                    series[metric._name + suffix] = set(metric._labelnames)
+    return series
+
+
+def families() -> list[set[str]]:
+    """The series of each metric: a histogram has three, a dashboard needs one of them."""
+    registry = CollectorRegistry()
+    WorkerMetrics(registry)
+    SinkMetrics(registry)
+    return [
+        {metric.name + suffix for suffix in SUFFIXES[metric.type]} for metric in registry.collect()
+    ]
+
+
+def test_every_series_named_by_a_panel_is_served() -> None:
+    assert panels()
+    for panel in panels():
+        for expression in expressions(panel):
+            assert named(expression), titled(panel)
+            assert named(expression) <= set(labels_of_series()), titled(panel)
+
+
+def test_every_series_served_is_on_a_panel() -> None:
+    shown = set().union(*(named(e) for panel in panels() for e in expressions(panel)))
+
+    assert families()
+    assert [family for family in families() if not family & shown] == []
+
+
+def test_every_label_named_by_a_panel_is_one_of_its_series() -> None:
+    for panel in panels():
+        for target in panel["targets"]:
+            expression = target["expr"]
+            known = set().union(*(labels_of_series()[name] for name in named(expression)))
+            grouped = [found.split(",") for found in re.findall(r"by \(([^)]*)\)", expression)]
+            matched = re.findall(r"(\w+)(?:=~|!~|!=|=)\"", expression)
+            shown = re.findall(r"{{(\w+)}}", target["legendFormat"])
+
+            used = {name.strip() for name in (*itertools.chain(*grouped), *matched, *shown)}
+            assert used <= known | ADDED_LABELS, titled(panel)
+
+
+def test_the_results_of_deliveries_that_panels_pick_out_exist() -> None:
+    picked = re.findall(r'result=~?\\?"([^"\\]+)', json.dumps(dashboard()))
+
+    assert picked
+    assert {result for one in picked for result in one.split("|")} <= set(DELIVERY_RESULTS)
+
+
+def test_the_questions_come_in_order_below_the_money_and_the_deadlines() -> None:
+    rows = [panel for panel in dashboard()["panels"] if panel["type"] == "row"]
+    first = min(panel["gridPos"]["y"] for panel in rows)
+    top = [panel for panel in panels() if panel["gridPos"]["y"] < first]
+
+    assert [row["title"] for row in sorted(rows, key=lambda row: row["gridPos"]["y"])] == QUESTIONS
+    assert [sorted(set().union(*map(named, expressions(panel)))) for panel in top] == [
+        ["resmeter_pending_money"],
+        ["resmeter_pending_age_seconds"],
+        ["resmeter_due_unsettled"],
+        ["resmeter_rejected_total"],
+        ["resmeter_usage_records_refused_total"],
+        ["resmeter_deliveries_halted"],
+    ]
+    assert {panel["type"] for panel in top} == {"stat"}
+
+
+def test_what_every_sink_tells_of_the_one_ledger_is_not_added_up_over_sinks() -> None:
+    of_ledger = {
+        "resmeter_pending_units",
+        "resmeter_pending_money",
+        "resmeter_pending_age_seconds",
+        "resmeter_carried_units",
+        "resmeter_parked_units",
+        "resmeter_deliveries_uncertain",
+    }
+    for panel in panels():
+        for expression in expressions(panel):
+            for name in named(expression) & of_ledger:
+                assert re.search(rf"(max|min)( by \([^)]*\) )?\({name}\b", expression), titled(
+                    panel
+                )
+
+
+@pytest.mark.parametrize("panel", panels(), ids=titled)
+def test_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert defaults["unit"]
+    assert defaults["thresholds"]["steps"][0]["value"] is None
+    assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+
+
+def test_every_data_source_is_the_one_that_is_provisioned() -> None:
+    path = GRAFANA / "provisioning" / "datasources" / "prometheus.yml"
+    provisioned = yaml.safe_load(path.read_text("utf-8"))["datasources"]
+    known = [{"type": source["type"], "uid": source["uid"]} for source in provisioned]
+
+    variables = dashboard()["templating"]["list"]
+    users = [*panels(), *(target for panel in panels() for target in panel["targets"]), *variables]
+    assert all(user["datasource"] in known for user in users)
+
+
+def test_every_variable_used_is_defined() -> None:
+    used = set(re.findall(r"\$(?!__)\w+", json.dumps(dashboard()["panels"])))
+    variables = dashboard()["templating"]["list"]
+
+    assert used == {f"${variable['name']}" for variable in variables} == {"$tenant"}
+    for variable in variables:
+        (series,) = named(variable["definition"])
+        assert variable["name"] in labels_of_series()[series]
+
+
+def test_what_has_a_tenant_is_filtered_by_the_tenant_chosen() -> None:
+    for panel in panels():
+        for expression in expressions(panel):
+            of_tenants = any("tenant" in labels_of_series()[name] for name in named(expression))
+            assert ('{tenant=~"$tenant"}' in expression) == of_tenants, titled(panel)
+
+
+def test_panel_ids_are_unique() -> None:
+    ids = [panel["id"] for panel in dashboard()["panels"]]
+
+    assert len(set(ids)) == len(ids)
+
+
+def test_panels_do_not_overlap_and_fit_the_grid() -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] >= 0
+        assert place["x"] + place["w"] <= 24, titled(panel)
+        columns = range(place["x"], place["x"] + place["w"])
+        rows = range(place["y"], place["y"] + place["h"])
+        for cell in itertools.product(columns, rows):
+            assert cell not in taken, f"{titled(panel)} covers {taken[cell]}"
+            taken[cell] = titled(panel)
