@@ -76,7 +76,7 @@ class WorkerMetrics:
         )
         self.open_conversations = Gauge(
             "resmeter_open_conversations",
-            "Conversations whose answer waits for its window to end.",
+            "Conversations with a window ahead; one that was decided early leaves at its window's end.",
             registry=registry,
         )
         self.due_unsettled = Gauge(

@@ -27,28 +27,31 @@ class Outcome(NamedTuple):
     excluded: bool
     steps: list[Step]
     kind: str | None  # of the current count
-    count: str | None  # its outcome
+    counted: str | None  # the outcome of the current count
 
 
 def in_order(history: Iterable[Event]) -> list[Event]:
     return sorted(history, key=lambda e: (e.at, e.sequence, e.rank, e.source, e.id))
 
 
-def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Outcome:
-    """Decide from the start. `as_of` bounds silence."""
+def decide(
+    history: Iterable[Event], timeline: Timeline, as_of: int, *, with_grace: bool = False
+) -> Outcome:
+    """Decide from the start. `as_of` bounds silence, less the policy's grace where that is asked."""
     events = in_order(history)
-    fold = _Fold(timeline)
+    fold = Fold(timeline)
     for event in events:
         fold.silence_until(event.at)
         if not fold.ended:
             fold.take(event)
-    fold.silence_until(as_of)
+    standing = timeline.at(fold.standing["at"]) if fold.standing else None
+    fold.silence_until(as_of - (standing.grace if with_grace and standing else 0))
     count = fold.count
     return Outcome(
         any(not event.live for event in events),
         fold.steps,
-        count and count["kind"],
-        count and count["outcome"],
+        count["kind"] if count else None,
+        count["outcome"] if count else None,
     )
 
 
@@ -59,7 +62,9 @@ def net(steps: Iterable[Step]) -> dict[str, int]:
     return {outcome: units for outcome, units in sums.items() if units != 0}
 
 
-class _Fold:
+class Fold:
+    """Everything that is known of a conversation up to an event."""
+
     def __init__(self, timeline: Timeline) -> None:
         self.timeline = timeline
         self.asked = False
@@ -184,17 +189,18 @@ class _Fold:
 
     def customer_says(self, policy: Policy | None, event: Event, intent: str) -> None:
         self.asked = True
-        if intent == "unknown" and policy is not None:
-            intent = policy.unknown_intent
+        if intent == "unknown":
+            intent = policy.unknown_intent if policy else "help_request"
         if intent == "confirmation":
             self.confirms(policy, event)
-        elif intent in {"help_request", "unknown"}:
+        elif intent == "help_request":
             self.comes_back(policy, event, "customer_returned")
         elif intent == "negative_feedback":
             self.comes_back(policy, event, "negative_feedback")
         elif intent == "human_request":
             self.comes_back(policy, event, "human_requested")
-            if policy is not None and policy.human_request_sticky:
+            # With no policy in force nothing may bill: the careful reading is the sticky one.
+            if policy is None or policy.human_request_sticky:
                 self.human_requested = True
 
     def confirms(self, policy: Policy | None, event: Event) -> None:
@@ -252,7 +258,6 @@ class _Fold:
         if below is not None and event.score < below:
             self.comes_back(policy, event, "low_rating")
         elif confirms_from is not None and event.score >= confirms_from:
-            self.asked = True
             self.confirms(policy, event)
         if event.intent is not None:
             # The policy is that of the event as a whole.

@@ -112,7 +112,7 @@ def test_settings_cannot_be_changed() -> None:
         ("RESMETER_WORKER__HTTP_PORT", "65536", "less than or equal to 65535"),
         ("RESMETER_WORKER__COMMIT_INTERVAL_SECONDS", "0", "greater than 0"),
         ("RESMETER_WORKER__SETTLE_MARGIN_SECONDS", "-1", "greater than or equal to 0"),
-        ("RESMETER_SINK__FLUSH_INTERVAL_SECONDS", "nan", "greater than 0"),
+        ("RESMETER_SINK__FLUSH_INTERVAL_SECONDS", "nan", "less than or equal to 86400"),
         ("RESMETER_STRIPE__BASE_URL", "127.0.0.1:12111", "match pattern"),
         ("RESMETER_LOG__FORMAT", "xml", "'auto', 'console' or 'json'"),
     ],

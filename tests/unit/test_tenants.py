@@ -78,15 +78,15 @@ def test_a_tenant_that_the_file_does_not_name_gets_the_files_policy_and_no_custo
 def test_versions_of_a_policy_in_files_make_one_timeline(file: Path) -> None:
     policies = file.parent / "policies"
     policies.mkdir()
-    (policies / "1.toml").write_text('name = "acme"\neffective_from = 2026-01-01T00:00:00Z\n')
+    (policies / "1.toml").write_text(
+        'name = "acme"\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n'
+    )
     (policies / "2.toml").write_text(
         'base = "acme@1"\nname = "acme"\nversion = 2\neffective_from = 2026-05-01T00:00:00Z\n'
         "[price]\nresolution = 1.25\n"
     )
 
-    tenants = loaded(
-        file, 'policy_files = ["policies/*.toml"]\n[tenants.acme]\npolicy = "acme"\n'
-    )
+    tenants = loaded(file, 'policy_files = ["policies/*.toml"]\n[tenants.acme]\npolicy = "acme"\n')
     timeline = tenants.timeline_for("acme")
 
     assert [version.version for version in timeline.versions] == [1, 2]
@@ -138,9 +138,7 @@ def test_meters_are_named_by_the_file_or_after_the_outcome(file: Path) -> None:
 
 def test_the_meters_needed_are_those_of_the_policies_in_use(file: Path) -> None:
     resolution_only = loaded(file, 'policy = "gorgias"')
-    one_tenant_more = loaded(
-        file, f'policy = "gorgias"\n[tenants.acme]\npolicy = "{DEFAULT}"\n'
-    )
+    one_tenant_more = loaded(file, f'policy = "gorgias"\n[tenants.acme]\npolicy = "{DEFAULT}"\n')
 
     assert resolution_only.event_names == ["resmeter_resolution"]
     assert one_tenant_more.event_names == [

@@ -1,0 +1,126 @@
+"""Section 4 of the rules, read naively: after each arrival everything is decided anew."""
+
+from pipeline.events.model import Event
+from pipeline.resolve.policy import Policy, Timeline
+from tests.oracle.decide import Fold, Step, decide, in_order, net
+
+Record = tuple[
+    str,  # id
+    str,  # outcome
+    int,  # quantity
+    str,  # kind
+    str,  # reason
+    int,  # occurred_at
+    tuple[str, int],  # policy
+    tuple[str, ...],  # evidence
+    str | None,  # supersedes
+]
+
+
+class Oracle:
+    """One conversation: its history, and what was emitted for it."""
+
+    def __init__(self, timeline: Timeline, prefix: str = "acme:c1") -> None:
+        self._timeline = timeline
+        self._prefix = prefix
+        self._history: dict[tuple[str, str], Event] = {}
+        self._arrival = 0
+        self._accounted: list[Step] = []
+        self.records: list[Record] = []
+
+    def receive(self, event: Event, arrival: int) -> None:
+        """Take in a record: silence first, then the event."""
+        self.tick(arrival)
+        if (event.source, event.id) not in self._history:
+            self._history[event.source, event.id] = event
+            self._decide_again(event)
+
+    def tick(self, clock: int) -> None:
+        """Let arrival time advance."""
+        self._arrival = max(self._arrival, clock)
+        self._decide_again(None)
+
+    def _decide_again(self, event: Event | None) -> None:
+        outcome = decide(self._history.values(), self._timeline, self._arrival, with_grace=True)
+        steps = [] if outcome.excluded else outcome.steps
+        known = len(self._accounted)
+        if [_same(s) for s in self._accounted] == [_same(s) for s in steps[:known]]:
+            for step in steps[known:]:
+                self._emit(
+                    step.outcome,
+                    step.delta,
+                    step.kind,
+                    step.reason,
+                    step.at,
+                    step.policy,
+                    step.evidence,
+                )
+        else:
+            assert event is not None, "silence alone never rewrites the past"
+            self._correct(steps, event, outcome.kind, outcome.counted)
+        self._accounted = steps
+
+    def _correct(
+        self, steps: list[Step], event: Event, kind: str | None, count: str | None
+    ) -> None:
+        wanted, have = net(steps), self._net()
+        # The policy in force for the standing answer, else at the late event.
+        policy = self._policy(event)
+
+        def order(outcome: str) -> tuple[int, str]:
+            precedence = list(policy.precedence) if policy else []
+            place = precedence.index(outcome) if outcome in precedence else len(precedence)
+            return (place, outcome)
+
+        names = sorted({*wanted, *have}, key=order)
+        evidence = (event.id,)
+        for name in names:
+            for _ in range(have.get(name, 0) - wanted.get(name, 0)):
+                self._emit(name, -1, None, "late_event", self._arrival, ("", 0), evidence)
+        for name in names:
+            for _ in range(wanted.get(name, 0) - have.get(name, 0)):
+                newest = [s for s in steps if s.outcome == name and s.delta > 0][-1]
+                current = kind if count == name and kind else newest.kind
+                self._emit(name, 1, current, "late_event", self._arrival, newest.policy, evidence)
+
+    def _policy(self, event: Event) -> Policy | None:
+        fold = Fold(self._timeline)
+        for known in in_order(self._history.values()):
+            fold.silence_until(known.at)
+            if not fold.ended:
+                fold.take(known)
+        return fold.policy(event.at)
+
+    def _net(self) -> dict[str, int]:
+        sums: dict[str, int] = {}
+        for record in self.records:
+            sums[record[1]] = sums.get(record[1], 0) + record[2]
+        return {name: units for name, units in sums.items() if units}
+
+    def _emit(
+        self,
+        outcome: str,
+        quantity: int,
+        kind: str | None,
+        reason: str,
+        at: int,
+        policy: tuple[str, int],
+        evidence: tuple[str, ...],
+    ) -> None:
+        supersedes = None
+        if quantity < 0:
+            taken = {record[8] for record in self.records}
+            newest = [
+                r for r in self.records if r[1] == outcome and r[2] > 0 and r[0] not in taken
+            ][-1]
+            supersedes, policy = newest[0], newest[6]
+            kind = kind or newest[3]
+        assert kind is not None
+        identity = f"{self._prefix}:{len(self.records) + 1}"
+        self.records.append(
+            (identity, outcome, quantity, kind, reason, at, policy, evidence, supersedes)
+        )
+
+
+def _same(step: Step) -> tuple[int, str, int, str]:
+    return (step.at, step.outcome, step.delta, step.reason)

@@ -1,0 +1,341 @@
+"""`resmeter decide`: files of events in, a decision a conversation out."""
+
+import gzip
+import json
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from pipeline.resolve.policy import PRESETS
+
+SCENARIOS = [
+    json.loads(line)
+    for line in (Path(__file__).resolve().parents[2] / "scenarios.ndjson").read_bytes().splitlines()
+]
+AS_OF = "2026-06-13T09:00:00Z"
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def decide(resmeter_env: dict[str, str]) -> Run:
+    def run(
+        *arguments: str | Path, given: bytes = b"", as_of: str = AS_OF
+    ) -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", "decide", *map(str, arguments), "--as-of", as_of],
+            input=given,
+            capture_output=True,
+            env=resmeter_env,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def event(name: str, subject: str, minute: int, **data: object) -> bytes:
+    made = {
+        "specversion": "1.0",
+        "id": f"m{minute}",
+        "source": "/chat",
+        "type": f"conversation.{name}",
+        "subject": subject,
+        "time": f"2026-05-04T09:{minute:02d}:00.000Z",
+        "tenantid": "acme",
+        "data": data,
+    }
+    return json.dumps(made).encode() + b"\n"
+
+
+def answered(subject: str) -> bytes:
+    """A conversation that silence settles."""
+    return event("customer_message", subject, 0, intent="help_request") + event(
+        "ai_message", subject, 1, kind="answer"
+    )
+
+
+def conversations(result: "subprocess.CompletedProcess[bytes]") -> list[str]:
+    return [json.loads(line)["conversation"] for line in result.stdout.splitlines()]
+
+
+# --- what is decided ------------------------------------------------------------------------------
+
+
+def situations() -> list[tuple[str, str, str]]:
+    """Policies with their changes, and times, so that a process decides many scenarios at once."""
+    found = {(s["policy"], json.dumps(s["policy_overrides"]), s["as_of"]) for s in SCENARIOS}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("policy", "changes", "as_of"), situations())
+def test_every_scenario_is_decided_as_expected(
+    decide: Run, tmp_path: Path, policy: str, changes: str, as_of: str
+) -> None:
+    chosen = [
+        scenario
+        for scenario in SCENARIOS
+        if (scenario["policy"], json.dumps(scenario["policy_overrides"]), scenario["as_of"])
+        == (policy, changes, as_of)
+    ]
+    events = tmp_path / "events.ndjson"
+    events.write_text("".join(f"{json.dumps(e)}\n" for s in chosen for e in s["events"]))
+    named = policy
+    if changes != "{}":
+        overrides: dict[str, object] = json.loads(changes)
+        lines = [f"{key} = {json.dumps(value)}" for key, value in overrides.items()]
+        (tmp_path / "policy.toml").write_text("\n".join([f'base = "{policy}"', *lines]))
+        named = str(tmp_path / "policy.toml")
+
+    result = decide(events, "--policy", named, as_of=as_of)
+
+    assert (result.returncode, result.stderr) == (0, b"")
+    found: dict[str, Any] = {}
+    for line in result.stdout.splitlines():
+        decision = json.loads(line)
+        found[decision["conversation"]] = decision
+    for scenario in chosen:
+        expected = scenario["expected"]
+        decision = found[scenario["events"][0]["subject"]]
+        if "would_be" in decision:  # the file tells the transitions alone
+            decision["would_be"] = decision["would_be"]["transitions"]
+        for transition in (*decision["transitions"], *decision.get("would_be", ())):
+            assert transition.pop("evidence")
+        assert {key: decision[key] for key in expected} == expected, scenario["title"]
+
+
+def test_a_line_has_the_members_that_are_documented(decide: Run) -> None:
+    result = decide("-", given=answered("c-1"))
+
+    assert result.stdout == (
+        b'{"tenantid":"acme","conversation":"c-1","excluded":false,"net":{"resolution":1},'
+        b'"kind":"assumed","transitions":[{"at":"2026-05-05T09:01:00.000Z",'
+        b'"outcome":"resolution","delta":1,"kind":"assumed","reason":"silence",'
+        b'"evidence":["m1"]}]}\n'
+    )
+
+
+def test_what_is_excluded_nets_nothing_and_says_what_it_would_be(decide: Run) -> None:
+    given = answered("c-1").replace(b'"data"', b'"environment": "sandbox", "data"')
+
+    decision = json.loads(decide("-", given=given).stdout)
+
+    assert decision["excluded"] is True
+    assert (decision["net"], decision["transitions"]) == ({}, [])
+    assert decision["would_be"]["net"] == {"resolution": 1}
+    assert [t["reason"] for t in decision["would_be"]["transitions"]] == ["silence"]
+
+
+def test_silence_counts_up_to_the_time_that_is_named(decide: Run) -> None:
+    before = decide("-", given=answered("c-1"), as_of="2026-05-05T09:00:59.999Z")
+    at = decide("-", given=answered("c-1"), as_of="2026-05-05T11:01:00+02:00")
+
+    assert json.loads(before.stdout)["net"] == {}
+    assert json.loads(at.stdout)["net"] == {"resolution": 1}
+
+
+def test_order_and_repetition_of_lines_change_nothing(decide: Run) -> None:
+    lines = (answered("c-2") + answered("c-1")).splitlines(keepends=True)
+
+    expected = decide("-", given=b"".join(lines)).stdout
+    shuffled = decide("-", given=b"".join([*reversed(lines), *lines])).stdout
+
+    assert shuffled == expected
+
+
+def test_conversations_come_by_tenant_then_by_name(decide: Run) -> None:
+    given = answered("c-2") + answered("c-10") + answered("c-1")
+    given += answered("c-3").replace(b'"acme"', b'"aaa"')
+
+    assert conversations(decide("-", given=given)) == ["c-3", "c-1", "c-10", "c-2"]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_standard_input_and_plain_and_packed_files_decide_the_same(
+    decide: Run, tmp_path: Path
+) -> None:
+    given = answered("c-1") + answered("c-2")
+    (tmp_path / "plain.ndjson").write_bytes(given)
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(given))
+    (tmp_path / "packed.zst").write_bytes(zstandard.compress(given))
+
+    expected = decide("-", given=given)
+
+    assert (expected.returncode, conversations(expected)) == (0, ["c-1", "c-2"])
+    for name in ("plain.ndjson", "packed.gz", "packed.zst"):
+        result = decide(tmp_path / name)
+        assert (result.returncode, result.stdout, result.stderr) == (0, expected.stdout, b"")
+
+
+def test_files_packed_one_after_the_other_are_read_to_the_end(decide: Run, tmp_path: Path) -> None:
+    one, other = answered("c-1"), answered("c-2")
+    (tmp_path / "both.gz").write_bytes(gzip.compress(one) + gzip.compress(other))
+    (tmp_path / "both.zst").write_bytes(zstandard.compress(one) + zstandard.compress(other))
+
+    for name in ("both.gz", "both.zst"):
+        assert conversations(decide(tmp_path / name)) == ["c-1", "c-2"]
+
+
+def test_several_files_are_one_log(decide: Run, tmp_path: Path) -> None:
+    question, answer = answered("c-1").splitlines(keepends=True)
+    (tmp_path / "1.ndjson").write_bytes(question)
+    (tmp_path / "2.gz").write_bytes(gzip.compress(answer))
+
+    result = decide(tmp_path / "1.ndjson", tmp_path / "2.gz", "-", given=answered("c-2"))
+
+    assert conversations(result) == ["c-1", "c-2"]
+    assert all(json.loads(line)["net"] for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize("given", [b"", b"\n\n", b" \r\n"])
+def test_an_empty_file_decides_nothing(decide: Run, given: bytes) -> None:
+    result = decide("-", given=given)
+
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
+def test_blank_lines_other_line_ends_and_a_last_line_without_end_are_read(decide: Run) -> None:
+    given = b"\n" + answered("c-1").replace(b"\n", b"\r\n\r\n").strip()
+
+    result = decide("-", given=given)
+
+    assert (result.returncode, conversations(result)) == (0, ["c-1"])
+
+
+def unfinished_gz(given: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=31)
+    return packer.compress(given) + packer.flush(zlib.Z_SYNC_FLUSH)
+
+
+def unfinished_zst(given: bytes) -> bytes:
+    packer = zstandard.ZstdCompressor().compressobj()
+    return packer.compress(given) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+
+@pytest.mark.parametrize("pack", [unfinished_gz, unfinished_zst])
+def test_a_packed_file_whose_writer_did_not_finish_fails_and_decides_nothing(
+    decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    # Whole lines: nothing but the missing end tells that there were more.
+    path = tmp_path / f"cut.{pack.__name__.rpartition('_')[2]}"
+    path.write_bytes(pack(answered("c-1")))
+
+    result = decide(path)
+
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(f"error: {path}: cannot be read: ".encode())
+
+
+@pytest.mark.parametrize("name", ["none.ndjson", "folder", "not.gz", "not.zst"])
+def test_a_file_that_cannot_be_read_is_named(decide: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "not.gz").write_bytes(b"plain text")
+    (tmp_path / "not.zst").write_bytes(b"plain text")
+
+    result = decide(tmp_path / name)
+
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(f"error: {tmp_path / name}: cannot be read: ".encode())
+    assert b"Traceback" not in result.stderr
+
+
+# --- lines that are no events ---------------------------------------------------------------------
+
+
+def test_lines_that_are_no_events_go_to_standard_error_and_the_rest_is_decided(decide: Run) -> None:
+    given = b"nonsense\n\n" + answered("c-1") + event("rating", "c-1", 2, target="ai", score=6)
+
+    result = decide("-", given=given)
+
+    assert result.returncode == 3
+    assert conversations(result) == ["c-1"]
+    malformed, wrong = map(json.loads, result.stderr.splitlines())
+    assert list(malformed) == ["line", "reason", "detail"]
+    assert (malformed["line"], malformed["reason"]) == (1, "malformed_json")
+    assert wrong == {
+        "line": 5,
+        "reason": "invalid_data",
+        "detail": "data.score: 6 is not a number from 1 to 5",
+    }
+
+
+def test_of_several_files_that_of_a_bad_line_is_named(decide: Run, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.ndjson", tmp_path / "bad.ndjson"
+    good.write_bytes(answered("c-1"))
+    bad.write_bytes(answered("c-2") + b"{}\n")
+
+    result = decide(good, bad)
+
+    assert result.returncode == 3
+    (line,) = map(json.loads, result.stderr.splitlines())
+    assert (line["file"], line["line"], line["reason"]) == (str(bad), 3, "not_cloudevents")
+
+
+# --- policies and usage ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "net"),
+    [
+        (name, {"resolution": 1})
+        for name in PRESETS
+        if name not in {"confirmed-only", "zendesk-2026"}
+    ]
+    + [("confirmed-only", {}), ("zendesk-2026", {})],
+)
+def test_the_policy_decides_what_silence_is_worth(
+    decide: Run, policy: str, net: dict[str, int]
+) -> None:
+    result = decide("-", "--policy", policy, given=answered("c-1"))
+
+    assert json.loads(result.stdout)["net"] == net
+
+
+def test_an_unknown_policy_is_bad_usage_and_is_told_with_the_presets(decide: Run) -> None:
+    result = decide("-", "--policy", "fin", given=answered("c-1"))
+
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr.startswith(b"error: policy: 'fin' is neither a preset (")
+    assert all(name.encode() in result.stderr for name in PRESETS)
+
+
+def test_all_errors_of_a_policy_file_are_told(decide: Run, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text('silence = "maybe"\ngrace = "soon"\n[window]\nfax = "1h"\n')
+
+    result = decide("-", "--policy", policy, given=answered("c-1"))
+
+    assert (result.returncode, result.stdout) == (2, b"")
+    keys = [line.split(": ")[2] for line in result.stderr.decode().splitlines()]
+    assert keys == ["silence", "grace", "window.fax"]
+
+
+def test_a_time_that_is_none_is_bad_usage(decide: Run) -> None:
+    result = decide("-", as_of="tomorrow")
+
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert b"'tomorrow' is not an RFC 3339 time" in result.stderr
+
+
+def test_no_file_is_bad_usage(decide: Run) -> None:
+    result = decide()
+
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert b"FILE" in result.stderr
+
+
+def test_the_settings_of_a_deployment_do_not_matter(
+    decide: Run, resmeter_env: dict[str, str]
+) -> None:
+    resmeter_env["RESMETER_WORKER__HTTP_PORT"] = "nonsense"
+    resmeter_env["RESMETER_CONFIG"] = "none.toml"
+
+    assert decide("-", given=answered("c-1")).returncode == 0

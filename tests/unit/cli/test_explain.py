@@ -1,0 +1,187 @@
+"""`resmeter explain`: the receipt of one conversation, out of the ledger."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
+from pipeline.ledger.entries import Arrival, Claim, Stored
+from pipeline.replay.explain import Explanation
+from pipeline.sink.batch import fix, plan
+from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+
+TOPIC = "usage.records"
+T0 = 1_790_000_000_000
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def ledger(resmeter_env: dict[str, str]) -> Iterator[Ledger]:
+    upgrade(resmeter_env["RESMETER_LEDGER__URL"])
+    opened = open_ledger(resmeter_env["RESMETER_LEDGER__URL"])
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def explain(resmeter_env: dict[str, str]) -> Run:
+    def run(*arguments: str, columns: int = 80) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline", "explain", *arguments],
+            capture_output=True,
+            text=True,
+            env={**resmeter_env, "COLUMNS": str(columns)},
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+def record(conversation: str, n: int = 1, *, tenantid: str = "acme") -> UsageRecord:
+    """A charge for silence; the second of a conversation takes the first back."""
+    fields = {
+        "id": f"{tenantid}:{conversation}:{n}",
+        "tenantid": tenantid,
+        "conversation": conversation,
+        "outcome": "resolution",
+        "quantity": 1 if n == 1 else -1,
+        "kind": "assumed",
+        "reason": "silence" if n == 1 else "customer_returned",
+        "occurred_at": T0,
+        "policy": "fin-2026",
+        "policy_version": 1,
+        "evidence": (f"m{n}",),
+        "supersedes": None if n == 1 else f"{tenantid}:{conversation}:1",
+    }
+    return msgspec.convert(fields, UsageRecord)
+
+
+def stored(ledger: Ledger, *found: UsageRecord) -> None:
+    stands = records.offsets(ledger, TOPIC).get(0)
+    origin = encode_origin(Origin("conversation.events", 3, (90211,)))
+    arrivals = [
+        Arrival(0, offset, encode_record(one), origin)
+        for offset, one in enumerate(found, stands or 0)
+    ]
+    result = records.store(ledger, TOPIC, arrivals, {0: stands}, T0)
+    assert isinstance(result, Stored)
+    assert (result.records, result.refused) == (len(found), ())
+
+
+def delivered_at_the_second_call(ledger: Ledger) -> None:
+    made = plan(deliveries.pending_records(ledger, "acme", "resolution", 1000))
+    (fixed,) = (fix(group, "acme", "resolution", "cus_1", "m") for group in made.groups)
+    assert deliveries.store_plan(ledger, [fixed], T0)
+    for number, result in enumerate(("failed", "delivered")):
+        at = T0 + number * 60_000
+        claim = deliveries.claim(ledger, fixed.event, "a", at, at + 30_000, 0)
+        assert isinstance(claim, Claim)
+        deliveries.conclude(
+            ledger,
+            fixed.event,
+            claim,
+            "a",
+            at + 5,
+            result="failed" if result == "failed" else "delivered",
+            http_status=500 if result == "failed" else 200,
+            request_id=f"req_{number}",
+            replayed=False,
+            detail="no luck" if result == "failed" else None,
+        )
+
+
+def test_a_receipt_tells_charge_reversal_and_every_call(ledger: Ledger, explain: Run) -> None:
+    stored(ledger, record("c-1"))
+    delivered_at_the_second_call(ledger)
+    stored(ledger, record("c-1", 2))
+
+    result = explain("acme", "c-1", columns=400)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    text = result.stdout
+    assert text.startswith(
+        "Conversation c-1 of acme\n"
+        "Billed in all: nothing: what was charged has been taken back (0.00 usd)\n\n1. "
+    )
+    assert " +1 resolution charged, 0.99 usd\n" in text
+    assert " -1 resolution taken back, -0.99 usd\n" in text
+    assert "   Reverses  acme:c-1:1\n" in text
+    assert "   Evidence  event m1 (conversation.events, partition 3, offset 90211)\n" in text
+    assert "   Record    acme:c-1:2 (usage.records, partition 0, offset 1)\n" in text
+    assert ": failed, to be tried again (HTTP 500, request req_0, no luck)\n" in text
+    assert ": accepted (HTTP 200, request req_1)\n" in text
+    assert "   Stripe    Not yet: " in text
+
+
+def test_as_json_it_is_one_object_with_the_same(ledger: Ledger, explain: Run) -> None:
+    stored(ledger, record("c-1"))
+    delivered_at_the_second_call(ledger)
+    stored(ledger, record("c-1", 2))
+
+    result = explain("acme", "c-1", "--json")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("\n") == 1
+    found = msgspec.json.decode(result.stdout, type=Explanation)
+    assert (found.net, found.amounts) == ({}, {"usd": "0.00"})
+    charge, reversal = found.records
+    assert (charge.quantity, charge.amount) == (1, "0.99")
+    assert (reversal.quantity, reversal.amount, reversal.supersedes) == (-1, "-0.99", "acme:c-1:1")
+    assert charge.delivery is not None
+    assert [call.result for call in charge.delivery.attempts] == ["failed", "delivered"]
+    assert reversal.delivery is None
+
+
+def test_only_the_conversation_that_is_asked_for_is_told(ledger: Ledger, explain: Run) -> None:
+    stored(ledger, record("c-1"), record("c-1:2"), record("c-10"))
+    stored(ledger, record("c-1", tenantid="globex"))
+
+    for tenantid, conversation in (("acme", "c-1"), ("acme", "c-1:2"), ("globex", "c-1")):
+        found = json.loads(explain(tenantid, conversation, "--json").stdout)
+
+        assert [line["id"] for line in found["records"]] == [f"{tenantid}:{conversation}:1"]
+
+
+def test_long_lines_are_broken_below_their_labels(ledger: Ledger, explain: Run) -> None:
+    stored(ledger, record("c-1"))
+
+    wide = explain("acme", "c-1", columns=400).stdout
+    narrow = explain("acme", "c-1", columns=70).stdout
+
+    assert max(map(len, narrow.splitlines())) <= 70
+    assert narrow.split() == wide.split()
+    more = len(narrow.splitlines()) - len(wide.splitlines())
+    assert more == sum(row.startswith(" " * 13) for row in narrow.splitlines()) > 0
+
+
+@pytest.mark.parametrize(("tenantid", "conversation"), [("acme", "c-2"), ("globex", "c-1")])
+def test_a_conversation_that_the_ledger_does_not_hold_is_told_with_where_was_looked(
+    ledger: Ledger, explain: Run, tenantid: str, conversation: str
+) -> None:
+    stored(ledger, record("c-1"))
+
+    result = explain(tenantid, conversation)
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"error: the ledger {ledger.shown} holds no usage record of ")
+    assert f"conversation '{conversation}' of tenant '{tenantid}'" in result.stderr
+
+
+def test_a_ledger_that_is_not_there_is_told_with_what_to_run(explain: Run) -> None:
+    result = explain("acme", "c-1")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "run `resmeter ledger upgrade`" in result.stderr
+
+
+def test_a_conversation_must_be_named(explain: Run) -> None:
+    result = explain("acme")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "CONVERSATION" in result.stderr

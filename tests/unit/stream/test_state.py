@@ -1,0 +1,156 @@
+"""A conversation's stored form reads back as it was, and its header tells which is newer."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.events.model import AI_MESSAGE, CUSTOMER_MESSAGE, Event
+from pipeline.resolve.policy import DEFAULT, Timeline, preset
+from pipeline.stream.state import (
+    ORDER_BYTES,
+    decode_state,
+    due_of,
+    encode_state,
+    newest,
+    next_offset_of,
+)
+from pipeline.usage.conversation import Conversation
+from pipeline.usage.record import UsageRecord
+
+TIMELINE = Timeline([preset(DEFAULT)])
+T0 = 1_777_885_200_000
+DAY_MS = 86_400_000
+GRACE_MS = 600_000
+
+
+def conversation(*events: Event) -> Conversation:
+    made = Conversation()
+    for offset, event in enumerate(events):
+        made.receive("acme", "c-1", event, offset, event.at, TIMELINE, [])
+    return made
+
+
+def question(at: int = T0, identity: str = "m1") -> Event:
+    return Event(at, CUSTOMER_MESSAGE, "/s", identity, intent="help_request")
+
+
+def answer(at: int = T0 + 1, identity: str = "m2") -> Event:
+    return Event(at, AI_MESSAGE, "/s", identity, kind="answer")
+
+
+def long_conversation() -> Conversation:
+    return conversation(*(question(T0 + n, f"message-{n:032d}") for n in range(1000)))
+
+
+# --- there and back -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "original",
+    [Conversation(), conversation(question()), conversation(question(), answer())],
+    ids=["new", "asked", "answered"],
+)
+def test_a_conversation_reads_back_as_it_was(original: Conversation) -> None:
+    assert decode_state(encode_state(7, original)) == original
+
+
+def test_a_long_conversation_is_packed_and_reads_back_as_it_was() -> None:
+    original = long_conversation()
+
+    stored = encode_state(1000, original)
+
+    assert len(stored) < len(msgspec.msgpack.encode(original)) / 2
+    assert decode_state(stored) == original
+    assert next_offset_of(stored) == 1000
+
+
+def test_what_is_read_back_goes_on_as_the_original_does() -> None:
+    original = conversation(question(), answer())
+    again = decode_state(encode_state(2, original))
+    thanks = Event(T0 + 2, CUSTOMER_MESSAGE, "/s", "m3", intent="confirmation")
+
+    emitted: list[list[UsageRecord]] = [[], []]
+    for which, out in zip((original, again), emitted, strict=True):
+        which.receive("acme", "c-1", thanks, 2, thanks.at, TIMELINE, out)
+
+    assert emitted[0] == emitted[1]
+    assert [record.reason for record in emitted[0]] == ["confirmed"]
+    assert encode_state(3, original) == encode_state(3, again)
+
+
+def test_equal_conversations_have_equal_bytes() -> None:
+    made = [encode_state(2, conversation(question(), answer())) for _ in range(2)]
+
+    assert made[0] == made[1]
+
+
+# --- the header -----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_the_header_has_the_offset_of_the_next_record(offset: int) -> None:
+    assert next_offset_of(encode_state(offset, Conversation())) == offset
+
+
+def test_the_header_has_when_silence_is_settled() -> None:
+    assert due_of(encode_state(2, conversation(question(), answer()))) == T0 + 1 + DAY_MS + GRACE_MS
+
+
+@pytest.mark.parametrize(
+    "original", [Conversation(), conversation(question())], ids=["new", "asked"]
+)
+def test_where_no_answer_stands_nothing_is_due(original: Conversation) -> None:
+    assert due_of(encode_state(1, original)) is None
+
+
+@pytest.mark.parametrize("due", [0, -1, -(2**40)])
+def test_what_was_due_before_1970_is_due_at_any_time_since(due: int) -> None:
+    stored = encode_state(1, Conversation(due_at=due))
+
+    assert due_of(stored) == 1
+    assert decode_state(stored).due_at == due
+
+
+# --- which is newer -------------------------------------------------------------------------------
+
+
+def state(next_offset: int, emitted: int) -> bytes:
+    return encode_state(next_offset, Conversation(emitted=emitted))
+
+
+@given(
+    st.tuples(st.integers(0, 2**40), st.integers(0, 2**20)),
+    st.tuples(st.integers(0, 2**40), st.integers(0, 2**20)),
+)
+def test_the_newer_is_that_of_the_later_record_then_of_more_usage_records(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    assert newest(state(*one), state(*other)) == state(*max(one, other))
+    assert newest(state(*other), state(*one)) == state(*max(one, other))
+
+
+def test_a_timer_makes_a_newer_version_of_one_offset() -> None:
+    original = conversation(question(), answer())
+    before = encode_state(2, original)
+    emitted: list[UsageRecord] = []
+    due = due_of(before)
+    assert due is not None
+
+    original.settle("acme", "c-1", due, TIMELINE, emitted)
+    after = encode_state(2, original)
+
+    assert len(emitted) == 1
+    assert newest(before, after) == newest(after, before) == after
+
+
+def test_of_versions_that_are_as_new_the_first_is_kept() -> None:
+    one, other = state(5, 1), state(5, 1) + b"other"
+
+    assert one[:ORDER_BYTES] == other[:ORDER_BYTES]
+    assert newest(one, other) == one
+    assert newest(other, one) == other
+
+
+def test_a_version_with_no_other_is_the_newest() -> None:
+    assert newest(state(5, 1), None) == state(5, 1)
