@@ -1,5 +1,6 @@
 """This file defines the settings; it is the only module that reads the environment."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,7 @@ class WorkerSettings(_Section):
 class LedgerSettings(_Section):
     url: str = Field(
         "sqlite:///resmeter-data/ledger.sqlite",
+        repr=False,  # it may hold a password
         description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
     )
 
@@ -150,6 +152,8 @@ def load_settings() -> Settings:
     Raises:
         ConfigurationError: with every problem, each naming its variable.
     """
+    if groups := _values_of_groups():
+        raise ConfigurationError(groups)
     try:
         return Settings()
     except ValidationError as error:
@@ -163,6 +167,8 @@ def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
 
     Returns the settings, the problems, and the sections that are wrong and stand at their defaults.
     """
+    if groups := _values_of_groups():
+        return Settings.model_construct(), groups, set(Settings.model_fields)
     try:
         return Settings(), [], set()
     except ValidationError as error:
@@ -175,6 +181,17 @@ def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
         if name in values and name not in wrong
     }
     return Settings.model_construct(**valid), problems, wrong
+
+
+def _values_of_groups() -> list[str]:
+    """Say which variables name a group of settings, as if it were one."""
+    groups = [_variable((name,)) for name in Settings.model_fields if name != "config"]
+    given = {name.upper() for name, value in os.environ.items() if value}
+    return [
+        f"{name}: is a group of settings; name one, such as {name}__…, as `resmeter settings` lists"
+        for name in groups
+        if name in given
+    ]
 
 
 def _variable(location: tuple[Any, ...]) -> str:

@@ -95,7 +95,7 @@ def load_tenants(path: Path | None) -> Tenants:
     ]
     versions = _versions(path, table.get("policy_files", []), problems)
     default = table.get("policy", DEFAULT)
-    if default not in versions:
+    if not isinstance(default, str) or default not in versions:
         problems.append(_no_policy(f"{path}: policy", default, versions))
     meters = _meters(path, table.get("meters", {}), problems)
     customers: dict[str, str] = {}
@@ -115,7 +115,7 @@ def load_tenants(path: Path | None) -> Tenants:
 
 def _versions(path: Path, patterns: Any, problems: list[str]) -> dict[str, tuple[Policy, ...]]:
     versions: dict[str, tuple[Policy, ...]] = {name: (preset(name),) for name in PRESETS}
-    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+    if not isinstance(patterns, list) or not all(p and isinstance(p, str) for p in patterns):
         problems.append(f"{path}: policy_files: is not a list of paths")
         return versions
     texts: dict[str, str] = {}
@@ -184,7 +184,7 @@ def _tenant(
                     f"{where}.stripe_customer: {value!r} is no customer such as cus_123"
                 )
         elif key == "policy":
-            if value in versions:
+            if isinstance(value, str) and value in versions:
                 policies[tenantid] = value
             else:
                 problems.append(_no_policy(f"{where}.policy", value, versions))

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import zstandard
 
 from pipeline.errors import UnavailableError
 
 _LINE_BYTES_MAX = 16 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 def size_of(paths: tuple[str, ...]) -> int | None:
@@ -56,7 +57,39 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
             yield io.BufferedReader(unpacked)
     elif path.endswith(".zst"):
         with Path(path).open("rb") as packed:
-            yield io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed))
+            yield io.BufferedReader(_Unpacked(packed))
     else:
         with Path(path).open("rb") as plain:
             yield plain
+
+
+class _Unpacked(io.RawIOBase):
+    """A .zst file unpacked; unlike the library's reader it tells a file that was cut off."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._left = b""
+        self._is_within = False  # a frame that has begun and not ended
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = self._frame.unused_data if self._frame.eof else b""
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._is_within = False
+            chunk = chunk or self._packed.read(_CHUNK_BYTES)
+            if not chunk:
+                if self._is_within:
+                    raise EOFError("the file is cut off: its last frame does not end")
+                return 0
+            self._is_within = True
+            self._left = self._frame.decompress(chunk)
+            self._is_within = not self._frame.eof
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count

@@ -26,6 +26,8 @@ PRESETS = ("fin-2026", "zendesk-2026", "gorgias", "hubspot-2026", "confirmed-onl
 DEFAULT = "fin-2026"
 _ABSENT = "absent"  # how a file takes back what its base sets, as TOML has no null
 _UNBOUNDED = "unbounded"
+_PRICE_MAX = 1_000_000_000
+_PRICE_DECIMALS_MAX = 12
 _T = TypeVar("_T")
 
 
@@ -173,7 +175,10 @@ def _time(value: object) -> int:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError(f"{value} has no time zone: write {value.isoformat()}Z")
-        return parse_time(value.astimezone(UTC).isoformat())
+        try:
+            return parse_time(value.astimezone(UTC).isoformat())
+        except OverflowError:
+            raise ValueError(f"{value} is out of range") from None
     if isinstance(value, str):
         return parse_time(value)
     raise ValueError(f"{value} is not a time such as 2026-01-01T00:00:00Z")
@@ -191,8 +196,10 @@ def _price(value: object) -> Decimal:
         price = Decimal(str(value))
     except InvalidOperation:
         raise ValueError(f"{value!r} is not a decimal such as 0.99") from None
-    if not price.is_finite() or price < 0:
-        raise ValueError(f"{value!r} is not an amount")
+    if not price.is_finite() or not 0 <= price <= _PRICE_MAX:
+        raise ValueError(f"{value!r} is not an amount from 0 to {_PRICE_MAX}")
+    if int(price.as_tuple().exponent) < -_PRICE_DECIMALS_MAX:
+        raise ValueError(f"{value!r} has more than {_PRICE_DECIMALS_MAX} decimals")
     return price
 
 
