@@ -232,6 +232,11 @@ def decode(
     addressed = decode_value(value, headers)
     if type(addressed) is Rejected:
         return addressed
+    return hold_against(addressed, key, timestamp) or addressed
+
+
+def hold_against(addressed: Addressed, key: bytes | None, timestamp: int) -> Rejected | None:
+    """Say what is wrong between an event and the record that brought it, if anything is."""
     expected = f"{addressed.tenantid}:{addressed.conversation}".encode()
     if key != expected:
         shown = "absent" if key is None else repr(key[:80].decode(errors="replace"))
@@ -245,7 +250,7 @@ def decode(
             f"time {format_time(addressed.event.at)} is more than 5 minutes after "
             f"the arrival at {format_time(timestamp)}",
         )
-    return addressed
+    return None
 
 
 def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Rejected:

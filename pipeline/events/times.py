@@ -42,7 +42,7 @@ def parse_time(text: str) -> int:
 
 
 _seconds: dict[str, int] = {}
-_MILLIS = {f"{ms:03d}": ms for ms in range(1000)}
+_MILLIS = {f"{ms:03d}Z": ms for ms in range(1000)}
 
 
 def parse_canonical(text: str) -> int:
@@ -50,15 +50,15 @@ def parse_canonical(text: str) -> int:
 
     The seconds of a stream's events repeat, so each is parsed once.
     """
-    second = _seconds.get(text[:19])
-    millis = _MILLIS.get(text[20:23])
-    if second is not None and millis is not None and text[23:] == "Z" and text[19] == ".":
+    second = _seconds.get(text[:20])
+    millis = _MILLIS.get(text[20:])
+    if second is not None and millis is not None:
         return second + millis
     value = parse_time(text)
-    if len(text) == 24 and millis is not None and text[17:19] < "60":
+    if millis is not None and text[17:20] < "60.":
         if len(_seconds) >= _SECONDS_KNOWN_MAX:
             _seconds.clear()
-        _seconds[text[:19]] = value - millis
+        _seconds[text[:20]] = value - millis
     return value
 
 

@@ -86,27 +86,31 @@ class Fold(msgspec.Struct, array_like=True):
 
     # --- silence --------------------------------------------------------------------------------
 
-    def due(self, timeline: Timeline) -> int | None:
-        """Return when silence will have made the standing answer count, or None if it cannot."""
+    def due(self, timeline: Timeline, *, with_grace: bool = False) -> int | None:
+        """Return when silence will have made the standing answer count, or None if it cannot.
+
+        With the policy's grace it is when a worker may say so.
+        """
         standing = self.standing
         if standing is None or self.count is not None or self.ended or self.human_requested:
             return None
         policy = timeline.at(standing.at)
         if policy is None or policy.silence == "never":
             return None
-        if policy.window_anchor == "last_answer":
-            anchor = standing.at
-        elif policy.window_anchor == "last_message":
+        anchor = standing.at
+        if policy.window_anchor == "last_message":
             newest = self.last_message_at
-            anchor = standing.at if newest is None else max(standing.at, newest)
-        else:
-            anchor = standing.at if self.first_message_at is None else self.first_message_at
-        due = max(anchor + policy.window_of(standing.channel), standing.known_at)
+            if newest is not None and newest > anchor:
+                anchor = newest
+        elif policy.window_anchor == "first_message" and self.first_message_at is not None:
+            anchor = self.first_message_at
+        due = anchor + policy.window_of(standing.channel)
+        due = max(due, standing.known_at)
         if policy.silence == "if_verified":
             if not standing.verified:
                 return None
             due = max(due, standing.verified_at)
-        return due
+        return due + policy.grace if with_grace else due
 
     def settle(self, timeline: Timeline, until: int) -> None:
         """Count the standing answer if its silence was complete at `until`."""
@@ -146,8 +150,14 @@ class Fold(msgspec.Struct, array_like=True):
             self.excluded = True
         if self.ended:
             return
-        rank = event.rank
-        policy = self.policy_for(timeline, event.at)
+        rank, standing = event.rank, self.standing
+        # As `policy_for`, without its calls.
+        asked_for = event.at if standing is None else standing.at
+        policy = timeline.single
+        if policy is None:
+            policy = timeline.at(asked_for)
+        elif asked_for < timeline.single_from:
+            policy = None
         if rank == CUSTOMER_MESSAGE:
             self._customer_says(policy, event, event.intent or "unknown")
             self._message(event.at)

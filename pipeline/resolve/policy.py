@@ -72,17 +72,18 @@ class Timeline:
     Before the first of them nothing is in force, and nothing bills.
     """
 
-    __slots__ = ("_single", "_single_from", "versions")
+    __slots__ = ("single", "single_from", "versions")
 
     def __init__(self, versions: Sequence[Policy]) -> None:
         self.versions = tuple(sorted(versions, key=lambda p: (p.effective_from, p.version)))
-        self._single = self.versions[0] if len(self.versions) == 1 else None
-        self._single_from = self.versions[0].effective_from if self.versions else 0
+        # Most have one version: the hot path asks for it without a call.
+        self.single = self.versions[0] if len(self.versions) == 1 else None
+        self.single_from = self.versions[0].effective_from if self.versions else 0
 
     def at(self, ms: int) -> Policy | None:
         """Return the version in force at a time, or None before the first."""
-        if self._single is not None:
-            return self._single if ms >= self._single_from else None
+        if self.single is not None:
+            return self.single if ms >= self.single_from else None
         found = None
         for policy in self.versions:
             if policy.effective_from > ms:

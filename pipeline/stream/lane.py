@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import faust
+from aiokafka.consumer.fetcher import PartitionRecords
 from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP
 
@@ -318,6 +319,11 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
             self.lane._log.warning("seek_failed", error=str(error))
 
 
+def _raw_record(_: PartitionRecords, __: Any, record: Any) -> Any:
+    """Take a record as the parser made it, without copying it into a `ConsumerRecord`."""
+    return record
+
+
 class LaneTransport(Transport):  # type: ignore[misc]
     Consumer = LaneConsumer
 
@@ -329,6 +335,7 @@ class LaneApp(faust.App):  # type: ignore[misc]
     resmeter: Any
 
     def _new_transport(self) -> Any:
+        PartitionRecords._consumer_record = _raw_record
         return LaneTransport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:

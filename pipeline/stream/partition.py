@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.events.codec import decode
+from pipeline.events.codec import decode_value, hold_against
 from pipeline.events.model import TYPES, Rejected
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
@@ -59,6 +59,21 @@ class Work(msgspec.Struct):
         return not (self.outputs or self.dead_letters or self.states)
 
 
+class _Taken:
+    """A conversation that a batch has begun to change."""
+
+    __slots__ = ("conversation", "name", "next_offset", "tenantid", "timeline")
+
+    def __init__(
+        self, conversation: Conversation, tenantid: str, name: str, timeline: Timeline
+    ) -> None:
+        self.conversation = conversation
+        self.tenantid = tenantid
+        self.name = name
+        self.timeline = timeline
+        self.next_offset = 0
+
+
 class Partition:
     """The conversations of one partition of the events topic."""
 
@@ -99,31 +114,35 @@ class Partition:
     def apply(self, records: Sequence[Record]) -> Work:
         """Apply records in the order of their offsets."""
         work = Work()
-        states, types = self.states, work.types
-        changed: dict[bytes, Conversation] = {}
-        applied: dict[bytes, int] = {}
+        types = work.types
+        taken: dict[bytes | None, _Taken] = {}
         emitted: list[UsageRecord] = []
         for record in records:
             key, offset, timestamp = record.key, record.offset, record.timestamp
-            addressed = decode(record.value, key, timestamp, record.headers)
-            if type(addressed) is Rejected:
-                self._reject(work, record, addressed)
+            found = decode_value(record.value, record.headers)
+            if type(found) is Rejected:
+                self._reject(work, record, found)
                 continue
-            assert key is not None
-            conversation = changed.get(key)
-            if conversation is None:
-                stored = states.get(key)
-                if stored is None:
-                    conversation = Conversation()
-                elif next_offset_of(stored) > offset:
-                    work.redelivered += 1
+            tenantid, name, event = found.tenantid, found.conversation, found.event
+            known = taken.get(key)
+            if (
+                known is None
+                or known.name != name
+                or known.tenantid != tenantid
+                or event.at > timestamp
+            ):
+                rejected = hold_against(found, key, timestamp)
+                if rejected is not None:
+                    self._reject(work, record, rejected)
                     continue
-                else:
-                    conversation = decode_state(stored)
-            tenantid, event = addressed.tenantid, addressed.event
-            timeline = self._timelines.get(tenantid) or self._timeline(tenantid)
-            receipt = conversation.receive(
-                tenantid, addressed.conversation, event, offset, timestamp, timeline, emitted
+                if known is None:
+                    assert key is not None
+                    known = self._take(key, tenantid, name, offset)
+                    if known is None:
+                        work.redelivered += 1
+                        continue
+            receipt = known.conversation.receive(
+                tenantid, name, event, offset, timestamp, known.timeline, emitted
             )
             if receipt == "conversation_too_long":
                 self._reject(
@@ -133,13 +152,25 @@ class Partition:
             if receipt == "duplicate":
                 work.duplicates += 1
             types[event.rank] += 1
-            changed[key] = conversation
-            applied[key] = offset + 1
+            known.next_offset = offset + 1
+            taken[key] = known
             if emitted:
-                self._emit(work, key, conversation, emitted)
-        for key, conversation in changed.items():
-            self._store(work, key, conversation, applied[key])
+                self._emit(work, known.conversation, emitted)
+        for key, known in taken.items():
+            assert key is not None
+            self._store(work, key, known.conversation, known.next_offset)
         return work
+
+    def _take(self, key: bytes, tenantid: str, name: str, offset: int) -> "_Taken | None":
+        """Return the conversation as it is stored; None if this offset was applied to it."""
+        stored = self.states.get(key)
+        if stored is None:
+            conversation = Conversation()
+        elif next_offset_of(stored) > offset:
+            return None
+        else:
+            conversation = decode_state(stored)
+        return _Taken(conversation, tenantid, name, self._timeline(tenantid))
 
     def _reject(self, work: Work, record: Record, rejected: Rejected) -> None:
         work.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))
@@ -163,7 +194,7 @@ class Partition:
             conversation = decode_state(stored)
             conversation.settle(tenantid, name, clock, timeline, emitted)
             if emitted:
-                self._emit(work, key, conversation, emitted)
+                self._emit(work, conversation, emitted)
             self._store(work, key, conversation, next_offset_of(stored))
         return work
 
@@ -175,9 +206,7 @@ class Partition:
             timeline = self._timelines[tenantid] = self._timeline_for(tenantid)
         return timeline
 
-    def _emit(
-        self, work: Work, key: bytes, conversation: Conversation, emitted: list[UsageRecord]
-    ) -> None:
+    def _emit(self, work: Work, conversation: Conversation, emitted: list[UsageRecord]) -> None:
         for record in emitted:
             offsets = conversation.offsets_of(record.evidence)
             origin = encode_origin(Origin(self.topic, self.number, offsets))

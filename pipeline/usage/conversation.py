@@ -7,6 +7,7 @@ them against it.
 """
 
 from typing import Literal
+from zlib import crc32
 
 import msgspec
 
@@ -49,6 +50,7 @@ class Conversation(msgspec.Struct, array_like=True):
     newest_sequence: str = ""
     newest_rank: int = -1
     events: int = 0
+    seen: int = 0  # a bit for each event's id: where it is not set, the event is new
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
     settled: bool = False  # the standing answer's silence has been accounted for
@@ -92,19 +94,24 @@ class Conversation(msgspec.Struct, array_like=True):
             timeline: the tenant's policy.
             out: where usage records go, in their order.
         """
-        duplicate = self._knows(event)
+        bit = 1 << (crc32(event.id.encode()) & 63)
+        duplicate = self.seen & bit != 0 and self._knows(event)
         if not duplicate and self.events >= EVENTS_IN_CONVERSATION_MAX:
             return "conversation_too_long"
-        self.arrival = max(self.arrival, arrival)
-        if self.due_at is not None and self.due_at <= self.arrival:
+        if arrival > self.arrival:  # noqa: PLR1730 - max() is a call, and this runs for each event
+            self.arrival = arrival
+        due_at = self.due_at
+        if due_at is not None and due_at <= self.arrival:
             self._settle(timeline, _Emission(self, tenantid, conversation, out))
         if duplicate:
             return "duplicate"
+        self.seen |= bit
         self.history += _encode((offset, event))
         self.events += 1
-        newer = self._is_newest(event)
+        at = event.at
+        newer = at > self.newest_at or (at == self.newest_at and self._is_newest(event))
         if newer:
-            self.newest_at = event.at
+            self.newest_at = at
             self.newest_sequence = event.sequence
             self.newest_rank = event.rank
         fold = self.fold
@@ -112,7 +119,8 @@ class Conversation(msgspec.Struct, array_like=True):
             self._refold(event, timeline, _Emission(self, tenantid, conversation, out))
             return "applied"
         known = len(fold.transitions)
-        fold.settle(timeline, event.at)
+        if fold.standing is not None and fold.count is None:
+            fold.settle(timeline, at)
         fold.apply(timeline, event)
         if len(fold.transitions) > known:
             emit = _Emission(self, tenantid, conversation, out)
@@ -121,9 +129,8 @@ class Conversation(msgspec.Struct, array_like=True):
         if fold.standing is None or fold.count is not None:
             self.due_at = None
         else:
-            due = fold.due(timeline)
-            self.due_at = None if due is None else due + self._grace(timeline)
-            if self.due_at is not None and self.due_at <= self.arrival:
+            self.due_at = due_at = fold.due(timeline, with_grace=True)
+            if due_at is not None and due_at <= self.arrival:
                 self._settle(timeline, _Emission(self, tenantid, conversation, out))
         return "applied"
 
@@ -150,9 +157,8 @@ class Conversation(msgspec.Struct, array_like=True):
         )
 
     def _is_newest(self, event: Event) -> bool:
-        # Where this cannot tell, the history is folded again, which is right for any order.
-        if event.at != self.newest_at:
-            return event.at > self.newest_at
+        # Among those of one millisecond. Where this cannot tell, the history is folded again,
+        # which is right for any order.
         return (event.sequence, event.rank) > (self.newest_sequence, self.newest_rank)
 
     def _settle(self, timeline: Timeline, emit: "_Emission") -> None:
