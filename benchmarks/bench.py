@@ -331,7 +331,8 @@ def _report(
             f"{part['peak_mib']:,.0f}",
             f"{rate(part) / ceiling:.2f}",
         )
-    Console().print(table)
+    out = Console()
+    (out if out.is_terminal else Console(width=100)).print(table)
     click.echo(
         f"worker: {rate(worker) / ceiling:.2f} of the bare consumer, "
         f"{rate(worker) / rate(stock):.1f} times the stock agent, "

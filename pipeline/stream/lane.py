@@ -336,6 +336,7 @@ class LaneApp(faust.App):  # type: ignore[misc]
 
     def _new_transport(self) -> Any:
         PartitionRecords._consumer_record = _raw_record
+        PartitionRecords.__iter__ = lambda found: found._records_iterator  # no call a record
         return LaneTransport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
