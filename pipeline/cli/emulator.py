@@ -45,25 +45,11 @@ def command(
     time = Clock(None if clock is None else clock / 1000)
     state = State()
     if tenants is not None:
-        _prepare(state, tenants, time.now())
+        found = load_tenants(tenants)
+        state.prepare(found.customers.values(), found.event_names, time.now())
     emulator = Emulator(state, time, api_key=api_key, calls_per_second_max=rate_limit)
 
     def ready(base_url: str) -> None:
         click.echo(f"the emulator is ready at {base_url} (Ctrl-C ends it)", err=True)
 
     asyncio.run(run(emulator, host, port, ready))
-
-
-def _prepare(state: State, file: Path, now: float) -> None:
-    found = load_tenants(file)
-    for tenantid, customer in found.customers.items():
-        state.create_customer({"name": tenantid}, now, customer)
-    for event_name in found.event_names:
-        state.create_meter(
-            {
-                "display_name": event_name,
-                "event_name": event_name,
-                "default_aggregation": {"formula": "sum"},
-            },
-            now,
-        )

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -92,6 +92,14 @@ class State:
         return f"{prefix}_emulated{next(self._numbers):06d}"
 
     # --- customers and meters -------------------------------------------------------------------
+
+    def prepare(self, customers: Iterable[str], event_names: Iterable[str], now: float) -> None:
+        """Begin with customers of these ids, and a meter that sums for each event name."""
+        for customer in customers:
+            self.create_customer({}, now, customer)
+        for name in event_names:
+            meter = {"display_name": name, "event_name": name}
+            self.create_meter({**meter, "default_aggregation": {"formula": "sum"}}, now)
 
     def create_customer(self, params: Params, now: float, identity: str | None = None) -> Answer:
         """Create a customer; `identity` stands for one that was made earlier, elsewhere."""

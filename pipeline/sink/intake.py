@@ -29,7 +29,7 @@ from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
 ORIGIN_HEADER = "resmeter-origin"
-CONNECT_SECONDS_MAX = 10.0
+CONNECT_SECONDS_MAX = 5.0
 WAIT_SECONDS_MAX = 0.2  # for a batch to fill; what has come by then is stored
 LOOK_SECONDS = 2.0  # between looks at the topic's end
 LOOK_SECONDS_MAX = 2.0

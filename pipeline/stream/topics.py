@@ -18,7 +18,7 @@ from pipeline.config import Settings, kafka_client_options
 from pipeline.errors import UnavailableError
 
 _DAY_MS = 86_400_000
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 TIMESTAMPS = "message.timestamp.type"
 

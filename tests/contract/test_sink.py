@@ -110,20 +110,11 @@ def _bench(folder: Path) -> Iterator[Bench]:
     upgrade(url)
     ledger = open_ledger(url)
     emulator = Emulator(clock=Clock(T0 / 1000))
-    for customer in ("cus_acme", "cus_bluejay"):
-        emulator.state.create_customer({}, 0, customer)
-    for outcome in ("resolution", "procedure_handoff"):
-        emulator.state.create_meter(
-            {
-                "display_name": outcome,
-                "event_name": f"resmeter_{outcome}",
-                "default_aggregation": {"formula": "sum"},
-            },
-            0,
-        )
+    tenants = load_tenants(file)
+    emulator.state.prepare(tenants.customers.values(), tenants.event_names, 0)
     registry = CollectorRegistry()
     with running(emulator) as base_url:
-        yield Bench(ledger, load_tenants(file), emulator, base_url, registry, SinkMetrics(registry))
+        yield Bench(ledger, tenants, emulator, base_url, registry, SinkMetrics(registry))
     ledger.close()
 
 

@@ -9,6 +9,7 @@ import orjson
 
 from pipeline.emulator.server import Emulator, running
 from pipeline.events.times import format_time
+from pipeline.tenants import load_tenants
 from tests.kafka.run import Run, metric, net
 
 AT = 1_777_885_200_000  # 2026-05-04T09:00:00Z
@@ -199,19 +200,10 @@ def test_check_lists_all_problems_at_once(run: Run, tmp_path: Path) -> None:
 
 
 def test_check_is_content_where_all_is_well(run: Run) -> None:
-    emulator = Emulator()
-    emulator.state.create_customer({}, 0, "cus_acme")
-    for outcome in ("resolution", "procedure_handoff", "qualification", "disqualification"):
-        emulator.state.create_meter(
-            {
-                "display_name": outcome,
-                "event_name": f"resmeter_{outcome}",
-                "default_aggregation": {"formula": "sum"},
-            },
-            0,
-        )
     tenants = run.folder / "resmeter.toml"
     tenants.write_text('[tenants.acme]\nstripe_customer = "cus_acme"\n')
+    emulator = Emulator()
+    emulator.state.prepare(["cus_acme"], load_tenants(tenants).event_names, 0)
     run.done("ledger", "upgrade")
     with running(emulator) as base_url:
         result = run.resmeter(

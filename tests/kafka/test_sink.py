@@ -9,6 +9,7 @@ from pipeline.emulator.server import Clock, Emulator, running
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
 from pipeline.local.processes import Process
+from pipeline.tenants import load_tenants
 from tests.kafka.conftest import Load
 from tests.kafka.run import Run, decided, metric, net, readiness, wait_until
 
@@ -21,17 +22,6 @@ def stripe(loaded_run: Run) -> Iterator[Emulator]:
     """An emulator with a customer for every tenant of the load, and the run's tenant file."""
     emulator = Emulator(clock=Clock(SEVERAL_DAYS_LATER))
     tenants = [f"tenant-{number:04d}" for number in range(200)]
-    for tenantid in tenants:
-        emulator.state.create_customer({}, 0, f"cus_{tenantid.replace('-', '_')}")
-    for outcome in ("resolution", "procedure_handoff", "qualification", "disqualification"):
-        emulator.state.create_meter(
-            {
-                "display_name": outcome,
-                "event_name": f"resmeter_{outcome}",
-                "default_aggregation": {"formula": "sum"},
-            },
-            0,
-        )
     file = loaded_run.folder / "resmeter.toml"
     file.write_text(
         "".join(
@@ -39,6 +29,8 @@ def stripe(loaded_run: Run) -> Iterator[Emulator]:
             for tenantid in tenants
         )
     )
+    found = load_tenants(file)
+    emulator.state.prepare(found.customers.values(), found.event_names, 0)
     with running(emulator) as base_url:
         loaded_run.env |= {
             "RESMETER_CONFIG": str(file),
