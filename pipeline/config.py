@@ -95,6 +95,7 @@ class SinkSettings(_Section):
     batch_records_max: int = Field(
         10_000, ge=1, le=1_000_000, description="usage records in one transaction"
     )
+    session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")
     flush_interval_seconds: float = Field(
         60.0, gt=0, le=86400, description="between looks at what can be delivered"
     )

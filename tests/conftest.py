@@ -68,6 +68,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
             yield container.get_bootstrap_server()
     else:
+        os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")
         with running_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
             yield kafka.bootstrap_servers
 

@@ -6,14 +6,17 @@ from rich.table import Table
 
 from pipeline.config import describe_settings
 
+WIDTH_WHERE_NO_TERMINAL = 200
+
 
 @click.command("settings")
 def command() -> None:
     """List every setting: its environment variable, default and meaning."""
     table = Table(box=None, pad_edge=False)
     table.add_column("variable", style="bold", no_wrap=True)
-    table.add_column("default")
-    table.add_column("meaning")
+    table.add_column("default", overflow="fold")
+    table.add_column("meaning", overflow="fold")
     for row in describe_settings():
         table.add_row(*row)
-    Console(soft_wrap=not Console().is_terminal).print(table)
+    out = Console()
+    (out if out.is_terminal else Console(width=WIDTH_WHERE_NO_TERMINAL)).print(table)

@@ -64,67 +64,72 @@ _tenants_known: set[str] = set()
 # --- the fast reader ----------------------------------------------------------------------------
 
 
-class _Started(msgspec.Struct):
+# None of these can be in a cycle: the garbage collector need not look at them.
+class _Data(msgspec.Struct, gc=False):
+    """What a type's `data` holds."""
+
+
+class _Started(_Data):
     initiated_by: _InitiatedBy
 
 
-class _CustomerMessage(msgspec.Struct):
+class _CustomerMessage(_Data):
     intent: Intent = "unknown"
     classifier: str = ""
 
 
-class _AiMessage(msgspec.Struct):
+class _AiMessage(_Data):
     kind: AnswerKind
     agent: str = ""
     billable: bool = True
 
 
-class _HumanMessage(msgspec.Struct):
+class _HumanMessage(_Data):
     visibility: Visibility = "public"
 
 
-class _Handoff(msgspec.Struct):
+class _Handoff(_Data):
     cause: Cause
 
 
-class _OutcomeReported(msgspec.Struct):
+class _OutcomeReported(_Data):
     outcome: _Outcome
 
 
-class _Rating(msgspec.Struct):
+class _Rating(_Data):
     target: _Target
     score: _Score
     intent: Intent | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Verdict(msgspec.Struct):
+class _Verdict(_Data):
     verified: bool
     model: str = ""
 
 
-class _Undelivered(msgspec.Struct):
+class _Undelivered(_Data):
     message_id: _Text
 
 
-class _Acted(msgspec.Struct):
+class _Acted(_Data):
     actor: _Actor
 
 
-class _Merged(msgspec.Struct):
+class _Merged(_Data):
     role: _Role
     other: _Text
     last_answer_at: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class _SpamFlagged(msgspec.Struct):
+class _SpamFlagged(_Data):
     actor: str = ""
 
 
-class _Nothing(msgspec.Struct):
+class _Nothing(_Data):
     pass
 
 
-class _Wire(msgspec.Struct, tag_field="type", kw_only=True):
+class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
     specversion: Literal["1.0"]
     id: _Text
     source: _Text

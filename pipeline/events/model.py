@@ -86,7 +86,7 @@ class Rejected(msgspec.Struct, frozen=True):
     detail: str
 
 
-class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What of an event can affect a decision; the rest stays in the log.
 
     `at` is in milliseconds since the epoch, UTC. `rank` is the position of the type in `TYPES`.
@@ -124,7 +124,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         return (self.at, self.sequence, self.rank, self.source, self.id)
 
 
-class Addressed(msgspec.Struct, frozen=True):
+class Addressed(msgspec.Struct, frozen=True, gc=False):
     """An event with the tenant and the conversation that it is about."""
 
     tenantid: str

@@ -180,6 +180,8 @@ class LocalKafka:
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
+            # A killed process is noticed soon, where a session timeout says so.
+            "group.min.session.timeout.ms": "1000",
             "auto.create.topics.enable": "false",
             # History is loaded with its own timestamps: the default would delete it at once.
             "log.retention.ms": "-1",

@@ -29,7 +29,7 @@ RESOLUTION = "resolution"
 PROCEDURE_HANDOFF = "procedure_handoff"
 
 
-class Transition(msgspec.Struct, frozen=True, array_like=True):
+class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One unit counted (+1) or taken back (-1), and why. `at` in milliseconds."""
 
     at: int
@@ -51,7 +51,7 @@ class Transition(msgspec.Struct, frozen=True, array_like=True):
         )
 
 
-class Standing(msgspec.Struct, array_like=True):
+class Standing(msgspec.Struct, array_like=True, gc=False):
     """The answer that stands. `known_at`: when the event happened that established it."""
 
     id: str
@@ -62,7 +62,7 @@ class Standing(msgspec.Struct, array_like=True):
     verified_at: int = 0
 
 
-class Count(msgspec.Struct, array_like=True):
+class Count(msgspec.Struct, array_like=True, gc=False):
     """What is counted now, and the answer that it rests on."""
 
     outcome: str
@@ -71,7 +71,7 @@ class Count(msgspec.Struct, array_like=True):
     answer: str | None
 
 
-class Fold(msgspec.Struct, array_like=True):
+class Fold(msgspec.Struct, array_like=True, gc=False):
     """A conversation up to its newest event; `settle` before each `apply`, both in time order."""
 
     asked: bool = False

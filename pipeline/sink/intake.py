@@ -48,6 +48,7 @@ class Intake:
         metrics: SinkMetrics,
         *,
         batch_records_max: int,
+        session_timeout_seconds: float,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._servers = str(client_options["bootstrap.servers"])
@@ -58,7 +59,8 @@ class Intake:
             "enable.auto.offset.store": False,
             # Where the ledger says is always given; if Kafka has no such offset, we must know.
             "auto.offset.reset": "error",
-            "session.timeout.ms": 10_000,
+            "session.timeout.ms": int(session_timeout_seconds * 1000),
+            "heartbeat.interval.ms": int(session_timeout_seconds * 1000 / 5),
             "fetch.wait.max.ms": 100,
             "error_cb": self._on_kafka_error,
         }

@@ -69,6 +69,7 @@ async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> Non
         ledger,
         metrics,
         batch_records_max=settings.sink.batch_records_max,
+        session_timeout_seconds=settings.sink.session_timeout_seconds,
     )
 
     def problems() -> list[str]:

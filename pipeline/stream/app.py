@@ -191,7 +191,7 @@ class _Worker:
         # Faust's own flag is up a moment late.
         if app.in_recovery or not all(p.is_recovered for p in app.lane.partitions.values()):
             found.append("reading states from the changelog")
-        if not app.consumer.assignment():
+        if not app.lane.partitions:  # the consumer itself cannot be asked before it runs
             found.append("no partitions are assigned")
         return found
 

@@ -19,7 +19,7 @@ from pipeline.usage.record import Kind, UsageRecord
 Receipt = Literal["applied", "duplicate", "conversation_too_long"]
 
 
-class Live(msgspec.Struct, array_like=True, frozen=True):
+class Live(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A record of +1 that no other supersedes."""
 
     outcome: str
@@ -29,7 +29,7 @@ class Live(msgspec.Struct, array_like=True, frozen=True):
     policy_version: int
 
 
-class _Entry(msgspec.Struct, array_like=True, frozen=True):
+class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     offset: int
     event: Event
 
@@ -38,7 +38,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
 
 
-class Conversation(msgspec.Struct, array_like=True):
+class Conversation(msgspec.Struct, array_like=True, gc=False):
     """What is kept of a conversation.
 
     `history` is the encoded events one after the other: it is appended to and searched as bytes,

@@ -9,7 +9,7 @@ from pipeline.events.times import format_time, parse_time
 Kind = Literal["confirmed", "assumed", "handoff", "reported"]
 
 
-class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One unit of one outcome of one conversation (specification, section 4).
 
     The encoded form is a function of the log and the policies alone: the same records read again
@@ -44,7 +44,7 @@ class Origin(msgspec.Struct, frozen=True):
     offsets: tuple[int, ...]  # parallel to `UsageRecord.evidence`
 
 
-class _Wire(msgspec.Struct, kw_only=True):
+class _Wire(msgspec.Struct, kw_only=True, gc=False):
     id: str
     tenantid: str
     conversation: str

@@ -60,11 +60,12 @@ class Run:
             "RESMETER_WORKER__HTTP_PORT": "0",
             "RESMETER_WORKER__SETTLE_QUIET_SECONDS": "1",
             "RESMETER_WORKER__SETTLE_INTERVAL_SECONDS": "0.2",
-            "RESMETER_WORKER__SESSION_TIMEOUT_SECONDS": "6",
+            "RESMETER_WORKER__SESSION_TIMEOUT_SECONDS": session_seconds(),
             "RESMETER_WORKER__COMMIT_INTERVAL_SECONDS": "0.2",
             "RESMETER_LEDGER__URL": f"sqlite:///{folder}/ledger.sqlite",
             "RESMETER_SINK__GROUP": f"test-{ids}-sink",
             "RESMETER_SINK__HTTP_PORT": "0",
+            "RESMETER_SINK__SESSION_TIMEOUT_SECONDS": session_seconds(),
             "RESMETER_SINK__FLUSH_INTERVAL_SECONDS": "0.2",
             "RESMETER_STRIPE__API_KEY": "sk_test_tests",
             "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",  # nobody is there
@@ -284,6 +285,11 @@ def running(servers: str, folder: Path, events: str | None = None) -> Iterator[R
         run = Run(servers, folder, stack, events)
         run.done("topics", "create")
         yield run
+
+
+def session_seconds() -> str:
+    """Return after what time a killed process is noticed: a broker's default takes no less than 6."""
+    return os.environ.get("RESMETER_TEST_SESSION_SECONDS", "6")
 
 
 def _clean_environment() -> dict[str, str]:
