@@ -221,6 +221,7 @@ _AnyWire: TypeAlias = (
 _RANKS: dict[type, int] = {wire: rank for rank, wire in enumerate(get_args(_AnyWire))}
 _decode_wire = msgspec.json.Decoder(_AnyWire).decode
 _decode_any = msgspec.json.Decoder().decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def decode(
@@ -405,7 +406,7 @@ def _read_structured(value: bytes) -> Addressed | Rejected:
         return Rejected("malformed_json", "the value is empty")
     try:
         value.decode()
-        envelope = _decode_any(value)
+        envelope = _read_json(value)
     except RecursionError:
         return Rejected("malformed_json", "the value is nested too deep")
     except ValueError as error:
@@ -416,6 +417,36 @@ def _read_structured(value: bytes) -> Addressed | Rejected:
     if "data_base64" in attributes and "data" not in attributes:
         return _read(attributes, Rejected("invalid_data", "data_base64: data must be an object"))
     return _read(attributes, attributes.get("data", {}))
+
+
+class _OutOfRange:
+    """A number that no machine type holds. It matters only in a member that is looked at."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _read_json(text: bytes | msgspec.Raw, depth: int = 2) -> object:
+    """Return what a JSON text says; an object's members each for themselves, data's too.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deep.
+    """
+    if depth:
+        try:
+            members = _decode_members(text)
+        except msgspec.ValidationError:
+            pass  # not an object
+        else:
+            return {name: _read_json(member, depth - 1) for name, member in members.items()}
+    try:
+        return _decode_any(text)
+    except msgspec.ValidationError:
+        return _OutOfRange(bytes(text).decode())
 
 
 def _brief(error: ValueError) -> str:
@@ -444,7 +475,7 @@ def _read_binary(attributes: dict[str, Any], value: bytes) -> Addressed | Reject
     if value:
         try:
             value.decode()
-            data = _decode_any(value)
+            data = _read_json(value)
         except RecursionError:
             return Rejected("malformed_json", "the value is nested too deep")
         except ValueError as error:

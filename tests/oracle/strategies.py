@@ -5,9 +5,11 @@ answer, and move on by steps that are a window or a grace long, or a millisecond
 them count, and many reverse. `test_strategies.py` holds them to that.
 """
 
+import random
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, get_args
+from itertools import combinations, permutations, product
+from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
 import msgspec
 from hypothesis import strategies as st
@@ -29,10 +31,22 @@ from pipeline.events.model import (
     UNDELIVERED,
     VERDICT,
     Cause,
+    Channel,
     Event,
     Intent,
 )
-from pipeline.resolve.policy import PRESETS, Policy, Timeline, preset
+from pipeline.resolve.policy import (
+    PRESETS,
+    HumanReply,
+    Policy,
+    Timeline,
+    Unit,
+    UnknownIntent,
+    WindowAnchor,
+    preset,
+)
+
+_T = TypeVar("_T")
 
 T0 = 1_780_000_000_000
 WINDOW = 10_000
@@ -42,9 +56,14 @@ END = T0 + 10**9  # later than anything that is drawn falls due
 _STEPS = [0, 1, GRACE, GRACE, WINDOW - 1, WINDOW, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1]
 _DELAYS = [0, 0, 0, 0, 1, GRACE - 1, GRACE, GRACE + 1, WINDOW, WINDOW + GRACE, 4 * WINDOW]
 _DURATIONS = [0, 1, GRACE, WINDOW, 3 * WINDOW]
-_CHANNELS = ["messenger", "messenger", "messenger", "email", "voice"]
+_CHANNELS: list[Channel] = ["messenger", "messenger", "messenger", "email", "voice"]
 _SEQUENCES = ["", "", "", "", "1", "10", "2"]
+# Drawn at once, as a draw costs more than all that is done with it: source, whether a "/b" has
+# the id of the "/a" before it (an id is unique within its source only), sequence, channel.
+_TRAITS = list(product(["/a", "/a", "/b"], [False, True], _SEQUENCES, _CHANNELS))
+_CAUSES_BILLED = [found for n in range(4) for found in combinations(get_args(Cause), n)]
 _OUTCOMES = ["qualification", "procedure_handoff", "resolution", "disqualification"]
+_PRECEDENCES = [found for n in (4, 3, 2, 1, 0) for found in permutations(_OUTCOMES, n)]
 
 # When a decision is asked for.
 as_ofs = st.integers(-1, 20).map(lambda n: T0 + n * WINDOW // 2) | st.just(END)
@@ -84,6 +103,7 @@ _KINDS: list[tuple[int, int, dict[str, Any]]] = [
     *((1, rank, {}) for rank in (STARTED, CLOSED, REOPENED, REDACTED, DELETED)),
 ]
 _kinds = st.sampled_from([(rank, more) for often, rank, more in _KINDS for _ in range(often)])
+_RATINGS = list(product([True, True, True, False], range(1, 6), [None, None, *get_args(Intent)]))
 
 
 @st.composite
@@ -101,20 +121,19 @@ def histories(draw: st.DrawFn, size: int = 12) -> list[Event]:
     now = T0
     for n, ((rank, members), step) in enumerate(coming):
         now += step
+        source, shares_id, sequence, channel = draw(st.sampled_from(_TRAITS))
+        before = found[-1] if found else None
         event = Event(
             at=now,
             rank=rank,
-            source=draw(st.sampled_from(["/a", "/a", "/b"])),
-            id=f"m{n}",
-            sequence=draw(st.sampled_from(_SEQUENCES)),
-            channel=draw(st.sampled_from(_CHANNELS)),
+            source=source,
+            id=before.id if before and shares_id and before.source < source else f"m{n}",
+            sequence=sequence,
+            channel=channel,
             live=n != odd,
             **members,
             **_drawn(draw, rank, members, now, found),
         )
-        # An id is unique within its source only.
-        if found and event.source == "/b" and found[-1].source == "/a" and draw(st.booleans()):
-            event = msgspec.structs.replace(event, id=found[-1].id)
         found.append(event)
     return found
 
@@ -126,11 +145,8 @@ def _drawn(
     if rank == HANDOFF and not members:
         return {"cause": draw(st.sampled_from(get_args(Cause)))}
     if rank == RATING and not members:
-        return {
-            "rates_ai": draw(st.sampled_from([True, True, True, False])),
-            "score": draw(st.integers(1, 5)),
-            "intent": draw(st.sampled_from([None, None, *get_args(Intent)])),
-        }
+        rates_ai, score, intent = draw(st.sampled_from(_RATINGS))
+        return {"rates_ai": rates_ai, "score": score, "intent": intent}
     if rank == UNDELIVERED:
         answers = [event.id for event in before if event.rank == AI_MESSAGE]
         return {"message_id": draw(st.sampled_from([*reversed(answers), "nothing"]))}
@@ -140,49 +156,47 @@ def _drawn(
     return {}
 
 
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    """Return a policy of any content, with windows of a few seconds."""
+class Choose(Protocol):
+    """Who picks one of several: Hypothesis, or a generator of random numbers."""
+
+    def __call__(self, of: Sequence[_T], /) -> _T: ...
+
+
+def _policy(choose: Choose) -> Policy:
     window = {"default": WINDOW}
-    if draw(st.booleans()):
-        window["email"] = draw(st.sampled_from(_DURATIONS))
+    if choose([False, True]):
+        window["email"] = choose(_DURATIONS)
     return Policy(
         name="drawn",
-        version=draw(st.integers(1, 3)),
+        version=choose([1, 2, 3]),
         effective_from=0,
-        unit=draw(st.sampled_from(["conversation", "segment"])),
+        unit=choose(get_args(Unit)),
         window=window,
-        window_anchor=draw(st.sampled_from(["last_answer", "last_message", "first_message"])),
-        silence=draw(st.sampled_from(["bills", "bills", "bills", "if_verified", "never"])),
-        human_reply=draw(st.sampled_from(["ignore", "clears_answer", "voids_conversation"])),
-        human_request_sticky=draw(st.booleans()),
-        unknown_intent=draw(st.sampled_from(["help_request", "holding"])),
-        handoff_causes_billed=tuple(draw(st.sets(st.sampled_from(get_args(Cause)), max_size=3))),
-        outcomes_billed=draw(
-            st.sampled_from(
-                [(), ("qualification", "disqualification"), ("x",), ("x", "qualification")]
-            )
+        window_anchor=choose(get_args(WindowAnchor)),
+        silence=choose(["bills", "bills", "bills", "if_verified", "never"]),
+        human_reply=choose(get_args(HumanReply)),
+        human_request_sticky=choose([False, True]),
+        unknown_intent=choose(get_args(UnknownIntent)),
+        handoff_causes_billed=choose(_CAUSES_BILLED),
+        outcomes_billed=choose(
+            [(), ("qualification", "disqualification"), ("x",), ("x", "qualification")]
         ),
-        precedence=tuple(draw(st.permutations(_OUTCOMES)))[: draw(st.integers(0, 4))],
-        reversible=draw(
-            st.sampled_from([("resolution",), ("resolution", "x"), tuple(_OUTCOMES), ()])
-        ),
-        reversal_horizon=draw(st.none() | st.sampled_from(_DURATIONS)),
-        csat_reverses_below=draw(st.none() | st.integers(2, 5)),
-        csat_confirms_from=draw(st.none() | st.integers(1, 5)),
-        spam_grace=draw(st.sampled_from(_DURATIONS)),
-        grace=draw(st.sampled_from([0, GRACE, GRACE, WINDOW])),
-        price={name: Decimal(draw(st.integers(0, 999))) / 100 for name in _OUTCOMES},
+        precedence=choose(_PRECEDENCES),
+        reversible=choose([("resolution",), ("resolution", "x"), tuple(_OUTCOMES), ()]),
+        reversal_horizon=choose([None, None, None, *_DURATIONS, WINDOW]),
+        csat_reverses_below=choose([None, 2, 3, 4, 5]),
+        csat_confirms_from=choose([None, 1, 2, 3, 4, 5]),
+        spam_grace=choose([*_DURATIONS, WINDOW]),
+        grace=choose([0, GRACE, GRACE, WINDOW]),
+        price=dict.fromkeys(_OUTCOMES, Decimal(choose([0, 50, 99, 999])) / 100),
         currency="usd",
     )
 
 
-@st.composite
-def timelines(draw: st.DrawFn) -> Timeline:
-    """Return a preset with a short window, a drawn policy, or two versions of one."""
-    kind = draw(st.integers(0, 3))
-    if kind == 0:
-        found = preset(draw(st.sampled_from(PRESETS)))
+def _timeline(choose: Choose) -> Timeline:
+    kind = choose(["preset", "two versions", "one", "one"])
+    if kind == "preset":
+        found = preset(choose(PRESETS))
         horizon = found.reversal_horizon
         return Timeline(
             [
@@ -195,13 +209,29 @@ def timelines(draw: st.DrawFn) -> Timeline:
                 )
             ]
         )
-    first = draw(policies())
-    if kind == 1:
-        since = T0 + draw(st.sampled_from([GRACE, GRACE + 1, WINDOW, 2 * WINDOW]))
-        second = msgspec.structs.replace(draw(policies()), version=9, effective_from=since)
-        begins = draw(st.sampled_from([0, 0, T0 + 1_000]))
-        return Timeline([msgspec.structs.replace(first, effective_from=begins), second])
-    return Timeline([first])
+    first = _policy(choose)
+    if kind == "one":
+        return Timeline([first])
+    begins = choose([0, 0, T0 + 1_000])
+    since = T0 + choose([GRACE, GRACE + 1, WINDOW, 2 * WINDOW])
+    second = msgspec.structs.replace(_policy(choose), version=9, effective_from=since)
+    return Timeline([msgspec.structs.replace(first, effective_from=begins), second])
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> Policy:
+    """Return a policy of any content, with windows of a few seconds."""
+    return _policy(lambda of: draw(st.sampled_from(of)))
+
+
+@st.composite
+def timelines(draw: st.DrawFn) -> Timeline:
+    """Return a preset with a short window, a drawn policy, or two versions of one."""
+    return _timeline(lambda of: draw(st.sampled_from(of)))
+
+
+# To draw a history costs a hundred times as much as to decide it: each is decided under many.
+TIMELINES = [_timeline(random.Random(seed).choice) for seed in range(60)]
 
 
 class Arrival(NamedTuple):

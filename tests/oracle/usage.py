@@ -2,6 +2,7 @@
 
 from pipeline.events.model import Event
 from pipeline.resolve.policy import Policy, Timeline
+from pipeline.usage.record import UsageRecord
 from tests.oracle.decide import Fold, Step, decide, in_order, net
 
 Record = tuple[
@@ -120,6 +121,21 @@ class Oracle:
         self.records.append(
             (identity, outcome, quantity, kind, reason, at, policy, evidence, supersedes)
         )
+
+
+def as_record(record: UsageRecord) -> Record:
+    """Return the package's record in the oracle's form."""
+    return (
+        record.id,
+        record.outcome,
+        record.quantity,
+        record.kind,
+        record.reason,
+        record.occurred_at,
+        (record.policy, record.policy_version),
+        record.evidence,
+        record.supersedes,
+    )
 
 
 def _same(step: Step) -> tuple[int, str, int, str]:

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events import codec
 from pipeline.events.codec import decode, decode_value
-from pipeline.events.model import REASONS, Addressed, Rejected
+from pipeline.events.model import REASONS, Addressed, Event, Rejected
+from tests.oracle.strategies import histories
+from tests.oracle.wire import cloudevent, value
 
 EXAMPLES = [
     path.read_bytes()
@@ -23,10 +27,67 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
+# What is nearly right, as JSON text: where two readers of one rule part.
+NEARLY = st.sampled_from(
+    [
+        "null",
+        '""',
+        '" "',
+        "{}",
+        "[]",
+        "true",
+        '"true"',
+        "0",
+        "1",
+        "5",
+        "6",
+        "5.0",
+        "5.5",
+        "1e0",
+        "-0",
+        "NaN",
+        "12345678901234567890123",
+        '"5"',
+        '"\\ud800"',
+        '"\\ud83d\\ude00"',
+        '"\\u0000"',
+        '"' + "a" * 256 + '"',
+        '"' + "a" * 257 + '"',
+        '"' + "é" * 256 + '"',
+        '"' + "a" * 129 + '"',
+        '"acme\\n"',
+        '"ai"',
+        '"messenger"',
+        '"Messenger"',
+        '"live"',
+        '"1.0"',
+        '"conversation.deleted"',
+        '"conversation.customer_message"',
+        '"2026-05-04T09:00:00Z"',
+        '"2026-05-04t09:00:00.1239z"',
+        '"2026-05-04T09:00:60.000Z"',
+        '"2026-05-04T09:00:61.000Z"',
+        '"2026-05-04T24:00:00.000Z"',
+        '"2026-02-30T09:00:00.000Z"',
+        '"2026-05-04T09:00:00.000+23:59"',
+        '"2026-05-04T09:00:00.000-00:00"',
+        '"2026-05-04T09:00:00"',
+        '"2026-05-04 09:00:00.000Z"',
+        '"2026-05-04T09:00:00.000Z\\n"',
+        '"\\uff12026-05-04T09:00:00.000Z"',
+        '"0001-01-01T00:00:00.000+00:01"',
+        '"9999-12-31T23:59:60.000Z"',
+        '"0000-01-01T00:00:00.000Z"',
+    ]
+)
 HEADERS = st.lists(
     st.tuples(
-        st.sampled_from(["ce_id", "CE_type", "ce_specversion", "content-type", "x", "ce_", ""]),
-        st.none() | st.binary(max_size=20) | st.just(b"1.0"),
+        st.sampled_from(
+            ["ce_id", "CE_type", "ce_specversion", "cE_time", "content-type", "x", "ce_", ""]
+        ),
+        st.none()
+        | st.binary(max_size=20)
+        | st.sampled_from([b"1.0", b"application/cloudevents+json", b"APPLICATION/json", b"\xff"]),
     ),
     max_size=5,
 )
@@ -35,21 +96,43 @@ HEADERS = st.lists(
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
     """Return an example with bytes, or members, that are not as they were."""
-    value = draw(SOME)
-    if draw(st.booleans()):
-        at = draw(st.integers(0, len(value)))
-        return value[:at] + draw(st.binary(max_size=3)) + value[at + draw(st.integers(0, 3)) :]
-    event = orjson.loads(value)
+    original = draw(SOME)
+    if draw(st.integers(0, 3)) == 0:
+        at = draw(st.integers(0, len(original)))
+        return (
+            original[:at] + draw(st.binary(max_size=3)) + original[at + draw(st.integers(0, 3)) :]
+        )
+    event: dict[str, Any] = orjson.loads(original)
+    members = [(name, json.dumps(member)) for name, member in event.items() if name != "data"]
+    data = event.get("data")
+    inner = (
+        [(name, json.dumps(member)) for name, member in data.items()]
+        if isinstance(data, dict)
+        else None
+    )
     for _ in range(draw(st.integers(1, 2))):
-        place = event["data"] if draw(st.booleans()) and event.get("data") else event
-        name = draw(st.sampled_from([*sorted(place), "extra"]))
-        if draw(st.booleans()):
-            place[name] = draw(JSON)
-        else:
-            place.pop(name, None)
-        if not isinstance(event.get("data"), dict):
-            break
-    return json.dumps(event).encode()
+        place = inner if inner is not None and draw(st.booleans()) else members
+        names = [name for name, _ in place]
+        name = draw(st.sampled_from([*names, "extra", "channel", "environment", "sequence"]))
+        content = draw(NEARLY | JSON.map(json.dumps))
+        match draw(st.sampled_from(["replace", "drop", "again", "again before"])):
+            case "replace" if name in names:
+                place[names.index(name)] = (name, content)
+            case "drop" if name in names:
+                del place[names.index(name)]
+            case "again before":
+                place.insert(0, (name, content))
+            case _:
+                place.append((name, content))
+    if inner is not None:
+        members.insert(draw(st.integers(0, len(members))), ("data", _object(inner)))
+    elif data is not None:
+        members.append(("data", json.dumps(data)))
+    return _object(members).encode("utf-8", "surrogatepass")
+
+
+def _object(members: list[tuple[str, str]]) -> str:
+    return "{" + ",".join(f"{json.dumps(name)}:{content}" for name, content in members) + "}"
 
 
 @given(
@@ -73,11 +156,71 @@ def test_decode_never_raises_and_names_a_reason(
 
 
 @given(mutated())
+def test_what_is_wrong_can_be_written_into_a_dead_letter(value: bytes) -> None:
+    found = decode(value, b"acme:c1", 2**40)
+
+    if isinstance(found, Rejected):
+        assert found.detail.encode("utf-8", "replace")
+    else:
+        assert f"{found.tenantid}:{found.conversation}".encode() == b"acme:c1"
+
+
+@given(mutated())
 def test_the_fast_reader_accepts_exactly_what_the_slow_one_does(value: bytes) -> None:
     assert decode_value(value) == codec._read_structured(value)
 
 
+@pytest.mark.parametrize("number", ["1E400", "-1E400", "9" * 5_000], ids=lambda n: n[:6])
+def test_a_number_that_no_machine_holds_in_a_member_that_is_ignored_is_ignored(number: str) -> None:
+    content = (
+        '{"specversion":"1.0","id":"e1","source":"/s","type":"conversation.ai_message",'
+        '"subject":"c1","time":"2026-05-04T09:01:00.000Z","tenantid":"acme",'
+        f'"data":{{"kind":"answer","confidence":{number}}}}}'
+    ).encode()
+
+    found = codec._read_structured(content)
+
+    assert isinstance(found, Addressed)
+    assert decode_value(content) == found
+
+
 def test_every_example_is_read_by_the_fast_reader_as_by_the_slow_one() -> None:
-    for value in EXAMPLES:
-        assert isinstance(decode_value(value), Addressed)
-        assert decode_value(value) == codec._read_structured(value)
+    for content in EXAMPLES:
+        assert isinstance(decode_value(content), Addressed)
+        assert decode_value(content) == codec._read_structured(content)
+
+
+@pytest.mark.parametrize("content", EXAMPLES, ids=lambda c: orjson.loads(c)["type"])
+def test_a_member_that_stands_there_twice_is_read_by_both_readers_alike(content: bytes) -> None:
+    event = orjson.loads(content)
+    for name in event:
+        for other in EXAMPLES:
+            again = json.dumps(orjson.loads(other).get(name))
+            for twice in (
+                _object([(name, again), *((k, json.dumps(v)) for k, v in event.items())]),
+                _object([*((k, json.dumps(v)) for k, v in event.items()), (name, again)]),
+            ):
+                found = decode_value(twice.encode())
+
+                assert found == codec._read_structured(twice.encode()), twice
+
+
+@given(histories())
+def test_an_event_comes_back_from_what_a_chat_service_writes(history: list[Event]) -> None:
+    for event in history:
+        for read in (decode_value, codec._read_structured):
+            found = read(value(event, "acme", "c1"))
+
+            assert found == Addressed("acme", "c1", event)
+
+
+@given(histories())
+def test_binary_mode_says_the_same_as_structured_mode(history: list[Event]) -> None:
+    for event in history:
+        attributes = cloudevent(event, "acme", "c1")
+        data = orjson.dumps(attributes.pop("data"))
+        headers = [(f"ce_{name}", content.encode()) for name, content in attributes.items()]
+
+        found = decode(data, b"acme:c1", event.at, [("content-type", b"text/json"), *headers])
+
+        assert found == Addressed("acme", "c1", event)

@@ -1,8 +1,11 @@
 """The decision, from every side: the scenarios, a second implementation, every order of arrival."""
 
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import given
@@ -11,20 +14,36 @@ from hypothesis import strategies as st
 from pipeline.events.codec import decode_value
 from pipeline.events.model import Addressed, Event
 from pipeline.events.times import format_time, parse_time
+from pipeline.replay.offline import Histories, decide_line
 from pipeline.resolve.machine import Fold, decide
-from pipeline.resolve.policy import Policy, Timeline, preset, read_policies, write_policy
+from pipeline.resolve.policy import (
+    Policy,
+    Timeline,
+    parse_duration,
+    preset,
+    read_policies,
+    write_policy,
+)
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import Conversation
 from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.oracle import decide as oracle
-from tests.oracle.strategies import Arrival, arrivals, histories, policies, timelines
-from tests.oracle.usage import Oracle, Record
+from tests.oracle.strategies import (
+    END,
+    TIMELINES,
+    Arrival,
+    arrivals,
+    as_ofs,
+    histories,
+    policies,
+    timelines,
+)
+from tests.oracle.usage import Oracle, as_record
 
 SCENARIOS = [
     orjson.loads(line)
     for line in (Path(__file__).parent.parent / "scenarios.ndjson").read_bytes().splitlines()
 ]
-as_ofs = st.integers(-1, 12).map(lambda n: 1_780_000_000_000 + n * 5_000)
 
 
 # --- the scenarios --------------------------------------------------------------------------------
@@ -79,19 +98,67 @@ def test_scenario(scenario: dict[str, Any]) -> None:
         assert decision.net == oracle.net(second.steps) == expected["net"]
 
 
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s['scenario']}-{s['title']}")
+def test_the_command_tells_a_scenario_in_one_line(scenario: dict[str, Any]) -> None:
+    histories, expected = Histories(), scenario["expected"]
+    as_of = parse_time(scenario["as_of"])
+    for event in scenario["events"]:
+        assert histories.add(orjson.dumps(event)) is None
+
+    ((tenantid, conversation, history),) = list(histories)
+    line = orjson.loads(decide_line(tenantid, conversation, history, _timeline(scenario), as_of))
+
+    assert (line["tenantid"], line["conversation"]) == (tenantid, conversation)
+    assert (line["excluded"], line["kind"]) == (expected["excluded"], expected["kind"])
+    second = oracle.decide(history, _timeline(scenario), as_of)
+    steps = [
+        {**told, "evidence": list(step.evidence)}
+        for told, step in zip(_told(second.steps), second.steps, strict=True)
+    ]
+    if expected["excluded"]:
+        assert (line["net"], line["transitions"]) == ({}, [])
+        assert line["would_be"] == {"net": oracle.net(second.steps), "transitions": steps}
+    else:
+        assert (line["net"], line["transitions"]) == (expected["net"], steps)
+        assert "would_be" not in line
+
+
 # --- decide ---------------------------------------------------------------------------------------
 
 
 @given(histories(), timelines(), as_ofs)
 def test_decide_equals_the_second_implementation(
-    history: list[Event], timeline: Timeline, as_of: int
+    history: list[Event], drawn: Timeline, as_of: int
+) -> None:
+    for timeline in (drawn, *TIMELINES):
+        decision = decide(history, timeline, as_of)
+
+        second = oracle.decide(history, timeline, as_of)
+        assert decision.excluded == second.excluded
+        assert decision.kind == second.kind, timeline.versions
+        assert [_step(t) for t in decision.transitions] == second.steps, timeline.versions
+        assert decision.net == oracle.net(second.steps)
+
+
+@given(st.data(), histories(), timelines(), as_ofs)
+def test_the_order_in_which_a_history_is_given_changes_no_decision(
+    data: st.DataObject, history: list[Event], timeline: Timeline, as_of: int
 ) -> None:
     decision = decide(history, timeline, as_of)
 
-    second = oracle.decide(history, timeline, as_of)
-    assert decision.excluded == second.excluded
-    assert decision.kind == second.kind
-    assert [_step(t) for t in decision.transitions] == second.steps
+    shuffled = data.draw(st.permutations(history))
+    assert decide(shuffled, timeline, as_of) == decision
+
+
+@given(histories(), timelines(), st.lists(as_ofs, min_size=2, max_size=4))
+def test_a_later_look_only_adds_to_what_an_earlier_one_decided(
+    history: list[Event], timeline: Timeline, looks: list[int]
+) -> None:
+    looks.sort()
+
+    seen = [decide(history, timeline, look).transitions for look in looks]
+    for earlier, later in pairwise(seen):
+        assert later[: len(earlier)] == earlier
 
 
 def _step(t: Any) -> oracle.Step:
@@ -145,33 +212,20 @@ def _play(coming: list[Arrival], timeline: Timeline) -> tuple[Conversation, list
     return conversation, out
 
 
-def _record(r: UsageRecord) -> Record:
-    return (
-        r.id,
-        r.outcome,
-        r.quantity,
-        r.kind,
-        r.reason,
-        r.occurred_at,
-        (r.policy, r.policy_version),
-        r.evidence,
-        r.supersedes,
-    )
-
-
 @given(arrivals(), timelines())
 def test_usage_records_are_those_of_the_second_implementation(
-    coming: list[Arrival], timeline: Timeline
+    coming: list[Arrival], drawn: Timeline
 ) -> None:
-    _, out = _play(coming, timeline)
+    for timeline in (drawn, *TIMELINES[:12]):
+        _, out = _play(coming, timeline)
 
-    second = Oracle(timeline)
-    for at, event in coming:
-        if event is None:
-            second.tick(at)
-        else:
-            second.receive(event, at)
-    assert [_record(r) for r in out] == second.records
+        second = Oracle(timeline)
+        for at, event in coming:
+            if event is None:
+                second.tick(at)
+            else:
+                second.receive(event, at)
+        assert [as_record(r) for r in out] == second.records, timeline.versions
 
 
 @given(arrivals(), timelines())
@@ -179,12 +233,11 @@ def test_any_order_of_arrival_gives_the_net_that_decide_gives(
     coming: list[Arrival], timeline: Timeline
 ) -> None:
     conversation, out = _play(coming, timeline)
-    end = max([a.at for a in coming], default=0) + 10**9
-    conversation.settle("acme", "c1", end, timeline, out)
+    conversation.settle("acme", "c1", END, timeline, out)
 
     history = [event for _, event in coming if event is not None]
     first = {(e.source, e.id): e for e in reversed(history)}
-    decision = decide(first.values(), timeline, end)
+    decision = decide(first.values(), timeline, END)
     assert _net(out) == ({} if decision.excluded else decision.net)
 
 
@@ -216,36 +269,75 @@ def test_every_reversal_supersedes_a_charge_of_its_own_and_every_record_has_evid
         assert live in {0, 1}
 
 
-@given(arrivals(), timelines(), st.data())
-def test_more_timers_and_repeated_records_change_nothing(
-    coming: list[Arrival], timeline: Timeline, data: st.DataObject
+@given(arrivals(), timelines())
+def test_what_is_billed_is_what_was_settled_less_what_was_reversed(
+    coming: list[Arrival], timeline: Timeline
 ) -> None:
     _, out = _play(coming, timeline)
 
-    more: list[Arrival] = []
+    live: dict[str, str] = {}  # id of the record → outcome
+    for record in out:
+        if record.quantity > 0:
+            live[record.id] = record.outcome
+        else:
+            assert live.pop(record.supersedes or "") == record.outcome
+        billed = _net(out[: out.index(record) + 1])
+        assert billed == dict(Counter(live.values()))
+        if all(policy.unit == "conversation" for policy in timeline.versions):
+            assert len(live) <= 1
+
+
+@given(arrivals(), timelines(), st.data())
+def test_a_record_that_is_delivered_again_changes_nothing(
+    coming: list[Arrival], timeline: Timeline, data: st.DataObject
+) -> None:
+    conversation, out = _play(coming, timeline)
+
+    again: list[Arrival] = []
     for arrival in coming:
+        again.append(arrival)
+        # Any that came before, with the timestamp that it had or with the newest.
+        for before in data.draw(st.lists(st.sampled_from(again), max_size=2)):
+            at = data.draw(st.sampled_from([before.at, arrival.at]))
+            again += [] if before.event is None else [before._replace(at=at)]
+    repeated, records = _play(again, timeline)
+    assert records == out
+    assert repeated.fold == conversation.fold
+
+
+@given(arrivals(), timelines(), st.data())
+def test_when_timers_fire_and_how_often_changes_no_record(
+    coming: list[Arrival], timeline: Timeline, data: st.DataObject
+) -> None:
+    records = [arrival for arrival in coming if arrival.event is not None]
+    without, out = _play(records, timeline)
+    without.settle("acme", "c1", END, timeline, out)
+
+    more: list[Arrival] = []
+    for n, arrival in enumerate(records):
         more.append(arrival)
-        if data.draw(st.booleans()):
-            more.append(arrival)
-            more.append(Arrival(arrival.at, None))
-    _, again = _play(more, timeline)
+        until = min((later.at for later in records[n + 1 :]), default=END)
+        clocks = data.draw(st.lists(as_ofs, max_size=3))
+        more += [Arrival(min(clock, until), None) for clock in clocks]
+    _, again = _play([*more, Arrival(END, None), Arrival(END, None)], timeline)
     assert again == out
 
 
-@given(arrivals(), timelines(), st.integers(0, 15))
-def test_a_conversation_that_was_stored_and_read_back_goes_on_as_before(
-    coming: list[Arrival], timeline: Timeline, crash: int
+@given(arrivals(), timelines())
+def test_a_conversation_that_is_stored_and_read_back_at_each_step_goes_on_as_before(
+    coming: list[Arrival], timeline: Timeline
 ) -> None:
-    _, expected = _play(coming, timeline)
+    conversation, expected = _play(coming, timeline)
 
-    conversation, out = _play(coming[:crash], timeline)
-    conversation = decode_state(encode_state(crash, conversation))
-    for offset, (at, event) in enumerate(coming[crash:], start=crash):
+    stored, out = Conversation(), list[UsageRecord]()
+    for offset, (at, event) in enumerate(coming):
+        stored = decode_state(encode_state(offset, stored))
         if event is None:
-            conversation.settle("acme", "c1", at, timeline, out)
+            stored.settle("acme", "c1", at, timeline, out)
         else:
-            conversation.receive("acme", "c1", event, offset, at, timeline, out)
+            stored.receive("acme", "c1", event, offset, at, timeline, out)
     assert out == expected
+    assert stored == conversation
 
 
 @given(arrivals(), timelines())
@@ -261,6 +353,36 @@ def test_records_come_back_from_their_bytes(coming: list[Arrival], timeline: Tim
 @given(policies())
 def test_a_policy_comes_back_from_its_text(policy: Policy) -> None:
     assert read_policies({"drawn": write_policy(policy)}) == [policy]
+
+
+@st.composite
+def _odd_policies(draw: st.DrawFn) -> Policy:
+    """Return a policy with names, times and amounts at the edges of what may be written."""
+    names = st.lists(st.text(min_size=1, max_size=64), max_size=3, unique=True).map(tuple)
+    durations = st.builds(
+        lambda number, unit: parse_duration(f"{number}{unit}"),
+        st.integers(0, 999_999_999),
+        st.sampled_from(["ms", "s", "m", "h", "d"]),
+    )
+    amounts = st.decimals(0, 1_000_000_000, places=draw(st.integers(0, 12)))
+    return msgspec.structs.replace(
+        draw(policies()),
+        effective_from=draw(st.integers(parse_time("0001-01-01T00:00:00Z"), END)),
+        window={"default": draw(durations), "sms": draw(durations)},
+        reversal_horizon=draw(st.none() | durations),
+        spam_grace=draw(durations),
+        outcomes_billed=draw(names),
+        precedence=draw(names),
+        reversible=draw(names),
+        price=draw(st.dictionaries(st.text(min_size=1, max_size=64), amounts, max_size=3))
+        # A price that the base has stays, so that a policy always has these.
+        | {name: draw(amounts) for name in preset("fin-2026").price},
+    )
+
+
+@given(_odd_policies())
+def test_a_policy_of_odd_names_and_amounts_comes_back_from_its_text(policy: Policy) -> None:
+    assert read_policies({"odd": write_policy(policy)}) == [policy]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,22 @@
 """A partition: what it yields is a function of the log, wherever it was interrupted."""
 
+from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.events.codec import decode
+from pipeline.events.model import Addressed
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Timeline, preset
-from pipeline.stream.partition import Partition, Work
-from tests.oracle.strategies import T0
+from pipeline.stream.partition import Output, Partition, Work
+from pipeline.stream.state import decode_state
+from tests.oracle.strategies import END, T0, WINDOW, arrivals, timelines
+from tests.oracle.usage import Oracle, as_record
+from tests.oracle.wire import value
 
 TIMELINE = Timeline([preset("fin-2026")])
 DAY_MS = 86_400_000
@@ -153,6 +160,171 @@ def _effects(
             assert topic.setdefault(identity, output.value) == output.value
     if effects >= 2:
         changelog.update(work.states)
+
+
+# --- against the second implementation, and every crash -------------------------------------------
+
+
+class Log(NamedTuple):
+    """What a partition sees: batches of records, and times at which it had read to the end."""
+
+    timeline: Timeline
+    records: list[Record]
+    timers: dict[int, int]  # after how many records → the clock
+
+
+@st.composite
+def long_logs(draw: st.DrawFn, conversations: int = 3, size: int = 6) -> Log:
+    """Return the arrivals of conversations of two tenants, one after the other as they come."""
+    coming: list[tuple[int, bytes | None, bytes | None]] = []
+    for n in range(draw(st.integers(1, conversations))):
+        tenantid, name = ("acme", "best")[n % 2], f"c{n // 2}"
+        for at, event in draw(arrivals(size)):
+            if event is None:
+                coming.append((at, None, None))
+            else:
+                key = f"{tenantid}:{name}".encode()
+                coming.append((at, key, value(event, tenantid, name)))
+    for _ in range(draw(st.integers(0, 2))):
+        garbage = draw(st.sampled_from([b"", b"{", b"[1]", b'{"specversion":"1.0"}', b"\xff"]))
+        coming.append((T0 + draw(st.integers(0, 9)) * WINDOW, b"acme:c0", garbage))
+    coming.sort(key=lambda arrival: arrival[0])
+    records: list[Record] = []
+    timers: dict[int, int] = {}
+    for at, record_key, content in coming:
+        if record_key is None:
+            timers[len(records)] = at
+        else:
+            records.append(Record(len(records), at, record_key, content))
+    return Log(draw(timelines()), records, timers)
+
+
+@given(long_logs())
+def test_a_partition_yields_the_records_of_the_second_implementation(log: Log) -> None:
+    partition = _of(log)
+
+    found = [output.record for output in partition.apply(log.records).outputs]
+    found += [output.record for output in partition.settle(END, 1_000).outputs]
+
+    conversations: dict[bytes, Oracle] = {}
+    for record in log.records:
+        decoded = decode(record.value, record.key, record.timestamp, record.headers)
+        if isinstance(decoded, Addressed):
+            assert record.key is not None
+            oracle = conversations.setdefault(
+                record.key, Oracle(log.timeline, prefix=record.key.decode())
+            )
+            oracle.receive(decoded.event, record.timestamp)
+    for oracle in conversations.values():
+        oracle.tick(END)
+    expected = [record for oracle in conversations.values() for record in oracle.records]
+    assert sorted(map(as_record, found)) == sorted(expected)
+
+
+@given(long_logs())
+def test_the_counts_add_up_however_often_a_part_of_the_log_comes_again(log: Log) -> None:
+    applied, rejected = Counter[str](), set[int]()
+    partition = _of(log)
+    starts = [0, *range(0, len(log.records), 3)]
+
+    for start in starts:
+        part = log.records[start:]
+        work = partition.apply(part)
+
+        assert sum(work.types) + work.redelivered + len(work.dead_letters) == len(part)
+        applied["new"] += sum(work.types)
+        applied["duplicates"] += work.duplicates
+        rejected.update(letter.offset for letter in work.dead_letters)
+    events = sum(decode_state(state).events for state in partition.states.values())
+    assert applied["new"] == applied["duplicates"] + events == len(log.records) - len(rejected)
+
+
+@given(long_logs(), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_a_crash_before_or_after_any_single_write_leaves_the_same_records(
+    log: Log, size: int, size_after: int, ahead: bool
+) -> None:
+    """Each result and each state is one write: die before the first, after each, after the last."""
+    expected = _play(log, size).topic
+
+    writes = _writes(log, size, ahead=ahead)
+    for survived in range(len(writes) + 1):
+        topic: dict[str, Output] = {}
+        changelog: dict[bytes, bytes] = {}
+        committed = 0
+        for write in writes[:survived]:
+            if isinstance(write, Output):
+                _append(topic, write)
+            elif isinstance(write, int):
+                committed = write
+            else:
+                changelog[write[0]] = write[1]
+        restarted = _play(log, size_after, since=committed, topic=topic, changelog=changelog)
+        assert restarted.topic == expected
+
+
+class Played(NamedTuple):
+    topic: dict[str, Output]
+    changelog: dict[bytes, bytes]
+
+
+Write = Output | tuple[bytes, bytes] | int  # a usage record, a state, a commit
+
+
+def _of(log: Log) -> Partition:
+    made = Partition("events", 0, lambda _: log.timeline)
+    made.schedule_all()
+    return made
+
+
+def _works(partition: Partition, log: Log, size: int, since: int) -> Iterator[tuple[Work, int]]:
+    """Yield what each batch and each timer leaves to be written, and the offset after it."""
+    start = since
+    while start < len(log.records):
+        end = min([start + size, *(n for n in log.timers if n > start), len(log.records)])
+        yield partition.apply(log.records[start:end]), end
+        if end in log.timers:
+            yield partition.settle(log.timers[end], 1), end
+        start = end
+    yield partition.settle(END, 1_000), start
+
+
+def _writes(log: Log, size: int, *, ahead: bool) -> list[Write]:
+    """Return every write of a run, in their order.
+
+    Where a batch is `ahead`, its results are written before the states of the one before it.
+    """
+    found: list[Write] = []
+    waiting: list[Write] = []
+    for work, offset in _works(_of(log), log, size, 0):
+        found += work.outputs if ahead else waiting
+        found += waiting if ahead else work.outputs
+        waiting = [*work.states, offset]
+    return found + waiting
+
+
+def _play(
+    log: Log,
+    size: int,
+    *,
+    since: int = 0,
+    topic: dict[str, Output] | None = None,
+    changelog: dict[bytes, bytes] | None = None,
+) -> Played:
+    """Run a worker to the end of the log, on what an earlier one left."""
+    played = Played({} if topic is None else topic, {} if changelog is None else changelog)
+    partition = _of(log)
+    partition.restore(Record(n, 0, *state) for n, state in enumerate(played.changelog.items()))
+    partition.schedule_all()
+    for work, _ in _works(partition, log, size, since):
+        for output in work.outputs:
+            _append(played.topic, output)
+        played.changelog.update(work.states)
+    return played
+
+
+def _append(topic: dict[str, Output], output: Output) -> None:
+    # Written again, it must be what it was: the key, every byte of the value, the origin.
+    assert topic.setdefault(output.record.id, output) == output
 
 
 @given(logs())

@@ -1,0 +1,77 @@
+"""An event as a chat service writes it: the other direction of the codec, for tests."""
+
+from typing import Any
+
+import orjson
+
+from pipeline.events.model import (
+    AI_MESSAGE,
+    CLOSED,
+    CUSTOMER_MESSAGE,
+    HANDOFF,
+    HUMAN_MESSAGE,
+    MERGED,
+    OUTCOME_REPORTED,
+    RATING,
+    REOPENED,
+    STARTED,
+    UNDELIVERED,
+    VERDICT,
+    Event,
+)
+from pipeline.events.times import format_time
+
+
+def cloudevent(event: Event, tenantid: str, conversation: str) -> dict[str, Any]:
+    """Return an event in CloudEvents' structured mode, without what would be a default."""
+    attributes: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": conversation,
+        "time": format_time(event.at),
+        "tenantid": tenantid,
+    }
+    if event.channel != "messenger":
+        attributes["channel"] = event.channel
+    if not event.live:
+        attributes["environment"] = "test"
+    if event.sequence:
+        attributes["sequence"] = event.sequence
+    return {**attributes, "data": _data(event)}
+
+
+def value(event: Event, tenantid: str, conversation: str) -> bytes:
+    """Return the value of the record that carries an event."""
+    return orjson.dumps(cloudevent(event, tenantid, conversation))
+
+
+def _data(event: Event) -> dict[str, Any]:
+    data: dict[str, Any] = {}
+    if event.rank == STARTED:
+        data = {"initiated_by": "customer"}
+    elif event.rank == CUSTOMER_MESSAGE:
+        data = {} if event.intent == "unknown" else {"intent": event.intent}
+    elif event.rank == AI_MESSAGE:
+        data = {"kind": event.kind} | ({} if event.billable else {"billable": False})
+    elif event.rank == HUMAN_MESSAGE:
+        data = {"visibility": "internal"} if event.internal else {}
+    elif event.rank == HANDOFF:
+        data = {"cause": event.cause}
+    elif event.rank == OUTCOME_REPORTED:
+        data = {"outcome": event.outcome}
+    elif event.rank == RATING:
+        data = {"target": "ai" if event.rates_ai else "human", "score": event.score}
+        data |= {"intent": event.intent} if event.intent else {}
+    elif event.rank == VERDICT:
+        data = {"verified": event.verified}
+    elif event.rank == UNDELIVERED:
+        data = {"message_id": event.message_id}
+    elif event.rank in {CLOSED, REOPENED}:
+        data = {"actor": "teammate"}
+    elif event.rank == MERGED:
+        data = {"role": "secondary" if event.secondary else "primary", "other": "c0"}
+        if event.last_answer_at is not None:
+            data["last_answer_at"] = format_time(event.last_answer_at)
+    return data
