@@ -53,7 +53,7 @@ WINDOW = 10_000
 GRACE = 1_000
 END = T0 + 10**9  # later than anything that is drawn falls due
 
-_STEPS = [0, 1, GRACE, GRACE, WINDOW - 1, WINDOW, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1]
+_STEPS = [0, 0, 1, GRACE, GRACE, WINDOW - 1, WINDOW, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1]
 _DELAYS = [0, 0, 0, 0, 1, GRACE - 1, GRACE, GRACE + 1, WINDOW, WINDOW + GRACE, 4 * WINDOW]
 _DURATIONS = [0, 1, GRACE, WINDOW, 3 * WINDOW]
 _CHANNELS: list[Channel] = ["messenger", "messenger", "messenger", "email", "voice"]
@@ -84,7 +84,7 @@ _KINDS: list[tuple[int, int, dict[str, Any]]] = [
     (1, AI_MESSAGE, {"kind": "clarifying_question"}),
     (1, AI_MESSAGE, {"kind": "greeting"}),
     (1, AI_MESSAGE, {"kind": "check_in"}),
-    (1, HUMAN_MESSAGE, {}),
+    (2, HUMAN_MESSAGE, {}),
     (1, HUMAN_MESSAGE, {"internal": True}),
     (2, HANDOFF, {"cause": "procedure"}),
     (2, HANDOFF, {}),
@@ -103,20 +103,29 @@ _KINDS: list[tuple[int, int, dict[str, Any]]] = [
     *((1, rank, {}) for rank in (STARTED, CLOSED, REOPENED, REDACTED, DELETED)),
 ]
 _kinds = st.sampled_from([(rank, more) for often, rank, more in _KINDS for _ in range(often)])
+_AGAIN = [(_QUESTION, 2 * WINDOW + 1), (_ANSWER, GRACE)]  # when a window, or a horizon, is over
+_OPENINGS: list[list[tuple[tuple[int, dict[str, Any]], int]]] = [
+    *[[(_QUESTION, 0), (_ANSWER, GRACE)]] * 6,
+    *[[(_QUESTION, 0), (_ANSWER, GRACE), *_AGAIN]] * 2,
+    [(_QUESTION, 0), (_ANSWER, GRACE), *_AGAIN, *_AGAIN],
+    [(_QUESTION, 0), (_ANSWER, GRACE), ((VERDICT, {"verified": True}), GRACE)],
+    [((MERGED, {}), 0), (_ANSWER, GRACE)],
+    [],
+]
 _RATINGS = list(product([True, True, True, False], range(1, 6), [None, None, *get_args(Intent)]))
 
 
 @st.composite
 def histories(draw: st.DrawFn, size: int = 12) -> list[Event]:
     """Return events of one conversation, one per identity, about in the order of their times."""
-    opening = [(_QUESTION, 0), (_ANSWER, GRACE)] if draw(st.integers(0, 5)) else []
+    opening = draw(st.sampled_from(_OPENINGS))[:size]
     most = size - len(opening)
     least = draw(st.sampled_from([0, most // 2, most]))
     coming = opening + draw(
         st.lists(st.tuples(_kinds, st.sampled_from(_STEPS)), min_size=least, max_size=most)
     )
     # One odd event excludes the whole conversation: rare, or nothing else would be seen.
-    odd = draw(st.integers(0, 9 * size))
+    odd = draw(st.integers(0, 6 * size))
     found: list[Event] = []
     now = T0
     for n, ((rank, members), step) in enumerate(coming):
@@ -151,8 +160,16 @@ def _drawn(
         answers = [event.id for event in before if event.rank == AI_MESSAGE]
         return {"message_id": draw(st.sampled_from([*reversed(answers), "nothing"]))}
     if rank == MERGED and not members:
-        ago = draw(st.sampled_from([None, 0, GRACE, WINDOW - 1, WINDOW, 2 * WINDOW, -GRACE]))
-        return {"last_answer_at": None if ago is None else now - ago}
+        answered = [event.at for event in before if event.kind == "answer"]
+        moments = [
+            now,
+            *answered,
+            *answered,
+            *(at - 1 for at in answered),
+            now - WINDOW,
+            now + GRACE,
+        ]
+        return {"last_answer_at": draw(st.sampled_from([*moments, None]))}
     return {}
 
 
@@ -250,7 +267,13 @@ def arrivals(draw: st.DrawFn, size: int = 12) -> list[Arrival]:
     """
     history = draw(histories(size))
     if draw(st.integers(0, 3)):
-        found = [Arrival(e.at + draw(st.sampled_from(_DELAYS)), e) for e in history]
+        # Soon after it happened, or about when something that was known before falls due.
+        ends = [e.at + WINDOW + wait for e in history for wait in (0, GRACE - 1, GRACE)]
+        found = []
+        for event in history:
+            later = [end for end in ends if end >= event.at]
+            at = event.at + draw(st.sampled_from(_DELAYS))
+            found.append(Arrival(draw(st.sampled_from([at, at, at, *later[:9]])), event))
         found.sort(key=lambda arrival: arrival.at)
     else:
         now = T0
@@ -265,7 +288,7 @@ def arrivals(draw: st.DrawFn, size: int = 12) -> list[Arrival]:
         if again is not None and draw(st.booleans()):  # only the first content counts
             again = msgspec.structs.replace(again, at=again.at + WINDOW, intent="confirmation")
         found.insert(found.index(until) + 1, Arrival(until.at, again))
-    if draw(st.integers(0, 5)) == 0 and found:  # a new leader's clock may be behind the old one's
+    if draw(st.integers(0, 2)) == 0 and found:  # a new leader's clock may be behind the old one's
         place = draw(st.integers(0, len(found) - 1))
         found[place] = found[place]._replace(at=found[place].at - GRACE)
     for _ in range(draw(st.integers(0, 3)) if found else 0):

@@ -215,6 +215,21 @@ def test_an_event_comes_back_from_what_a_chat_service_writes(history: list[Event
 
 
 @given(histories())
+def test_an_event_may_be_five_minutes_ahead_of_its_arrival_and_no_more(
+    history: list[Event],
+) -> None:
+    for event in history:
+        content = value(event, "acme", "c1")
+
+        ahead = decode(content, b"acme:c1", event.at - 300_000)
+        too_far = decode(content, b"acme:c1", event.at - 300_001)
+
+        assert ahead == Addressed("acme", "c1", event)
+        assert isinstance(too_far, Rejected)
+        assert too_far.reason == "future_time"
+
+
+@given(histories())
 def test_binary_mode_says_the_same_as_structured_mode(history: list[Event]) -> None:
     for event in history:
         attributes = cloudevent(event, "acme", "c1")

@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.codec import decode_value
-from pipeline.events.model import Addressed, Event
+from pipeline.events.model import (
+    AI_MESSAGE,
+    CLOSED,
+    CUSTOMER_MESSAGE,
+    OUTCOME_REPORTED,
+    Addressed,
+    Event,
+)
 from pipeline.events.times import format_time, parse_time
 from pipeline.replay.offline import Histories, decide_line
 from pipeline.resolve.machine import Fold, decide
@@ -30,7 +37,10 @@ from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.oracle import decide as oracle
 from tests.oracle.strategies import (
     END,
+    GRACE,
+    T0,
     TIMELINES,
+    WINDOW,
     Arrival,
     arrivals,
     as_ofs,
@@ -216,7 +226,7 @@ def _play(coming: list[Arrival], timeline: Timeline) -> tuple[Conversation, list
 def test_usage_records_are_those_of_the_second_implementation(
     coming: list[Arrival], drawn: Timeline
 ) -> None:
-    for timeline in (drawn, *TIMELINES[:12]):
+    for timeline in (drawn, *TIMELINES[:30]):
         _, out = _play(coming, timeline)
 
         second = Oracle(timeline)
@@ -226,6 +236,74 @@ def test_usage_records_are_those_of_the_second_implementation(
             else:
                 second.receive(event, at)
         assert [as_record(r) for r in out] == second.records, timeline.versions
+
+
+# What is drawn too seldom, played by hand.
+
+_ASKED = Event(T0, CUSTOMER_MESSAGE, "/a", "m0", intent="help_request")
+_ANSWERED = Event(T0 + 1, AI_MESSAGE, "/a", "m1", kind="answer")
+_SHORT = Timeline(
+    [msgspec.structs.replace(preset("fin-2026"), window={"default": WINDOW}, grace=GRACE)]
+)
+_SEGMENTS = Timeline(
+    [
+        msgspec.structs.replace(
+            preset("fin-2026"),
+            unit="segment",
+            window={"default": WINDOW},
+            grace=GRACE,
+            reversal_horizon=0,
+        )
+    ]
+)
+
+
+def test_a_correction_is_dated_at_the_highest_timestamp_not_at_that_of_its_own_record() -> None:
+    again = Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m2", intent="help_request")
+    highest = T0 + 3 * WINDOW
+    closed = Event(highest, CLOSED, "/a", "m3")
+    coming = [
+        Arrival(T0, _ASKED),
+        Arrival(T0 + 1, _ANSWERED),
+        Arrival(highest, closed),
+        Arrival(highest - 5, again),
+    ]
+
+    _, out = _play(coming, _SHORT)
+
+    told = [(r.quantity, r.reason, r.occurred_at) for r in out]
+    assert told == [(1, "silence", T0 + 1 + WINDOW), (-1, "late_event", highest)]
+
+
+def test_of_two_alike_in_one_millisecond_the_source_and_then_the_id_decide() -> None:
+    thanks = Event(T0 + 2, CUSTOMER_MESSAGE, "/b", "m2", intent="confirmation")
+    returns = Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m3", intent="help_request")
+    coming = [Arrival(T0 + 2, event) for event in (_ASKED, _ANSWERED, thanks, returns)]
+
+    _, out = _play(coming, _SHORT)
+
+    assert [(r.quantity, r.reason) for r in out] == [(1, "confirmed"), (-1, "late_event")]
+
+
+def test_corrections_of_one_sign_go_by_precedence_and_not_by_name() -> None:
+    after = T0 + 2 * WINDOW
+    events = [
+        _ASKED,
+        _ANSWERED,
+        Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m2", intent="confirmation"),
+        Event(after, CUSTOMER_MESSAGE, "/a", "m3", intent="help_request"),
+        Event(after + 1, OUTCOME_REPORTED, "/a", "m4", outcome="disqualification"),
+        Event(after + 2, CLOSED, "/a", "m5", live=False),
+    ]
+
+    _, out = _play([Arrival(after + 2, event) for event in events], _SEGMENTS)
+
+    assert [(r.quantity, r.outcome) for r in out] == [
+        (1, "resolution"),
+        (1, "disqualification"),
+        (-1, "resolution"),
+        (-1, "disqualification"),
+    ]
 
 
 @given(arrivals(), timelines())

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.codec import decode
-from pipeline.events.model import Addressed
+from pipeline.events.model import AI_MESSAGE, CUSTOMER_MESSAGE, Addressed, Event
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Timeline, preset
 from pipeline.stream.partition import Output, Partition, Work
-from pipeline.stream.state import decode_state
+from pipeline.stream.state import decode_state, due_of
 from tests.oracle.strategies import END, T0, WINDOW, arrivals, timelines
 from tests.oracle.usage import Oracle, as_record
 from tests.oracle.wire import value
@@ -232,11 +233,49 @@ def test_the_counts_add_up_however_often_a_part_of_the_log_comes_again(log: Log)
         work = partition.apply(part)
 
         assert sum(work.types) + work.redelivered + len(work.dead_letters) == len(part)
+        # A timer is no record: what was applied before it is not applied again after it.
+        partition.settle(END, 1_000)
         applied["new"] += sum(work.types)
         applied["duplicates"] += work.duplicates
         rejected.update(letter.offset for letter in work.dead_letters)
     events = sum(decode_state(state).events for state in partition.states.values())
     assert applied["new"] == applied["duplicates"] + events == len(log.records) - len(rejected)
+
+
+@given(long_logs(), st.integers(1, 4))
+def test_a_timer_leaves_nothing_that_was_due(log: Log, size: int) -> None:
+    partition = _of(log)
+    timers = {n: log.records[n - 1].timestamp for n in range(1, len(log.records) + 1)}
+
+    for start in range(0, len(log.records), size):
+        part = log.records[start : start + size]
+        partition.apply(part)
+        clock = timers[start + len(part)]
+        partition.settle(clock, 1_000)
+
+        waiting = [due_of(state) for state in partition.states.values()]
+        assert all(due is None or due > clock for due in waiting)
+        assert len(partition.wheel) >= sum(due is not None for due in waiting)
+
+
+def test_a_conversation_that_falls_due_sooner_than_it_did_is_settled_by_then() -> None:
+    hour = 3_600_000
+    policy = msgspec.structs.replace(
+        preset("fin-2026"), window={"default": 24 * hour, "sms": hour}, grace=0
+    )
+    events = [
+        Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request"),
+        Event(T0 + 1, AI_MESSAGE, "/s", "m1", kind="answer"),
+        Event(T0 + 2, AI_MESSAGE, "/s", "m2", kind="answer", channel="sms"),
+    ]
+    partition = Partition("events", 0, lambda _: Timeline([policy]))
+    partition.schedule_all()
+    for n, event in enumerate(events):
+        partition.apply([Record(n, event.at, b"acme:c1", value(event, "acme", "c1"))])
+
+    work = partition.settle(T0 + 2 + hour, 1_000)
+
+    assert [output.record.evidence for output in work.outputs] == [("m2",)]
 
 
 @given(long_logs(), st.integers(1, 4), st.integers(1, 4), st.booleans())
@@ -340,12 +379,17 @@ def test_delivering_a_log_again_changes_nothing(log: list[Record]) -> None:
     assert again.redelivered + len(again.dead_letters) == len(log)
 
 
-@given(logs())
-def test_an_older_state_of_a_zombie_never_replaces_a_newer_one(log: list[Record]) -> None:
+@given(logs(), st.data())
+def test_an_older_state_of_a_zombie_never_replaces_a_newer_one(
+    log: list[Record], data: st.DataObject
+) -> None:
     partition = _partition()
     versions = [state for record in log for state in partition.apply([record]).states]
+    versions += partition.settle(END, 1_000).states
 
     restored = _partition()
-    restored.restore(Record(n, 0, key, value) for n, (key, value) in enumerate(reversed(versions)))
+    restored.restore(
+        Record(n, 0, *state) for n, state in enumerate(data.draw(st.permutations(versions)))
+    )
 
     assert restored.states == partition.states
