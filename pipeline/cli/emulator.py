@@ -22,7 +22,12 @@ from pipeline.tenants import load_tenants
 )
 @click.option("--clock", type=Time(), help="Begin at this time (RFC 3339), not at the host's.")
 @click.option("--api-key", metavar="KEY", help="Take this key alone, not any sk_test_ or rk_test_.")
-@click.option("--rate-limit", type=float, metavar="CALLS", help="Calls a second; 429 beyond.")
+@click.option(
+    "--rate-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="CALLS",
+    help="Calls a second; 429 beyond.",
+)
 def command(
     host: str,
     port: int,

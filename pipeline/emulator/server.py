@@ -3,7 +3,7 @@
 | path under /_emulator | what it does                                                        |
 |-----------------------|---------------------------------------------------------------------|
 | GET health            | 200 once it serves                                                  |
-| GET, PUT clock        | `{"now": seconds}`; null goes back to the host's clock              |
+| GET, PUT clock        | `{"now": seconds or RFC 3339}`; null goes back to the host's clock  |
 | GET sums              | units by customer and meter, and what validation set aside          |
 | GET requests          | the last calls: path, status, identifier, key, digest of the body   |
 | POST, DELETE faults   | add a `Fault`, remove all                                           |
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -30,7 +31,8 @@ from pipeline.errors import UnavailableError
 
 SHUTDOWN_SECONDS_MAX = 1.0
 _START_SECONDS_MAX = 10.0
-_KEY = re.compile(r"Bearer ((?:sk|rk)_test_\S+)")
+_BEARER = re.compile(r"Bearer (\S+)")
+_TEST_KEY = re.compile(r"(?:sk|rk)_test_\S+")
 _NESTED = re.compile(r"\[([^\]]*)\]")
 
 
@@ -64,7 +66,9 @@ class Emulator:
         self.clock = clock or Clock()
         self._api_key = api_key
         self._rate = calls_per_second_max
-        self._tokens = calls_per_second_max or 0.0
+        # A bucket that holds less than one token never lets a call through.
+        self._tokens_max = max(calls_per_second_max or 0.0, 1.0)
+        self._tokens = self._tokens_max
         self._filled_at = time.monotonic()
         self._numbers = itertools.count(1)
 
@@ -120,15 +124,19 @@ class Emulator:
         return response
 
     def _authorize(self, request: web.Request) -> None:
-        given = _KEY.fullmatch(request.headers.get("Authorization", ""))
-        if given is None or self._api_key not in {None, given[1]}:
+        header = request.headers.get("Authorization")
+        if header is None:
+            raise _unauthorized("You did not provide an API key.")
+        given = _BEARER.fullmatch(header)
+        key = given[1] if given else ""
+        if not (_TEST_KEY.fullmatch(key) if self._api_key is None else key == self._api_key):
             raise _unauthorized()
 
     def _take_token(self) -> None:
         if self._rate is None:
             return
         at = time.monotonic()
-        self._tokens = min(self._rate, self._tokens + (at - self._filled_at) * self._rate)
+        self._tokens = min(self._tokens_max, self._tokens + (at - self._filled_at) * self._rate)
         self._filled_at = at
         if self._tokens < 1:
             raise _too_many()
@@ -146,10 +154,12 @@ class Emulator:
         self, request: web.Request, body: bytes, act: Callable[[Params], Answer]
     ) -> web.Response:
         """Answer a call, a second one with the same key as the first."""
-        params = nested(body.decode()) if request.method == "POST" else nested(request.query_string)
+        params = nested(_text(body) if request.method == "POST" else request.query_string)
         key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
+        # The same form at another path is another request.
+        call = request.path.encode() + b"?" + body
         if key is not None:
-            kept = self.state.kept(key, body, self.clock.now())
+            kept = self.state.kept(key, call, self.clock.now())
             if kept is not None:
                 return _response(kept)
         try:
@@ -157,7 +167,7 @@ class Emulator:
         except Refusal as refusal:
             answer = Answer(refusal.status, refusal.body, refusal.headers)
         if key is not None:
-            self.state.keep(key, body, answer, self.clock.now())
+            self.state.keep(key, call, answer, self.clock.now())
         return _response(answer)
 
     async def _meter_event(self, request: web.Request) -> web.StreamResponse:
@@ -169,7 +179,7 @@ class Emulator:
         if kind == "429":
             raise _too_many()
         # Refused at the door: neither counted nor kept for the key.
-        lane = self.state.enter(nested(body.decode()))
+        lane = self.state.enter(nested(_text(body)))
         try:
             if fault is not None and kind == "slow":
                 await asyncio.sleep(fault.seconds)
@@ -194,7 +204,7 @@ class Emulator:
                 "method": request.method,
                 "path": request.path,
                 "status": status,
-                "identifier": nested(body.decode(errors="replace")).get("identifier"),
+                "identifier": nested(_text(body)).get("identifier"),
                 "idempotency_key": request.headers.get("Idempotency-Key"),
                 "body_sha256": hashlib.sha256(body).hexdigest(),
             }
@@ -209,8 +219,11 @@ class Emulator:
         return web.json_response({"now": self.clock.now()})
 
     async def _set_clock(self, request: web.Request) -> web.Response:
-        now = orjson.loads(await request.read())["now"]
-        self.clock.set(None if now is None else float(now))
+        try:
+            self.clock.set(_time(orjson.loads(await request.read())["now"]))
+        except (ValueError, TypeError, KeyError) as error:
+            message = f'expected {{"now": seconds, RFC 3339 or null}}: {error}'
+            return web.json_response({"error": message}, status=400)
         return await self._clock(request)
 
     async def _sums(self, _: web.Request) -> web.Response:
@@ -222,7 +235,7 @@ class Emulator:
     async def _add_fault(self, request: web.Request) -> web.Response:
         try:
             self.state.faults.append(msgspec.json.decode(await request.read(), type=Fault))
-        except msgspec.ValidationError as error:
+        except msgspec.DecodeError as error:
             return web.json_response({"error": str(error)}, status=400)
         return web.json_response({"faults": len(self.state.faults)})
 
@@ -247,6 +260,23 @@ def nested(form: str) -> dict[str, Any]:
     return found
 
 
+def _text(body: bytes) -> str:
+    return body.decode(errors="replace")
+
+
+def _time(given: object) -> float | None:
+    if given is None:
+        return None
+    if isinstance(given, str):
+        at = datetime.fromisoformat(given)
+        if at.tzinfo is None:
+            raise ValueError(f"{given} has no offset from UTC")
+        return at.timestamp()
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise ValueError(f"{given!r} is no time")
+    return float(given)
+
+
 def _id(request: web.Request) -> str:
     return request.match_info["id"]
 
@@ -262,8 +292,8 @@ def _cut(request: web.Request) -> web.Response:
     return web.Response(status=499)
 
 
-def _unauthorized() -> Refusal:
-    return Refusal(401, "invalid_request_error", "Invalid API Key provided.")
+def _unauthorized(message: str = "Invalid API Key provided.") -> Refusal:
+    return Refusal(401, "invalid_request_error", message)
 
 
 def _too_many() -> Refusal:

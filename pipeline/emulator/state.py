@@ -2,9 +2,10 @@
 
 import hashlib
 import itertools
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,9 +13,12 @@ REMEMBERED_SECONDS = 24 * 3600
 PAST_SECONDS_MAX = 35 * 24 * 3600
 FUTURE_SECONDS_MAX = 300
 IDENTIFIER_CHARACTERS_MAX = 100
+EVENT_NAME_CHARACTERS_MAX = 100
+VALUE_DIGITS_MAX = 15
 REQUESTS_SHOWN_MAX = 10_000
 _WINDOWS = {"hour": 3600, "day": 86_400}
 _FORMULAS = {"sum", "count", "last"}
+_INTEGER = re.compile(r"-?[0-9]+")
 
 Params = Mapping[str, Any]  # form parameters, nested by their brackets
 
@@ -63,18 +67,22 @@ class _Kept(msgspec.Struct, frozen=True):
     at: float
 
 
-class Fault(msgspec.Struct):
+class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """What happens to the next meter events: `times` of them, every `every`-th."""
 
     kind: Literal["500_before", "500_after", "cut_before", "cut_after", "slow", "429", "401"]
-    times: int = 1
-    every: int = 1
-    seconds: float = 0.0  # of `slow`
+    times: Annotated[int, msgspec.Meta(ge=1)] = 1
+    every: Annotated[int, msgspec.Meta(ge=1)] = 1
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # of `slow`
     seen: int = 0
 
 
 class State:
-    """All that the emulator knows. The methods take `now` in seconds since the epoch."""
+    """All that the emulator knows. The methods take `now` in seconds since the epoch.
+
+    Identifiers and idempotency keys are forgotten with time, and the log of requests is bounded.
+    Customers, meters and the events that were taken are kept until the process ends.
+    """
 
     def __init__(self, *, remembered_seconds: float = REMEMBERED_SECONDS) -> None:
         self.remembered_seconds = remembered_seconds
@@ -111,7 +119,7 @@ class State:
             "name": params.get("name"),
             "email": params.get("email"),
             "livemode": False,
-            "metadata": dict(params.get("metadata") or {}),
+            "metadata": dict(_mapping(params, "metadata")),
         }
         self.customers[known] = customer
         return Answer(200, customer)
@@ -120,13 +128,14 @@ class State:
         return Answer(200, _found(self.customers, identity, "customer"))
 
     def list_customers(self, params: Params) -> Answer:
-        return Answer(200, _page(list(self.customers.values()), params, "/v1/customers"))
+        newest_first = list(reversed(self.customers.values()))
+        return Answer(200, _page(newest_first, params, "/v1/customers"))
 
     def create_meter(self, params: Params, now: float) -> Answer:
         for name in ("display_name", "event_name"):
             if not params.get(name):
                 raise _missing(name)
-        aggregation = params.get("default_aggregation") or {}
+        aggregation = _mapping(params, "default_aggregation")
         if aggregation.get("formula") not in _FORMULAS:
             raise _missing("default_aggregation[formula]")
         event_name = str(params["event_name"])
@@ -139,8 +148,8 @@ class State:
                 "invalid_request_error",
                 f"There's already an active meter with the event_name {event_name!r}.",
             )
-        mapping = params.get("customer_mapping") or {}
-        values = params.get("value_settings") or {}
+        mapping = _mapping(params, "customer_mapping")
+        values = _mapping(params, "value_settings")
         identity = self._new_id("mtr")
         meter = {
             "id": identity,
@@ -168,7 +177,7 @@ class State:
 
     def list_meters(self, params: Params) -> Answer:
         status = params.get("status")
-        found = [m for m in self.meters.values() if status in {None, m["status"]}]
+        found = [m for m in reversed(self.meters.values()) if status in {None, m["status"]}]
         return Answer(200, _page(found, params, "/v1/billing/meters"))
 
     # --- meter events ---------------------------------------------------------------------------
@@ -181,23 +190,19 @@ class State:
         if not isinstance(payload, Mapping):
             raise _missing("payload")
         identifier = str(params.get("identifier") or self._new_id("mevt"))
-        if len(identifier) > IDENTIFIER_CHARACTERS_MAX:
-            raise Refusal(
-                400,
-                "invalid_request_error",
-                f"Invalid string: {identifier[:20]}...; must be at most 100 characters",
-            )
+        _check_length(str(event_name), EVENT_NAME_CHARACTERS_MAX)
+        _check_length(identifier, IDENTIFIER_CHARACTERS_MAX)
         timestamp = _timestamp(params.get("timestamp"), now)
         self._forget(now)
-        if identifier in self._identifiers:
+        if self._is_remembered(self._identifiers.get(identifier), now):
             raise Refusal(
                 400,
                 "invalid_request_error",
                 f"An event already exists with identifier {identifier}.",
                 headers={"stripe-should-retry": "false"},
             )
-        self._identifiers[identifier] = now
         counted = self._validated(identifier, str(event_name), payload, timestamp, now)
+        self._identifiers[identifier] = now
         self.events.append(counted)
         return Answer(
             200,
@@ -227,11 +232,12 @@ class State:
             problem = "meter_event_no_customer_defined"
         elif customer not in self.customers:
             problem = "meter_event_customer_not_found"
-        elif not text.lstrip("-").isdigit():
+        elif not _INTEGER.fullmatch(text):
             problem = "meter_event_invalid_value"
-        elif len(text) > 15:
+        elif len(text.lstrip("-")) > VALUE_DIGITS_MAX:
             problem = "meter_event_value_too_many_digits"
-        value = int(text) if text.lstrip("-").isdigit() and len(text) <= 30 else 0
+        readable = _INTEGER.fullmatch(text) and len(text.lstrip("-")) <= VALUE_DIGITS_MAX
+        value = int(text) if readable else 0
         return Counted(identifier, event_name, customer, value, timestamp, now, problem)
 
     def summaries(self, identity: str, params: Params) -> Answer:
@@ -315,7 +321,7 @@ class State:
             Refusal: the key came with another body.
         """
         found = self._kept.get(key)
-        if found is None or now - found.at >= self.remembered_seconds:
+        if found is None or not self._is_remembered(found.at, now):
             return None
         if found.body_sha256 != _sha256(body):
             raise Refusal(
@@ -330,6 +336,7 @@ class State:
 
     def keep(self, key: str, body: bytes, answer: Answer, now: float) -> None:
         """Keep the first answer to an idempotency key, a failure too."""
+        self._forget(now)
         self._kept[key] = _Kept(_sha256(body), answer, now)
 
     def enter(self, params: Params) -> tuple[str, str]:
@@ -365,14 +372,22 @@ class State:
                 return fault
         return None
 
+    def _is_remembered(self, at: float | None, now: float) -> bool:
+        return at is not None and now - at < self.remembered_seconds
+
     def _forget(self, now: float) -> None:
-        # Oldest first: dicts keep the order of insertion.
-        limit = now - self.remembered_seconds
+        # Only bounds the memory. First in, first out: a clock that was set back holds some up,
+        # so that whoever looks one up asks for its age too.
         while self._identifiers:
-            oldest = next(iter(self._identifiers))
-            if self._identifiers[oldest] > limit:
-                return
-            del self._identifiers[oldest]
+            identifier, at = next(iter(self._identifiers.items()))
+            if self._is_remembered(at, now):
+                break
+            del self._identifiers[identifier]
+        while self._kept:
+            key, kept = next(iter(self._kept.items()))
+            if self._is_remembered(kept.at, now):
+                break
+            del self._kept[key]
 
 
 def _aggregated(formula: str, events: list[Counted]) -> float:
@@ -446,6 +461,22 @@ def _whole(params: Params, name: str) -> int:
         return int(str(params[name]))
     except ValueError:
         raise Refusal(400, "invalid_request_error", f"Invalid integer: {params[name]}") from None
+
+
+def _mapping(params: Params, name: str) -> Params:
+    found = params.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise Refusal(400, "invalid_request_error", f"Invalid object: {name}")
+    return found
+
+
+def _check_length(text: str, characters_max: int) -> None:
+    if len(text) > characters_max:
+        raise Refusal(
+            400,
+            "invalid_request_error",
+            f"Invalid string: {text[:20]}...; must be at most {characters_max} characters",
+        )
 
 
 def _missing(name: str) -> Refusal:

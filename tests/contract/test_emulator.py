@@ -1,9 +1,14 @@
 """The emulator answers Stripe's own SDK as Stripe does, ugly parts included."""
 
 import asyncio
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
 import stripe
 
@@ -19,6 +24,7 @@ class Served(NamedTuple):
     """An emulator with a customer and a meter, and a client of it."""
 
     emulator: Emulator
+    base_url: str
     client: stripe.StripeClient
     customer: str
     meter: str
@@ -45,9 +51,14 @@ class Served(NamedTuple):
         self.emulator.state.faults.append(Fault(kind, **more))
 
 
-def client_of(base_url: str, key: str = "sk_test_1") -> stripe.StripeClient:
+def client_of(
+    base_url: str, key: str = "sk_test_1", http: stripe.HTTPClient | None = None
+) -> stripe.StripeClient:
     return stripe.StripeClient(
-        key, base_addresses={"api": base_url, "meter_events": base_url}, max_network_retries=0
+        key,
+        base_addresses={"api": base_url, "meter_events": base_url},
+        http_client=http,
+        max_network_retries=0,
     )
 
 
@@ -64,7 +75,16 @@ def served() -> Iterator[Served]:
                 "default_aggregation": {"formula": "sum"},
             }
         )
-        yield Served(emulator, client, customer.id, meter.id)
+        yield Served(emulator, base_url, client, customer.id, meter.id)
+
+
+async def control(served: Served, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Call what is under /_emulator."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, f"{served.base_url}/_emulator/{path}", json=body) as answer,
+    ):
+        return answer.status, await answer.json()
 
 
 def refused(call: Any) -> stripe.StripeError:
@@ -82,6 +102,17 @@ def test_what_was_created_can_be_read_back(served: Served) -> None:
     assert [m.id for m in client.v1.billing.meters.list({"status": "active"})] == [served.meter]
 
 
+def test_lists_are_newest_first_and_paged(served: Served) -> None:
+    customers = served.client.v1.customers
+    made = [served.customer, *(customers.create({"name": f"{n}"}).id for n in range(12))]
+
+    page = customers.list()
+
+    assert len(page.data) == 10
+    assert page.has_more
+    assert [customer.id for customer in page.auto_paging_iter()] == made[::-1]
+
+
 def test_an_event_counts_for_its_customer_and_comes_back_as_it_was_sent(served: Served) -> None:
     made = served.send("e1", 3)
 
@@ -89,6 +120,39 @@ def test_an_event_counts_for_its_customer_and_comes_back_as_it_was_sent(served: 
     assert made.payload["stripe_customer_id"] == served.customer
     assert made.payload["value"] == "3"
     assert served.total() == 3
+
+
+async def test_the_async_client_is_answered_alike(served: Served) -> None:
+    http = stripe.AIOHTTPClient()
+    client = client_of(served.base_url, "rk_test_1", http)
+    params: Any = {
+        "event_name": "resolved",
+        "identifier": "e1",
+        "payload": {"stripe_customer_id": served.customer, "value": "2"},
+        "timestamp": NOW,
+    }
+
+    try:
+        made = await client.v1.billing.meter_events.create_async(params)
+        with pytest.raises(stripe.InvalidRequestError, match="already exists with identifier e1"):
+            await client.v1.billing.meter_events.create_async(params)
+    finally:
+        await http.close_async()  # type: ignore[no-untyped-call]
+
+    assert made.identifier == "e1"
+    assert served.total() == 2
+
+
+def test_events_without_an_identifier_get_one_each(served: Served) -> None:
+    payload = {"stripe_customer_id": served.customer, "value": "1"}
+    events = served.client.v1.billing.meter_events
+
+    made = {
+        events.create({"event_name": "resolved", "payload": payload}).identifier for _ in range(2)
+    }
+
+    assert len(made) == 2
+    assert served.total() == 2
 
 
 def test_a_known_identifier_is_a_400_without_a_code_that_must_not_be_retried(
@@ -158,6 +222,27 @@ def test_one_key_with_another_body_is_an_error(served: Served) -> None:
     assert served.total() == 1
 
 
+def test_one_key_at_another_path_is_an_error(served: Served) -> None:
+    params: Any = {"name": "Beta"}
+    options: Any = {"idempotency_key": "k1"}
+    served.client.v1.customers.create(params, options=options)
+
+    error = refused(lambda: served.client.v1.billing.meters.create(params, options=options))
+
+    assert isinstance(error, stripe.IdempotencyError)
+
+
+def test_a_key_is_forgotten_after_a_day(served: Served) -> None:
+    served.send("e1", key="k1")
+    served.emulator.clock.set(NOW + DAY + 60)
+
+    again = served.send("e1", key="k1")
+
+    assert again.last_response is not None
+    assert "idempotent-replayed" not in again.last_response.headers
+    assert served.total() == 2
+
+
 def test_a_refusal_is_kept_for_its_key_too(served: Served) -> None:
     refused(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
 
@@ -200,15 +285,23 @@ def test_summaries_are_grouped_newest_first_and_paged(served: Served) -> None:
     assert [s.aggregated_value for s in page.auto_paging_iter()] == list(range(13, 0, -1))
 
 
-def test_summaries_must_be_aligned(served: Served) -> None:
+@pytest.mark.parametrize(
+    ("start", "window", "said"),
+    [(NOW + 1, None, "minute"), (NOW, "hour", "hour"), (NOW // HOUR * HOUR, "day", "day")],
+)
+def test_summaries_must_be_aligned(
+    served: Served, start: int, window: str | None, said: str
+) -> None:
+    params: Any = {"customer": served.customer, "start_time": start, "end_time": start + DAY}
+    if window is not None:
+        params["value_grouping_window"] = window
+
     error = refused(
-        lambda: served.client.v1.billing.meters.event_summaries.list(
-            served.meter,
-            {"customer": served.customer, "start_time": NOW + 1, "end_time": NOW + 60},
-        )
+        lambda: served.client.v1.billing.meters.event_summaries.list(served.meter, params)
     )
 
     assert error.http_status == 400
+    assert f"start_time must be aligned with {said} boundaries" in str(error.user_message)
 
 
 async def test_a_second_call_in_flight_for_a_customer_and_meter_is_a_409(served: Served) -> None:
@@ -233,6 +326,14 @@ def test_too_many_calls_a_second_are_a_429() -> None:
     assert all(isinstance(error, stripe.RateLimitError) for error in errors)
 
 
+def test_less_than_one_call_a_second_lets_the_first_through() -> None:
+    with running(Emulator(calls_per_second_max=0.01)) as base_url:
+        client = client_of(base_url)
+
+        assert client.v1.customers.list().data == []
+        assert isinstance(refused(client.v1.customers.list), stripe.RateLimitError)
+
+
 def _error_of(call: Any) -> stripe.StripeError | None:
     try:
         call()
@@ -247,6 +348,22 @@ def test_a_wrong_key_is_a_401(key: str) -> None:
         error = refused(client_of(base_url, key).v1.customers.list)
 
     assert isinstance(error, stripe.AuthenticationError)
+
+
+async def test_a_call_without_a_key_is_a_401_in_stripes_form(served: Served) -> None:
+    # The SDK refuses to make such a call.
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{served.base_url}/v1/customers") as answer,
+    ):
+        error = (await answer.json())["error"]
+
+    assert answer.status == 401
+    assert answer.headers["Request-Id"].startswith("req_")
+    assert error == {
+        "type": "invalid_request_error",
+        "message": "You did not provide an API key.",
+    }
 
 
 @pytest.mark.parametrize(
@@ -269,6 +386,112 @@ def test_faults_happen_before_or_after_the_effect(
 
     assert error.http_status == status
     assert served.total() == counted
+
+
+def test_a_fault_hits_every_nth_event_so_many_times(served: Served) -> None:
+    served.fault("500_before", times=2, every=3)
+
+    hit = [_error_of(lambda n=n: served.send(f"e{n}")) is not None for n in range(1, 13)]
+
+    assert [n for n, failed in enumerate(hit, 1) if failed] == [3, 6]
+
+
+def test_what_was_cut_after_its_effect_is_answered_again_under_its_key(served: Served) -> None:
+    served.fault("cut_after")
+    refused(lambda: served.send("e1", key="k1"))
+
+    again = served.send("e1", key="k1")
+
+    assert again.identifier == "e1"
+    assert served.total() == 1
+
+
+@pytest.mark.parametrize("value", ["--5", "5-", "\u00b2", "1.5", "", "1" * 16])
+def test_what_is_no_value_is_taken_and_set_aside(served: Served, value: str) -> None:
+    served.send("e1", payload={"stripe_customer_id": served.customer, "value": value})
+
+    (aside,) = served.emulator.state.sums()["unvalidated"]
+    assert aside["code"].startswith("meter_event")
+    assert (aside["events"], aside["sum"]) == (1, 0)
+    assert served.total() == 0
+
+
+async def test_control_tells_what_was_counted_and_asked(served: Served) -> None:
+    served.send("e1", 2, key="k1")
+    served.send("e2", 3)
+    refused(lambda: served.send("e2", 3))
+
+    _, sums = await control(served, "GET", "sums")
+    _, requests = await control(served, "GET", "requests")
+
+    assert sums["sums"] == [
+        {"customer": served.customer, "event_name": "resolved", "events": 2, "sum": 5}
+    ]
+    assert [(r["identifier"], r["status"]) for r in requests[-3:]] == [
+        ("e1", 200),
+        ("e2", 200),
+        ("e2", 400),
+    ]
+    assert requests[-3]["idempotency_key"] == "k1"
+    assert requests[-1]["body_sha256"] == requests[-2]["body_sha256"]
+    assert requests[-1]["body_sha256"] != requests[-3]["body_sha256"]
+
+
+@pytest.mark.parametrize("now", [NOW + DAY, "2026-09-22T14:14:00Z", "2026-09-22T16:14:00+02:00"])
+async def test_control_sets_the_clock(served: Served, now: object) -> None:
+    status, answer = await control(served, "PUT", "clock", {"now": now})
+
+    assert status == 200
+    assert NOW + DAY <= answer["now"] < NOW + DAY + 60
+
+
+async def test_control_sets_and_clears_faults(served: Served) -> None:
+    await control(served, "POST", "faults", {"kind": "500_before"})
+    assert refused(lambda: served.send("e1")).http_status == 500
+
+    await control(served, "POST", "faults", {"kind": "500_before", "times": 5})
+    await control(served, "DELETE", "faults")
+
+    assert served.send("e1").identifier == "e1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "clock", {"now": "tomorrow"}),
+        ("PUT", "clock", {"now": "2026-09-22T14:14:00"}),
+        ("PUT", "clock", {}),
+        ("PUT", "clock", []),
+        ("POST", "faults", {"kind": "fire"}),
+        ("POST", "faults", {"kind": "slow", "every": 0}),
+        ("POST", "faults", {"kind": "slow", "second": 1}),
+    ],
+)
+async def test_control_says_what_is_wrong(
+    served: Served, method: str, path: str, body: object
+) -> None:
+    status, answer = await control(served, method, path, body)
+
+    assert status == 400
+    assert answer["error"]
+
+
+def test_the_command_says_where_it_listens_and_ends_well_at_sigterm() -> None:
+    arguments = ["emulator", "--port", "0", "--clock", "2026-09-22T14:14:00Z", "--api-key", "k"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = re.search(r"ready at (http://\S+)", process.stderr.readline())
+            assert said is not None
+            made = client_of(said[1], "k").v1.customers.create()
+            process.send_signal(signal.SIGTERM)
+
+            assert process.wait(20) == 0
+            assert NOW + DAY <= made.created < NOW + DAY + 60
+        finally:
+            process.kill()
 
 
 def test_every_answer_has_a_request_id_and_unknown_paths_are_stripes_404(served: Served) -> None:
