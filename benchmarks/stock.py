@@ -73,9 +73,7 @@ def build(
                 conversation.receive(
                     addressed.tenantid,
                     addressed.conversation,
-                    addressed.event,
-                    message.offset,
-                    arrival,
+                    [(message.offset, arrival, addressed.event)],
                     timeline,
                     out,
                 )

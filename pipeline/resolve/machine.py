@@ -86,11 +86,8 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
 
     # --- silence --------------------------------------------------------------------------------
 
-    def due(self, timeline: Timeline, *, with_grace: bool = False) -> int | None:
-        """Return when silence will have made the standing answer count, or None if it cannot.
-
-        With the policy's grace it is when a worker may say so.
-        """
+    def due(self, timeline: Timeline) -> int | None:
+        """Return when silence will have made the standing answer count, or None if it cannot."""
         standing = self.standing
         if standing is None or self.count is not None or self.ended or self.human_requested:
             return None
@@ -110,7 +107,14 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             if not standing.verified:
                 return None
             due = max(due, standing.verified_at)
-        return due + policy.grace if with_grace else due
+        return due
+
+    def grace(self, timeline: Timeline) -> int:
+        """Return how long after `due` a worker must wait with it for events that are late."""
+        assert self.standing is not None
+        policy = timeline.at(self.standing.at)
+        assert policy is not None
+        return policy.grace
 
     def settle(self, timeline: Timeline, until: int) -> None:
         """Count the standing answer if its silence was complete at `until`."""

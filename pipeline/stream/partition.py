@@ -14,7 +14,7 @@ from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
 from pipeline.stream.state import decode_state, due_of, encode_state, newest, next_offset_of
 from pipeline.stream.timers import Wheel
-from pipeline.usage.conversation import Conversation
+from pipeline.usage.conversation import Arrival, Conversation
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 TimelineFor = Callable[[str], Timeline]
@@ -60,18 +60,16 @@ class Work(msgspec.Struct):
 
 
 class _Taken:
-    """A conversation that a batch has begun to change."""
+    """A conversation that a batch changes: its state, and the events that came."""
 
-    __slots__ = ("conversation", "name", "next_offset", "tenantid", "timeline")
+    __slots__ = ("arrivals", "name", "next_offset", "stored", "tenantid")
 
-    def __init__(
-        self, conversation: Conversation, tenantid: str, name: str, timeline: Timeline
-    ) -> None:
-        self.conversation = conversation
+    def __init__(self, tenantid: str, name: str, stored: bytes | None) -> None:
         self.tenantid = tenantid
         self.name = name
-        self.timeline = timeline
-        self.next_offset = 0
+        self.stored = stored
+        self.next_offset = 0 if stored is None else next_offset_of(stored)
+        self.arrivals: list[Arrival] = []
 
 
 class Partition:
@@ -112,65 +110,76 @@ class Partition:
     # --- records ----------------------------------------------------------------------------------
 
     def apply(self, records: Sequence[Record]) -> Work:
-        """Apply records in the order of their offsets."""
+        """Apply records in the order of their offsets.
+
+        What comes of a conversation is in order; of two of them, either may stand first.
+        """
         work = Work()
         types = work.types
-        taken: dict[bytes | None, _Taken] = {}
-        emitted: list[UsageRecord] = []
+        batch: dict[bytes | None, _Taken] = {}
         for record in records:
             key, offset, timestamp = record.key, record.offset, record.timestamp
             found = decode_value(record.value, record.headers)
             if type(found) is Rejected:
                 self._reject(work, record, found)
                 continue
-            tenantid, name, event = found.tenantid, found.conversation, found.event
-            known = taken.get(key)
+            event = found.event
+            taken = batch.get(key)
             if (
-                known is None
-                or known.name != name
-                or known.tenantid != tenantid
+                taken is None
+                or taken.name != found.conversation
+                or taken.tenantid != found.tenantid
                 or event.at > timestamp
             ):
                 rejected = hold_against(found, key, timestamp)
                 if rejected is not None:
                     self._reject(work, record, rejected)
                     continue
-                if known is None:
+                if taken is None:
                     assert key is not None
-                    known = self._take(key, tenantid, name, offset)
-                    if known is None:
-                        work.redelivered += 1
-                        continue
-            receipt = known.conversation.receive(
-                tenantid, name, event, offset, timestamp, known.timeline, emitted
-            )
-            if receipt == "conversation_too_long":
-                self._reject(
-                    work, record, Rejected(receipt, "subject: the conversation has 10,000 events")
-                )
+                    taken = _Taken(found.tenantid, found.conversation, self.states.get(key))
+                    batch[key] = taken
+            if offset < taken.next_offset:
+                work.redelivered += 1
                 continue
-            if receipt == "duplicate":
-                work.duplicates += 1
+            taken.arrivals.append((offset, timestamp, event))
             types[event.rank] += 1
-            known.next_offset = offset + 1
-            taken[key] = known
-            if emitted:
-                self._emit(work, known.conversation, emitted)
-        for key, known in taken.items():
-            assert key is not None
-            self._store(work, key, known.conversation, known.next_offset)
+        emitted: list[UsageRecord] = []
+        for key, taken in batch.items():
+            if taken.arrivals:
+                assert key is not None
+                self._receive(work, key, taken, records, emitted)
         return work
 
-    def _take(self, key: bytes, tenantid: str, name: str, offset: int) -> "_Taken | None":
-        """Return the conversation as it is stored; None if this offset was applied to it."""
-        stored = self.states.get(key)
-        if stored is None:
-            conversation = Conversation()
-        elif next_offset_of(stored) > offset:
-            return None
-        else:
-            conversation = decode_state(stored)
-        return _Taken(conversation, tenantid, name, self._timeline(tenantid))
+    def _receive(
+        self,
+        work: Work,
+        key: bytes,
+        taken: _Taken,
+        records: Sequence[Record],
+        emitted: list[UsageRecord],
+    ) -> None:
+        arrivals, stored, tenantid = taken.arrivals, taken.stored, taken.tenantid
+        conversation = Conversation() if stored is None else decode_state(stored)
+        received = conversation.receive(
+            tenantid, taken.name, arrivals, self._timeline(tenantid), emitted
+        )
+        work.duplicates += received.duplicates
+        if received.too_long:
+            rejected = Rejected(
+                "conversation_too_long", "subject: the conversation has 10,000 events"
+            )
+            offsets = {offset for offset, _, _ in received.too_long}
+            for record in records:
+                if record.offset in offsets:
+                    self._reject(work, record, rejected)
+            for _, _, event in received.too_long:
+                work.types[event.rank] -= 1
+            arrivals = [arrival for arrival in arrivals if arrival[0] not in offsets]
+        if emitted:
+            self._emit(work, conversation, emitted)
+        if arrivals:
+            self._store(work, key, conversation, arrivals[-1][0] + 1)
 
     def _reject(self, work: Work, record: Record, rejected: Rejected) -> None:
         work.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))

@@ -1,22 +1,35 @@
 """This file keeps one conversation and says what it owes: section 4 of the specification. Pure.
 
-`receive` has two ways. Most events are newer than all before them and only move the fold on; what
-is out of the ordinary (a late event, one outside `live`) folds the whole history again. Both
-emit what the specification's definition does, for every order of arrival: a property test holds
-them against it.
+`receive` has two ways. Most events are newer than all before them and only move the fold on, which
+its loop does; what is out of the ordinary (a late event, one outside `live`, one that may have come
+before) takes its time, and folds the whole history again where it must. Both emit what the
+specification's definition does, for every order of arrival and every size of batch: property tests
+hold them against it.
 """
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import TypeAlias
 from zlib import crc32
 
 import msgspec
 
-from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, Event
+from pipeline.events.model import (
+    CLOSED,
+    DELETED,
+    EVENTS_IN_CONVERSATION_MAX,
+    REDACTED,
+    REOPENED,
+    STARTED,
+    Event,
+)
 from pipeline.resolve.machine import Fold, Transition, fold, net_of
 from pipeline.resolve.policy import Policy, Timeline
 from pipeline.usage.record import Kind, UsageRecord
 
-Receipt = Literal["applied", "duplicate", "conversation_too_long"]
+Arrival: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp, and its event
+
+# Of these only the time matters, as long as they are `live`.
+_INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 
 class Live(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -29,11 +42,19 @@ class Live(msgspec.Struct, array_like=True, frozen=True, gc=False):
     policy_version: int
 
 
+class Received(msgspec.Struct, frozen=True):
+    """What was out of the ordinary among arrivals: all others were applied."""
+
+    duplicates: int = 0
+    too_long: tuple[Arrival, ...] = ()  # not taken in: the conversation has 10,000 events
+
+
 class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     offset: int
     event: Event
 
 
+_ALL_APPLIED = Received()
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
 
@@ -77,62 +98,114 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self,
         tenantid: str,
         conversation: str,
-        event: Event,
-        offset: int,
-        arrival: int,
+        arrivals: Sequence[Arrival],
         timeline: Timeline,
         out: list[UsageRecord],
-    ) -> Receipt:
-        """Take in one event of a record; append what is owed now to `out`.
+    ) -> Received:
+        """Take in events in the order in which they arrived; append what is owed to `out`.
 
         Args:
             tenantid: with `conversation`, whose conversation this is.
             conversation: its id.
-            event: the event.
-            offset: the record's offset.
-            arrival: the record's timestamp.
+            arrivals: offset and timestamp of each record, and its event.
             timeline: the tenant's policy.
             out: where usage records go, in their order.
         """
-        bit = 1 << (crc32(event.id.encode()) & 63)
-        duplicate = self.seen & bit != 0 and self._knows(event)
-        if not duplicate and self.events >= EVENTS_IN_CONVERSATION_MAX:
-            return "conversation_too_long"
-        if arrival > self.arrival:  # noqa: PLR1730 - max() is a call, and this runs for each event
-            self.arrival = arrival
-        due_at = self.due_at
-        if due_at is not None and due_at <= self.arrival:
-            self._settle(timeline, _Emission(self, tenantid, conversation, out))
-        if duplicate:
-            return "duplicate"
-        self.seen |= bit
-        self.history += _encode((offset, event))
-        self.events += 1
-        at = event.at
-        newer = at > self.newest_at or (at == self.newest_at and self._is_newest(event))
-        if newer:
-            self.newest_at = at
-            self.newest_sequence = event.sequence
-            self.newest_rank = event.rank
+        emit = _Emission(self, tenantid, conversation, out)
+        duplicates = 0
+        too_long: list[Arrival] = []
         fold = self.fold
-        if not newer or self.settled or not event.live or fold.excluded:
-            self._refold(event, timeline, _Emission(self, tenantid, conversation, out))
-            return "applied"
-        known = len(fold.transitions)
-        if fold.standing is not None and fold.count is None:
-            fold.settle(timeline, at)
-        fold.apply(timeline, event)
-        if len(fold.transitions) > known:
-            emit = _Emission(self, tenantid, conversation, out)
-            for transition in fold.transitions[known:]:
-                emit.transition(transition)
-        if fold.standing is None or fold.count is not None:
-            self.due_at = None
-        else:
-            self.due_at = due_at = fold.due(timeline, with_grace=True)
-            if due_at is not None and due_at <= self.arrival:
-                self._settle(timeline, _Emission(self, tenantid, conversation, out))
-        return "applied"
+        fresh: list[tuple[int, Event]] = []
+        newest: Event | None = None
+        newest_at, seen, highest, due_at = self.newest_at, self.seen, self.arrival, self.due_at
+        due = None if due_at is None else fold.due(timeline)
+        room = EVENTS_IN_CONVERSATION_MAX - self.events
+        usual = not (self.settled or fold.excluded)
+        for arrival in arrivals:
+            offset, timestamp, event = arrival
+            at = event.at
+            known = False
+            bit = 1 << (crc32(event.id.encode()) & 63)
+            if seen & bit:
+                self._keep(fresh, newest, seen)
+                fresh, room = [], EVENTS_IN_CONVERSATION_MAX - self.events
+                known = self._knows(event)
+            before = highest
+            if timestamp > highest:  # noqa: PLR1730 - max() is a call, and this runs for each event
+                highest = timestamp
+            if (
+                usual
+                and not known
+                and (at > newest_at or self._is_newest(event, newest))
+                and (due_at is None or due_at > highest)
+                and event.live
+                and len(fresh) < room
+            ):
+                seen |= bit
+                newest_at, newest = at, event
+                fresh.append((offset, event))
+                made = len(fold.transitions)
+                if due is not None and due <= at:
+                    fold.settle(timeline, at)
+                    due = due_at = None
+                if event.rank not in _INERT:
+                    fold.apply(timeline, event)
+                    if fold.standing is None or fold.count is not None:
+                        due = due_at = None
+                    else:
+                        due = fold.due(timeline)
+                        due_at = None if due is None else due + fold.grace(timeline)
+                if len(fold.transitions) > made:
+                    for transition in fold.transitions[made:]:
+                        emit.transition(transition)
+                if due_at is None or due_at > highest:
+                    continue
+                self._keep(fresh, newest, seen)
+                self._settle(timeline, due_at, emit)
+            else:
+                self._keep(fresh, newest, seen)
+                self.due_at = due_at
+                if not known and self.events >= EVENTS_IN_CONVERSATION_MAX:
+                    too_long.append(arrival)
+                    highest = before
+                else:
+                    self.arrival = highest
+                    if due_at is not None and due_at <= highest:
+                        self._settle(timeline, due_at, emit)
+                    if known:
+                        duplicates += 1
+                    else:
+                        self._receive_unusual(offset, event, bit, timeline, emit)
+            fold, fresh, newest = self.fold, [], None
+            newest_at, seen, due_at = self.newest_at, self.seen, self.due_at
+            due = None if due_at is None else fold.due(timeline)
+            room = EVENTS_IN_CONVERSATION_MAX - self.events
+            usual = not (self.settled or fold.excluded)
+        self._keep(fresh, newest, seen)
+        self.arrival = highest
+        self.due_at = due_at
+        if duplicates or too_long:
+            return Received(duplicates, tuple(too_long))
+        return _ALL_APPLIED
+
+    def _keep(self, fresh: list[tuple[int, Event]], newest: Event | None, seen: int) -> None:
+        """Put down the events that the loop of `receive` holds in its hands."""
+        if fresh:
+            self.seen = seen
+            self.history += b"".join([_encode(entry) for entry in fresh])
+            self.events += len(fresh)
+        if newest is not None:
+            self.newest_at = newest.at
+            self.newest_sequence = newest.sequence
+            self.newest_rank = newest.rank
+
+    def _receive_unusual(
+        self, offset: int, event: Event, bit: int, timeline: Timeline, emit: "_Emission"
+    ) -> None:
+        """Take in an event that may change what was decided, or comes after that was settled."""
+        newer = self._is_newest(event, None)
+        self._keep([(offset, event)], event if newer else None, self.seen | bit)
+        self._refold(event, timeline, emit)
 
     def settle(
         self,
@@ -144,7 +217,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     ) -> None:
         """Settle silence up to an arrival time that no record has brought: a timer's."""
         if self.due_at is not None and self.due_at <= clock:
-            self._settle(timeline, _Emission(self, tenantid, conversation, out))
+            self._settle(timeline, self.due_at, _Emission(self, tenantid, conversation, out))
 
     def _knows(self, event: Event) -> bool:
         # An id is one run of bytes in its event's encoding. Where the run is not found, the event
@@ -156,23 +229,20 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             known.id == event.id and known.source == event.source for _, known in self.entries()
         )
 
-    def _is_newest(self, event: Event) -> bool:
+    def _is_newest(self, event: Event, newest: Event | None) -> bool:
         # Among those of one millisecond. Where this cannot tell, the history is folded again,
         # which is right for any order.
-        return (event.sequence, event.rank) > (self.newest_sequence, self.newest_rank)
+        if newest is not None:
+            known = (newest.at, newest.sequence, newest.rank)
+        else:
+            known = (self.newest_at, self.newest_sequence, self.newest_rank)
+        return (event.at, event.sequence, event.rank) > known
 
-    def _settle(self, timeline: Timeline, emit: "_Emission") -> None:
-        assert self.due_at is not None
-        due = self.due_at - self._grace(timeline)
+    def _settle(self, timeline: Timeline, due_at: int, emit: "_Emission") -> None:
+        due = due_at - self.fold.grace(timeline)
         emit.transition(self.fold.silence(timeline, due))
         self.settled = True
         self.due_at = None
-
-    def _grace(self, timeline: Timeline) -> int:
-        assert self.fold.standing is not None
-        policy = timeline.at(self.fold.standing.at)
-        assert policy is not None
-        return policy.grace
 
     def _refold(self, event: Event, timeline: Timeline, emit: "_Emission") -> None:
         """Decide the whole history again, and bring what was emitted in line with it."""
@@ -188,13 +258,13 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self.due_at = None
         due = None if self.fold.excluded else self.fold.due(timeline)
         if due is not None and (
-            due + self._grace(timeline) <= self.arrival
+            due + self.fold.grace(timeline) <= self.arrival
             or (settled_until is not None and due <= settled_until)
         ):
             after.append(self.fold.silence(timeline, due))
             self.settled = True
         elif due is not None:
-            self.due_at = due + self._grace(timeline)
+            self.due_at = due + self.fold.grace(timeline)
         if len(before) <= len(after) and all(
             old.same_as(new) for old, new in zip(before, after, strict=False)
         ):

@@ -211,14 +211,22 @@ def test_the_running_sum_is_never_negative_and_never_above_one_unless_segments_b
 # --- usage ----------------------------------------------------------------------------------------
 
 
-def _play(coming: list[Arrival], timeline: Timeline) -> tuple[Conversation, list[UsageRecord]]:
+def _play(
+    coming: list[Arrival], timeline: Timeline, size: int = 1
+) -> tuple[Conversation, list[UsageRecord]]:
+    """Play arrivals in batches of at most `size`; a timer ends a batch."""
     conversation = Conversation()
     out: list[UsageRecord] = []
+    batch: list[tuple[int, int, Event]] = []
     for offset, (at, event) in enumerate(coming):
+        if event is not None:
+            batch.append((offset, at, event))
+        if event is None or len(batch) == size:
+            conversation.receive("acme", "c1", batch, timeline, out)
+            batch = []
         if event is None:
             conversation.settle("acme", "c1", at, timeline, out)
-        else:
-            conversation.receive("acme", "c1", event, offset, at, timeline, out)
+    conversation.receive("acme", "c1", batch, timeline, out)
     return conversation, out
 
 
@@ -236,6 +244,13 @@ def test_usage_records_are_those_of_the_second_implementation(
             else:
                 second.receive(event, at)
         assert [as_record(r) for r in out] == second.records, timeline.versions
+
+
+@given(arrivals(), timelines(), st.integers(2, 9))
+def test_the_size_of_the_batches_changes_neither_records_nor_state(
+    coming: list[Arrival], timeline: Timeline, size: int
+) -> None:
+    assert _play(coming, timeline, size) == _play(coming, timeline)
 
 
 # What is drawn too seldom, played by hand.
@@ -413,7 +428,7 @@ def test_a_conversation_that_is_stored_and_read_back_at_each_step_goes_on_as_bef
         if event is None:
             stored.settle("acme", "c1", at, timeline, out)
         else:
-            stored.receive("acme", "c1", event, offset, at, timeline, out)
+            stored.receive("acme", "c1", [(offset, at, event)], timeline, out)
     assert out == expected
     assert stored == conversation
 

@@ -27,7 +27,7 @@ GRACE_MS = 600_000
 def conversation(*events: Event) -> Conversation:
     made = Conversation()
     for offset, event in enumerate(events):
-        made.receive("acme", "c-1", event, offset, event.at, TIMELINE, [])
+        made.receive("acme", "c-1", [(offset, event.at, event)], TIMELINE, [])
     return made
 
 
@@ -72,7 +72,7 @@ def test_what_is_read_back_goes_on_as_the_original_does() -> None:
 
     emitted: list[list[UsageRecord]] = [[], []]
     for which, out in zip((original, again), emitted, strict=True):
-        which.receive("acme", "c-1", thanks, 2, thanks.at, TIMELINE, out)
+        which.receive("acme", "c-1", [(2, thanks.at, thanks)], TIMELINE, out)
 
     assert emitted[0] == emitted[1]
     assert [record.reason for record in emitted[0]] == ["confirmed"]
