@@ -1,11 +1,22 @@
 """This file defines the settings; it is the only module that reads the environment."""
 
+import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from pipeline.errors import ConfigurationError
@@ -29,7 +40,14 @@ class KafkaSettings(_Section):
     )
     sasl_username: str | None = Field(None, description="with a SASL protocol")
     sasl_password: SecretStr | None = Field(None, description="with a SASL protocol")
-    ssl_ca_file: Path | None = Field(None, description="with an SSL protocol: the brokers' CA")
+    ssl_ca_file: FilePath | None = Field(
+        None, description="with an SSL protocol: PEM of the brokers' CA; none: the system's"
+    )
+    ssl_cert_file: FilePath | None = Field(
+        None, description="with an SSL protocol: PEM of our certificate, where brokers ask for one"
+    )
+    ssl_key_file: FilePath | None = Field(None, description="PEM of its private key")
+    ssl_key_password: SecretStr | None = Field(None, description="where that key is encrypted")
 
 
 class TopicSettings(_Section):
@@ -87,6 +105,10 @@ class LedgerSettings(_Section):
         description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
     )
 
+    @field_serializer("url")
+    def _hide_url(self, url: str) -> str:
+        return "**********"  # as `SecretStr` is dumped
+
 
 class SinkSettings(_Section):
     group: str = Field("resmeter-sink", description="the sink's consumer group")
@@ -112,8 +134,14 @@ class StripeSettings(_Section):
     api_key: SecretStr | None = Field(None, description="secret or restricted key")
     base_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s;]+$",
+        pattern=r"^https?://[^\s;@]+$",  # it is shown: no name and password before an @
         description="another address than Stripe's, such as that of `resmeter emulator`",
+    )
+
+
+class EmulatorSettings(_Section):
+    control_token: SecretStr | None = Field(
+        None, description="what /_emulator asks for; without one it answers on loopback only"
     )
 
 
@@ -144,6 +172,7 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     sink: SinkSettings = SinkSettings()
     stripe: StripeSettings = StripeSettings()
+    emulator: EmulatorSettings = EmulatorSettings()
     log: LogSettings = LogSettings()
 
 
@@ -156,11 +185,14 @@ def load_settings() -> Settings:
     if groups := _values_of_groups():
         raise ConfigurationError(groups)
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         raise ConfigurationError(
             [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
         ) from None
+    if problems := [problem for _, problem in _problems_together(settings)]:
+        raise ConfigurationError(problems)
+    return settings
 
 
 def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
@@ -171,17 +203,25 @@ def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
     if groups := _values_of_groups():
         return Settings.model_construct(), groups, set(Settings.model_fields)
     try:
-        return Settings(), [], set()
+        settings = Settings()
     except ValidationError as error:
         problems = [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
         wrong = {str(e["loc"][0]) for e in error.errors()}
+    else:
+        together = list(_problems_together(settings))
+        return settings, [problem for _, problem in together], {name for name, _ in together}
     values = EnvSettingsSource(Settings)()
     valid = {
         name: TypeAdapter[Any](field.annotation or Any).validate_python(values[name])
         for name, field in Settings.model_fields.items()
         if name in values and name not in wrong
     }
-    return Settings.model_construct(**valid), problems, wrong
+    settings = Settings.model_construct(**valid)
+    for name, problem in _problems_together(settings):
+        if name not in wrong:
+            problems.append(problem)
+            wrong.add(name)
+    return settings, problems, wrong
 
 
 def _values_of_groups() -> list[str]:
@@ -193,6 +233,50 @@ def _values_of_groups() -> list[str]:
         for name in groups
         if name in given
     ]
+
+
+def _problems_together(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield (section, problem) for settings that are valid each, and not with each other."""
+    kafka, stripe = settings.kafka, settings.stripe
+    protocol = kafka.security_protocol
+    if protocol.startswith("SASL"):
+        for name in ("sasl_username", "sasl_password"):
+            if getattr(kafka, name) is None:
+                yield "kafka", f"{_variable(('kafka', name))}: is not set; {protocol} needs it"
+    if not protocol.endswith("SSL"):
+        for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file", "ssl_key_password"):
+            if getattr(kafka, name) is not None:
+                # Who sets these believes that the connection is encrypted.
+                yield (
+                    "kafka",
+                    (
+                        f"{_variable(('kafka', name))}: is set, but {protocol} is not encrypted: "
+                        "SSL and SASL_SSL are"
+                    ),
+                )
+    for name, other in (("ssl_cert_file", "ssl_key_file"), ("ssl_key_file", "ssl_cert_file")):
+        if getattr(kafka, name) is not None and getattr(kafka, other) is None:
+            yield "kafka", f"{_variable(('kafka', other))}: is not set, but {name} is"
+    key = stripe.api_key.get_secret_value() if stripe.api_key else ""
+    address = urlsplit(stripe.base_url or "")
+    if "_live_" in key and address.scheme == "http" and not is_loopback(address.hostname or ""):
+        yield (
+            "stripe",
+            (
+                f"{_variable(('stripe', 'base_url'))}: is not encrypted: a live key is sent over "
+                "https:// only"
+            ),
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name or address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _variable(location: tuple[Any, ...]) -> str:
@@ -225,6 +309,12 @@ def kafka_client_options(kafka: KafkaSettings) -> dict[str, str | int | float | 
         options["sasl.username"] = kafka.sasl_username or ""
         password = kafka.sasl_password
         options["sasl.password"] = password.get_secret_value() if password else ""
-    if kafka.ssl_ca_file:
-        options["ssl.ca.location"] = str(kafka.ssl_ca_file)
+    if kafka.security_protocol.endswith("SSL"):
+        if kafka.ssl_ca_file:
+            options["ssl.ca.location"] = str(kafka.ssl_ca_file)
+        if kafka.ssl_cert_file and kafka.ssl_key_file:
+            options["ssl.certificate.location"] = str(kafka.ssl_cert_file)
+            options["ssl.key.location"] = str(kafka.ssl_key_file)
+            if kafka.ssl_key_password:
+                options["ssl.key.password"] = kafka.ssl_key_password.get_secret_value()
     return options

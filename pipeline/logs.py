@@ -72,6 +72,8 @@ def configure(log: LogSettings) -> None:
     # These tell of every request at `info`; ours is one line a unit of work.
     for chatty in ("stripe", "aiohttp.access", "alembic", "httpx"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, _LEVELS[log.level]))
+    # It tells of every request at `debug`, with all that is in it: the SASL password is in one.
+    logging.getLogger("aiokafka.conn").setLevel(max(logging.INFO, _LEVELS[log.level]))
 
 
 def get_logger(name: str) -> Any:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,26 @@ _HEAP = "512m"
 
 
 class LocalKafka:
-    """One broker in one data folder. `start` it before anything else."""
+    """One broker in one data folder. `start` it before anything else.
 
-    def __init__(self, data: Path, port: int = 0, heap: str = _HEAP) -> None:
+    `properties` are added to those of the broker, or replace them. A listener in `more_listeners`
+    (name → port) is on loopback like all others; what it demands is said by `properties`.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        port: int = 0,
+        heap: str = _HEAP,
+        *,
+        properties: Mapping[str, str] | None = None,
+        more_listeners: Mapping[str, int] | None = None,
+    ) -> None:
         self.data = data
-        self._port = port or _free_port()
-        self._controller_port = _free_port()
+        self._more_properties = dict(properties or {})
+        self._more_listeners = dict(more_listeners or {})
+        self._port = port or free_port()
+        self._controller_port = free_port()
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -64,8 +78,11 @@ class LocalKafka:
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
         java, jars = _runtime()
-        self.data.mkdir(parents=True, exist_ok=True)
+        # The log holds customers' events, the properties may hold passwords.
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         properties = self.data / "server.properties"
+        properties.touch()
+        properties.chmod(0o600)
         properties.write_text(self._properties())
         classpath = os.pathsep.join(str(jar) for jar in jars)
         if not (self.data / "log" / "meta.properties").exists():
@@ -164,13 +181,19 @@ class LocalKafka:
         )
 
     def _properties(self) -> str:
-        here, controller = self.bootstrap_servers, f"127.0.0.1:{self._controller_port}"
+        controller = f"127.0.0.1:{self._controller_port}"
+        here = ",".join(
+            [
+                f"PLAINTEXT://{self.bootstrap_servers}",
+                *(f"{name}://127.0.0.1:{port}" for name, port in self._more_listeners.items()),
+            ]
+        )
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"PLAINTEXT://{here},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{here}",
+            "listeners": f"{here},CONTROLLER://{controller}",
+            "advertised.listeners": here,
             "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.data / "log"),
             "offsets.topic.replication.factor": "1",
@@ -185,18 +208,24 @@ class LocalKafka:
             "auto.create.topics.enable": "false",
             # History is loaded with its own timestamps: the default would delete it at once.
             "log.retention.ms": "-1",
+            **self._more_properties,
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())
 
 
 @contextlib.contextmanager
-def running_kafka(data: Path, port: int = 0) -> Iterator[LocalKafka]:
+def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka]:
     """Run a broker for as long as the context is open; port 0 is any free one.
+
+    Args:
+        data: the broker's folder.
+        port: of its listener.
+        more: `properties` and `more_listeners`, as `LocalKafka` takes them.
 
     Raises:
         UnavailableError: as `LocalKafka.start`.
     """
-    broker = LocalKafka(data, port)
+    broker = LocalKafka(data, port, **more)
     broker.start()
     try:
         yield broker
@@ -281,7 +310,8 @@ def _fetch(folder: Path, known: dict[str, str]) -> None:
 # --- the system -----------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

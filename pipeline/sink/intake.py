@@ -22,6 +22,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from pipeline.broker import Refusals, list_topics, open_client, told_refused
 from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, records
 from pipeline.ledger.entries import Arrival, Moved, Stored
@@ -74,6 +75,7 @@ class Intake:
         self._failure: Exception | None = None  # in a callback, where it cannot be raised
         self._joined = False
         self._unreached: str | None = None
+        self._refusals = Refusals()
         self._stored: dict[int, int | None] = {}  # partition → where the ledger stands
         self._read: dict[int, int] = {}  # partition → next offset to take
 
@@ -91,10 +93,10 @@ class Intake:
 
         Raises:
             UnavailableError: Kafka or the ledger cannot be reached.
-            ConfigurationError: there is no such topic.
+            ConfigurationError: there is no such topic, or Kafka refuses us.
             BrokenInvariantError: ledger and topic do not belong together.
         """
-        consumer = Consumer(self._options)
+        consumer = open_client(Consumer, self._options)
         try:
             self._check_topic(consumer)
             consumer.subscribe(
@@ -122,7 +124,9 @@ class Intake:
 
     def _check_topic(self, consumer: Consumer) -> None:
         try:
-            found = consumer.list_topics(self._topic, timeout=CONNECT_SECONDS_MAX)
+            found = list_topics(
+                consumer, self._refusals, self._servers, self._topic, seconds=CONNECT_SECONDS_MAX
+            )
         except KafkaException as error:
             raise UnavailableError(
                 f"cannot reach Kafka at {self._servers} (RESMETER_KAFKA__BOOTSTRAP_SERVERS): "
@@ -268,10 +272,11 @@ class Intake:
             try:
                 _, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS_MAX)
             except KafkaException as error:
-                self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
+                if self._refusals.last is None:
+                    self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
                 return
             self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
-        self._unreached = None
+        self._unreached = self._refusals.last = None
 
     def _on_message_error(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
@@ -287,7 +292,12 @@ class Intake:
     def _on_kafka_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._failure = UnavailableError(f"Kafka at {self._servers}: {error.str()}")
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+        elif self._refusals.hear(error):
+            why = told_refused(self._servers, str(self._refusals.last))
+            if why != self._unreached:
+                self._log.error("kafka_refuses", detail=why)
+            self._unreached = why
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._refusals.last is None:
             self._unreached = f"Kafka at {self._servers}: {error.str()}"
             self._log.warning("kafka_unreachable", detail=error.str())
         else:

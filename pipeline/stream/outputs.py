@@ -132,6 +132,14 @@ def aiokafka_credentials(settings: Settings) -> dict[str, Any]:
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context that trusts the brokers' CA, or the system's."""
-    ca = settings.kafka.ssl_ca_file
-    return ssl.create_default_context(cafile=None if ca is None else str(ca))
+    """Return the context that trusts the brokers' CA, or the system's, and shows who we are."""
+    kafka = settings.kafka
+    ca, certificate, key = kafka.ssl_ca_file, kafka.ssl_cert_file, kafka.ssl_key_file
+    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    if certificate is not None and key is not None:
+        password = kafka.ssl_key_password
+        # Never None: OpenSSL would ask for the password of an encrypted key on the terminal.
+        context.load_cert_chain(
+            certificate, key, password=password.get_secret_value() if password else ""
+        )
+    return context

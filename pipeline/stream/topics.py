@@ -14,6 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from pipeline.broker import Refusals, list_topics, open_client
 from pipeline.config import Settings, kafka_client_options
 from pipeline.errors import UnavailableError
 
@@ -80,20 +81,30 @@ class TopicAdmin:
 
     Raises:
         UnavailableError: from each method, where no broker answers.
+        ConfigurationError: from each method, where they refuse us or we them.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka.bootstrap_servers
         self._wanted = wanted_topics(settings)
         self._replication = settings.topics.replication_factor
-        self._client = AdminClient(
-            {**kafka_client_options(settings.kafka), "log_level": 0, "logger": _quiet_logger()}
+        self._refusals = Refusals()
+        self._client = open_client(
+            AdminClient,
+            {
+                **kafka_client_options(settings.kafka),
+                "error_cb": self._refusals.hear,
+                "log_level": 0,
+                "logger": _quiet_logger(),
+            },
         )
 
     def existing(self) -> dict[str, int]:
         """Return the partitions of each topic there is."""
         try:
-            listed = self._client.list_topics(timeout=_TIMEOUT_SECONDS)
+            listed = list_topics(
+                self._client, self._refusals, self._servers, seconds=_TIMEOUT_SECONDS
+            )
         except KafkaException as error:
             raise UnavailableError(
                 f"no Kafka broker answers at {self._servers}: {error.args[0].str()}; "

@@ -281,10 +281,16 @@ def running(servers: str, folder: Path, events: str | None = None) -> Iterator[R
 
     `events` names an events topic that is there already, shared with other runs.
     """
-    with contextlib.ExitStack() as stack:
-        run = Run(servers, folder, stack, events)
+    with made(servers, folder, events) as run:
         run.done("topics", "create")
         yield run
+
+
+@contextlib.contextmanager
+def made(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
+    """Make a run whose topics are not there yet."""
+    with contextlib.ExitStack() as stack:
+        yield Run(servers, folder, stack, events)
 
 
 def session_seconds() -> str:

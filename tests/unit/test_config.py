@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -17,7 +18,12 @@ from pipeline.config import (
 )
 from pipeline.errors import ConfigurationError
 
-SECRETS = ("RESMETER_KAFKA__SASL_PASSWORD", "RESMETER_STRIPE__API_KEY")
+SECRETS = (
+    "RESMETER_KAFKA__SASL_PASSWORD",
+    "RESMETER_KAFKA__SSL_KEY_PASSWORD",
+    "RESMETER_STRIPE__API_KEY",
+    "RESMETER_EMULATOR__CONTROL_TOKEN",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +198,8 @@ def test_a_check_finds_nothing_where_all_is_valid(monkeypatch: pytest.MonkeyPatc
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in SECRETS:
         monkeypatch.setenv(variable, "hunter2")
+    monkeypatch.setenv("RESMETER_KAFKA__SECURITY_PROTOCOL", "SSL")
+    monkeypatch.setenv("RESMETER_LEDGER__URL", "postgresql://meter:hunter2@db/resmeter")
 
     settings = load_settings()
 
@@ -205,7 +213,7 @@ def test_a_problem_does_not_show_a_value(monkeypatch: pytest.MonkeyPatch) -> Non
     for variable in SECRETS:
         monkeypatch.setenv(variable, "hunter2")
     monkeypatch.setenv("RESMETER_STRIPE__API_KEYS", "hunter2")
-    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", "hunter2")
+    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", "https://me:hunter2@proxy")
 
     assert len(problems()) == 2
     assert "hunter2" not in "\n".join(problems())
@@ -264,11 +272,107 @@ def test_with_sasl_the_client_gets_mechanism_name_and_password(protocol: str) ->
     }
 
 
-def test_with_ssl_the_client_gets_the_brokers_ca() -> None:
-    kafka = KafkaSettings.model_validate({"security_protocol": "SSL", "ssl_ca_file": "ca.pem"})
+@pytest.fixture
+def pem(tmp_path: Path) -> str:
+    path = tmp_path / "some.pem"
+    path.touch()
+    return str(path)
+
+
+def test_with_ssl_the_client_gets_the_brokers_ca(pem: str) -> None:
+    kafka = KafkaSettings.model_validate({"security_protocol": "SSL", "ssl_ca_file": pem})
 
     assert kafka_client_options(kafka) == {
         "bootstrap.servers": "127.0.0.1:9092",
         "security.protocol": "SSL",
-        "ssl.ca.location": "ca.pem",
+        "ssl.ca.location": pem,
     }
+
+
+def test_with_a_certificate_the_client_gets_it_with_its_key(pem: str) -> None:
+    kafka = KafkaSettings.model_validate(
+        {
+            "security_protocol": "SSL",
+            "ssl_cert_file": pem,
+            "ssl_key_file": pem,
+            "ssl_key_password": "hunter2",
+        }
+    )
+
+    assert kafka_client_options(kafka) == {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "security.protocol": "SSL",
+        "ssl.certificate.location": pem,
+        "ssl.key.location": pem,
+        "ssl.key.password": "hunter2",
+    }
+
+
+def test_files_that_would_not_be_used_are_told_as_the_connection_is_not_encrypted(
+    monkeypatch: pytest.MonkeyPatch, pem: str
+) -> None:
+    monkeypatch.setenv("RESMETER_KAFKA__SSL_CA_FILE", pem)
+
+    (problem,) = problems()
+
+    assert problem.startswith("RESMETER_KAFKA__SSL_CA_FILE: is set, but PLAINTEXT is not encrypted")
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"SECURITY_PROTOCOL": "SASL_SSL", "SASL_USERNAME": "meter"}, "SASL_PASSWORD"),
+        ({"SECURITY_PROTOCOL": "SASL_PLAINTEXT", "SASL_PASSWORD": "x"}, "SASL_USERNAME"),
+        ({"SECURITY_PROTOCOL": "SSL", "SSL_CERT_FILE": "PEM"}, "SSL_KEY_FILE"),
+        ({"SECURITY_PROTOCOL": "SSL", "SSL_KEY_FILE": "PEM"}, "SSL_CERT_FILE"),
+    ],
+)
+def test_half_of_what_identifies_us_is_told_with_the_other_half(
+    monkeypatch: pytest.MonkeyPatch, pem: str, given: dict[str, str], missing: str
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(f"RESMETER_KAFKA__{name}", pem if value == "PEM" else value)
+
+    (problem,) = problems()
+    _, found, wrong = load_valid_settings()
+
+    assert problem.startswith(f"RESMETER_KAFKA__{missing}: is not set")
+    assert (found, wrong) == ([problem], {"kafka"})
+
+
+def test_a_file_that_is_not_there_is_told_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RESMETER_KAFKA__SECURITY_PROTOCOL", "SSL")
+    monkeypatch.setenv("RESMETER_KAFKA__SSL_CA_FILE", "/nowhere/ca.pem")
+
+    (problem,) = problems()
+
+    assert problem.startswith("RESMETER_KAFKA__SSL_CA_FILE: ")
+
+
+# --- Stripe ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "address", "is_taken"),
+    [
+        ("rk_live_1", "http://stripe.example", False),
+        ("sk_live_1", "http://10.0.0.7:12111", False),
+        ("rk_live_1", "https://stripe.example", True),
+        ("rk_live_1", "http://127.0.0.1:12111", True),
+        ("rk_live_1", "http://[::1]:12111", True),
+        ("sk_test_1", "http://emulator:12111", True),
+    ],
+)
+def test_a_live_key_goes_over_no_connection_that_is_not_encrypted(
+    monkeypatch: pytest.MonkeyPatch, key: str, address: str, is_taken: bool
+) -> None:
+    monkeypatch.setenv("RESMETER_STRIPE__API_KEY", key)
+    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", address)
+
+    if is_taken:
+        assert load_settings().stripe.base_url == address
+    else:
+        (problem,) = problems()
+        assert problem.startswith("RESMETER_STRIPE__BASE_URL: is not encrypted")

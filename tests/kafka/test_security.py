@@ -1,0 +1,164 @@
+"""A broker that asks who comes: every process passes what it is given, and says what is wrong."""
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.emulator.server import Clock, Emulator, running
+from pipeline.events.times import parse_time
+from pipeline.ledger import open_ledger, reports, upgrade
+from pipeline.tenants import load_tenants
+from tests.certificates import Authority
+from tests.kafka import run as runs
+from tests.kafka.run import Run, metric, readiness
+from tests.kafka.secured import PASSWORD, Secured, running_secured
+from tests.kafka.test_bad_input import resolved
+
+A_WEEK_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
+SECRETS = (PASSWORD, "hunter2")
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    with running_secured(tmp_path_factory.mktemp("secured")) as found:
+        yield found
+
+
+@pytest.fixture
+def run(secured: Secured, tmp_path: Path) -> Iterator[Run]:
+    """A run over SASL_SSL; its own reading and writing of topics is over the open listener."""
+    with runs.made(secured.plain, tmp_path) as made:
+        # At `debug` all is in the logs that the libraries say: none of it may be a secret.
+        made.env |= {**secured.env["SASL_SSL"], "RESMETER_LOG__LEVEL": "debug"}
+        upgrade(made.env["RESMETER_LEDGER__URL"])
+        yield made
+
+
+@pytest.fixture
+def stripe(tmp_path: Path) -> Iterator[tuple[Emulator, dict[str, str]]]:
+    """An emulator with a customer, and the settings that lead to it."""
+    tenants = tmp_path / "resmeter.toml"
+    tenants.write_text('[tenants.acme]\nstripe_customer = "cus_acme"\n')
+    emulator = Emulator(clock=Clock(A_WEEK_LATER))
+    emulator.state.prepare(["cus_acme"], load_tenants(tenants).event_names, 0)
+    with running(emulator) as base_url:
+        yield (
+            emulator,
+            {"RESMETER_CONFIG": str(tenants), "RESMETER_STRIPE__BASE_URL": base_url},
+        )
+
+
+def test_every_process_goes_over_sasl_ssl_and_conversations_are_billed(
+    run: Run, tmp_path: Path, stripe: tuple[Emulator, dict[str, str]]
+) -> None:
+    emulator, run_env = stripe
+    run.env |= run_env
+    run.done("topics", "create")
+    worker, sink = run.start("worker"), run.start("sink")
+    run.done("produce", _file(tmp_path, 3))
+
+    run.until_decided(worker, 9)
+    sink.wait_until(lambda: _delivered(run) == 3, 30, "everything is billed")
+
+    assert [entry["sum"] for entry in emulator.state.sums()["sums"]] == [3]
+    assert run.resmeter("check").stderr.count("ok ") == 5
+    for process in (worker, sink):
+        assert not any(secret in process.log() for secret in SECRETS)
+
+
+def test_processes_over_a_plain_password_and_over_certificates_share_the_work(
+    run: Run, secured: Secured, tmp_path: Path, stripe: tuple[Emulator, dict[str, str]]
+) -> None:
+    emulator, run_env = stripe
+    by_password, by_certificate = secured.env["SASL_PLAINTEXT"], secured.env["SSL"]
+    run.env |= {**run_env, "RESMETER_KAFKA__SASL_USERNAME": "", "RESMETER_KAFKA__SSL_CA_FILE": ""}
+    run.done("topics", "create", **by_certificate)
+    workers = [run.start("worker", **by_password), run.start("worker", **by_certificate)]
+    sink = run.start("sink", **by_certificate)
+    for worker in workers:
+        port = run.port(worker)
+        worker.wait_until(lambda port=port: readiness(port)[0] == 200, 60, "it has partitions")  # type: ignore[misc]
+    run.done("produce", _file(tmp_path, 20), **by_password)
+
+    sink.wait_until(lambda: _delivered(run) == 20, 60, "everything is billed")
+
+    assert [entry["sum"] for entry in emulator.state.sums()["sums"]] == [20]
+    for worker in workers:
+        assert metric(run.port(worker), "resmeter_events_total") > 0
+        assert not any(secret in worker.log() for secret in SECRETS)
+
+
+def test_a_wrong_password_is_told_by_every_command_and_nothing_is_lost(
+    run: Run, tmp_path: Path
+) -> None:
+    run.done("topics", "create")
+    run.produce(resolved("c0"))
+
+    for result in _tried(run, _file(tmp_path, 1), RESMETER_KAFKA__SASL_PASSWORD="hunter2-wrong"):
+        assert result.returncode == 2
+        assert "SASL authentication error: Authentication failed" in result.stderr
+        assert "SASL_PASSWORD" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert "hunter2" not in result.stderr
+
+    worker = run.start("worker")
+    run.until_decided(worker, 3)
+    assert len(run.usage_records()) == 1
+
+
+def test_a_broker_whose_certificate_is_of_an_unknown_ca_is_refused(
+    run: Run, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path / "stranger")
+
+    for result in _tried(run, None, RESMETER_KAFKA__SSL_CA_FILE=str(stranger.ca)):
+        assert result.returncode == 2
+        assert "broker certificate could not be verified" in result.stderr
+        assert "SSL_CA_FILE" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_certificate_of_ours_that_the_broker_does_not_know_or_no_key_opens_is_told(
+    run: Run, secured: Secured, tmp_path: Path
+) -> None:
+    ours, key = Authority(tmp_path / "stranger").issue("meter")
+    strange = {"RESMETER_KAFKA__SSL_CERT_FILE": str(ours), "RESMETER_KAFKA__SSL_KEY_FILE": str(key)}
+    wrong = {"RESMETER_KAFKA__SSL_KEY_PASSWORD": "hunter2-wrong"}
+    listener = secured.env["SSL"]
+
+    with ThreadPoolExecutor() as pool:
+        unknown = pool.submit(run.resmeter, "topics", "check", **{**listener, **strange})
+        unopened = pool.submit(run.resmeter, "topics", "check", **{**listener, **wrong})
+
+    assert unknown.result().returncode == unopened.result().returncode == 2
+    assert "alert certificate required" in unknown.result().stderr
+    assert "ssl.key.location failed" in unopened.result().stderr
+    assert "Traceback" not in unknown.result().stderr + unopened.result().stderr
+    assert "hunter2" not in unopened.result().stderr
+
+
+def _file(folder: Path, conversations: int) -> str:
+    """Return a file of events that bill this many resolutions."""
+    path = folder / "events.ndjson"
+    events = [event for number in range(conversations) for event in resolved(f"c{number}")]
+    path.write_bytes(b"\n".join(value or b"" for _, value, _ in events))
+    return str(path)
+
+
+def _tried(run: Run, events: str | None, **env: str) -> list[subprocess.CompletedProcess[str]]:
+    commands: list[tuple[str, ...]] = [("worker",), ("sink",)]
+    if events is not None:
+        commands += [("topics", "create"), ("produce", events), ("check",)]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda command: run.resmeter(*command, **env), commands))
+
+
+def _delivered(run: Run) -> int:
+    ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
+    try:
+        return sum(found.delivered for found in reports.usage(ledger))
+    finally:
+        ledger.close()
