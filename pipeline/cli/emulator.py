@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline.cli.decide import Time
+from pipeline.config import load_settings
 from pipeline.emulator.server import Clock, Emulator, run
 from pipeline.emulator.state import State
 from pipeline.tenants import load_tenants
@@ -39,7 +40,8 @@ def command(
     """Run a stand-in for Stripe's billing API, in memory, until told to stop.
 
     Customers, meters, meter events and their summaries, with the limits, duplicates and errors of
-    the real one. /_emulator/sums shows what was counted.
+    the real one. /_emulator/sums shows what was counted; /_emulator answers to this machine alone,
+    or to whoever has the token of RESMETER_EMULATOR__CONTROL_TOKEN.
 
     \b
     Example:
@@ -47,12 +49,19 @@ def command(
       export RESMETER_STRIPE__BASE_URL=http://127.0.0.1:12111 RESMETER_STRIPE__API_KEY=sk_test_x
       resmeter sink
     """
+    token = load_settings().emulator.control_token
     time = Clock(None if clock is None else clock / 1000)
     state = State()
     if tenants is not None:
         found = load_tenants(tenants)
         state.prepare(found.customers.values(), found.event_names, time.now())
-    emulator = Emulator(state, time, api_key=api_key, calls_per_second_max=rate_limit)
+    emulator = Emulator(
+        state,
+        time,
+        api_key=api_key,
+        calls_per_second_max=rate_limit,
+        control_token=token.get_secret_value() if token else None,
+    )
 
     def ready(base_url: str) -> None:
         click.echo(f"the emulator is ready at {base_url} (Ctrl-C ends it)", err=True)

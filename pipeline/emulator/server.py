@@ -7,10 +7,15 @@
 | GET sums              | units by customer and meter, and what validation set aside          |
 | GET requests          | the last calls: path, status, identifier, key, digest of the body   |
 | POST, DELETE faults   | add a `Fault`, remove all                                           |
+
+All but health ask for a token where the emulator has one, and answer to this machine alone where
+it has none.
 """
 
 import asyncio
 import hashlib
+import hmac
+import ipaddress
 import itertools
 import re
 import signal
@@ -61,10 +66,12 @@ class Emulator:
         *,
         api_key: str | None = None,
         calls_per_second_max: float | None = None,
+        control_token: str | None = None,
     ) -> None:
         self.state = state or State()
         self.clock = clock or Clock()
         self._api_key = api_key
+        self._control_token = control_token
         self._rate = calls_per_second_max
         # A bucket that holds less than one token never lets a call through.
         self._tokens_max = max(calls_per_second_max or 0.0, 1.0)
@@ -106,6 +113,9 @@ class Emulator:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         if request.path.startswith("/_emulator/"):
+            why = None if request.path == "/_emulator/health" else self._refused_control(request)
+            if why is not None:
+                return web.json_response({"error": why}, status=403)
             return await handler(request)
         body = await request.read()
         try:
@@ -122,6 +132,20 @@ class Emulator:
         response.headers["Request-Id"] = f"req_emulated{next(self._numbers):08d}"
         self._log(request, body, response.status)
         return response
+
+    def _refused_control(self, request: web.Request) -> str | None:
+        """Say why this caller may not look into the emulator or change it."""
+        if self._control_token is not None:
+            given = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+            if given and hmac.compare_digest(given[1].encode(), self._control_token.encode()):
+                return None
+            return "the header `Authorization: Bearer TOKEN` does not have the control token"
+        if not is_this_machine(request.remote):
+            return "without a control token, /_emulator answers to its own machine alone"
+        if "Origin" in request.headers:
+            # A browser on this machine, told to by a page from anywhere.
+            return "without a control token, /_emulator answers no page in a browser"
+        return None
 
     def _authorize(self, request: web.Request) -> None:
         header = request.headers.get("Authorization")
@@ -242,6 +266,16 @@ class Emulator:
     async def _clear_faults(self, _: web.Request) -> web.Response:
         self.state.faults.clear()
         return web.json_response({"faults": 0})
+
+
+def is_this_machine(address: str | None) -> bool:
+    """Return whether a caller's address is one of loopback."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def nested(form: str) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 import stripe
+from aiohttp import web
 
-from pipeline.emulator.server import Clock, Emulator, running
+from pipeline.emulator.server import Clock, Emulator, is_this_machine, running
 from pipeline.emulator.state import Fault
 
 NOW = 1_790_000_040  # on a minute
@@ -492,6 +494,79 @@ def test_the_command_says_where_it_listens_and_ends_well_at_sigterm() -> None:
             assert NOW + DAY <= made.created < NOW + DAY + 60
         finally:
             process.kill()
+
+
+# --- who may look into it -------------------------------------------------------------------------
+
+
+async def asked(
+    base_url: str, method: str = "GET", path: str = "sums", **headers: str
+) -> tuple[int, str]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(
+            method, f"{base_url}/_emulator/{path}", data=b"{}", headers=headers
+        ) as answer,
+    ):
+        return answer.status, await answer.text()
+
+
+async def test_with_a_token_control_is_for_who_has_it_and_health_for_all() -> None:
+    emulator = Emulator(control_token="hunter2")
+    with running(emulator) as base_url:
+        without = await asked(base_url)
+        wrong = await asked(base_url, "DELETE", "faults", Authorization="Bearer hunter3")
+        right = await asked(base_url, Authorization="Bearer hunter2")
+        health = await asked(base_url, path="health")
+
+    assert [status for status, _ in (without, wrong, right, health)] == [403, 403, 200, 200]
+    assert "control token" in without[1]
+    assert "hunter2" not in without[1] + wrong[1]
+
+
+async def test_without_a_token_who_does_not_come_from_loopback_gets_no_control(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "socket")  # who calls here has no address at all
+    runner = web.AppRunner(Emulator().application())
+    await runner.setup()
+    await web.UnixSite(runner, path).start()
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
+        session.post("http://emulator/_emulator/faults", data=b"{}") as answer,
+    ):
+        said = await answer.text()
+    await runner.cleanup()
+
+    assert answer.status == 403
+    assert "its own machine alone" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "is_ours"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.7", False),
+        ("::ffff:10.0.0.7", False),
+        ("172.17.0.1", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_loopback_is_this_machine(address: str | None, is_ours: bool) -> None:
+    assert is_this_machine(address) == is_ours
+
+
+async def test_without_a_token_a_page_in_a_browser_may_not_change_anything(
+    served: Served,
+) -> None:
+    status, _ = await asked(served.base_url, "POST", "faults", Origin="http://evil.example")
+
+    assert status == 403
+    assert served.emulator.state.faults == []
 
 
 def test_every_answer_has_a_request_id_and_unknown_paths_are_stripes_404(served: Served) -> None:
