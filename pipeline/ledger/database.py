@@ -125,10 +125,13 @@ def upgrade(url: str) -> None:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         folder = Path(parsed.database).parent
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # Who else is on this machine has no business in it. SQLite gives the files beside it
+            # the permissions of the ledger's own; one that is there keeps what it has.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            Path(parsed.database).touch(mode=0o600)
         except OSError as error:
             raise UnavailableError(
-                f"cannot make the folder of the ledger {shown(parsed)}: {error.strerror}"
+                f"the ledger {shown(parsed)} cannot be made: {error.strerror}"
             ) from error
     ledger = _connect(parsed)
     config = _alembic()
@@ -145,14 +148,16 @@ def upgrade(url: str) -> None:
 
 
 def shown(url: str | URL) -> str:
-    """Return the URL as it may be printed: without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    """Return the URL as it may be printed: without its passwords."""
+    parsed = make_url(url)
+    hidden = {name: "hidden" for name in parsed.query if "password" in name.lower()}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _read_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second from a port that is no number
         # Not repeated: what cannot be parsed may hold a password anywhere.
         raise ConfigurationError([f"{VARIABLE}: is not a URL such as {_EXAMPLES}"]) from None
     backend = parsed.get_backend_name()
@@ -168,14 +173,19 @@ _EXAMPLES = "sqlite:///PATH or postgresql+psycopg://USER@HOST/DB"
 
 def _connect(url: URL) -> Ledger:
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS_MAX})
+        engine = create_engine(
+            url, connect_args={"timeout": LOCK_SECONDS_MAX}, hide_parameters=True
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         arguments = (
             {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS_MAX}
         )
-        engine = create_engine(url, connect_args=arguments, pool_pre_ping=True)
+        # Errors show no values: they are usage records, by the thousand.
+        engine = create_engine(
+            url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True
+        )
     return Ledger(engine)
 
 
@@ -203,6 +213,8 @@ def _reached(name: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if "invalid connection option" in str(error.orig):
+            raise ConfigurationError([f"{VARIABLE}: {error.orig}"]) from error
         # The others are ours: an integrity that does not hold, or SQL that is wrong.
         if type(error) not in {DatabaseError, InterfaceError, OperationalError}:
             raise

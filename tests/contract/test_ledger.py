@@ -1,5 +1,6 @@
 """The ledger, the same on SQLite and PostgreSQL."""
 
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
@@ -174,19 +176,58 @@ def test_a_ledger_of_a_newer_version_says_so(ledger: Ledger, url: str) -> None:
         ("mysql://u@h/d", "'mysql' is not supported"),
         ("nonsense", "is not a URL such as sqlite:///PATH"),
         ("sqlite://", "names no file"),
+        ("postgresql://me:hunter2@db:hunter2/d", "is not a URL such as sqlite:///PATH"),
+        ("postgresql://127.0.0.1:1/d?sslmod=require", 'invalid connection option "sslmod"'),
     ],
 )
 def test_a_url_that_is_none_of_ours_is_a_configuration_error(url: str, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"RESMETER_LEDGER__URL: {says}"):
+    with pytest.raises(ConfigurationError, match=f"RESMETER_LEDGER__URL: {says}") as caught:
         open_ledger(url)
 
-
-def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
-    with pytest.raises(UnavailableError) as caught:
-        open_ledger("postgresql+psycopg://resmeter:hunter2@127.0.0.1:1/ledger")
-
-    assert "postgresql+psycopg://resmeter:***@127.0.0.1:1/ledger" in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("resmeter:hunter2@127.0.0.1:1/ledger", "resmeter:***@127.0.0.1:1/ledger"),
+        ("127.0.0.1:1/ledger?password=hunter2", "127.0.0.1:1/ledger?password=hidden"),
+        ("127.0.0.1:1/ledger?sslpassword=hunter2", "127.0.0.1:1/ledger?sslpassword=hidden"),
+    ],
+)
+def test_a_server_that_is_not_there_is_named_without_its_password(url: str, named: str) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        open_ledger(f"postgresql+psycopg://{url}")
+
+    assert f"postgresql+psycopg://{named}" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_file_is_for_its_owner_alone_and_what_lies_beside_it_too(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/folder/ledger.sqlite"
+    upgrade(url)
+    ledger = open_ledger(url)
+    records.store(ledger, TOPIC, arrivals([record("c1")]), {0: None}, T0)
+
+    files = list((tmp_path / "folder").iterdir())
+
+    assert {path.name for path in files} == {
+        "ledger.sqlite",
+        "ledger.sqlite-wal",
+        "ledger.sqlite-shm",
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+    ledger.close()
+
+
+def test_an_error_of_the_database_shows_no_parameters(ledger: Ledger) -> None:
+    with pytest.raises(IntegrityError) as caught, ledger.writing() as connection:
+        connection.execute(
+            insert(consumer_offset).values(topic="hunter2", partition=None, next_offset=1)
+        )
+
+    assert "hunter2" not in str(caught.value).partition("DETAIL")[0]
 
 
 def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
