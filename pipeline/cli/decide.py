@@ -8,6 +8,7 @@ import orjson
 
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
+from pipeline.cli.terminal import visible
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
 from pipeline.replay.offline import Histories, decide_line
@@ -89,4 +90,4 @@ def report_rejected(path: str, number: int, reason: str, detail: str, *, named: 
     line = {"line": number, "reason": reason, "detail": detail}
     if named:
         line = {"file": path, **line}
-    click.echo(orjson.dumps(line).decode(), err=True)
+    click.echo(visible(orjson.dumps(line).decode()), err=True)

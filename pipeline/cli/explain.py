@@ -9,6 +9,7 @@ import msgspec
 
 from pipeline import logs
 from pipeline.cli import FAILED
+from pipeline.cli.terminal import visible
 from pipeline.config import load_settings
 from pipeline.ledger import open_ledger, reports
 from pipeline.replay.explain import Explanation, explain, tell
@@ -50,7 +51,7 @@ def command(ctx: click.Context, tenantid: str, conversation: str, *, as_json: bo
         ctx.exit(FAILED)
     explanation = explain(receipts, tenants)
     if as_json:
-        click.echo(msgspec.json.encode(explanation))
+        click.echo(visible(msgspec.json.encode(explanation).decode()))
     else:
         for line in laid_out(explanation, shutil.get_terminal_size().columns):
             click.echo(line)
@@ -60,7 +61,7 @@ def laid_out(explanation: Explanation, columns: int) -> Iterator[str]:
     """Yield the lines of the receipt, broken to fit and to stay below their labels."""
     for line in tell(explanation):
         yield textwrap.fill(
-            line,
+            visible(line),
             max(columns, COLUMNS_MIN),
             subsequent_indent=" " * LABEL_COLUMNS,
             break_long_words=False,

@@ -8,8 +8,10 @@ import click
 import orjson
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import logs
+from pipeline.cli.terminal import visible
 from pipeline.config import load_settings
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
@@ -124,7 +126,10 @@ def _table(lines: list[Line]) -> Table:
     for name in ("delivered", "pending"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
-        table.add_row(*("-" if value is None else str(value) for value in line.values()))
+        # As `Text`, for a name may look like rich's own markup.
+        table.add_row(
+            *(Text("-" if value is None else visible(str(value))) for value in line.values())
+        )
     if lines:
         table.add_section()
     for currency in sorted({line["currency"] or "" for line in lines}):

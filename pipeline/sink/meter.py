@@ -25,6 +25,7 @@ class StripeMeter:
     """Sends meter events. Open it in the event loop that uses it, and close it there."""
 
     def __init__(self, api_key: str, *, base_url: str | None, timeout_seconds: float) -> None:
+        self._api_key = api_key
         self._client, self._http = _client(api_key, base_url, timeout_seconds)
 
     async def send(self, event: MeterEvent, idempotency_key: str) -> Answer:
@@ -48,7 +49,7 @@ class StripeMeter:
                 unreached=_is_unreached(error),
                 replayed=_is_replayed(error.headers or {}),
                 code=error.code,
-                message=_message(error),
+                message=_message(error, self._api_key),
                 request_id=error.request_id,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -99,17 +100,16 @@ async def look(
     """
     if settings.api_key is None:
         return [NO_KEY]
-    client, http = _client(
-        settings.api_key.get_secret_value(), settings.base_url, LOOK_TIMEOUT_SECONDS
-    )
+    api_key = settings.api_key.get_secret_value()
+    client, http = _client(api_key, settings.base_url, LOOK_TIMEOUT_SECONDS)
     try:
         problems = await _look_at_meters(client, event_names, tell)
         return problems + await _look_at_customers(client, customers, tell)
     except stripe.AuthenticationError as error:
-        return [f"RESMETER_STRIPE__API_KEY: Stripe does not accept it: {_message(error)}"]
+        return [f"RESMETER_STRIPE__API_KEY: Stripe does not accept it: {_message(error, api_key)}"]
     except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
         where = settings.base_url or "api.stripe.com"
-        said = _message(error) if isinstance(error, stripe.StripeError) else str(error)
+        said = _message(error, api_key) if isinstance(error, stripe.StripeError) else str(error)
         return [f"cannot reach Stripe at {where} (RESMETER_STRIPE__BASE_URL): {said}"]
     finally:
         await http.close_async()  # type: ignore[no-untyped-call]
@@ -180,8 +180,11 @@ def _is_replayed(headers: object) -> bool:
     return "true" in {get("idempotent-replayed"), get("Idempotent-Replayed")}
 
 
-def _message(error: stripe.StripeError) -> str:
+def _message(error: stripe.StripeError, api_key: str) -> str:
     cause = error.__cause__
     if error.http_status is None and cause is not None:
-        return f"{type(cause).__name__}: {cause}"[:MESSAGE_CHARACTERS_MAX]
-    return (error.user_message or type(error).__name__)[:MESSAGE_CHARACTERS_MAX]
+        said = f"{type(cause).__name__}: {cause}"
+    else:
+        said = error.user_message or type(error).__name__
+    # It goes into logs, the ledger and /health; what answers need not be Stripe.
+    return said.replace(api_key, "(the key)")[:MESSAGE_CHARACTERS_MAX]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -461,3 +462,29 @@ async def test_a_look_names_the_setting_that_is_wrong(
     (problem,) = await look(stripe_settings(url or bench.base_url, key), {}, ["m"], told.append)
 
     assert said in problem
+
+
+async def test_an_answer_that_repeats_the_key_does_not_bring_it_into_the_ledger(
+    bench: Bench, told: list[str]
+) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        said = f"Invalid API Key provided: {request.headers['Authorization']}"
+        return web.json_response({"error": {"message": said}}, status=401)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", echo)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    bench.store(record("c1"))
+
+    dispatcher = await bench._replace(base_url=base_url).flush(key="rk_test_hunter2")
+    (problem,) = await look(stripe_settings(base_url, "rk_test_hunter2"), {}, ["m"], told.append)
+    await runner.cleanup()
+
+    (receipt,) = reports.receipts(bench.ledger, "acme", "c1")
+    for said in (str(dispatcher.halted), str(receipt.attempts[0].detail), problem):
+        assert "Invalid API Key provided: Bearer (the key)" in said
+        assert "hunter2" not in said

@@ -185,3 +185,17 @@ def test_a_conversation_must_be_named(explain: Run) -> None:
 
     assert (result.returncode, result.stdout) == (2, "")
     assert "CONVERSATION" in result.stderr
+
+
+def test_an_id_that_would_steer_the_terminal_is_shown_and_does_nothing(
+    ledger: Ledger, explain: Run
+) -> None:
+    conversation = "c\x1b[2J\x9b\u202e1"
+    stored(ledger, record(conversation))
+
+    text, as_json = explain("acme", conversation), explain("acme", conversation, "--json")
+
+    for result in (text, as_json):
+        assert r"c\u001b[2J\u009b\u202e1" in result.stdout
+        assert not set("\x1b\x9b\u202e") & set(result.stdout)
+    assert json.loads(as_json.stdout)["conversation"] == conversation

@@ -326,3 +326,14 @@ def test_all_wrong_settings_are_told(usage: Run, resmeter_env: dict[str, str]) -
         ["error", "RESMETER_SINK__HTTP_PORT"],
         ["error", "RESMETER_LOG__LEVEL"],
     ]
+
+
+@pytest.mark.parametrize("outcome", ["[/]", "[red]free", "a\x1b[2Jb"])
+def test_an_outcome_is_shown_as_it_is_written(ledger: Ledger, usage: Run, outcome: str) -> None:
+    stored(ledger, record("c1", outcome=outcome))
+
+    result = usage()
+
+    assert result.returncode == 0
+    assert outcome.replace("\x1b", r"\u001b") in result.stdout
+    assert "\x1b" not in result.stdout
