@@ -283,6 +283,11 @@ def _variable(location: tuple[Any, ...]) -> str:
     return PREFIX + "__".join(str(part) for part in location).upper()
 
 
+def read_variable(name: str) -> str | None:
+    """Return an environment variable that the tenant file names; None where it is not set."""
+    return os.environ.get(name) or None
+
+
 def describe_settings() -> Iterator[tuple[str, str, str]]:
     """Yield (variable, default, meaning) for each setting, in the order of the stages."""
     for name, field in Settings.model_fields.items():

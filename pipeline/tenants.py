@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError
+from pipeline.producers import Producer, read_producers
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import DEFAULT, PRESETS, Policy, Timeline, preset, read_policies
 
@@ -26,8 +27,10 @@ class Tenants:
         default_policy: str,
         meters: Mapping[str, str],
         versions: Mapping[str, tuple[Policy, ...]],
+        producers: Mapping[str, Producer] | None = None,
     ) -> None:
         self.customers = customers
+        self.producers = producers or {}  # none: whoever can write events may, for every tenant
         self._policies = policies
         self._default = default_policy
         self._meters = meters
@@ -91,7 +94,7 @@ def load_tenants(path: Path | None) -> Tenants:
     problems = [
         f"{path}: {key}: is no key of the tenant file"
         for key in table
-        if key not in {"policy", "policy_files", "meters", "tenants"}
+        if key not in {"policy", "policy_files", "meters", "tenants", "producers"}
     ]
     versions = _versions(path, table.get("policy_files", []), problems)
     default = table.get("policy", DEFAULT)
@@ -108,9 +111,10 @@ def load_tenants(path: Path | None) -> Tenants:
         _tenant(
             f"{path}: tenants.{tenantid}", tenantid, entry, versions, customers, policies, problems
         )
+    producers = read_producers(path, table["producers"], problems) if "producers" in table else {}
     if problems:
         raise ConfigurationError(problems)
-    return Tenants(customers, policies, default, meters, versions)
+    return Tenants(customers, policies, default, meters, versions, producers)
 
 
 def _versions(path: Path, patterns: Any, problems: list[str]) -> dict[str, tuple[Policy, ...]]:

@@ -16,7 +16,10 @@ from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.errors import UnavailableError
 from pipeline.events.codec import decode_value
 from pipeline.events.model import Rejected
+from pipeline.events.signature import HEADER, Key, sign
+from pipeline.producers import load_keys
 from pipeline.stream.topics import TopicAdmin
+from pipeline.tenants import load_tenants
 
 _HEADERS: list[tuple[str, bytes]] = [("content-type", b"application/cloudevents+json")]
 _FLUSH_SECONDS = 120.0
@@ -34,7 +37,13 @@ _POLL_EVERY = 1_000
     "LogAppendTime takes its own clock whatever is sent.",
 )
 @click.option("--unchecked", is_flag=True, help="Send lines as they are, events or not.")
-def command(files: tuple[str, ...], timestamps: str, unchecked: bool) -> None:
+@click.option(
+    "--sign",
+    "key_id",
+    metavar="KEYID",
+    help="Sign each record with the key of this producer in the tenant file.",
+)
+def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: str | None) -> None:
     """Write events, one JSON object a line, to the events topic.
 
     Each line is checked first: what the worker would reject is refused here, with its reason, and
@@ -44,18 +53,37 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool) -> None:
     Example:
       resmeter produce events.ndjson
       my-exporter | resmeter produce -
+      RESMETER_CONFIG=resmeter.toml resmeter produce --sign chat-eu events.ndjson
     """
     settings = load_settings()
-    sent, refused = produce(settings, files, by_event=timestamps == "event", checked=not unchecked)
+    signer = None
+    if key_id is not None:
+        keys = load_keys(load_tenants(settings.config).producers, [key_id])
+        signer = key_id, keys[key_id]
+    sent, refused = produce(
+        settings, files, by_event=timestamps == "event", checked=not unchecked, signer=signer
+    )
     click.echo(f"{sent} events sent and acknowledged, {refused} refused", err=True)
     if refused:
         sys.exit(FOUND)
 
 
 def produce(
-    settings: Settings, files: tuple[str, ...], *, by_event: bool, checked: bool
+    settings: Settings,
+    files: tuple[str, ...],
+    *,
+    by_event: bool,
+    checked: bool,
+    signer: tuple[str, Key] | None = None,
 ) -> tuple[int, int]:
     """Write the lines of files; return how many were acknowledged and how many refused.
+
+    Args:
+        settings: where to, and how.
+        files: paths, as `read_lines` takes them.
+        by_event: give each record its event's time.
+        checked: refuse what the worker would reject.
+        signer: key id and key to sign with.
 
     Raises:
         UnavailableError: the broker does not answer or took not all of them.
@@ -93,13 +121,19 @@ def produce(
         task = progress.add_task(f"events to {topic}", total=None)
         for path, number, line in read_lines(files):
             key, at, rejected = _read(line)
+            if rejected is None and signer is not None:
+                rejected = _forbidden(key, *signer)
             if rejected is not None and checked:
                 refused += 1
                 report_rejected(
                     path, number, rejected.reason, rejected.detail, named=len(files) > 1
                 )
                 continue
-            _send(producer, topic, line, key, at if by_event else None, delivered)
+            headers = _HEADERS
+            if signer is not None:
+                signature = sign(signer[0], signer[1].secret, key, line, _HEADERS)
+                headers = [*_HEADERS, (HEADER, signature)]
+            _send(producer, topic, line, key, headers, at if by_event else None, delivered)
             sent += 1
             if sent % _POLL_EVERY == 0:
                 producer.poll(0)
@@ -127,10 +161,23 @@ def _read(line: bytes) -> tuple[bytes | None, int | None, Rejected | None]:
         return None, None, addressed
 
 
+def _forbidden(key: bytes | None, key_id: str, signing: Key) -> Rejected | None:
+    tenantid = (key or b"").decode().partition(":")[0]
+    if signing.tenants is None or tenantid in signing.tenants:
+        return None
+    return Rejected("not_authorized", f"the key {key_id!r} may not write for {tenantid!r}")
+
+
 def _send(
-    producer: Producer, topic: str, line: bytes, key: bytes | None, at: int | None, delivered: Any
+    producer: Producer,
+    topic: str,
+    line: bytes,
+    key: bytes | None,
+    headers: list[tuple[str, bytes]],
+    at: int | None,
+    delivered: Any,
 ) -> None:
-    arguments: dict[str, Any] = {"key": key, "headers": _HEADERS, "on_delivery": delivered}
+    arguments: dict[str, Any] = {"key": key, "headers": headers, "on_delivery": delivered}
     if at is not None and at >= 0:
         arguments["timestamp"] = at
     while True:

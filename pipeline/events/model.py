@@ -16,6 +16,7 @@ Reason = Literal[
     "future_time",
     "conversation_too_long",
     "too_late",
+    "not_authorized",  # resmeter's own: the specification has no producers
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

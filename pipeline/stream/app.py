@@ -101,6 +101,8 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     """
     configure(settings.log)
     problems = TopicAdmin(settings).problems()
+    if tenants.producers:
+        problems.append("[producers] of the tenant file: this worker checks no signatures yet")
     if problems:
         raise ConfigurationError(problems)
     # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.

@@ -25,7 +25,7 @@ REFUSED = sorted((ROOT / "examples" / "rejected").glob("*.json"))
 # What only the record around an event shows: its key, its arrival, that its bytes are no JSON.
 BEYOND_SCHEMA = {"key_mismatch", "future_time", "malformed_json"}
 # What no single event shows.
-BEYOND_EXAMPLE = {"too_large", "conversation_too_long", "too_late"}
+BEYOND_EXAMPLE = {"too_large", "conversation_too_long", "too_late", "not_authorized"}
 HEADERS = [("content-type", b"application/cloudevents+json")]
 
 

@@ -1,0 +1,54 @@
+"""`resmeter produce --sign` writes what a worker that asks for signatures takes."""
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pipeline.events.signature import verify
+from pipeline.producers import load_keys
+from pipeline.tenants import load_tenants
+from tests.kafka.run import Run
+from tests.kafka.test_bad_input import resolved
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def signing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose tenant file lets chat-eu write for acme, and chat-us for another tenant."""
+    file = tmp_path / "resmeter.toml"
+    file.write_text("""
+        producers.chat-eu = { secret_env = "CHAT_SECRET", tenants = ["acme"] }
+        producers.chat-us = { secret_env = "CHAT_SECRET", tenants = ["bluejay"] }
+    """)
+    monkeypatch.setenv("CHAT_SECRET", SECRET)
+    run.env |= {"RESMETER_CONFIG": str(file), "CHAT_SECRET": SECRET}
+    return run
+
+
+def _file(folder: Path, subject: str) -> str:
+    path = folder / f"{subject}.ndjson"
+    path.write_bytes(b"\n".join(value or b"" for _, value, _ in resolved(subject)))
+    return str(path)
+
+
+def test_produce_signs_every_record_and_refuses_what_the_key_may_not_write(
+    signing: Run, tmp_path: Path
+) -> None:
+    keys = load_keys(load_tenants(Path(signing.env["RESMETER_CONFIG"])).producers)
+
+    signing.done("produce", "--sign", "chat-eu", _file(tmp_path, "c1"))
+    refused = signing.resmeter("produce", "--sign", "chat-us", _file(tmp_path, "c2"))
+    unknown = signing.resmeter("produce", "--sign", "nobody", _file(tmp_path, "c3"))
+
+    found = signing.messages("EVENTS")
+    assert len(found) == 3
+    for message in found:
+        headers = list(message.headers.items())
+        assert verify(keys, "acme", message.key, message.value, headers) is None
+    assert refused.returncode == 3
+    said = [orjson.loads(line) for line in refused.stderr.splitlines() if line.startswith("{")]
+    assert {entry["reason"] for entry in said} == {"not_authorized"}
+    assert unknown.returncode == 2
+    assert "there is no producer 'nobody'" in unknown.stderr

@@ -1,0 +1,152 @@
+"""A signature says that a producer wrote exactly this record, and whom it may write for."""
+
+import hashlib
+import hmac
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.events.model import Rejected
+from pipeline.events.signature import HEADER, Headers, Key, sign, verify
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+OTHER = b"fedcba9876543210fedcba9876543210"
+KEYS = {
+    "chat-eu": Key(SECRET, frozenset({"acme", "bluejay"})),
+    "all": Key(OTHER, None),
+}
+KEY, VALUE = b"acme:c1", b'{"specversion":"1.0"}'
+STRUCTURED: list[tuple[str, bytes | None]] = [("content-type", b"application/cloudevents+json")]
+BINARY: list[tuple[str, bytes | None]] = [
+    ("content-type", b"application/json"),
+    ("ce_type", b"conversation.closed"),
+    ("ce_id", b"e1"),
+]
+
+
+def signed(
+    key_id: str = "chat-eu",
+    secret: bytes = SECRET,
+    key: bytes | None = KEY,
+    value: bytes | None = VALUE,
+    headers: Headers = STRUCTURED,
+) -> list[tuple[str, bytes | None]]:
+    return [*headers, (HEADER, sign(key_id, secret, key, value, headers))]
+
+
+def refused(
+    headers: Headers,
+    tenantid: str = "acme",
+    key: bytes | None = KEY,
+    value: bytes | None = VALUE,
+) -> str:
+    found = verify(KEYS, tenantid, key, value, headers)
+    assert isinstance(found, Rejected)
+    assert found.reason == "not_authorized"
+    assert found.detail.startswith(f"{HEADER}: ")
+    return found.detail
+
+
+def test_a_record_that_was_signed_for_its_tenant_is_authorized() -> None:
+    assert verify(KEYS, "acme", KEY, VALUE, signed()) is None
+    assert verify(KEYS, "bluejay", KEY, VALUE, signed()) is None
+    assert verify(KEYS, "anyone", KEY, VALUE, signed("all", OTHER)) is None
+
+
+def test_headers_that_are_added_on_the_way_change_nothing() -> None:
+    headers = [("traceparent", b"00-1"), *signed(), ("resmeter-redrives", b"1")]
+
+    assert verify(KEYS, "acme", KEY, VALUE, headers) is None
+
+
+def test_the_form_of_a_signature_is_what_other_languages_must_make() -> None:
+    def part(content: bytes) -> bytes:
+        return len(content).to_bytes(8, "big") + content
+
+    covered = b"".join(
+        map(part, [b"v1", b"chat-eu", KEY, VALUE, b"content-type", b"application/cloudevents+json"])
+    )
+    digest = hmac.new(SECRET, covered, hashlib.sha256).hexdigest()
+
+    assert sign("chat-eu", SECRET, KEY, VALUE, STRUCTURED) == f"v1:chat-eu:{digest}".encode()
+
+
+@pytest.mark.parametrize(
+    ("headers", "why"),
+    [
+        ([], "is absent"),
+        ([*signed(), *signed()], "stands 2 times"),
+        ([(HEADER, None)], "is not v1"),
+        ([(HEADER, b"v1:chat-eu:00")], "is not v1"),
+        ([(HEADER, sign("chat-eu", SECRET, KEY, VALUE, []).replace(b"v1", b"v2"))], "is not v1"),
+        ([(HEADER, sign("chat-eu", SECRET, KEY, VALUE, []) + b"\n")], "is not v1"),
+        (signed("nobody"), "names the key 'nobody', which is not known"),
+        (signed("chat-eu", OTHER), "was not made with the key 'chat-eu' for this record"),
+    ],
+)
+def test_what_is_no_signature_of_a_known_key_is_refused(headers: Headers, why: str) -> None:
+    assert why in refused(headers)
+
+
+def test_a_key_writes_for_its_tenants_alone() -> None:
+    assert "may not write for 'zoo'" in refused(signed(), tenantid="zoo")
+
+
+def test_a_producer_cannot_use_the_key_id_of_another() -> None:
+    lent = sign("all", OTHER, KEY, VALUE, STRUCTURED).replace(b"all", b"chat-eu")
+
+    assert "was not made with the key" in refused([*STRUCTURED, (HEADER, lent)])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [
+        (b"acme:c2", VALUE, STRUCTURED),
+        (KEY, VALUE + b" ", STRUCTURED),
+        (KEY[:-1], KEY[-1:] + VALUE, STRUCTURED),  # the same bytes, cut elsewhere
+        (None, VALUE, STRUCTURED),
+        (KEY, None, STRUCTURED),
+        (KEY, VALUE, []),
+        (KEY, VALUE, [("content-type", b"application/json")]),
+        (KEY, VALUE, [*STRUCTURED, ("ce_type", b"conversation.closed")]),
+        (KEY, VALUE, [*STRUCTURED, ("CE_TYPE", b"conversation.closed")]),
+    ],
+)
+def test_a_signature_fits_no_other_record(
+    key: bytes | None, value: bytes | None, headers: Headers
+) -> None:
+    taken = sign("chat-eu", SECRET, KEY, VALUE, STRUCTURED)
+
+    assert "was not made" in refused([*headers, (HEADER, taken)], key=key, value=value)
+
+
+def test_in_binary_mode_the_headers_are_signed_in_their_order() -> None:
+    taken = sign("chat-eu", SECRET, KEY, VALUE, BINARY)
+
+    assert verify(KEYS, "acme", KEY, VALUE, [*BINARY, (HEADER, taken)]) is None
+    assert "was not made" in refused([*reversed(BINARY), (HEADER, taken)])
+
+
+def test_absent_is_not_empty() -> None:
+    assert sign("k", SECRET, None, VALUE, []) != sign("k", SECRET, b"", VALUE, [])
+
+
+_HEADERS = st.lists(
+    st.tuples(
+        st.sampled_from(["content-type", "ce_id", "ce_type", "CE_ID", "other", HEADER]),
+        st.none() | st.binary(max_size=90),
+    ),
+    max_size=4,
+)
+
+
+@given(key=st.none() | st.binary(), value=st.none() | st.binary(), headers=_HEADERS)
+def test_whatever_comes_is_refused_without_the_secret_and_never_raises(
+    key: bytes | None, value: bytes | None, headers: Headers
+) -> None:
+    assert "resmeter-signature" in refused(headers, key=key, value=value)
+
+
+def test_a_key_does_not_show_its_secret() -> None:
+    assert "0123" not in repr(KEYS) + str(KEYS["chat-eu"])
