@@ -360,7 +360,8 @@ class _Whole:
     def since(self, offset: int) -> Fetched:
         """Return the batch, without the records before an offset."""
         batch = self._batch
-        records = batch
+        # This is the consumer's thread: what is compressed is unpacked here, beside the other.
+        records = iter(batch)
         if batch.base_offset < offset:
             records = [record for record in batch if record.offset >= offset]
         next_offset = batch.next_offset

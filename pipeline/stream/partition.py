@@ -82,7 +82,12 @@ class _Taken:
         self.arrivals: list[Arrival] = []
         # Where a conversation may become too long its records are kept: they may be rejected.
         self.kept_from = _KEPT_FROM if stored is None or not is_long(stored) else 0
-        self.kept: dict[int, Record] = {}
+        self.kept: dict[int, Record] | None = None
+
+    def keep(self, record: Record) -> None:
+        if self.kept is None:
+            self.kept = {}
+        self.kept[record.offset] = record
 
 
 class Partition:
@@ -158,7 +163,7 @@ class Partition:
                 continue
             arrivals = taken.arrivals
             if len(arrivals) >= taken.kept_from:
-                taken.kept[offset] = record
+                taken.keep(record)
             arrivals.append((offset, timestamp, event))
             types[event.rank] += 1
         emitted: list[UsageRecord] = []
@@ -180,6 +185,7 @@ class Partition:
             rejected = Rejected(
                 "conversation_too_long", "subject: the conversation has 10,000 events"
             )
+            assert taken.kept is not None
             for offset, _, event in received.too_long:
                 self._reject(work, taken.kept[offset], rejected)
                 work.types[event.rank] -= 1
