@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -45,7 +45,14 @@ class Lane:
     """What one worker process holds: its partitions, and what is on its way to the broker."""
 
     def __init__(
-        self, app: "LaneApp", outputs: Outputs, metrics: WorkerMetrics, timeline_for: TimelineFor
+        self,
+        app: "LaneApp",
+        outputs: Outputs,
+        metrics: WorkerMetrics,
+        timeline_for: TimelineFor,
+        *,
+        now: Callable[[], float] = time.time,
+        end: "Callable[[str, BaseException], None] | None" = None,
     ) -> None:
         settings = app.resmeter
         self.app = app
@@ -60,6 +67,8 @@ class Lane:
         self.arrival: dict[int, int] = {}  # the timestamp of the last record applied
         self.create_time = False
         self._worker = settings.worker
+        self._now = now
+        self._end = end or die
         self._timeline_for = timeline_for
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._log = get_logger("worker")
@@ -120,8 +129,9 @@ class Lane:
         in_flight = self._in_flight.get(number)
         if in_flight is not None and task in in_flight:
             in_flight.remove(task)
-        if not task.cancelled() and task.exception() is not None:
-            die("effects_failed", task.exception(), partition=number)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._end("effects_failed", error)
 
     async def _effects(
         self, number: int, work: Work, done: int | None, before: asyncio.Task[None] | None
@@ -162,7 +172,7 @@ class Lane:
         app = self.app
         if app.rebalancing or app.in_recovery or not consumer.flow_active:
             return []
-        host = int(time.time() * 1000)
+        host = int(self._now() * 1000)
         due = [
             number
             for number, partition in self.partitions.items()
@@ -227,7 +237,7 @@ class Lane:
 
     def due_unsettled(self) -> int:
         """Count conversations whose silence should have been settled by the host's clock."""
-        now = int(time.time() * 1000)
+        now = int(self._now() * 1000)
         return sum(partition.wheel.count_until(now) for partition in self.partitions.values())
 
     def unacknowledged(self) -> int:
