@@ -71,10 +71,16 @@ class WorkerSettings(_Section):
     http_host: str = Field("127.0.0.1", description="where /metrics and /health listen")
     http_port: int = Field(9464, ge=0, le=65535, description="0: any free port")
     batch_events_max: int = Field(
-        20_000, ge=1, le=1_000_000, description="events taken in one fetch, over all partitions"
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="events applied at once, of one partition (whole record batches)",
     )
     inflight_batches_max: int = Field(
-        4, ge=1, le=64, description="batches of a partition whose acknowledgements are awaited"
+        4,
+        ge=1,
+        le=64,
+        description="batches whose acknowledgements are awaited, over all partitions",
     )
     commit_interval_seconds: float = Field(1.0, gt=0, le=60, description="between commits")
     session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")

@@ -182,17 +182,7 @@ class Emulator:
         key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
         # The same form at another path is another request.
         call = request.path.encode() + b"?" + body
-        if key is not None:
-            kept = self.state.kept(key, call, self.clock.now())
-            if kept is not None:
-                return _response(kept)
-        try:
-            answer = act(params)
-        except Refusal as refusal:
-            answer = Answer(refusal.status, refusal.body, refusal.headers)
-        if key is not None:
-            self.state.keep(key, call, answer, self.clock.now())
-        return _response(answer)
+        return _response(self.state.once(key, call, lambda: act(params), self.clock.now()))
 
     async def _meter_event(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

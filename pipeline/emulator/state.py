@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -313,6 +313,23 @@ class State:
         }
 
     # --- what every call passes -----------------------------------------------------------------
+
+    def once(self, key: str | None, call: bytes, act: Callable[[], Answer], now: float) -> Answer:
+        """Answer a call; a second one with the same idempotency key as the first."""
+        try:
+            if key is not None:
+                kept = self.kept(key, call, now)
+                if kept is not None:
+                    return kept
+        except Refusal as refusal:
+            return Answer(refusal.status, refusal.body, refusal.headers)
+        try:
+            answer = act()
+        except Refusal as refusal:
+            answer = Answer(refusal.status, refusal.body, refusal.headers)
+        if key is not None:
+            self.keep(key, call, answer, now)
+        return answer
 
     def kept(self, key: str, body: bytes, now: float) -> Answer | None:
         """Return the first answer to an idempotency key, if there was one.

@@ -55,7 +55,7 @@ _Target = Literal["ai", "human"]
 _Role = Literal["primary", "secondary"]
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 # What the reference producer sends, as aiokafka gives it: most records of most streams.
-_STRUCTURED = ("content-type", b"application/cloudevents+json")
+_STRUCTURED = [("content-type", b"application/cloudevents+json")]
 _CE_PREFIXES = frozenset({"ce_", "CE_", "Ce_", "cE_"})
 _TENANTS_KNOWN_MAX = 100_000
 _tenants_known: set[str] = set()
@@ -265,7 +265,7 @@ def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Reje
         value = b""
     if len(value) > EVENT_BYTES_MAX:
         return Rejected("too_large", f"{len(value)} bytes; at most {EVENT_BYTES_MAX} are taken")
-    if headers and not (len(headers) == 1 and headers[0] == _STRUCTURED):
+    if headers and headers != _STRUCTURED:
         attributes = _binary_attributes(headers)
         if attributes is not None:
             if type(attributes) is Rejected:

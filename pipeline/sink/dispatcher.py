@@ -20,7 +20,7 @@ from pipeline.ledger.entries import Claim, MeterEvent
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.answer import Then, read_answer
-from pipeline.sink.meter import REMEMBERED_SECONDS, StripeMeter
+from pipeline.sink.meter import REMEMBERED_SECONDS, Meter
 
 HELD_EVENTS_MAX = 10_000
 PAUSE_SECONDS_FIRST = 0.5
@@ -34,7 +34,7 @@ class Dispatcher:
     def __init__(
         self,
         ledger: Ledger,
-        meter: StripeMeter,
+        meter: Meter,
         metrics: SinkMetrics,
         *,
         owner: str,

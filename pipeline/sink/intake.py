@@ -74,6 +74,7 @@ class Intake:
         self._stop = threading.Event()
         self._failure: Exception | None = None  # in a callback, where it cannot be raised
         self._joined = False
+        self._looked_at = 0.0
         self._unreached: str | None = None
         self._refusals = Refusals()
         self._stored: dict[int, int | None] = {}  # partition → where the ledger stands
@@ -98,29 +99,36 @@ class Intake:
         """
         consumer = open_client(Consumer, self._options)
         try:
-            self._check_topic(consumer)
-            consumer.subscribe(
-                [self._topic],
-                on_assign=self._on_assign,
-                on_revoke=self._on_revoke,
-                on_lost=self._on_revoke,
-            )
-            looked_at = 0.0
+            self.join(consumer)
             while not self._stop.is_set():
-                messages = consumer.consume(self._batch_records_max, timeout=WAIT_SECONDS_MAX)
-                if self._failure:
-                    raise self._failure
-                arrivals = self._arrivals(consumer, messages)
-                if arrivals:
-                    self._store(consumer, arrivals)
-                if time.monotonic() - looked_at >= LOOK_SECONDS and self._joined:
-                    self._look(consumer)
-                    looked_at = time.monotonic()
+                self.step(consumer)
         except KafkaException as error:
             raise UnavailableError(f"Kafka at {self._servers}: {error.args[0].str()}") from error
         finally:
             # Leaves the group, so that another sink takes over at once.
             consumer.close()
+
+    def join(self, consumer: Consumer) -> None:
+        """Join the group; the partitions come with a later `step`."""
+        self._check_topic(consumer)
+        consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+
+    def step(self, consumer: Consumer) -> None:
+        """Take a batch, if one comes in time, and store it."""
+        messages = consumer.consume(self._batch_records_max, timeout=WAIT_SECONDS_MAX)
+        if self._failure:
+            raise self._failure
+        arrivals = self._arrivals(consumer, messages)
+        if arrivals:
+            self._store(consumer, arrivals)
+        if time.monotonic() - self._looked_at >= LOOK_SECONDS and self._joined:
+            self._look(consumer)
+            self._looked_at = time.monotonic()
 
     def _check_topic(self, consumer: Consumer) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import aiohttp
 import stripe
@@ -19,6 +20,12 @@ NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; the emulator takes sk_test_anyth
 # Stripe remembers identifiers "within a rolling period of at least 24 hours". After less than
 # that, a call that may have been counted is not made again.
 REMEMBERED_SECONDS = 23 * 3600
+
+
+class Meter(Protocol):
+    """What takes meter events: Stripe, or a stand-in within the process."""
+
+    async def send(self, event: MeterEvent, idempotency_key: str) -> Answer: ...
 
 
 class StripeMeter:

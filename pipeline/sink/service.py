@@ -112,10 +112,14 @@ async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> Non
 
 
 async def flush(
-    ledger: Ledger, billing: Billing, dispatcher: Dispatcher, metrics: SinkMetrics
+    ledger: Ledger,
+    billing: Billing,
+    dispatcher: Dispatcher,
+    metrics: SinkMetrics,
+    now: float | None = None,
 ) -> Planned:
     """Plan what is pending, show where it stands, and hand what is due to the dispatcher."""
-    now = time.time()
+    now = time.time() if now is None else now
     planned = await asyncio.to_thread(plan_pending, ledger, billing, int(now * 1000))
     metrics.meter_events_planned.inc(planned.events)
     sums = await asyncio.to_thread(deliveries.open_sums, ledger)

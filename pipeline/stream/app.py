@@ -25,7 +25,7 @@ from pipeline.stream.outputs import Outputs, ssl_context
 from pipeline.stream.topics import TopicAdmin
 from pipeline.tenants import Tenants
 
-_FETCH_BYTES_MAX = 8 * 1024 * 1024  # of a partition
+_FETCH_BYTES_MAX = 1 * 1024 * 1024  # of a partition
 _GAUGES_SECONDS = 1.0
 
 

@@ -11,9 +11,11 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple, NoReturn
 
+import aiokafka.consumer.fetcher
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from faust.transport.drivers.aiokafka import Consumer, Transport
@@ -43,7 +45,14 @@ class Lane:
     """What one worker process holds: its partitions, and what is on its way to the broker."""
 
     def __init__(
-        self, app: "LaneApp", outputs: Outputs, metrics: WorkerMetrics, timeline_for: TimelineFor
+        self,
+        app: "LaneApp",
+        outputs: Outputs,
+        metrics: WorkerMetrics,
+        timeline_for: TimelineFor,
+        *,
+        now: Callable[[], float] = time.time,
+        end: "Callable[[str, BaseException], None] | None" = None,
     ) -> None:
         settings = app.resmeter
         self.app = app
@@ -58,6 +67,8 @@ class Lane:
         self.arrival: dict[int, int] = {}  # the timestamp of the last record applied
         self.create_time = False
         self._worker = settings.worker
+        self._now = now
+        self._end = end or die
         self._timeline_for = timeline_for
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._log = get_logger("worker")
@@ -89,11 +100,10 @@ class Lane:
 
     # --- batches ----------------------------------------------------------------------------------
 
-    async def handle(self, number: int, records: Sequence[Any]) -> None:
+    async def handle(self, number: int, fetched: "Sequence[Fetched]") -> None:
         """Apply a batch in memory and start its effects; wait only while too many are under way."""
-        in_flight = self._in_flight.setdefault(number, [])
-        while len(in_flight) >= self._worker.inflight_batches_max:
-            await asyncio.wait([in_flight[0]])
+        while len(under_way := self._under_way()) >= self._worker.inflight_batches_max:
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         partition = self.partition(number)
         if not partition.is_recovered:
             # The first records after a recovery come a moment before Faust says that it is over.
@@ -102,12 +112,11 @@ class Lane:
                     f"records of partition {number} came before its states were read back"
                 )
             partition.schedule_all()
-        work = partition.apply(records)
-        last = records[-1]
+        work = partition.apply(chain.from_iterable(part.records for part in fetched))
         self.records_at[number] = time.monotonic()
-        self.arrival[number] = last.timestamp
+        self.arrival[number] = fetched[-1].timestamp
         self.metrics.applied(work)
-        self._start(partition, work, last.offset + 1)
+        self._start(partition, work, fetched[-1].next_offset)
 
     def _start(self, partition: Partition, work: Work, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
@@ -120,8 +129,9 @@ class Lane:
         in_flight = self._in_flight.get(number)
         if in_flight is not None and task in in_flight:
             in_flight.remove(task)
-        if not task.cancelled() and task.exception() is not None:
-            die("effects_failed", task.exception(), partition=number)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._end("effects_failed", error)
 
     async def _effects(
         self, number: int, work: Work, done: int | None, before: asyncio.Task[None] | None
@@ -146,8 +156,11 @@ class Lane:
 
     async def drain(self) -> None:
         """Wait until nothing is under way."""
-        while tasks := [task for tasks in self._in_flight.values() for task in tasks]:
+        while tasks := self._under_way():
             await asyncio.wait(tasks)
+
+    def _under_way(self) -> list[asyncio.Task[None]]:
+        return [task for tasks in self._in_flight.values() for task in tasks]
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -159,7 +172,7 @@ class Lane:
         app = self.app
         if app.rebalancing or app.in_recovery or not consumer.flow_active:
             return []
-        host = int(time.time() * 1000)
+        host = int(self._now() * 1000)
         due = [
             number
             for number, partition in self.partitions.items()
@@ -224,12 +237,12 @@ class Lane:
 
     def due_unsettled(self) -> int:
         """Count conversations whose silence should have been settled by the host's clock."""
-        now = int(time.time() * 1000)
+        now = int(self._now() * 1000)
         return sum(partition.wheel.count_until(now) for partition in self.partitions.values())
 
     def unacknowledged(self) -> int:
         """Count batches whose usage records and states the broker has not acknowledged."""
-        return sum(map(len, self._in_flight.values()))
+        return len(self._under_way())
 
 
 class LaneConsumer(Consumer):  # type: ignore[misc]
@@ -276,20 +289,21 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                 if not self.flow_active:
                     await self._seek_back()
                     continue
-                for place, batch in records.items():
-                    if (
-                        not batch
-                        or place not in active
-                        or not self.flow_active
-                        or generation != app.consumer_generation_id
-                    ):
-                        continue
-                    if place.topic == lane.events_topic:
-                        await lane.handle(place.partition, batch)
-                        self._read_offset[place] = batch[-1].offset
-                    elif place.topic == lane.changelog_topic:
-                        app.changelog_read(place, batch)
+                for place, fetched in records.items():
                     # No other topic is subscribed to but Faust's own, which carries nothing.
+                    for batch in _batches(fetched, lane._worker.batch_events_max):
+                        if (
+                            place not in active
+                            or not self.flow_active
+                            or generation != app.consumer_generation_id
+                        ):
+                            break
+                        if place.topic == lane.events_topic:
+                            await lane.handle(place.partition, batch)
+                            self._read_offset[place] = batch[-1].next_offset - 1
+                            await asyncio.sleep(0)  # effects, probes and heartbeats go on
+                        elif place.topic == lane.changelog_topic:
+                            app.changelog_read(place, batch)
                 # Between two polls nothing that was fetched waits to be handled, so that the
                 # position is that of what has been applied.
                 now = time.monotonic()
@@ -319,9 +333,89 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
             self.lane._log.warning("seek_failed", error=str(error))
 
 
-def _raw_record(_: PartitionRecords, __: Any, record: Any) -> Any:
-    """Take a record as the parser made it, without copying it into a `ConsumerRecord`."""
-    return record
+# --- records --------------------------------------------------------------------------------------
+
+
+class Fetched(NamedTuple):
+    """A record batch as a producer made it. Its records are parsed as they are looped over.
+
+    Each is then decoded and dropped while the processor's cache still holds it, which takes a
+    fifth less than parsing all of a fetch first.
+    """
+
+    records: Iterable[Any]  # to be looped over once
+    next_offset: int
+    timestamp: int  # the highest of the records'
+    size: int  # of offsets
+
+
+class _Whole:
+    """A record batch that aiokafka takes for one record, so that it leaves the others to us."""
+
+    __slots__ = ("_batch", "offset")
+
+    def __init__(self, batch: Any) -> None:
+        self._batch = batch
+        self.offset = batch.next_offset - 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator["_Whole"]:
+        yield self
+
+    def __next__(self) -> Any:  # the marker in a control batch
+        return next(self._batch)
+
+    def since(self, offset: int) -> Fetched:
+        """Return the batch, without the records before an offset."""
+        batch = self._batch
+        # This is the consumer's thread: what is compressed is unpacked here, beside the other.
+        records = iter(batch)
+        if batch.base_offset < offset:
+            records = [record for record in batch if record.offset >= offset]
+        next_offset = batch.next_offset
+        return Fetched(
+            records, next_offset, batch.max_timestamp, next_offset - max(batch.base_offset, offset)
+        )
+
+
+class _WholeBatches:
+    """What aiokafka reads the batches of a fetch from."""
+
+    def __init__(self, records: Any) -> None:
+        self.has_next = records.has_next
+        self._next_batch = records.next_batch
+
+    def next_batch(self) -> _Whole:
+        return _Whole(self._next_batch())
+
+
+class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
+    """aiokafka's walk over what was fetched of a partition, by batches: the checks are its own."""
+
+    _records: Any
+
+    def _unpack_records(self) -> Any:
+        self._records = _WholeBatches(self._records)
+        return super()._unpack_records()
+
+    def _consumer_record(self, _: Any, batch: _Whole) -> Fetched:
+        return batch.since(self.next_fetch_offset)
+
+
+def _batches(fetched: Sequence[Fetched], size: int) -> Iterator[list[Fetched]]:
+    """Yield what was fetched in parts of about `size` offsets, each of whole record batches."""
+    batch: list[Fetched] = []
+    left = size
+    for part in fetched:
+        batch.append(part)
+        left -= part.size
+        if left <= 0:
+            yield batch
+            batch, left = [], size
+    if batch:
+        yield batch
 
 
 class LaneTransport(Transport):  # type: ignore[misc]
@@ -335,8 +429,7 @@ class LaneApp(faust.App):  # type: ignore[misc]
     resmeter: Any
 
     def _new_transport(self) -> Any:
-        PartitionRecords._consumer_record = _raw_record
-        PartitionRecords.__iter__ = lambda found: found._records_iterator  # no call a record
+        aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
         return LaneTransport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -357,12 +450,13 @@ class LaneApp(faust.App):  # type: ignore[misc]
             partition.schedule_all()
         super().on_rebalance_end()
 
-    def changelog_read(self, place: TP, records: Sequence[Any]) -> None:
+    def changelog_read(self, place: TP, fetched: Sequence[Fetched]) -> None:
         """Take in changelog records, in bulk, and tell Faust's recovery how far we are."""
+        records = chain.from_iterable(part.records for part in fetched)
         self.lane.partition(place.partition).restore(records)
         recovery = self.tables.recovery
         if place in recovery.active_tps:
-            recovery.active_offsets[place] = records[-1].offset
+            recovery.active_offsets[place] = fetched[-1].next_offset - 1
         recovery.signal_recovery_end.set()
 
     def changelog_written(self, number: int, written: range) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -55,12 +56,12 @@ class Outputs:
         topics = self._settings.topics
         by_place: dict[tuple[str, int], list[_Message]] = {}
         for output in outputs:
-            place = (topics.records, murmur2(output.key) % 2**31 % self._records_partitions)
+            place = (topics.records, _hash(output.key) % self._records_partitions)
             by_place.setdefault(place, []).append(
                 (output.key, output.value, [(ORIGIN_HEADER, output.origin)])
             )
         for letter in dead_letters:
-            number = letter.offset if letter.key is None else murmur2(letter.key) % 2**31
+            number = letter.offset if letter.key is None else _hash(letter.key)
             place = (topics.dead_letters, number % self._dead_letter_partitions)
             by_place.setdefault(place, []).append((letter.key, letter.value, list(letter.headers)))
         await self._produce(by_place)
@@ -110,6 +111,11 @@ class Outputs:
                 batch.append(key=key, value=value, timestamp=None, headers=headers)
             count += 1
         yield batch, count
+
+
+@lru_cache(10_000)  # it is written in Python, and the keys of usage records are tenants
+def _hash(key: bytes) -> int:
+    return int(murmur2(key)) % 2**31
 
 
 _Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]

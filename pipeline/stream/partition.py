@@ -9,13 +9,23 @@ from typing import Protocol
 import msgspec
 
 from pipeline.events.codec import decode_value, hold_against
-from pipeline.events.model import TYPES, Rejected
+from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, TYPES, Rejected
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
-from pipeline.stream.state import decode_state, due_of, encode_state, newest, next_offset_of
+from pipeline.stream.state import (
+    decode_state,
+    due_of,
+    encode_state,
+    is_long,
+    newest,
+    next_offset_of,
+)
 from pipeline.stream.timers import Wheel
 from pipeline.usage.conversation import Arrival, Conversation
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+
+# A state that is not long holds far fewer events than this is short of the most.
+_KEPT_FROM = EVENTS_IN_CONVERSATION_MAX // 2
 
 TimelineFor = Callable[[str], Timeline]
 
@@ -62,7 +72,7 @@ class Work(msgspec.Struct):
 class _Taken:
     """A conversation that a batch changes: its state, and the events that came."""
 
-    __slots__ = ("arrivals", "name", "next_offset", "stored", "tenantid")
+    __slots__ = ("arrivals", "kept", "kept_from", "name", "next_offset", "stored", "tenantid")
 
     def __init__(self, tenantid: str, name: str, stored: bytes | None) -> None:
         self.tenantid = tenantid
@@ -70,6 +80,14 @@ class _Taken:
         self.stored = stored
         self.next_offset = 0 if stored is None else next_offset_of(stored)
         self.arrivals: list[Arrival] = []
+        # Where a conversation may become too long its records are kept: they may be rejected.
+        self.kept_from = _KEPT_FROM if stored is None or not is_long(stored) else 0
+        self.kept: dict[int, Record] | None = None
+
+    def keep(self, record: Record) -> None:
+        if self.kept is None:
+            self.kept = {}
+        self.kept[record.offset] = record
 
 
 class Partition:
@@ -109,10 +127,11 @@ class Partition:
 
     # --- records ----------------------------------------------------------------------------------
 
-    def apply(self, records: Sequence[Record]) -> Work:
+    def apply(self, records: Iterable[Record]) -> Work:
         """Apply records in the order of their offsets.
 
-        What comes of a conversation is in order; of two of them, either may stand first.
+        They may be made as they are looped over: none is kept but for a dead letter. What comes of
+        a conversation is in order; of two of them, either may stand first.
         """
         work = Work()
         types = work.types
@@ -142,23 +161,20 @@ class Partition:
             if offset < taken.next_offset:
                 work.redelivered += 1
                 continue
-            taken.arrivals.append((offset, timestamp, event))
+            arrivals = taken.arrivals
+            if len(arrivals) >= taken.kept_from:
+                taken.keep(record)
+            arrivals.append((offset, timestamp, event))
             types[event.rank] += 1
         emitted: list[UsageRecord] = []
         for key, taken in batch.items():
             if taken.arrivals:
                 assert key is not None
-                self._receive(work, key, taken, records, emitted)
+                self._receive(work, key, taken, emitted)
+                taken.arrivals.clear()  # while the processor's cache holds them
         return work
 
-    def _receive(
-        self,
-        work: Work,
-        key: bytes,
-        taken: _Taken,
-        records: Sequence[Record],
-        emitted: list[UsageRecord],
-    ) -> None:
+    def _receive(self, work: Work, key: bytes, taken: _Taken, emitted: list[UsageRecord]) -> None:
         arrivals, stored, tenantid = taken.arrivals, taken.stored, taken.tenantid
         conversation = Conversation() if stored is None else decode_state(stored)
         received = conversation.receive(
@@ -169,13 +185,12 @@ class Partition:
             rejected = Rejected(
                 "conversation_too_long", "subject: the conversation has 10,000 events"
             )
-            offsets = {offset for offset, _, _ in received.too_long}
-            for record in records:
-                if record.offset in offsets:
-                    self._reject(work, record, rejected)
-            for _, _, event in received.too_long:
+            assert taken.kept is not None
+            for offset, _, event in received.too_long:
+                self._reject(work, taken.kept[offset], rejected)
                 work.types[event.rank] -= 1
-            arrivals = [arrival for arrival in arrivals if arrival[0] not in offsets]
+            refused = set(received.too_long)
+            arrivals = [arrival for arrival in arrivals if arrival not in refused]
         if emitted:
             self._emit(work, conversation, emitted)
         if arrivals:

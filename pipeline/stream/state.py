@@ -43,9 +43,8 @@ def encode_state(next_offset: int, conversation: Conversation) -> bytes:
 
 def decode_state(stored: bytes) -> Conversation:
     """Return the conversation in a stored state."""
-    packed = stored[_HEADER_BYTES - 1]
     payload = stored[_HEADER_BYTES:]
-    return _decode(zlib.decompress(payload) if packed else payload)
+    return _decode(zlib.decompress(payload) if is_long(stored) else payload)
 
 
 def next_offset_of(stored: bytes) -> int:
@@ -57,6 +56,11 @@ def due_of(stored: bytes) -> int | None:
     """Return when silence is settled, or None where it cannot be."""
     due: int = _due_of(stored)[0]
     return due or None
+
+
+def is_long(stored: bytes) -> bool:
+    """Say whether a state may hold some thousands of events: a shorter one is not packed."""
+    return stored[_HEADER_BYTES - 1] != 0
 
 
 def newest(stored: bytes, other: bytes | None) -> bytes:

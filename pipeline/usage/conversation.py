@@ -59,6 +59,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
 
 
+def _encode_entries(entries: list[tuple[int, Event]]) -> bytes:
+    # One after the other, without the array's own header.
+    return _encode(entries)[1 if len(entries) < 16 else 3 :]
+
+
 class Conversation(msgspec.Struct, array_like=True, gc=False):
     """What is kept of a conversation.
 
@@ -192,7 +197,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Put down the events that the loop of `receive` holds in its hands."""
         if fresh:
             self.seen = seen
-            self.history += b"".join([_encode(entry) for entry in fresh])
+            self.history += _encode_entries(fresh)
             self.events += len(fresh)
         if newest is not None:
             self.newest_at = newest.at
