@@ -1,11 +1,14 @@
 """Bad input on a real broker: a clear message, a counter, and nothing else is lost."""
 
+import random
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
+import pytest
+from confluent_kafka import Producer
 
 from pipeline.emulator.server import Emulator, running
 from pipeline.events.times import format_time
@@ -96,6 +99,40 @@ def test_every_bad_record_becomes_a_dead_letter_with_its_origin_and_the_rest_bil
     assert metric(port, "resmeter_rejected_total") == len(BAD)
     assert metric(port, "resmeter_rejected_total", reason="key_mismatch") == 2
     assert metric(port, "resmeter_events_total") == 6
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "packing"),
+    [
+        (random.Random(1).randbytes(1_048_300), [], "none"),  # just what the topic takes
+        (bytes(40_000_000), [], "zstd"),  # far more than it, once it is unpacked
+        (b"{}", [("ce_" + "x" * 900_000, b"\xff"), ("ce_specversion", b"1.0")], "none"),
+    ],
+    ids=["as large as Kafka takes", "packed", "header"],
+)
+def test_a_record_too_large_to_be_written_again_stops_nobody(
+    run: Run, value: bytes, headers: list[tuple[str, str | bytes | None]], packing: str
+) -> None:
+    producer = Producer(
+        {
+            "bootstrap.servers": run.servers,
+            "compression.type": packing,
+            "message.max.bytes": 100_000_000,
+            "partitioner": "murmur2_random",
+        }
+    )
+    producer.produce(run.env["RESMETER_TOPICS__EVENTS"], value, KEY, timestamp=AT, headers=headers)
+    assert producer.flush(30) == 0
+    run.produce(resolved("c1"))
+    worker = run.start("worker")
+
+    run.until_decided(worker, 4)
+
+    (letter,) = run.messages("DEAD_LETTERS")
+    assert letter.key == KEY
+    assert value.startswith(letter.value or b"nothing")
+    assert (letter.headers["resmeter-cut"] or b"").startswith((b"value=", b"headers="))
+    assert net(run.usage_records().values()) == {("acme", "c1"): {"resolution": 1}}
 
 
 def test_a_conversation_takes_10_000_events_and_the_others_go_on(run: Run) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.events.codec import decode
 from pipeline.events.model import REASONS, Reason, Rejected
-from pipeline.stream.deadletters import DeadLetter
+from pipeline.stream.deadletters import BYTES_MAX, DeadLetter
 
 NAMES = [
     "resmeter-reason",
@@ -24,7 +24,7 @@ class Arrived(msgspec.Struct):
 
     key: bytes | None = b"acme:c-1"
     value: bytes | None = b"{"
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
     offset: int = 90211
     timestamp: int = 1_777_885_260_000
 
@@ -77,7 +77,7 @@ def test_a_detail_in_any_language_is_utf8() -> None:
     made = letter(Arrived(), detail="channel: 'fäx 📠' is none of messenger")
 
     assert (
-        dict(made.headers)["resmeter-detail"].decode() == "channel: 'fäx 📠' is none of messenger"
+        dict(made.headers)["resmeter-detail"] == "channel: 'fäx 📠' is none of messenger".encode()
     )
 
 
@@ -101,5 +101,52 @@ def test_the_reason_is_that_which_the_codec_gave() -> None:
 
     made = DeadLetter.of(record, "conversation.events", 3, rejected)
 
-    assert dict(made.headers)["resmeter-reason"].decode() == rejected.reason == "not_cloudevents"
-    assert dict(made.headers)["resmeter-detail"].decode() == rejected.detail
+    assert dict(made.headers)["resmeter-reason"] == rejected.reason.encode() == b"not_cloudevents"
+    assert dict(made.headers)["resmeter-detail"] == rejected.detail.encode()
+
+
+def size(made: DeadLetter) -> int:
+    return (
+        len(made.key or b"")
+        + len(made.value or b"")
+        + sum(len(name) + len(content or b"") for name, content in made.headers)
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "cut"),
+    [
+        (Arrived(value=b"v" * BYTES_MAX), f"value={BYTES_MAX}"),
+        (Arrived(key=b"k" * (BYTES_MAX + 1)), f"key={BYTES_MAX + 1},value=1"),
+        (Arrived(headers=[("h", b"x" * BYTES_MAX)]), f"headers={BYTES_MAX + 9}"),
+        (Arrived(headers=[("h", None)] * 100_000), "headers=900000"),
+        (
+            Arrived(value=b"v" * BYTES_MAX, headers=[("h", b"x" * BYTES_MAX)]),
+            f"headers={BYTES_MAX + 9},value={BYTES_MAX}",
+        ),
+    ],
+)
+def test_what_no_topic_would_take_is_cut_and_says_so(record: Arrived, cut: str) -> None:
+    made = letter(record)
+
+    assert dict(made.headers)["resmeter-cut"] == cut.encode()
+    assert size(made) < BYTES_MAX + 2_000
+    assert (record.key or b"").startswith(made.key or b"")
+    assert (record.value or b"").startswith(made.value or b"")
+    assert dict(made.headers)["resmeter-offset"] == b"90211"
+
+
+def test_what_just_fits_is_not_cut() -> None:
+    value = b"v" * (BYTES_MAX - len(b"acme:c-1") - len("h") - 8)
+
+    made = letter(Arrived(value=value, headers=[("h", None)]))
+
+    assert made.value == value
+    assert made.headers[0] == ("h", None)
+    assert "resmeter-cut" not in dict(made.headers)
+
+
+def test_a_detail_that_repeats_a_long_name_is_cut() -> None:
+    made = letter(Arrived(), detail="x" * 2_000_000)
+
+    assert len(dict(made.headers)["resmeter-detail"] or b"") == 1_000
