@@ -13,7 +13,8 @@ import zstandard
 from pipeline.errors import UnavailableError
 
 _LINE_BYTES_MAX = 16 * 1024 * 1024
-_CHUNK_BYTES = 1024 * 1024
+# Of a packed file at once: a byte may unpack to 30,000, all of which are held in memory.
+_CHUNK_BYTES = 4 * 1024
 
 
 def size_of(paths: tuple[str, ...]) -> int | None:
@@ -69,7 +70,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, packed: IO[bytes]) -> None:
         self._packed = packed
         self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._left = b""
+        self._left = memoryview(b"")
         self._is_within = False  # a frame that has begun and not ended
 
     def readable(self) -> bool:
@@ -87,7 +88,8 @@ class _Unpacked(io.RawIOBase):
                     raise EOFError("the file is cut off: its last frame does not end")
                 return 0
             self._is_within = True
-            self._left = self._frame.decompress(chunk)
+            # A view: cutting bytes off its front copies none of what is left.
+            self._left = memoryview(self._frame.decompress(chunk))
             self._is_within = not self._frame.eof
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
