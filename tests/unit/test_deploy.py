@@ -15,7 +15,9 @@ from pipeline.tenants import load_tenants
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-DOCS = [ROOT / "docs" / name for name in ("configuration.md", "events.md", "outcomes.md")]
+DOCS = [
+    ROOT / "docs" / name for name in ("configuration.md", "events.md", "outcomes.md", "threats.md")
+]
 YAML = sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")])
 TENANT_FILES = [DEPLOY / "resmeter.toml", ROOT / "resmeter.example.toml"]
 ONE_SHOT = {"topics", "ledger"}
@@ -151,3 +153,15 @@ def test_tenant_file_is_valid_and_shows_every_key(path: Path) -> None:
     assert set(tenants.customers) == set(table["tenants"])
     assert tenants.policy_name_for("acme") == "acme"
     assert tenants.event_name_for("resolution") == "resmeter_resolution"
+
+
+def test_every_test_that_the_threats_name_is_there() -> None:
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / "threats.md").read_text()))
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+
+    assert named
+    assert named - there == set()
