@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench requirements clean format
+.PHONY: help setup check test simulate planted demo bench requirements clean format
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,12 @@ check: $(READY) ## types, lint, import rules, spelling
 
 test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed)
 	$(BIN)/python -m pytest $(ARGS)
+
+simulate: $(READY) ## random faults in memory, held to every property; SEEDS=1000 FIRST=0
+	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
+
+planted: $(READY) ## plant real bugs one at a time: the simulator must find each
+	@$(BIN)/python -m tests.simulation.bugs
 
 demo: $(READY) ## the whole pipeline over 200 real conversations; KEEP=1 leaves it up
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)

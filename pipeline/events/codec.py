@@ -238,22 +238,25 @@ def decode(
     addressed = decode_value(value, headers)
     if type(addressed) is Rejected:
         return addressed
-    return hold_against(addressed, key, timestamp) or addressed
+    tenantid, name, event = addressed.tenantid, addressed.conversation, addressed.event
+    return hold_against(tenantid, name, event, key, timestamp) or addressed
 
 
-def hold_against(addressed: Addressed, key: bytes | None, timestamp: int) -> Rejected | None:
+def hold_against(
+    tenantid: str, conversation: str, event: Event, key: bytes | None, timestamp: int
+) -> Rejected | None:
     """Say what is wrong between an event and the record that brought it, if anything is."""
-    expected = f"{addressed.tenantid}:{addressed.conversation}".encode()
+    expected = f"{tenantid}:{conversation}".encode()
     if key != expected:
         shown = "absent" if key is None else repr(key[:80].decode(errors="replace"))
         return Rejected(
             "key_mismatch",
             f"key is {shown}, but tenantid and subject make {expected[:80].decode(errors='replace')!r}",
         )
-    if addressed.event.at > timestamp + FUTURE_MS_MAX:
+    if event.at > timestamp + FUTURE_MS_MAX:
         return Rejected(
             "future_time",
-            f"time {format_time(addressed.event.at)} is more than 5 minutes after "
+            f"time {format_time(event.at)} is more than 5 minutes after "
             f"the arrival at {format_time(timestamp)}",
         )
     return None
@@ -261,6 +264,12 @@ def hold_against(addressed: Addressed, key: bytes | None, timestamp: int) -> Rej
 
 def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Rejected:
     """Return the event in a value alone, with no key or arrival to hold it against."""
+    found = read(value, headers)
+    return found if type(found) is Rejected else Addressed(*found)
+
+
+def read(value: bytes | None, headers: Headers = ()) -> tuple[str, str, Event] | Rejected:
+    """Return tenant, conversation and event, as `decode_value` does; nothing else is made."""
     if value is None:
         value = b""
     if len(value) > EVENT_BYTES_MAX:
@@ -270,17 +279,17 @@ def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Reje
         if attributes is not None:
             if type(attributes) is Rejected:
                 return attributes
-            return _read_binary(attributes, value)
+            return _apart(_read_binary(attributes, value))
     try:
         wire = _decode_wire(value)
         if not value.isascii():
             value.decode()  # members that are passed over are not looked into by msgspec
         at = parse_canonical(wire.time)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        return _read_structured(value)
+        return _apart(_read_structured(value))
     tenantid = wire.tenantid
     if tenantid not in _tenants_known and not _know_tenant(tenantid):
-        return _read_structured(value)
+        return _apart(_read_structured(value))
     rank = _RANKS[type(wire)]
     channel, live, data = wire.channel, wire.environment == "live", wire.data
     # The three types that make up most of a stream stand first.
@@ -313,9 +322,15 @@ def decode_value(value: bytes | None, headers: Headers = ()) -> Addressed | Reje
         try:
             members = _members(rank, msgspec.structs.asdict(data))
         except ValueError:
-            return _read_structured(value)
+            return _apart(_read_structured(value))
         event = Event(at, rank, wire.source, wire.id, wire.sequence, channel, live, **members)
-    return Addressed(tenantid, wire.subject, event)
+    return tenantid, wire.subject, event
+
+
+def _apart(found: Addressed | Rejected) -> tuple[str, str, Event] | Rejected:
+    if type(found) is Rejected:
+        return found
+    return found.tenantid, found.conversation, found.event
 
 
 _PLAIN = frozenset({STARTED, CLOSED, REOPENED, SPAM_FLAGGED, REDACTED, DELETED})

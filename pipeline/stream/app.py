@@ -108,7 +108,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(500_000, 20, 100)
     with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data:
         return uvloop.run(_Worker(settings, tenants, Path(data)).run())
 

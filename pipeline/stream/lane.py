@@ -404,18 +404,32 @@ class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
         return batch.since(self.next_fetch_offset)
 
 
-def _batches(fetched: Sequence[Fetched], size: int) -> Iterator[list[Fetched]]:
-    """Yield what was fetched in parts of about `size` offsets, each of whole record batches."""
+def _batches(fetched: Iterable[Fetched], size: int) -> Iterator[list[Fetched]]:
+    """Yield what was fetched in parts of at most about `size` records."""
     batch: list[Fetched] = []
     left = size
-    for part in fetched:
-        batch.append(part)
-        left -= part.size
-        if left <= 0:
-            yield batch
-            batch, left = [], size
+    for whole in fetched:
+        for part in _cut(whole, size) if whole.size > size else (whole,):
+            batch.append(part)
+            left -= part.size
+            if left <= 0:
+                yield batch
+                batch, left = [], size
     if batch:
         yield batch
+
+
+def _cut(whole: Fetched, size: int) -> Iterator[Fetched]:
+    """Yield a record batch that is too large in parts."""
+    records = list(whole.records)
+    for start in range(0, len(records), size):
+        part = records[start : start + size]
+        end = start + size >= len(records)
+        yield Fetched(
+            part, whole.next_offset if end else part[-1].offset + 1, part[-1].timestamp, len(part)
+        )
+    if not records:
+        yield whole  # compaction may leave nothing of it
 
 
 class LaneTransport(Transport):  # type: ignore[misc]

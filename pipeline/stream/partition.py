@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.events.codec import decode_value, hold_against
+from pipeline.events.codec import hold_against, read
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, TYPES, Rejected
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
@@ -138,25 +138,25 @@ class Partition:
         batch: dict[bytes | None, _Taken] = {}
         for record in records:
             key, offset, timestamp = record.key, record.offset, record.timestamp
-            found = decode_value(record.value, record.headers)
+            found = read(record.value, record.headers)
             if type(found) is Rejected:
                 self._reject(work, record, found)
                 continue
-            event = found.event
+            tenantid, name, event = found
             taken = batch.get(key)
             if (
                 taken is None
-                or taken.name != found.conversation
-                or taken.tenantid != found.tenantid
+                or taken.name != name
+                or taken.tenantid != tenantid
                 or event.at > timestamp
             ):
-                rejected = hold_against(found, key, timestamp)
+                rejected = hold_against(tenantid, name, event, key, timestamp)
                 if rejected is not None:
                     self._reject(work, record, rejected)
                     continue
                 if taken is None:
                     assert key is not None
-                    taken = _Taken(found.tenantid, found.conversation, self.states.get(key))
+                    taken = _Taken(tenantid, name, self.states.get(key))
                     batch[key] = taken
             if offset < taken.next_offset:
                 work.redelivered += 1

@@ -54,9 +54,19 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     event: Event
 
 
+class _Identity(msgspec.Struct, frozen=True, gc=False):
+    id: str = msgspec.field(name="i")  # as `Event` spells it
+
+
+class _Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    offset: int
+    event: _Identity
+
+
 _ALL_APPLIED = Received()
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
+_decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
 
 
 def _encode_entries(entries: list[tuple[int, Event]]) -> bytes:
@@ -86,16 +96,17 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event, in order of arrival."""
-        header = b"\xdd" + self.events.to_bytes(4, "big")  # msgpack: an array of that many
-        return [(entry.offset, entry.event) for entry in _decode_entries(header + self.history)]
+        return [(entry.offset, entry.event) for entry in _decode_entries(self._entries())]
 
     def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
         """Return the offset of the first arrival of each of these events, by id."""
         found: dict[str, int] = {}
-        for offset, event in self.entries():
-            if event.id in evidence:
-                found.setdefault(event.id, offset)
-        return tuple(found[identity] for identity in evidence)
+        for entry in _decode_places(self._entries()):
+            found.setdefault(entry.event.id, entry.offset)
+        return tuple([found[identity] for identity in evidence])
+
+    def _entries(self) -> bytes:
+        return b"\xdd" + self.events.to_bytes(4, "big") + self.history  # msgpack: an array
 
     # --- what moves it ----------------------------------------------------------------------------
 

@@ -1,0 +1,176 @@
+"""Plant real bugs one at a time in a copy of the project, and see whether the simulator finds each.
+
+    python -m tests.simulation.bugs [--seeds 500]
+
+Each is a mistake that somebody makes in a system like this. Exit 3 where one goes unnoticed.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Bug(NamedTuple):
+    """A mistake, where it is made, and what the code reads with it."""
+
+    name: str
+    file: str
+    right: str
+    wrong: str
+
+
+BUGS = (
+    Bug(
+        "the offset counts as done before the results are acknowledged",
+        "pipeline/stream/lane.py",
+        "        # 1. Results first:",
+        "        if done is not None:\n            self.done[number] = done\n        # 1. Results first:",
+    ),
+    Bug(
+        "the state is written before the usage records",
+        "pipeline/stream/lane.py",
+        "        if work.outputs or work.dead_letters:\n",
+        "        if work.states:\n"
+        "            await self.outputs.write_states(number, work.states)\n"
+        "        if work.outputs or work.dead_letters:\n",
+    ),
+    Bug(
+        "batches are done in whatever order they are acknowledged",
+        "pipeline/stream/lane.py",
+        "            await asyncio.wait([before])\n"
+        "            if before.cancelled() or before.exception() is not None:\n"
+        "                return\n",
+        "            pass\n",
+    ),
+    Bug(
+        "no offset guard: at recovery the last state written wins, a zombie's too",
+        "pipeline/stream/state.py",
+        "if other is None or stored[:ORDER_BYTES] >= other[:ORDER_BYTES]:",
+        "if True:",
+    ),
+    Bug(
+        "a timer fires while a follow-up waits in the backlog",
+        "pipeline/stream/lane.py",
+        "if position is None or position < look.end or not self._quiet(partition.number):",
+        "if False:",
+    ),
+    Bug(
+        "the wheel is not filled at recovery",
+        "pipeline/stream/partition.py",
+        "            if due is not None:\n                self.wheel.add(key, due)\n\n    # --- records",
+        "            del due\n\n    # --- records",
+    ),
+    Bug(
+        "an event that a producer sends again counts again",
+        "pipeline/usage/conversation.py",
+        "known = self._knows(event)",
+        "known = False",
+    ),
+    Bug(
+        "a usage record says when it was written, by the host's clock",
+        "pipeline/usage/conversation.py",
+        "                occurred_at=at,\n",
+        "                occurred_at=__import__('time').time_ns() // 1_000_000,\n",
+    ),
+    Bug(
+        "the ledger moves the offset in a transaction of its own",
+        "pipeline/ledger/records.py",
+        "        # 2. The records.",
+        "    with ledger.writing() as connection:\n        # 2. The records.",
+    ),
+    Bug(
+        "a planned record is not taken off the pending ones",
+        "pipeline/ledger/deliveries.py",
+        "        if _delete_pending(connection, taken) != len(taken):",
+        "        if not taken:",
+    ),
+    Bug(
+        "the identifier of a meter event is drawn anew at each attempt",
+        "pipeline/sink/dispatcher.py",
+        "        answer = await self._meter.send(event, claim.idempotency_key)",
+        "        import uuid, msgspec\n"
+        "        event_ = msgspec.structs.replace(event, identifier=uuid.uuid4().hex)\n"
+        "        answer = await self._meter.send(event_, uuid.uuid4().hex)",
+    ),
+    Bug(
+        "a retry goes out with a fresh timestamp",
+        "pipeline/sink/dispatcher.py",
+        "        answer = await self._meter.send(event, claim.idempotency_key)",
+        "        import msgspec\n"
+        "        event_ = msgspec.structs.replace(event, timestamp=now // 1000)\n"
+        "        answer = await self._meter.send(event_, claim.idempotency_key)",
+    ),
+    Bug(
+        "an answer that never came is taken for a refusal, and the event for new",
+        "pipeline/sink/answer.py",
+        'return ("duplicate" if perhaps_counted else "collision"), "done"',
+        'return "rejected", "done"',
+    ),
+    Bug(
+        "a delivery is held for good by a sink that died",
+        "pipeline/ledger/deliveries.py",
+        "or_(m.lease_until <= now, m.owner == owner)",
+        "or_(m.lease_until < 1, m.owner == owner)",
+    ),
+)
+
+
+@click.command()
+@click.option("--seeds", default=400, show_default=True, help="Random runs for each bug, at most.")
+@click.option("--exhaustive", default=3, show_default=True, help="Histories killed everywhere.")
+@click.option("--only", help="Bugs whose name has this in it.")
+def main(seeds: int, exhaustive: int, only: str | None) -> None:
+    """Plant each bug in a scratch copy and run the simulator on it."""
+    table = Table("planted", "found by", "first sign", title="Planted bugs")
+    unnoticed = 0
+    for bug in BUGS:
+        if only and only not in bug.name:
+            continue
+        found = _try(bug, seeds, exhaustive)
+        unnoticed += found is None
+        table.add_row(bug.name, *(found or ("NOT FOUND", "")))
+    Console(width=160).print(table)
+    sys.exit(3 if unnoticed else 0)
+
+
+def _try(bug: Bug, seeds: int, exhaustive: int) -> tuple[str, str] | None:
+    with tempfile.TemporaryDirectory(prefix="resmeter-bug-") as folder:
+        copy = Path(folder)
+        for part in ("pipeline", "tests"):
+            shutil.copytree(_ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+        file = copy / bug.file
+        text = file.read_text()
+        if text.count(bug.right) != 1:
+            raise click.ClickException(
+                f"{bug.file} has {text.count(bug.right)} times what {bug.name!r} replaces: "
+                "bring the bug in line with the code"
+            )
+        file.write_text(text.replace(bug.right, bug.wrong))
+        command = ["-m", "tests.simulation", "--seeds", str(seeds), "--exhaustive", str(exhaustive)]
+        done = subprocess.run(
+            [sys.executable, *command], cwd=copy, capture_output=True, text=True, check=False
+        )
+    if done.returncode == 0:
+        return None
+    said = (done.stdout + done.stderr).strip().splitlines()
+    seed = re.search(r"seed (\d+)", done.stdout)
+    killed = re.search(r"kill at effect (\d+)", done.stdout)
+    by = f"seed {seed[1]}" if seed else "an error"
+    if killed:
+        by += f", killed at effect {killed[1]}"
+    signs = [line for line in said if not line.startswith((" ", "seed", "killed", "kill at"))]
+    return by, (signs[0] if seed and signs else said[-1])[:90]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The properties that hold after every run, whatever failed in it."""
+
+import orjson
+
+from pipeline.events.codec import decode
+from pipeline.events.model import Rejected
+from pipeline.tenants import Tenants
+from tests.oracle.usage import Oracle
+from tests.simulation.histories import CUSTOMERS, History
+from tests.simulation.run import Outcome
+
+_FAR = 10**15
+
+
+def problems(history: History, outcome: Outcome) -> list[str]:
+    """Return what is wrong with an outcome."""
+    expected, letters, events = _expected(history)
+    have = {key: row[:-1] for key, row in outcome.records.items()}
+    found = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
+    found += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
+    found += [
+        f"wrong: {key} is {have[key]}, not {expected[key]}"
+        for key in sorted(have.keys() & expected.keys())
+        if have[key] != expected[key]
+    ]
+    found += [
+        f"written with {len(values)} contents: {key}"
+        for key, values in outcome.emitted.items()
+        if len(values) > 1
+    ]
+    if outcome.refused:
+        found.append(f"{outcome.refused} usage records were refused by the ledger")
+    found += [f"no evidence: {key}" for key, row in have.items() if not orjson.loads(row[7])]
+    found += _live(outcome)
+    found += _billed(history, outcome)
+    if outcome.dead_letters != letters:
+        found.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
+    if outcome.events != events:
+        found.append(f"events held: {outcome.events}, not {events}")
+    return found
+
+
+def _expected(
+    history: History,
+) -> tuple[dict[str, tuple[object, ...]], set[tuple[int, int]], dict[bytes, int]]:
+    """Return what the second implementation derives: records, the rejected, events by key."""
+    oracles: dict[bytes, Oracle] = {}
+    letters: set[tuple[int, int]] = set()
+    offsets: dict[int, int] = {}
+    events: dict[bytes, set[tuple[str, str]]] = {}
+    for sent in history.sent:
+        offset = offsets.get(sent.partition, 0)
+        offsets[sent.partition] = offset + 1
+        decoded = decode(sent.value, sent.key, sent.at)
+        if isinstance(decoded, Rejected):
+            letters.add((sent.partition, offset))
+            continue
+        oracle = oracles.setdefault(sent.key, Oracle(history.timeline, prefix=sent.key.decode()))
+        oracle.receive(decoded.event, sent.at)
+        events.setdefault(sent.key, set()).add((decoded.event.source, decoded.event.id))
+    records: dict[str, tuple[object, ...]] = {}
+    for oracle in oracles.values():
+        oracle.tick(_FAR)
+        for (
+            key,
+            outcome,
+            quantity,
+            kind,
+            reason,
+            at,
+            policy,
+            evidence,
+            supersedes,
+        ) in oracle.records:
+            records[key] = (
+                outcome,
+                quantity,
+                kind,
+                reason,
+                at,
+                *policy,
+                orjson.dumps(evidence).decode(),
+                supersedes,
+            )
+    return records, letters, {key: len(known) for key, known in events.items()}
+
+
+def _live(outcome: Outcome) -> list[str]:
+    """A -1 takes back one live charge, once."""
+    found: list[str] = []
+    taken: set[object] = set()
+    for key, row in outcome.records.items():
+        if row[1] == -1:
+            if row[8] in taken or row[8] not in outcome.records:
+                found.append(f"takes back what is not there, or twice: {key}")
+            taken.add(row[8])
+    return found
+
+
+def _billed(history: History, outcome: Outcome) -> list[str]:
+    """Billed is settled less reversed: for each tenant and outcome, at Stripe as in the ledger."""
+    policy = history.policy
+    tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
+    owed: dict[tuple[str, str], int] = {}
+    for key, row in outcome.records.items():
+        place = (key.split(":", 1)[0], str(row[0]))
+        owed[place] = owed.get(place, 0) + int(str(row[1]))
+    found = [
+        f"identifier counted {times} times: {identifier}"
+        for identifier, times in outcome.identifiers.items()
+        if times > 1
+    ]
+    at_stripe: dict[tuple[str, str], int] = {}
+    for (customer, name, _), units in outcome.stripe.items():
+        at_stripe[customer, name] = at_stripe.get((customer, name), 0) + units
+    for (tenantid, name), units in owed.items():
+        pending = outcome.pending.get((tenantid, name), 0)
+        delivered = outcome.delivered.get((tenantid, name), 0)
+        if delivered + pending != units:
+            found.append(f"{tenantid} {name}: owed {units}, delivered {delivered} + {pending}")
+        if tenantid not in CUSTOMERS:
+            if delivered:
+                found.append(f"{tenantid} {name}: delivered without a customer")
+            continue
+        if pending > 0:
+            found.append(f"{tenantid} {name}: {pending} units stay pending")
+        counted = at_stripe.get((CUSTOMERS[tenantid], tenants.event_name_for(name)), 0)
+        if counted != delivered:
+            found.append(f"{tenantid} {name}: Stripe has {counted}, the ledger {delivered}")
+    return found

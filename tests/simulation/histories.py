@@ -1,0 +1,117 @@
+"""What producers send in a run: conversations of a few tenants, drawn from a seed."""
+
+import random
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipeline.events.model import (
+    AI_MESSAGE,
+    CLOSED,
+    CUSTOMER_MESSAGE,
+    HANDOFF,
+    HUMAN_MESSAGE,
+    MERGED,
+    OUTCOME_REPORTED,
+    RATING,
+    SPAM_FLAGGED,
+    STARTED,
+    UNDELIVERED,
+    VERDICT,
+    Event,
+)
+from pipeline.resolve.policy import PRESETS, Policy, Timeline, preset
+from tests.oracle.wire import value
+
+T0 = 1_790_000_000_000
+WINDOW = 600_000
+GRACE = 60_000
+MINUTE = 60_000
+CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # a third tenant has none
+TENANTS = (*CUSTOMERS, "nobody")
+
+
+class Sent(NamedTuple):
+    """A record on its way to the events topic: when it arrives, and where."""
+
+    at: int
+    partition: int
+    key: bytes
+    value: bytes
+
+
+class History(NamedTuple):
+    """All that is sent in a run, in order of arrival, and under which policy."""
+
+    policy: Policy
+    sent: list[Sent]
+
+    @property
+    def timeline(self) -> Timeline:
+        return Timeline([self.policy])
+
+
+_KINDS: list[tuple[int, dict[str, Any]]] = [
+    *[(CUSTOMER_MESSAGE, {"intent": "help_request"})] * 4,
+    *[(CUSTOMER_MESSAGE, {"intent": "confirmation"})] * 3,
+    (CUSTOMER_MESSAGE, {"intent": "negative_feedback"}),
+    (CUSTOMER_MESSAGE, {"intent": "human_request"}),
+    *[(AI_MESSAGE, {"kind": "answer"})] * 6,
+    (AI_MESSAGE, {"kind": "clarifying_question"}),
+    (HUMAN_MESSAGE, {}),
+    (HANDOFF, {"cause": "procedure"}),
+    (HANDOFF, {"cause": "customer_request"}),
+    (OUTCOME_REPORTED, {"outcome": "qualification"}),
+    (RATING, {"rates_ai": True, "score": 1}),
+    (VERDICT, {"verified": True}),
+    (UNDELIVERED, {"message_id": "e1"}),
+    (MERGED, {"secondary": True}),
+    (SPAM_FLAGGED, {}),
+    (CLOSED, {}),
+    (STARTED, {}),
+]
+_PAUSES = [0, 1, 5_000, MINUTE, GRACE, WINDOW // 2, WINDOW, WINDOW + GRACE, WINDOW + GRACE + 1]
+# How much later than it happened an event arrives: inside the grace and beyond, and a producer
+# whose clock is ahead by minutes.
+_DELAYS = [0, 0, 0, 0, 1_000, GRACE, GRACE + 1, WINDOW + 2 * GRACE, -2 * MINUTE]
+
+
+def draw_policy(draw: random.Random) -> Policy:
+    """Return a preset with windows that are short, so that a run is."""
+    found = preset(draw.choice(["fin-2026", "fin-2026", *PRESETS]))
+    return msgspec.structs.replace(
+        found, window=dict.fromkeys(found.window, WINDOW), grace=draw.choice([0, GRACE, GRACE])
+    )
+
+
+def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
+    """Return what is sent in the run of a seed."""
+    draw = random.Random(seed)
+    sent: list[Sent] = []
+    for number in range(conversations):
+        tenantid, name = draw.choice(TENANTS), f"c{number}"
+        sent += _conversation(draw, tenantid, name, number % partitions)
+    for _ in range(draw.randrange(3)):
+        garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
+        sent.append(Sent(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
+    return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
+
+
+def _conversation(draw: random.Random, tenantid: str, name: str, partition: int) -> list[Sent]:
+    key = f"{tenantid}:{name}".encode()
+    at = T0 + draw.randrange(WINDOW)
+    kinds: list[tuple[int, dict[str, Any]]] = [
+        (CUSTOMER_MESSAGE, {"intent": "help_request"}),
+        (AI_MESSAGE, {"kind": "answer"}),
+    ]
+    kinds += [draw.choice(_KINDS) for _ in range(draw.randrange(7))]
+    sent: list[Sent] = []
+    for n, (rank, members) in enumerate(kinds):
+        at += draw.choice(_PAUSES)
+        event = Event(at, rank, "/s", f"e{n}", **members)
+        content = value(event, tenantid, name)
+        arrives = at + draw.choice(_DELAYS)
+        for _ in range(draw.choice([1, 1, 1, 2, 3])):
+            sent.append(Sent(max(arrives, T0), partition, key, content))
+            arrives += draw.choice([0, 1, MINUTE, WINDOW])
+    return sent

@@ -1,0 +1,354 @@
+"""One run of the pipeline: from a history and faults to a ledger and Stripe's sums."""
+
+import asyncio
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import Engine, create_engine, event, select
+
+from pipeline.config import Settings, StripeSettings, WorkerSettings
+from pipeline.emulator.state import State
+from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
+from pipeline.ledger.database import _begin_sqlite, _prepare_sqlite
+from pipeline.ledger.tables import refused_record, usage_record
+from pipeline.stream.state import decode_state
+from pipeline.tenants import Tenants
+from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
+from tests.simulation.sink import LEASE_SECONDS, Sink
+from tests.simulation.worker import Worker
+from tests.simulation.world import Ended, Loop, Seam, World
+
+_TURNS_MAX = 3_000
+_SETTINGS = Settings(
+    worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3),
+    stripe=StripeSettings(),
+)
+
+
+class Faults(NamedTuple):
+    """What happens besides the kills of the seam; each is a chance at every turn."""
+
+    rebalance: float = 0.0
+    stop: float = 0.0  # a process is stopped, evicted, and goes on later: a zombie
+    stripe: float = 0.0  # of a call that fails, before or after its effect
+    second_sink: bool = False
+    workers_max: int = 1
+
+
+class Outcome(NamedTuple):
+    """What a run came to."""
+
+    records: dict[str, tuple[Any, ...]]  # by id: all that the record says
+    emitted: dict[str, set[bytes]]  # what was written to the topic, by id
+    refused: int
+    delivered: dict[tuple[str, str], int]  # by the ledger: tenant and outcome → units
+    stripe: dict[tuple[str, str, int], int]  # customer, event name, hour → units
+    pending: dict[tuple[str, str], int]
+    identifiers: Counter[str]
+    dead_letters: set[tuple[int, int]]  # origin: partition, offset
+    events: dict[bytes, int]  # held of each conversation
+    counts: dict[str, int]
+    effects: list[str]
+    kills: list[str]
+
+
+def run(history: History, seam: Seam, faults: Faults, seed: int, partitions: int) -> Outcome:
+    """Play a history to its end, whatever fails, and return what came of it."""
+    with _ledger() as engine, asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(_Run(history, seam, faults, seed, partitions, engine).play())
+
+
+class _Run:
+    def __init__(
+        self,
+        history: History,
+        seam: Seam,
+        faults: Faults,
+        seed: int,
+        partitions: int,
+        engine: Engine,
+    ) -> None:
+        self.world = World(seam, T0, partitions, seed)
+        self._history = history
+        self._faults = faults
+        self._draw = random.Random(seed)
+        self._engine = engine
+        self._partitions = partitions
+        self._stripe = State()
+        policy = history.policy
+        self._tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
+        outcomes = [*policy.price, *policy.outcomes_billed, *policy.precedence]
+        names = sorted({self._tenants.event_name_for(outcome) for outcome in outcomes})
+        self._stripe.prepare(CUSTOMERS.values(), names, T0 / 1000)
+        self._names = 0
+        self._workers: list[Worker] = []
+        self._sinks: list[Sink] = []
+        self._counts: Counter[str] = Counter()
+
+    async def play(self) -> Outcome:
+        """Feed the log, take turns, and go on until nothing is left to do."""
+        waiting = list(self._history.sent)
+        self._rebalance(1)
+        self._sinks.append(self._new_sink())
+        for _ in range(_TURNS_MAX):
+            if waiting:
+                self._wait(waiting[0].at)
+                for _ in range(self._draw.randrange(4)):
+                    if waiting:
+                        self._arrive(waiting.pop(0))
+            else:
+                self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
+            calm = not waiting
+            await self._turn(calm)
+            if calm and await self._is_done():
+                await self._leave()
+                return self._outcome()
+        raise AssertionError(f"the run does not end: {self.world.seam.effects[-20:]}")
+
+    def _wait(self, until: int) -> None:
+        """Let time pass, up to the next arrival: something may fall due in between."""
+        world = self.world
+        if until > world.time and self._draw.random() < 0.5:
+            world.time = self._draw.randint(world.time, until)
+
+    def _arrive(self, sent: Any) -> None:
+        world = self.world
+        world.time = max(world.time, sent.at)
+        world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    async def _turn(self, calm: bool) -> None:
+        draw, faults = self._draw, self._faults
+        if not calm and draw.random() < faults.stop:
+            self._stop_one()
+        if draw.random() < faults.stop or calm:
+            await self._continue_all()
+        if not calm and draw.random() < faults.rebalance:
+            await self._join_or_leave()
+        for worker in list(self._workers):
+            if worker.process.is_stopped:
+                continue
+            await self._alive(worker, worker.turn(draw.randrange(1, 6)))
+            if not worker.process.is_dead and (calm or draw.random() < 0.5):
+                await self._alive(worker, _now(worker.commit))
+        for sink in list(self._sinks):
+            if sink.process.is_stopped:
+                continue
+            await self._alive(sink, _now(sink.take))
+            if not sink.process.is_dead and (calm or draw.random() < 0.5):
+                await self._alive(sink, sink.flush())
+        await self._restart_the_dead()
+
+    async def _alive(self, process: Worker | Sink, step: Any) -> None:
+        """Take a step of a process, which may be its last."""
+        task = asyncio.ensure_future(step)
+        # A process that is stopped stays in the middle of its step: others go on.
+        while not task.done() and not process.process.is_stopped and not process.process.is_dead:
+            await asyncio.sleep(0)
+        if process.process.is_dead or not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, Ended):
+            raise error
+
+    async def _restart_the_dead(self) -> None:
+        if any(worker.process.is_dead for worker in self._workers):
+            alive = [worker for worker in self._workers if not worker.process.is_dead]
+            self._workers = alive
+            await asyncio.sleep(0)
+            self._rebalance(max(1, len([w for w in alive if not w.process.is_stopped])))
+        for sink in self._sinks:
+            if sink.process.is_dead:
+                self._sinks.remove(sink)
+                self._sinks.append(self._new_sink())
+
+    # --- the group --------------------------------------------------------------------------------
+
+    def _rebalance(self, size: int) -> None:
+        """Give the partitions to `size` workers that run; new ones are started for it."""
+        world = self.world
+        world.generation += 1
+        running = [worker for worker in self._workers if not worker.process.is_stopped]
+        while len(running) < size:
+            worker = Worker(world, self._name("worker"), _SETTINGS, self._tenants.timeline_for)
+            self._workers.append(worker)
+            running.append(worker)
+        for place, worker in enumerate(running):
+            worker.assign(range(place, self._partitions, len(running)))
+
+    async def _join_or_leave(self) -> None:
+        running = [worker for worker in self._workers if not worker.process.is_stopped]
+        for worker in running:
+            await self._alive(worker, worker.revoke())
+        if any(worker.process.is_dead for worker in running):
+            return  # whoever died is replaced at the end of the turn
+        size = self._draw.randint(1, self._faults.workers_max)
+        for worker in running[size:]:
+            self._workers.remove(worker)
+        self._rebalance(size)
+        if self._faults.second_sink and len(self._sinks) < 2:
+            self._sinks.append(self._new_sink())
+
+    def _stop_one(self) -> None:
+        """Stop a process that has work under way; the group gives its partitions to another."""
+        running = [worker for worker in self._workers if not worker.process.is_stopped]
+        worker = self._draw.choice(running)
+        worker.process.is_stopped = True
+        self._counts["stopped"] += 1
+        self._rebalance(max(1, len(running) - 1))
+
+    async def _continue_all(self) -> None:
+        """Let zombies go on: what they had under way is written, their commit is refused."""
+        for worker in [w for w in self._workers if w.process.is_stopped]:
+            worker.process.is_stopped = False
+            # It does not know yet: it reads on, and writes, before the group tells it.
+            await self._alive(worker, worker.turn(2))
+            if not worker.process.is_dead:
+                await self._alive(worker, worker.revoke())
+            if not worker.process.is_dead:
+                self._workers.remove(worker)
+
+    def _new_sink(self) -> Sink:
+        return Sink(
+            self.world,
+            self._name("sink"),
+            self._engine,
+            self._tenants,
+            self._stripe,
+            faults=self._faults.stripe,
+        )
+
+    def _name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}-{self._names}"
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    async def _is_done(self) -> bool:
+        world = self.world
+        if any(worker.process.is_stopped for worker in self._workers):
+            return False
+        for worker in self._workers:
+            if worker.lane.unacknowledged() or worker.lane.open_conversations():
+                return False
+            for number, position in worker.positions.items():
+                if position < len(world.events.partitions[number]):
+                    return False
+                if world.committed.get(number, 0) < len(world.events.partitions[number]):
+                    return False
+        ledger = Ledger(self._engine)
+        stands = sum(records.offsets(ledger, "usage.records").values())
+        if stands < sum(map(len, world.records.partitions)):
+            return False
+        open_events = deliveries.due(ledger, world.time + 10**9, 1)
+        pending = [
+            found
+            for found in deliveries.pending_sums(ledger)
+            if found.tenantid in CUSTOMERS and found.quantity > 0
+        ]
+        return not open_events and not pending
+
+    async def _leave(self) -> None:
+        for worker in self._workers:
+            await self._alive(worker, worker.revoke())
+
+    def _outcome(self) -> Outcome:
+        world, ledger = self.world, Ledger(self._engine)
+        with ledger.reading() as connection:
+            rows = connection.execute(
+                select(
+                    usage_record.c.id,
+                    usage_record.c.outcome,
+                    usage_record.c.quantity,
+                    usage_record.c.kind,
+                    usage_record.c.reason,
+                    usage_record.c.occurred_at,
+                    usage_record.c.policy,
+                    usage_record.c.policy_version,
+                    usage_record.c.evidence,
+                    usage_record.c.supersedes,
+                    usage_record.c.origin_offsets,
+                )
+            ).all()
+            refused = len(connection.execute(select(refused_record.c.offset)).all())
+        emitted: dict[str, set[bytes]] = {}
+        for partition in world.records.partitions:
+            for record in partition:
+                assert record.value is not None
+                identity = record.value.split(b'"', 4)[3].decode()
+                emitted.setdefault(identity, set()).add(record.value)
+        delivered: dict[tuple[str, str], int] = {}
+        for found in reports.usage(ledger):
+            place = (found.tenantid, found.outcome)
+            delivered[place] = delivered.get(place, 0) + found.delivered
+        stripe: dict[tuple[str, str, int], int] = {}
+        for counted in self._stripe.events:
+            assert counted.problem is None, counted
+            where = (counted.customer, counted.event_name, counted.timestamp // 3600)
+            stripe[where] = stripe.get(where, 0) + counted.value
+        letters = set()
+        for letter in world.dead_letters.partitions[0]:
+            headers = dict(letter.headers)
+            letters.add((int(headers["resmeter-partition"]), int(headers["resmeter-offset"])))
+        return Outcome(
+            records={row[0]: tuple(row)[1:] for row in rows},
+            emitted=emitted,
+            refused=refused,
+            delivered=delivered,
+            stripe=stripe,
+            pending={
+                (found.tenantid, found.outcome): found.quantity
+                for found in deliveries.pending_sums(ledger)
+            },
+            identifiers=Counter(counted.identifier for counted in self._stripe.events),
+            dead_letters=letters,
+            events={
+                key: decode_state(stored).events
+                for worker in self._workers
+                for partition in worker.lane.partitions.values()
+                for key, stored in partition.states.items()
+            },
+            counts=dict(self._counts),
+            effects=world.seam.effects,
+            kills=world.seam.kills,
+        )
+
+
+async def _now(step: Any) -> None:
+    step()
+
+
+@contextmanager
+def _ledger() -> Iterator[Engine]:
+    """Open a fresh ledger: a copy of one that was made once."""
+    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
+        path = Path(folder) / "ledger.sqlite"
+        shutil.copyfile(_template(), path)
+        engine = create_engine(f"sqlite:///{path}")
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def _fast_folder() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@cache
+def _template() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="resmeter-simulation-", dir=_fast_folder()))
+    upgrade(f"sqlite:///{folder / 'ledger.sqlite'}")
+    return folder / "ledger.sqlite"

@@ -1,0 +1,239 @@
+"""A sink: the production intake, planner and dispatcher over the simulated log, and Stripe."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Connection, Engine
+
+from pipeline.emulator import state
+from pipeline.ledger import Ledger
+from pipeline.ledger.entries import MeterEvent
+from pipeline.metrics import SinkMetrics
+from pipeline.sink.answer import Answer
+from pipeline.sink.body import body
+from pipeline.sink.dispatcher import Dispatcher
+from pipeline.sink.intake import Intake
+from pipeline.sink.service import flush
+from pipeline.tenants import Tenants
+from tests.simulation.world import Process, Record, World
+
+LEASE_SECONDS = 30
+
+
+class _Ledger(Ledger):
+    """The ledger of one process: each of its transactions is an effect."""
+
+    def __init__(self, engine: Engine, world: World, process: Process) -> None:
+        super().__init__(engine)
+        self._world = world
+        self._process = process
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        seam = self._world.seam
+        before, after = seam.before_and_after(self._process, "transaction")
+        with super().writing() as connection:
+            yield connection
+            if before:
+                seam.kill(self._process, "before transaction")
+        if after:
+            seam.kill(self._process, "after transaction")
+
+
+class _Message:
+    def __init__(self, partition: int, record: Record) -> None:
+        self._partition = partition
+        self._record = record
+
+    def error(self) -> None:
+        return None
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int:
+        return self._record.offset
+
+    def value(self) -> bytes | None:
+        return self._record.value
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        return self._record.headers
+
+
+class _Found:
+    error = None
+
+
+class _Topics(dict[str, _Found]):
+    def __missing__(self, _: str) -> _Found:
+        return _Found()
+
+
+class _Metadata:
+    topics = _Topics()
+
+
+class _Consumer:
+    """What the intake asks of confluent-kafka's consumer; it is assigned all partitions."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self._world = world
+        self._process = process
+        self._on_assign: Any = None
+        self._topic = ""
+        self._positions: dict[int, int] = {}
+
+    def list_topics(self, *_: object, **__: object) -> _Metadata:
+        return _Metadata()
+
+    def subscribe(self, topics: list[str], *, on_assign: Any, **_: object) -> None:
+        (self._topic,) = topics
+        self._on_assign = on_assign
+
+    def get_watermark_offsets(self, place: TopicPartition, **_: object) -> tuple[int, int]:
+        return 0, len(self._world.records.partitions[place.partition])
+
+    def assign(self, places: list[TopicPartition]) -> None:
+        for place in places:
+            self.seek(place)
+
+    def seek(self, place: TopicPartition) -> None:
+        self._positions[place.partition] = 0 if place.offset == OFFSET_BEGINNING else place.offset
+
+    def commit(self, **_: object) -> None:
+        """Do nothing: only lag tools read it."""
+
+    def consume(self, size: int, **_: object) -> list[_Message]:
+        partitions = self._world.records.partitions
+        if self._on_assign is not None:
+            ours = [TopicPartition(self._topic, number) for number in range(len(partitions))]
+            self._on_assign(self, ours)
+            self._on_assign = None
+        found: list[_Message] = []
+        for number, position in self._positions.items():
+            records = partitions[number][position:][: max(1, size)]
+            found += [_Message(number, record) for record in records]
+            self._positions[number] = position + len(records)
+        return found
+
+
+class _Meter:
+    """The network to Stripe: the call and its answer are effects, and each may fail."""
+
+    def __init__(self, world: World, process: Process, stripe: state.State, faults: float) -> None:
+        self._world = world
+        self._process = process
+        self._stripe = stripe
+        self._faults = faults
+
+    async def send(self, event: MeterEvent, idempotency_key: str) -> Answer:
+        world = self._world
+        await asyncio.sleep(0)
+        while self._process.is_stopped:
+            await asyncio.sleep(0)
+        fault = world.draw.random() if self._faults else 1.0
+        if fault < self._faults / 5:
+            return Answer(unreached=True)
+        if fault < self._faults * 2 / 5:
+            return Answer(status=world.draw.choice([429, 409, 500]))
+        # Stripe keeps a failure for the key, though the event may have been counted.
+        breaks = fault < self._faults * 3 / 5
+        answer = world.seam.pass_through(
+            self._process, "call", lambda: self._answer(event, idempotency_key, breaks=breaks)
+        )
+        await asyncio.sleep(0)
+        if breaks:
+            return answer
+        if fault < self._faults * 4 / 5:
+            return Answer()  # the line was cut after the effect
+        if fault < self._faults:
+            return Answer(status=500)
+        return answer
+
+    def _answer(self, event: MeterEvent, key: str, *, breaks: bool) -> Answer:
+        content = body(
+            event.identifier, event.customer, event.event_name, event.value, event.timestamp
+        )
+        now = self._world.seconds()
+        params: dict[str, Any] = {**content}
+        acted = False
+
+        def act() -> state.Answer:
+            nonlocal acted
+            acted = True
+            counted = self._stripe.create_meter_event(params, now)
+            return state.Answer(500, {}) if breaks else counted
+
+        answer = self._stripe.once(key, orjson.dumps(content), act, now)
+        return Answer(
+            accepted=answer.status == 200,
+            status=answer.status,
+            replayed=not acted,
+            message=answer.body.get("error", {}).get("message", ""),
+        )
+
+
+class Sink:
+    """One sink process."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        engine: Engine,
+        tenants: Tenants,
+        stripe: state.State,
+        *,
+        faults: float = 0.0,
+    ) -> None:
+        self.process = Process(name)
+        self._world = world
+        self._tenants = tenants
+        self._ledger = _Ledger(engine, world, self.process)
+        self._metrics = SinkMetrics(CollectorRegistry())
+        consumer: Any = _Consumer(world, self.process)
+        self._consumer = consumer
+        self._intake = Intake(
+            {"bootstrap.servers": "simulated"},
+            "usage.records",
+            "sink",
+            self._ledger,
+            self._metrics,
+            batch_records_max=3,
+            session_timeout_seconds=10,
+            now=world.seconds,
+        )
+        self._dispatcher = Dispatcher(
+            self._ledger,
+            _Meter(world, self.process, stripe, faults),
+            self._metrics,
+            owner=name,
+            concurrent_max=3,
+            retry_pause_seconds_max=1,
+            lease_seconds=LEASE_SECONDS,
+            now=world.seconds,
+            pause=lambda _: asyncio.sleep(0),
+            jitter=world.draw.random,
+        )
+        self._intake.join(consumer)
+
+    def take(self) -> None:
+        """Store a batch of usage records."""
+        self._intake.step(self._consumer)
+
+    async def flush(self) -> None:
+        """Plan and deliver what there is."""
+        await flush(
+            self._ledger, self._tenants, self._dispatcher, self._metrics, self._world.seconds()
+        )
+        await self._dispatcher.idle()
+
+    @property
+    def halted(self) -> str | None:
+        return self._dispatcher.halted
