@@ -35,7 +35,7 @@ class _Outputs:
             headers = [(ORIGIN_HEADER, output.origin)]
             await self._write(world.records, partition, output.key, output.value, headers, "record")
         for letter in dead_letters:
-            headers = list(letter.headers)
+            headers = [(name, content or b"") for name, content in letter.headers]
             await self._write(
                 world.dead_letters, 0, letter.key, letter.value, headers, "dead letter"
             )
