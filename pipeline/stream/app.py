@@ -19,6 +19,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.logs import configure, get_logger
 from pipeline.metrics import WorkerMetrics
+from pipeline.producers import load_keys
 from pipeline.serve import serving
 from pipeline.stream.lane import Lane, LaneApp, die
 from pipeline.stream.outputs import Outputs, ssl_context
@@ -56,7 +57,8 @@ def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data
         web_enabled=False,
     )
     app.resmeter = settings
-    app.lane = Lane(app, Outputs(settings), metrics, tenants.timeline_for)
+    keys = load_keys(tenants.producers)
+    app.lane = Lane(app, Outputs(settings), metrics, tenants.timeline_for, keys)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)
     app.Table(
         "conversations",
@@ -101,8 +103,6 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     """
     configure(settings.log)
     problems = TopicAdmin(settings).problems()
-    if tenants.producers:
-        problems.append("[producers] of the tenant file: this worker checks no signatures yet")
     if problems:
         raise ConfigurationError(problems)
     # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.

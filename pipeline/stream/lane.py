@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -22,6 +22,7 @@ from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP
 
 from pipeline.errors import BrokenInvariantError
+from pipeline.events.signature import Key
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.outputs import Outputs
@@ -50,6 +51,7 @@ class Lane:
         outputs: Outputs,
         metrics: WorkerMetrics,
         timeline_for: TimelineFor,
+        keys: Mapping[str, Key] | None = None,
         *,
         now: Callable[[], float] = time.time,
         end: "Callable[[str, BaseException], None] | None" = None,
@@ -70,6 +72,7 @@ class Lane:
         self._now = now
         self._end = end or die
         self._timeline_for = timeline_for
+        self._keys = keys
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._log = get_logger("worker")
 
@@ -79,7 +82,7 @@ class Lane:
         """Return a partition that we hold; a new one has no states yet."""
         partition = self.partitions.get(number)
         if partition is None:
-            partition = Partition(self.events_topic, number, self._timeline_for)
+            partition = Partition(self.events_topic, number, self._timeline_for, self._keys)
             self.partitions[number] = partition
             self.records_at[number] = time.monotonic()
         return partition

@@ -3,13 +3,14 @@
 It yields what must be written (`Work`) and leaves the writing to others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from pipeline.events.codec import hold_against, read
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, TYPES, Rejected
+from pipeline.events.signature import Key, verify
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
 from pipeline.stream.state import (
@@ -93,13 +94,20 @@ class _Taken:
 class Partition:
     """The conversations of one partition of the events topic."""
 
-    def __init__(self, topic: str, number: int, timeline_for: TimelineFor) -> None:
+    def __init__(
+        self,
+        topic: str,
+        number: int,
+        timeline_for: TimelineFor,
+        keys: Mapping[str, Key] | None = None,
+    ) -> None:
         self.topic = topic
         self.number = number
         self.states: dict[bytes, bytes] = {}
         self.wheel = Wheel()
         self.is_recovered = False
         self._timeline_for = timeline_for
+        self._keys = keys or None  # of producers; None: whoever can write events may
         self._timelines: dict[str, Timeline] = {}
 
     # --- recovery ---------------------------------------------------------------------------------
@@ -134,7 +142,7 @@ class Partition:
         a conversation is in order; of two of them, either may stand first.
         """
         work = Work()
-        types = work.types
+        types, keys = work.types, self._keys
         batch: dict[bytes | None, _Taken] = {}
         for record in records:
             key, offset, timestamp = record.key, record.offset, record.timestamp
@@ -143,6 +151,11 @@ class Partition:
                 self._reject(work, record, found)
                 continue
             tenantid, name, event = found
+            if keys is not None:
+                forged = verify(keys, tenantid, key, record.value, record.headers)
+                if forged is not None:
+                    self._reject(work, record, forged)
+                    continue
             taken = batch.get(key)
             if (
                 taken is None

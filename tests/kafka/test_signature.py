@@ -8,7 +8,7 @@ import pytest
 from pipeline.events.signature import verify
 from pipeline.producers import load_keys
 from pipeline.tenants import load_tenants
-from tests.kafka.run import Run
+from tests.kafka.run import Run, net
 from tests.kafka.test_bad_input import resolved
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -52,3 +52,18 @@ def test_produce_signs_every_record_and_refuses_what_the_key_may_not_write(
     assert {entry["reason"] for entry in said} == {"not_authorized"}
     assert unknown.returncode == 2
     assert "there is no producer 'nobody'" in unknown.stderr
+
+
+def test_a_worker_takes_what_is_signed_for_its_tenant_and_nothing_else(
+    signing: Run, tmp_path: Path
+) -> None:
+    signing.done("produce", "--sign", "chat-eu", _file(tmp_path, "c1"))
+    signing.done("produce", "--sign", "chat-us", "--unchecked", _file(tmp_path, "c2"))
+    signing.done("produce", _file(tmp_path, "c3"))
+    worker = signing.start("worker")
+
+    signing.until_decided(worker, 9)
+
+    assert net(signing.usage_records().values()) == {("acme", "c1"): {"resolution": 1}}
+    letters = signing.messages("DEAD_LETTERS")
+    assert [letter.headers["resmeter-reason"] for letter in letters] == [b"not_authorized"] * 6
