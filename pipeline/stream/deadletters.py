@@ -16,7 +16,7 @@ DETAIL_CHARACTERS_MAX = 1_000
 CUT_HEADER = "resmeter-cut"
 _HEADER_BYTES = 8  # what Kafka adds to each, at most
 
-Header = tuple[str, bytes | None]
+Header = tuple[str, bytes]  # with a content that may be null all the same, as Kafka allows
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

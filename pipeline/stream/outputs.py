@@ -118,7 +118,7 @@ def _hash(key: bytes) -> int:
     return int(murmur2(key)) % 2**31
 
 
-_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 def aiokafka_credentials(settings: Settings) -> dict[str, Any]:
