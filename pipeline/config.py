@@ -82,6 +82,12 @@ class WorkerSettings(_Section):
         le=64,
         description="batches whose acknowledgements are awaited, over all partitions",
     )
+    dead_letter_share_max: float = Field(
+        0.5, gt=0, le=1, description="of dead letters, above which the worker ends; 1: no limit"
+    )
+    dead_letter_window_records: int = Field(
+        10_000, ge=1, le=10_000_000, description="over how many records that share is taken"
+    )
     commit_interval_seconds: float = Field(1.0, gt=0, le=60, description="between commits")
     session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")
     request_timeout_seconds: float = Field(

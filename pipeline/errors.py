@@ -5,6 +5,7 @@
     ResmeterError
     ├── ConfigurationError     the operator: settings, policy or tenant file; carries *all* problems
     ├── UnavailableError       the platform: a broker, database or Stripe cannot be reached
+    ├── TooManyDeadLettersError  whoever made the producer: most of what comes is no event
     └── BrokenInvariantError   us: an assumption does not hold; the process ends without a commit
 
 Bad input is never an exception: the codec returns a value, `events.Rejected`.
@@ -31,3 +32,7 @@ class UnavailableError(ResmeterError):
 
 class BrokenInvariantError(ResmeterError):
     """What must be true is not. Nothing may be committed after this."""
+
+
+class TooManyDeadLettersError(ResmeterError):
+    """Most of what comes is no event: whoever made the producer must look."""

@@ -25,6 +25,7 @@ COMMANDS = {
     "ledger": "Create or upgrade the ledger's tables.",
     "usage": "Show what is owed, billed and pending.",
     "explain": "Show the receipt of one conversation.",
+    "dlq": "List, show and send again the dead letters.",
     "decide": "Decide over files of events, without Kafka.",
     "emulator": "Run a stand-in for Stripe's billing API.",
     "kafka": "Run a real Kafka broker out of wheels, for development.",

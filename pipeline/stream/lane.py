@@ -21,12 +21,13 @@ from aiokafka.consumer.fetcher import PartitionRecords
 from faust.transport.drivers.aiokafka import Consumer, Transport
 from faust.types import TP
 
-from pipeline.errors import BrokenInvariantError
+from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.partition import Partition, TimelineFor, Work
+from pipeline.stream.share import DeadLetterShare
 
 _POLL_SECONDS = 1.0
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that a large harvest does not hold the loop
@@ -73,6 +74,9 @@ class Lane:
         self._end = end or die
         self._timeline_for = timeline_for
         self._keys = keys
+        self._share = DeadLetterShare(
+            self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
+        )
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._log = get_logger("worker")
 
@@ -116,6 +120,11 @@ class Lane:
                 )
             partition.schedule_all()
         work = partition.apply(chain.from_iterable(part.records for part in fetched))
+        self._share.take(sum(work.types), [letter.reason for letter in work.dead_letters])
+        if self._share.is_over:
+            # Before anything of this batch is written: it is read again once somebody has looked.
+            self._end("dead_letters_too_many", TooManyDeadLettersError(self._share.told))
+            return
         self.records_at[number] = time.monotonic()
         self.arrival[number] = fetched[-1].timestamp
         self.metrics.applied(work)

@@ -1,0 +1,318 @@
+"""`resmeter dlq`."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import orjson
+from confluent_kafka import KafkaException, Message, Producer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from pipeline import logs
+from pipeline.cli import FOUND
+from pipeline.cli.decide import Time
+from pipeline.cli.terminal import visible
+from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.errors import UnavailableError
+from pipeline.events.model import REASONS
+from pipeline.events.times import format_time
+from pipeline.replay.deadletters import Letter, counts, headers_again, judge, read_letter
+from pipeline.replay.source import Source
+
+_SHOWN_BYTES_MAX = 2_000
+_WIDTH_WHERE_NO_TERMINAL = 160
+_FLUSH_SECONDS = 60.0
+
+
+@click.group("dlq")
+def command() -> None:
+    """Look at dead letters, and send again what can be taken by now.
+
+    A dead letter is a record of the events topic that is no event: its bytes, the reason, and
+    where it came from.
+
+    \b
+    resmeter dlq list
+    resmeter dlq show 0:1742
+    resmeter dlq redrive --reason unknown_type            # what would be sent
+    resmeter dlq redrive --reason unknown_type --apply
+    """
+
+
+def _selection(function: Any) -> Any:
+    for option in (
+        click.option("--to", "to_ms", type=Time(), help="Written before this time."),
+        click.option("--from", "from_ms", type=Time(), help="Written at this time or later."),
+        click.option(
+            "--reason", "reasons", multiple=True, type=click.Choice(REASONS), help="Of this alone."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@command.command("list")
+@_selection
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def list_(
+    reasons: tuple[str, ...], from_ms: int | None, to_ms: int | None, *, as_json: bool
+) -> None:
+    """Count dead letters by reason."""
+    settings = _settings()
+    with _letters(settings, reasons, from_ms, to_ms) as letters:
+        found = counts(letters)
+    if as_json:
+        for reason, count in sorted(found.items()):
+            click.echo(
+                orjson.dumps(
+                    {
+                        "reason": reason,
+                        "letters": count.letters,
+                        "first": format_time(count.first),
+                        "last": format_time(count.last),
+                        "tenants": sorted(count.tenants),
+                        "example": count.example,
+                    }
+                )
+            )
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("reason", "letters", "first", "last", "tenants", "the newest says"):
+        table.add_column(name, justify="right" if name == "letters" else "left")
+    for reason, count in sorted(found.items(), key=lambda item: -item[1].letters):
+        table.add_row(
+            reason,
+            str(count.letters),
+            format_time(count.first),
+            format_time(count.last),
+            str(len(count.tenants)),
+            visible(count.example[:80]),
+        )
+    _console().print(table)
+    if not found:
+        click.echo(f"{settings.topics.dead_letters} holds no such dead letter", err=True)
+
+
+class _Place(click.ParamType):
+    name = "partition:offset"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        partition, _, offset = str(value).partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            self.fail(f"{value} is not PARTITION:OFFSET such as 0:1742", param, ctx)
+        return int(partition), int(offset)
+
+
+@command.command("show")
+@click.argument("places", nargs=-1, required=True, type=_Place(), metavar="PARTITION:OFFSET...")
+@click.option("--raw", is_flag=True, help="The original value alone, byte for byte.")
+def show(places: tuple[tuple[int, int], ...], *, raw: bool) -> None:
+    """Show dead letters whole: why, where from, and the original bytes.
+
+    They may hold what customers said. PARTITION:OFFSET is the place in the dead-letter topic;
+    `resmeter dlq list --json` and the worker's log name some.
+    """
+    settings = _settings()
+    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
+    try:
+        for place in places:
+            letter = _letter_at(source, place)
+            if letter is None:
+                raise click.UsageError(
+                    f"{settings.topics.dead_letters} has nothing at {place[0]}:{place[1]}"
+                )
+            if raw:
+                sys.stdout.buffer.write(letter.value or b"")
+            else:
+                _show(letter)
+    finally:
+        source.close()
+
+
+def _letter_at(source: Source, place: tuple[int, int]) -> Letter | None:
+    low, high = source.bounds.get(place[0], (0, 0))
+    if not low <= place[1] < high:
+        return None
+    message = next(source.records({place[0]: place[1]}), None)
+    return None if message is None or message.offset() != place[1] else _letter(message)
+
+
+def _show(letter: Letter) -> None:
+    click.echo(f"dead letter  {letter.place[0]}:{letter.place[1]}, {format_time(letter.at)}")
+    click.echo(f"reason       {letter.reason or 'unknown'}: {visible(letter.detail)}")
+    if letter.origin is not None:
+        topic, partition, offset = letter.origin
+        arrived = "" if letter.arrived is None else f", arrived {format_time(letter.arrived)}"
+        click.echo(f"origin       {topic}[{partition}] offset {offset}{arrived}")
+    click.echo(f"key          {'absent' if letter.key is None else _shown(letter.key)}")
+    for name, content in letter.headers:
+        click.echo(f"header       {visible(name)}: {_shown(content or b'')}")
+    if letter.redrives:
+        click.echo(f"sent again   {letter.redrives} times")
+    if letter.cut:
+        click.echo(f"cut          {letter.cut} bytes in the events topic")
+    click.echo(f"value        {'absent' if letter.value is None else _shown(letter.value)}")
+    click.echo()
+
+
+def _shown(content: bytes) -> str:
+    text = visible(content[:_SHOWN_BYTES_MAX].decode("utf-8", "backslashreplace"))
+    left = len(content) - _SHOWN_BYTES_MAX
+    return f"{text} ... and {left} bytes (--raw shows all)" if left > 0 else text
+
+
+@command.command("redrive")
+@_selection
+@click.option(
+    "--rate", default=1_000.0, show_default=True, type=click.FloatRange(min=0.1), help="A second."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
+@click.option("--apply", is_flag=True, help="Send; without it, nothing is sent.")
+def redrive(
+    reasons: tuple[str, ...],
+    from_ms: int | None,
+    to_ms: int | None,
+    rate: float,
+    limit: int | None,
+    *,
+    apply: bool,
+) -> None:
+    """Send dead letters into the events topic again, once their cause is gone.
+
+    They go the normal way: key, bytes and headers as they were, arriving now. What the present
+    rules would refuse again is left. To repeat it is safe: an event that is there already counts
+    once. Exit status 3: some are left.
+    """
+    settings = _settings()
+    now = int(time.time() * 1000)
+    verdicts: Counter[str] = Counter()
+    chosen: list[Letter] = []
+    with _letters(settings, (), from_ms, to_ms) as letters:
+        for verdict in judge(letters, frozenset(reasons), now):
+            if not verdict.why_not and (limit is None or len(chosen) < limit):
+                chosen.append(verdict.letter)
+            else:
+                verdicts[verdict.why_not or "beyond --limit"] += 1
+    if apply:
+        _send(settings, chosen, rate)
+    done = f"sent to {settings.topics.events}" if apply else "would be sent; --apply sends"
+    click.echo(f"{len(chosen)} {done}")
+    for why, number in verdicts.most_common():
+        click.echo(f"{number} left: {why}")
+    if verdicts.keys() - {"another reason", "written twice"}:
+        sys.exit(FOUND)
+
+
+def _send(settings: Settings, letters: list[Letter], rate: float) -> None:
+    failures: list[str] = []
+
+    def delivered(error: Any, _: Any) -> None:
+        if error is not None:
+            failures.append(error.str())
+
+    producer = Producer(
+        {
+            **kafka_client_options(settings.kafka),
+            "acks": "all",
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "message.max.bytes": 1_000_000,
+        }
+    )
+    began = time.monotonic()
+    with _progress(f"to {settings.topics.events}", len(letters)) as advance:
+        for number, letter in enumerate(letters):
+            # No timestamp of old: it arrives when it arrives, or a window that is long over
+            # would be counted by a clock that has moved on.
+            try:
+                producer.produce(
+                    settings.topics.events,
+                    letter.value,
+                    letter.key,
+                    headers=[*headers_again(letter)],
+                    on_delivery=delivered,
+                )
+            except KafkaException as error:
+                failures.append(error.args[0].str())
+                break
+            ahead = number / rate - (time.monotonic() - began)
+            producer.poll(max(0.0, ahead))
+            advance()
+        left = producer.flush(_FLUSH_SECONDS)
+    if left or failures:
+        reason = failures[0] if failures else f"no answer within {_FLUSH_SECONDS:.0f} s"
+        raise UnavailableError(
+            f"{left + len(failures)} of {len(letters)} were not acknowledged ({reason}); "
+            "run it again: what is there already counts once"
+        )
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    logs.configure(settings.log)
+    return settings
+
+
+@contextmanager
+def _letters(
+    settings: Settings, reasons: tuple[str, ...], from_ms: int | None, to_ms: int | None
+) -> Iterator[Iterator[Letter]]:
+    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
+    try:
+        with _progress(f"reading {source.topic}", source.size) as advance:
+            yield (
+                letter
+                for letter in map(_letter, _told(source.records(), advance))
+                if (not reasons or letter.reason in reasons)
+                and (from_ms is None or letter.at >= from_ms)
+                and (to_ms is None or letter.at < to_ms)
+            )
+    finally:
+        source.close()
+
+
+def _letter(message: Message) -> Letter:
+    headers: Any = message.headers() or []
+    return read_letter(
+        (message.partition() or 0, message.offset() or 0),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        headers,
+    )
+
+
+def _told(messages: Iterator[Message], advance: Any) -> Iterator[Message]:
+    for message in messages:
+        advance()
+        yield message
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Any]:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda: progress.advance(task)
+
+
+def _console() -> Console:
+    terminal = Console()
+    return Console(width=None if terminal.is_terminal else _WIDTH_WHERE_NO_TERMINAL)

@@ -1,0 +1,150 @@
+"""This file reads dead letters back into what they were, and says which would be taken now. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from pipeline.events.codec import decode
+from pipeline.events.model import REASONS, Rejected
+
+REDRIVES_HEADER = "resmeter-redrives"
+REDRIVES_MAX = 5  # what was refused so often is refused for a reason that stays
+_OURS = "resmeter-"
+_SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
+_CUT = "resmeter-cut"
+# What the codec alone cannot see: whether it holds now depends on the conversation.
+_OF_CONVERSATIONS = frozenset({"conversation_too_long", "too_late"})
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter. `place` is where it lies, `origin` where the record was; both as topic's ends.
+
+    Where headers are missing or unreadable, `reason` is empty and `origin` None: somebody else
+    wrote it.
+    """
+
+    place: tuple[int, int]  # partition, offset
+    at: int  # when it was written, ms
+    reason: str
+    detail: str
+    origin: tuple[str, int, int] | None  # topic, partition, offset
+    arrived: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]  # those that the record came with
+    redrives: int
+    cut: str  # of what parts only a beginning is here
+
+
+def read_letter(
+    place: tuple[int, int], at: int, key: bytes | None, value: bytes | None, headers: Headers
+) -> Letter:
+    """Return the dead letter in a record of the dead-letter topic; never raises."""
+    ours = {name: _text(content) for name, content in headers if name.startswith(_OURS)}
+    kept = [
+        (name, content)
+        for name, content in headers
+        if not name.startswith(_OURS) or name == _SIGNATURE
+    ]
+    reason = ours.get("resmeter-reason", "")
+    origin: tuple[str, int, int] | None = None
+    arrived: int | None = None
+    try:
+        partition, offset = int(ours["resmeter-partition"]), int(ours["resmeter-offset"])
+        origin = (ours["resmeter-topic"], partition, offset)
+        arrived = int(ours["resmeter-timestamp"])
+    except (KeyError, ValueError):
+        pass
+    redrives = ours.get(REDRIVES_HEADER, "0")
+    return Letter(
+        place,
+        at,
+        reason if reason in REASONS else "",
+        ours.get("resmeter-detail", ""),
+        origin,
+        arrived,
+        key,
+        value,
+        tuple(kept),
+        int(redrives) if redrives.isdecimal() else 0,
+        ours.get(_CUT, ""),
+    )
+
+
+def _text(content: bytes | None) -> str:
+    return (content or b"").decode("utf-8", "replace")
+
+
+class Verdict(NamedTuple):
+    """Whether a dead letter is sent again; why not, where it is not."""
+
+    letter: Letter
+    why_not: str  # empty: it is sent
+
+
+def judge(letters: Iterable[Letter], reasons: frozenset[str], now: int) -> Iterator[Verdict]:
+    """Say of each dead letter whether it goes into the events topic again.
+
+    Each record goes once, however often its dead letter was written. What the codec refuses
+    today is left where it is.
+
+    Args:
+        letters: in the order of the topic.
+        reasons: those alone; none means all that can be judged here.
+        now: the time at which they would arrive, ms.
+    """
+    seen: set[tuple[str, int, int]] = set()
+    for letter in letters:
+        yield Verdict(letter, _why_not(letter, reasons, now, seen))
+        if letter.origin is not None:
+            seen.add(letter.origin)
+
+
+def _why_not(
+    letter: Letter, reasons: frozenset[str], now: int, seen: set[tuple[str, int, int]]
+) -> str:
+    if letter.origin is None or not letter.reason:
+        return "not written by resmeter"
+    if reasons and letter.reason not in reasons:
+        return "another reason"
+    if letter.origin in seen:
+        return "written twice"
+    if letter.cut:
+        return "cut: the original is in the events topic alone"
+    if letter.redrives >= REDRIVES_MAX:
+        return f"sent again {letter.redrives} times already"
+    if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
+        return "depends on its conversation: name it with --reason"
+    found = decode(letter.value, letter.key, now, letter.headers)
+    return f"refused again: {found.reason}" if type(found) is Rejected else ""
+
+
+def headers_again(letter: Letter) -> list[tuple[str, str | bytes | None]]:
+    """Return the headers of the record that is sent again: its own, and how often it was."""
+    return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
+
+
+def counts(letters: Iterable[Letter]) -> Mapping[str, "Count"]:
+    """Return what there is of each reason."""
+    found: dict[str, Count] = {}
+    for letter in letters:
+        count = found.setdefault(letter.reason or "unknown", Count())
+        count.letters += 1
+        count.first = min(count.first or letter.at, letter.at)
+        count.last = max(count.last, letter.at)
+        count.example = letter.detail
+        count.tenants.add((letter.key or b"").partition(b":")[0].decode("utf-8", "replace"))
+    return found
+
+
+class Count(msgspec.Struct):
+    """Dead letters of one reason. Times in ms; the example is the newest."""
+
+    letters: int = 0
+    first: int = 0
+    last: int = 0
+    example: str = ""
+    tenants: set[str] = msgspec.field(default_factory=set)

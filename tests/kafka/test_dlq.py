@@ -1,0 +1,58 @@
+"""Dead letters on a real broker: they are listed, shown, sent again; and too many stop a worker."""
+
+import orjson
+
+from tests.kafka.run import Run, net, wait_until
+from tests.kafka.test_bad_input import AT, KEY, event, resolved
+
+HOUR_MS = 3_600_000
+
+
+def test_what_can_be_taken_by_now_is_sent_again_and_counts_once(run: Run) -> None:
+    # The thanks came an hour before they were said: a producer's clock was wrong.
+    question, answer, _ = resolved("c1")
+    thanks = event("m2", at=AT + HOUR_MS, intent="confirmation")
+    run.produce([question, answer, (KEY, thanks, AT + 2), (KEY, b"{garbage", AT + 3)])
+    worker = run.start("worker")
+    run.until_decided(worker, 4)
+
+    listed = [orjson.loads(line) for line in run.done("dlq", "list", "--json").splitlines()]
+    assert {entry["reason"]: entry["letters"] for entry in listed} == {
+        "future_time": 1,
+        "malformed_json": 1,
+    }
+    shown = run.resmeter("dlq", "show", "0:0").stdout
+    assert "future_time: time 2026-05-04T10:00:00.000Z is more than 5 minutes after" in shown
+    assert '"intent":"confirmation"' in shown
+    raw = run.resmeter("dlq", "show", "0:1", "--raw").stdout
+    assert raw == "{garbage"
+
+    tried = run.resmeter("dlq", "redrive")
+    assert tried.returncode == 3
+    assert "1 would be sent" in tried.stdout
+    assert "1 left: refused again: malformed_json" in tried.stdout
+    assert len(run.messages("EVENTS")) == 4
+
+    for times in (1, 2):
+        sent = run.resmeter("dlq", "redrive", "--reason", "future_time", "--apply")
+        assert sent.returncode == 0, sent.stderr
+        run.until_decided(worker, 4 + times)
+        wait_until(lambda: bool(run.usage_records()), "it bills")
+        assert net(run.usage_records().values()) == {("acme", "c1"): {"resolution": 1}}
+    assert len(run.messages("DEAD_LETTERS")) == 2
+
+
+def test_a_worker_that_gets_mostly_garbage_ends_and_says_what_it_is(run: Run) -> None:
+    run.env |= {"RESMETER_WORKER__DEAD_LETTER_WINDOW_RECORDS": "20"}
+    run.produce([(KEY, b"{garbage", AT + n) for n in range(30)])
+
+    worker = run.start("worker")
+
+    assert worker.wait(60) == 1
+    assert "dead_letters_too_many" in worker.log()
+    assert "malformed_json" in worker.log()
+    assert run.committed() == 0
+    assert not run.messages("DEAD_LETTERS")
+    run.env |= {"RESMETER_WORKER__DEAD_LETTER_SHARE_MAX": "1"}
+    run.until_decided(run.start("worker"), 30)
+    assert len(run.messages("DEAD_LETTERS")) == 30
