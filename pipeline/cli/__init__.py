@@ -24,6 +24,7 @@ COMMANDS = {
     "sink": "Bill: read usage records, keep the ledger, deliver to Stripe.",
     "ledger": "Create or upgrade the ledger's tables.",
     "usage": "Show what is owed, billed and pending.",
+    "audit": "Hold the ledger against the log, decided anew.",
     "explain": "Show the receipt of one conversation.",
     "dlq": "List, show and send again the dead letters.",
     "decide": "Decide over files of events, without Kafka.",

@@ -1,10 +1,11 @@
 """This file reads the ledger for people: what is owed, and the receipt of a conversation."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import orjson
-from sqlalchemy import BigInteger, case, cast, func, select
+from sqlalchemy import BigInteger, and_, case, cast, func, select
 
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, UsageSum
@@ -13,6 +14,7 @@ from pipeline.usage.record import Origin, UsageRecord
 
 _AT_STRIPE = ("delivered", "netted")
 _ATTEMPTS_LOOKUP_MAX = 500
+_ROWS_AT_ONCE = 10_000
 
 
 def usage(
@@ -109,9 +111,26 @@ def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
     ]
 
 
-def _receipt(row: Any, event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Receipt:
+def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[UsageRecord]:
+    """Yield the records whose evidence lies in a partition; None: those that do not say where."""
+    r = usage_record.c
+    query = select(*(r[name] for name in UsageRecord.__struct_fields__)).where(
+        r.origin_topic.is_(None)
+        if partition is None
+        else and_(r.origin_topic == topic, r.origin_partition == partition)
+    )
+    with ledger.reading() as connection:
+        for row in connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query):
+            yield _record(row)
+
+
+def _record(row: Any) -> UsageRecord:
     fields = {name: getattr(row, name) for name in UsageRecord.__struct_fields__}
     fields["evidence"] = orjson.loads(row.evidence)
+    return msgspec.convert(fields, UsageRecord)
+
+
+def _receipt(row: Any, event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Receipt:
     origin = None
     if row.origin_topic is not None:
         origin = Origin(
@@ -121,7 +140,7 @@ def _receipt(row: Any, event: MeterEvent | None, attempts: tuple[Attempt, ...]) 
     if row.superseded_policy is not None:
         superseded = (row.superseded_policy, row.superseded_version)
     return Receipt(
-        record=msgspec.convert(fields, UsageRecord),
+        record=_record(row),
         topic=row.record_topic,
         partition=row.record_partition,
         offset=row.record_offset,

@@ -64,6 +64,7 @@ def test_workers_and_sinks_that_are_killed_bill_exactly_what_decide_says(
     assert _in_ledger(run) == expected
     assert run.usage_records() == load.records
     assert _at_stripe(stripe) == _units(expected)
+    assert "nothing differs" in run.resmeter("audit").stderr
 
 
 def test_a_sink_without_a_right_key_keeps_the_ledger_and_says_that_it_is_halted(

@@ -1,0 +1,240 @@
+"""This file holds a ledger against the log: what must be in it, and what is. Pure.
+
+A partition is decided anew from its first record, by the pure stages alone: no line of worker or
+sink is used. What a conversation must have in the ledger is known from three readings:
+
+- *owed*: what its events up to the worker's committed offset have emitted. It must be there.
+- *perhaps*: what follows from events after that offset, and from a window that has ended by now. A
+  worker at work may have written it or not yet; both are right.
+- anything else must not be there.
+
+As ids count up within a conversation, the ledger's records must be a beginning of *owed* and
+*perhaps* in their order, at least as long as *owed*. Each decision is made twice: by the emission,
+event by event, and by `decide` over the whole history; where their sums differ, we are wrong, not the
+ledger.
+
+A partition whose beginning was deleted by retention cannot be judged where a conversation may
+reach back before it: those are counted as unjudged, never as wrong.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from pipeline.events.codec import decode
+from pipeline.events.model import Event, Reason, Rejected
+from pipeline.events.signature import Key, verify
+from pipeline.resolve.machine import decide
+from pipeline.resolve.policy import Timeline
+from pipeline.usage.conversation import Conversation
+from pipeline.usage.record import UsageRecord
+
+FindingKind = Literal[
+    "missing",  # owed, and not in the ledger
+    "unexpected",  # in the ledger, and not owed
+    "differs",  # in the ledger, and says something else
+    "no_evidence",  # in the ledger, and rests on nothing
+    "no_dead_letter",  # rejected, and not among the dead letters
+    "undecided",  # our two ways to decide do not agree
+]
+_END = 2**62
+TimelineFor = Callable[[str], Timeline]
+
+
+class Finding(NamedTuple):
+    """What is not as it must be. `conversation` is empty for a record that names none."""
+
+    kind: FindingKind
+    tenantid: str
+    conversation: str
+    detail: str
+
+
+class Tally(msgspec.Struct):
+    """Counts of a tenant; `read` of them all adds up with the dead letters to the log."""
+
+    conversations: int = 0
+    events: int = 0
+    duplicates: int = 0
+    records: int = 0  # usage records in the ledger
+    pending: int = 0  # conversations with a window ahead, or one that may be settled by now
+    unjudged: int = 0
+    findings: int = 0
+
+
+class _Known(msgspec.Struct):
+    tenantid: str
+    name: str
+    conversation: Conversation
+    emitted: list[UsageRecord]
+    owed: int = 0  # how many of them follow from committed events
+
+
+class Audit:
+    """One partition.
+
+    Args:
+        committed: the worker's committed offset.
+        is_whole: the log still has its first record.
+        timeline_for: the policies.
+        keys: of producers, where signatures are asked for.
+    """
+
+    def __init__(
+        self,
+        committed: int,
+        timeline_for: TimelineFor,
+        keys: Mapping[str, Key] | None = None,
+        *,
+        is_whole: bool = True,
+    ) -> None:
+        self.rejected: dict[int, Reason] = {}  # offset → why, of committed records
+        self.tallies: dict[str, Tally] = {}
+        self.read = 0
+        self._committed = committed
+        self._timeline_for = timeline_for
+        self._keys = keys or None
+        self._is_whole = is_whole
+        self._known: dict[bytes, _Known] = {}
+        self.letters = 0
+
+    def take(
+        self,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> None:
+        """Take in a record of the events topic, in the order of the offsets."""
+        self.read += 1
+        found = decode(value, key, timestamp, headers)
+        if not isinstance(found, Rejected) and self._keys is not None:
+            found = verify(self._keys, found.tenantid, key, value, headers) or found
+        if isinstance(found, Rejected):
+            self._reject(offset, found)
+            return
+        assert key is not None
+        known = self._known.get(key)
+        if known is None:
+            known = _Known(found.tenantid, found.conversation, Conversation(), [])
+            self._known[key] = known
+        received = known.conversation.receive(
+            known.tenantid,
+            known.name,
+            [(offset, timestamp, found.event)],
+            self._timeline_for(known.tenantid),
+            known.emitted,
+        )
+        if received.too_long:
+            self._reject(offset, Rejected("conversation_too_long", ""))
+            return
+        tally = self._tally(known.tenantid)
+        tally.events += 1
+        tally.duplicates += received.duplicates
+        if offset < self._committed:
+            known.owed = len(known.emitted)
+
+    def _reject(self, offset: int, rejected: Rejected) -> None:
+        self.letters += 1
+        if offset < self._committed:
+            self.rejected[offset] = rejected.reason
+
+    def _tally(self, tenantid: str) -> Tally:
+        return self.tallies.setdefault(tenantid, Tally())
+
+    def compare(self, ledger: Iterable[UsageRecord], now: int) -> Iterator[Finding]:
+        """Yield what differs between the log and the ledger's records of this partition.
+
+        To be called once, after all records. `now` is the time up to which windows may have been
+        settled, ms.
+        """
+        stored: dict[tuple[str, str], list[UsageRecord]] = {}
+        for record in ledger:
+            stored.setdefault((record.tenantid, record.conversation), []).append(record)
+        for known in self._known.values():
+            place = (known.tenantid, known.name)
+            yield from self._judged(place, self._compare(known, stored.pop(place, []), now))
+        for place, records in stored.items():
+            self._tally(place[0]).records += len(records)
+            yield from self._judged(
+                place,
+                [
+                    Finding("unexpected", *place, f"{record.id}: the log has no such conversation")
+                    for record in records
+                ],
+            )
+        counted = sum(tally.events for tally in self.tallies.values())
+        assert counted + self.letters == self.read, "each record is an event or a dead letter"
+
+    def _judged(self, place: tuple[str, str], found: list[Finding]) -> Iterator[Finding]:
+        tally = self._tally(place[0])
+        if found and not self._is_whole:
+            tally.unjudged += 1
+            return
+        tally.findings += len(found)
+        yield from found
+
+    def _compare(self, known: _Known, stored: list[UsageRecord], now: int) -> list[Finding]:
+        timeline = self._timeline_for(known.tenantid)
+        conversation, emitted = known.conversation, known.emitted
+        tally = self._tally(known.tenantid)
+        tally.conversations += 1
+        tally.records += len(stored)
+        is_pending = conversation.due_at is not None or len(emitted) > known.owed
+        tally.pending += is_pending
+        conversation.settle(known.tenantid, known.name, now, timeline, emitted)
+        place = (known.tenantid, known.name)
+        found = self._decided_twice(known, timeline)
+        by_id = {record.id: record for record in stored}
+        for number, record in enumerate(emitted):
+            there = by_id.pop(record.id, None)
+            if there is None:
+                # Those after it must not be there either: they would be `unexpected`.
+                if number < known.owed:
+                    found.append(Finding("missing", *place, f"{record.id}: {_told(record)}"))
+                elif any(later.id in by_id for later in emitted[number + 1 :]):
+                    found.append(Finding("missing", *place, f"{record.id}: a later one is there"))
+            elif there != record:
+                detail = f"{record.id}: is {_told(there)}; must be {_told(record)}"
+                found.append(Finding("differs", *place, detail))
+        for record in by_id.values():
+            found.append(Finding("unexpected", *place, f"{record.id}: {_told(record)}"))
+        found += [
+            Finding("no_evidence", *place, f"{record.id}: names no event")
+            for record in stored
+            if not record.evidence
+        ]
+        return found
+
+    def _decided_twice(self, known: _Known, timeline: Timeline) -> list[Finding]:
+        conversation = known.conversation
+        emitted: Counter[str] = Counter()
+        for record in known.emitted:
+            emitted[record.outcome] += record.quantity
+        history: list[Event] = [event for _, event in conversation.entries()]
+        # Silence that is accounted for is complete; what is still due is not.
+        as_of = _END if conversation.due_at is None else conversation.newest_at
+        decision = decide(history, timeline, as_of)
+        net = {} if decision.excluded else decision.net
+        if net == {outcome: units for outcome, units in emitted.items() if units}:
+            return []
+        detail = f"emitted {dict(emitted)}, decided {net}"
+        return [Finding("undecided", known.tenantid, known.name, detail)]
+
+    def missing_letters(self, there: Iterable[int], topic: str, partition: int) -> list[Finding]:
+        """Say which rejected records have no dead letter; `there` are origins of those that are."""
+        return [
+            Finding("no_dead_letter", "", "", f"{topic}[{partition}] offset {offset}: {reason}")
+            for offset, reason in sorted(
+                item for item in self.rejected.items() if item[0] not in set(there)
+            )
+        ]
+
+
+def _told(record: UsageRecord) -> str:
+    sign = "+1" if record.quantity > 0 else "-1"
+    rests_on = ", ".join(record.evidence)
+    return f"{sign} {record.outcome} ({record.kind}, {record.reason}) for {rests_on}"

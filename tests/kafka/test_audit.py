@@ -1,0 +1,52 @@
+"""The audit over a real broker and ledger: silent where all is well, and naming what is not."""
+
+import sqlite3
+
+import orjson
+
+from tests.kafka.run import Run, wait_until
+from tests.kafka.test_bad_input import AT, KEY, resolved
+
+
+def test_the_audit_names_what_was_taken_from_the_ledger_and_what_was_put_in(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    messages = [*resolved("c1"), *resolved("c2"), (KEY, b"{garbage", AT + 9)]
+    run.produce(messages)
+    run.until_decided(run.start("worker"), len(messages))
+    run.start("sink")
+    ledger = sqlite3.connect(run.folder / "ledger.sqlite")
+    wait_until(lambda: _count(ledger) == 2, "the ledger has both")
+
+    well = run.resmeter("audit")
+
+    assert well.returncode == 0, well.stderr + well.stdout
+    assert "nothing differs" in well.stderr
+    assert "7 records read: 6 events, 1 dead letters" in well.stderr
+
+    with ledger:
+        ledger.execute("UPDATE usage_record SET id = 'acme:c2:7' WHERE id = 'acme:c2:1'")
+        ledger.execute("UPDATE usage_record SET kind = 'assumed' WHERE id = 'acme:c1:1'")
+    wrong = run.resmeter("audit", "--json")
+
+    assert wrong.returncode == 3
+    lines = [orjson.loads(line) for line in wrong.stdout.splitlines()]
+    found = {(line["finding"], line["conversation"]) for line in lines if "finding" in line}
+    assert found == {("differs", "c1"), ("missing", "c2"), ("unexpected", "c2")}
+    (tally,) = (line for line in lines if "finding" not in line)
+    assert (tally["tenantid"], tally["conversations"], tally["findings"]) == ("acme", 2, 3)
+
+
+def test_the_audit_says_so_when_the_sink_has_not_taken_what_was_written(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    run.produce(resolved("c1"))
+    run.until_decided(run.start("worker"), 3)
+
+    found = run.resmeter("audit", "--wait", "0")
+
+    assert found.returncode == 1
+    assert "the sink is 1 usage records behind" in found.stderr
+
+
+def _count(ledger: sqlite3.Connection) -> int:
+    (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
+    return int(number)

@@ -1,0 +1,122 @@
+"""The audit finds nothing in what a worker leaves, and each thing that is not as it left it."""
+
+from typing import Any
+
+import msgspec
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipeline.replay.audit import Audit, Finding
+from pipeline.stream.partition import Partition
+from pipeline.usage.record import UsageRecord
+from tests.oracle.strategies import END
+from tests.properties.test_partition import Log, long_logs
+
+
+def _written(log: Log, until: int) -> list[UsageRecord]:
+    """Return what a worker has emitted up to an offset; after the last one windows are over."""
+    partition = Partition("events", 0, lambda _: log.timeline)
+    partition.schedule_all()
+    found = [output.record for output in partition.apply(log.records[:until]).outputs]
+    if until == len(log.records):
+        found += [output.record for output in partition.settle(END, 1_000).outputs]
+    return found
+
+
+def _audit(
+    log: Log, ledger: list[UsageRecord], committed: int, now: int = END, *, is_whole: bool = True
+) -> tuple[list[Finding], Audit]:
+    audit = Audit(committed, lambda _: log.timeline, is_whole=is_whole)
+    for record in log.records:
+        audit.take(record.offset, record.timestamp, record.key, record.value, record.headers)
+    return list(audit.compare(ledger, now)), audit
+
+
+@given(long_logs(), st.data())
+def test_nothing_differs_in_what_a_worker_has_written_wherever_it_stands(
+    log: Log, data: st.DataObject
+) -> None:
+    written = data.draw(st.integers(0, len(log.records)))
+    committed = data.draw(st.integers(0, written))
+
+    found, audit = _audit(log, _written(log, written), committed)
+
+    assert not found
+    tallies = audit.tallies.values()
+    assert sum(tally.events for tally in tallies) + audit.letters == audit.read == len(log.records)
+    assert audit.rejected.keys() <= set(range(committed))
+
+
+@given(long_logs(), st.data())
+def test_a_record_that_is_lost_is_missing(log: Log, data: st.DataObject) -> None:
+    # What committed events have emitted, windows aside: those may be open still.
+    partition = Partition("events", 0, lambda _: log.timeline)
+    partition.schedule_all()
+    owed = [output.record for output in partition.apply(log.records).outputs]
+    assume(owed)
+    lost = data.draw(st.sampled_from(owed))
+
+    found, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
+
+    assert {(f.kind, f.conversation) for f in found} == {("missing", lost.conversation)}
+    assert found[0].detail.startswith(lost.id)
+
+
+@given(long_logs(), st.data())
+def test_a_record_that_says_something_else_differs(log: Log, data: st.DataObject) -> None:
+    written = _written(log, len(log.records))
+    assume(written)
+    place = data.draw(st.integers(0, len(written) - 1))
+    changes: dict[str, Any] = data.draw(
+        st.sampled_from([{"kind": "reported"}, {"occurred_at": 1}, {"policy_version": 99}])
+    )
+    changed = msgspec.structs.replace(written[place], **changes)
+    assume(changed != written[place])
+
+    found, _ = _audit(log, [*written[:place], changed, *written[place + 1 :]], len(log.records))
+
+    assert [f.kind for f in found] == ["differs"]
+
+
+@given(long_logs(), st.sampled_from(["acme", "elsewhere"]))
+def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenantid: str) -> None:
+    written = _written(log, len(log.records))
+    added = UsageRecord(
+        id=f"{tenantid}:c0:99",
+        tenantid=tenantid,
+        conversation="c0",
+        outcome="resolution",
+        quantity=1,
+        kind="assumed",
+        reason="silence",
+        occurred_at=1,
+        policy="fin-2026",
+        policy_version=1,
+        evidence=(),
+    )
+
+    found, audit = _audit(log, [*written, added], len(log.records))
+
+    assert "unexpected" in {f.kind for f in found}
+    assert all(added.id in f.detail for f in found)
+    assert audit.tallies[tenantid].findings == len(found)
+
+
+@given(long_logs())
+def test_what_reaches_back_before_the_log_is_not_judged(log: Log) -> None:
+    written = _written(log, len(log.records))
+    assume(written)
+
+    found, audit = _audit(log, [], len(log.records), is_whole=False)
+
+    assert not found
+    assert sum(tally.findings for tally in audit.tallies.values()) == 0
+
+
+@given(long_logs())
+def test_a_rejected_record_without_a_dead_letter_is_named(log: Log) -> None:
+    _, audit = _audit(log, _written(log, len(log.records)), len(log.records))
+
+    assert not audit.missing_letters(audit.rejected, "events", 0)
+    found = audit.missing_letters([], "events", 0)
+    assert [f.kind for f in found] == ["no_dead_letter"] * len(audit.rejected)
