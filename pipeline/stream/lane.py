@@ -107,10 +107,16 @@ class Lane:
 
     # --- batches ----------------------------------------------------------------------------------
 
-    async def handle(self, number: int, fetched: "Sequence[Fetched]") -> None:
-        """Apply a batch in memory and start its effects; wait only while too many are under way."""
+    async def room(self) -> None:
+        """Wait while too many batches are under way."""
         while len(under_way := self._under_way()) >= self._worker.inflight_batches_max:
             await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    def handle(self, number: int, fetched: "Sequence[Fetched]") -> None:
+        """Apply a batch in memory and start its effects.
+
+        At once: between the look whether the partition is ours and this, it must not be revoked.
+        """
         partition = self.partition(number)
         if not partition.is_recovered:
             # The first records after a recovery come a moment before Faust says that it is over.
@@ -133,7 +139,7 @@ class Lane:
     def _start(self, partition: Partition, work: Work, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
         before = in_flight[-1] if in_flight else None
-        task = asyncio.ensure_future(self._effects(partition.number, work, done, before))
+        task = asyncio.ensure_future(self._effects(partition, work, done, before))
         in_flight.append(task)
         task.add_done_callback(lambda ended: self._ended(partition.number, ended))
 
@@ -146,8 +152,9 @@ class Lane:
             self._end("effects_failed", error)
 
     async def _effects(
-        self, number: int, work: Work, done: int | None, before: asyncio.Task[None] | None
+        self, partition: Partition, work: Work, done: int | None, before: asyncio.Task[None] | None
     ) -> None:
+        number = partition.number
         # 1. Results first: a state that says "emitted" while the output is lost would lose it for
         #    good, as the record is passed over when it comes again.
         if work.outputs or work.dead_letters:
@@ -161,8 +168,9 @@ class Lane:
         if work.states:
             written = await self.outputs.write_states(number, work.states)
             self.app.changelog_written(number, written)
-        # 3. Only now may Faust commit, and never further than this.
-        if done is not None:
+        # 3. Only now may Faust commit, and never further than this. Not where the partition went
+        #    and came back meanwhile: its states may have been read back before ours were written.
+        if done is not None and self.partitions.get(number) is partition:
             self.done[number] = done
             self.done_at[number] = time.monotonic()
 
@@ -304,6 +312,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                 for place, fetched in records.items():
                     # No other topic is subscribed to but Faust's own, which carries nothing.
                     for batch in _batches(fetched, lane._worker.batch_events_max):
+                        await lane.room()
                         if (
                             place not in active
                             or not self.flow_active
@@ -311,7 +320,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                         ):
                             break
                         if place.topic == lane.events_topic:
-                            await lane.handle(place.partition, batch)
+                            lane.handle(place.partition, batch)
                             self._read_offset[place] = batch[-1].next_offset - 1
                             await asyncio.sleep(0)  # effects, probes and heartbeats go on
                         elif place.topic == lane.changelog_topic:

@@ -153,9 +153,10 @@ class Worker:
         """Poll once: a batch of each partition, then what fell due."""
         world = self._world
         for number in sorted(self.positions):
+            await self.lane.room()
             records = world.events.partitions[number][self.positions[number] :][:size]
             if records:
-                await self.lane.handle(number, _fetched(records))
+                self.lane.handle(number, _fetched(records))
                 self.positions[number] = records[-1].offset + 1
         looks = await self.lane.look(self)  # type: ignore[arg-type]
         for _ in range(world.draw.randrange(3)):
