@@ -23,7 +23,7 @@ from pipeline.producers import load_keys
 from pipeline.serve import serving
 from pipeline.stream.lane import Lane, LaneApp, die
 from pipeline.stream.outputs import Outputs, ssl_context
-from pipeline.stream.topics import TopicAdmin
+from pipeline.stream.topics import TopicAdmin, lost_states
 from pipeline.tenants import Tenants
 
 _FETCH_BYTES_MAX = 1 * 1024 * 1024  # of a partition
@@ -102,7 +102,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         UnavailableError: no broker answers, or the port is taken.
     """
     configure(settings.log)
-    problems = TopicAdmin(settings).problems()
+    problems = TopicAdmin(settings).problems() or lost_states(settings)
     if problems:
         raise ConfigurationError(problems)
     # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.

@@ -168,6 +168,11 @@ class Lane:
         if work.states:
             written = await self.outputs.write_states(number, work.states)
             self.app.changelog_written(number, written)
+        elif not partition.states:
+            # Garbage alone so far. An empty changelog beside a committed offset means that it was
+            # lost (`topics.lost_states`): so it must not be empty.
+            _, written = await self.outputs.read_clock(number)
+            self.app.changelog_written(number, written)
         # 3. Only now may Faust commit, and never further than this. Not where the partition went
         #    and came back meanwhile: its states may have been read back before ours were written.
         if done is not None and self.partitions.get(number) is partition:

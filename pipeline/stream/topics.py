@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -21,6 +21,12 @@ from pipeline.errors import UnavailableError
 _DAY_MS = 86_400_000
 _TIMEOUT_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
+_NO_COORDINATOR = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD,
+}
 TIMESTAMPS = "message.timestamp.type"
 
 
@@ -189,6 +195,54 @@ class TopicAdmin:
             raise UnavailableError(
                 f"the topics' configuration cannot be read: {error.args[0].str()}"
             ) from error
+
+
+def lost_states(settings: Settings) -> list[str]:
+    """Say where the group has read events whose states are gone: it must not decide without them.
+
+    A worker that reads a partition writes to its changelog before it commits, states or at least a
+    reading of the clock. So one that is empty was deleted.
+
+    Raises:
+        UnavailableError: no broker answers.
+    """
+    topics, group = settings.topics, settings.worker.group
+    consumer = open_client(
+        Consumer, {**kafka_client_options(settings.kafka), "group.id": group, "log_level": 0}
+    )
+    try:
+        return [
+            f"{topics.changelog}[{place.partition}] is empty, but the group {group} has read "
+            f"{topics.events}[{place.partition}] up to offset {place.offset}: the states of its "
+            "conversations are gone, and without them it would bill wrongly. Rebuild them from the "
+            f"events: with all workers stopped, reset the group's offsets of {topics.events} to the "
+            "earliest, and start again; what was emitted comes out again and is known by its ids"
+            for place in _committed(consumer, topics.events, topics.partitions)
+            if place.offset > 0
+            and consumer.get_watermark_offsets(
+                TopicPartition(topics.changelog, place.partition), timeout=_TIMEOUT_SECONDS
+            )[1]
+            == 0
+        ]
+    except KafkaException as error:
+        raise UnavailableError(
+            f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
+        ) from error
+    finally:
+        consumer.close()
+
+
+def _committed(consumer: Consumer, topic: str, partitions: int) -> list[TopicPartition]:
+    places = [TopicPartition(topic, number) for number in range(partitions)]
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while True:
+        try:
+            return consumer.committed(places, timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            # A broker that has just started has no coordinator for a moment.
+            if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_SECONDS)
 
 
 def _quiet_logger() -> Any:

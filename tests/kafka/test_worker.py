@@ -6,9 +6,12 @@ from importlib import resources
 
 import orjson
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from tests.kafka.conftest import Load
 from tests.kafka.run import PARTITIONS, Run, decided, metric, net, readiness, wait_until
+from tests.kafka.test_bad_input import AT, KEY, resolved
 
 AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
 DATA = resources.files("pipeline.demo") / "data" / "airline_support.events.ndjson"
@@ -158,3 +161,45 @@ def _event(identity: str, type_: str, at: str, **data: object) -> bytes:
             "data": data,
         }
     )
+
+
+def test_a_worker_whose_changelog_was_deleted_refuses_and_rebuilds_from_the_events(
+    run: Run,
+) -> None:
+    messages = [*resolved("c1"), (KEY, b"{garbage", AT)]
+    run.produce(messages)
+    first = run.start("worker")
+    run.until_decided(first, len(messages))
+    first.stop()
+    before = run.usage_records()
+    changelog = run.env["RESMETER_TOPICS__CHANGELOG"]
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    admin.delete_topics([changelog])[changelog].result()
+    wait_until(lambda: changelog not in admin.list_topics(timeout=5).topics, "it is gone")
+    run.done("topics", "create")
+
+    refused = run.resmeter("worker")
+
+    assert refused.returncode == 2
+    assert f"{changelog}[" in refused.stderr
+    assert "the states of its conversations are gone" in refused.stderr
+    events = run.env["RESMETER_TOPICS__EVENTS"]
+    places = [TopicPartition(events, number, 0) for number in range(PARTITIONS)]
+    group = ConsumerGroupTopicPartitions(run.env["RESMETER_WORKER__GROUP"], places)
+    (reset,) = admin.alter_consumer_group_offsets([group]).values()
+    reset.result()
+    run.until_decided(run.start("worker"), len(messages))
+    assert run.usage_records() == before
+
+
+def test_a_partition_with_nothing_but_garbage_starts_again_as_well(run: Run) -> None:
+    run.produce([(KEY, b"{garbage", AT)])
+    first = run.start("worker")
+    run.until_decided(first, 1)
+    first.stop()
+    run.produce([(KEY, b"{garbage", AT + 1)])
+
+    run.until_decided(run.start("worker"), 2)
+
+    origins = {m.headers["resmeter-offset"] for m in run.messages("DEAD_LETTERS")}
+    assert origins == {b"0", b"1"}  # each at least once
