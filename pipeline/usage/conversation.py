@@ -147,13 +147,14 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
         """Return the offset of the first arrival of each of these events, by id."""
         found: dict[str, int] = {}
+        if self.seal is not None and self.seal.answer_offset is not None:
+            # Of what was sealed, nothing but the answer that stood can be evidence for more.
+            sealed = _decode_fold(self.seal.fold) if self.events else self.fold
+            assert sealed.standing is not None
+            found[sealed.standing.id] = self.seal.answer_offset
         for offset, event in self.entries():
             if event.id in evidence:
                 found.setdefault(event.id, offset)
-        if self.seal is not None and self.seal.answer_offset is not None:
-            # Of what was sealed, nothing but the answer that stood can be evidence for more.
-            for identity in evidence:
-                found.setdefault(identity, self.seal.answer_offset)
         return tuple(found[identity] for identity in evidence)
 
     # --- what moves it ----------------------------------------------------------------------------
