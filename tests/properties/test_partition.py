@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.codec import decode
-from pipeline.events.model import AI_MESSAGE, CUSTOMER_MESSAGE, Addressed, Event
+from pipeline.events.model import (
+    AI_MESSAGE,
+    CUSTOMER_MESSAGE,
+    EVENTS_IN_CONVERSATION_MAX,
+    Addressed,
+    Event,
+)
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Timeline, preset
 from pipeline.stream.deadletters import DeadLetter
@@ -393,7 +399,7 @@ def _writes(log: Log, size: int, *, ahead: bool) -> list[Write]:
     found: list[Write] = []
     waiting: list[Write] = []
     for work, offset in _works(_of(log), log, size, 0):
-        results = [*work.outputs, *work.dead_letters]
+        results: list[Write] = [*work.outputs, *work.dead_letters]
         found += results if ahead else waiting
         found += waiting if ahead else results
         waiting = [*work.states, offset]
@@ -426,6 +432,67 @@ def _play(
 def _append(topic: dict[str, Output], output: Output) -> None:
     # Written again, it must be what it was: the key, every byte of the value, the origin.
     assert topic.setdefault(output.record.id, output) == output
+
+
+def _at(*events: tuple[int, Event]) -> list[Record]:
+    return [
+        Record(n, arrival, b"acme:c1", value(event, "acme", "c1"))
+        for n, (arrival, event) in enumerate(events)
+    ]
+
+
+def test_the_example_of_the_docs_is_sealed_as_they_say() -> None:
+    asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
+    answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
+    earlier = Event(T0 - 60_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
+    again = T0 + 58 * DAY_MS
+    returned = Event(again, CUSTOMER_MESSAGE, "/s", "m3", intent="help_request")
+    log = _at(
+        (T0, asked), (T0 + 60_000, answered), (again, earlier), (again, answered), (again, returned)
+    )
+
+    work = _partition().apply(log)
+
+    assert [(letter.reason, letter.offset) for letter in work.dead_letters] == [
+        ("too_late", 2),
+        ("too_late", 3),
+    ]
+    assert [(out.record.id, out.record.reason) for out in work.outputs] == [
+        ("acme:c1:1", "silence"),
+        ("acme:c1:2", "customer_returned"),
+    ]
+    assert work.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
+
+
+def test_a_record_a_millisecond_before_the_seal_is_late_and_not_too_late() -> None:
+    asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
+    answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
+    returned = Event(T0 + 120_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
+    earlier = Event(T0 + 90_000, CUSTOMER_MESSAGE, "/s", "m3", intent="confirmation")
+    seal = T0 + 120_000 + SEAL_AFTER_MS
+    known = [(T0, asked), (T0 + 60_000, answered), (T0 + 120_000, returned)]
+
+    letters = [
+        [letter.reason for letter in _partition().apply(_at(*known, (at, earlier))).dead_letters]
+        for at in (seal - 1, seal)
+    ]
+
+    assert letters == [[], ["too_late"]]
+
+
+def test_a_conversation_that_is_too_long_takes_events_again_once_it_was_sealed() -> None:
+    events = [
+        (T0 + n, Event(T0 + n, CUSTOMER_MESSAGE, "/s", f"m{n}", intent="holding"))
+        for n in range(EVENTS_IN_CONVERSATION_MAX + 1)
+    ]
+    later = T0 + 60 * DAY_MS
+    events.append((later, Event(later, CUSTOMER_MESSAGE, "/s", "new", intent="holding")))
+    partition = _partition()
+
+    work = partition.apply(_at(*events))
+
+    assert [letter.reason for letter in work.dead_letters] == ["conversation_too_long"]
+    assert decode_state(partition.states[b"acme:c1"]).events == 1
 
 
 @given(logs())
