@@ -105,9 +105,19 @@ class WorkerSettings(_Section):
         le=3600,
         description="how long a CreateTime partition must stay at its end before windows close",
     )
+    seal_after_days: int = Field(
+        45,
+        ge=1,
+        le=3650,
+        description="a conversation without a record for so long is closed to older events",
+    )
     recovery_seconds_max: float = Field(
         600.0, gt=0, le=86400, description="not ready for longer than this: the process ends"
     )
+
+    @property
+    def seal_after_ms(self) -> int:
+        return self.seal_after_days * 24 * 3_600_000
 
 
 class LedgerSettings(_Section):

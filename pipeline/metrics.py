@@ -71,6 +71,11 @@ class WorkerMetrics:
             "Records read again after a restart or rebalance and passed over.",
             registry=registry,
         )
+        self.sealed = Counter(
+            "resmeter_sealed",
+            "Histories put away after a long quiet. It stops: memory grows with each conversation.",
+            registry=registry,
+        )
         self.conversations = Gauge(
             "resmeter_conversations", "Conversations held in memory.", registry=registry
         )
@@ -135,7 +140,8 @@ class WorkerMetrics:
         self.settled(work)
 
     def settled(self, work: "Work") -> None:
-        """Count what was emitted."""
+        """Count what was emitted, and what was sealed."""
+        self.sealed.inc(work.sealed)
         emitted = Tally(
             (output.record.outcome, f"{output.record.quantity:+d}", output.record.reason)
             for output in work.outputs

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError
+from pipeline.events.model import FUTURE_MS_MAX
 from pipeline.producers import Producer, read_producers
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import DEFAULT, PRESETS, Policy, Timeline, preset, read_policies
 
 _TENANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,240}", re.ASCII)
+_DAY_MS = 24 * 3_600_000
 _EVENT_NAME_CHARACTERS_MAX = 100  # Stripe's limit of a meter's event_name
 
 
@@ -64,6 +66,27 @@ class Tenants:
             if policy.handoff_causes_billed:
                 outcomes.add(PROCEDURE_HANDOFF)
         return sorted(map(self.event_name_for, outcomes))
+
+    def problems_of_sealing(self, seal_after: int) -> list[str]:
+        """Say which windows would still be open when their conversations are sealed.
+
+        An event that comes within a window and its grace must not be too late.
+
+        Args:
+            seal_after: how many milliseconds without a record seal a conversation.
+        """
+        problems: list[str] = []
+        for name in sorted({self._default, *self._policies.values()}):
+            for policy in self._timelines[name].versions:
+                # An event may say that it happened a little after its arrival.
+                waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
+                if policy.silence != "never" and waits > seal_after:
+                    problems.append(
+                        f"RESMETER_WORKER__SEAL_AFTER_DAYS: policy {name!r}, version "
+                        f"{policy.version}, keeps windows open for longer: set it to "
+                        f"{-(-waits // _DAY_MS)} or more"
+                    )
+        return problems
 
     def price_for(
         self, tenantid: str, outcome: str, policy: str, version: int

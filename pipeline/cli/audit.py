@@ -106,7 +106,11 @@ def _audit(
             for number, (low, _) in sorted(source.bounds.items()):
                 # 2. A partition at a time, so that memory holds no more than one.
                 audit = Audit(
-                    committed.get(number, 0), tenants.timeline_for, keys, is_whole=low == 0
+                    committed.get(number, 0),
+                    tenants.timeline_for,
+                    keys,
+                    settings.worker.seal_after_ms,
+                    is_whole=low == 0,
                 )
                 for message in source.records({number: low}):
                     headers: Any = message.headers() or []

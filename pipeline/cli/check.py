@@ -60,7 +60,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
             if settings.config
             else "RESMETER_CONFIG is not set: fin-2026 for everyone, and nobody is billed"
         )
-        return []
+        return found.problems_of_sealing(settings.worker.seal_after_ms)
 
     def broker(facts: list[str]) -> list[str]:
         from pipeline.stream.topics import TopicAdmin

@@ -28,7 +28,7 @@ from pipeline.events.model import Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
-from pipeline.usage.conversation import Conversation
+from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.record import UsageRecord
 
 FindingKind = Literal[
@@ -70,6 +70,7 @@ class _Known(msgspec.Struct):
     conversation: Conversation
     emitted: list[UsageRecord]
     owed: int = 0  # how many of them follow from committed events
+    sealed: list[Event] = []  # the events of histories that were sealed on the way
 
 
 class Audit:
@@ -80,6 +81,7 @@ class Audit:
         is_whole: the log still has its first record.
         timeline_for: the policies.
         keys: of producers, where signatures are asked for.
+        seal_after: as the worker has it, ms.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Audit:
         committed: int,
         timeline_for: TimelineFor,
         keys: Mapping[str, Key] | None = None,
+        seal_after: int = SEAL_AFTER_MS,
         *,
         is_whole: bool = True,
     ) -> None:
@@ -96,6 +99,7 @@ class Audit:
         self._committed = committed
         self._timeline_for = timeline_for
         self._keys = keys or None
+        self._seal_after = seal_after
         self._is_whole = is_whole
         self._known: dict[bytes, _Known] = {}
         self.letters = 0
@@ -121,15 +125,22 @@ class Audit:
         if known is None:
             known = _Known(found.tenantid, found.conversation, Conversation(), [])
             self._known[key] = known
-        received = known.conversation.receive(
+        conversation = known.conversation
+        is_quiet = timestamp >= conversation.arrival + self._seal_after
+        before = conversation.entries() if is_quiet else []
+        received = conversation.receive(
             known.tenantid,
             known.name,
             [(offset, timestamp, found.event)],
             self._timeline_for(known.tenantid),
             known.emitted,
+            self._seal_after,
         )
-        if received.too_long:
-            self._reject(offset, Rejected("conversation_too_long", ""))
+        if received.sealed:
+            known.sealed += [event for _, event in before]
+        if received.too_long or received.too_late:
+            reason: Reason = "conversation_too_long" if received.too_long else "too_late"
+            self._reject(offset, Rejected(reason, ""))
             return
         tally = self._tally(known.tenantid)
         tally.events += 1
@@ -214,7 +225,7 @@ class Audit:
         emitted: Counter[str] = Counter()
         for record in known.emitted:
             emitted[record.outcome] += record.quantity
-        history: list[Event] = [event for _, event in conversation.entries()]
+        history = known.sealed + [event for _, event in conversation.entries()]
         # Silence that is accounted for is complete; what is still due is not.
         as_of = _END if conversation.due_at is None else conversation.newest_at
         decision = decide(history, timeline, as_of)

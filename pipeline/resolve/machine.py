@@ -142,6 +142,20 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             policy.version,
         )
 
+    def forget(self) -> None:
+        """Keep of the transitions only those that later ones may rest on.
+
+        For each outcome that is the newest +1 for each unit of the net, without its evidence. The
+        net and all that is decided from here on stay the same.
+        """
+        units = {} if self.excluded else net_of(self.transitions)
+        kept: list[Transition] = []
+        for transition in reversed(self.transitions):
+            if transition.delta > 0 and units.get(transition.outcome, 0) > 0:
+                units[transition.outcome] -= 1
+                kept.append(msgspec.structs.replace(transition, evidence=()))
+        self.transitions = kept[::-1]
+
     # --- events ---------------------------------------------------------------------------------
 
     def policy_for(self, timeline: Timeline, at: int) -> Policy | None:
@@ -320,9 +334,13 @@ class Decision(msgspec.Struct, frozen=True):
     transitions: tuple[Transition, ...]
 
 
-def fold(history: Iterable[Event], timeline: Timeline) -> Fold:
-    """Return the fold over a history in any order, one event per identity."""
-    state = Fold()
+def fold(history: Iterable[Event], timeline: Timeline, state: Fold | None = None) -> Fold:
+    """Return the fold over a history in any order, one event per identity.
+
+    Where there is a `state` already, the history is newer than all of it, and it is moved on.
+    """
+    if state is None:
+        state = Fold()
     for event in sorted(history, key=lambda event: event.order):
         state.settle(timeline, event.at)
         state.apply(timeline, event)

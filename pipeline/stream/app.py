@@ -102,7 +102,8 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         UnavailableError: no broker answers, or the port is taken.
     """
     configure(settings.log)
-    problems = TopicAdmin(settings).problems() or lost_states(settings)
+    problems = tenants.problems_of_sealing(settings.worker.seal_after_ms)
+    problems += TopicAdmin(settings).problems() or lost_states(settings)
     if problems:
         raise ConfigurationError(problems)
     # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.

@@ -86,7 +86,13 @@ class Lane:
         """Return a partition that we hold; a new one has no states yet."""
         partition = self.partitions.get(number)
         if partition is None:
-            partition = Partition(self.events_topic, number, self._timeline_for, self._keys)
+            partition = Partition(
+                self.events_topic,
+                number,
+                self._timeline_for,
+                self._keys,
+                self._worker.seal_after_ms,
+            )
             self.partitions[number] = partition
             self.records_at[number] = time.monotonic()
         return partition
@@ -202,7 +208,7 @@ class Lane:
             number
             for number, partition in self.partitions.items()
             if partition.is_recovered
-            and (earliest := partition.wheel.earliest()) is not None
+            and (earliest := partition.earliest(seals=not self.create_time)) is not None
             and earliest <= host + _CLOCK_SLACK_MS
             and self._quiet(number)
         ]
@@ -237,11 +243,16 @@ class Lane:
             if position is None or position < look.end or not self._quiet(partition.number):
                 continue  # behind: a follow-up may wait in the backlog
             until = look.clock - int(self._worker.settle_margin_seconds * 1000)
-            work = partition.settle(until, _SETTLED_AT_ONCE_MAX)
-            if not work.is_empty:
-                self.metrics.settled(work)
-                self._start(partition, work, None)
-                more = True
+            works = [partition.settle(until, _SETTLED_AT_ONCE_MAX)]
+            if not self.create_time:
+                # Where producers set the timestamps, the broker's clock does not say that no
+                # record comes any more that would find its conversation unsealed.
+                works.append(partition.seal(until, _SETTLED_AT_ONCE_MAX))
+            for work in works:
+                if not work.is_empty:
+                    self.metrics.settled(work)
+                    self._start(partition, work, None)
+                    more = True
         return more
 
     def _quiet(self, number: int) -> bool:

@@ -17,16 +17,29 @@ from pipeline.stream.state import (
     decode_state,
     due_of,
     encode_state,
+    has_seal,
+    heard_of,
     is_long,
+    is_sealed,
     newest,
     next_offset_of,
 )
 from pipeline.stream.timers import Wheel
-from pipeline.usage.conversation import Arrival, Conversation
+from pipeline.usage.conversation import SEAL_AFTER_MS, Arrival, Conversation
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 # A state that is not long holds far fewer events than this is short of the most.
 _KEPT_FROM = EVENTS_IN_CONVERSATION_MAX // 2
+_ANY_TIME = -(2**62)
+# Parts of `seal_after`. A history is dropped only once no broker's clock can be so far behind the
+# one that was read that a record still comes with an earlier time: a day after 45 of them.
+_SEAL_SLACK_PART = 45
+_SEAL_BUCKET_PART = 6480  # ten minutes of 45 days
+
+_TOO_LONG = Rejected("conversation_too_long", "subject: the conversation has 10,000 events")
+_TOO_LATE = Rejected(
+    "too_late", "time: is not after the newest event of the conversation's sealed history"
+)
 
 TimelineFor = Callable[[str], Timeline]
 
@@ -64,6 +77,7 @@ class Work(msgspec.Struct):
     types: list[int] = msgspec.field(default_factory=lambda: [0] * len(TYPES))
     duplicates: int = 0
     redelivered: int = 0
+    sealed: int = 0  # histories dropped
 
     @property
     def is_empty(self) -> bool:
@@ -73,9 +87,20 @@ class Work(msgspec.Struct):
 class _Taken:
     """A conversation that a batch changes: its state, and the events that came."""
 
-    __slots__ = ("arrivals", "kept", "kept_from", "name", "next_offset", "stored", "tenantid")
+    __slots__ = (
+        "arrivals",
+        "kept",
+        "kept_from",
+        "name",
+        "next_offset",
+        "seals_at",
+        "stored",
+        "tenantid",
+    )
 
-    def __init__(self, tenantid: str, name: str, stored: bytes | None) -> None:
+    def __init__(
+        self, tenantid: str, name: str, stored: bytes | None, timestamp: int, seal_after: int
+    ) -> None:
         self.tenantid = tenantid
         self.name = name
         self.stored = stored
@@ -84,6 +109,14 @@ class _Taken:
         # Where a conversation may become too long its records are kept: they may be rejected.
         self.kept_from = _KEPT_FROM if stored is None or not is_long(stored) else 0
         self.kept: dict[int, Record] | None = None
+        # No record before this time can be too late or seal what came before: from it on they are
+        # kept, and received one by one.
+        if stored is None:
+            self.seals_at = timestamp + seal_after
+        elif has_seal(stored):
+            self.seals_at = _ANY_TIME
+        else:
+            self.seals_at = heard_of(stored) + seal_after
 
     def keep(self, record: Record) -> None:
         if self.kept is None:
@@ -100,12 +133,17 @@ class Partition:
         number: int,
         timeline_for: TimelineFor,
         keys: Mapping[str, Key] | None = None,
+        seal_after: int = SEAL_AFTER_MS,
     ) -> None:
         self.topic = topic
         self.number = number
         self.states: dict[bytes, bytes] = {}
         self.wheel = Wheel()
         self.is_recovered = False
+        self._seal_after = seal_after
+        self._seal_slack = seal_after // _SEAL_SLACK_PART
+        self._seal_bucket = max(1, seal_after // _SEAL_BUCKET_PART)
+        self.seal_wheel = Wheel(self._seal_bucket)  # each conversation with a history, once
         self._timeline_for = timeline_for
         self._keys = keys or None  # of producers; None: whoever can write events may
         self._timelines: dict[str, Timeline] = {}
@@ -125,13 +163,16 @@ class Partition:
                 states[key] = newest(stored, states.get(key))
 
     def schedule_all(self) -> None:
-        """Fill the wheel from the states: once, when recovery is over."""
+        """Fill the wheels from the states: once, when recovery is over."""
         self.is_recovered = True
         self.wheel = Wheel()
+        self.seal_wheel = Wheel(self._seal_bucket)
         for key, stored in self.states.items():
             due = due_of(stored)
             if due is not None:
                 self.wheel.add(key, due)
+            if not is_sealed(stored):
+                self.seal_wheel.add(key, self._droppable_at(heard_of(stored)))
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -169,13 +210,18 @@ class Partition:
                     continue
                 if taken is None:
                     assert key is not None
-                    taken = _Taken(tenantid, name, self.states.get(key))
+                    taken = _Taken(
+                        tenantid, name, self.states.get(key), timestamp, self._seal_after
+                    )
                     batch[key] = taken
             if offset < taken.next_offset:
                 work.redelivered += 1
                 continue
             arrivals = taken.arrivals
-            if len(arrivals) >= taken.kept_from:
+            if timestamp >= taken.seals_at:
+                taken.seals_at = _ANY_TIME
+                taken.keep(record)
+            elif len(arrivals) >= taken.kept_from:
                 taken.keep(record)
             arrivals.append((offset, timestamp, event))
             types[event.rank] += 1
@@ -190,22 +236,39 @@ class Partition:
     def _receive(self, work: Work, key: bytes, taken: _Taken, emitted: list[UsageRecord]) -> None:
         arrivals, stored, tenantid = taken.arrivals, taken.stored, taken.tenantid
         conversation = Conversation() if stored is None else decode_state(stored)
-        received = conversation.receive(
-            tenantid, taken.name, arrivals, self._timeline(tenantid), emitted
-        )
-        work.duplicates += received.duplicates
-        if received.too_long:
-            rejected = Rejected(
-                "conversation_too_long", "subject: the conversation has 10,000 events"
+        timeline = self._timeline(tenantid)
+        if taken.seals_at != _ANY_TIME:
+            received = conversation.receive(
+                tenantid, taken.name, arrivals, timeline, emitted, self._seal_after
             )
-            assert taken.kept is not None
-            for offset, _, event in received.too_long:
-                self._reject(work, taken.kept[offset], rejected)
-                work.types[event.rank] -= 1
-            refused = set(received.too_long)
-            arrivals = [arrival for arrival in arrivals if arrival not in refused]
-        if emitted:
-            self._emit(work, conversation, emitted)
+            if emitted:
+                self._emit(work, conversation, emitted)
+            if received.is_ordinary:
+                self._store(work, key, conversation, arrivals[-1][0] + 1)
+                return
+            parts = [received]
+        else:
+            # Where a history may be dropped on the way, what is emitted finds the offsets of its
+            # evidence only between two records.
+            parts = []
+            for arrival in arrivals:
+                parts.append(
+                    conversation.receive(
+                        tenantid, taken.name, [arrival], timeline, emitted, self._seal_after
+                    )
+                )
+                self._emit(work, conversation, emitted)
+        refused: set[Arrival] = set()
+        for received in parts:
+            work.duplicates += received.duplicates
+            work.sealed += received.sealed
+            for which, rejected in ((received.too_long, _TOO_LONG), (received.too_late, _TOO_LATE)):
+                refused.update(which)
+                for offset, _, event in which:
+                    assert taken.kept is not None
+                    self._reject(work, taken.kept[offset], rejected)
+                    work.types[event.rank] -= 1
+        arrivals = [arrival for arrival in arrivals if arrival not in refused]
         if arrivals:
             self._store(work, key, conversation, arrivals[-1][0] + 1)
 
@@ -213,6 +276,12 @@ class Partition:
         work.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))
 
     # --- timers -----------------------------------------------------------------------------------
+
+    def earliest(self, *, seals: bool) -> int | None:
+        """Return a time before which `settle`, and `seal` where asked for, have nothing to do."""
+        due = self.wheel.earliest()
+        seal = self.seal_wheel.earliest() if seals else None
+        return min((at for at in (due, seal) if at is not None), default=None)
 
     def settle(self, clock: int, most: int) -> Work:
         """Settle the silence that was complete at an arrival time that no record has brought."""
@@ -235,6 +304,31 @@ class Partition:
             self._store(work, key, conversation, next_offset_of(stored))
         return work
 
+    def seal(self, clock: int, most: int) -> Work:
+        """Drop the histories of conversations that were quiet for long. It decides nothing.
+
+        To be called only where record timestamps are the broker's: with other ones a record may
+        come whose own finds the conversation not sealed yet.
+        """
+        work = Work()
+        for key in self.seal_wheel.take(clock, most):
+            stored = self.states.get(key)
+            if stored is None or is_sealed(stored):
+                continue
+            droppable_at = self._droppable_at(heard_of(stored))
+            if droppable_at > clock:
+                self.seal_wheel.add(key, droppable_at)
+                continue
+            conversation = decode_state(stored)
+            work.sealed += conversation.put_away()
+            self._store(work, key, conversation, next_offset_of(stored))
+        return work
+
+    def _droppable_at(self, heard: int) -> int:
+        # The end of a bucket, so that none of those taken from it has to be put back into it.
+        earliest = heard + self._seal_after + self._seal_slack
+        return earliest - earliest % -self._seal_bucket
+
     # --- both -------------------------------------------------------------------------------------
 
     def _timeline(self, tenantid: str) -> Timeline:
@@ -255,10 +349,12 @@ class Partition:
     def _store(self, work: Work, key: bytes, conversation: Conversation, next_offset: int) -> None:
         due = conversation.due_at
         stored = encode_state(next_offset, conversation)
+        before = self.states.get(key)
         if due is not None:
-            before = self.states.get(key)
             known = None if before is None else due_of(before)
             if known is None or known > due:
                 self.wheel.add(key, due)
+        if (before is None or is_sealed(before)) and not conversation.is_sealed:
+            self.seal_wheel.add(key, self._droppable_at(conversation.arrival))
         self.states[key] = stored
         work.states.append((key, stored))

@@ -5,6 +5,24 @@ its loop does; what is out of the ordinary (a late event, one outside `live`, on
 before) takes its time, and folds the whole history again where it must. Both emit what the
 specification's definition does, for every order of arrival and every size of batch: property tests
 hold them against it.
+
+**Sealing.** A conversation that nothing was heard of for `seal_after` (45 days unless set) is sealed:
+its history is dropped, its fold is kept, and what came before is closed. The rule looks at nothing
+but the log. A record finds its conversation sealed if its own timestamp is at least `seal_after`
+past the newest timestamp that the conversation has seen. Then,
+
+1. is its event newer than all that the conversation had, by (time, sequence, rank), it is taken in
+   as any other, and a new history begins with it; from then on all that is not newer than the old
+   history is too late, however soon it comes;
+2. is it not, it is too late: it is not taken in and changes nothing at all, its arrival included. An
+   event that comes again after that time is one of these, as its id is no longer known.
+
+An event that is known in the present history is a duplicate whatever its time says. So events that
+are not too late yield what they would if nothing was ever sealed, and 10,000 of them are a limit of
+the present history.
+
+`put_away` is the timer's: it drops the history without an event, once every record that may still
+come finds the conversation sealed anyway. It gives memory back and decides nothing.
 """
 
 from collections.abc import Sequence
@@ -28,6 +46,8 @@ from pipeline.usage.record import Kind, UsageRecord
 
 Arrival: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp, and its event
 
+SEAL_AFTER_MS = 45 * 86_400_000
+
 # Of these only the time matters, as long as they are `live`.
 _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
@@ -47,6 +67,30 @@ class Received(msgspec.Struct, frozen=True):
 
     duplicates: int = 0
     too_long: tuple[Arrival, ...] = ()  # not taken in: the conversation has 10,000 events
+    too_late: tuple[Arrival, ...] = ()  # not taken in: older than what has been sealed
+    sealed: int = 0  # histories dropped on the way
+
+    @property
+    def is_ordinary(self) -> bool:
+        return self is _ALL_APPLIED
+
+
+class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What stands in for a history that was dropped.
+
+    While no new history has begun, its newest event and its fold are the conversation's own, and
+    only `answer_offset` is told here.
+    """
+
+    answer_offset: int | None = None  # of the standing answer: later records may rest on it
+    newest_at: int = 0  # of the dropped history's newest event, with the two below
+    newest_sequence: str = ""
+    newest_rank: int = 0
+    fold: bytes = b""  # encoded: what comes later is folded upon it
+
+    @property
+    def newest(self) -> tuple[int, str, int]:
+        return (self.newest_at, self.newest_sequence, self.newest_rank)
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -67,11 +111,16 @@ _ALL_APPLIED = Received()
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
 _decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
+_decode_fold = msgspec.msgpack.Decoder(Fold).decode
 
 
 def _encode_entries(entries: list[tuple[int, Event]]) -> bytes:
     # One after the other, without the array's own header.
     return _encode(entries)[1 if len(entries) < 16 else 3 :]
+
+
+def _order(event: Event) -> tuple[int, str, int]:
+    return (event.at, event.sequence, event.rank)
 
 
 class Conversation(msgspec.Struct, array_like=True, gc=False):
@@ -93,14 +142,25 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     due_at: int | None = None  # the arrival time at which it will be: window and grace
     emitted: int = 0
     live: list[Live] = []
+    seal: Seal | None = None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Say whether the history has been dropped and no new one has begun."""
+        return self.seal is not None and not self.events
 
     def entries(self) -> list[tuple[int, Event]]:
-        """Return (offset, event) for each event, in order of arrival."""
+        """Return (offset, event) for each event since the seal, in order of arrival."""
         return [(entry.offset, entry.event) for entry in _decode_entries(self._entries())]
 
     def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
         """Return the offset of the first arrival of each of these events, by id."""
         found: dict[str, int] = {}
+        if self.seal is not None and self.seal.answer_offset is not None:
+            # Of what was sealed, nothing but the answer that stood can be evidence for more.
+            sealed = _decode_fold(self.seal.fold) if self.events else self.fold
+            assert sealed.standing is not None
+            found[sealed.standing.id] = self.seal.answer_offset
         for entry in _decode_places(self._entries()):
             found.setdefault(entry.event.id, entry.offset)
         return tuple([found[identity] for identity in evidence])
@@ -117,6 +177,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         arrivals: Sequence[Arrival],
         timeline: Timeline,
         out: list[UsageRecord],
+        seal_after: int = SEAL_AFTER_MS,
     ) -> Received:
         """Take in events in the order in which they arrived; append what is owed to `out`.
 
@@ -126,10 +187,12 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             arrivals: offset and timestamp of each record, and its event.
             timeline: the tenant's policy.
             out: where usage records go, in their order.
+            seal_after: how many milliseconds without a record seal the conversation.
         """
         emit = _Emission(self, tenantid, conversation, out)
-        duplicates = 0
+        duplicates = sealed = 0
         too_long: list[Arrival] = []
+        too_late: list[Arrival] = []
         fold = self.fold
         fresh: list[tuple[int, Event]] = []
         newest: Event | None = None
@@ -137,9 +200,28 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         due = None if due_at is None else fold.due(timeline)
         room = EVENTS_IN_CONVERSATION_MAX - self.events
         usual = not (self.settled or fold.excluded)
+        # No record before this time can find the conversation sealed. It is not moved on with each
+        # record but looked at again once it is reached.
+        seals_at = (
+            self.arrival + seal_after if self.events else self._seals_at(arrivals, seal_after)
+        )
         for arrival in arrivals:
             offset, timestamp, event = arrival
             at = event.at
+            if timestamp >= seals_at:
+                if timestamp >= highest + seal_after or (self.is_sealed and not fresh):
+                    self._keep(fresh, newest, seen)
+                    fresh, newest = [], None
+                    # The first cannot be where histories are dropped in time: the record was refused
+                    # before that, and comes again.
+                    if timestamp < highest + seal_after or not self._is_newest(event, None):
+                        too_late.append(arrival)
+                        room = EVENTS_IN_CONVERSATION_MAX - self.events
+                        continue
+                    sealed += self.put_away()
+                    self._begin_anew()
+                    seen, room = 0, EVENTS_IN_CONVERSATION_MAX
+                seals_at = max(highest, timestamp) + seal_after
             known = False
             bit = 1 << (crc32(event.id.encode()) & 63)
             if seen & bit:
@@ -181,7 +263,10 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             else:
                 self._keep(fresh, newest, seen)
                 self.due_at = due_at
-                if not known and self.events >= EVENTS_IN_CONVERSATION_MAX:
+                if not known and self.seal is not None and _order(event) <= self.seal.newest:
+                    too_late.append(arrival)
+                    highest = before
+                elif not known and self.events >= EVENTS_IN_CONVERSATION_MAX:
                     too_long.append(arrival)
                     highest = before
                 else:
@@ -200,8 +285,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self._keep(fresh, newest, seen)
         self.arrival = highest
         self.due_at = due_at
-        if duplicates or too_long:
-            return Received(duplicates, tuple(too_long))
+        if duplicates or too_long or too_late or sealed:
+            return Received(duplicates, tuple(too_long), tuple(too_late), sealed)
         return _ALL_APPLIED
 
     def _keep(self, fresh: list[tuple[int, Event]], newest: Event | None, seen: int) -> None:
@@ -235,6 +320,38 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.due_at is not None and self.due_at <= clock:
             self._settle(timeline, self.due_at, _Emission(self, tenantid, conversation, out))
 
+    # --- sealing ----------------------------------------------------------------------------------
+
+    def put_away(self) -> bool:
+        """Drop the history and keep the fold; return False where that was done before.
+
+        Every record that may still come must find the conversation sealed.
+        """
+        if self.is_sealed:
+            return False
+        standing = self.fold.standing
+        self.seal = Seal(None if standing is None else self.offsets_of((standing.id,))[0])
+        self.fold.forget()
+        self.history = b""
+        self.events = self.seen = 0
+        return True
+
+    def _begin_anew(self) -> None:
+        """Put down where a sealed history ended, before the first event of the next."""
+        assert self.seal is not None
+        self.seal = Seal(
+            self.seal.answer_offset,
+            self.newest_at,
+            self.newest_sequence,
+            self.newest_rank,
+            _encode(self.fold),
+        )
+
+    def _seals_at(self, arrivals: Sequence[Arrival], seal_after: int) -> int:
+        if self.seal is not None:
+            return -(2**62)
+        return arrivals[0][1] + seal_after if arrivals else 0
+
     def _knows(self, event: Event) -> bool:
         # An id is one run of bytes in its event's encoding. Where the run is not found, the event
         # is new; where it is, it may be another source's or stand in another member's text, so
@@ -252,7 +369,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             known = (newest.at, newest.sequence, newest.rank)
         else:
             known = (self.newest_at, self.newest_sequence, self.newest_rank)
-        return (event.at, event.sequence, event.rank) > known
+        return _order(event) > known
 
     def _settle(self, timeline: Timeline, due_at: int, emit: "_Emission") -> None:
         due = due_at - self.fold.grace(timeline)
@@ -268,7 +385,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             settled_until = self.fold.due(timeline)
             assert settled_until is not None
             before.append(self.fold.silence(timeline, settled_until))
-        self.fold = fold((known for _, known in self.entries()), timeline)
+        sealed = None if self.seal is None else _decode_fold(self.seal.fold)
+        self.fold = fold((known for _, known in self.entries()), timeline, sealed)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
         self.due_at = None

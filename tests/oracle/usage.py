@@ -18,22 +18,46 @@ Record = tuple[
 ]
 
 
-class Oracle:
-    """One conversation: its history, and what was emitted for it."""
+Place = tuple[int, str, int]  # time, sequence, rank
 
-    def __init__(self, timeline: Timeline, prefix: str = "acme:c1") -> None:
+
+class Oracle:
+    """One conversation: its history, and what was emitted for it.
+
+    To seal only closes what is past: nothing is ever dropped here, and everything is decided from
+    the first event on.
+    """
+
+    def __init__(
+        self, timeline: Timeline, prefix: str = "acme:c1", seal_after: int = 2**62
+    ) -> None:
         self._timeline = timeline
         self._prefix = prefix
-        self._history: dict[tuple[str, str], Event] = {}
+        self._seal_after = seal_after
+        self._history: list[Event] = []
+        self._known: set[tuple[str, str]] = set()  # since the last seal
+        self._closed: Place | None = None  # up to here all is too late
+        self._heard: int | None = None  # the newest timestamp of a record that was taken
         self._arrival = 0
         self._accounted: list[Step] = []
         self.records: list[Record] = []
+        self.too_late: list[Event] = []
 
     def receive(self, event: Event, arrival: int) -> None:
         """Take in a record: silence first, then the event."""
+        known, closed = self._known, self._closed
+        if self._heard is not None and arrival - self._heard >= self._seal_after:
+            known, closed = set(), max(_place(past) for past in self._history)
+        identity = (event.source, event.id)
+        if identity not in known and closed is not None and _place(event) <= closed:
+            self.too_late.append(event)
+            return
+        self._known, self._closed = known, closed
+        self._heard = arrival if self._heard is None else max(arrival, self._heard)
         self.tick(arrival)
-        if (event.source, event.id) not in self._history:
-            self._history[event.source, event.id] = event
+        if identity not in known:
+            known.add(identity)
+            self._history.append(event)
             self._decide_again(event)
 
     def tick(self, clock: int) -> None:
@@ -42,7 +66,7 @@ class Oracle:
         self._decide_again(None)
 
     def _decide_again(self, event: Event | None) -> None:
-        outcome = decide(self._history.values(), self._timeline, self._arrival, with_grace=True)
+        outcome = decide(self._history, self._timeline, self._arrival, with_grace=True)
         steps = [] if outcome.excluded else outcome.steps
         known = len(self._accounted)
         if [_same(s) for s in self._accounted] == [_same(s) for s in steps[:known]]:
@@ -86,7 +110,7 @@ class Oracle:
 
     def _policy(self, event: Event) -> Policy | None:
         fold = Fold(self._timeline)
-        for known in in_order(self._history.values()):
+        for known in in_order(self._history):
             fold.silence_until(known.at)
             if not fold.ended:
                 fold.take(known)
@@ -136,6 +160,10 @@ def as_record(record: UsageRecord) -> Record:
         record.evidence,
         record.supersedes,
     )
+
+
+def _place(event: Event) -> Place:
+    return (event.at, event.sequence, event.rank)
 
 
 def _same(step: Step) -> tuple[int, str, int, str]:

@@ -12,27 +12,34 @@ from pipeline.usage.record import UsageRecord
 from tests.oracle.strategies import END
 from tests.properties.test_partition import Log, long_logs
 
+LOGS = long_logs() | long_logs(seals=True)
+
 
 def _written(log: Log, until: int) -> list[UsageRecord]:
     """Return what a worker has emitted up to an offset; after the last one windows are over."""
-    partition = Partition("events", 0, lambda _: log.timeline)
-    partition.schedule_all()
+    partition = _partition(log)
     found = [output.record for output in partition.apply(log.records[:until]).outputs]
     if until == len(log.records):
         found += [output.record for output in partition.settle(END, 1_000).outputs]
     return found
 
 
+def _partition(log: Log) -> Partition:
+    made = Partition("events", 0, lambda _: log.timeline, seal_after=log.seal_after)
+    made.schedule_all()
+    return made
+
+
 def _audit(
     log: Log, ledger: list[UsageRecord], committed: int, now: int = END, *, is_whole: bool = True
 ) -> tuple[list[Finding], Audit]:
-    audit = Audit(committed, lambda _: log.timeline, is_whole=is_whole)
+    audit = Audit(committed, lambda _: log.timeline, seal_after=log.seal_after, is_whole=is_whole)
     for record in log.records:
         audit.take(record.offset, record.timestamp, record.key, record.value, record.headers)
     return list(audit.compare(ledger, now)), audit
 
 
-@given(long_logs(), st.data())
+@given(LOGS, st.data())
 def test_nothing_differs_in_what_a_worker_has_written_wherever_it_stands(
     log: Log, data: st.DataObject
 ) -> None:
@@ -47,11 +54,10 @@ def test_nothing_differs_in_what_a_worker_has_written_wherever_it_stands(
     assert audit.rejected.keys() <= set(range(committed))
 
 
-@given(long_logs(), st.data())
+@given(LOGS, st.data())
 def test_a_record_that_is_lost_is_missing(log: Log, data: st.DataObject) -> None:
     # What committed events have emitted, windows aside: those may be open still.
-    partition = Partition("events", 0, lambda _: log.timeline)
-    partition.schedule_all()
+    partition = _partition(log)
     owed = [output.record for output in partition.apply(log.records).outputs]
     assume(owed)
     lost = data.draw(st.sampled_from(owed))
@@ -62,7 +68,7 @@ def test_a_record_that_is_lost_is_missing(log: Log, data: st.DataObject) -> None
     assert found[0].detail.startswith(lost.id)
 
 
-@given(long_logs(), st.data())
+@given(LOGS, st.data())
 def test_a_record_that_says_something_else_differs(log: Log, data: st.DataObject) -> None:
     written = _written(log, len(log.records))
     assume(written)
@@ -78,7 +84,7 @@ def test_a_record_that_says_something_else_differs(log: Log, data: st.DataObject
     assert [f.kind for f in found] == ["differs"]
 
 
-@given(long_logs(), st.sampled_from(["acme", "elsewhere"]))
+@given(LOGS, st.sampled_from(["acme", "elsewhere"]))
 def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenantid: str) -> None:
     written = _written(log, len(log.records))
     added = UsageRecord(
@@ -102,7 +108,7 @@ def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenantid: str) -> 
     assert audit.tallies[tenantid].findings == len(found)
 
 
-@given(long_logs())
+@given(LOGS)
 def test_what_reaches_back_before_the_log_is_not_judged(log: Log) -> None:
     written = _written(log, len(log.records))
     assume(written)
@@ -113,7 +119,7 @@ def test_what_reaches_back_before_the_log_is_not_judged(log: Log) -> None:
     assert sum(tally.findings for tally in audit.tallies.values()) == 0
 
 
-@given(long_logs())
+@given(LOGS)
 def test_a_rejected_record_without_a_dead_letter_is_named(log: Log) -> None:
     _, audit = _audit(log, _written(log, len(log.records)), len(log.records))
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -32,7 +32,7 @@ from pipeline.resolve.policy import (
     write_policy,
 )
 from pipeline.stream.state import decode_state, encode_state
-from pipeline.usage.conversation import Conversation
+from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.oracle import decide as oracle
 from tests.oracle.strategies import (
@@ -211,23 +211,49 @@ def test_the_running_sum_is_never_negative_and_never_above_one_unless_segments_b
 # --- usage ----------------------------------------------------------------------------------------
 
 
+class Played(NamedTuple):
+    conversation: Conversation
+    out: list[UsageRecord]
+    too_late: list[Event]
+
+
 def _play(
     coming: list[Arrival], timeline: Timeline, size: int = 1
 ) -> tuple[Conversation, list[UsageRecord]]:
     """Play arrivals in batches of at most `size`; a timer ends a batch."""
+    return _play_sealing(coming, timeline, SEAL_AFTER_MS, size)[:2]
+
+
+def _play_sealing(
+    coming: list[Arrival],
+    timeline: Timeline,
+    seal_after: int,
+    size: int = 1,
+    *,
+    drops: bool = False,
+) -> Played:
+    """As `_play`; where it `drops`, a timer drops the history as soon as it may."""
     conversation = Conversation()
     out: list[UsageRecord] = []
+    too_late: list[Event] = []
     batch: list[tuple[int, int, Event]] = []
+
+    def receive() -> None:
+        received = conversation.receive("acme", "c1", batch, timeline, out, seal_after)
+        too_late.extend(event for _, _, event in received.too_late)
+        batch.clear()
+
     for offset, (at, event) in enumerate(coming):
         if event is not None:
             batch.append((offset, at, event))
         if event is None or len(batch) == size:
-            conversation.receive("acme", "c1", batch, timeline, out)
-            batch = []
+            receive()
         if event is None:
             conversation.settle("acme", "c1", at, timeline, out)
-    conversation.receive("acme", "c1", batch, timeline, out)
-    return conversation, out
+            if drops and conversation.events and at >= conversation.arrival + seal_after:
+                conversation.put_away()
+    receive()
+    return Played(conversation, out, too_late)
 
 
 @given(arrivals(), timelines())
@@ -251,6 +277,95 @@ def test_the_size_of_the_batches_changes_neither_records_nor_state(
     coming: list[Arrival], timeline: Timeline, size: int
 ) -> None:
     assert _play(coming, timeline, size) == _play(coming, timeline)
+
+
+# --- sealing --------------------------------------------------------------------------------------
+
+# Some are shorter than the windows, as nobody should set it: what is late is then late sooner, and
+# all that is taken in still yields what it would.
+_seal_afters = st.sampled_from(
+    [GRACE, WINDOW, WINDOW + 1, WINDOW + GRACE, 2 * WINDOW, 3 * WINDOW + 1, 5 * WINDOW]
+)
+
+
+@given(arrivals(), timelines(), _seal_afters)
+def test_a_sealed_conversation_yields_what_the_second_implementation_says(
+    coming: list[Arrival], drawn: Timeline, seal_after: int
+) -> None:
+    for timeline in (drawn, *TIMELINES[30:50]):
+        played = _play_sealing(coming, timeline, seal_after, drops=True)
+
+        second = Oracle(timeline, seal_after=seal_after)
+        for at, event in coming:
+            if event is None:
+                second.tick(at)
+            else:
+                second.receive(event, at)
+        assert [as_record(r) for r in played.out] == second.records, timeline.versions
+        assert played.too_late == second.too_late
+
+
+@given(arrivals(), timelines(), _seal_afters, st.integers(2, 9))
+def test_the_size_of_the_batches_changes_nothing_that_is_sealed(
+    coming: list[Arrival], timeline: Timeline, seal_after: int, size: int
+) -> None:
+    for drops in (False, True):
+        one_by_one = _play_sealing(coming, timeline, seal_after, drops=drops)
+
+        assert _play_sealing(coming, timeline, seal_after, size, drops=drops) == one_by_one
+
+
+@given(arrivals(), timelines(), _seal_afters, st.data())
+def test_when_histories_are_dropped_and_how_often_changes_no_decision(
+    coming: list[Arrival], timeline: Timeline, seal_after: int, data: st.DataObject
+) -> None:
+    records = [arrival for arrival in coming if arrival.event is not None]
+    end = Arrival(END, None)
+    never = _play_sealing([*records, end], timeline, seal_after)
+
+    more: list[Arrival] = []
+    for n, arrival in enumerate(records):
+        more.append(arrival)
+        # As late as it may be, which is where a history is dropped that can be.
+        until = min((later.at for later in records[n + 1 :]), default=END)
+        more += [Arrival(until, None)] * data.draw(st.integers(0, 2))
+    again = _play_sealing([*more, end, end], timeline, seal_after, drops=True)
+    assert (again.out, again.too_late) == (never.out, never.too_late)
+
+
+@given(arrivals(), timelines(), _seal_afters)
+def test_a_sealed_conversation_that_is_stored_at_each_step_goes_on_as_before(
+    coming: list[Arrival], timeline: Timeline, seal_after: int
+) -> None:
+    played = _play_sealing(coming, timeline, seal_after, drops=True)
+
+    stored, out = Conversation(), list[UsageRecord]()
+    for offset, (at, event) in enumerate(coming):
+        if event is not None:
+            stored.receive("acme", "c1", [(offset, at, event)], timeline, out, seal_after)
+        else:
+            stored.settle("acme", "c1", at, timeline, out)
+            if stored.events and at >= stored.arrival + seal_after:
+                stored.put_away()
+        stored = decode_state(encode_state(offset + 1, stored))
+    assert (stored, out) == (played.conversation, played.out)
+
+
+@given(arrivals(), timelines(), _seal_afters, st.data())
+def test_what_a_sealed_conversation_had_is_too_late_when_it_comes_again(
+    coming: list[Arrival], timeline: Timeline, seal_after: int, data: st.DataObject
+) -> None:
+    conversation, out, _ = _play_sealing(coming, timeline, seal_after)
+    if not conversation.events:
+        return
+    _, again = data.draw(st.sampled_from(conversation.entries()))
+    before = encode_state(0, conversation), list(out)
+
+    at = conversation.arrival + seal_after
+    received = conversation.receive("acme", "c1", [(99, at, again)], timeline, out, seal_after)
+
+    assert [event for _, _, event in received.too_late] == [again]
+    assert (encode_state(0, conversation), out) == before
 
 
 # What is drawn too seldom, played by hand.

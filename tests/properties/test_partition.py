@@ -10,11 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.codec import decode
-from pipeline.events.model import AI_MESSAGE, CUSTOMER_MESSAGE, Addressed, Event
+from pipeline.events.model import (
+    AI_MESSAGE,
+    CUSTOMER_MESSAGE,
+    EVENTS_IN_CONVERSATION_MAX,
+    Addressed,
+    Event,
+)
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Timeline, preset
+from pipeline.stream.deadletters import DeadLetter
 from pipeline.stream.partition import Output, Partition, Work
-from pipeline.stream.state import decode_state, due_of
+from pipeline.stream.state import decode_state, due_of, is_sealed
+from pipeline.usage.conversation import SEAL_AFTER_MS
 from tests.oracle.strategies import END, T0, WINDOW, arrivals, timelines
 from tests.oracle.usage import Oracle, as_record
 from tests.oracle.wire import value
@@ -176,10 +184,16 @@ class Log(NamedTuple):
     timeline: Timeline
     records: list[Record]
     timers: dict[int, int]  # after how many records → the clock
+    seal_after: int = SEAL_AFTER_MS
+
+
+_SEAL_AFTERS = [WINDOW, 2 * WINDOW, 2 * WINDOW + 1, 5 * WINDOW]
 
 
 @st.composite
-def long_logs(draw: st.DrawFn, conversations: int = 3, size: int = 6) -> Log:
+def long_logs(
+    draw: st.DrawFn, conversations: int = 3, size: int = 6, *, seals: bool = False
+) -> Log:
     """Return the arrivals of conversations of two tenants, one after the other as they come."""
     coming: list[tuple[int, bytes | None, bytes | None]] = []
     for n in range(draw(st.integers(1, conversations))):
@@ -201,29 +215,39 @@ def long_logs(draw: st.DrawFn, conversations: int = 3, size: int = 6) -> Log:
             timers[len(records)] = at
         else:
             records.append(Record(len(records), at, record_key, content))
-    return Log(draw(timelines()), records, timers)
+    seal_after = draw(st.sampled_from(_SEAL_AFTERS)) if seals else SEAL_AFTER_MS
+    return Log(draw(timelines()), records, timers, seal_after)
 
 
-@given(long_logs())
+@given(long_logs() | long_logs(seals=True))
 def test_a_partition_yields_the_records_of_the_second_implementation(log: Log) -> None:
     partition = _of(log)
 
-    found = [output.record for output in partition.apply(log.records).outputs]
+    work = partition.apply(log.records)
+    found = [output.record for output in work.outputs]
     found += [output.record for output in partition.settle(END, 1_000).outputs]
 
     conversations: dict[bytes, Oracle] = {}
+    too_late: list[int] = []
     for record in log.records:
         decoded = decode(record.value, record.key, record.timestamp, record.headers)
         if isinstance(decoded, Addressed):
             assert record.key is not None
             oracle = conversations.setdefault(
-                record.key, Oracle(log.timeline, prefix=record.key.decode())
+                record.key, Oracle(log.timeline, record.key.decode(), log.seal_after)
             )
+            known = len(oracle.too_late)
             oracle.receive(decoded.event, record.timestamp)
+            too_late += [record.offset] * (len(oracle.too_late) - known)
     for oracle in conversations.values():
         oracle.tick(END)
     expected = [record for oracle in conversations.values() for record in oracle.records]
     assert sorted(map(as_record, found)) == sorted(expected)
+    letters = {
+        letter.offset: letter.value for letter in work.dead_letters if letter.reason == "too_late"
+    }
+    assert letters == {offset: log.records[offset].value for offset in too_late}
+    assert sum(work.types) + len(work.dead_letters) == len(log.records)
 
 
 @given(long_logs())
@@ -282,44 +306,76 @@ def test_a_conversation_that_falls_due_sooner_than_it_did_is_settled_by_then() -
     assert [output.record.evidence for output in work.outputs] == [("m2",)]
 
 
-@given(long_logs(), st.integers(1, 4), st.integers(1, 4), st.booleans())
+@given(long_logs() | long_logs(seals=True), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_a_crash_before_or_after_any_single_write_leaves_the_same_records(
     log: Log, size: int, size_after: int, ahead: bool
 ) -> None:
     """Each result and each state is one write: die before the first, after each, after the last."""
-    expected = _play(log, size).topic
+    expected = _play(log, size)
 
     writes = _writes(log, size, ahead=ahead)
     for survived in range(len(writes) + 1):
         topic: dict[str, Output] = {}
+        dead_letters: dict[int, DeadLetter] = {}
         changelog: dict[bytes, bytes] = {}
         committed = 0
         for write in writes[:survived]:
             if isinstance(write, Output):
                 _append(topic, write)
+            elif isinstance(write, DeadLetter):
+                dead_letters[write.offset] = write
             elif isinstance(write, int):
                 committed = write
             else:
                 changelog[write[0]] = write[1]
-        restarted = _play(log, size_after, since=committed, topic=topic, changelog=changelog)
-        assert restarted.topic == expected
+        left = Played(topic, dead_letters, changelog)
+        restarted = _play(log, size_after, since=committed, left=left)
+        assert restarted.topic == expected.topic
+        assert restarted.dead_letters == expected.dead_letters
+
+
+@given(long_logs(seals=True), st.integers(1, 4))
+def test_when_histories_are_dropped_changes_neither_records_nor_dead_letters(
+    log: Log, size: int
+) -> None:
+    played = _play(log, size)
+
+    kept = _play(log, size, drops=False)
+    assert kept.topic == played.topic
+    assert kept.dead_letters == played.dead_letters
+
+
+@given(long_logs(seals=True), st.integers(1, 4))
+def test_a_timer_leaves_no_history_that_can_be_dropped(log: Log, size: int) -> None:
+    partition = _of(log)
+    for _ in _works(partition, log, size, 0):
+        pass
+
+    partition.seal(END, 1_000)
+
+    assert all(is_sealed(state) for state in partition.states.values())
+    assert all(not decode_state(state).history for state in partition.states.values())
+    assert len(partition.seal_wheel) == 0
 
 
 class Played(NamedTuple):
     topic: dict[str, Output]
+    dead_letters: dict[int, DeadLetter]
     changelog: dict[bytes, bytes]
 
 
-Write = Output | tuple[bytes, bytes] | int  # a usage record, a state, a commit
+Write = Output | DeadLetter | tuple[bytes, bytes] | int  # the last two: a state, a commit
 
 
 def _of(log: Log) -> Partition:
-    made = Partition("events", 0, lambda _: log.timeline)
+    made = Partition("events", 0, lambda _: log.timeline, seal_after=log.seal_after)
     made.schedule_all()
     return made
 
 
-def _works(partition: Partition, log: Log, size: int, since: int) -> Iterator[tuple[Work, int]]:
+def _works(
+    partition: Partition, log: Log, size: int, since: int, *, drops: bool = True
+) -> Iterator[tuple[Work, int]]:
     """Yield what each batch and each timer leaves to be written, and the offset after it."""
     start = since
     while start < len(log.records):
@@ -327,8 +383,12 @@ def _works(partition: Partition, log: Log, size: int, since: int) -> Iterator[tu
         yield partition.apply(log.records[start:end]), end
         if end in log.timers:
             yield partition.settle(log.timers[end], 1), end
+            if drops:
+                yield partition.seal(log.timers[end], 1), end
         start = end
     yield partition.settle(END, 1_000), start
+    if drops:
+        yield partition.seal(END, 1_000), start
 
 
 def _writes(log: Log, size: int, *, ahead: bool) -> list[Write]:
@@ -339,8 +399,9 @@ def _writes(log: Log, size: int, *, ahead: bool) -> list[Write]:
     found: list[Write] = []
     waiting: list[Write] = []
     for work, offset in _works(_of(log), log, size, 0):
-        found += work.outputs if ahead else waiting
-        found += waiting if ahead else work.outputs
+        results: list[Write] = [*work.outputs, *work.dead_letters]
+        found += results if ahead else waiting
+        found += waiting if ahead else results
         waiting = [*work.states, offset]
     return found + waiting
 
@@ -350,17 +411,20 @@ def _play(
     size: int,
     *,
     since: int = 0,
-    topic: dict[str, Output] | None = None,
-    changelog: dict[bytes, bytes] | None = None,
+    left: Played | None = None,
+    drops: bool = True,
 ) -> Played:
     """Run a worker to the end of the log, on what an earlier one left."""
-    played = Played({} if topic is None else topic, {} if changelog is None else changelog)
+    played = Played({}, {}, {}) if left is None else left
     partition = _of(log)
     partition.restore(Record(n, 0, *state) for n, state in enumerate(played.changelog.items()))
     partition.schedule_all()
-    for work, _ in _works(partition, log, size, since):
+    for work, _ in _works(partition, log, size, since, drops=drops):
         for output in work.outputs:
             _append(played.topic, output)
+        for letter in work.dead_letters:
+            # Refused again, it is so for the same reason.
+            assert played.dead_letters.setdefault(letter.offset, letter) == letter
         played.changelog.update(work.states)
     return played
 
@@ -368,6 +432,67 @@ def _play(
 def _append(topic: dict[str, Output], output: Output) -> None:
     # Written again, it must be what it was: the key, every byte of the value, the origin.
     assert topic.setdefault(output.record.id, output) == output
+
+
+def _at(*events: tuple[int, Event]) -> list[Record]:
+    return [
+        Record(n, arrival, b"acme:c1", value(event, "acme", "c1"))
+        for n, (arrival, event) in enumerate(events)
+    ]
+
+
+def test_the_example_of_the_docs_is_sealed_as_they_say() -> None:
+    asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
+    answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
+    earlier = Event(T0 - 60_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
+    again = T0 + 58 * DAY_MS
+    returned = Event(again, CUSTOMER_MESSAGE, "/s", "m3", intent="help_request")
+    log = _at(
+        (T0, asked), (T0 + 60_000, answered), (again, earlier), (again, answered), (again, returned)
+    )
+
+    work = _partition().apply(log)
+
+    assert [(letter.reason, letter.offset) for letter in work.dead_letters] == [
+        ("too_late", 2),
+        ("too_late", 3),
+    ]
+    assert [(out.record.id, out.record.reason) for out in work.outputs] == [
+        ("acme:c1:1", "silence"),
+        ("acme:c1:2", "customer_returned"),
+    ]
+    assert work.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
+
+
+def test_a_record_a_millisecond_before_the_seal_is_late_and_not_too_late() -> None:
+    asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
+    answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
+    returned = Event(T0 + 120_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
+    earlier = Event(T0 + 90_000, CUSTOMER_MESSAGE, "/s", "m3", intent="confirmation")
+    seal = T0 + 120_000 + SEAL_AFTER_MS
+    known = [(T0, asked), (T0 + 60_000, answered), (T0 + 120_000, returned)]
+
+    letters = [
+        [letter.reason for letter in _partition().apply(_at(*known, (at, earlier))).dead_letters]
+        for at in (seal - 1, seal)
+    ]
+
+    assert letters == [[], ["too_late"]]
+
+
+def test_a_conversation_that_is_too_long_takes_events_again_once_it_was_sealed() -> None:
+    events = [
+        (T0 + n, Event(T0 + n, CUSTOMER_MESSAGE, "/s", f"m{n}", intent="holding"))
+        for n in range(EVENTS_IN_CONVERSATION_MAX + 1)
+    ]
+    later = T0 + 60 * DAY_MS
+    events.append((later, Event(later, CUSTOMER_MESSAGE, "/s", "new", intent="holding")))
+    partition = _partition()
+
+    work = partition.apply(_at(*events))
+
+    assert [letter.reason for letter in work.dead_letters] == ["conversation_too_long"]
+    assert decode_state(partition.states[b"acme:c1"]).events == 1
 
 
 @given(logs())
@@ -390,6 +515,7 @@ def test_an_older_state_of_a_zombie_never_replaces_a_newer_one(
     partition = _partition()
     versions = [state for record in log for state in partition.apply([record]).states]
     versions += partition.settle(END, 1_000).states
+    versions += partition.seal(T0 + 2 * SEAL_AFTER_MS, 1_000).states
 
     restored = _partition()
     restored.restore(

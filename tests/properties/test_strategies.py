@@ -6,7 +6,7 @@ from hypothesis import Phase, given, settings
 
 from pipeline.resolve.policy import Timeline
 from tests.oracle.decide import decide, net
-from tests.oracle.strategies import END, Arrival, arrivals, timelines
+from tests.oracle.strategies import END, WINDOW, Arrival, arrivals, timelines
 from tests.oracle.usage import Oracle
 
 # The rarest comes up in one of two hundred. Derandomised: what is drawn today is drawn tomorrow.
@@ -56,3 +56,24 @@ def test_every_way_to_count_and_to_take_back_is_drawn() -> None:
     assert not {name for name in rare if not seen[name]}
     assert seen["with a count"] > seen["examples"] / 2
     assert seen["silence"] > seen["examples"] / 4
+
+
+def test_sealing_is_drawn_and_so_is_what_it_changes() -> None:
+    seen = Counter[str]()
+
+    @settings(_ENOUGH, max_examples=100)
+    @given(arrivals(), timelines())
+    def look(coming: list[Arrival], timeline: Timeline) -> None:
+        whole, sealed = Oracle(timeline), Oracle(timeline, seal_after=2 * WINDOW)
+        for oracle in (whole, sealed):
+            for at, event in coming:
+                if event is None:
+                    oracle.tick(at)
+                else:
+                    oracle.receive(event, at)
+        seen["too late"] += bool(sealed.too_late)
+        seen["another bill"] += len(sealed.records) != len(whole.records)
+
+    look()
+    assert seen["too late"] > 20
+    assert seen["another bill"] > 2

@@ -142,6 +142,7 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
         dead_letters=[letter, letter],
         duplicates=4,
         redelivered=5,
+        sealed=6,
     )
     work.types[2] = 3
 
@@ -155,6 +156,7 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     }
     assert nonzero(registry, "resmeter_duplicates_total") == {(): 4}
     assert nonzero(registry, "resmeter_redelivered_total") == {(): 5}
+    assert nonzero(registry, "resmeter_sealed_total") == {(): 6}
 
 
 def test_an_outcome_that_only_a_policy_knows_gets_a_series_when_it_comes() -> None:

@@ -267,3 +267,48 @@ def test_a_value_of_a_wrong_form_is_a_problem_with_its_place(
     (problem,) = problems(file, text)
 
     assert problem.startswith(f"{named}: ")
+
+
+# --- sealing --------------------------------------------------------------------------------------
+
+HOUR_MS = 3_600_000
+
+
+def test_every_shipped_policy_is_decided_long_before_its_conversations_are_sealed(
+    file: Path,
+) -> None:
+    for name in PRESETS:
+        tenants = loaded(file, f'policy = "{name}"')
+
+        assert tenants.problems_of_sealing(4 * 24 * HOUR_MS) == []
+
+
+def test_a_window_that_would_still_be_open_when_it_is_sealed_is_told_with_the_days_it_needs(
+    file: Path,
+) -> None:
+    (file.parent / "slow.toml").write_text(
+        'name = "slow"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
+    )
+    tenants = loaded(file, 'policy_files = ["slow.toml"]\n[tenants.acme]\npolicy = "slow"\n')
+
+    (problem,) = tenants.problems_of_sealing(60 * 24 * HOUR_MS)
+
+    assert problem == (
+        "RESMETER_WORKER__SEAL_AFTER_DAYS: policy 'slow', version 3, keeps windows open for "
+        "longer: set it to 61 or more"
+    )
+    assert tenants.problems_of_sealing(61 * 24 * HOUR_MS) == []
+
+
+def test_windows_that_are_never_waited_for_or_of_no_tenant_keep_nothing_open(file: Path) -> None:
+    (file.parent / "slow.toml").write_text(
+        'name = "slow"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
+    )
+    (file.parent / "sure.toml").write_text(
+        'name = "sure"\nbase = "confirmed-only"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
+    )
+    tenants = loaded(
+        file, 'policy_files = ["slow.toml", "sure.toml"]\n[tenants.acme]\npolicy = "sure"\n'
+    )
+
+    assert tenants.problems_of_sealing(45 * 24 * HOUR_MS) == []

@@ -1,5 +1,7 @@
 """A conversation's stored form reads back as it was, and its header tells which is newer."""
 
+import zlib
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -12,6 +14,10 @@ from pipeline.stream.state import (
     decode_state,
     due_of,
     encode_state,
+    has_seal,
+    heard_of,
+    is_long,
+    is_sealed,
     newest,
     next_offset_of,
 )
@@ -154,3 +160,68 @@ def test_of_versions_that_are_as_new_the_first_is_kept() -> None:
 
 def test_a_version_with_no_other_is_the_newest() -> None:
     assert newest(state(5, 1), None) == state(5, 1)
+
+
+# --- sealed ---------------------------------------------------------------------------------------
+
+
+def sealed() -> Conversation:
+    made = conversation(question(), answer())
+    made.put_away()
+    return made
+
+
+def reopened() -> Conversation:
+    made, later = sealed(), T0 + 90 * DAY_MS
+    made.receive("acme", "c-1", [(2, later, question(later, "m3"))], TIMELINE, [])
+    return made
+
+
+@pytest.mark.parametrize("made", [sealed(), reopened()], ids=["sealed", "reopened"])
+def test_a_sealed_conversation_reads_back_as_it_was(made: Conversation) -> None:
+    assert decode_state(encode_state(3, made)) == made
+
+
+def test_the_header_tells_a_sealed_history_and_one_that_began_upon_it() -> None:
+    states = [encode_state(3, made) for made in (conversation(question()), sealed(), reopened())]
+
+    assert [is_sealed(state) for state in states] == [False, True, False]
+    assert [has_seal(state) for state in states] == [False, True, True]
+    assert [heard_of(state) for state in states] == [T0, T0 + 1, T0 + 90 * DAY_MS]
+
+
+def test_a_sealed_state_holds_no_event_however_many_there_were() -> None:
+    made = long_conversation()
+    made.put_away()
+
+    assert len(encode_state(1000, made)) < 100
+
+
+def test_a_sealed_version_of_one_offset_is_the_newer() -> None:
+    before, after = encode_state(2, conversation(question(), answer())), encode_state(2, sealed())
+
+    assert newest(before, after) == newest(after, before) == after
+
+
+def test_the_offset_of_the_answer_that_stood_is_kept() -> None:
+    assert sealed().offsets_of(("m2",)) == reopened().offsets_of(("m2",)) == (1,)
+    assert reopened().offsets_of(("m2", "m3")) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "made", [conversation(question(), answer()), long_conversation()], ids=["short", "long"]
+)
+def test_a_state_of_the_form_without_seals_reads_as_it_was_meant(made: Conversation) -> None:
+    stored = encode_state(2, made)
+    *members, seal = msgspec.msgpack.decode(msgspec.msgpack.encode(made))
+    assert seal is None
+    payload = msgspec.msgpack.encode(members)
+    if is_long(stored):
+        payload = zlib.compress(payload)
+    old = stored[:20] + bytes([is_long(stored)]) + payload
+
+    assert decode_state(old) == made
+    assert (next_offset_of(old), due_of(old)) == (next_offset_of(stored), due_of(stored))
+    assert (heard_of(old), is_long(old)) == (heard_of(stored), is_long(stored))
+    assert not has_seal(old)
+    assert not is_sealed(old)
