@@ -43,6 +43,11 @@ class Oracle:
         self.records: list[Record] = []
         self.too_late: list[Event] = []
 
+    @property
+    def held(self) -> int:
+        """How many events there are since the last seal."""
+        return len(self._known)
+
     def receive(self, event: Event, arrival: int) -> None:
         """Take in a record: silence first, then the event."""
         known, closed = self._known, self._closed

@@ -6,7 +6,7 @@ from pipeline.events.codec import decode
 from pipeline.events.model import Rejected
 from pipeline.tenants import Tenants
 from tests.oracle.usage import Oracle
-from tests.simulation.histories import CUSTOMERS, History
+from tests.simulation.histories import CUSTOMERS, SEAL_AFTER, History
 from tests.simulation.run import Outcome
 
 _FAR = 10**15
@@ -35,7 +35,8 @@ def problems(history: History, outcome: Outcome) -> list[str]:
     found += _billed(history, outcome)
     if outcome.dead_letters != letters:
         found.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
-    if outcome.events != events:
+    held = {key: events.get(key) if n is None else n for key, n in outcome.events.items()}
+    if held != events:
         found.append(f"events held: {outcome.events}, not {events}")
     return found
 
@@ -47,7 +48,6 @@ def _expected(
     oracles: dict[bytes, Oracle] = {}
     letters: set[tuple[int, int]] = set()
     offsets: dict[int, int] = {}
-    events: dict[bytes, set[tuple[str, str]]] = {}
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
@@ -55,9 +55,13 @@ def _expected(
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue
-        oracle = oracles.setdefault(sent.key, Oracle(history.timeline, prefix=sent.key.decode()))
+        oracle = oracles.setdefault(
+            sent.key, Oracle(history.timeline, sent.key.decode(), SEAL_AFTER)
+        )
+        before = len(oracle.too_late)
         oracle.receive(decoded.event, sent.at)
-        events.setdefault(sent.key, set()).add((decoded.event.source, decoded.event.id))
+        if len(oracle.too_late) > before:
+            letters.add((sent.partition, offset))
     records: dict[str, tuple[object, ...]] = {}
     for oracle in oracles.values():
         oracle.tick(_FAR)
@@ -82,7 +86,7 @@ def _expected(
                 orjson.dumps(evidence).decode(),
                 supersedes,
             )
-    return records, letters, {key: len(known) for key, known in events.items()}
+    return records, letters, {key: oracle.held for key, oracle in oracles.items()}
 
 
 def _live(outcome: Outcome) -> list[str]:

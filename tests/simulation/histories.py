@@ -27,6 +27,8 @@ T0 = 1_790_000_000_000
 WINDOW = 600_000
 GRACE = 60_000
 MINUTE = 60_000
+DAY = 86_400_000
+SEAL_AFTER = DAY
 CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # a third tenant has none
 TENANTS = (*CUSTOMERS, "nobody")
 
@@ -94,6 +96,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
         sent.append(Sent(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
+    sent += _after_a_long_quiet(random.Random(f"quiet {seed}"), sent)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -115,3 +118,24 @@ def _conversation(draw: random.Random, tenantid: str, name: str, partition: int)
             sent.append(Sent(max(arrives, T0), partition, key, content))
             arrives += draw.choice([0, 1, MINUTE, WINDOW])
     return sent
+
+
+def _after_a_long_quiet(draw: random.Random, sent: list[Sent]) -> list[Sent]:
+    """Return what comes of a conversation that was sealed, or nearly: old records and new events."""
+    if draw.random() < 0.8:
+        return []
+    named = draw.choice(sent)
+    tenantid, _, name = named.key.decode().partition(":")
+    known = [record for record in sent if record.key == named.key]
+    at = max(record.at for record in known)
+    found: list[Sent] = []
+    for n in range(draw.randrange(1, 6)):
+        at += draw.choice([SEAL_AFTER - 1, SEAL_AFTER, SEAL_AFTER + DAY // 40, 2 * DAY, MINUTE, 0])
+        if draw.random() < 0.3:
+            found.append(draw.choice(known)._replace(at=at))
+            continue
+        rank, members = draw.choice(_KINDS)
+        happened = at - draw.choice([0, 0, 0, 1_000, SEAL_AFTER, 3 * DAY])
+        event = Event(happened, rank, "/s", f"late{n}", **members)
+        found.append(Sent(at, named.partition, named.key, value(event, tenantid, name)))
+    return found

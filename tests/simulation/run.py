@@ -18,7 +18,7 @@ from pipeline.emulator.state import State
 from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
 from pipeline.ledger.database import _begin_sqlite, _prepare_sqlite
 from pipeline.ledger.tables import refused_record, usage_record
-from pipeline.stream.state import decode_state
+from pipeline.stream.state import decode_state, is_sealed
 from pipeline.tenants import Tenants
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.sink import LEASE_SECONDS, Sink
@@ -26,8 +26,9 @@ from tests.simulation.worker import Worker
 from tests.simulation.world import Ended, Loop, Seam, World
 
 _TURNS_MAX = 3_000
+_QUIET = 3_600_000
 _SETTINGS = Settings(
-    worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3),
+    worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
     stripe=StripeSettings(),
 )
 
@@ -53,7 +54,7 @@ class Outcome(NamedTuple):
     pending: dict[tuple[str, str], int]
     identifiers: Counter[str]
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
-    events: dict[bytes, int]  # held of each conversation
+    events: dict[bytes, int | None]  # held of each conversation; None: sealed
     counts: dict[str, int]
     effects: list[str]
     kills: list[str]
@@ -98,10 +99,12 @@ class _Run:
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
-            if waiting:
+            if waiting and self._is_calling(waiting[0].at):
+                self.world.time += LEASE_SECONDS * 1000
+            elif waiting:
                 self._wait(waiting[0].at)
                 for _ in range(self._draw.randrange(4)):
-                    if waiting:
+                    if waiting and not self._is_calling(waiting[0].at):
                         self._arrive(waiting.pop(0))
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
@@ -111,6 +114,12 @@ class _Run:
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.seam.effects[-20:]}")
+
+    def _is_calling(self, until: int) -> bool:
+        """Say whether a long quiet would go by over a call: Stripe forgets what it was about."""
+        if until - self.world.time < _QUIET:
+            return False
+        return bool(deliveries.due(Ledger(self._engine), until, 1))
 
     def _wait(self, until: int) -> None:
         """Let time pass, up to the next arrival: something may fall due in between."""
@@ -313,7 +322,7 @@ class _Run:
             identifiers=Counter(counted.identifier for counted in self._stripe.events),
             dead_letters=letters,
             events={
-                key: decode_state(stored).events
+                key: None if is_sealed(stored) else decode_state(stored).events
                 for worker in self._workers
                 for partition in worker.lane.partitions.values()
                 for key, stored in partition.states.items()

@@ -50,3 +50,4 @@ def test_the_faults_that_are_drawn_do_happen() -> None:
     assert sum(outcome.counts.get("stopped", 0) for outcome in outcomes) > 10
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)
+    assert any(held is None for outcome in outcomes for held in outcome.events.values())
