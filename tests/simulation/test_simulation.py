@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.simulation.bugs import BUGS, ROOT, Bug
 from tests.simulation.plan import killed_run, random_run
 
 SEEDS = 200
@@ -51,3 +52,8 @@ def test_the_faults_that_are_drawn_do_happen() -> None:
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)
     assert any(held is None for outcome in outcomes for held in outcome.events.values())
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_changes_the_code_as_it_is_now(bug: Bug) -> None:
+    assert (ROOT / bug.file).read_text().count(bug.right) == 1
