@@ -51,12 +51,11 @@ def parse_canonical(text: str) -> int:
 
     The minutes of a stream's events repeat, so each is parsed once.
     """
-    minute = _minutes.get(text[:17])
-    second = _SECONDS.get(text[17:20])
-    ms = _MILLIS.get(text[20:])
-    if minute is not None and second is not None and ms is not None:
-        return minute + second + ms
-    value = parse_time(text)
+    try:
+        return _minutes[text[:17]] + _SECONDS[text[17:20]] + _MILLIS[text[20:]]
+    except KeyError:
+        value = parse_time(text)
+    second, ms = _SECONDS.get(text[17:20]), _MILLIS.get(text[20:])
     if second is not None and ms is not None:
         if len(_minutes) >= _MINUTES_KNOWN_MAX:
             _minutes.clear()

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import aiokafka.consumer.fetcher
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
-from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
 from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
@@ -29,7 +29,12 @@ from pipeline.stream.outputs import Outputs
 from pipeline.stream.partition import Partition, TimelineFor, Work
 from pipeline.stream.share import DeadLetterShare
 
+# Few partitions fill a response, each with much: the more events of a partition come at once, the
+# fewer states are written.
+PARTITION_BYTES_MAX = 1 * 1024 * 1024
+RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 _POLL_SECONDS = 1.0
+_NO_TIME = -1
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that a large harvest does not hold the loop
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may be behind when it says: look
 
@@ -138,7 +143,9 @@ class Lane:
             self._end("dead_letters_too_many", TooManyDeadLettersError(self._share.told))
             return
         self.records_at[number] = time.monotonic()
-        self.arrival[number] = fetched[-1].timestamp
+        arrival = max(part.timestamp for part in fetched)
+        if arrival != _NO_TIME:
+            self.arrival[number] = arrival
         self.metrics.applied(work)
         self._start(partition, work, fetched[-1].next_offset)
 
@@ -289,6 +296,9 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
         lane: Lane = self.app.lane
         return lane
 
+    def _new_consumer_thread(self) -> "_LaneThread":
+        return _LaneThread(self, loop=self.loop, beacon=self.beacon)
+
     # --- commits ----------------------------------------------------------------------------------
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterable[TP]:
@@ -435,7 +445,14 @@ class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
 
     def _unpack_records(self) -> Any:
         self._records = _WholeBatches(self._records)
-        return super()._unpack_records()
+        behind = self.next_fetch_offset
+        for fetched in super()._unpack_records():
+            behind = fetched.next_offset
+            yield fetched
+        if self.next_fetch_offset > behind:
+            # At the end stood what nobody reads: the marks of transactions, and what was taken
+            # back. It is done with, too.
+            yield Fetched((), self.next_fetch_offset, _NO_TIME, self.next_fetch_offset - behind)
 
     def _consumer_record(self, _: Any, batch: _Whole) -> Fetched:
         return batch.since(self.next_fetch_offset)
@@ -466,7 +483,19 @@ def _cut(whole: Fetched, size: int) -> Iterator[Fetched]:
             part, whole.next_offset if end else part[-1].offset + 1, part[-1].timestamp, len(part)
         )
     if not records:
-        yield whole  # compaction may leave nothing of it
+        yield whole  # compaction may leave nothing of it, and marks never were any
+
+
+class _LaneThread(AIOKafkaConsumerThread):  # type: ignore[misc]
+    """The thread that fetches, with two options of aiokafka that Faust has none for."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_bytes = RESPONSE_BYTES_MAX
+        # What a producer has taken back was never sent. Faust asks for this only where it writes
+        # in transactions itself.
+        consumer._isolation_level = "read_committed"
+        return consumer
 
 
 class LaneTransport(Transport):  # type: ignore[misc]

@@ -14,18 +14,20 @@ from pipeline.events.signature import Key, verify
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
 from pipeline.stream.state import (
+    HAS_SEAL,
+    PACKED,
+    SEALED,
     decode_state,
     due_of,
     encode_state,
-    has_seal,
+    head_of,
     heard_of,
-    is_long,
     is_sealed,
     newest,
     next_offset_of,
 )
 from pipeline.stream.timers import Wheel
-from pipeline.usage.conversation import SEAL_AFTER_MS, Arrival, Conversation
+from pipeline.usage.conversation import ALL_APPLIED, SEAL_AFTER_MS, Arrival, Conversation
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 # A state that is not long holds far fewer events than this is short of the most.
@@ -104,19 +106,18 @@ class _Taken:
         self.tenantid = tenantid
         self.name = name
         self.stored = stored
-        self.next_offset = 0 if stored is None else next_offset_of(stored)
         self.arrivals: list[Arrival] = []
-        # Where a conversation may become too long its records are kept: they may be rejected.
-        self.kept_from = _KEPT_FROM if stored is None or not is_long(stored) else 0
         self.kept: dict[int, Record] | None = None
-        # No record before this time can be too late or seal what came before: from it on they are
+        # Where a conversation may become too long its records are kept: they may be rejected. Nor
+        # can a record before `seals_at` be too late or seal what came before: from it on they are
         # kept, and received one by one.
         if stored is None:
+            self.next_offset, form = 0, 0
             self.seals_at = timestamp + seal_after
-        elif has_seal(stored):
-            self.seals_at = _ANY_TIME
         else:
-            self.seals_at = heard_of(stored) + seal_after
+            self.next_offset, _, _, form, heard = head_of(stored)
+            self.seals_at = _ANY_TIME if form & HAS_SEAL else heard + seal_after
+        self.kept_from = 0 if form & PACKED else _KEPT_FROM
 
     def keep(self, record: Record) -> None:
         if self.kept is None:
@@ -243,7 +244,7 @@ class Partition:
             )
             if emitted:
                 self._emit(work, conversation, emitted)
-            if received.is_ordinary:
+            if received is ALL_APPLIED:
                 self._store(work, key, conversation, arrivals[-1][0] + 1)
                 return
             parts = [received]
@@ -350,11 +351,10 @@ class Partition:
         due = conversation.due_at
         stored = encode_state(next_offset, conversation)
         before = self.states.get(key)
-        if due is not None:
-            known = None if before is None else due_of(before)
-            if known is None or known > due:
-                self.wheel.add(key, due)
-        if (before is None or is_sealed(before)) and not conversation.is_sealed:
+        known, form = (0, SEALED) if before is None else head_of(before)[2:4]
+        if due is not None and (not known or known > due):
+            self.wheel.add(key, due)
+        if form & SEALED and not conversation.is_sealed:
             self.seal_wheel.add(key, self._droppable_at(conversation.arrival))
         self.states[key] = stored
         work.states.append((key, stored))

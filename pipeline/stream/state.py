@@ -5,8 +5,7 @@
     offset   u64   of the last record applied, plus one
     emitted  u32   usage records so far
     due      u64   when silence is settled (arrival time, ms), or 0
-    form     u8    bits: 1 packed with zlib, 2 `heard` follows, 4 a history was sealed,
-                   8 and none has begun since
+    form     u8    bits: 1 packed with zlib, 2 a history was sealed, 4 and none has begun since
     heard    u64   the newest arrival (ms)
 
 The first twelve bytes order the versions of one state: a record moves the offset, a timer moves
@@ -16,6 +15,7 @@ the newest, whatever order a zombie's writes took.
 
 import struct
 import zlib
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,8 +24,7 @@ from pipeline.usage.conversation import Conversation
 _HEADER = struct.Struct(">QIQBQ")
 _HEADER_BYTES = _HEADER.size
 _FORM = 20
-_PACKED, _HAS_HEARD, _HAS_SEAL, _SEALED = 1, 2, 4, 8
-_BYTES_WITHOUT_HEARD = 21
+PACKED, HAS_SEAL, SEALED = 1, 2, 4
 ORDER_BYTES = 12
 _PACKED_FROM_BYTES = 32_768  # a very long conversation must fit into a Kafka record
 
@@ -34,17 +33,19 @@ _decode = msgspec.msgpack.Decoder(Conversation).decode
 _offset_of = struct.Struct(">Q").unpack_from
 _due_of = struct.Struct(">12xQ").unpack_from
 _heard_of = struct.Struct(">21xQ").unpack_from
+# next offset, usage records, due or 0, form, heard
+head_of: Callable[[bytes], tuple[int, int, int, int, int]] = _HEADER.unpack_from
 
 
 def encode_state(next_offset: int, conversation: Conversation) -> bytes:
     """Return the stored form of a conversation whose last record was at `next_offset - 1`."""
     payload = _encode(conversation)
-    form = _HAS_HEARD
+    form = 0
     if conversation.seal is not None:
-        form |= _HAS_SEAL if conversation.events else _HAS_SEAL | _SEALED
+        form = HAS_SEAL if conversation.events else HAS_SEAL | SEALED
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
-        form |= _PACKED
+        form |= PACKED
     due = conversation.due_at
     # A due before 1970 is settled by any clock: 1 stands for it, as 0 means none.
     stored_due = 0 if due is None else max(due, 1)
@@ -55,7 +56,7 @@ def encode_state(next_offset: int, conversation: Conversation) -> bytes:
 
 def decode_state(stored: bytes) -> Conversation:
     """Return the conversation in a stored state."""
-    payload = stored[_HEADER_BYTES if stored[_FORM] & _HAS_HEARD else _BYTES_WITHOUT_HEARD :]
+    payload = stored[_HEADER_BYTES:]
     return _decode(zlib.decompress(payload) if is_long(stored) else payload)
 
 
@@ -72,24 +73,17 @@ def due_of(stored: bytes) -> int | None:
 
 def heard_of(stored: bytes) -> int:
     """Return the newest arrival."""
-    if not stored[_FORM] & _HAS_HEARD:
-        return decode_state(stored).arrival
     return int(_heard_of(stored)[0])
 
 
 def is_sealed(stored: bytes) -> bool:
     """Say whether the history was sealed and none has begun since."""
-    return stored[_FORM] & _SEALED != 0
-
-
-def has_seal(stored: bytes) -> bool:
-    """Say whether a history was ever sealed: there are events that would be too late."""
-    return stored[_FORM] & _HAS_SEAL != 0
+    return stored[_FORM] & SEALED != 0
 
 
 def is_long(stored: bytes) -> bool:
     """Say whether a state may hold some thousands of events: a shorter one is not packed."""
-    return stored[_FORM] & _PACKED != 0
+    return stored[_FORM] & PACKED != 0
 
 
 def newest(stored: bytes, other: bytes | None) -> bytes:

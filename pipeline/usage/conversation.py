@@ -70,10 +70,6 @@ class Received(msgspec.Struct, frozen=True):
     too_late: tuple[Arrival, ...] = ()  # not taken in: older than what has been sealed
     sealed: int = 0  # histories dropped on the way
 
-    @property
-    def is_ordinary(self) -> bool:
-        return self is _ALL_APPLIED
-
 
 class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What stands in for a history that was dropped.
@@ -93,11 +89,6 @@ class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return (self.newest_at, self.newest_sequence, self.newest_rank)
 
 
-class _Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    offset: int
-    event: Event
-
-
 class _Identity(msgspec.Struct, frozen=True, gc=False):
     id: str = msgspec.field(name="i")  # as `Event` spells it
 
@@ -107,9 +98,16 @@ class _Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
     event: _Identity
 
 
-_ALL_APPLIED = Received()
+# An event's source is left out of its encoding where it is that of the first. It is found as bytes:
+# its name, the head of a short string, and so many ASCII characters. Those cannot be part of a
+# number, which has eight bytes, nor of another text, as that head never follows a letter in UTF-8.
+_SHARED_MIN, _SHARED_MAX = 8, 31
+
+ALL_APPLIED = Received()
+_ANY_TIME = -(2**62)
+_BITS = tuple(1 << n for n in range(64))
 _encode = msgspec.msgpack.Encoder().encode
-_decode_entries = msgspec.msgpack.Decoder(list[_Entry]).decode
+_decode_entries = msgspec.msgpack.Decoder(list[tuple[int, Event]]).decode
 _decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
 
@@ -143,6 +141,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     emitted: int = 0
     live: list[Live] = []
     seal: Seal | None = None
+    source: str = ""  # of the first event: `history` does not repeat it
 
     @property
     def is_sealed(self) -> bool:
@@ -151,7 +150,13 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event since the seal, in order of arrival."""
-        return [(entry.offset, entry.event) for entry in _decode_entries(self._entries())]
+        return [
+            (
+                offset,
+                event if event.source else msgspec.structs.replace(event, source=self.source),
+            )
+            for offset, event in _decode_entries(self._entries())
+        ]
 
     def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
         """Return the offset of the first arrival of each of these events, by id."""
@@ -202,9 +207,12 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         usual = not (self.settled or fold.excluded)
         # No record before this time can find the conversation sealed. It is not moved on with each
         # record but looked at again once it is reached.
-        seals_at = (
-            self.arrival + seal_after if self.events else self._seals_at(arrivals, seal_after)
-        )
+        if self.events:
+            seals_at = self.arrival + seal_after
+        elif self.seal is None and arrivals:
+            seals_at = arrivals[0][1] + seal_after
+        else:
+            seals_at = _ANY_TIME
         for arrival in arrivals:
             offset, timestamp, event = arrival
             at = event.at
@@ -223,7 +231,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                     seen, room = 0, EVENTS_IN_CONVERSATION_MAX
                 seals_at = max(highest, timestamp) + seal_after
             known = False
-            bit = 1 << (crc32(event.id.encode()) & 63)
+            bit = _BITS[crc32(event.id.encode()) & 63]
             if seen & bit:
                 self._keep(fresh, newest, seen)
                 fresh, room = [], EVENTS_IN_CONVERSATION_MAX - self.events
@@ -287,13 +295,18 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self.due_at = due_at
         if duplicates or too_long or too_late or sealed:
             return Received(duplicates, tuple(too_long), tuple(too_late), sealed)
-        return _ALL_APPLIED
+        return ALL_APPLIED
 
     def _keep(self, fresh: list[tuple[int, Event]], newest: Event | None, seen: int) -> None:
         """Put down the events that the loop of `receive` holds in its hands."""
         if fresh:
             self.seen = seen
-            self.history += _encode_entries(fresh)
+            encoded = _encode_entries(fresh)
+            if not self.source:
+                self.source = fresh[0][1].source
+            if _SHARED_MIN <= len(self.source) <= _SHARED_MAX and self.source.isascii():
+                encoded = encoded.replace(b"\xa1s" + _encode(self.source), b"\xa1s\xa0")
+            self.history += encoded
             self.events += len(fresh)
         if newest is not None:
             self.newest_at = newest.at
@@ -346,11 +359,6 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             self.newest_rank,
             _encode(self.fold),
         )
-
-    def _seals_at(self, arrivals: Sequence[Arrival], seal_after: int) -> int:
-        if self.seal is not None:
-            return -(2**62)
-        return arrivals[0][1] + seal_after if arrivals else 0
 
     def _knows(self, event: Event) -> bool:
         # An id is one run of bytes in its event's encoding. Where the run is not found, the event

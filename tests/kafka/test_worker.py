@@ -6,7 +6,7 @@ from importlib import resources
 
 import orjson
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.kafka.conftest import Load
@@ -203,3 +203,34 @@ def test_a_partition_with_nothing_but_garbage_starts_again_as_well(run: Run) -> 
 
     origins = {m.headers["resmeter-offset"] for m in run.messages("DEAD_LETTERS")}
     assert origins == {b"0", b"1"}  # each at least once
+
+
+def test_what_a_producer_takes_back_was_never_sent(run: Run) -> None:
+    producer = Producer(
+        {"bootstrap.servers": run.servers, "transactional.id": run.env["RESMETER_TOPICS__EVENTS"]}
+    )
+    producer.init_transactions()
+    assumed = resolved("kept-too")[:2]  # nobody confirms: a timer settles it
+    garbage: list[tuple[bytes | None, bytes | None, int]] = [(KEY, b"garbage", AT)]
+    for messages, is_kept in [
+        (resolved("kept"), True),
+        (resolved("taken-back"), False),
+        (assumed, True),
+        (garbage, False),
+    ]:
+        producer.begin_transaction()
+        for key, value, timestamp in messages:
+            producer.produce(run.env["RESMETER_TOPICS__EVENTS"], value, key, timestamp=timestamp)
+        producer.commit_transaction() if is_kept else producer.abort_transaction()
+
+    worker = run.start("worker")
+
+    run.until_decided(worker, 5)
+    port = run.port(worker)
+    assert net(run.usage_records().values()) == {
+        ("acme", "kept"): {"resolution": 1},
+        ("acme", "kept-too"): {"resolution": 1},
+    }
+    assert run.messages("DEAD_LETTERS") == []
+    assert metric(port, "resmeter_events_total") == 5
+    wait_until(lambda: metric(port, "resmeter_lag_records") == 0, "it is at the end")

@@ -603,3 +603,38 @@ def test_a_preset_comes_back_from_its_text_under_another_name(name: str) -> None
 
     assert copy.name == "copy"
     assert write_policy(copy).replace('"copy"', f'"{name}"') == write_policy(preset(name))
+
+
+FIN = Timeline([preset("fin-2026")])
+# Sources that are left out of the history, and such as could be taken for one; times whose bytes
+# are a source's name and head.
+SOURCES = ["/chat/acme", "/chat/other", "r", "\xe1", "/s", "/chat/\xe1cme", "x" * 31, "x" * 32]
+TIMES = [T0, 0xA173A24142, -0x1A173A24142, 0xA173A8, 0xA173AA2F63686174]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Event,
+            st.sampled_from(TIMES),
+            st.just(CLOSED),
+            st.sampled_from(SOURCES),
+            st.text(min_size=1, max_size=6)
+            | st.sampled_from(["\xe1s/chat/acme", "s\xaa/chat/acme", "\xe1s"]),
+        ),
+        max_size=8,
+        unique_by=lambda event: (event.source, event.id),
+    ),
+    st.integers(1, 3),
+)
+def test_a_history_gives_back_the_events_that_it_was_given(events: list[Event], size: int) -> None:
+    conversation = Conversation()
+    arrivals = [(offset, T0, event) for offset, event in enumerate(events)]
+
+    for start in range(0, len(events), size):
+        conversation.receive("acme", "c1", arrivals[start : start + size], FIN, [])
+        conversation = decode_state(encode_state(1, conversation))
+
+    assert [event for _, event in conversation.entries()] == events
+    again = conversation.receive("acme", "c1", arrivals, FIN, []) if arrivals else None
+    assert again is None or again.duplicates == len(events)
