@@ -25,6 +25,7 @@ COMMANDS = {
     "ledger": "Create or upgrade the ledger's tables.",
     "usage": "Show what is owed, billed and pending.",
     "audit": "Hold the ledger against the log, decided anew.",
+    "rebill": "Plan corrections of the ledger, and apply a plan.",
     "explain": "Show the receipt of one conversation.",
     "dlq": "List, show and send again the dead letters.",
     "decide": "Decide over files of events, without Kafka.",

@@ -2,37 +2,31 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
 import orjson
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from pipeline import logs
 from pipeline.cli import FOUND
-from pipeline.cli.terminal import visible
+from pipeline.cli.decide import Time
+from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
-from pipeline.errors import UnavailableError
-from pipeline.ledger import Ledger, open_ledger, records, reports
-from pipeline.producers import load_keys
-from pipeline.replay.audit import Audit, Finding, Tally
+from pipeline.ledger import Ledger, open_ledger, reports
+from pipeline.replay.audit import Finding, Tally
 from pipeline.replay.deadletters import read_letter
+from pipeline.replay.reading import Reading
 from pipeline.replay.source import Source
 from pipeline.tenants import Tenants, load_tenants
 
 _SHOWN_MAX = 20
-_WIDTH_WHERE_NO_TERMINAL = 160
-_ANSWER_SECONDS_MAX = 10.0
-_LOOK_SECONDS = 0.5
 
 
 @click.command("audit")
 @click.option("--tenant", "tenantid", metavar="TENANT", help="Tell of this tenant alone.")
+@click.option("--from", "from_ms", type=Time(), help="Units of this time or later.")
+@click.option("--to", "to_ms", type=Time(), help="Units before this time.")
 @click.option(
     "--wait",
     "wait_seconds",
@@ -43,7 +37,14 @@ _LOOK_SECONDS = 0.5
     help="For the sink to take what the worker has written by now.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Every finding and tally, one a line.")
-def command(tenantid: str | None, wait_seconds: float, *, as_json: bool) -> None:
+def command(
+    tenantid: str | None,
+    from_ms: int | None,
+    to_ms: int | None,
+    wait_seconds: float,
+    *,
+    as_json: bool,
+) -> None:
     """Decide the whole log anew, and hold the ledger and the dead letters against it.
 
     It reads the events topic from its beginning, and shares no code with worker and sink but
@@ -65,6 +66,7 @@ def command(tenantid: str | None, wait_seconds: float, *, as_json: bool) -> None
     if tenantid is not None:
         findings = [found for found in findings if found.tenantid in {tenantid, ""}]
         tallies = {name: tally for name, tally in tallies.items() if name == tenantid}
+    findings = [found for found in findings if _is_within(found.at, from_ms, to_ms)]
     if as_json:
         for found in findings:
             click.echo(orjson.dumps({"finding": found.kind, **_named(found)}))
@@ -80,6 +82,12 @@ def command(tenantid: str | None, wait_seconds: float, *, as_json: bool) -> None
         sys.exit(FOUND)
 
 
+def _is_within(at: int | None, from_ms: int | None, to_ms: int | None) -> bool:
+    if at is None:
+        return True
+    return (from_ms is None or at >= from_ms) and (to_ms is None or at < to_ms)
+
+
 def _named(found: Finding) -> dict[str, str]:
     return {
         "tenantid": found.tenantid,
@@ -91,96 +99,37 @@ def _named(found: Finding) -> dict[str, str]:
 def _audit(
     settings: Settings, tenants: Tenants, ledger: Ledger, wait_seconds: float
 ) -> tuple[list[Finding], dict[str, Tally], int, int]:
-    options = kafka_client_options(settings.kafka)
-    source = Source(options, settings.topics.events)
     findings: list[Finding] = []
     tallies: dict[str, Tally] = {}
     letters = read = 0
-    keys = load_keys(tenants.producers)
+    reading = Reading(settings, tenants, ledger, wait_seconds)
+    topic = reading.source.topic
     try:
-        # 1. Where the worker stood; what it had written by then must come to the ledger.
-        committed = _committed(settings, list(source.bounds))
-        _await_sink(settings, ledger, wait_seconds)
         there, since = _origins(settings)
-        with _progress(f"reading {source.topic}", source.size) as (progress, task):
-            for number, (low, _) in sorted(source.bounds.items()):
-                # 2. A partition at a time, so that memory holds no more than one.
-                audit = Audit(
-                    committed.get(number, 0),
-                    tenants.timeline_for,
-                    keys,
-                    settings.worker.seal_after_ms,
-                    is_whole=low == 0,
-                )
-                for message in source.records({number: low}):
-                    headers: Any = message.headers() or []
-                    audit.take(
-                        message.offset() or 0,
-                        message.timestamp()[1],
-                        message.key(),
-                        message.value(),
-                        headers,
-                    )
-                    progress.advance(task)
-                now = int(time.time() * 1000)
-                # 3. The ledger is read last: what is missing in it had its time to come.
-                rows = reports.decided_from(ledger, source.topic, number)
-                findings += audit.compare(rows, now)
+        with progress(f"reading {topic}", reading.source.size) as advance:
+            for number, audit in reading.partitions(advance):
+                # The ledger is read last: what is missing in it had its time to come.
+                rows = reports.decided_from(ledger, topic, number)
+                findings += audit.compare(rows, reading.written, int(time.time() * 1000))
                 if since is not None:
-                    findings += audit.missing_letters(
-                        there.get(number, set()), source.topic, number
-                    )
+                    findings += audit.missing_letters(there.get(number, set()), topic, number)
                 letters += audit.letters
                 read += audit.read
-                _add(tallies, audit.tallies)
+                add_tallies(tallies, audit.tallies)
         findings += [
             Finding("unexpected", record.tenantid, record.conversation, f"{record.id}: no origin")
-            for record in reports.decided_from(ledger, source.topic, None)
+            for record in reports.decided_from(ledger, topic, None)
         ]
     finally:
-        source.close()
+        reading.close()
     return findings, tallies, letters, read
 
 
-def _add(tallies: dict[str, Tally], more: dict[str, Tally]) -> None:
+def add_tallies(tallies: dict[str, Tally], more: dict[str, Tally]) -> None:
     for name, tally in more.items():
         total = tallies.setdefault(name, Tally())
         for field in Tally.__struct_fields__:
             setattr(total, field, getattr(total, field) + getattr(tally, field))
-
-
-def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
-    consumer = Consumer({**kafka_client_options(settings.kafka), "group.id": settings.worker.group})
-    places = [TopicPartition(settings.topics.events, number) for number in numbers]
-    try:
-        found = consumer.committed(places, timeout=_ANSWER_SECONDS_MAX)
-    except KafkaException as error:
-        raise UnavailableError(
-            f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
-        ) from error
-    finally:
-        consumer.close()
-    return {place.partition: max(0, place.offset) for place in found}
-
-
-def _await_sink(settings: Settings, ledger: Ledger, seconds: float) -> None:
-    """Wait until the ledger has what stood in the topic of usage records when we asked."""
-    topic = settings.topics.records
-    source = Source(kafka_client_options(settings.kafka), topic)
-    source.close()
-    deadline = time.monotonic() + seconds
-    while True:
-        stands = records.offsets(ledger, topic)
-        left = sum(
-            max(0, high - stands.get(number, low)) for number, (low, high) in source.bounds.items()
-        )
-        if not left:
-            return
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"the sink is {left} usage records behind: see that it runs, and audit again"
-            )
-        time.sleep(_LOOK_SECONDS)
 
 
 def _origins(settings: Settings) -> tuple[dict[int, set[int]], int | None]:
@@ -202,15 +151,13 @@ def _origins(settings: Settings) -> tuple[dict[int, set[int]], int | None]:
 
 
 def _show(findings: list[Finding], tallies: dict[str, Tally]) -> None:
-    terminal = Console()
-    console = Console(width=None if terminal.is_terminal else _WIDTH_WHERE_NO_TERMINAL)
     table = Table(box=None, pad_edge=False)
     table.add_column("tenant", style="bold")
     for name in Tally.__struct_fields__:
         table.add_column(name, justify="right")
     for name, tally in sorted(tallies.items()):
         table.add_row(visible(name), *(str(getattr(tally, key)) for key in Tally.__struct_fields__))
-    console.print(table)
+    console().print(table)
     for found in findings[:_SHOWN_MAX]:
         where = f"{found.tenantid} {found.conversation}".strip()
         click.echo(f"{found.kind}: {visible(where)}{': ' if where else ''}{visible(found.detail)}")
@@ -218,16 +165,3 @@ def _show(findings: list[Finding], tallies: dict[str, Tally]) -> None:
         click.echo(f"and {len(findings) - _SHOWN_MAX} more; --json has all")
     if not findings:
         click.echo("nothing differs", err=True)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[tuple[Progress, Any]]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    ) as progress:
-        yield progress, progress.add_task(what, total=total)

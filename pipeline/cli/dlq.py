@@ -10,14 +10,12 @@ from typing import Any
 import click
 import orjson
 from confluent_kafka import KafkaException, Message, Producer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from pipeline import logs
 from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import visible
+from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.errors import UnavailableError
 from pipeline.events.model import REASONS
@@ -26,7 +24,6 @@ from pipeline.replay.deadletters import Letter, counts, headers_again, judge, re
 from pipeline.replay.source import Source
 
 _SHOWN_BYTES_MAX = 2_000
-_WIDTH_WHERE_NO_TERMINAL = 160
 _FLUSH_SECONDS = 60.0
 
 
@@ -94,7 +91,7 @@ def list_(
             str(len(count.tenants)),
             visible(count.example[:80]),
         )
-    _console().print(table)
+    console().print(table)
     if not found:
         click.echo(f"{settings.topics.dead_letters} holds no such dead letter", err=True)
 
@@ -228,7 +225,7 @@ def _send(settings: Settings, letters: list[Letter], rate: float) -> None:
         }
     )
     began = time.monotonic()
-    with _progress(f"to {settings.topics.events}", len(letters)) as advance:
+    with progress(f"to {settings.topics.events}", len(letters)) as advance:
         for number, letter in enumerate(letters):
             # No timestamp of old: it arrives when it arrives, or a window that is long over
             # would be counted by a clock that has moved on.
@@ -270,7 +267,7 @@ def _letters(
 ) -> Iterator[Iterator[Letter]]:
     source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
     try:
-        with _progress(f"reading {source.topic}", source.size) as advance:
+        with progress(f"reading {source.topic}", source.size) as advance:
             yield (
                 letter
                 for letter in map(_letter, _told(source.records(), advance))
@@ -297,22 +294,3 @@ def _told(messages: Iterator[Message], advance: Any) -> Iterator[Message]:
     for message in messages:
         advance()
         yield message
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Any]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    ) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
-
-
-def _console() -> Console:
-    terminal = Console()
-    return Console(width=None if terminal.is_terminal else _WIDTH_WHERE_NO_TERMINAL)

@@ -112,16 +112,36 @@ def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
 
 
 def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[UsageRecord]:
-    """Yield the records whose evidence lies in a partition; None: those that do not say where."""
+    """Yield the records whose evidence lies in a partition; None: those that do not say where.
+
+    In the order in which they came.
+    """
     r = usage_record.c
-    query = select(*(r[name] for name in UsageRecord.__struct_fields__)).where(
-        r.origin_topic.is_(None)
-        if partition is None
-        else and_(r.origin_topic == topic, r.origin_partition == partition)
+    query = (
+        select(*(r[name] for name in UsageRecord.__struct_fields__))
+        .where(
+            r.origin_topic.is_(None)
+            if partition is None
+            else and_(r.origin_topic == topic, r.origin_partition == partition)
+        )
+        .order_by(r.seq)
     )
     with ledger.reading() as connection:
         for row in connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query):
             yield _record(row)
+
+
+def ids_of(ledger: Ledger, tenantid: str, conversation: str) -> list[str]:
+    """Return the ids of a conversation's records."""
+    r = usage_record.c
+    prefix = f"{tenantid}:{conversation}:"
+    query = (
+        select(r.id)
+        .where(r.id >= prefix, r.id < prefix[:-1] + chr(ord(":") + 1))
+        .where(r.tenantid == tenantid, r.conversation == conversation)
+    )
+    with ledger.reading() as connection:
+        return list(connection.execute(query).scalars())
 
 
 def _record(row: Any) -> UsageRecord:

@@ -29,6 +29,9 @@ _REASONS = {
     "late_event": (
         "an event arrived late and changed what had been decided; this brings the bill in line"
     ),
+    "rebill": (
+        "somebody held the bill against the log, and applied a plan that brings the two in line"
+    ),
     # The causes of a handoff.
     "procedure": "a procedure handed the conversation over to the team, as it was set up to",
     "customer_request": "the AI handed over because the customer asked for a human",

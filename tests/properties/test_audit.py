@@ -1,5 +1,6 @@
 """The audit finds nothing in what a worker leaves, and each thing that is not as it left it."""
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -31,12 +32,18 @@ def _partition(log: Log) -> Partition:
 
 
 def _audit(
-    log: Log, ledger: list[UsageRecord], committed: int, now: int = END, *, is_whole: bool = True
+    log: Log,
+    ledger: list[UsageRecord],
+    committed: int,
+    now: int = END,
+    written: AbstractSet[str] = frozenset(),
+    *,
+    is_whole: bool = True,
 ) -> tuple[list[Finding], Audit]:
     audit = Audit(committed, lambda _: log.timeline, seal_after=log.seal_after, is_whole=is_whole)
     for record in log.records:
         audit.take(record.offset, record.timestamp, record.key, record.value, record.headers)
-    return list(audit.compare(ledger, now)), audit
+    return list(audit.compare(ledger, written, now)), audit
 
 
 @given(LOGS, st.data())
@@ -66,6 +73,20 @@ def test_a_record_that_is_lost_is_missing(log: Log, data: st.DataObject) -> None
 
     assert {(f.kind, f.conversation) for f in found} == {("missing", lost.conversation)}
     assert found[0].detail.startswith(lost.id)
+
+
+@given(LOGS, st.data())
+def test_a_record_that_was_written_and_is_not_there_is_missing_though_a_timer_made_it(
+    log: Log, data: st.DataObject
+) -> None:
+    written = _written(log, len(log.records))
+    assume(written)
+    lost = data.draw(st.sampled_from(written))
+
+    kept = [record for record in written if record != lost]
+    found, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
+
+    assert [(f.kind, f.conversation) for f in found] == [("missing", lost.conversation)]
 
 
 @given(LOGS, st.data())

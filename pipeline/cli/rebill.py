@@ -1,0 +1,325 @@
+"""`resmeter rebill`."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka import Producer
+from rich.table import Table
+
+from pipeline import logs
+from pipeline.cli import FOUND
+from pipeline.cli.decide import Time
+from pipeline.cli.terminal import console, progress, visible
+from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.events.times import format_time
+from pipeline.ledger import Ledger, open_ledger, reports
+from pipeline.replay.plan import Correctable, basis_of
+from pipeline.replay.planfile import FORM, Header, Plan, bounds, read_plan, totals, write_plan
+from pipeline.replay.reading import Reading, sink_left
+from pipeline.replay.source import Source
+from pipeline.tenants import load_tenants
+from pipeline.usage.record import encode_origin, encode_record
+
+_SHOWN_MAX = 20
+_FLUSH_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
+_PLAN = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.group("rebill")
+def command() -> None:
+    """Correct the bill where it is not what the log says.
+
+    A plan is the difference between the ledger and the log, decided anew: a file to be read, sent
+    round and kept. Applying it writes usage records that correct; nothing is ever changed in place.
+    Applied twice is applied once.
+
+    \b
+    resmeter rebill plan --out plan.ndjson
+    resmeter rebill show plan.ndjson
+    resmeter rebill apply plan.ndjson
+    """
+
+
+_wait = click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For the sink to take what has been written.",
+)
+
+
+@command.command("plan")
+@click.option("--tenant", "tenantid", metavar="TENANT", help="Of this tenant alone.")
+@click.option("--from", "from_ms", type=Time(), help="Units that occurred at this time or later.")
+@click.option("--to", "to_ms", type=Time(), help="Units that occurred before this time.")
+@_wait
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    required=True,
+    help="The file to write; it must not be there yet.",
+)
+def plan(
+    tenantid: str | None,
+    from_ms: int | None,
+    to_ms: int | None,
+    wait_seconds: float,
+    out: Path,
+) -> None:
+    """Decide the whole log anew and write down what to correct.
+
+    Conversations of which something is on its way are left out and counted. Events that came too
+    late for the worker are decided too: this is their way in. Exit status 3: there is something to
+    correct.
+    """
+    if out.exists():
+        raise ConfigurationError([f"{out} is there already: plans are kept; name another file"])
+    settings = load_settings()
+    logs.configure(settings.log)
+    tenants = load_tenants(settings.config)
+    ledger = open_ledger(settings.ledger.url)
+    made_at = int(time.time() * 1000)
+    found: list[Correctable] = []
+    unsettled = unjudged = 0
+    try:
+        reading = Reading(settings, tenants, ledger, wait_seconds)
+        topic, read = reading.source.topic, bounds(reading.source.bounds)
+        try:
+            with progress(f"reading {topic}", reading.source.size) as advance:
+                for number, audit in reading.partitions(advance):
+                    rows = reports.decided_from(ledger, topic, number)
+                    found += [
+                        part
+                        for part in audit.corrections(
+                            rows, reading.written, (topic, number), made_at
+                        )
+                        if _is_asked_for(part, tenantid, from_ms, to_ms)
+                    ]
+                    for name, tally in audit.tallies.items():
+                        if tenantid in {None, name}:
+                            unsettled += tally.unsettled
+                            unjudged += tally.unjudged
+        finally:
+            reading.close()
+    finally:
+        ledger.close()
+    found.sort(key=lambda part: (part.tenantid, part.conversation))
+    header = Header(
+        resmeter_plan=FORM,
+        made_at=format_time(made_at),
+        tenant=tenantid,
+        from_=None if from_ms is None else format_time(from_ms),
+        to=None if to_ms is None else format_time(to_ms),
+        topic=topic,
+        log=read,
+        conversations=len(found),
+        unsettled=unsettled,
+        unjudged=unjudged,
+        totals=totals(found, tenants),
+    )
+    identity, content = write_plan(header, found, tenants)
+    out.write_bytes(content)
+    _show(Plan(header, tuple(found)))
+    if found:
+        click.echo(f"plan {identity} is in {out}; apply it with: resmeter rebill apply {out}")
+        sys.exit(FOUND)
+    click.echo(f"nothing to correct; the empty plan {identity} is in {out}", err=True)
+
+
+def _is_asked_for(
+    part: Correctable, tenantid: str | None, from_ms: int | None, to_ms: int | None
+) -> bool:
+    # A conversation is corrected as one: it is in where any of its units is.
+    return tenantid in {None, part.tenantid} and any(
+        (from_ms is None or correction.of >= from_ms) and (to_ms is None or correction.of < to_ms)
+        for correction in part.corrections
+    )
+
+
+@command.command("show")
+@click.argument("file", type=_PLAN)
+def show(file: Path) -> None:
+    """Show what a plan would do."""
+    _show(read_plan(str(file), file.read_bytes()))
+
+
+def _show(found: Plan) -> None:
+    header = found.header
+    if header.totals:
+        table = Table(box=None, pad_edge=False)
+        for name in (
+            "tenant",
+            "outcome",
+            "added",
+            "removed",
+            "amount added",
+            "amount removed",
+            "net",
+        ):
+            table.add_column(name, justify="left" if name in {"tenant", "outcome"} else "right")
+        for total in header.totals:
+            plus, minus = total.amount_added, total.amount_removed
+            table.add_row(
+                visible(total.tenantid),
+                visible(total.outcome),
+                f"+{total.added}",
+                f"-{total.removed}",
+                f"+{plus} {total.currency}" if plus else "no price",
+                f"-{minus} {total.currency}" if minus else "no price",
+                f"{total.added - total.removed:+d}",
+            )
+        console().print(table)
+    for part in found.conversations[:_SHOWN_MAX]:
+        click.echo(f"{visible(part.tenantid)} {visible(part.conversation)}: {visible(part.why)}")
+        for correction in part.corrections:
+            record = correction.record
+            rests_on = f"takes back {record.supersedes}" if record.supersedes else "for"
+            evidence = "" if record.supersedes else f" {', '.join(record.evidence)}"
+            click.echo(
+                f"  {record.quantity:+d} {visible(f'{record.outcome} {rests_on}{evidence}')}"
+            )
+    left = len(found.conversations) - _SHOWN_MAX
+    if left > 0:
+        click.echo(f"and {left} conversations more; the file has all")
+    if header.unsettled:
+        click.echo(
+            f"{header.unsettled} conversations differ and are left out: something of them is on its "
+            "way; plan again later",
+            err=True,
+        )
+    if header.unjudged:
+        click.echo(
+            f"{header.unjudged} conversations differ and cannot be judged: the log has lost its "
+            "beginning",
+            err=True,
+        )
+
+
+@command.command("apply")
+@click.argument("file", type=_PLAN)
+@_wait
+def apply(file: Path, wait_seconds: float) -> None:
+    """Write a plan's corrections, and wait until the ledger has them.
+
+    They go to the topic of usage records, and the sink stores and delivers them as any others. A
+    conversation that has changed since the plan was made is left as it is, and named: exit status 3.
+    """
+    settings = load_settings()
+    logs.configure(settings.log)
+    found = read_plan(str(file), file.read_bytes())
+    ledger = open_ledger(settings.ledger.url)
+    try:
+        fresh, done, stale = _sorted_out(ledger, found)
+        _write(settings, fresh)
+        _await_sink(settings, ledger, wait_seconds)
+        missing = [part for part in fresh if not _is_there(ledger, part)]
+    finally:
+        ledger.close()
+    records = sum(len(part.corrections) for part in fresh)
+    click.echo(f"{records} corrections of {len(fresh)} conversations are in the ledger")
+    if done:
+        click.echo(f"{len(done)} conversations had been corrected by this plan before")
+    for part in stale[:_SHOWN_MAX]:
+        click.echo(
+            f"left: {visible(part.tenantid)} {visible(part.conversation)} has changed since the plan "
+            "was made"
+        )
+    if stale:
+        click.echo(f"{len(stale)} conversations are left: make a new plan for them")
+        sys.exit(FOUND)
+    if missing:
+        raise UnavailableError(
+            f"the sink has refused corrections of {len(missing)} conversations, the first "
+            f"{visible(missing[0].tenantid)} {visible(missing[0].conversation)}: see its log"
+        )
+
+
+def _sorted_out(
+    ledger: Ledger, found: Plan
+) -> tuple[list[Correctable], list[Correctable], list[Correctable]]:
+    """Return what is to be written, what has been, and what the plan does not fit any more."""
+    fresh: list[Correctable] = []
+    done: list[Correctable] = []
+    stale: list[Correctable] = []
+    with progress("looking", len(found.conversations)) as advance:
+        for part in found.conversations:
+            ours = {correction.record.id for correction in part.corrections}
+            there = set(reports.ids_of(ledger, part.tenantid, part.conversation))
+            if ours <= there:
+                done.append(part)
+            elif basis_of(there - ours) == part.basis:
+                fresh.append(part)  # or some of it is there: what is written again counts once
+            else:
+                stale.append(part)
+            advance()
+    return fresh, done, stale
+
+
+def _is_there(ledger: Ledger, part: Correctable) -> bool:
+    there = set(reports.ids_of(ledger, part.tenantid, part.conversation))
+    return {correction.record.id for correction in part.corrections} <= there
+
+
+def _write(settings: Settings, parts: list[Correctable]) -> None:
+    failures: list[str] = []
+
+    def delivered(error: Any, _: Any) -> None:
+        if error is not None:
+            failures.append(error.str())
+
+    producer = Producer(
+        {
+            **kafka_client_options(settings.kafka),
+            "acks": "all",
+            "enable.idempotence": True,
+            # As the worker's: what concerns a tenant stays in one partition, in its order.
+            "partitioner": "murmur2_random",
+        }
+    )
+    with progress(f"to {settings.topics.records}", len(parts)) as advance:
+        for part in parts:
+            for correction in part.corrections:
+                while True:
+                    try:
+                        producer.produce(
+                            settings.topics.records,
+                            encode_record(correction.record),
+                            correction.record.tenantid.encode(),
+                            headers=[("resmeter-origin", encode_origin(correction.origin))],
+                            on_delivery=delivered,
+                        )
+                        break
+                    except BufferError:  # full: some must be acknowledged first
+                        producer.poll(_LOOK_SECONDS)
+                producer.poll(0)
+            if failures:
+                break
+            advance()
+        left = producer.flush(_FLUSH_SECONDS)
+    if left or failures:
+        reason = failures[0] if failures else f"no answer within {_FLUSH_SECONDS:.0f} s"
+        raise UnavailableError(
+            f"not all corrections were acknowledged ({reason}); apply the plan again: what is "
+            "there already counts once"
+        )
+
+
+def _await_sink(settings: Settings, ledger: Ledger, seconds: float) -> None:
+    written = Source(kafka_client_options(settings.kafka), settings.topics.records)
+    written.close()
+    deadline = time.monotonic() + seconds
+    while left := sink_left(ledger, written):
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                f"the corrections are written, and the sink is {left} usage records behind: see "
+                "that it runs, and apply the plan again to see the end"
+            )
+        time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,136 @@
+"""This file reads the whole log anew, a partition at a time, for the audit and for a plan.
+
+First where the worker stands, then what was written by then, then the sink must have taken that: so
+whatever is missing in the ledger afterwards had its time to come.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from pipeline.config import Settings, kafka_client_options
+from pipeline.errors import UnavailableError
+from pipeline.ledger import Ledger, records
+from pipeline.producers import load_keys
+from pipeline.replay.audit import Audit
+from pipeline.replay.source import Source
+from pipeline.tenants import Tenants
+
+_ANSWER_SECONDS_MAX = 10.0
+_LOOK_SECONDS = 0.5
+
+
+class _Named(msgspec.Struct):
+    id: str
+
+
+_decode_id = msgspec.json.Decoder(_Named).decode
+
+
+class Reading:
+    """The events topic as it is now, and what was written of it. Close it in the end.
+
+    Args:
+        settings: of worker and sink.
+        tenants: whose policies and producers hold.
+        ledger: to be held against the log.
+        wait_seconds: for the sink to take what has been written.
+
+    Raises:
+        ConfigurationError: a topic is not there, or the broker refuses us.
+        UnavailableError: no broker answers, or the sink is behind.
+    """
+
+    def __init__(
+        self, settings: Settings, tenants: Tenants, ledger: Ledger, wait_seconds: float
+    ) -> None:
+        self._settings = settings
+        self._tenants = tenants
+        options = kafka_client_options(settings.kafka)
+        self.source = Source(options, settings.topics.events)
+        try:
+            self._committed = _committed(settings, list(self.source.bounds))
+            written = Source(options, settings.topics.records)
+            try:
+                _await_sink(ledger, written, wait_seconds)
+                self.written = _ids(written)
+            finally:
+                written.close()
+        except BaseException:
+            self.source.close()
+            raise
+
+    def partitions(self, told: Callable[[], object]) -> Iterator[tuple[int, Audit]]:
+        """Yield each partition once it was read, so that memory holds no more than one.
+
+        `told` is called for each record.
+        """
+        keys = load_keys(self._tenants.producers)
+        for number, (low, _) in sorted(self.source.bounds.items()):
+            audit = Audit(
+                self._committed.get(number, 0),
+                self._tenants.timeline_for,
+                keys,
+                self._settings.worker.seal_after_ms,
+                is_whole=low == 0,
+            )
+            for message in self.source.records({number: low}):
+                headers: Any = message.headers() or []
+                audit.take(
+                    message.offset() or 0,
+                    message.timestamp()[1],
+                    message.key(),
+                    message.value(),
+                    headers,
+                )
+                told()
+            yield number, audit
+
+    def close(self) -> None:
+        self.source.close()
+
+
+def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
+    consumer = Consumer({**kafka_client_options(settings.kafka), "group.id": settings.worker.group})
+    places = [TopicPartition(settings.topics.events, number) for number in numbers]
+    try:
+        found = consumer.committed(places, timeout=_ANSWER_SECONDS_MAX)
+    except KafkaException as error:
+        raise UnavailableError(
+            f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
+        ) from error
+    finally:
+        consumer.close()
+    return {place.partition: max(0, place.offset) for place in found}
+
+
+def _await_sink(ledger: Ledger, written: Source, seconds: float) -> None:
+    """Wait until the ledger has what stood in the topic of usage records when we asked."""
+    deadline = time.monotonic() + seconds
+    while left := sink_left(ledger, written):
+        if time.monotonic() > deadline:
+            raise UnavailableError(
+                f"the sink is {left} usage records behind: see that it runs, and try again"
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def sink_left(ledger: Ledger, written: Source) -> int:
+    """Return how many offsets of the topic of usage records the sink has not passed."""
+    stands = records.offsets(ledger, written.topic)
+    return sum(
+        max(0, high - stands.get(number, low)) for number, (low, high) in written.bounds.items()
+    )
+
+
+def _ids(written: Source) -> set[str]:
+    found: set[str] = set()
+    for message in written.records():
+        try:
+            found.add(_decode_id(message.value() or b"").id)
+        except ValueError:
+            continue  # the sink has refused it, and keeps it
+    return found

@@ -1,0 +1,144 @@
+"""Rebill on a real broker: a plan of what differs, applied once however often it is."""
+
+import sqlite3
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pipeline.ledger import open_ledger, reports
+from pipeline.replay.planfile import read_plan
+from tests.kafka.run import Run, net, wait_until
+from tests.kafka.test_bad_input import AT, event, resolved
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def billed(run: Run) -> Run:
+    """Six conversations that are billed, and one whose confirmation came too late."""
+    run.done("ledger", "upgrade")
+    messages = [message for n in range(6) for message in resolved(f"c{n}")]
+    key = b"acme:old"
+    old = AT - 90 * DAY_MS
+    messages += [
+        (key, event("m1", at=old, intent="help_request", subject="old"), old),
+        (key, event("m4", "closed", old + 3, actor="workflow", subject="old"), old + 3),
+        # What happened before that, and was heard of 90 days later.
+        (key, event("a1", "ai_message", old + 1, kind="answer", subject="old"), AT),
+        (key, event("m2", at=old + 2, intent="confirmation", subject="old"), AT),
+    ]
+    run.produce(messages)
+    run.until_decided(run.start("worker"), len(messages))
+    run.start("sink")
+    wait_until(lambda: _count(run) == 6, "the ledger has what was decided")
+    return run
+
+
+def test_a_plan_names_what_differs_and_applied_twice_it_is_applied_once(billed: Run) -> None:
+    run = billed
+    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
+        for table in ("pending_record", "meter_event_record"):
+            ledger.execute(f"DELETE FROM {table}")
+        ledger.execute("DELETE FROM usage_record WHERE id = 'acme:c0:1'")
+        ledger.execute(
+            "INSERT INTO usage_record (id, tenantid, conversation, outcome, quantity, kind, reason,"
+            " occurred_at, policy, policy_version, evidence, record_topic, record_partition,"
+            " record_offset, origin_topic, origin_partition, origin_offsets) SELECT 'acme:c2:2',"
+            " tenantid, conversation, outcome, 1, kind, reason, occurred_at, policy,"
+            " policy_version, evidence, record_topic, record_partition, record_offset,"
+            " origin_topic, origin_partition, origin_offsets FROM usage_record"
+            " WHERE id = 'acme:c2:1'"
+        )
+    file = run.folder / "plan.ndjson"
+
+    made = run.resmeter("rebill", "plan", "--out", str(file))
+
+    assert made.returncode == 3, made.stderr
+    plan = read_plan(str(file), file.read_bytes())
+    said = {
+        part.conversation: [c.record.quantity for c in part.corrections]
+        for part in plan.conversations
+    }
+    assert said == {"c0": [1], "c2": [-1], "old": [1]}
+    (total,) = plan.header.totals
+    assert (total.added, total.removed, total.amount_added) == (2, 1, "1.98")
+    assert "acme old: 2 of its events came too late for the worker" in made.stdout
+
+    # Killed in the middle: only the first correction was written.
+    (first,) = plan.conversations[0].corrections
+    _write(run, file, 1)
+    wait_until(lambda: _has(run, first.record.id), "the sink has the first")
+    for expected in ("2 corrections", "0 corrections"):
+        applied = run.resmeter("rebill", "apply", str(file))
+        assert applied.returncode == 0, applied.stderr
+        assert expected in applied.stdout
+
+    assert net(run.usage_records().values())[("acme", "old")] == {"resolution": 1}
+    again = run.resmeter("rebill", "plan", "--out", str(run.folder / "next.ndjson"))
+    assert again.returncode == 0, again.stdout
+    audit = run.resmeter("audit", "--json")
+    assert audit.returncode == 0, audit.stdout
+    tally = orjson.loads(audit.stdout.splitlines()[-1])
+    assert (tally["corrected"], tally["findings"]) == (3, 0)
+    receipt = run.done("explain", "acme", "c0")
+    assert "applied a plan" in receipt
+
+
+def test_a_conversation_that_changed_since_the_plan_is_left_and_named(billed: Run) -> None:
+    run = billed
+    file = run.folder / "plan.ndjson"
+    assert run.resmeter("rebill", "plan", "--out", str(file)).returncode == 3
+    other = run.folder / "other.ndjson"
+    assert run.resmeter("rebill", "plan", "--out", str(other)).returncode == 3
+    run.done("rebill", "apply", str(other))
+    # Somebody adds by hand what the first plan did not see.
+    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE usage_record SET id = 'acme:old:9' WHERE reason = 'rebill'")
+
+    applied = run.resmeter("rebill", "apply", str(file))
+
+    assert applied.returncode == 3
+    assert "left: acme old has changed" in applied.stdout
+
+
+def test_a_plan_that_was_changed_is_refused(billed: Run, tmp_path: Path) -> None:
+    run = billed
+    file = tmp_path / "plan.ndjson"
+    assert run.resmeter("rebill", "plan", "--tenant", "acme", "--out", str(file)).returncode == 3
+    file.write_bytes(file.read_bytes().replace(b'"quantity":1', b'"quantity":-1'))
+
+    applied = run.resmeter("rebill", "apply", str(file))
+
+    assert applied.returncode == 2
+    assert "was changed" in applied.stderr
+    assert run.resmeter("rebill", "plan", "--out", str(file)).returncode == 2  # it is there
+
+
+def _write(run: Run, file: Path, count: int) -> None:
+    from pipeline.cli.rebill import _write as write
+    from pipeline.config import Settings
+
+    plan = read_plan(str(file), file.read_bytes())
+    settings = Settings.model_validate(
+        {
+            "kafka": {"bootstrap_servers": run.servers},
+            "topics": {"records": run.env["RESMETER_TOPICS__RECORDS"]},
+        }
+    )
+    write(settings, list(plan.conversations[:count]))
+
+
+def _has(run: Run, identity: str) -> bool:
+    ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
+    try:
+        tenantid, conversation = identity.split(":")[:2]
+        return identity in reports.ids_of(ledger, tenantid, conversation)
+    finally:
+        ledger.close()
+
+
+def _count(run: Run) -> int:
+    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
+        (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
+    return int(number)

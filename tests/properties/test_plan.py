@@ -1,0 +1,199 @@
+"""A plan brings any ledger to what the log owes, once, and leaves nothing for the next."""
+
+from collections import Counter
+
+import msgspec
+from hypothesis import assume, event, given
+from hypothesis import strategies as st
+
+from pipeline.events.codec import decode
+from pipeline.events.model import Addressed
+from pipeline.replay.audit import Audit
+from pipeline.replay.plan import Correctable, basis_of
+from pipeline.usage.record import UsageRecord
+from tests.oracle.decide import decide, net
+from tests.oracle.strategies import END
+from tests.properties.test_audit import LOGS, _written
+from tests.properties.test_partition import Log, long_logs
+
+MADE_AT = END + 1
+
+
+def _taken(log: Log, committed: int | None = None) -> Audit:
+    audit = Audit(
+        len(log.records) if committed is None else committed,
+        lambda _: log.timeline,
+        seal_after=log.seal_after,
+    )
+    for record in log.records:
+        audit.take(record.offset, record.timestamp, record.key, record.value, record.headers)
+    return audit
+
+
+def _plan(log: Log, ledger: list[UsageRecord], written: list[UsageRecord]) -> list[Correctable]:
+    ids = {record.id for record in written}
+    return list(_taken(log).corrections(ledger, ids, ("events", 0), MADE_AT))
+
+
+def _records(plan: list[Correctable]) -> list[UsageRecord]:
+    return [correction.record for part in plan for correction in part.corrections]
+
+
+def _net(records: list[UsageRecord]) -> dict[str, dict[str, int]]:
+    units: dict[str, Counter[str]] = {}
+    for record in records:
+        place = f"{record.tenantid}:{record.conversation}"
+        units.setdefault(place, Counter())[record.outcome] += record.quantity
+    kept = {place: {o: n for o, n in found.items() if n} for place, found in units.items()}
+    return {place: found for place, found in kept.items() if found}
+
+
+def _decided(log: Log) -> dict[str, dict[str, int]]:
+    """Return what the second implementation decides over all events, also those too late."""
+    histories: dict[str, dict[tuple[str, str], object]] = {}
+    for record in log.records:
+        found = decode(record.value, record.key, record.timestamp, record.headers)
+        if isinstance(found, Addressed):
+            place = f"{found.tenantid}:{found.conversation}"
+            identity = (found.event.source, found.event.id)
+            histories.setdefault(place, {}).setdefault(identity, found.event)
+    decided = {}
+    for place, events in histories.items():
+        outcome = decide(list(events.values()), log.timeline, MADE_AT)  # type: ignore[arg-type]
+        units = {} if outcome.excluded else net(outcome.steps)
+        if units:
+            decided[place] = units
+    return decided
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> tuple[Log, list[UsageRecord], list[UsageRecord]]:
+    """Return a log, what its worker wrote, and a ledger to which things happened."""
+    log = draw(LOGS)
+    written = _written(log, len(log.records))
+    ledger = [record for record in written if draw(st.integers(0, 3))]
+    for record in written:
+        match draw(st.integers(0, 9)):
+            case 0:
+                n = draw(st.integers(50, 60))
+                whose = f"{record.tenantid}:{record.conversation}"
+                bogus = msgspec.structs.replace(
+                    record, id=f"{whose}:{n}", quantity=1, supersedes=None, evidence=()
+                )
+                if all(r.id != bogus.id for r in ledger):
+                    ledger.append(bogus)
+            case 1:
+                ledger = [
+                    msgspec.structs.replace(r, policy_version=99) if r == record else r
+                    for r in ledger
+                ]
+    return log, written, ledger
+
+
+@given(long_logs())
+def test_nothing_is_planned_where_the_worker_wrote_all_and_nothing_was_too_late(log: Log) -> None:
+    written = _written(log, len(log.records))
+
+    assert _plan(log, written, written) == []
+
+
+@given(damaged())
+def test_a_plan_brings_the_ledger_to_what_is_decided_and_the_next_is_empty(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]],
+) -> None:
+    log, written, ledger = case
+
+    plan = _plan(log, ledger, written)
+    event(f"{min(len(plan), 2)} conversations corrected")
+
+    after = ledger + _records(plan)
+    assert _net(after) == _decided(log)
+    assert _plan(log, after, written) == []
+    ids = [record.id for record in after]
+    assert len(ids) == len(set(ids))
+
+
+@given(damaged())
+def test_the_audit_finds_nothing_in_units_once_a_plan_is_applied(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]],
+) -> None:
+    log, written, ledger = case
+    after = ledger + _records(_plan(log, ledger, written))
+    assume(len(after) > len(ledger))
+
+    found = {f.kind for f in _taken(log).compare(after, frozenset(), MADE_AT)}
+
+    # A record that differs in other than units has no correction; it stays a finding.
+    assert found <= {"differs", "missing", "unexpected", "no_evidence"}
+    corrected = {f"{r.tenantid}:{r.conversation}" for r in after if r.reason == "rebill"}
+    named = {
+        f"{f.tenantid}:{f.conversation}" for f in _taken(log).compare(after, frozenset(), MADE_AT)
+    }
+    assert not corrected & named
+
+
+@given(damaged())
+def test_each_minus_names_a_unit_that_stands_and_carries_its_price(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]],
+) -> None:
+    log, written, ledger = case
+    by_id = {record.id: record for record in ledger}
+    gone = {record.supersedes for record in ledger if record.quantity < 0}
+
+    for record in _records(_plan(log, ledger, written)):
+        assert record.evidence
+        assert record.reason == "rebill"
+        if record.quantity < 0:
+            assert record.supersedes is not None
+            taken = by_id[record.supersedes]
+            assert taken.quantity == 1
+            assert record.supersedes not in gone
+            gone.add(record.supersedes)
+            assert (taken.policy, taken.policy_version) == (record.policy, record.policy_version)
+
+
+@given(damaged())
+def test_the_same_difference_has_the_same_ids_and_one_that_comes_again_has_others(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]],
+) -> None:
+    log, written, ledger = case
+    first = _records(_plan(log, ledger, written))
+    assume(first)
+
+    again = _records(_plan(log, ledger, written))
+    assert [record.id for record in again] == [record.id for record in first]
+    # Somebody takes the correction away and puts another record in its place.
+    other = msgspec.structs.replace(first[0], id=f"{first[0].tenantid}:x:77", conversation="x")
+    later = _records(_plan(log, [*ledger, *first, other], written))
+    assert not {record.id for record in later} & {record.id for record in first}
+
+
+@given(damaged(), st.data())
+def test_what_is_on_its_way_is_left_out(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]], data: st.DataObject
+) -> None:
+    log, written, ledger = case
+    committed = data.draw(st.integers(0, len(log.records)))
+
+    audit = _taken(log, committed)
+    plan = list(audit.corrections(ledger, {r.id for r in written}, ("events", 0), MADE_AT))
+
+    heard = {
+        f"{found.tenantid}:{found.conversation}"
+        for record in log.records[committed:]
+        if isinstance(
+            found := decode(record.value, record.key, record.timestamp, record.headers), Addressed
+        )
+    }
+    assert not {f"{part.tenantid}:{part.conversation}" for part in plan} & heard
+
+
+@given(damaged())
+def test_a_basis_changes_with_every_record(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]],
+) -> None:
+    _, written, _ = case
+    ids = [record.id for record in written]
+
+    assert len({basis_of(ids[:n]) for n in range(len(ids) + 1)}) == len(ids) + 1
+    assert basis_of(ids) == basis_of(reversed(ids))
