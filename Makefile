@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test simulate planted demo bench requirements clean format
+.PHONY: help setup check test simulate planted proof demo bench requirements clean format
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ simulate: $(READY) ## random faults in memory, held to every property; SEEDS=100
 
 planted: $(READY) ## plant real bugs one at a time: the simulator must find each
 	@$(BIN)/python -m tests.simulation.bugs
+
+proof: $(READY) ## the matrix of faults on real processes; ROWS="zombie scale" EVENTS=200000 WRITE=1
+	@$(BIN)/python -m tests.proof $(ROWS) $(if $(EVENTS),--events $(EVENTS)) $(if $(WRITE),--write)
 
 demo: $(READY) ## the whole pipeline over 200 real conversations; KEEP=1 leaves it up
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)

@@ -61,6 +61,21 @@ class WorkerMetrics:
             ["outcome", "delta", "reason"],
             registry=registry,
         )
+        self.records = Counter(
+            "resmeter_records",
+            "Records read: each is an event, a dead letter, or passed over.",
+            registry=registry,
+        )
+        self.unaccounted = Gauge(
+            "resmeter_records_unaccounted",
+            "Records read that are none of these. Not 0: something is lost; audit.",
+            registry=registry,
+        )
+        self.dead_letter_share = Gauge(
+            "resmeter_dead_letter_share",
+            "Share of garbage among the last records. At dead_letter_share_max the worker ends.",
+            registry=registry,
+        )
         self.duplicates = Counter(
             "resmeter_duplicates",
             "Events that a producer sent again. They change nothing.",
@@ -127,9 +142,13 @@ class WorkerMetrics:
         self.open_conversations.set_function(lane.open_conversations)
         self.due_unsettled.set_function(lane.due_unsettled)
         self.unacknowledged.set_function(lane.unacknowledged)
+        self.dead_letter_share.set_function(lane.dead_letter_share)
 
     def applied(self, work: "Work") -> None:
         """Count what a batch of records was."""
+        self.records.inc(work.read)
+        accounted = sum(work.types) + len(work.dead_letters) + work.redelivered
+        self.unaccounted.inc(work.read - accounted)
         for kind, count in zip(TYPES, work.types, strict=True):
             if count:
                 self.events.labels(kind).inc(count)

@@ -26,6 +26,7 @@ from pipeline.events.model import (
     RATING,
     REDACTED,
     REOPENED,
+    SEQUENCE_CHARACTERS_MAX,
     SPAM_FLAGGED,
     STARTED,
     TYPES,
@@ -47,6 +48,7 @@ from pipeline.events.times import format_time, parse_canonical, parse_time
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 _Text = Annotated[str, Meta(min_length=1, max_length=256)]
+_Sequence = Annotated[str, Meta(max_length=SEQUENCE_CHARACTERS_MAX)]
 _Outcome = Annotated[str, Meta(min_length=1, max_length=64)]
 _Score = Annotated[int, Meta(ge=1, le=5)]
 _InitiatedBy = Literal["customer", "teammate", "outbound"]
@@ -138,7 +140,7 @@ class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
     tenantid: str
     channel: Channel = "messenger"
     environment: Environment = "live"
-    sequence: str = ""
+    sequence: _Sequence = ""
 
 
 class _StartedWire(_Wire, tag=TYPES[STARTED]):
@@ -530,6 +532,11 @@ def _read_slowly(attributes: Mapping[str, Any], data: object) -> Addressed:
     sequence = attributes.get("sequence", "")
     if not isinstance(sequence, str):
         raise _Refused(wrong, f"sequence: {_shown(sequence)} is not a string")
+    if len(sequence) > SEQUENCE_CHARACTERS_MAX:
+        raise _Refused(
+            wrong,
+            f"sequence: has {len(sequence)} characters; at most {SEQUENCE_CHARACTERS_MAX} are taken",
+        )
     if isinstance(data, Rejected):
         raise _Refused(data.reason, data.detail)
     if not isinstance(data, dict):

@@ -76,6 +76,8 @@ Cause = Literal[
 
 EVENT_BYTES_MAX = 256 * 1024
 EVENTS_IN_CONVERSATION_MAX = 10_000
+# The specification has none; without one, a hundred events fill what a state may be.
+SEQUENCE_CHARACTERS_MAX = 256
 FUTURE_MS_MAX = 5 * 60_000
 
 

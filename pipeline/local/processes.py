@@ -19,14 +19,21 @@ _TAIL_CHARACTERS = 1_500
 
 
 class Process:
-    """One `resmeter` command in the background."""
+    """One `resmeter` command in the background, or another module's."""
 
-    def __init__(self, name: str, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        env: Mapping[str, str],
+        log: Path,
+        module: str = "pipeline",
+    ) -> None:
         self.name = name
         self._log = log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline", *arguments],
+                [sys.executable, "-m", module, *arguments],
                 env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -79,6 +86,15 @@ class Process:
             raise UnavailableError(
                 f"the {self.name} ended with status {status}; its log ends with:\n{self._tail()}"
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.poll()
 
     def kill(self) -> None:
         """End it as a power cut does."""

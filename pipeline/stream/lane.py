@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import aiokafka.consumer.fetcher
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
@@ -241,7 +242,10 @@ class Lane:
         app = self.app
         more = False
         for look in looks:
-            position = await consumer.position(look.place)
+            try:
+                position = await consumer.position(look.place)
+            except IllegalStateError:  # it was taken from us while we asked
+                continue
             partition = self.partitions.get(look.place.partition)
             if look.generation != app.consumer_generation_id or app.rebalancing:
                 return False
@@ -282,6 +286,9 @@ class Lane:
         """Count conversations whose silence should have been settled by the host's clock."""
         now = int(self._now() * 1000)
         return sum(partition.wheel.count_until(now) for partition in self.partitions.values())
+
+    def dead_letter_share(self) -> float:
+        return self._share.share
 
     def unacknowledged(self) -> int:
         """Count batches whose usage records and states the broker has not acknowledged."""
@@ -327,14 +334,15 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
         look: asyncio.Task[list[_Look]] | None = None
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                if not self.flow_active:
+                    # Here, not in the poll: the generation is another one afterwards.
+                    await self.wait(self.can_resume_flow)
                 generation = app.consumer_generation_id
                 records, active = await self._wait_next_records(_POLL_SECONDS)
                 await asyncio.sleep(0)
                 if records is None or self.should_stop:
                     continue
-                if not self.flow_active:
-                    await self._seek_back()
-                    continue
+                left: dict[TP, int] = {}
                 for place, fetched in records.items():
                     # No other topic is subscribed to but Faust's own, which carries nothing.
                     for batch in _batches(fetched, lane._worker.batch_events_max):
@@ -344,6 +352,7 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                             or not self.flow_active
                             or generation != app.consumer_generation_id
                         ):
+                            left[place] = batch[0].offset
                             break
                         if place.topic == lane.events_topic:
                             lane.handle(place.partition, batch)
@@ -351,6 +360,8 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
                             await asyncio.sleep(0)  # effects, probes and heartbeats go on
                         elif place.topic == lane.changelog_topic:
                             app.changelog_read(place, batch)
+                if left:
+                    await self._thread.go_back(left)
                 # Between two polls nothing that was fetched waits to be handled, so that the
                 # position is that of what has been applied.
                 now = time.monotonic()
@@ -372,13 +383,6 @@ class LaneConsumer(Consumer):  # type: ignore[misc]
             if look is not None:
                 look.cancel()
 
-    async def _seek_back(self) -> None:
-        # The flow was stopped for a rebalance while the fetch was under way.
-        try:
-            await self.perform_seek()
-        except Exception as error:
-            self.lane._log.warning("seek_failed", error=str(error))
-
 
 # --- records --------------------------------------------------------------------------------------
 
@@ -391,6 +395,7 @@ class Fetched(NamedTuple):
     """
 
     records: Iterable[Any]  # to be looped over once
+    offset: int  # of the first
     next_offset: int
     timestamp: int  # the highest of the records'
     size: int  # of offsets
@@ -421,10 +426,8 @@ class _Whole:
         records = iter(batch)
         if batch.base_offset < offset:
             records = [record for record in batch if record.offset >= offset]
-        next_offset = batch.next_offset
-        return Fetched(
-            records, next_offset, batch.max_timestamp, next_offset - max(batch.base_offset, offset)
-        )
+        first, end = max(batch.base_offset, offset), batch.next_offset
+        return Fetched(records, first, end, batch.max_timestamp, end - first)
 
 
 class _WholeBatches:
@@ -452,7 +455,8 @@ class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
         if self.next_fetch_offset > behind:
             # At the end stood what nobody reads: the marks of transactions, and what was taken
             # back. It is done with, too.
-            yield Fetched((), self.next_fetch_offset, _NO_TIME, self.next_fetch_offset - behind)
+            end = self.next_fetch_offset
+            yield Fetched((), behind, end, _NO_TIME, end - behind)
 
     def _consumer_record(self, _: Any, batch: _Whole) -> Fetched:
         return batch.since(self.next_fetch_offset)
@@ -478,10 +482,8 @@ def _cut(whole: Fetched, size: int) -> Iterator[Fetched]:
     records = list(whole.records)
     for start in range(0, len(records), size):
         part = records[start : start + size]
-        end = start + size >= len(records)
-        yield Fetched(
-            part, whole.next_offset if end else part[-1].offset + 1, part[-1].timestamp, len(part)
-        )
+        end = whole.next_offset if start + size >= len(records) else part[-1].offset + 1
+        yield Fetched(part, part[0].offset, end, part[-1].timestamp, len(part))
     if not records:
         yield whole  # compaction may leave nothing of it, and marks never were any
 
@@ -496,6 +498,24 @@ class _LaneThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         # in transactions itself.
         consumer._isolation_level = "read_committed"
         return consumer
+
+    async def go_back(self, places: Mapping[TP, int]) -> None:
+        """Read again from these offsets: what was fetched of them was not handled.
+
+        A rebalance had come in between. Never forward: by now Faust may have set another position,
+        and what is read twice changes nothing.
+        """
+        await self.call_thread(self._go_back, places)
+
+    async def _go_back(self, places: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        assignment = consumer._subscription.subscription.assignment
+        for place, offset in places.items():
+            if place not in consumer.assignment():
+                continue
+            state = assignment.state_value(place)
+            if state.has_valid_position and state.position > offset:
+                consumer.seek(place, offset)
 
 
 class LaneTransport(Transport):  # type: ignore[misc]

@@ -76,6 +76,7 @@ class Work(msgspec.Struct):
     outputs: list[Output] = []
     dead_letters: list[DeadLetter] = []
     states: list[tuple[bytes, bytes]] = []
+    read: int = 0  # records: events, dead letters and redelivered ones
     types: list[int] = msgspec.field(default_factory=lambda: [0] * len(TYPES))
     duplicates: int = 0
     redelivered: int = 0
@@ -186,7 +187,8 @@ class Partition:
         work = Work()
         types, keys = work.types, self._keys
         batch: dict[bytes | None, _Taken] = {}
-        for record in records:
+        count = 0
+        for count, record in enumerate(records, start=1):  # noqa: B007 - it is looked at below
             key, offset, timestamp = record.key, record.offset, record.timestamp
             found = read(record.value, record.headers)
             if type(found) is Rejected:
@@ -226,6 +228,7 @@ class Partition:
                 taken.keep(record)
             arrivals.append((offset, timestamp, event))
             types[event.rank] += 1
+        work.read = count
         emitted: list[UsageRecord] = []
         for key, taken in batch.items():
             if taken.arrivals:

@@ -173,4 +173,7 @@ class Worker:
 def _fetched(records: list[Record]) -> list[Fetched]:
     """Return record batches of one or two records."""
     parts = [records[n : n + 2] for n in range(0, len(records), 2)]
-    return [Fetched(part, part[-1].offset + 1, part[-1].timestamp, len(part)) for part in parts]
+    return [
+        Fetched(part, part[0].offset, part[-1].offset + 1, part[-1].timestamp, len(part))
+        for part in parts
+    ]

@@ -1,0 +1,216 @@
+"""python -m tests.proof: run the matrix of faults, and write its table."""
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import click
+
+from pipeline.local.kafka import LocalKafka, running_kafka
+from tests.proof import rows
+from tests.proof.auditor import Verdict
+from tests.proof.load import Mess, draw
+from tests.proof.stand import Loaded, Row, Stand, loaded, stand
+
+_DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+_BEGIN, _END = "<!-- matrix -->", "<!-- /matrix -->"
+_SECONDS_MAX = 240.0
+
+
+class Case(NamedTuple):
+    """A row: what is done, over which load, with the ledger where."""
+
+    name: str
+    play: Callable[[Stand], None]
+    load: str = "usual"
+    ledger: str = "sqlite"  # postgres, small disk
+
+
+LOADS = {
+    "usual": Mess(),
+    "repeated": Mess(everything_repeated=True),
+    "shuffled": Mess(late_within=0.4, late_beyond=0.1),
+    "garbage": Mess(garbage=0.02),
+}
+CASES = (
+    Case("worker-killed", rows.worker_killed),
+    Case("worker-points", rows.worker_points),
+    Case("zombie", rows.zombie),
+    Case("rolling-restart", rows.rolling_restart),
+    Case("scale", rows.scale),
+    Case("changelog-deleted", rows.changelog_deleted),
+    Case("generations", rows.generations),
+    Case("clock-steps", rows.clock_steps),
+    Case("broker-killed", rows.broker_killed),
+    Case("broker-frozen", rows.broker_frozen),
+    Case("produce-refused", rows.produce_refused),
+    Case("sink-killed", rows.sink_killed),
+    Case("sink-points", rows.sink_points),
+    Case("two-sinks", rows.two_sinks, ledger="postgres"),
+    Case("postgres-killed", rows.postgres_killed, ledger="postgres"),
+    Case("disk-full", rows.disk_full, ledger="small disk"),
+    Case("stripe-500-before", rows.stripe_500_before),
+    Case("stripe-500-after", rows.stripe_500_after),
+    Case("stripe-cut", rows.stripe_cut),
+    Case("stripe-hangs", rows.stripe_hangs),
+    Case("stripe-429", rows.stripe_429),
+    Case("all-repeated", rows.nothing, load="repeated"),
+    Case("all-shuffled", rows.nothing, load="shuffled"),
+    Case("garbage", rows.nothing, load="garbage"),
+    Case("everything", rows.everything, ledger="postgres"),
+)
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[ROW]...")
+@click.option("--events", default=200_000, show_default=True, help="Records of a row's log.")
+@click.option("--list", "only_list", is_flag=True, help="Name the rows.")
+@click.option("--write", is_flag=True, help="Put the table into docs/reliability.md.")
+@click.option("--keep", is_flag=True, help="Leave logs and ledgers where they are.")
+def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, keep: bool) -> None:
+    """Run rows of the matrix; all of them by default. Exit status 3 where one is not clean."""
+    unknown = set(names) - {case.name for case in CASES}
+    if unknown:
+        raise click.UsageError(f"no such row: {', '.join(sorted(unknown))}; see --list")
+    chosen = [case for case in CASES if not names or case.name in names]
+    if only_list:
+        for case in CASES:
+            click.echo(f"{case.name:20} {_about(case)}")
+        return
+    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")
+    found: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="resmeter-proof-"))
+        if not keep:
+            stack.callback(subprocess.run, ["rm", "-rf", str(folder)], check=False)
+        kafka = stack.enter_context(running_kafka(folder / "kafka"))
+        loads: dict[str, Loaded] = {}
+        for case in chosen:
+            if case.load not in loads:
+                sent = draw(events, 11, LOADS[case.load])
+                loads[case.load] = loaded(kafka, folder / f"load-{case.load}", sent)
+            row = _play(case, kafka, loads[case.load], folder)
+            found.append(row)
+            click.echo(_line(row))
+            for problem in row.verdict.problems:
+                click.echo(f"    {problem}")
+            if not row.verdict.is_clean:
+                click.echo(f"    again: python -m tests.proof {case.name} --events {events} --keep")
+            if write:
+                _write(found)
+    sys.exit(0 if all(row.verdict.is_clean for row in found) else 3)
+
+
+def _play(case: Case, kafka: LocalKafka, load: Loaded, folder: Path) -> Row:
+    began = time.monotonic()
+    place = folder / case.name
+    recovery, faults = 0.0, 0
+    with _ledger(case, place) as (url, postgres):
+        try:
+            with stand(kafka, load, place, url, _SECONDS_MAX) as made:
+                made.postgres = postgres
+                case.play(made)
+                recovery = made.finish()
+                faults = made.faults
+                verdict = made.verdict()
+        except NotRunError as error:
+            verdict = Verdict(0, 0, 0, [f"not run: {error}"])
+        except (TimeoutError, AssertionError) as error:
+            verdict = Verdict(0, 0, 0, [f"{type(error).__name__}: {error}"])
+    seconds = time.monotonic() - began
+    return Row(case.name, _about(case), load.truth.records, faults, verdict, recovery, seconds)
+
+
+class NotRunError(Exception):
+    """This machine cannot run the row; the message says why."""
+
+
+@contextlib.contextmanager
+def _ledger(case: Case, place: Path) -> Iterator[tuple[str | None, Any]]:
+    if case.ledger == "postgres":
+        import pgserver
+
+        with tempfile.TemporaryDirectory(prefix="resmeter-pg-") as data:
+            server = pgserver.get_server(data, cleanup_mode="stop")
+            try:
+                host = quote(server.get_uri().split("host=")[1], safe="/")
+                yield f"postgresql+psycopg://postgres@/postgres?host={host}", server
+            finally:
+                server.cleanup()
+    elif case.ledger == "small disk":
+        small = place / "small"
+        small.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", "size=100M", "none", str(small)]
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        try:
+            yield f"sqlite:///{small}/ledger.sqlite", None
+        finally:
+            if mounted:
+                subprocess.run(["umount", str(small)], check=False)
+    else:
+        yield None, None
+
+
+def _about(case: Case) -> str:
+    if case.load == "repeated":
+        return "Nothing fails; every event is delivered one to three times."
+    if case.load == "shuffled":
+        return "Nothing fails; half of the events come late, one in ten beyond the grace."
+    if case.load == "garbage":
+        return "Nothing fails; two percent of the records are garbage."
+    return (case.play.__doc__ or "").strip().splitlines()[0]
+
+
+def _line(row: Row) -> str:
+    verdict = row.verdict
+    return (
+        f"{row.name:20} events {row.events:,}  faults {row.faults}  lost {verdict.lost}  "
+        f"doubled {verdict.doubled}  wrong {verdict.wrong}  recovered in "
+        f"{row.recovery_seconds:.1f} s  ({row.seconds:.0f} s in all)"
+        f"{'' if verdict.is_clean else '  NOT CLEAN'}"
+    )
+
+
+def _write(found: list[Row]) -> None:
+    text = _DOCUMENT.read_text()
+    head, _, rest = text.partition(_BEGIN)
+    _, _, tail = rest.partition(_END)
+    where = (
+        f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {platform.machine()} with "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, Kafka out of wheels:"
+    )
+    lines = [
+        _BEGIN,
+        where,
+        "",
+        "| what fails | events | faults | lost | doubled | wrong | recovered in |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        verdict = row.verdict
+        note = "" if verdict.is_clean else f" **{verdict.problems[:1] or 'not clean'}**"
+        lines.append(
+            f"| {row.about}{note} | {row.events:,} | {row.faults} | {verdict.lost} | "
+            f"{verdict.doubled} | {verdict.wrong} | {row.recovery_seconds:.0f} s |"
+        )
+    _DOCUMENT.write_text(head + "\n".join([*lines, _END]) + tail)
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The judge of a row. It shares no line with worker, sink or ledger: a bare consumer, the pure
+decision, and SQL.
+
+From the log: each conversation's events, one per identity, decided by `decide` when all windows are
+over. From the ledger: units by conversation and outcome. From Stripe's stand-in: its own sums.
+"""
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+import sqlalchemy
+from confluent_kafka import Consumer, TopicPartition
+
+from pipeline.events.codec import decode
+from pipeline.events.model import Event, Rejected
+from pipeline.resolve.machine import decide
+from pipeline.resolve.policy import Timeline, preset
+
+_FAR = 2**62
+_TIMELINE = Timeline([preset("fin-2026")])
+
+Units = Counter[tuple[str, str, str]]  # tenant, conversation, outcome
+
+
+class Verdict(NamedTuple):
+    """What a row came to; the last says what is wrong besides, in words."""
+
+    lost: int
+    doubled: int
+    wrong: int
+    problems: list[str]
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.lost or self.doubled or self.wrong or self.problems)
+
+
+class Truth(NamedTuple):
+    """What the log says."""
+
+    units: Units
+    records: int
+    rejected: set[tuple[int, int]]  # partition, offset
+
+
+def read_truth(servers: str, topic: str) -> Truth:
+    """Decide every conversation of a topic from offset 0."""
+    histories: dict[tuple[str, str], dict[tuple[str, str], Event]] = {}
+    rejected: set[tuple[int, int]] = set()
+    count = 0
+    for message in _messages(servers, topic):
+        count += 1
+        found = decode(
+            message.value(), message.key(), message.timestamp()[1], message.headers() or []
+        )
+        if isinstance(found, Rejected):
+            rejected.add((message.partition(), message.offset()))
+            continue
+        history = histories.setdefault((found.tenantid, found.conversation), {})
+        history.setdefault((found.event.source, found.event.id), found.event)
+    units: Units = Counter()
+    for (tenantid, conversation), history in histories.items():
+        decision = decide(history.values(), _TIMELINE, _FAR)
+        if not decision.excluded:
+            for outcome, quantity in decision.net.items():
+                units[tenantid, conversation, outcome] = quantity
+    return Truth(units, count, rejected)
+
+
+def judge(
+    truth: Truth,
+    ledger_url: str,
+    undisturbed: dict[str, bytes],
+    written: list[tuple[str, bytes]],
+    dead_letters: set[tuple[int, int]],
+    at_stripe: dict[str, int],
+) -> Verdict:
+    """Compare a row's end with the log, with an undisturbed run, and with Stripe.
+
+    Args:
+        truth: of the log.
+        ledger_url: SQLAlchemy's form.
+        undisturbed: usage records of an undisturbed run, by id.
+        written: all that stands in the row's topic of usage records: id and content.
+        dead_letters: origins, partition and offset.
+        at_stripe: units by tenant.
+    """
+    problems: list[str] = []
+    with _connected(ledger_url) as execute:
+        units: Units = Counter()
+        owed: Counter[str] = Counter()
+        stored = []
+        for identity, tenantid, conversation, outcome, quantity in execute(
+            "SELECT id, tenantid, conversation, outcome, quantity FROM usage_record"
+        ):
+            units[tenantid, conversation, outcome] += quantity
+            owed[tenantid] += quantity
+            stored.append(identity)
+        delivered: Counter[str] = Counter()
+        for tenantid, value in execute(
+            "SELECT tenantid, value FROM meter_event WHERE state IN ('delivered', 'netted')"
+        ):
+            delivered[tenantid] += value
+        for tenantid, quantity in execute("SELECT tenantid, quantity FROM pending_record"):
+            owed[tenantid] -= quantity
+        for state, count in execute(
+            "SELECT state, count(*) FROM meter_event GROUP BY state ORDER BY state"
+        ):
+            if state not in {"delivered", "netted"}:
+                problems.append(f"{count} meter events are {state}")
+    lost = sum((truth.units - units).values())
+    doubled = sum((units - truth.units).values())
+    wrong = 0
+    for identity, content in written:
+        if undisturbed.get(identity) != content:
+            wrong += 1
+            problems.append(f"not as in the undisturbed run: {identity}")
+    wrong += len(undisturbed.keys() ^ set(stored))
+    if len(stored) != len(set(stored)):
+        problems.append("an id stands twice in the ledger")
+    for tenantid in sorted({*delivered, *owed, *at_stripe}):
+        sums = (owed[tenantid], delivered[tenantid], at_stripe.get(tenantid, 0))
+        if len(set(sums)) > 1:
+            problems.append(
+                f"{tenantid}: owed less pending {sums[0]}, delivered {sums[1]}, Stripe has {sums[2]}"
+            )
+            lost += max(0, sums[0] - sums[2])
+            doubled += max(0, sums[2] - sums[0])
+    if dead_letters != truth.rejected:
+        differing = len(dead_letters ^ truth.rejected)
+        problems.append(f"{differing} dead letters are missing or nothing was wrong with them")
+    return Verdict(lost, doubled, wrong, problems[:20])
+
+
+def _messages(servers: str, topic: str) -> Iterator[Any]:
+    consumer = Consumer(
+        {"bootstrap.servers": servers, "group.id": "proof-auditor", "enable.auto.commit": False}
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = {}
+        for number in partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
+            if high > low:
+                ends[number] = high
+        consumer.assign([TopicPartition(topic, number, 0) for number in ends])
+        while ends:
+            for message in consumer.consume(10_000, timeout=1.0):
+                assert message.error() is None, message.error()
+                yield message
+                number, offset = message.partition(), message.offset()
+                if number in ends and offset is not None and offset + 1 >= ends[number]:
+                    del ends[number]
+    finally:
+        consumer.close()
+
+
+@contextlib.contextmanager
+def _connected(url: str) -> Iterator[Any]:
+    where = sqlalchemy.make_url(url)
+    if where.get_backend_name() == "sqlite":
+        with contextlib.closing(sqlite3.connect(str(where.database))) as sqlite:
+            yield lambda query: sqlite.execute(query).fetchall()
+    else:
+        options = {"host": where.query["host"], "dbname": where.database, "user": where.username}
+        with psycopg.connect(**options) as postgres:  # type: ignore[arg-type]
+            yield lambda query: postgres.execute(query).fetchall()

@@ -1,0 +1,153 @@
+"""Run a worker or sink that dies at a named point, or whose clock steps.
+
+    python -m tests.proof.crashing POINT N worker|sink
+
+The process kills itself with SIGKILL when it comes to POINT for the Nth time. Two points kill nobody:
+`clock`, where every N seconds the host's clock steps by an hour, there and back, and `generation`, where
+at every Nth look of the worker's loop a rebalance seems to have come in between.
+"""
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+WORKER_POINTS = (
+    "before results",
+    "after results",
+    "after states",
+    "before commit",
+    "after commit",
+)
+SINK_POINTS = (
+    "before store",
+    "after store",
+    "before plan",
+    "after plan",
+    "before claim",
+    "before call",
+    "after call",
+    "after conclude",
+)
+
+
+def main() -> None:
+    """Plant the point, and run the command."""
+    point, number, *arguments = sys.argv[1:]
+    if point == "clock":
+        _step_the_clock(float(number))
+    elif point == "generation":
+        _change_the_generation(int(number))
+    elif arguments[0] == "worker":
+        _plant_in_worker(point, _Count(int(number)))
+    else:
+        _plant_in_sink(point, _Count(int(number)))
+    sys.argv = ["resmeter", *arguments]
+    from pipeline.cli import main as resmeter
+
+    resmeter()
+
+
+class _Count:
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def here(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _plant_in_worker(point: str, count: _Count) -> None:
+    from pipeline.stream.lane import LaneConsumer
+    from pipeline.stream.outputs import Outputs
+
+    places: dict[str, tuple[Any, str]] = {
+        "results": (Outputs, "write_results"),
+        "states": (Outputs, "write_states"),
+        "commit": (LaneConsumer, "_commit"),
+    }
+    when, what = point.split()
+    holder, name = places[what]
+    original: Callable[..., Any] = getattr(holder, name)
+
+    async def planted(*arguments: Any, **more: Any) -> Any:
+        if when == "before":
+            count.here()
+        answer = await original(*arguments, **more)
+        if when == "after":
+            count.here()
+        return answer
+
+    setattr(holder, name, planted)
+
+
+def _plant_in_sink(point: str, count: _Count) -> None:
+    from pipeline.ledger import deliveries, records
+    from pipeline.sink.meter import StripeMeter
+
+    when, what = point.split()
+    if what == "call":
+        send = StripeMeter.send
+
+        async def planted_send(*arguments: Any) -> Any:
+            if when == "before":
+                count.here()
+            answer = await send(*arguments)
+            if when == "after":
+                count.here()
+            return answer
+
+        setattr(StripeMeter, "send", planted_send)  # noqa: B010 - as the others are
+        return
+    places: dict[str, tuple[Any, str]] = {
+        "store": (records, "store"),
+        "plan": (deliveries, "store_plan"),
+        "claim": (deliveries, "claim"),
+        "conclude": (deliveries, "conclude"),
+    }
+    holder, name = places[what]
+    original: Callable[..., Any] = getattr(holder, name)
+
+    def planted(*arguments: Any, **more: Any) -> Any:
+        if when == "before":
+            count.here()
+        answer = original(*arguments, **more)
+        if when == "after":
+            count.here()
+        return answer
+
+    setattr(holder, name, planted)
+
+
+def _step_the_clock(seconds: float) -> None:
+    real, began = time.time, time.monotonic()
+
+    def stepping() -> float:
+        steps = int((time.monotonic() - began) / seconds)
+        return real() + (3600.0, 0.0, -3600.0)[steps % 3]
+
+    time.time = stepping
+
+
+def _change_the_generation(every: int) -> None:
+    from pipeline.stream.lane import LaneApp
+
+    looks = itertools.count(1)
+
+    def look(app: Any) -> int:
+        generation: int = app.__dict__.get("generation", 0)
+        loop = sys._getframe(1).f_code.co_name == "_drain_messages"
+        return -1 if loop and next(looks) % every == 0 else generation
+
+    def change(app: Any, generation: int) -> None:
+        app.__dict__["generation"] = generation
+
+    setattr(LaneApp, "consumer_generation_id", property(look, change))  # noqa: B010 - as the others
+
+
+if __name__ == "__main__":
+    main()
