@@ -181,28 +181,30 @@ def _line(row: Row) -> str:
 
 
 def _write(found: list[Row]) -> None:
+    """Put rows into the document's table; those of earlier runs stay until they are run again."""
     text = _DOCUMENT.read_text()
     head, _, rest = text.partition(_BEGIN)
-    _, _, tail = rest.partition(_END)
+    table, _, tail = rest.partition(_END)
+    lines = {line.split(" |")[0]: line for line in table.splitlines() if line.startswith("| ")}
+    for row in found:
+        verdict = row.verdict
+        note = "" if verdict.is_clean else f"; **{' '.join(verdict.problems[:1]) or 'not clean'}**"
+        lines[f"| {row.about}"] = (
+            f"| {row.about} | {row.events:,} | {row.faults} | {verdict.lost} | "
+            f"{verdict.doubled} | {verdict.wrong} | {row.recovery_seconds:.0f} s{note} |"
+        )
+    lines.pop("| what fails", None)
     where = (
         f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {platform.machine()} with "
         f"{os.cpu_count()} cores, Python {platform.python_version()}, Kafka out of wheels:"
     )
-    lines = [
-        _BEGIN,
-        where,
-        "",
+    heading = [
         "| what fails | events | faults | lost | doubled | wrong | recovered in |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in found:
-        verdict = row.verdict
-        note = "" if verdict.is_clean else f" **{verdict.problems[:1] or 'not clean'}**"
-        lines.append(
-            f"| {row.about}{note} | {row.events:,} | {row.faults} | {verdict.lost} | "
-            f"{verdict.doubled} | {verdict.wrong} | {row.recovery_seconds:.0f} s |"
-        )
-    _DOCUMENT.write_text(head + "\n".join([*lines, _END]) + tail)
+    order = {f"| {_about(case)}": number for number, case in enumerate(CASES)}
+    kept = [lines[about] for about in sorted(lines.keys() & order.keys(), key=order.__getitem__)]
+    _DOCUMENT.write_text(head + "\n".join([_BEGIN, where, "", *heading, *kept, _END]) + tail)
 
 
 def _commit() -> str:

@@ -37,7 +37,7 @@ def worker_killed(stand: Stand) -> None:
 
 
 def worker_points(stand: Stand, times: int = 10) -> None:
-    """A worker is killed at each named point of its batch cycle, ten times each."""
+    """A worker is killed at each named point of its batch cycle, until the log is at its end."""
     stand.keep("sink", "sink")
     chance = random.Random(2)
     for _ in range(times):
@@ -206,7 +206,7 @@ def sink_killed(stand: Stand) -> None:
 
 
 def sink_points(stand: Stand, times: int = 10) -> None:
-    """The sink is killed at each named point of its cycle, ten times each."""
+    """The sink is killed at each named point of its cycle, until everything is delivered."""
     stand.keep("worker", "worker")
     chance = random.Random(4)
     for _ in range(times):
@@ -241,15 +241,17 @@ def disk_full(stand: Stand) -> None:
 
 
 def postgres_killed(stand: Stand) -> None:
-    """PostgreSQL is killed (SIGKILL) and restarted three times, its connections cut ten times."""
+    """PostgreSQL ends as by a crash and restarts, three times; all its connections are cut, ten times."""
     stand.keep("worker", "worker", **SLOW)
     stand.keep("sink", "sink")
     chance = random.Random(6)
     for number in range(13):
         stand.pause(chance.uniform(0.3, 1.5))
         if number % 4 == 1:
-            os.kill(stand.postgres.get_pid(), signal.SIGKILL)
-            stand.pause(1)
+            os.kill(stand.postgres.get_pid(), signal.SIGQUIT)  # its immediate shutdown
+            stand.until(
+                lambda: not (stand.postgres.pgdata / "postmaster.pid").exists(), "it has ended"
+            )
             stand.postgres.ensure_postgres_running()
         else:
             stand.postgres.psql(
