@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import orjson
-from confluent_kafka import KafkaException, Message, Producer
+from confluent_kafka import Message
 from rich.table import Table
 
 from pipeline import logs
@@ -17,14 +17,13 @@ from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
-from pipeline.errors import UnavailableError
 from pipeline.events.model import REASONS
 from pipeline.events.times import format_time
 from pipeline.replay.deadletters import Letter, counts, headers_again, judge, read_letter
 from pipeline.replay.source import Source
+from pipeline.replay.writer import Writer
 
 _SHOWN_BYTES_MAX = 2_000
-_FLUSH_SECONDS = 60.0
 
 
 @click.group("dlq")
@@ -209,47 +208,19 @@ def redrive(
 
 
 def _send(settings: Settings, letters: list[Letter], rate: float) -> None:
-    failures: list[str] = []
-
-    def delivered(error: Any, _: Any) -> None:
-        if error is not None:
-            failures.append(error.str())
-
-    producer = Producer(
-        {
-            **kafka_client_options(settings.kafka),
-            "acks": "all",
-            "enable.idempotence": True,
-            "partitioner": "murmur2_random",
-            "message.max.bytes": 1_000_000,
-        }
-    )
+    topic = settings.topics.events
     began = time.monotonic()
-    with progress(f"to {settings.topics.events}", len(letters)) as advance:
+    with (
+        progress(f"to {topic}", len(letters)) as advance,
+        Writer(kafka_client_options(settings.kafka), topic) as writer,
+    ):
         for number, letter in enumerate(letters):
             # No timestamp of old: it arrives when it arrives, or a window that is long over
             # would be counted by a clock that has moved on.
-            try:
-                producer.produce(
-                    settings.topics.events,
-                    letter.value,
-                    letter.key,
-                    headers=[*headers_again(letter)],
-                    on_delivery=delivered,
-                )
-            except KafkaException as error:
-                failures.append(error.args[0].str())
-                break
-            ahead = number / rate - (time.monotonic() - began)
-            producer.poll(max(0.0, ahead))
+            if not writer.write(letter.key, letter.value, headers_again(letter)):
+                return
+            writer.wait(max(0.0, number / rate - (time.monotonic() - began)))
             advance()
-        left = producer.flush(_FLUSH_SECONDS)
-    if left or failures:
-        reason = failures[0] if failures else f"no answer within {_FLUSH_SECONDS:.0f} s"
-        raise UnavailableError(
-            f"{left + len(failures)} of {len(letters)} were not acknowledged ({reason}); "
-            "run it again: what is there already counts once"
-        )
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import click
-from confluent_kafka import Producer
 from rich.table import Table
 
 from pipeline import logs
@@ -21,11 +19,11 @@ from pipeline.replay.plan import Correctable, basis_of
 from pipeline.replay.planfile import FORM, Header, Plan, bounds, read_plan, totals, write_plan
 from pipeline.replay.reading import Reading, sink_left
 from pipeline.replay.source import Source
+from pipeline.replay.writer import Writer
 from pipeline.tenants import load_tenants
 from pipeline.usage.record import encode_origin, encode_record
 
 _SHOWN_MAX = 20
-_FLUSH_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 _PLAN = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -269,47 +267,18 @@ def _is_there(ledger: Ledger, part: Correctable) -> bool:
 
 
 def _write(settings: Settings, parts: list[Correctable]) -> None:
-    failures: list[str] = []
-
-    def delivered(error: Any, _: Any) -> None:
-        if error is not None:
-            failures.append(error.str())
-
-    producer = Producer(
-        {
-            **kafka_client_options(settings.kafka),
-            "acks": "all",
-            "enable.idempotence": True,
-            # As the worker's: what concerns a tenant stays in one partition, in its order.
-            "partitioner": "murmur2_random",
-        }
-    )
-    with progress(f"to {settings.topics.records}", len(parts)) as advance:
+    topic = settings.topics.records
+    with (
+        progress(f"to {topic}", len(parts)) as advance,
+        Writer(kafka_client_options(settings.kafka), topic) as writer,
+    ):
         for part in parts:
             for correction in part.corrections:
-                while True:
-                    try:
-                        producer.produce(
-                            settings.topics.records,
-                            encode_record(correction.record),
-                            correction.record.tenantid.encode(),
-                            headers=[("resmeter-origin", encode_origin(correction.origin))],
-                            on_delivery=delivered,
-                        )
-                        break
-                    except BufferError:  # full: some must be acknowledged first
-                        producer.poll(_LOOK_SECONDS)
-                producer.poll(0)
-            if failures:
-                break
+                record = correction.record
+                origin = [("resmeter-origin", encode_origin(correction.origin))]
+                if not writer.write(record.tenantid.encode(), encode_record(record), origin):
+                    return
             advance()
-        left = producer.flush(_FLUSH_SECONDS)
-    if left or failures:
-        reason = failures[0] if failures else f"no answer within {_FLUSH_SECONDS:.0f} s"
-        raise UnavailableError(
-            f"not all corrections were acknowledged ({reason}); apply the plan again: what is "
-            "there already counts once"
-        )
 
 
 def _await_sink(settings: Settings, ledger: Ledger, seconds: float) -> None:
