@@ -8,22 +8,15 @@ timed from the moment it is ready to the moment its last offset is committed; th
 the last record in the ledger.
 """
 
-import contextlib
 import os
 import platform
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import orjson
@@ -33,29 +26,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.load import events
+from benchmarks.processes import (
+    PARTITIONS,
+    Committed,
+    answers,
+    broker,
+    free_port,
+    metric,
+    peak_mib,
+    running,
+    until,
+)
 from pipeline.config import load_settings
-from pipeline.local.kafka import running_kafka
 
-_PARTITIONS = 8
-_SECONDS_MAX = 1_800.0
 _console = Console(stderr=True)
-
-
-@contextlib.contextmanager
-def _broker(data: Path) -> Iterator[str]:
-    named = os.environ.get("RESMETER_KAFKA__BOOTSTRAP_SERVERS")
-    if named:
-        yield named
-        return
-    with running_kafka(data / "kafka") as broker:
-        yield broker.bootstrap_servers
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _load(bootstrap: str, topic: str, count: int) -> None:
@@ -94,87 +78,25 @@ def _ends(bootstrap: str, topic: str, partitions: int) -> int:
         consumer.close()
 
 
-class _Committed:
-    def __init__(self, bootstrap: str, group: str, topic: str) -> None:
-        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
-        self._places = [TopicPartition(topic, number) for number in range(_PARTITIONS)]
-
-    def total(self) -> int:
-        return sum(max(place.offset, 0) for place in self._consumer.committed(self._places))
-
-    def close(self) -> None:
-        self._consumer.close()
-
-
-def _until(condition: Any, pause: float, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _SECONDS_MAX
-    while not condition():
-        if process.poll() is not None:
-            raise click.ClickException(f"a measured process ended with {process.returncode}")
-        if time.monotonic() > deadline:
-            raise click.ClickException("a measured process took too long")
-        time.sleep(pause)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _metric(port: int, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
-def _peak_mib(process: psutil.Process) -> float:
-    status = Path(f"/proc/{process.pid}/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) / 1024
-    return float(process.memory_info().rss) / 2**20
-
-
-@contextlib.contextmanager
-def _running(command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", command], env=env, stdout=out, stderr=out
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-
-
 def _worker(
     env: dict[str, str], bootstrap: str, count: int, port: int, log: Path
 ) -> dict[str, float]:
-    committed = _Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
-    with _running("worker", env, log) as process:
+    committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
+    with running("worker", env, log) as process:
         watched = psutil.Process(process.pid)
-        _until(lambda: _answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
+        until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
         began, cpu, before = (
             time.perf_counter(),
             sum(watched.cpu_times()[:2]),
             watched.memory_info().rss,
         )
-        _until(lambda: committed.total() >= count, 0.2, process)
+        until(lambda: committed.total() >= count, 0.2, process)
         seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
-        peak, after = _peak_mib(watched), watched.memory_info().rss
-        conversations = _metric(port, "resmeter_conversations ")
+        peak, after = peak_mib(watched), watched.memory_info().rss
+        conversations = metric(port, "resmeter_conversations ")
         committed.close()
         # The windows close once the partitions have stayed at their end: records for the sink.
-        _until(lambda: _metric(port, "resmeter_open_conversations ") == 0, 1.0, process)
+        until(lambda: metric(port, "resmeter_open_conversations ") == 0, 1.0, process)
     return {
         "events": count,
         "seconds": seconds,
@@ -201,13 +123,13 @@ def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[
         ).fetchone()[0]
         return total or 0
 
-    with _running("sink", env, log) as process:
+    with running("sink", env, log) as process:
         watched = psutil.Process(process.pid)
-        _until(lambda: stored() > 0, 0.01, process)
+        until(lambda: stored() > 0, 0.01, process)
         first, began, cpu = stored(), time.perf_counter(), sum(watched.cpu_times()[:2])
-        _until(lambda: stored() >= count, 0.02, process)
+        until(lambda: stored() >= count, 0.02, process)
         seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
-        peak = _peak_mib(watched)
+        peak = peak_mib(watched)
     return {"events": count - first, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
 
 
@@ -223,17 +145,23 @@ def _measured(module: str, *arguments: object) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--events", "count", default=2_000_000, show_default=True)
+@click.option(
+    "--events",
+    "count",
+    type=click.IntRange(min=200_000),  # with less, the sink's first transaction takes all
+    default=2_000_000,
+    show_default=True,
+)
 @click.option("--stock-events", default=60_000, show_default=True, help="for the stock agent")
 def main(count: int, stock_events: int) -> None:
     """Measure a bare consumer, the worker, a stock Faust agent and the sink."""
     with (
         tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
-        _broker(Path(folder)) as bootstrap,
+        broker(Path(folder)) as bootstrap,
     ):
         data = Path(folder)
         run = uuid.uuid4().hex[:8]
-        port = _free_port()
+        port = free_port()
         names = {
             "EVENTS": f"bench-{run}.events",
             "CHANGELOG": f"bench-{run}-changelog",
@@ -246,7 +174,7 @@ def main(count: int, stock_events: int) -> None:
             **{f"RESMETER_TOPICS__{name}": topic for name, topic in names.items()},
             "RESMETER_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
             "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
-            "RESMETER_TOPICS__PARTITIONS": str(_PARTITIONS),
+            "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
             "RESMETER_TOPICS__RECORDS_PARTITIONS": "4",
             "RESMETER_WORKER__GROUP": f"bench-{run}",
             "RESMETER_WORKER__HTTP_PORT": str(port),
@@ -254,7 +182,7 @@ def main(count: int, stock_events: int) -> None:
             "RESMETER_SINK__HTTP_PORT": "0",
             "RESMETER_LEDGER__URL": f"sqlite:///{ledger}",
             "RESMETER_STRIPE__API_KEY": "sk_test_bench",
-            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{_free_port()}",
+            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{free_port()}",
         }
         load_settings()
         log = data / "log"
@@ -290,7 +218,7 @@ def main(count: int, stock_events: int) -> None:
                     stock_env["RESMETER_TOPICS__CHANGELOG"],
                     names["RECORDS"],
                     min(stock_events, count),
-                    _PARTITIONS,
+                    PARTITIONS,
                     f"bench-{run}-stock",
                 )
         except Exception:

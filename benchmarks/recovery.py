@@ -27,18 +27,18 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bench import (
-    _PARTITIONS,
-    _answers,
-    _broker,
-    _Committed,
-    _free_port,
-    _metric,
-    _peak_mib,
-    _running,
-    _until,
-)
 from benchmarks.load import Sent, events
+from benchmarks.processes import (
+    PARTITIONS,
+    Committed,
+    answers,
+    broker,
+    free_port,
+    metric,
+    peak_mib,
+    running,
+    until,
+)
 from pipeline.resolve.policy import Timeline, preset
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import decode_state, encode_state
@@ -59,13 +59,13 @@ class _Record(NamedTuple):
 def _states(conversations: int) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield partition, key and state of about so many conversations, decided as a worker does."""
     timeline = Timeline([preset("fin-2026")])
-    partitions = [Partition("events", number, lambda _: timeline) for number in range(_PARTITIONS)]
+    partitions = [Partition("events", number, lambda _: timeline) for number in range(PARTITIONS)]
     offset = 0
     coming = events(int(conversations * _EVENTS_A_CONVERSATION))
     while part := list(islice(coming, _AT_ONCE)):
         waiting: list[list[_Record]] = [[] for _ in partitions]
         for sent in part:
-            place = murmur2(sent.key) % 2**31 % _PARTITIONS
+            place = murmur2(sent.key) % 2**31 % PARTITIONS
             waiting[place].append(_Record(offset, sent.at, sent.key, sent.value))
             offset += 1
         for partition, records in zip(partitions, waiting, strict=True):
@@ -98,23 +98,23 @@ def _fill(bootstrap: str, topic: str, conversations: int) -> tuple[int, int]:
 def _add_one_to_each(bootstrap: str, topic: str) -> int:
     """Produce a new event to each partition."""
     producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random"})
-    left = set(range(_PARTITIONS))
+    left = set(range(PARTITIONS))
     sent: Sent
     for sent in events(10_000, seed=99):
-        place = murmur2(sent.key) % 2**31 % _PARTITIONS
+        place = murmur2(sent.key) % 2**31 % PARTITIONS
         if place in left:
             producer.produce(topic, sent.value, sent.key, timestamp=sent.at)
             left.discard(place)
         if not left:
             break
     producer.flush(30)
-    return _PARTITIONS
+    return PARTITIONS
 
 
 def _bare(bootstrap: str, topic: str, count: int) -> float:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "recovery-bare"})
     began = time.perf_counter()
-    consumer.assign([TopicPartition(topic, number, 0) for number in range(_PARTITIONS)])
+    consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
     left = count
     while left > 0:
         left -= len(consumer.consume(10_000, timeout=1.0))
@@ -129,9 +129,9 @@ def main(conversations: int) -> None:
     """Fill a changelog, start a worker on it, and time it."""
     with (
         tempfile.TemporaryDirectory(prefix="resmeter-recovery-") as folder,
-        _broker(Path(folder)) as bootstrap,
+        broker(Path(folder)) as bootstrap,
     ):
-        run, port = uuid.uuid4().hex[:8], _free_port()
+        run, port = uuid.uuid4().hex[:8], free_port()
         events_topic, changelog = f"recovery-{run}.events", f"recovery-{run}-changelog"
         env = {
             **os.environ,
@@ -141,7 +141,7 @@ def main(conversations: int) -> None:
             "RESMETER_TOPICS__RECORDS": f"recovery-{run}.records",
             "RESMETER_TOPICS__DEAD_LETTERS": f"recovery-{run}.dlq",
             "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
-            "RESMETER_TOPICS__PARTITIONS": str(_PARTITIONS),
+            "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
             "RESMETER_WORKER__GROUP": f"recovery-{run}",
             "RESMETER_WORKER__HTTP_PORT": str(port),
             "RESMETER_WORKER__COMMIT_INTERVAL_SECONDS": "0.1",
@@ -152,20 +152,20 @@ def main(conversations: int) -> None:
         with _console.status(f"filling the changelog with {conversations:,} conversations"):
             count, size = _fill(bootstrap, changelog, conversations)
         new = _add_one_to_each(bootstrap, events_topic)
-        committed = _Committed(bootstrap, env["RESMETER_WORKER__GROUP"], events_topic)
+        committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], events_topic)
         log = Path(folder) / "log"
         began = time.perf_counter()
-        with _running("worker", env, log) as process:
+        with running("worker", env, log) as process:
             watched = psutil.Process(process.pid)
             url = f"http://127.0.0.1:{port}/health/ready"
-            _until(lambda: _answers(url.replace("ready", "live")), 0.02, process)
+            until(lambda: answers(url.replace("ready", "live")), 0.02, process)
             alive = time.perf_counter() - began
-            _until(lambda: _answers(url), 0.02, process)
+            until(lambda: answers(url), 0.02, process)
             ready = time.perf_counter() - began
-            _until(lambda: committed.total() >= new, 0.02, process)
+            until(lambda: committed.total() >= new, 0.02, process)
             decided = time.perf_counter() - began
-            held = _metric(port, "resmeter_conversations ")
-            peak = _peak_mib(watched)
+            held = metric(port, "resmeter_conversations ")
+            peak = peak_mib(watched)
         committed.close()
         bare = _bare(bootstrap, changelog, count)
     table = Table(

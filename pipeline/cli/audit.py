@@ -13,6 +13,7 @@ from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.events.times import is_within
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.replay.audit import Finding, Tally
 from pipeline.replay.deadletters import read_letter
@@ -23,19 +24,22 @@ from pipeline.tenants import Tenants, load_tenants
 _SHOWN_MAX = 20
 
 
-@click.command("audit")
-@click.option("--tenant", "tenantid", metavar="TENANT", help="Tell of this tenant alone.")
-@click.option("--from", "from_ms", type=Time(), help="Units of this time or later.")
-@click.option("--to", "to_ms", type=Time(), help="Units before this time.")
-@click.option(
+wait_option = click.option(
     "--wait",
     "wait_seconds",
     type=click.FloatRange(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="For the sink to take what the worker has written by now.",
+    help="For the sink to take what has been written.",
 )
+
+
+@click.command("audit")
+@click.option("--tenant", "tenantid", metavar="TENANT", help="Tell of this tenant alone.")
+@click.option("--from", "from_ms", type=Time(), help="Units of this time or later.")
+@click.option("--to", "to_ms", type=Time(), help="Units before this time.")
+@wait_option
 @click.option("--json", "as_json", is_flag=True, help="Every finding and tally, one a line.")
 def command(
     tenantid: str | None,
@@ -66,7 +70,9 @@ def command(
     if tenantid is not None:
         findings = [found for found in findings if found.tenantid in {tenantid, ""}]
         tallies = {name: tally for name, tally in tallies.items() if name == tenantid}
-    findings = [found for found in findings if _is_within(found.at, from_ms, to_ms)]
+    findings = [
+        found for found in findings if found.at is None or is_within(found.at, from_ms, to_ms)
+    ]
     if as_json:
         for found in findings:
             click.echo(orjson.dumps({"finding": found.kind, **_named(found)}))
@@ -80,12 +86,6 @@ def command(
             click.echo(f"{read} records read: {events} events, {letters} dead letters", err=True)
     if findings:
         sys.exit(FOUND)
-
-
-def _is_within(at: int | None, from_ms: int | None, to_ms: int | None) -> bool:
-    if at is None:
-        return True
-    return (from_ms is None or at >= from_ms) and (to_ms is None or at < to_ms)
 
 
 def _named(found: Finding) -> dict[str, str]:
@@ -105,17 +105,17 @@ def _audit(
     reading = Reading(settings, tenants, ledger, wait_seconds)
     topic = reading.source.topic
     try:
-        there, since = _origins(settings)
+        there, is_whole = _origins(settings)
         with progress(f"reading {topic}", reading.source.size) as advance:
             for number, audit in reading.partitions(advance):
                 # The ledger is read last: what is missing in it had its time to come.
                 rows = reports.decided_from(ledger, topic, number)
                 findings += audit.compare(rows, reading.written, int(time.time() * 1000))
-                if since is not None:
+                if is_whole:
                     findings += audit.missing_letters(there.get(number, set()), topic, number)
                 letters += audit.letters
                 read += audit.read
-                add_tallies(tallies, audit.tallies)
+                _add_tallies(tallies, audit.tallies)
         findings += [
             Finding("unexpected", record.tenantid, record.conversation, f"{record.id}: no origin")
             for record in reports.decided_from(ledger, topic, None)
@@ -125,15 +125,15 @@ def _audit(
     return findings, tallies, letters, read
 
 
-def add_tallies(tallies: dict[str, Tally], more: dict[str, Tally]) -> None:
+def _add_tallies(tallies: dict[str, Tally], more: dict[str, Tally]) -> None:
     for name, tally in more.items():
         total = tallies.setdefault(name, Tally())
         for field in Tally.__struct_fields__:
             setattr(total, field, getattr(total, field) + getattr(tally, field))
 
 
-def _origins(settings: Settings) -> tuple[dict[int, set[int]], int | None]:
-    """Return the origins of the dead letters by partition; None for the second: some are gone."""
+def _origins(settings: Settings) -> tuple[dict[int, set[int]], bool]:
+    """Return the origins of the dead letters by partition, and whether none of them are gone."""
     source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
     found: dict[int, set[int]] = {}
     try:
@@ -147,7 +147,7 @@ def _origins(settings: Settings) -> tuple[dict[int, set[int]], int | None]:
         source.close()
     if not is_whole:
         click.echo(f"{source.topic} has lost its beginning: dead letters are not held up", err=True)
-    return found, 0 if is_whole else None
+    return found, is_whole
 
 
 def _show(findings: list[Finding], tallies: dict[str, Tally]) -> None:

@@ -18,7 +18,7 @@ from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.events.model import REASONS
-from pipeline.events.times import format_time
+from pipeline.events.times import format_time, is_within
 from pipeline.replay.deadletters import Letter, counts, headers_again, judge, read_letter
 from pipeline.replay.source import Source
 from pipeline.replay.writer import Writer
@@ -243,8 +243,7 @@ def _letters(
                 letter
                 for letter in map(_letter, _told(source.records(), advance))
                 if (not reasons or letter.reason in reasons)
-                and (from_ms is None or letter.at >= from_ms)
-                and (to_ms is None or letter.at < to_ms)
+                and is_within(letter.at, from_ms, to_ms)
             )
     finally:
         source.close()

@@ -9,22 +9,22 @@ from rich.table import Table
 
 from pipeline import logs
 from pipeline.cli import FOUND
+from pipeline.cli.audit import wait_option
 from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.events.times import format_time
+from pipeline.events.times import format_time, is_within
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.replay.plan import Correctable, basis_of
 from pipeline.replay.planfile import FORM, Header, Plan, bounds, read_plan, totals, write_plan
-from pipeline.replay.reading import Reading, sink_left
+from pipeline.replay.reading import Reading, await_sink
 from pipeline.replay.source import Source
 from pipeline.replay.writer import Writer
 from pipeline.tenants import load_tenants
 from pipeline.usage.record import encode_origin, encode_record
 
 _SHOWN_MAX = 20
-_LOOK_SECONDS = 0.5
 _PLAN = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -43,22 +43,11 @@ def command() -> None:
     """
 
 
-_wait = click.option(
-    "--wait",
-    "wait_seconds",
-    type=click.FloatRange(min=0),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For the sink to take what has been written.",
-)
-
-
 @command.command("plan")
 @click.option("--tenant", "tenantid", metavar="TENANT", help="Of this tenant alone.")
 @click.option("--from", "from_ms", type=Time(), help="Units that occurred at this time or later.")
 @click.option("--to", "to_ms", type=Time(), help="Units that occurred before this time.")
-@_wait
+@wait_option
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
@@ -137,8 +126,7 @@ def _is_asked_for(
 ) -> bool:
     # A conversation is corrected as one: it is in where any of its units is.
     return tenantid in {None, part.tenantid} and any(
-        (from_ms is None or correction.of >= from_ms) and (to_ms is None or correction.of < to_ms)
-        for correction in part.corrections
+        is_within(correction.of, from_ms, to_ms) for correction in part.corrections
     )
 
 
@@ -203,7 +191,7 @@ def _show(found: Plan) -> None:
 
 @command.command("apply")
 @click.argument("file", type=_PLAN)
-@_wait
+@wait_option
 def apply(file: Path, wait_seconds: float) -> None:
     """Write a plan's corrections, and wait until the ledger has them.
 
@@ -218,7 +206,7 @@ def apply(file: Path, wait_seconds: float) -> None:
         fresh, done, stale = _sorted_out(ledger, found)
         _write(settings, fresh)
         _await_sink(settings, ledger, wait_seconds)
-        missing = [part for part in fresh if not _is_there(ledger, part)]
+        missing = [part for part in fresh if not _ids(part) <= _there(ledger, part)]
     finally:
         ledger.close()
     records = sum(len(part.corrections) for part in fresh)
@@ -249,8 +237,7 @@ def _sorted_out(
     stale: list[Correctable] = []
     with progress("looking", len(found.conversations)) as advance:
         for part in found.conversations:
-            ours = {correction.record.id for correction in part.corrections}
-            there = set(reports.ids_of(ledger, part.tenantid, part.conversation))
+            ours, there = _ids(part), _there(ledger, part)
             if ours <= there:
                 done.append(part)
             elif basis_of(there - ours) == part.basis:
@@ -261,9 +248,12 @@ def _sorted_out(
     return fresh, done, stale
 
 
-def _is_there(ledger: Ledger, part: Correctable) -> bool:
-    there = set(reports.ids_of(ledger, part.tenantid, part.conversation))
-    return {correction.record.id for correction in part.corrections} <= there
+def _ids(part: Correctable) -> set[str]:
+    return {correction.record.id for correction in part.corrections}
+
+
+def _there(ledger: Ledger, part: Correctable) -> set[str]:
+    return set(reports.ids_of(ledger, part.tenantid, part.conversation))
 
 
 def _write(settings: Settings, parts: list[Correctable]) -> None:
@@ -284,11 +274,8 @@ def _write(settings: Settings, parts: list[Correctable]) -> None:
 def _await_sink(settings: Settings, ledger: Ledger, seconds: float) -> None:
     written = Source(kafka_client_options(settings.kafka), settings.topics.records)
     written.close()
-    deadline = time.monotonic() + seconds
-    while left := sink_left(ledger, written):
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"the corrections are written, and the sink is {left} usage records behind: see "
-                "that it runs, and apply the plan again to see the end"
-            )
-        time.sleep(_LOOK_SECONDS)
+    if left := await_sink(ledger, written, seconds):
+        raise UnavailableError(
+            f"the corrections are written, and the sink is {left} usage records behind: see "
+            "that it runs, and apply the plan again to see the end"
+        )

@@ -63,6 +63,11 @@ def parse_canonical(text: str) -> int:
     return value
 
 
+def is_within(at: int, from_ms: int | None, to_ms: int | None) -> bool:
+    """Say whether a time lies between two others, the second exclusive; None bounds nothing."""
+    return (from_ms is None or at >= from_ms) and (to_ms is None or at < to_ms)
+
+
 def format_time(ms: int) -> str:
     """Return `2026-05-04T09:00:00.000Z` for milliseconds since the epoch."""
     moment = _EPOCH + timedelta(milliseconds=ms)

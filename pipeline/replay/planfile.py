@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from pipeline.errors import ConfigurationError
-from pipeline.events.times import format_time
+from pipeline.events.times import format_time, parse_time
 from pipeline.replay.plan import Correctable, Correction
 from pipeline.usage.record import Origin, decode_record, encode_record
 
@@ -71,19 +71,6 @@ class _Conversation(msgspec.Struct, frozen=True):
     why: str
     basis: str
     corrections: tuple[_Line, ...]
-
-
-class _ReadLine(msgspec.Struct, frozen=True):
-    record: msgspec.Raw
-    origin: Origin
-
-
-class _ReadConversation(msgspec.Struct, frozen=True):
-    tenantid: str
-    conversation: str
-    why: str
-    basis: str
-    corrections: tuple[_ReadLine, ...]
 
 
 class Plan(NamedTuple):
@@ -170,14 +157,14 @@ def _encoded(part: Correctable, prices: Priced) -> bytes:
 
 
 def _decoded(line: bytes) -> Correctable:
-    read = msgspec.json.decode(line, type=_ReadConversation)
+    read = msgspec.json.decode(line, type=_Conversation)
     return Correctable(
         read.tenantid,
         read.conversation,
         read.basis,
         read.why,
         tuple(
-            Correction(record := decode_record(bytes(each.record)), each.origin, record.occurred_at)
+            Correction(decode_record(bytes(each.record)), each.origin, parse_time(each.of))
             for each in read.corrections
         ),
     )

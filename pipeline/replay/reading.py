@@ -55,7 +55,10 @@ class Reading:
             self._committed = _committed(settings, list(self.source.bounds))
             written = Source(options, settings.topics.records)
             try:
-                _await_sink(ledger, written, wait_seconds)
+                if left := await_sink(ledger, written, wait_seconds):
+                    raise UnavailableError(
+                        f"the sink is {left} usage records behind: see that it runs, and try again"
+                    )
                 self.written = _ids(written)
             finally:
                 written.close()
@@ -107,19 +110,18 @@ def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
     return {place.partition: max(0, place.offset) for place in found}
 
 
-def _await_sink(ledger: Ledger, written: Source, seconds: float) -> None:
-    """Wait until the ledger has what stood in the topic of usage records when we asked."""
+def await_sink(ledger: Ledger, written: Source, seconds: float) -> int:
+    """Wait until the ledger has what stood in the topic of usage records when we asked.
+
+    Return how many offsets of it the sink has not passed when the time is up.
+    """
     deadline = time.monotonic() + seconds
-    while left := sink_left(ledger, written):
-        if time.monotonic() > deadline:
-            raise UnavailableError(
-                f"the sink is {left} usage records behind: see that it runs, and try again"
-            )
+    while (left := _left(ledger, written)) and time.monotonic() <= deadline:
         time.sleep(_LOOK_SECONDS)
+    return left
 
 
-def sink_left(ledger: Ledger, written: Source) -> int:
-    """Return how many offsets of the topic of usage records the sink has not passed."""
+def _left(ledger: Ledger, written: Source) -> int:
     stands = records.offsets(ledger, written.topic)
     return sum(
         max(0, high - stands.get(number, low)) for number, (low, high) in written.bounds.items()

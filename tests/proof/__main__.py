@@ -114,18 +114,20 @@ def _play(case: Case, kafka: LocalKafka, load: Loaded, folder: Path) -> Row:
     began = time.monotonic()
     place = folder / case.name
     recovery, faults = 0.0, 0
-    with _ledger(case, place) as (url, postgres):
-        try:
-            with stand(kafka, load, place, url, _SECONDS_MAX) as made:
-                made.postgres = postgres
-                case.play(made)
-                recovery = made.finish()
-                faults = made.faults
-                verdict = made.verdict()
-        except NotRunError as error:
-            verdict = Verdict(0, 0, 0, [f"not run: {error}"])
-        except (TimeoutError, AssertionError) as error:
-            verdict = Verdict(0, 0, 0, [f"{type(error).__name__}: {error}"])
+    try:
+        with (
+            _ledger(case, place) as (url, postgres),
+            stand(kafka, load, place, url, _SECONDS_MAX) as made,
+        ):
+            made.postgres = postgres
+            case.play(made)
+            recovery = made.finish()
+            faults = made.faults
+            verdict = made.verdict()
+    except NotRunError as error:
+        verdict = Verdict(0, 0, 0, [f"not run: {error}"])
+    except (TimeoutError, AssertionError) as error:
+        verdict = Verdict(0, 0, 0, [f"{type(error).__name__}: {error}"])
     seconds = time.monotonic() - began
     return Row(case.name, _about(case), load.truth.records, faults, verdict, recovery, seconds)
 
@@ -150,12 +152,13 @@ def _ledger(case: Case, place: Path) -> Iterator[tuple[str | None, Any]]:
         small = place / "small"
         small.mkdir(parents=True)
         command = ["mount", "-t", "tmpfs", "-o", "size=100M", "none", str(small)]
-        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            # Or the row would fill the disk that it runs on.
+            raise NotRunError("a small file system cannot be mounted here")
         try:
             yield f"sqlite:///{small}/ledger.sqlite", None
         finally:
-            if mounted:
-                subprocess.run(["umount", str(small)], check=False)
+            subprocess.run(["umount", str(small)], check=False)
     else:
         yield None, None
 

@@ -90,7 +90,7 @@ def judge(
         at_stripe: units by tenant.
     """
     problems: list[str] = []
-    with _connected(ledger_url) as execute:
+    with connected(ledger_url) as execute:
         units: Units = Counter()
         owed: Counter[str] = Counter()
         stored = []
@@ -160,7 +160,8 @@ def _messages(servers: str, topic: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _connected(url: str) -> Iterator[Any]:
+def connected(url: str) -> Iterator[Any]:
+    """Connect to a ledger; what is yielded runs a query and returns all rows."""
     where = sqlalchemy.make_url(url)
     if where.get_backend_name() == "sqlite":
         with contextlib.closing(sqlite3.connect(str(where.database))) as sqlite:

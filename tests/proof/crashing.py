@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Any
 
 WORKER_POINTS = (
@@ -41,10 +42,9 @@ def main() -> None:
         _step_the_clock(float(number))
     elif point == "generation":
         _change_the_generation(int(number))
-    elif arguments[0] == "worker":
-        _plant_in_worker(point, _Count(int(number)))
     else:
-        _plant_in_sink(point, _Count(int(number)))
+        places = _worker_places() if arguments[0] == "worker" else _sink_places()
+        _plant(point, _Count(int(number)), places)
     sys.argv = ["resmeter", *arguments]
     from pipeline.cli import main as resmeter
 
@@ -61,54 +61,9 @@ class _Count:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _plant_in_worker(point: str, count: _Count) -> None:
-    from pipeline.stream.lane import LaneConsumer
-    from pipeline.stream.outputs import Outputs
-
-    places: dict[str, tuple[Any, str]] = {
-        "results": (Outputs, "write_results"),
-        "states": (Outputs, "write_states"),
-        "commit": (LaneConsumer, "_commit"),
-    }
+def _plant(point: str, count: _Count, places: dict[str, tuple[Any, str]]) -> None:
+    """Count each time that a function is called, or has returned."""
     when, what = point.split()
-    holder, name = places[what]
-    original: Callable[..., Any] = getattr(holder, name)
-
-    async def planted(*arguments: Any, **more: Any) -> Any:
-        if when == "before":
-            count.here()
-        answer = await original(*arguments, **more)
-        if when == "after":
-            count.here()
-        return answer
-
-    setattr(holder, name, planted)
-
-
-def _plant_in_sink(point: str, count: _Count) -> None:
-    from pipeline.ledger import deliveries, records
-    from pipeline.sink.meter import StripeMeter
-
-    when, what = point.split()
-    if what == "call":
-        send = StripeMeter.send
-
-        async def planted_send(*arguments: Any) -> Any:
-            if when == "before":
-                count.here()
-            answer = await send(*arguments)
-            if when == "after":
-                count.here()
-            return answer
-
-        setattr(StripeMeter, "send", planted_send)  # noqa: B010 - as the others are
-        return
-    places: dict[str, tuple[Any, str]] = {
-        "store": (records, "store"),
-        "plan": (deliveries, "store_plan"),
-        "claim": (deliveries, "claim"),
-        "conclude": (deliveries, "conclude"),
-    }
     holder, name = places[what]
     original: Callable[..., Any] = getattr(holder, name)
 
@@ -120,7 +75,39 @@ def _plant_in_sink(point: str, count: _Count) -> None:
             count.here()
         return answer
 
-    setattr(holder, name, planted)
+    async def planted_in_loop(*arguments: Any, **more: Any) -> Any:
+        if when == "before":
+            count.here()
+        answer = await original(*arguments, **more)
+        if when == "after":
+            count.here()
+        return answer
+
+    setattr(holder, name, planted_in_loop if iscoroutinefunction(original) else planted)
+
+
+def _worker_places() -> dict[str, tuple[Any, str]]:
+    from pipeline.stream.lane import LaneConsumer
+    from pipeline.stream.outputs import Outputs
+
+    return {
+        "results": (Outputs, "write_results"),
+        "states": (Outputs, "write_states"),
+        "commit": (LaneConsumer, "_commit"),
+    }
+
+
+def _sink_places() -> dict[str, tuple[Any, str]]:
+    from pipeline.ledger import deliveries, records
+    from pipeline.sink.meter import StripeMeter
+
+    return {
+        "store": (records, "store"),
+        "plan": (deliveries, "store_plan"),
+        "claim": (deliveries, "claim"),
+        "call": (StripeMeter, "send"),
+        "conclude": (deliveries, "conclude"),
+    }
 
 
 def _step_the_clock(seconds: float) -> None:
@@ -146,7 +133,7 @@ def _change_the_generation(every: int) -> None:
     def change(app: Any, generation: int) -> None:
         app.__dict__["generation"] = generation
 
-    setattr(LaneApp, "consumer_generation_id", property(look, change))  # noqa: B010 - as the others
+    LaneApp.consumer_generation_id = property(look, change)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pipeline.local.kafka import LocalKafka
 from pipeline.local.processes import Process
 from pipeline.tenants import load_tenants
 from tests.kafka.run import Run
-from tests.proof.auditor import Truth, Verdict, _connected, judge, read_truth
+from tests.proof.auditor import Truth, Verdict, connected, judge, read_truth
 from tests.proof.load import Sent
 
 _AFTER_THE_LOAD = 1_778_600_000.0  # seconds since the epoch: some days later
@@ -201,7 +201,7 @@ class Stand:
         if self.run.committed() < self.load.truth.records:
             return False
         try:
-            with _connected(self.run.env["RESMETER_LEDGER__URL"]) as execute:
+            with connected(self.run.env["RESMETER_LEDGER__URL"]) as execute:
                 [(stored,)] = execute("SELECT count(*) FROM usage_record")
                 [(open_,)] = execute(
                     "SELECT count(*) FROM meter_event WHERE state IN ('planned', 'sent')"
