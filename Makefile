@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check test simulate planted proof demo bench requirements clean format
@@ -29,7 +30,7 @@ check: $(READY) ## types, lint, import rules, spelling
 	$(BIN)/codespell
 
 test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=worksteal)
 
 simulate: $(READY) ## random faults in memory, held to every property; SEEDS=1000 FIRST=0
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))

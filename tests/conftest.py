@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy
 
 from pipeline.local.kafka import running_kafka
+from tests.shared import shared
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
@@ -59,41 +60,55 @@ def _docker_answers() -> bool:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real Kafka: the named one, testcontainers', or one out of wheels."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[str]:
+        if _docker_answers():
+            from testcontainers.kafka import KafkaContainer
+
+            with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
+                yield container.get_bootstrap_server()
+        else:
+            with running_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
+                yield kafka.bootstrap_servers
+
     named = os.environ.get("RESMETER_TEST_KAFKA")
     if named:
         yield named
-    elif _docker_answers():
-        from testcontainers.kafka import KafkaContainer
-
-        with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
-            yield container.get_bootstrap_server()
-    else:
-        os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")
-        with running_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
-            yield kafka.bootstrap_servers
+        return
+    if not _docker_answers():
+        os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own broker allows it
+    with shared(tmp_path_factory, "kafka", start) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The SQLAlchemy URL of a real PostgreSQL: named, testcontainers', or one out of a wheel."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[str]:
+        if _docker_answers():
+            from testcontainers.postgres import PostgresContainer
+
+            with PostgresContainer("postgres:16", driver="psycopg") as container:
+                yield container.get_connection_url()
+        else:
+            import pgserver
+
+            server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+            try:
+                socket_dir = server.get_uri().split("host=")[1]
+                yield f"postgresql+psycopg://postgres@/postgres?host={quote(socket_dir, safe='/')}"
+            finally:
+                server.cleanup()
+
     named = os.environ.get("RESMETER_TEST_POSTGRES")
     if named:
         yield named
-    elif _docker_answers():
-        from testcontainers.postgres import PostgresContainer
-
-        with PostgresContainer("postgres:16", driver="psycopg") as container:
-            yield container.get_connection_url()
-    else:
-        import pgserver
-
-        data = tmp_path_factory.mktemp("postgres")
-        server = pgserver.get_server(data, cleanup_mode="stop")
-        try:
-            socket_dir = server.get_uri().split("host=")[1]
-            yield f"postgresql+psycopg://postgres@/postgres?host={quote(socket_dir, safe='/')}"
-        finally:
-            server.cleanup()
+        return
+    with shared(tmp_path_factory, "postgres", start) as address:
+        yield address
 
 
 @pytest.fixture
