@@ -32,6 +32,7 @@ KAFKA_VERSION = "4.3.1"
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:1.7.36"
 _START_SECONDS_MAX = 60.0
 _STOP_SECONDS_MAX = 20.0
+_BRIEF = "-XX:TieredStopAtLevel=1"  # a JVM that ends soon does not earn back what it compiles
 _HEAP = "512m"
 
 
@@ -143,11 +144,10 @@ class LocalKafka:
         return self.data / "kafka.log"
 
     def _format(self, java: Path, classpath: str, properties: Path) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         done = subprocess.run(
             [
-                *(str(java), "-cp", classpath, "kafka.tools.StorageTool"),
-                *("format", "-t", cluster, "-c", str(properties)),
+                *(str(java), _BRIEF, "-cp", classpath, "kafka.tools.StorageTool"),
+                *("format", "-t", cluster_id(), "-c", str(properties)),
             ],
             capture_output=True,
             text=True,
@@ -211,6 +211,13 @@ class LocalKafka:
             **self._more_properties,
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())
+
+
+def cluster_id() -> str:
+    """Draw an id as Kafka does: none that begins with "-", as its tool takes that for an option."""
+    while (drawn := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode())[0] == "-":
+        pass
+    return drawn
 
 
 @contextlib.contextmanager

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from benchmarks.load import events
 from tests.kafka.run import Run, running
+from tests.shared import shared
 
 LOAD_EVENTS = 30_000
 
@@ -24,24 +26,33 @@ class Load(NamedTuple):
     """Generated conversations on a topic, and what an undisturbed run made of them."""
 
     topic: str
-    file: Path
+    file: str
     size: int
     records: dict[str, bytes]  # usage records by id
 
 
 @pytest.fixture(scope="session")
-def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Load:
-    folder = tmp_path_factory.mktemp("load")
-    sent = list(events(LOAD_EVENTS, seed=7))
-    file = folder / "load.ndjson"
-    file.write_bytes(b"".join(event.value + b"\n" for event in sent))
-    with running(broker, folder) as undisturbed:
-        undisturbed.produce((event.key, event.value, event.at) for event in sent)
-        worker = undisturbed.start("worker")
-        undisturbed.until_decided(worker, len(sent))
-        records = undisturbed.usage_records()
-        topic = undisturbed.env["RESMETER_TOPICS__EVENTS"]
-    return Load(topic, file, len(sent), records)
+def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
+    """The load, run once for all processes of the test run."""
+
+    @contextlib.contextmanager
+    def start() -> Iterator[str]:
+        folder = tmp_path_factory.mktemp("load")
+        sent = list(events(LOAD_EVENTS, seed=7))
+        file = folder / "load.ndjson"
+        file.write_bytes(b"".join(event.value + b"\n" for event in sent))
+        with running(broker, folder) as undisturbed:
+            undisturbed.produce((event.key, event.value, event.at) for event in sent)
+            worker = undisturbed.start("worker")
+            undisturbed.until_decided(worker, len(sent))
+            records = undisturbed.usage_records()
+            topic = undisturbed.env["RESMETER_TOPICS__EVENTS"]
+        made = Load(topic, str(file), len(sent), records)
+        (folder / "load").write_bytes(msgspec.msgpack.encode(made))
+        yield str(folder / "load")
+
+    with shared(tmp_path_factory, "load", start) as path:
+        yield msgspec.msgpack.decode(Path(path).read_bytes(), type=Load)
 
 
 @pytest.fixture

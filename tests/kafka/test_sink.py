@@ -59,7 +59,7 @@ def test_workers_and_sinks_that_are_killed_bill_exactly_what_decide_says(
     run.until_decided(worker, load.size)
     _until_billed(run, sink, len(load.records))
 
-    expected = decided(run.done("decide", str(load.file), "--as-of", AS_OF).encode())
+    expected = decided(run.done("decide", load.file, "--as-of", AS_OF).encode())
     assert net(run.usage_records().values()) == expected
     assert _in_ledger(run) == expected
     assert run.usage_records() == load.records

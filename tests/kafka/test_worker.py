@@ -41,7 +41,7 @@ def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> N
 def test_an_undisturbed_run_equals_decide_conversation_by_conversation(
     load: Load, run: Run
 ) -> None:
-    expected = decided(run.done("decide", str(load.file), "--as-of", AS_OF).encode())
+    expected = decided(run.done("decide", load.file, "--as-of", AS_OF).encode())
 
     assert net(load.records.values()) == expected
 
