@@ -6,6 +6,7 @@ One file a command. A command's module is imported when the command is called, s
 
 import importlib
 import sys
+from collections.abc import Sequence
 
 import click
 from click import Command, Context, Group
@@ -68,10 +69,10 @@ def cli() -> None:
     """
 
 
-def main() -> None:
-    """Run the command line; every known error becomes a clear message and an exit status."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line, or these arguments; every known error becomes a clear message and an exit status."""
     try:
-        cli(standalone_mode=True)
+        cli(arguments, standalone_mode=True)
     except ConfigurationError as error:
         for problem in error.problems:
             click.echo(f"error: {problem}", err=True)

@@ -3,7 +3,6 @@
 import gzip
 import json
 import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import zstandard
 
 from pipeline.resolve.policy import PRESETS
+from tests.command import resmeter
 
 SCENARIOS = [
     json.loads(line)
@@ -28,13 +28,8 @@ def decide(resmeter_env: dict[str, str]) -> Run:
     def run(
         *arguments: str | Path, given: bytes = b"", as_of: str = AS_OF
     ) -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", "decide", *map(str, arguments), "--as-of", as_of],
-            input=given,
-            capture_output=True,
-            env=resmeter_env,
-            timeout=60,
-            check=False,
+        return resmeter(
+            *("decide", *map(str, arguments), "--as-of", as_of), env=resmeter_env, given=given
         )
 
     return run

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -13,6 +12,7 @@ from pipeline.ledger.entries import Arrival, Claim, Stored
 from pipeline.replay.explain import Explanation
 from pipeline.sink.batch import fix, plan
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+from tests.command import resmeter
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
@@ -31,13 +31,9 @@ def ledger(resmeter_env: dict[str, str]) -> Iterator[Ledger]:
 @pytest.fixture
 def explain(resmeter_env: dict[str, str]) -> Run:
     def run(*arguments: str, columns: int = 80) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", "explain", *arguments],
-            capture_output=True,
-            text=True,
-            env={**resmeter_env, "COLUMNS": str(columns)},
-            timeout=60,
-            check=False,
+        ended = resmeter("explain", *arguments, env={**resmeter_env, "COLUMNS": str(columns)})
+        return subprocess.CompletedProcess(
+            ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
         )
 
     return run

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
 from pipeline.ledger.entries import Arrival, Claim, Result, Stored
 from pipeline.sink.batch import fix, plan
 from pipeline.usage.record import UsageRecord, encode_record
+from tests.command import resmeter
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
@@ -34,13 +34,9 @@ def ledger(resmeter_env: dict[str, str]) -> Iterator[Ledger]:
 @pytest.fixture
 def usage(resmeter_env: dict[str, str]) -> Run:
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", "usage", *arguments],
-            capture_output=True,
-            text=True,
-            env=resmeter_env,
-            timeout=60,
-            check=False,
+        ended = resmeter("usage", *arguments, env=resmeter_env)
+        return subprocess.CompletedProcess(
+            ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
         )
 
     return run

@@ -1,0 +1,30 @@
+"""This file runs `resmeter` within the test's process: what a new one imports takes most of its time."""
+
+import logging
+import os
+import subprocess
+from collections.abc import Mapping
+
+import structlog
+from click.testing import CliRunner
+
+from pipeline.cli import main
+
+
+def resmeter(
+    *arguments: str, env: Mapping[str, str], given: bytes = b""
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command that ends by itself; `env` is its whole environment."""
+    only = {**dict.fromkeys(os.environ), **env}
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with CliRunner().isolation(given, only) as (out, err, _):
+        try:
+            main(arguments)
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            root.handlers[:], root.level = handlers, level
+            structlog.reset_defaults()
+        return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
