@@ -20,6 +20,7 @@ from prometheus_client.samples import Sample
 from pipeline.errors import UnavailableError
 from pipeline.local.processes import Process
 from pipeline.usage.record import UsageRecord, decode_record
+from tests.command import resmeter
 
 PARTITIONS = 4
 SECONDS_MAX = 90.0
@@ -86,10 +87,10 @@ class Run:
         )
 
     def done(self, *arguments: str, **env: str) -> str:
-        """Run a command that must succeed; return what it printed."""
-        result = self.resmeter(*arguments, **env)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+        """Run a command that must succeed, in this process; return what it printed."""
+        result = resmeter(*arguments, env={**_clean_environment(), **self.env, **env})
+        assert result.returncode == 0, result.stderr.decode()
+        return result.stdout.decode()
 
     def start(self, name: str, **env: str) -> Process:
         """Start worker or sink in the background; it ends with the test."""
