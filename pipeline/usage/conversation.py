@@ -388,21 +388,20 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def _refold(self, event: Event, timeline: Timeline, emit: "_Emission") -> None:
         """Decide the whole history again, and bring what was emitted in line with it."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
-        settled_until = None
+        arrival = self.arrival
         if self.settled:
-            settled_until = self.fold.due(timeline)
-            assert settled_until is not None
-            before.append(self.fold.silence(timeline, settled_until))
+            due = self.fold.due(timeline)
+            assert due is not None
+            before.append(self.fold.silence(timeline, due))
+            # Where a timer settled it, arrival time had come so far, whatever records said.
+            arrival = max(arrival, due + self.fold.grace(timeline))
         sealed = None if self.seal is None else _decode_fold(self.seal.fold)
         self.fold = fold((known for _, known in self.entries()), timeline, sealed)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
         self.due_at = None
         due = None if self.fold.excluded else self.fold.due(timeline)
-        if due is not None and (
-            due + self.fold.grace(timeline) <= self.arrival
-            or (settled_until is not None and due <= settled_until)
-        ):
+        if due is not None and due + self.fold.grace(timeline) <= arrival:
             after.append(self.fold.silence(timeline, due))
             self.settled = True
         elif due is not None:

@@ -436,6 +436,36 @@ def test_corrections_of_one_sign_go_by_precedence_and_not_by_name() -> None:
     ]
 
 
+def test_silence_is_held_back_by_the_grace_of_the_version_that_the_late_answer_follows() -> None:
+    # The unit counts under a version without grace. Then a late answer stands in its place that
+    # follows a version with one, and falls due in the same millisecond.
+    first = msgspec.structs.replace(
+        preset("fin-2026"), window={"default": WINDOW + 1}, grace=0, effective_from=0
+    )
+    second = msgspec.structs.replace(
+        first, version=9, effective_from=T0 + 2, window={"default": WINDOW}, grace=WINDOW
+    )
+    due = T0 + 2 + WINDOW
+    closed = Event(T0 + 2, CLOSED, "/a", "m3")
+    late = Event(T0 + 2, AI_MESSAGE, "/a", "m4", kind="answer")
+    coming = [
+        Arrival(T0, _ASKED),
+        Arrival(T0 + 1, _ANSWERED),
+        Arrival(due, closed),
+        Arrival(due, late),
+        Arrival(due + WINDOW, None),
+    ]
+
+    _, out = _play(coming, Timeline([first, second]))
+
+    told = [(r.quantity, r.reason, r.occurred_at, r.evidence) for r in out]
+    assert told == [
+        (1, "silence", due, ("m1",)),
+        (-1, "late_event", due, ("m4",)),
+        (1, "silence", due, ("m4",)),
+    ]
+
+
 @given(arrivals(), timelines())
 def test_any_order_of_arrival_gives_the_net_that_decide_gives(
     coming: list[Arrival], timeline: Timeline
