@@ -187,8 +187,7 @@ class Partition:
         work = Work()
         types, keys = work.types, self._keys
         batch: dict[bytes | None, _Taken] = {}
-        count = 0
-        for count, record in enumerate(records, start=1):  # noqa: B007 - it is looked at below
+        for record in records:
             key, offset, timestamp = record.key, record.offset, record.timestamp
             found = read(record.value, record.headers)
             if type(found) is Rejected:
@@ -228,7 +227,7 @@ class Partition:
                 taken.keep(record)
             arrivals.append((offset, timestamp, event))
             types[event.rank] += 1
-        work.read = count
+        work.read = sum(types) + work.redelivered + len(work.dead_letters)
         emitted: list[UsageRecord] = []
         for key, taken in batch.items():
             if taken.arrivals:

@@ -26,6 +26,7 @@ come finds the conversation sealed anyway. It gives memory back and decides noth
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 from zlib import crc32
 
@@ -105,11 +106,20 @@ _SHARED_MIN, _SHARED_MAX = 8, 31
 
 ALL_APPLIED = Received()
 _ANY_TIME = -(2**62)
+_NEVER = 2**62
 _BITS = tuple(1 << n for n in range(64))
 _encode = msgspec.msgpack.Encoder().encode
 _decode_entries = msgspec.msgpack.Decoder(list[tuple[int, Event]]).decode
 _decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
+
+
+@lru_cache(1_000)
+def _shared_member(source: str) -> bytes | None:
+    """Return a source as it stands in an event's encoding, or None where it must stay there."""
+    if not (_SHARED_MIN <= len(source) <= _SHARED_MAX and source.isascii()):
+        return None
+    return b"\xa1s" + _encode(source)
 
 
 def _encode_entries(entries: list[tuple[int, Event]]) -> bytes:
@@ -201,8 +211,9 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         fold = self.fold
         fresh: list[tuple[int, Event]] = []
         newest: Event | None = None
-        newest_at, seen, highest, due_at = self.newest_at, self.seen, self.arrival, self.due_at
-        due = None if due_at is None else fold.due(timeline)
+        newest_at, seen, highest = self.newest_at, self.seen, self.arrival
+        due, due_at = self._dues(timeline)
+        made = len(fold.transitions)
         room = EVENTS_IN_CONVERSATION_MAX - self.events
         usual = not (self.settled or fold.excluded)
         # No record before this time can find the conversation sealed. It is not moved on with each
@@ -228,6 +239,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                         continue
                     sealed += self.put_away()
                     self._begin_anew()
+                    made = len(fold.transitions)
                     seen, room = 0, EVENTS_IN_CONVERSATION_MAX
                 seals_at = max(highest, timestamp) + seal_after
             known = False
@@ -243,34 +255,37 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 usual
                 and not known
                 and (at > newest_at or self._is_newest(event, newest))
-                and (due_at is None or due_at > highest)
+                and due_at > highest
                 and event.live
                 and len(fresh) < room
             ):
                 seen |= bit
                 newest_at, newest = at, event
                 fresh.append((offset, event))
-                made = len(fold.transitions)
-                if due is not None and due <= at:
+                if due <= at:
                     fold.settle(timeline, at)
-                    due = due_at = None
+                    due = due_at = _NEVER
                 if event.rank not in _INERT:
                     fold.apply(timeline, event)
                     if fold.standing is None or fold.count is not None:
-                        due = due_at = None
+                        due = due_at = _NEVER
                     else:
-                        due = fold.due(timeline)
-                        due_at = None if due is None else due + fold.grace(timeline)
+                        found = fold.due(timeline)
+                        if found is None:
+                            due = due_at = _NEVER
+                        else:
+                            due, due_at = found, found + fold.grace(timeline)
                 if len(fold.transitions) > made:
                     for transition in fold.transitions[made:]:
                         emit.transition(transition)
-                if due_at is None or due_at > highest:
+                    made = len(fold.transitions)
+                if due_at > highest:
                     continue
                 self._keep(fresh, newest, seen)
                 self._settle(timeline, due_at, emit)
             else:
                 self._keep(fresh, newest, seen)
-                self.due_at = due_at
+                self.due_at = None if due_at == _NEVER else due_at
                 if not known and self.seal is not None and _order(event) <= self.seal.newest:
                     too_late.append(arrival)
                     highest = before
@@ -279,34 +294,42 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                     highest = before
                 else:
                     self.arrival = highest
-                    if due_at is not None and due_at <= highest:
+                    if due_at <= highest:
                         self._settle(timeline, due_at, emit)
                     if known:
                         duplicates += 1
                     else:
                         self._receive_unusual(offset, event, bit, timeline, emit)
             fold, fresh, newest = self.fold, [], None
-            newest_at, seen, due_at = self.newest_at, self.seen, self.due_at
-            due = None if due_at is None else fold.due(timeline)
+            newest_at, seen = self.newest_at, self.seen
+            due, due_at = self._dues(timeline)
+            made = len(fold.transitions)
             room = EVENTS_IN_CONVERSATION_MAX - self.events
             usual = not (self.settled or fold.excluded)
         self._keep(fresh, newest, seen)
         self.arrival = highest
-        self.due_at = due_at
+        self.due_at = None if due_at == _NEVER else due_at
         if duplicates or too_long or too_late or sealed:
             return Received(duplicates, tuple(too_long), tuple(too_late), sealed)
         return ALL_APPLIED
+
+    def _dues(self, timeline: Timeline) -> tuple[int, int]:
+        """Return when silence is complete, and when that is settled."""
+        if self.due_at is None:
+            return _NEVER, _NEVER
+        due = self.fold.due(timeline)
+        assert due is not None
+        return due, self.due_at
 
     def _keep(self, fresh: list[tuple[int, Event]], newest: Event | None, seen: int) -> None:
         """Put down the events that the loop of `receive` holds in its hands."""
         if fresh:
             self.seen = seen
-            encoded = _encode_entries(fresh)
             if not self.source:
                 self.source = fresh[0][1].source
-            if _SHARED_MIN <= len(self.source) <= _SHARED_MAX and self.source.isascii():
-                encoded = encoded.replace(b"\xa1s" + _encode(self.source), b"\xa1s\xa0")
-            self.history += encoded
+            member = _shared_member(self.source)
+            encoded = _encode_entries(fresh)
+            self.history += encoded if member is None else encoded.replace(member, b"\xa1s\xa0")
             self.events += len(fresh)
         if newest is not None:
             self.newest_at = newest.at
