@@ -90,7 +90,7 @@ def _worker(
             sum(watched.cpu_times()[:2]),
             watched.memory_info().rss,
         )
-        until(lambda: committed.total() >= count, 0.2, process)
+        until(lambda: committed.total() >= count, 0.05, process)
         seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
         peak, after = peak_mib(watched), watched.memory_info().rss
         conversations = metric(port, "resmeter_conversations ")

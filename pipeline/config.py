@@ -88,7 +88,7 @@ class WorkerSettings(_Section):
     dead_letter_window_records: int = Field(
         10_000, ge=1, le=10_000_000, description="over how many records that share is taken"
     )
-    commit_interval_seconds: float = Field(1.0, gt=0, le=60, description="between commits")
+    commit_interval_seconds: float = Field(0.2, gt=0, le=60, description="between commits")
     session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")
     request_timeout_seconds: float = Field(
         60.0, ge=1, le=600, description="of one produce, before the process ends"

@@ -7,7 +7,7 @@ or names the attribute that is wrong. A property test holds the two together.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
@@ -134,6 +134,7 @@ class _Nothing(_Data):
 
 
 class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
+    rank: ClassVar[int]
     specversion: Literal["1.0"]
     id: _Text
     source: _Text
@@ -146,62 +147,77 @@ class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
 
 
 class _StartedWire(_Wire, tag=TYPES[STARTED]):
+    rank = STARTED
     data: _Started
 
 
 class _CustomerMessageWire(_Wire, tag=TYPES[CUSTOMER_MESSAGE]):
+    rank = CUSTOMER_MESSAGE
     data: _CustomerMessage
 
 
 class _AiMessageWire(_Wire, tag=TYPES[AI_MESSAGE]):
+    rank = AI_MESSAGE
     data: _AiMessage
 
 
 class _HumanMessageWire(_Wire, tag=TYPES[HUMAN_MESSAGE]):
+    rank = HUMAN_MESSAGE
     data: _HumanMessage
 
 
 class _HandoffWire(_Wire, tag=TYPES[HANDOFF]):
+    rank = HANDOFF
     data: _Handoff
 
 
 class _OutcomeReportedWire(_Wire, tag=TYPES[OUTCOME_REPORTED]):
+    rank = OUTCOME_REPORTED
     data: _OutcomeReported
 
 
 class _RatingWire(_Wire, tag=TYPES[RATING]):
+    rank = RATING
     data: _Rating
 
 
 class _VerdictWire(_Wire, tag=TYPES[VERDICT]):
+    rank = VERDICT
     data: _Verdict
 
 
 class _UndeliveredWire(_Wire, tag=TYPES[UNDELIVERED]):
+    rank = UNDELIVERED
     data: _Undelivered
 
 
 class _ClosedWire(_Wire, tag=TYPES[CLOSED]):
+    rank = CLOSED
     data: _Acted
 
 
 class _ReopenedWire(_Wire, tag=TYPES[REOPENED]):
+    rank = REOPENED
     data: _Acted
 
 
 class _MergedWire(_Wire, tag=TYPES[MERGED]):
+    rank = MERGED
     data: _Merged
 
 
 class _SpamFlaggedWire(_Wire, tag=TYPES[SPAM_FLAGGED]):
+    rank = SPAM_FLAGGED
     data: _SpamFlagged
 
 
 class _RedactedWire(_Wire, tag=TYPES[REDACTED]):
+    rank = REDACTED
     data: _Nothing
 
 
 class _DeletedWire(_Wire, tag=TYPES[DELETED]):
+    rank = DELETED
     data: _Nothing
 
 
@@ -222,7 +238,6 @@ _AnyWire: TypeAlias = (
     | _RedactedWire
     | _DeletedWire
 )
-_RANKS: dict[type, int] = {wire: rank for rank, wire in enumerate(get_args(_AnyWire))}
 _decode_wire = msgspec.json.Decoder(_AnyWire).decode
 _decode_any = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -294,7 +309,7 @@ def read(value: bytes | None, headers: Headers = ()) -> tuple[str, str, Event] |
     tenantid = wire.tenantid
     if tenantid not in _tenants_known and not _know_tenant(tenantid):
         return _apart(_read_structured(value))
-    rank = _RANKS[type(wire)]
+    rank = wire.rank
     channel, live, data = wire.channel, wire.environment == "live", wire.data
     source = _sources_known.get(wire.source)
     if source is None:
@@ -309,8 +324,9 @@ def read(value: bytes | None, headers: Headers = ()) -> tuple[str, str, Event] |
             wire.sequence,
             channel,
             live,
-            kind=data.kind,
-            billable=data.billable,
+            None,
+            data.kind,
+            data.billable,
         )
     elif rank == CUSTOMER_MESSAGE:
         event = Event(

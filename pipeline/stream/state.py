@@ -52,8 +52,7 @@ def encode_state(next_offset: int, conversation: Conversation) -> bytes:
         due = 0
     elif due < 1:
         due = 1  # a due before 1970 is settled by any clock, and 0 means none
-    if heard < 0:
-        heard = 0  # Kafka's -1, for no timestamp, is as long ago
+    heard = max(heard, 0)  # Kafka's -1, for no timestamp, is as long ago
     return _pack(next_offset, conversation.emitted, due, form, heard) + payload
 
 
