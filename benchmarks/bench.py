@@ -82,7 +82,7 @@ def _worker(
     env: dict[str, str], bootstrap: str, count: int, port: int, log: Path
 ) -> dict[str, float]:
     committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
-    with running("worker", env, log) as process:
+    with running("worker", env=env, log=log) as process:
         watched = psutil.Process(process.pid)
         until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
         began, cpu, before = (
@@ -123,7 +123,7 @@ def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[
         ).fetchone()[0]
         return total or 0
 
-    with running("sink", env, log) as process:
+    with running("sink", env=env, log=log) as process:
         watched = psutil.Process(process.pid)
         until(lambda: stored() > 0, 0.01, process)
         first, began, cpu = stored(), time.perf_counter(), sum(watched.cpu_times()[:2])

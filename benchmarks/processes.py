@@ -89,10 +89,10 @@ def peak_mib(process: psutil.Process) -> float:
 
 
 @contextlib.contextmanager
-def running(command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", command], env=env, stdout=out, stderr=out
+            [sys.executable, "-m", "pipeline", *command], env=env, stdout=out, stderr=out
         )
         try:
             yield process

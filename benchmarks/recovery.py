@@ -155,7 +155,7 @@ def main(conversations: int) -> None:
         committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], events_topic)
         log = Path(folder) / "log"
         began = time.perf_counter()
-        with running("worker", env, log) as process:
+        with running("worker", env=env, log=log) as process:
             watched = psutil.Process(process.pid)
             url = f"http://127.0.0.1:{port}/health/ready"
             until(lambda: answers(url.replace("ready", "live")), 0.02, process)

@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pipeline.errors import ConfigurationError
 
 PREFIX = "RESMETER_"
+_MIB = 1024 * 1024
 
 
 class _Section(BaseModel):
@@ -81,6 +82,15 @@ class WorkerSettings(_Section):
         ge=1,
         le=64,
         description="batches whose acknowledgements are awaited, over all partitions",
+    )
+    fetch_bytes_max: int = Field(
+        4 * _MIB, ge=_MIB, le=1024 * _MIB, description="of a fetch, as the records are stored"
+    )
+    fetch_partition_bytes_max: int = Field(
+        _MIB,
+        ge=_MIB // 2,
+        le=256 * _MIB,
+        description="of a fetch, of one partition: more of it at once writes fewer states",
     )
     dead_letter_share_max: float = Field(
         0.5, gt=0, le=1, description="of dead letters, above which the worker ends; 1: no limit"

@@ -96,7 +96,7 @@ class WorkerMetrics:
         )
         self.open_conversations = Gauge(
             "resmeter_open_conversations",
-            "Conversations with a window ahead; one that was decided early leaves at its window's end.",
+            "Conversations with a window ahead. Only ever up: windows do not close.",
             registry=registry,
         )
         self.due_unsettled = Gauge(

@@ -11,7 +11,7 @@ _RFC3339 = re.compile(
 )
 _FIRST_MS = (date.min.toordinal() - _EPOCH_DAY) * 86_400_000
 _LAST_MS = (date.max.toordinal() + 1 - _EPOCH_DAY) * 86_400_000 - 1
-_SECONDS_KNOWN_MAX = 10_000
+_KNOWN_MAX = 10_000
 
 
 def parse_time(text: str) -> int:
@@ -41,25 +41,36 @@ def parse_time(text: str) -> int:
     return ms
 
 
-_seconds: dict[str, int] = {}
+_seconds: dict[str, int] = {}  # of times seen, up to the dot
+_minutes: dict[str, int] = {}
+_SECONDS = {f"{second:02d}.": second * 1000 for second in range(60)}
 _MILLIS = {f"{ms:03d}Z": ms for ms in range(1000)}
 
 
 def parse_canonical(text: str) -> int:
     """Return what `parse_time` does, faster for `2026-05-04T09:00:00.000Z` and its like.
 
-    The seconds of a stream's events repeat, so each is parsed once.
+    The seconds of a busy stream's events repeat, and the minutes of a quiet one's: each is parsed
+    once.
     """
     try:
         return _seconds[text[:20]] + _MILLIS[text[20:]]
     except KeyError:
-        value = parse_time(text)
-    ms = _MILLIS.get(text[20:])
-    if ms is not None:
-        if len(_seconds) >= _SECONDS_KNOWN_MAX:
-            _seconds.clear()
-        _seconds[text[:20]] = value - ms
-    return value
+        pass
+    minute, second, ms = _minutes.get(text[:17]), _SECONDS.get(text[17:20]), _MILLIS.get(text[20:])
+    if second is None or ms is None:
+        return parse_time(text)
+    if minute is None:
+        minute = parse_time(text) - second - ms
+        _remember(_minutes, text[:17], minute)
+    _remember(_seconds, text[:20], minute + second)
+    return minute + second + ms
+
+
+def _remember(known: dict[str, int], text: str, value: int) -> None:
+    if len(known) >= _KNOWN_MAX:
+        known.clear()
+    known[text] = value
 
 
 def is_within(at: int, from_ms: int | None, to_ms: int | None) -> bool:

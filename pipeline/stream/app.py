@@ -21,7 +21,7 @@ from pipeline.logs import configure, get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.producers import load_keys
 from pipeline.serve import serving
-from pipeline.stream.lane import PARTITION_BYTES_MAX, Lane, LaneApp, die
+from pipeline.stream.lane import Lane, LaneApp, die
 from pipeline.stream.outputs import Outputs, ssl_context
 from pipeline.stream.topics import TopicAdmin, lost_states
 from pipeline.tenants import Tenants
@@ -43,7 +43,7 @@ def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data
         broker_max_poll_records=worker.batch_events_max,
         broker_check_crcs=True,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=PARTITION_BYTES_MAX,
+        consumer_max_fetch_size=worker.fetch_partition_bytes_max,
         datadir=str(data),
         key_serializer="raw",
         value_serializer="raw",

@@ -30,10 +30,6 @@ from pipeline.stream.outputs import Outputs
 from pipeline.stream.partition import Partition, TimelineFor, Work
 from pipeline.stream.share import DeadLetterShare
 
-# Few partitions fill a response, each with much: the more events of a partition come at once, the
-# fewer states are written.
-PARTITION_BYTES_MAX = 1 * 1024 * 1024
-RESPONSE_BYTES_MAX = 4 * 1024 * 1024
 _POLL_SECONDS = 1.0
 _NO_TIME = -1
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that a large harvest does not hold the loop
@@ -75,6 +71,7 @@ class Lane:
         self.records_at: dict[int, float] = {}  # when a record was last taken
         self.arrival: dict[int, int] = {}  # the timestamp of the last record applied
         self.create_time = False
+        self.fetch_bytes_max = settings.worker.fetch_bytes_max
         self._worker = settings.worker
         self._now = now
         self._end = end or die
@@ -280,7 +277,7 @@ class Lane:
         return sum(len(partition.states) for partition in self.partitions.values())
 
     def open_conversations(self) -> int:
-        return sum(len(partition.wheel) for partition in self.partitions.values())
+        return sum(partition.open for partition in self.partitions.values())
 
     def due_unsettled(self) -> int:
         """Count conversations whose silence should have been settled by the host's clock."""
@@ -493,7 +490,7 @@ class _LaneThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_bytes = RESPONSE_BYTES_MAX
+        consumer._fetch_max_bytes = self.consumer.lane.fetch_bytes_max
         # What a producer has taken back was never sent. Faust asks for this only where it writes
         # in transactions itself.
         consumer._isolation_level = "read_committed"

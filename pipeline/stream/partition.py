@@ -33,6 +33,7 @@ from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_rec
 # A state that is not long holds far fewer events than this is short of the most.
 _KEPT_FROM = EVENTS_IN_CONVERSATION_MAX // 2
 _ANY_TIME = -(2**62)
+_STALE_MAX = 1_000
 # Parts of `seal_after`. A history is dropped only once no broker's clock can be so far behind the
 # one that was read that a record still comes with an earlier time: a day after 45 of them.
 _SEAL_SLACK_PART = 45
@@ -141,6 +142,7 @@ class Partition:
         self.number = number
         self.states: dict[bytes, bytes] = {}
         self.wheel = Wheel()
+        self.open = 0  # conversations with a window ahead
         self.is_recovered = False
         self._seal_after = seal_after
         self._seal_slack = seal_after // _SEAL_SLACK_PART
@@ -165,7 +167,7 @@ class Partition:
                 states[key] = newest(stored, states.get(key))
 
     def schedule_all(self) -> None:
-        """Fill the wheels from the states: once, when recovery is over."""
+        """Fill the wheels from the states: when recovery is over."""
         self.is_recovered = True
         self.wheel = Wheel()
         self.seal_wheel = Wheel(self._seal_bucket)
@@ -175,6 +177,7 @@ class Partition:
                 self.wheel.add(key, due)
             if not is_sealed(stored):
                 self.seal_wheel.add(key, self._droppable_at(heard_of(stored)))
+        self.open = len(self.wheel)
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -234,6 +237,10 @@ class Partition:
                 assert key is not None
                 self._receive(work, key, taken, emitted)
                 taken.arrivals.clear()  # while the processor's cache holds them
+        if len(self.wheel) > 2 * len(self.states) + _STALE_MAX:
+            # No timer has run for long, as the partition is behind, and what was decided before its
+            # window's end was not taken out.
+            self.schedule_all()
         return work
 
     def _receive(self, work: Work, key: bytes, taken: _Taken, emitted: list[UsageRecord]) -> None:
@@ -354,6 +361,7 @@ class Partition:
         stored = encode_state(next_offset, conversation)
         before = self.states.get(key)
         known, form = (0, SEALED) if before is None else head_of(before)[2:4]
+        self.open += (due is not None) - (known != 0)
         if due is not None and (not known or known > due):
             self.wheel.add(key, due)
         if form & SEALED and not conversation.is_sealed:

@@ -12,14 +12,16 @@ BUCKET_MS = 60_000
 class Wheel:
     """Keys by the bucket, a minute unless told, in which they fall due."""
 
-    __slots__ = ("_bucket_ms", "_buckets", "_numbers")
+    __slots__ = ("_bucket_ms", "_buckets", "_keys", "_numbers")
 
     def __init__(self, bucket_ms: int = BUCKET_MS) -> None:
         self._bucket_ms = bucket_ms
         self._buckets: dict[int, list[bytes]] = {}
         self._numbers: list[int] = []
+        self._keys = 0
 
     def add(self, key: bytes, due: int) -> None:
+        self._keys += 1
         number = due // self._bucket_ms
         bucket = self._buckets.get(number)
         if bucket is None:
@@ -41,6 +43,7 @@ class Wheel:
         numbers = self._numbers
         while numbers and numbers[0] * self._bucket_ms <= clock and len(taken) < most:
             taken.extend(self._buckets.pop(heapq.heappop(numbers)))
+        self._keys -= len(taken)
         return taken
 
     def count_until(self, clock: int) -> int:
@@ -49,4 +52,4 @@ class Wheel:
         return sum(len(keys) for number, keys in self._buckets.items() if number < current)
 
     def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
+        return self._keys

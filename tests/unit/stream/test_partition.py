@@ -1,0 +1,92 @@
+"""What a partition counts and holds, beside what it writes."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import orjson
+
+from pipeline.events.times import format_time
+from pipeline.resolve.policy import Timeline, preset
+from pipeline.stream.partition import Partition
+
+TIMELINE = Timeline([preset("fin-2026")])
+T0 = 1_777_885_200_000
+DAY_MS = 86_400_000
+CONVERSATIONS = 50
+
+
+class Record(NamedTuple):
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: tuple[()] = ()
+
+
+def _day(number: int, *, confirmed: bool) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield a question and an answer of every conversation, and perhaps the customer's thanks."""
+    steps = [
+        ("customer_message", {"intent": "help_request"}),
+        ("ai_message", {"kind": "answer"}),
+        ("customer_message", {"intent": "confirmation"}),
+    ]
+    for n, (kind, data) in enumerate(steps if confirmed else steps[:2]):
+        for conversation in range(CONVERSATIONS):
+            at = T0 + number * DAY_MS + n
+            event = {
+                "specversion": "1.0",
+                "id": f"{number}-{n}",
+                "source": "/test",
+                "type": f"conversation.{kind}",
+                "subject": f"c{conversation}",
+                "time": format_time(at),
+                "tenantid": "acme",
+                "data": data,
+            }
+            yield at, f"acme:c{conversation}".encode(), orjson.dumps(event)
+
+
+def _partition() -> Partition:
+    partition = Partition("events", 0, lambda _: TIMELINE)
+    partition.schedule_all()
+    return partition
+
+
+def test_a_backlog_of_years_without_a_timer_leaves_a_bounded_wheel() -> None:
+    partition, offset = _partition(), 0
+
+    for number in range(200):
+        for at, key, value in _day(number, confirmed=True):
+            partition.apply([Record(offset, at, key, value)])
+            offset += 1
+
+    assert len(partition.states) == CONVERSATIONS
+    assert len(partition.wheel) <= 2 * CONVERSATIONS + 1_000
+    assert partition.open == 0
+
+
+def test_a_conversation_is_open_while_its_window_is_ahead() -> None:
+    partition = _partition()
+    counts = []
+
+    for number, confirmed in enumerate((True, False, False)):
+        records = [
+            Record(n + 1_000 * number, *rest)
+            for n, rest in enumerate(_day(number, confirmed=confirmed))
+        ]
+        partition.apply(records)
+        counts.append(partition.open)
+    partition.settle(T0 + 10 * DAY_MS, 1_000)
+
+    assert counts == [0, CONVERSATIONS, CONVERSATIONS]
+    assert partition.open == 0
+
+
+def test_what_is_open_is_known_again_after_a_recovery() -> None:
+    partition, again = _partition(), _partition()
+    work = partition.apply([Record(n, *rest) for n, rest in enumerate(_day(0, confirmed=False))])
+
+    again.restore(Record(n, 0, key, state) for n, (key, state) in enumerate(work.states))
+    again.schedule_all()
+
+    assert again.open == partition.open == CONVERSATIONS
