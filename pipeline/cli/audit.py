@@ -1,5 +1,6 @@
 """`resmeter audit`."""
 
+import asyncio
 import sys
 import time
 from typing import Any
@@ -13,14 +14,16 @@ from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
-from pipeline.events.times import is_within
+from pipeline.events.times import format_time, is_within
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.replay.audit import Finding, Tally
 from pipeline.replay.deadletters import read_letter
 from pipeline.replay.reading import Reading
+from pipeline.replay.reconcile import reconcile
 from pipeline.replay.source import Source
 from pipeline.tenants import Tenants, load_tenants
 
+_HOUR_SECONDS = 3600
 _SHOWN_MAX = 20
 
 
@@ -40,23 +43,37 @@ wait_option = click.option(
 @click.option("--from", "from_ms", type=Time(), help="Units of this time or later.")
 @click.option("--to", "to_ms", type=Time(), help="Units before this time.")
 @wait_option
+@click.option("--stripe", "with_stripe", is_flag=True, help="Ask Stripe for its own sums as well.")
+@click.option(
+    "--stripe-lag",
+    "lag_seconds",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="What was delivered within this time may be missing in Stripe's sums.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Every finding and tally, one a line.")
 def command(
     tenantid: str | None,
     from_ms: int | None,
     to_ms: int | None,
     wait_seconds: float,
+    lag_seconds: float,
     *,
+    with_stripe: bool,
     as_json: bool,
 ) -> None:
     """Decide the whole log anew, and hold the ledger and the dead letters against it.
 
     It reads the events topic from its beginning, and shares no code with worker and sink but
     the rules themselves. What a worker at work may or may not have written yet is pending, and
-    neither is wrong. Exit status 3: something differs, and it says what.
+    neither is wrong. With --stripe it also holds Stripe's sums, by customer and meter, against what
+    the ledger has delivered. Exit status 3: something differs, and it says what.
 
     \b
     resmeter audit
+    resmeter audit --stripe --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z
     resmeter audit --tenant acme --json | jq 'select(.finding)'
     """
     settings = load_settings()
@@ -65,6 +82,8 @@ def command(
     ledger = open_ledger(settings.ledger.url)
     try:
         findings, tallies, letters, read = _audit(settings, tenants, ledger, wait_seconds)
+        if with_stripe:
+            findings += _at_stripe(settings, tenants, ledger, (from_ms, to_ms), lag_seconds)
     finally:
         ledger.close()
     if tenantid is not None:
@@ -123,6 +142,40 @@ def _audit(
     finally:
         reading.close()
     return findings, tallies, letters, read
+
+
+def _at_stripe(
+    settings: Settings,
+    tenants: Tenants,
+    ledger: Ledger,
+    window: tuple[int | None, int | None],
+    lag_seconds: float,
+) -> list[Finding]:
+    """Compare in whole hours, as meter events are made by the hour."""
+    from pipeline.sink.meter import summaries
+
+    now = time.time()
+    first, last = reports.delivered_between(ledger) or (int(now), int(now))
+    from_ms, to_ms = window
+    start = (first if from_ms is None else from_ms // 1000) // _HOUR_SECONDS * _HOUR_SECONDS
+    end = -(-(max(last, int(now)) + 1 if to_ms is None else to_ms // 1000) // _HOUR_SECONDS)
+    end *= _HOUR_SECONDS
+    certain_until = int((now - lag_seconds) * 1000)
+    names = tenants.event_names
+    places = {(who, name) for who in tenants.customers.values() for name in names}
+    places |= {
+        (known.customer, known.event_name)
+        for known in reports.delivered_sums(ledger, start, end, certain_until)
+    }
+    # Stripe first: what it has counted was written down before the call.
+    at_stripe = asyncio.run(summaries(settings.stripe, sorted(places), start, end))
+    delivered = reports.delivered_sums(ledger, start, end, certain_until)
+    click.echo(
+        f"{len(places)} sums of Stripe's held against {sum(known.most for known in delivered)} "
+        f"units delivered from {format_time(start * 1000)} to {format_time(end * 1000)}",
+        err=True,
+    )
+    return list(reconcile(delivered, at_stripe))
 
 
 def _add_tallies(tallies: dict[str, Tally], more: dict[str, Tally]) -> None:

@@ -129,6 +129,19 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None
 
 
+class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
+    """What Stripe must have of a customer and meter: at least what was answered long enough ago.
+
+    And at most all that may have been counted, whatever was answered.
+    """
+
+    customer: str
+    event_name: str
+    tenantids: tuple[str, ...]  # who is billed through the customer
+    least: int
+    most: int
+
+
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """What is owed by a tenant for an outcome, under one version of a policy.
 

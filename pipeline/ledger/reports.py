@@ -1,6 +1,7 @@
 """This file reads the ledger for people: what is owed, and the receipt of a conversation."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import orjson
 from sqlalchemy import BigInteger, and_, case, cast, func, select
 
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, UsageSum
+from pipeline.ledger.entries import Attempt, DeliveredSum, MeterEvent, Receipt, UsageSum
 from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usage_record
 from pipeline.usage.record import Origin, UsageRecord
 
@@ -109,6 +110,56 @@ def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
         _receipt(row, events.get(row.identifier), tuple(attempts.get(row.identifier, ())))
         for row in rows
     ]
+
+
+def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> list[DeliveredSum]:
+    """Add up what Stripe must have, by customer and meter, in that order.
+
+    Args:
+        ledger: the ledger.
+        start: with `end`, which is exclusive, bounds the timestamps of meter events, seconds.
+        end: see `start`.
+        certain_until: what was answered after this time, ms, may not be in Stripe's sums yet.
+    """
+    m = meter_event.c
+    certain = and_(m.state == "delivered", m.updated_at <= certain_until)
+    query = (
+        select(
+            m.customer,
+            m.event_name,
+            m.tenantid,
+            cast(func.sum(case((certain, m.value), else_=0)), BigInteger).label("least"),
+            cast(func.sum(m.value), BigInteger).label("most"),
+        )
+        .where(m.state.in_(("sent", "delivered")), m.timestamp >= start, m.timestamp < end)
+        .group_by(m.customer, m.event_name, m.tenantid)
+    )
+    with ledger.reading() as connection:
+        rows = sorted(map(tuple, connection.execute(query)))
+    sums: list[DeliveredSum] = []
+    for place, group in groupby(rows, key=lambda row: row[:2]):
+        found = list(group)
+        sums.append(
+            DeliveredSum(
+                customer=place[0],
+                event_name=place[1],
+                tenantids=tuple(row[2] for row in found),
+                least=sum(row[3] for row in found),
+                most=sum(row[4] for row in found),
+            )
+        )
+    return sums
+
+
+def delivered_between(ledger: Ledger) -> tuple[int, int] | None:
+    """Return the earliest and the latest timestamp of what may be at Stripe, seconds."""
+    m = meter_event.c
+    query = select(func.min(m.timestamp), func.max(m.timestamp)).where(
+        m.state.in_(("sent", "delivered"))
+    )
+    with ledger.reading() as connection:
+        first, last = connection.execute(query).one()
+    return None if first is None else (first, last)
 
 
 def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[UsageRecord]:

@@ -60,6 +60,7 @@ FindingKind = Literal[
     "unbalanced",  # corrected by a plan, and owes something else
     "no_dead_letter",  # rejected, and not among the dead letters
     "undecided",  # our two ways to decide do not agree
+    "at_stripe",  # Stripe's own sum is not what the ledger delivered
 ]
 _END = 2**62
 TimelineFor = Callable[[str], Timeline]

@@ -1,13 +1,14 @@
 """This file speaks to Stripe, through its SDK; all that is special to Stripe is here."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import aiohttp
 import stripe
 
 from pipeline.config import StripeSettings
+from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger.entries import MeterEvent
 from pipeline.sink.answer import Answer
 from pipeline.sink.body import body
@@ -118,6 +119,55 @@ async def look(
         where = settings.base_url or "api.stripe.com"
         said = _message(error, api_key) if isinstance(error, stripe.StripeError) else str(error)
         return [f"cannot reach Stripe at {where} (RESMETER_STRIPE__BASE_URL): {said}"]
+    finally:
+        await http.close_async()  # type: ignore[no-untyped-call]
+
+
+async def summaries(
+    settings: StripeSettings, places: Iterable[tuple[str, str]], start: int, end: int
+) -> dict[tuple[str, str], int]:
+    """Return what Stripe has counted by customer and meter; a meter that is not there has nothing.
+
+    Args:
+        settings: key and address.
+        places: customers and event names of meters.
+        start: with `end`, which is exclusive, bounds the timestamps, seconds, on whole minutes.
+        end: see `start`.
+
+    Raises:
+        ConfigurationError: Stripe refuses the key, or it may not read sums.
+        UnavailableError: Stripe cannot be reached, or refuses for another reason.
+    """
+    if settings.api_key is None:
+        raise ConfigurationError([NO_KEY])
+    api_key = settings.api_key.get_secret_value()
+    client, http = _client(api_key, settings.base_url, LOOK_TIMEOUT_SECONDS)
+    slots = asyncio.Semaphore(LOOKS_CONCURRENT_MAX)
+
+    async def summary(meter: str, customer: str) -> int:
+        async with slots:
+            found = await client.v1.billing.meters.event_summaries.list_async(
+                meter, {"customer": customer, "start_time": start, "end_time": end, "limit": 100}
+            )
+            return sum([int(part.aggregated_value) async for part in found.auto_paging_iter()])
+
+    try:
+        meters: dict[str, str] = {}
+        listed = await client.v1.billing.meters.list_async({"limit": 100})
+        async for meter in listed.auto_paging_iter():
+            if meter.status == "active" or meter.event_name not in meters:
+                meters[meter.event_name] = meter.id
+        there = [place for place in places if place[1] in meters]
+        sums = await asyncio.gather(*(summary(meters[name], who) for who, name in there))
+        return dict(zip(there, sums, strict=True))
+    except (stripe.AuthenticationError, stripe.PermissionError) as error:
+        raise ConfigurationError(
+            [f"RESMETER_STRIPE__API_KEY: {_message(error, api_key)}"]
+        ) from error
+    except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+        where = settings.base_url or "api.stripe.com"
+        said = _message(error, api_key) if isinstance(error, stripe.StripeError) else str(error)
+        raise UnavailableError(f"Stripe's sums cannot be read at {where}: {said}") from error
     finally:
         await http.close_async()  # type: ignore[no-untyped-call]
 

@@ -583,6 +583,38 @@ def test_open_units_are_those_that_no_delivery_has_concluded(ledger: Ledger) -> 
     assert after == [("acme", 1)]
 
 
+def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was_sent(
+    ledger: Ledger,
+) -> None:
+    later = T0 + 2 * HOUR_MS
+    stored(ledger, record("c1"), record("c2", at=later), record("c3", tenantid="bluejay"))
+    first, second = planned(ledger)
+    (other,) = planned(ledger, "bluejay")
+    start, end = T0 // 1000 - 3600, T0 // 1000 + 9000
+    delivered(ledger, first)  # answered at T0 + 5
+    delivered(ledger, other)
+    claimed(ledger, second)
+
+    (known,) = reports.delivered_sums(ledger, start, end, T0 + 5)
+    (too_early,) = reports.delivered_sums(ledger, start, end, T0 + 4)
+    (of_an_hour,) = reports.delivered_sums(ledger, start, second.timestamp, T0 + 5)
+
+    assert (known.customer, known.event_name) == ("cus_1", "m")
+    assert known.tenantids == ("acme", "bluejay")
+    assert (known.least, known.most) == (2, 3)
+    assert (too_early.least, too_early.most) == (0, 3)
+    assert (of_an_hour.least, of_an_hour.most) == (2, 2)
+    assert reports.delivered_between(ledger) == (first.timestamp, second.timestamp)
+
+
+def test_a_ledger_that_sent_nothing_has_nothing_at_stripe(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    planned(ledger)
+
+    assert reports.delivered_between(ledger) is None
+    assert reports.delivered_sums(ledger, 0, 2**40, T0 + 9) == []
+
+
 def test_a_receipt_shows_every_call(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)

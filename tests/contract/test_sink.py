@@ -15,17 +15,19 @@ from prometheus_client import CollectorRegistry
 from pipeline.config import StripeSettings
 from pipeline.emulator.server import Clock, Emulator, running
 from pipeline.emulator.state import Fault
+from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, open_ledger, records, reports, upgrade
 from pipeline.ledger.entries import Arrival, Receipt, Stored
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import Dispatcher
-from pipeline.sink.meter import StripeMeter, look
+from pipeline.sink.meter import StripeMeter, look, summaries
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.service import flush
 from pipeline.tenants import Tenants, load_tenants
 from pipeline.usage.record import UsageRecord, encode_record
 
 TOPIC = "usage.records"
+WHAT = ("resolution", "procedure_handoff", "qualification", "disqualification")
 T0 = 1_790_000_000_000
 HOUR_MS = 3_600_000
 TENANT_FILE = """
@@ -462,6 +464,31 @@ async def test_a_look_names_the_setting_that_is_wrong(
     (problem,) = await look(stripe_settings(url or bench.base_url, key), {}, ["m"], told.append)
 
     assert said in problem
+
+
+async def test_stripes_sums_are_read_by_customer_and_meter(bench: Bench) -> None:
+    bench.store(record("c1"), record("c2"), record("c3", tenantid="bluejay"))
+    await bench.flush()
+    places = [(who, f"resmeter_{what}") for who in ("cus_acme", "cus_bluejay") for what in WHAT]
+    hour = T0 // HOUR_MS * 3600
+
+    found = await summaries(
+        stripe_settings(bench.base_url), [*places, ("cus_acme", "no_meter")], hour, hour + 3600
+    )
+    before = await summaries(stripe_settings(bench.base_url), places, hour - 3600, hour)
+
+    assert {place: units for place, units in found.items() if units} == {
+        ("cus_acme", "resmeter_resolution"): 2,
+        ("cus_bluejay", "resmeter_resolution"): 1,
+    }
+    assert not any(before.values())
+
+
+async def test_sums_that_cannot_be_read_say_why(bench: Bench) -> None:
+    with pytest.raises(ConfigurationError, match="RESMETER_STRIPE__API_KEY"):
+        await summaries(stripe_settings(bench.base_url, "sk_live_wrong"), [], 0, 60)
+    with pytest.raises(UnavailableError, match="Stripe's sums cannot be read at http"):
+        await summaries(stripe_settings("http://127.0.0.1:1"), [], 0, 60)
 
 
 async def test_an_answer_that_repeats_the_key_does_not_bring_it_into_the_ledger(

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from pipeline.emulator.server import Clock, Emulator, running
@@ -64,7 +66,14 @@ def test_workers_and_sinks_that_are_killed_bill_exactly_what_decide_says(
     assert _in_ledger(run) == expected
     assert run.usage_records() == load.records
     assert _at_stripe(stripe) == _units(expected)
-    assert "nothing differs" in run.resmeter("audit").stderr
+    audit = run.resmeter("audit", "--stripe", "--stripe-lag", "0")
+    assert "nothing differs" in audit.stderr, audit.stdout
+
+    stripe.state.create_meter_event(_unit_of_nobody(stripe), stripe.clock.now())
+    audit = run.resmeter("audit", "--stripe", "--stripe-lag", "0", "--json")
+    assert audit.returncode == 3
+    (found,) = (line for line in map(orjson.loads, audit.stdout.splitlines()) if "finding" in line)
+    assert (found["finding"], found["tenantid"]) == ("at_stripe", "tenant-0001")
 
 
 def test_a_sink_without_a_right_key_keeps_the_ledger_and_says_that_it_is_halted(
@@ -201,6 +210,16 @@ def _units(expected: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
         customer = f"cus_{tenantid.replace('-', '_')}"
         units[customer] = units.get(customer, 0) + sum(outcomes.values())
     return units
+
+
+def _unit_of_nobody(emulator: Emulator) -> dict[str, Any]:
+    """A meter event that no ledger knows: somebody else wrote it."""
+    return {
+        "event_name": "resmeter_resolution",
+        "identifier": "not-ours",
+        "payload": {"stripe_customer_id": "cus_tenant_0001", "value": "1"},
+        "timestamp": str(int(emulator.clock.now()) - 86_400),
+    }
 
 
 def _net_units(load: Load) -> list[str]:
