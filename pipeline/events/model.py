@@ -76,6 +76,9 @@ Cause = Literal[
 
 EVENT_BYTES_MAX = 256 * 1024
 EVENTS_IN_CONVERSATION_MAX = 10_000
+# And in the form in which they are kept, so that a state fits into a Kafka record whatever is in
+# them: a conversation of 10,000 reaches it where its events have over 300 bytes of texts each.
+HISTORY_BYTES_MAX = 3 * 1024 * 1024
 # The specification has none; without one, a hundred events fill what a state may be.
 SEQUENCE_CHARACTERS_MAX = 256
 FUTURE_MS_MAX = 5 * 60_000

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from pipeline.events.codec import hold_against, read
-from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, TYPES, Rejected
+from pipeline.events.model import TYPES, Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.deadletters import DeadLetter
@@ -27,11 +27,15 @@ from pipeline.stream.state import (
     next_offset_of,
 )
 from pipeline.stream.timers import Wheel
-from pipeline.usage.conversation import ALL_APPLIED, SEAL_AFTER_MS, Arrival, Conversation
+from pipeline.usage.conversation import (
+    ALL_APPLIED,
+    ALL_FIT_MAX,
+    SEAL_AFTER_MS,
+    Arrival,
+    Conversation,
+)
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
-# A state that is not long holds far fewer events than this is short of the most.
-_KEPT_FROM = EVENTS_IN_CONVERSATION_MAX // 2
 _ANY_TIME = -(2**62)
 _STALE_MAX = 1_000
 # Parts of `seal_after`. A history is dropped only once no broker's clock can be so far behind the
@@ -39,7 +43,9 @@ _STALE_MAX = 1_000
 _SEAL_SLACK_PART = 45
 _SEAL_BUCKET_PART = 6480  # ten minutes of 45 days
 
-_TOO_LONG = Rejected("conversation_too_long", "subject: the conversation has 10,000 events")
+_TOO_LONG = Rejected(
+    "conversation_too_long", "subject: the conversation has 10,000 events, or 3 MiB of them"
+)
 _TOO_LATE = Rejected(
     "too_late", "time: is not after the newest event of the conversation's sealed history"
 )
@@ -119,7 +125,7 @@ class _Taken:
         else:
             self.next_offset, _, _, form, heard = head_of(stored)
             self.seals_at = _ANY_TIME if form & HAS_SEAL else heard + seal_after
-        self.kept_from = 0 if form & PACKED else _KEPT_FROM
+        self.kept_from = 0 if form & PACKED else ALL_FIT_MAX
 
     def keep(self, record: Record) -> None:
         if self.kept is None:

@@ -36,6 +36,7 @@ from pipeline.events.model import (
     CLOSED,
     DELETED,
     EVENTS_IN_CONVERSATION_MAX,
+    HISTORY_BYTES_MAX,
     REDACTED,
     REOPENED,
     STARTED,
@@ -67,7 +68,7 @@ class Received(msgspec.Struct, frozen=True):
     """What was out of the ordinary among arrivals: all others were applied."""
 
     duplicates: int = 0
-    too_long: tuple[Arrival, ...] = ()  # not taken in: the conversation has 10,000 events
+    too_long: tuple[Arrival, ...] = ()  # not taken in: the conversation is full
     too_late: tuple[Arrival, ...] = ()  # not taken in: older than what has been sealed
     sealed: int = 0  # histories dropped on the way
 
@@ -103,6 +104,8 @@ class _Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # its name, the head of a short string, and so many ASCII characters. Those cannot be part of a
 # number, which has eight bytes, nor of another text, as that head never follows a letter in UTF-8.
 _SHARED_MIN, _SHARED_MAX = 8, 31
+_ENTRY_BYTES_MAX = 5_000  # four texts of 256 characters, and the rest
+ALL_FIT_MAX = HISTORY_BYTES_MAX // _ENTRY_BYTES_MAX - 10  # so many more fit into a short state
 
 ALL_APPLIED = Received()
 _ANY_TIME = -(2**62)
@@ -157,6 +160,17 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def is_sealed(self) -> bool:
         """Say whether the history has been dropped and no new one has begun."""
         return self.seal is not None and not self.events
+
+    @property
+    def _is_full(self) -> bool:
+        return self.events >= EVENTS_IN_CONVERSATION_MAX or len(self.history) >= HISTORY_BYTES_MAX
+
+    def _room(self) -> int:
+        """Return how many events are sure to be taken in, however long they are."""
+        return min(
+            EVENTS_IN_CONVERSATION_MAX - self.events,
+            (HISTORY_BYTES_MAX - len(self.history)) // _ENTRY_BYTES_MAX,
+        )
 
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event since the seal, in order of arrival."""
@@ -214,7 +228,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         newest_at, seen, highest = self.newest_at, self.seen, self.arrival
         due, due_at = self._dues(timeline)
         made = len(fold.transitions)
-        room = EVENTS_IN_CONVERSATION_MAX - self.events
+        room = self._room()
         usual = not (self.settled or fold.excluded)
         # No record before this time can find the conversation sealed. It is not moved on with each
         # record but looked at again once it is reached.
@@ -235,18 +249,18 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                     # before that, and comes again.
                     if timestamp < highest + seal_after or not self._is_newest(event, None):
                         too_late.append(arrival)
-                        room = EVENTS_IN_CONVERSATION_MAX - self.events
+                        room = self._room()
                         continue
                     sealed += self.put_away()
                     self._begin_anew()
                     made = len(fold.transitions)
-                    seen, room = 0, EVENTS_IN_CONVERSATION_MAX
+                    seen, room = 0, self._room()
                 seals_at = max(highest, timestamp) + seal_after
             known = False
             bit = _BITS[crc32(event.id.encode()) & 63]
             if seen & bit:
                 self._keep(fresh, newest, seen)
-                fresh, room = [], EVENTS_IN_CONVERSATION_MAX - self.events
+                fresh, room = [], self._room()
                 known = self._knows(event)
             before = highest
             if timestamp > highest:  # noqa: PLR1730 - max() is a call, and this runs for each event
@@ -289,7 +303,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 if not known and self.seal is not None and _order(event) <= self.seal.newest:
                     too_late.append(arrival)
                     highest = before
-                elif not known and self.events >= EVENTS_IN_CONVERSATION_MAX:
+                elif not known and self._is_full:
                     too_long.append(arrival)
                     highest = before
                 else:
@@ -304,7 +318,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             newest_at, seen = self.newest_at, self.seen
             due, due_at = self._dues(timeline)
             made = len(fold.transitions)
-            room = EVENTS_IN_CONVERSATION_MAX - self.events
+            room = self._room()
             usual = not (self.settled or fold.excluded)
         self._keep(fresh, newest, seen)
         self.arrival = highest

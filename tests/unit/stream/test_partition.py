@@ -90,3 +90,37 @@ def test_what_is_open_is_known_again_after_a_recovery() -> None:
     again.schedule_all()
 
     assert again.open == partition.open == CONVERSATIONS
+
+
+def test_what_a_full_conversation_does_not_take_is_a_dead_letter_also_within_one_batch() -> None:
+    long = "\U0001f600" * 250
+    records = [
+        Record(
+            n,
+            T0 + n,
+            b"acme:c1",
+            orjson.dumps(
+                {
+                    "specversion": "1.0",
+                    "id": f"{n:06}{long}",
+                    "source": long,
+                    "sequence": long,
+                    "type": "conversation.undelivered",
+                    "subject": "c1",
+                    "time": format_time(T0 + n),
+                    "tenantid": "acme",
+                    "data": {"message_id": long},
+                }
+            ),
+        )
+        for n in range(1_200)
+    ]
+    at_once, one_by_one = _partition(), _partition()
+
+    work = at_once.apply(records)
+    letters = [letter for record in records for letter in one_by_one.apply([record]).dead_letters]
+
+    assert {letter.reason for letter in letters} == {"conversation_too_long"}
+    assert [letter.offset for letter in work.dead_letters] == [letter.offset for letter in letters]
+    assert at_once.states == one_by_one.states
+    assert work.read == len(records)

@@ -1,11 +1,18 @@
 """A conversation's stored form reads back as it was, and its header tells which is newer."""
 
+import random
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.events.model import AI_MESSAGE, CUSTOMER_MESSAGE, Event
+from pipeline.events.model import (
+    AI_MESSAGE,
+    CUSTOMER_MESSAGE,
+    EVENTS_IN_CONVERSATION_MAX,
+    Event,
+)
 from pipeline.resolve.policy import DEFAULT, Timeline, preset
 from pipeline.stream.state import (
     HAS_SEAL,
@@ -204,3 +211,44 @@ def test_a_sealed_version_of_one_offset_is_the_newer() -> None:
 def test_the_offset_of_the_answer_that_stood_is_kept() -> None:
     assert sealed().offsets_of(("m2",)) == reopened().offsets_of(("m2",)) == (1,)
     assert reopened().offsets_of(("m2", "m3")) == (1, 2)
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_a_state_of_the_longest_texts_fits_into_a_record() -> None:
+    draw = random.Random(1)
+
+    def text() -> str:
+        return "".join(chr(draw.randrange(0x10000, 0x10FFFF)) for _ in range(256))
+
+    made, records, taken = Conversation(), list[UsageRecord](), 0
+    for n in range(EVENTS_IN_CONVERSATION_MAX):
+        # A unit is counted and taken back again and again: its evidence is kept as well.
+        kind, more = (
+            (CUSTOMER_MESSAGE, {"intent": "help_request"}),
+            (AI_MESSAGE, {"kind": "answer"}),
+            (CUSTOMER_MESSAGE, {"intent": "confirmation"}),
+        )[n % 3]
+        event = Event(T0 + n, kind, "/s", text(), **more)  # type: ignore[arg-type]
+        received = made.receive("acme", "c-1", [(n, T0 + n, event)], TIMELINE, records)
+        if received.too_long:
+            break
+        taken += 1
+
+    assert 2_000 < taken < EVENTS_IN_CONVERSATION_MAX
+    assert len(records) > 1_000
+    assert len(encode_state(taken, made)) < 15_000_000
+
+
+def test_ten_thousand_events_of_usual_length_are_never_too_many_bytes() -> None:
+    made = Conversation()
+    arrivals = [
+        (n, T0 + n, question(T0 + n, f"{n:08x}-7c1d-4f3a-9d2e-{n:012x}"))
+        for n in range(EVENTS_IN_CONVERSATION_MAX)
+    ]
+
+    received = made.receive("acme", "c-1", arrivals, TIMELINE, [])
+
+    assert received.too_long == ()
+    assert made.events == EVENTS_IN_CONVERSATION_MAX
