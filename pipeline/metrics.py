@@ -238,7 +238,7 @@ class SinkMetrics:
         )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
-            "For how long the oldest record that no meter event holds has been in the ledger.",
+            "For how long units that are owed have waited in the ledger for a meter event.",
             registry=registry,
         )
         self.carried_units = Gauge(

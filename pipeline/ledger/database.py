@@ -196,7 +196,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
         # What was told to Stripe must not be forgotten in a power cut: NORMAL would allow it.
         "synchronous=FULL",
         "foreign_keys=ON",
-        "cache_size=-65536",
+        "cache_size=-16384",  # KiB, of each connection; the system caches the file as well
         "wal_autocheckpoint=8000",
     ):
         connection.execute(f"PRAGMA {pragma}")

@@ -6,13 +6,14 @@ For one tenant and outcome, by UTC hour of `occurred_at`:
    next hour, so that it lessens what is sent there.
 2. What is negative in the end lessens the newest of these meter events instead, none of which has
    been sent. So nothing is sent that we know to be taken back.
-3. What is exactly zero in the end is netted: taken up, with nothing to send. What is still
-   negative stays pending: Stripe bills a negative total as nothing, and the rest would be lost.
+3. What is exactly zero in the end is netted: taken up, with nothing to send. Of what is still
+   negative, all that cancels out is netted, so that it does not pile up; the rest stays pending:
+   Stripe bills a negative total as nothing, and the rest would be lost.
 """
 
 import hashlib
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, islice
 
 import msgspec
 import orjson
@@ -34,7 +35,7 @@ class Group(msgspec.Struct, frozen=True):
 
 class Plan(msgspec.Struct, frozen=True):
     groups: tuple[Group, ...]
-    carried: tuple[PendingRecord, ...]  # their sum is negative, or there are none
+    carried: tuple[PendingRecord, ...]  # each of them takes back
 
 
 def plan(records: Iterable[PendingRecord]) -> Plan:
@@ -61,10 +62,15 @@ def plan(records: Iterable[PendingRecord]) -> Plan:
         if total > 0:
             groups.append(Group(last.hour, total, last.timestamp, tuple(carried)))
             carried, carried_sum = [], 0
-    if carried and carried_sum == 0:
-        newest = carried[-1].occurred_at
-        groups.append(Group(newest // HOUR_MS, 0, newest // 1000, tuple(carried)))
-        carried = []
+    charges = sum(record.quantity > 0 for record in carried)
+    if charges:
+        # The oldest that take back, as many as there are charges.
+        taken = islice((record for record in carried if record.quantity < 0), charges)
+        gone = {record.id for record in taken}
+        netted = [record for record in carried if record.quantity > 0 or record.id in gone]
+        newest = netted[-1].occurred_at
+        groups.append(Group(newest // HOUR_MS, 0, newest // 1000, tuple(netted)))
+        carried = [record for record in carried if record.quantity < 0 and record.id not in gone]
     return Plan(tuple(groups), tuple(carried))
 
 

@@ -43,8 +43,8 @@ def plan_pending(
         if customer is None:
             result.parked[tenantid] = result.parked.get(tenantid, 0) + found.quantity
             continue
-        if found.quantity < 0:
-            # As a whole it would all be carried: nothing to read.
+        if found.quantity == -found.records:
+            # All of it would be carried: nothing to read.
             result.carried[tenantid] = result.carried.get(tenantid, 0) + found.quantity
             continue
         size = chunk_records

@@ -132,7 +132,8 @@ async def flush(
         if price:
             key = (found.tenantid, price[1])
             money[key] = money.get(key, 0.0) + float(price[0] * found.quantity)
-    oldest = min((found.stored_at for found in pending), default=None)
+    # A credit that waits for usage may do so for weeks, and nothing is late by that.
+    oldest = min((found.stored_at for found in pending if found.quantity > 0), default=None)
     metrics.show_pending(
         units,
         money,

@@ -16,7 +16,7 @@ from pipeline.config import StripeSettings
 from pipeline.emulator.server import Clock, Emulator, running
 from pipeline.emulator.state import Fault
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.ledger import Ledger, open_ledger, records, reports, upgrade
+from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
 from pipeline.ledger.entries import Arrival, Receipt, Stored
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import Dispatcher
@@ -297,11 +297,26 @@ async def test_a_negative_sum_is_carried_until_usage_makes_up_for_it(bench: Benc
     assert bench.at_stripe() == {"cus_acme": 1}
     assert bench.value("resmeter_carried_units", tenant="acme") == -1
     assert bench.value("resmeter_pending_units", tenant="acme") == -1
+    assert bench.value("resmeter_pending_age_seconds") == 0  # nothing is owed that Stripe lacks
 
     bench.store(record("c2"), record("c3"))
     await bench.flush()
     assert bench.at_stripe() == {"cus_acme": 2}
     assert bench.value("resmeter_carried_units", tenant="acme") == 0
+
+
+async def test_what_cancels_out_within_a_negative_sum_does_not_pile_up(bench: Bench) -> None:
+    bench.store(record("c1", at=T0 - 2 * HOUR_MS))
+    await bench.flush()
+    bench.store(record("c1", 2, -1))
+    for n in range(2, 12):
+        bench.store(record(f"c{n}"), record(f"c{n}", 2, -1))
+        await bench.flush(T0 / 1000 + n)
+
+    (pending,) = deliveries.pending_sums(bench.ledger)
+    assert (pending.records, pending.quantity) == (1, -1)
+    assert bench.value("resmeter_carried_units", tenant="acme") == -1
+    assert bench.at_stripe() == {"cus_acme": 1}
 
 
 async def test_charge_and_reversal_before_the_flush_cancel_out_unsent(bench: Bench) -> None:

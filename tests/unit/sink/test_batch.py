@@ -96,8 +96,13 @@ def test_a_negative_end_lessens_what_was_not_sent_before_it() -> None:
 def test_what_stays_negative_stays_pending() -> None:
     made = plan([record(1, -1), record(2, -1, hour=1), record(3, 1, hour=1)])
 
-    assert made.groups == ()
-    assert len(made.carried) == 3
+    assert [r.quantity for r in made.carried] == [-1]
+    assert [(g.value, len(g.records)) for g in made.groups] == [(0, 2)]
+
+
+@given(records_of_a_day)
+def test_what_is_carried_holds_nothing_that_cancels_out(records: list[PendingRecord]) -> None:
+    assert {r.quantity for r in plan(records).carried} <= {-1}
 
 
 def test_what_cancels_out_is_netted_with_nothing_to_send() -> None:
