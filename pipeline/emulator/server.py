@@ -31,7 +31,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from pipeline.emulator.state import Answer, Fault, Params, Refusal, State
+from pipeline.emulator.state import Answer, Fault, Params, Refusal, State, concurrent
 from pipeline.errors import UnavailableError
 
 SHUTDOWN_SECONDS_MAX = 1.0
@@ -190,6 +190,8 @@ class Emulator:
         kind = fault.kind if fault else None
         if kind == "401":
             raise _unauthorized()
+        if kind == "409":
+            raise concurrent()
         if kind == "429":
             raise _too_many()
         # Refused at the door: neither counted nor kept for the key.

@@ -43,6 +43,16 @@ class Refusal(Exception):  # noqa: N818 - an answer, not an error of ours
             self.body["error"]["code"] = code
 
 
+def concurrent() -> Refusal:
+    """Return the answer to a call while another one for its customer and meter is under way."""
+    return Refusal(
+        409,
+        "invalid_request_error",
+        "There is another meter event in flight for this customer and meter.",
+        code="too_many_concurrent_requests",
+    )
+
+
 class Answer(msgspec.Struct, frozen=True):
     status: int
     body: dict[str, Any]
@@ -70,7 +80,7 @@ class _Kept(msgspec.Struct, frozen=True):
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """What happens to the next meter events: `times` of them, every `every`-th."""
 
-    kind: Literal["500_before", "500_after", "cut_before", "cut_after", "slow", "429", "401"]
+    kind: Literal["500_before", "500_after", "cut_before", "cut_after", "slow", "409", "429", "401"]
     times: Annotated[int, msgspec.Meta(ge=1)] = 1
     every: Annotated[int, msgspec.Meta(ge=1)] = 1
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # of `slow`
@@ -366,12 +376,7 @@ class State:
         customer = payload.get("stripe_customer_id") if isinstance(payload, Mapping) else None
         lane = (str(customer), str(params.get("event_name")))
         if lane in self._in_flight:
-            raise Refusal(
-                409,
-                "invalid_request_error",
-                "There is another meter event in flight for this customer and meter.",
-                code="too_many_concurrent_requests",
-            )
+            raise concurrent()
         self._in_flight.add(lane)
         return lane
 

@@ -375,6 +375,7 @@ async def test_a_call_without_a_key_is_a_401_in_stripes_form(served: Served) -> 
         ("500_after", 500, 1),
         ("cut_before", None, 0),
         ("cut_after", None, 1),
+        ("409", 409, 0),
         ("429", 429, 0),
         ("401", 401, 0),
     ],

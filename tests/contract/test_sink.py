@@ -179,7 +179,9 @@ async def test_a_second_flush_sends_nothing_again(bench: Bench) -> None:
     assert len(bench.emulator.state.requests) == calls
 
 
-@pytest.mark.parametrize("kind", ["500_before", "500_after", "cut_before", "cut_after", "429"])
+@pytest.mark.parametrize(
+    "kind", ["500_before", "500_after", "cut_before", "cut_after", "409", "429"]
+)
 async def test_a_call_that_fails_is_made_again_and_counts_once(bench: Bench, kind: str) -> None:
     bench.fault(kind)
     bench.store(record())
@@ -380,7 +382,7 @@ async def test_two_sinks_at_once_send_each_unit_once(bench: Bench) -> None:
     assert bench.delivered() == {"acme": 200, "bluejay": 50}
 
 
-FAULTS = ["500_before", "500_after", "cut_before", "cut_after", "429"]
+FAULTS = ["500_before", "500_after", "cut_before", "cut_after", "409", "429"]
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])

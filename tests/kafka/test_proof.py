@@ -7,17 +7,16 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.local.kafka import LocalKafka, running_kafka
 from tests.proof import rows
 from tests.proof.auditor import judge
 from tests.proof.load import Mess, draw
-from tests.proof.stand import Loaded, Stand, loaded, stand
+from tests.proof.stand import Broker, Loaded, Stand, loaded, running_broker, stand
 
 EVENTS = 12_000
 
 
 class Scene(NamedTuple):
-    kafka: LocalKafka
+    kafka: Broker
     load: Loaded
 
 
@@ -26,7 +25,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("proof")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESMETER_TEST_SESSION_SECONDS", "3")
-        with running_kafka(folder / "kafka") as kafka:
+        with running_broker(folder / "kafka") as kafka:
             yield Scene(kafka, loaded(kafka, folder / "load", draw(EVENTS, 11, Mess())))
 
 
@@ -36,6 +35,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         pytest.param(partial(rows.worker_points, times=1), id="worker-points"),
         pytest.param(partial(rows.sink_points, times=1), id="sink-points"),
         pytest.param(rows.generations, id="generations"),
+        pytest.param(rows.produce_errors, id="produce-errors"),
         pytest.param(rows.stripe_cut, id="stripe-cut"),
     ],
 )

@@ -15,11 +15,10 @@ from urllib.parse import quote
 
 import click
 
-from pipeline.local.kafka import LocalKafka, running_kafka
 from tests.proof import rows
 from tests.proof.auditor import Verdict
 from tests.proof.load import Mess, draw
-from tests.proof.stand import Loaded, Row, Stand, loaded, stand
+from tests.proof.stand import Broker, Loaded, Row, Stand, loaded, running_broker, stand
 
 _DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 _BEGIN, _END = "<!-- matrix -->", "<!-- /matrix -->"
@@ -32,7 +31,8 @@ class Case(NamedTuple):
     name: str
     play: Callable[[Stand], None]
     load: str = "usual"
-    ledger: str = "sqlite"  # postgres, small disk
+    ledger: str = "sqlite"  # or postgres
+    small_disk: bool = False
 
 
 LOADS = {
@@ -53,15 +53,18 @@ CASES = (
     Case("broker-killed", rows.broker_killed),
     Case("broker-frozen", rows.broker_frozen),
     Case("produce-refused", rows.produce_refused),
+    Case("produce-errors", rows.produce_errors),
     Case("sink-killed", rows.sink_killed),
     Case("sink-points", rows.sink_points),
     Case("two-sinks", rows.two_sinks, ledger="postgres"),
     Case("postgres-killed", rows.postgres_killed, ledger="postgres"),
-    Case("disk-full", rows.disk_full, ledger="small disk"),
+    Case("disk-full", rows.disk_full, small_disk=True),
+    Case("worker-disk-full", rows.worker_disk_full, small_disk=True),
     Case("stripe-500-before", rows.stripe_500_before),
     Case("stripe-500-after", rows.stripe_500_after),
     Case("stripe-cut", rows.stripe_cut),
     Case("stripe-hangs", rows.stripe_hangs),
+    Case("stripe-409", rows.stripe_409),
     Case("stripe-429", rows.stripe_429),
     Case("all-repeated", rows.nothing, load="repeated"),
     Case("all-shuffled", rows.nothing, load="shuffled"),
@@ -92,7 +95,7 @@ def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, k
         folder = Path(tempfile.mkdtemp(prefix="resmeter-proof-"))
         if not keep:
             stack.callback(subprocess.run, ["rm", "-rf", str(folder)], check=False)
-        kafka = stack.enter_context(running_kafka(folder / "kafka"))
+        kafka = stack.enter_context(running_broker(folder / "kafka"))
         loads: dict[str, Loaded] = {}
         for case in chosen:
             if case.load not in loads:
@@ -110,12 +113,13 @@ def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, k
     sys.exit(0 if all(row.verdict.is_clean for row in found) else 3)
 
 
-def _play(case: Case, kafka: LocalKafka, load: Loaded, folder: Path) -> Row:
+def _play(case: Case, kafka: Broker, load: Loaded, folder: Path) -> Row:
     began = time.monotonic()
     place = folder / case.name
     recovery, faults = 0.0, 0
     try:
         with (
+            _disk(case, place),
             _ledger(case, place) as (url, postgres),
             stand(kafka, load, place, url, _SECONDS_MAX) as made,
         ):
@@ -148,19 +152,28 @@ def _ledger(case: Case, place: Path) -> Iterator[tuple[str | None, Any]]:
                 yield f"postgresql+psycopg://postgres@/postgres?host={host}", server
             finally:
                 server.cleanup()
-    elif case.ledger == "small disk":
-        small = place / "small"
-        small.mkdir(parents=True)
-        command = ["mount", "-t", "tmpfs", "-o", "size=100M", "none", str(small)]
-        if subprocess.run(command, capture_output=True, check=False).returncode:
-            # Or the row would fill the disk that it runs on.
-            raise NotRunError("a small file system cannot be mounted here")
-        try:
-            yield f"sqlite:///{small}/ledger.sqlite", None
-        finally:
-            subprocess.run(["umount", str(small)], check=False)
+    elif case.play is rows.disk_full:
+        yield f"sqlite:///{place}/small/ledger.sqlite", None
     else:
         yield None, None
+
+
+@contextlib.contextmanager
+def _disk(case: Case, place: Path) -> Iterator[None]:
+    """Mount a small file system where the row wants to fill one."""
+    if not case.small_disk:
+        yield
+        return
+    small = place / "small"
+    small.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=100M", "none", str(small)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        # Or the row would fill the disk that it runs on.
+        raise NotRunError("a small file system cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(small)], check=False)
 
 
 def _about(case: Case) -> str:

@@ -2,11 +2,13 @@
 
     python -m tests.proof.crashing POINT N worker|sink
 
-The process kills itself with SIGKILL when it comes to POINT for the Nth time. Two points kill nobody:
-`clock`, where every N seconds the host's clock steps by an hour, there and back, and `generation`, where
-at every Nth look of the worker's loop a rebalance seems to have come in between.
+The process kills itself with SIGKILL when it comes to POINT for the Nth time. Three points kill nobody:
+`clock`, where every N seconds the host's clock steps by an hour, there and back, `generation`, where at
+every Nth look of the worker's loop a rebalance seems to have come in between, and `slow`, where each batch
+takes N seconds more.
 """
 
+import asyncio
 import itertools
 import os
 import signal
@@ -42,6 +44,8 @@ def main() -> None:
         _step_the_clock(float(number))
     elif point == "generation":
         _change_the_generation(int(number))
+    elif point == "slow":
+        _slow_down(float(number))
     else:
         places = _worker_places() if arguments[0] == "worker" else _sink_places()
         _plant(point, _Count(int(number)), places)
@@ -118,6 +122,18 @@ def _step_the_clock(seconds: float) -> None:
         return real() + (3600.0, 0.0, -3600.0)[steps % 3]
 
     time.time = stepping
+
+
+def _slow_down(seconds: float) -> None:
+    from pipeline.stream.outputs import Outputs
+
+    original = Outputs.write_results
+
+    async def slowly(*arguments: Any) -> None:
+        await asyncio.sleep(seconds)
+        await original(*arguments)
+
+    Outputs.write_results = slowly  # type: ignore[method-assign,assignment]
 
 
 def _change_the_generation(every: int) -> None:

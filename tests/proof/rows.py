@@ -16,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.emulator.state import Fault
 from tests.proof.crashing import SINK_POINTS, WORKER_POINTS
+from tests.proof.relay import TROUBLES, relaying
 from tests.proof.stand import Stand
 
 SLOW = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "300", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
@@ -37,13 +38,31 @@ def worker_killed(stand: Stand) -> None:
 
 
 def worker_points(stand: Stand, times: int = 10) -> None:
-    """A worker is killed at each named point of its batch cycle, until the log is at its end."""
+    """A worker is killed at each named point of its batch cycle, ten times each, while two others rebalance."""
     stand.keep("sink", "sink")
     chance = random.Random(2)
-    for _ in range(times):
-        for point in WORKER_POINTS:
-            stand.dies_at(point, chance.randint(1, 6), "worker", **SLOW)
+    others = ("b", "c")
+    # All leave enough of the log for those that die later.
+    small = {**SLOW, "RESMETER_WORKER__BATCH_EVENTS_MAX": "50"}
+    for name in others:
+        stand.keep(name, "worker", dies="slow 1", **small)
+    for number in range(times * len(WORKER_POINTS)):
+        point = WORKER_POINTS[number % len(WORKER_POINTS)]
+        nth = chance.randint(1, 2 if "commit" in point else 6)
+        stand.dies_at(point, nth, "worker", **small)
+        other = others[number % 2]
+        stand.let_go(other)
+        stand.keep(other, "worker", dies="slow 1", **small)
+    _all_died(stand, WORKER_POINTS, times)
+    for name in others:
+        stand.let_go(name)
     stand.fault_is_over()
+
+
+def _all_died(stand: Stand, points: tuple[str, ...], times: int) -> None:
+    """Say so where the log ended too soon for a row to do what it says."""
+    missing = [f"{point} {stand.deaths[point]}" for point in points if stand.deaths[point] < times]
+    assert not missing, f"of {times} deaths at each point there were: {', '.join(missing)}"
 
 
 def zombie(stand: Stand) -> None:
@@ -183,6 +202,21 @@ def produce_refused(stand: Stand) -> None:
     stand.fault_is_over()
 
 
+def produce_errors(stand: Stand) -> None:
+    """One produce in five is answered with an error, before or after its effect, or by a line that is cut."""
+    stand.keep("sink", "sink")
+    with relaying(stand.kafka.relayed, stand.kafka.behind, every=5) as relay:
+        relayed = {"RESMETER_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{stand.kafka.relayed}"}
+        stand.keep("worker", "worker", **SLOW, **relayed)
+        stand.until(
+            lambda: relay.troubles >= 20 * len(TROUBLES) or stand.is_done(), "there is trouble"
+        )
+        relay.on = False
+        stand.let_go("worker")
+        stand.faults += relay.troubles
+    stand.fault_is_over()
+
+
 def _configure(stand: Stand, topic: str, name: str, value: str) -> None:
     admin = AdminClient({"bootstrap.servers": stand.run.servers})
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
@@ -206,12 +240,15 @@ def sink_killed(stand: Stand) -> None:
 
 
 def sink_points(stand: Stand, times: int = 10) -> None:
-    """The sink is killed at each named point of its cycle, until everything is delivered."""
-    stand.keep("worker", "worker")
+    """The sink is killed at each named point of its cycle, ten times each."""
+    # Slow, so that there is something to store and to deliver for as long as the row lasts.
+    stand.keep("worker", "worker", dies="slow 1", **SLOW)
     chance = random.Random(4)
     for _ in range(times):
         for point in SINK_POINTS:
             stand.dies_at(point, chance.randint(1, 3), "sink")
+    _all_died(stand, SINK_POINTS, times)
+    stand.let_go("worker")
     stand.fault_is_over()
 
 
@@ -236,6 +273,24 @@ def disk_full(stand: Stand) -> None:
             file.write(b"\0" * 65_536)
     stand.faults += 1
     stand.pause(10)
+    ballast.unlink()
+    stand.fault_is_over()
+
+
+def worker_disk_full(stand: Stand) -> None:
+    """The disk for the worker's log and its temporary files is full for ten seconds, and at its restart."""
+    small = stand.folder / "small"
+    stand.keep("sink", "sink")
+    stand.keep("worker", "worker", disk=str(small), **SLOW)
+    stand.until_share_decided(0.1)
+    ballast = small / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * 65_536)
+    stand.faults += 1
+    stand.pause(5)
+    stand.kill("worker")
+    stand.pause(5)
     ballast.unlink()
     stand.fault_is_over()
 
@@ -287,6 +342,10 @@ stripe_cut = _stripe("cut_after")
 stripe_cut.__doc__ = "Stripe counts, and the line is cut before the answer."
 stripe_hangs = _stripe("slow", 4.0)
 stripe_hangs.__doc__ = "Stripe counts, and answers after the sink has given up waiting."
+
+
+stripe_409 = _stripe("409")
+stripe_409.__doc__ = "Stripe answers 409, as if another call for the customer were under way."
 
 
 def stripe_429(stand: Stand) -> None:

@@ -4,13 +4,14 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.emulator.server import Clock, Emulator
 from pipeline.emulator.server import running as running_emulator
-from pipeline.local.kafka import LocalKafka
+from pipeline.local.kafka import LocalKafka, free_port
 from pipeline.local.processes import Process
 from pipeline.tenants import load_tenants
 from tests.kafka.run import Run
@@ -20,6 +21,37 @@ from tests.proof.load import Sent
 _AFTER_THE_LOAD = 1_778_600_000.0  # seconds since the epoch: some days later
 _LOOK_SECONDS = 0.1
 _DYING_SECONDS_MAX = 60.0
+
+
+class Broker(LocalKafka):
+    """A broker with a second listener: who comes to that one is sent through a relay."""
+
+    def __init__(self, data: Path) -> None:
+        port, self.behind, self.relayed = free_port(), free_port(), free_port()
+        super().__init__(
+            data,
+            port,
+            more_listeners={"RELAYED": self.behind},
+            properties={
+                "listener.security.protocol.map": (
+                    "PLAINTEXT:PLAINTEXT,RELAYED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+                ),
+                "advertised.listeners": (
+                    f"PLAINTEXT://127.0.0.1:{port},RELAYED://127.0.0.1:{self.relayed}"
+                ),
+            },
+        )
+
+
+@contextlib.contextmanager
+def running_broker(folder: Path) -> Iterator[Broker]:
+    """Run the broker of a matrix for as long as the context is open."""
+    broker = Broker(folder)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
 
 
 class Loaded(NamedTuple):
@@ -63,7 +95,7 @@ class Stand:
 
     def __init__(
         self,
-        kafka: LocalKafka,
+        kafka: Broker,
         load: Loaded,
         folder: Path,
         stack: contextlib.ExitStack,
@@ -76,11 +108,12 @@ class Stand:
         self.folder = folder
         self.run = Run(kafka.bootstrap_servers, folder, stack, load.topic)
         self.faults = 0
+        self.deaths: Counter[str] = Counter()  # by the point at which a process killed itself
         self.postgres: Any = None  # pgserver's handle, where the ledger is there
         self._seconds_max = seconds_max
         self._stack = stack
         self._started = 0
-        self._kept: dict[str, tuple[str, str, dict[str, str], Process]] = {}
+        self._kept: dict[str, tuple[str, str, str, dict[str, str], Process]] = {}
         self._fault_ended = time.monotonic()
         self.emulator = Emulator(clock=Clock(_AFTER_THE_LOAD))
         file = folder / "resmeter.toml"
@@ -110,13 +143,17 @@ class Stand:
 
     # --- processes --------------------------------------------------------------------------------
 
-    def keep(self, name: str, command: str, *, dies: str = "", **env: str) -> Process:
+    def keep(
+        self, name: str, command: str, *, dies: str = "", disk: str = "", **env: str
+    ) -> Process:
         """Start `worker` or `sink` under a name, and start it again whenever it has ended.
 
-        `dies` is a point and a number of `crashing`.
+        `dies` is a point and a number of `crashing`; on `disk` lie its log and its other files.
         """
         self._started += 1
-        log = self.folder / f"{command}-{self._started}.log"
+        log = Path(disk or self.folder) / f"{command}-{self._started}.log"
+        if disk:
+            env["TMPDIR"] = disk
         point, _, number = dies.rpartition(" ")
         process = Process(
             name,
@@ -126,15 +163,15 @@ class Stand:
             "tests.proof.crashing" if dies else "pipeline",
         )
         self._stack.callback(process.kill)
-        self._kept[name] = (command, dies, env, process)
+        self._kept[name] = (command, dies, disk, env, process)
         return process
 
     def let_go(self, name: str) -> None:
         """End a process in order, for good."""
-        self._kept.pop(name)[3].stop()
+        self._kept.pop(name)[4].stop()
 
     def process(self, name: str) -> Process:
-        return self._kept[name][3]
+        return self._kept[name][4]
 
     def kill(self, name: str) -> None:
         """End a process as a power cut does; the supervisor starts it again."""
@@ -153,9 +190,9 @@ class Stand:
     def supervise(self) -> int:
         """Start again whatever has ended; return how many those were."""
         ended = 0
-        for name, (command, dies, env, process) in list(self._kept.items()):
+        for name, (command, dies, disk, env, process) in list(self._kept.items()):
             if process.status is not None:
-                self.keep(name, command, dies=dies, **env)
+                self.keep(name, command, dies=dies, disk=disk, **env)
                 ended += 1
         return ended
 
@@ -169,7 +206,9 @@ class Stand:
         while process.status is None and time.monotonic() < deadline and not self.is_done():
             self.supervise()
             time.sleep(_LOOK_SECONDS)
-        self.faults += process.status == -signal.SIGKILL
+        if process.status == -signal.SIGKILL:
+            self.faults += 1
+            self.deaths[point] += 1
         process.kill()
 
     # --- waiting ----------------------------------------------------------------------------------
@@ -254,7 +293,7 @@ class Stand:
 
 @contextlib.contextmanager
 def stand(
-    kafka: LocalKafka, load: Loaded, folder: Path, ledger_url: str | None, seconds_max: float
+    kafka: Broker, load: Loaded, folder: Path, ledger_url: str | None, seconds_max: float
 ) -> Iterator[Stand]:
     """Set the scene of one row; everything in it ends with the context."""
     folder.mkdir(parents=True, exist_ok=True)
