@@ -5,7 +5,8 @@
 The changelog is filled with the states of that many conversations, as the worker writes them; one
 new event waits in each partition. Then a worker is started, and timed from the start of its process
 to when it is ready, and to when it has decided and committed the new events. A bare consumer reads the
-same changelog, for comparison.
+same changelog, for comparison. Last, a second worker joins, the first is killed, and a new event in each
+partition is timed until all are decided: a failover.
 """
 
 import os
@@ -95,12 +96,12 @@ def _fill(bootstrap: str, topic: str, conversations: int) -> tuple[int, int]:
     return count, size
 
 
-def _add_one_to_each(bootstrap: str, topic: str) -> int:
+def _add_one_to_each(bootstrap: str, topic: str, seed: int) -> int:
     """Produce a new event to each partition."""
     producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "murmur2_random"})
     left = set(range(PARTITIONS))
     sent: Sent
-    for sent in events(10_000, seed=99):
+    for sent in events(10_000, seed=seed):
         place = murmur2(sent.key) % 2**31 % PARTITIONS
         if place in left:
             producer.produce(topic, sent.value, sent.key, timestamp=sent.at)
@@ -121,6 +122,27 @@ def _bare(bootstrap: str, topic: str, count: int) -> float:
     seconds = time.perf_counter() - began
     consumer.close()
     return seconds
+
+
+def _failover(
+    bootstrap: str,
+    env: dict[str, str],
+    log: Path,
+    first: subprocess.Popen[bytes],
+    committed: Committed,
+    new: int,
+) -> float:
+    """Kill a worker beside which another one works; return seconds until new events are decided."""
+    port = free_port()
+    env = {**env, "RESMETER_WORKER__HTTP_PORT": str(port)}
+    with running("worker", env=env, log=log) as second:
+        until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, second)
+        until(lambda: metric(port, "resmeter_conversations ") > 0, 0.05, second)
+        began = time.perf_counter()
+        first.kill()
+        new += _add_one_to_each(bootstrap, env["RESMETER_TOPICS__EVENTS"], 98)
+        until(lambda: committed.total() >= new, 0.02, second)
+        return time.perf_counter() - began
 
 
 @click.command()
@@ -151,7 +173,7 @@ def main(conversations: int) -> None:
         subprocess.run(command, env=env, check=True, capture_output=True)
         with _console.status(f"filling the changelog with {conversations:,} conversations"):
             count, size = _fill(bootstrap, changelog, conversations)
-        new = _add_one_to_each(bootstrap, events_topic)
+        new = _add_one_to_each(bootstrap, events_topic, 99)
         committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], events_topic)
         log = Path(folder) / "log"
         began = time.perf_counter()
@@ -166,6 +188,7 @@ def main(conversations: int) -> None:
             decided = time.perf_counter() - began
             held = metric(port, "resmeter_conversations ")
             peak = peak_mib(watched)
+            failover = _failover(bootstrap, env, log, process, committed, new)
         committed.close()
         bare = _bare(bootstrap, changelog, count)
     table = Table(
@@ -176,6 +199,7 @@ def main(conversations: int) -> None:
     table.add_row("process is up", f"{alive:.1f}")
     table.add_row(f"ready: {held:,.0f} conversations held", f"{ready:.1f}")
     table.add_row("first new event decided and committed", f"{decided:.1f}")
+    table.add_row("a worker is killed: all partitions decide again", f"{failover:.1f}")
     table.add_row("a bare consumer reads the same changelog", f"{bare:.1f}")
     Console().print(table)
     Console().print(
