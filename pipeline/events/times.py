@@ -2,6 +2,7 @@
 
 import re
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC throughout; naive is what isoformat needs
@@ -80,5 +81,10 @@ def is_within(at: int, from_ms: int | None, to_ms: int | None) -> bool:
 
 def format_time(ms: int) -> str:
     """Return `2026-05-04T09:00:00.000Z` for milliseconds since the epoch."""
-    moment = _EPOCH + timedelta(milliseconds=ms)
-    return moment.isoformat(timespec="milliseconds") + "Z"
+    second, millis = divmod(ms, 1000)
+    return f"{_text_of(second)}.{millis:03d}Z"
+
+
+@lru_cache(_KNOWN_MAX)
+def _text_of(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()
