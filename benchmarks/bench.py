@@ -8,6 +8,7 @@ timed from the moment it is ready to the moment its last offset is committed; th
 the last record in the ledger.
 """
 
+import contextlib
 import os
 import platform
 import sqlite3
@@ -107,6 +108,31 @@ def _worker(
     }
 
 
+def _two_workers(
+    env: dict[str, str], bootstrap: str, count: int, ports: tuple[int, int], log: Path
+) -> dict[str, float]:
+    """Measure two processes of one group, from when both have their partitions."""
+    committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                running("worker", env={**env, "RESMETER_WORKER__HTTP_PORT": str(port)}, log=log)
+            )
+            for port in ports
+        ]
+        for port, process in zip(ports, processes, strict=True):
+            until(lambda port=port: answers(f"http://127.0.0.1:{port}/health/ready"), 0.02, process)
+        watched = [psutil.Process(process.pid) for process in processes]
+        first, began = committed.total(), time.perf_counter()
+        cpu = sum(sum(process.cpu_times()[:2]) for process in watched)
+        until(lambda: committed.total() >= count, 0.05, processes[0])
+        seconds = time.perf_counter() - began
+        cpu = sum(sum(process.cpu_times()[:2]) for process in watched) - cpu
+        peak = sum(map(peak_mib, watched))
+    committed.close()
+    return {"events": count - first, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
+
+
 def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[str, float]:
     count = _ends(bootstrap, env["RESMETER_TOPICS__RECORDS"], 4)
     subprocess.run(
@@ -154,7 +180,7 @@ def _measured(module: str, *arguments: object) -> dict[str, float]:
 )
 @click.option("--stock-events", default=60_000, show_default=True, help="for the stock agent")
 def main(count: int, stock_events: int) -> None:
-    """Measure a bare consumer, the worker, a stock Faust agent and the sink."""
+    """Measure a bare consumer, one worker and two, a stock Faust agent and the sink."""
     with (
         tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
         broker(Path(folder)) as bootstrap,
@@ -186,19 +212,20 @@ def main(count: int, stock_events: int) -> None:
         }
         load_settings()
         log = data / "log"
-        subprocess.run(
-            [sys.executable, "-m", "pipeline", "topics", "create"],
-            env=env,
-            check=True,
-            capture_output=True,
-        )
         stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-stock-changelog"}
-        subprocess.run(
-            [sys.executable, "-m", "pipeline", "topics", "create"],
-            env=stock_env,
-            check=True,
-            capture_output=True,
-        )
+        again = {
+            **env,
+            "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-two-changelog",
+            "RESMETER_TOPICS__RECORDS": f"bench-{run}-two.records",
+            "RESMETER_WORKER__GROUP": f"bench-{run}-two",
+        }
+        for which in (env, stock_env, again):
+            subprocess.run(
+                [sys.executable, "-m", "pipeline", "topics", "create"],
+                env=which,
+                check=True,
+                capture_output=True,
+            )
         try:
             with _console.status(f"loading {count:,} events"):
                 _load(bootstrap, names["EVENTS"], count)
@@ -206,6 +233,9 @@ def main(count: int, stock_events: int) -> None:
                 bare = [_measured("benchmarks.bare", bootstrap, names["EVENTS"], count)]
             with _console.status("worker"):
                 worker = _worker(env, bootstrap, count, port, log)
+            with _console.status("two workers"):
+                ports = (free_port(), free_port())
+                two = _two_workers(again, bootstrap, count, ports, log)
             with _console.status("bare consumer, again"):
                 bare.append(_measured("benchmarks.bare", bootstrap, names["EVENTS"], count))
             with _console.status("sink"):
@@ -225,12 +255,13 @@ def main(count: int, stock_events: int) -> None:
             if log.exists():
                 _console.print(log.read_text()[-4_000:], markup=False)
             raise
-    _report(bare, worker, stock, sink)
+    _report(bare, worker, two, stock, sink)
 
 
 def _report(
     bare: list[dict[str, float]],
     worker: dict[str, float],
+    two: dict[str, float],
     stock: dict[str, float],
     sink: dict[str, float],
 ) -> None:
@@ -241,6 +272,7 @@ def _report(
     rows = [
         ("bare consumer, before", bare[0]),
         ("worker", worker),
+        ("two workers", two),
         ("bare consumer, after", bare[1]),
         ("stock Faust agent", stock),
         ("sink (usage records)", sink),
@@ -262,13 +294,15 @@ def _report(
     out = Console()
     (out if out.is_terminal else Console(width=100)).print(table)
     click.echo(
-        f"worker: {rate(worker) / ceiling:.2f} of the bare consumer, "
+        f"worker: {rate(worker) / ceiling:.2f} of the bare consumer, two {rate(two) / ceiling:.2f}; "
         f"{rate(worker) / rate(stock):.1f} times the stock agent, "
         f"{worker['bytes_a_conversation']:,.0f} bytes a conversation "
         f"({worker['conversations']:,.0f} held)"
     )
     click.echo(
-        orjson.dumps({"bare": bare, "worker": worker, "stock": stock, "sink": sink}).decode(),
+        orjson.dumps(
+            {"bare": bare, "worker": worker, "two": two, "stock": stock, "sink": sink}
+        ).decode(),
         err=True,
     )
 
