@@ -233,5 +233,7 @@ def _hush_faust() -> None:
     # Faust tells each step of each rebalance at `info`; what matters is in our own lines.
     for name in ("faust", "mode", "aiokafka", LaneApp.__module__):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It cannot know that its fetcher has nothing to say while the lane reads.
-    logging.getLogger("faust.transport.drivers.aiokafka").setLevel(logging.ERROR)
+    # It cannot know that its fetcher has nothing to say while the lane reads, nor that a timer waits
+    # for the batch that is in hand.
+    for name in ("faust.transport.drivers.aiokafka", "mode.timers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
