@@ -3,7 +3,6 @@
 import asyncio
 import sys
 import time
-from typing import Any
 
 import click
 import orjson
@@ -13,14 +12,12 @@ from pipeline import logs
 from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
-from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.config import Settings, load_settings
 from pipeline.events.times import format_time, is_within
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.replay.audit import Finding, Tally
-from pipeline.replay.deadletters import read_letter
 from pipeline.replay.reading import Reading
 from pipeline.replay.reconcile import reconcile
-from pipeline.replay.source import Source
 from pipeline.tenants import Tenants, load_tenants
 
 _HOUR_SECONDS = 3600
@@ -120,19 +117,26 @@ def _audit(
 ) -> tuple[list[Finding], dict[str, Tally], int, int]:
     findings: list[Finding] = []
     tallies: dict[str, Tally] = {}
-    letters = read = 0
+    rejected = read = 0
     reading = Reading(settings, tenants, ledger, wait_seconds)
     topic = reading.source.topic
     try:
-        there, is_whole = _origins(settings)
+        letters = reading.letters
+        if not letters.are_whole:
+            click.echo(
+                f"{settings.topics.dead_letters} has lost its beginning: dead letters are not held up",
+                err=True,
+            )
         with progress(f"reading {topic}", reading.source.size) as advance:
             for number, audit in reading.partitions(advance):
                 # The ledger is read last: what is missing in it had its time to come.
                 rows = reports.decided_from(ledger, topic, number)
                 findings += audit.compare(rows, reading.written, int(time.time() * 1000))
-                if is_whole:
-                    findings += audit.missing_letters(there.get(number, set()), topic, number)
-                letters += audit.letters
+                if letters.are_whole:
+                    findings += audit.missing_letters(
+                        letters.there.get(number, set()), topic, number
+                    )
+                rejected += audit.letters
                 read += audit.read
                 _add_tallies(tallies, audit.tallies)
         findings += [
@@ -141,7 +145,7 @@ def _audit(
         ]
     finally:
         reading.close()
-    return findings, tallies, letters, read
+    return findings, tallies, rejected, read
 
 
 def _at_stripe(
@@ -183,24 +187,6 @@ def _add_tallies(tallies: dict[str, Tally], more: dict[str, Tally]) -> None:
         total = tallies.setdefault(name, Tally())
         for field in Tally.__struct_fields__:
             setattr(total, field, getattr(total, field) + getattr(tally, field))
-
-
-def _origins(settings: Settings) -> tuple[dict[int, set[int]], bool]:
-    """Return the origins of the dead letters by partition, and whether none of them are gone."""
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
-    found: dict[int, set[int]] = {}
-    try:
-        is_whole = all(low == 0 for low, _ in source.bounds.values())
-        for message in source.records():
-            headers: Any = message.headers() or []
-            letter = read_letter((0, 0), 0, message.key(), message.value(), headers)
-            if letter.origin is not None and letter.origin[0] == settings.topics.events:
-                found.setdefault(letter.origin[1], set()).add(letter.origin[2])
-    finally:
-        source.close()
-    if not is_whole:
-        click.echo(f"{source.topic} has lost its beginning: dead letters are not held up", err=True)
-    return found, is_whole
 
 
 def _show(findings: list[Finding], tallies: dict[str, Tally]) -> None:

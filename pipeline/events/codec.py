@@ -303,6 +303,8 @@ def read(value: bytes | None, headers: Headers = ()) -> tuple[str, str, Event] |
         wire = _decode_wire(value)
         if not value.isascii():
             value.decode()  # members that are passed over are not looked into by msgspec
+        if b"\\u0000" in value:
+            return _apart(_read_structured(value))
         at = parse_canonical(wire.time)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return _apart(_read_structured(value))
@@ -436,6 +438,8 @@ def _text(value: object, name: str, reason: Reason, longest: int = 256) -> str:
         raise _Refused(reason, f"{name}: {_shown(value)} is not a string")
     if not 1 <= len(value) <= longest:
         raise _Refused(reason, f"{name}: has {len(value)} characters; it must have 1 to {longest}")
+    if "\0" in value:
+        raise _Refused(reason, f"{name}: holds a NUL character, which no ledger takes")
     return value
 
 
@@ -626,7 +630,7 @@ def _checked_data(rank: int, data: Mapping[str, object]) -> dict[str, Any]:
             if isinstance(score, float) and score.is_integer():
                 score = int(score)
             if not isinstance(score, int) or isinstance(score, bool) or not 1 <= score <= 5:
-                raise _Refused(wrong, f"data.score: {_shown(score)} is not a number from 1 to 5")
+                raise _Refused(wrong, f"data.score: {_shown(score)} is not a whole number from 1 to 5")
             checked["score"] = score
             checked["intent"] = msgspec.UNSET
             if "intent" in data:

@@ -34,7 +34,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from pipeline.events.codec import decode
-from pipeline.events.model import Event, Reason, Rejected
+from pipeline.events.model import Addressed, Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.replay.plan import (
     Charge,
@@ -120,6 +120,10 @@ class Audit:
         timeline_for: the policies.
         keys: of producers, where signatures are asked for.
         seal_after: as the worker has it, ms.
+        refused: offsets that have a dead letter `not_authorized`. What the worker decided then holds,
+            whatever keys there are today.
+        letters_are_whole: no dead letter has been deleted yet. Where some may have been, a conversation
+            with an event that no key of today has signed is not judged.
     """
 
     def __init__(
@@ -130,6 +134,8 @@ class Audit:
         seal_after: int = SEAL_AFTER_MS,
         *,
         is_whole: bool = True,
+        refused: AbstractSet[int] = frozenset(),
+        letters_are_whole: bool = True,
     ) -> None:
         self.rejected: dict[int, Reason] = {}  # offset → why, of committed records
         self.tallies: dict[str, Tally] = {}
@@ -139,6 +145,9 @@ class Audit:
         self._keys = keys or None
         self._seal_after = seal_after
         self._is_whole = is_whole
+        self._refused = refused
+        self._letters_are_whole = letters_are_whole
+        self._uncertain: set[tuple[str, str]] = set()
         self._known: dict[bytes, _Known] = {}
         self.letters = 0
 
@@ -153,8 +162,8 @@ class Audit:
         """Take in a record of the events topic, in the order of the offsets."""
         self.read += 1
         found = decode(value, key, timestamp, headers)
-        if not isinstance(found, Rejected) and self._keys is not None:
-            found = verify(self._keys, found.tenantid, key, value, headers) or found
+        if not isinstance(found, Rejected):
+            found = self._unless_forged(offset, found, key, value, headers)
         if isinstance(found, Rejected):
             self._reject(offset, found)
             return
@@ -189,6 +198,26 @@ class Audit:
         tally.duplicates += received.duplicates
         if offset < self._committed:
             known.owed = len(known.emitted)
+
+    def _unless_forged(
+        self,
+        offset: int,
+        found: Addressed,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> Addressed | Rejected:
+        is_committed = offset < self._committed
+        if is_committed and offset in self._refused:
+            return Rejected("not_authorized", "")
+        if self._keys is None:
+            return found
+        forged = verify(self._keys, found.tenantid, key, value, headers)
+        if forged is None or not is_committed:
+            return forged or found
+        if not self._letters_are_whole:
+            self._uncertain.add((found.tenantid, found.conversation))
+        return found  # its key was another one then, or none was asked for
 
     def _reject(self, offset: int, rejected: Rejected) -> None:
         self.letters += 1
@@ -233,7 +262,7 @@ class Audit:
 
     def _judged(self, place: tuple[str, str], found: list[Finding]) -> Iterator[Finding]:
         tally = self._tally(place[0])
-        if found and not self._is_whole:
+        if place in self._uncertain or (found and not self._is_whole):
             tally.unjudged += 1
             return
         tally.findings += len(found)
@@ -334,7 +363,7 @@ class Audit:
                 for record in known.emitted[known.owed :]
             )
             tally = self._tally(known.tenantid)
-            if not self._is_whole:
+            if not self._is_whole or whose in self._uncertain:
                 tally.unjudged += 1
             elif owed is None or on_its_way or not known.is_committed:
                 tally.unsettled += 1

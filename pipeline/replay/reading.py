@@ -6,7 +6,7 @@ whatever is missing in the ledger afterwards had its time to come.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -16,6 +16,7 @@ from pipeline.errors import UnavailableError
 from pipeline.ledger import Ledger, records
 from pipeline.producers import load_keys
 from pipeline.replay.audit import Audit
+from pipeline.replay.deadletters import read_letter
 from pipeline.replay.source import Source
 from pipeline.tenants import Tenants
 
@@ -28,6 +29,14 @@ class _Named(msgspec.Struct):
 
 
 _decode_id = msgspec.json.Decoder(_Named).decode
+
+
+class Letters(NamedTuple):
+    """Where the records lay that have a dead letter, by partition of the events topic."""
+
+    there: dict[int, set[int]]
+    refused: dict[int, set[int]]  # those of them that were not authorized
+    are_whole: bool  # none of them has been deleted yet
 
 
 class Reading:
@@ -53,6 +62,8 @@ class Reading:
         self.source = Source(options, settings.topics.events)
         try:
             self._committed = _committed(settings, list(self.source.bounds))
+            # A dead letter is written before its record is committed: all of those are there.
+            self.letters = _letters(settings)
             written = Source(options, settings.topics.records)
             try:
                 if left := await_sink(ledger, written, wait_seconds):
@@ -79,6 +90,8 @@ class Reading:
                 keys,
                 self._settings.worker.seal_after_ms,
                 is_whole=low == 0,
+                refused=self.letters.refused.get(number, set()),
+                letters_are_whole=self.letters.are_whole,
             )
             for message in self.source.records({number: low}):
                 headers: Any = message.headers() or []
@@ -94,6 +107,26 @@ class Reading:
 
     def close(self) -> None:
         self.source.close()
+
+
+def _letters(settings: Settings) -> Letters:
+    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
+    there: dict[int, set[int]] = {}
+    refused: dict[int, set[int]] = {}
+    try:
+        are_whole = all(low == 0 for low, _ in source.bounds.values())
+        for message in source.records():
+            headers: Any = message.headers() or []
+            letter = read_letter((0, 0), 0, message.key(), message.value(), headers)
+            if letter.origin is None or letter.origin[0] != settings.topics.events:
+                continue
+            _, number, offset = letter.origin
+            there.setdefault(number, set()).add(offset)
+            if letter.reason == "not_authorized":
+                refused.setdefault(number, set()).add(offset)
+    finally:
+        source.close()
+    return Letters(there, refused, are_whole)
 
 
 def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
