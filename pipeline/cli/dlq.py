@@ -19,9 +19,11 @@ from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.events.model import REASONS
 from pipeline.events.times import format_time, is_within
-from pipeline.replay.deadletters import Letter, counts, headers_again, judge, read_letter
+from pipeline.producers import load_keys
+from pipeline.replay.deadletters import NOT_LEFT, Letter, counts, headers_again, judge, read_letter
 from pipeline.replay.source import Source
 from pipeline.replay.writer import Writer
+from pipeline.tenants import load_tenants
 
 _SHOWN_BYTES_MAX = 2_000
 
@@ -188,11 +190,12 @@ def redrive(
     once. Exit status 3: some are left.
     """
     settings = _settings()
+    keys = load_keys(load_tenants(settings.config).producers)
     now = int(time.time() * 1000)
     verdicts: Counter[str] = Counter()
     chosen: list[Letter] = []
     with _letters(settings, (), from_ms, to_ms) as letters:
-        for verdict in judge(letters, frozenset(reasons), now):
+        for verdict in judge(letters, frozenset(reasons), now, keys):
             if not verdict.why_not and (limit is None or len(chosen) < limit):
                 chosen.append(verdict.letter)
             else:
@@ -203,7 +206,7 @@ def redrive(
     click.echo(f"{len(chosen)} {done}")
     for why, number in verdicts.most_common():
         click.echo(f"{number} left: {why}")
-    if verdicts.keys() - {"another reason", "written twice"}:
+    if verdicts.keys() - NOT_LEFT:
         sys.exit(FOUND)
 
 

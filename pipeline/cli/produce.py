@@ -1,6 +1,7 @@
 """`resmeter produce`: the reference producer."""
 
 import sys
+import time
 from typing import Any
 
 import click
@@ -13,8 +14,8 @@ from pipeline.cli import FOUND
 from pipeline.cli.decide import report_rejected
 from pipeline.cli.files import read_lines
 from pipeline.config import Settings, kafka_client_options, load_settings
-from pipeline.errors import UnavailableError
-from pipeline.events.codec import decode_value
+from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.events.codec import decode_value, hold_against
 from pipeline.events.model import Rejected
 from pipeline.events.signature import HEADER, Key, sign
 from pipeline.producers import load_keys
@@ -57,9 +58,18 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: st
     """
     settings = load_settings()
     signer = None
+    producers = load_tenants(settings.config).producers
     if key_id is not None:
-        keys = load_keys(load_tenants(settings.config).producers, [key_id])
-        signer = key_id, keys[key_id]
+        signer = key_id, load_keys(producers, [key_id])[key_id]
+    elif producers and not unchecked:
+        raise ConfigurationError(
+            [
+                (
+                    f"{settings.config} names producers, and then the worker takes signed events "
+                    "alone: name a key with --sign, or send lines as they are with --unchecked"
+                )
+            ]
+        )
     sent, refused = produce(
         settings, files, by_event=timestamps == "event", checked=not unchecked, signer=signer
     )
@@ -119,25 +129,35 @@ def produce(
         disable=not sys.stderr.isatty(),
     ) as progress:
         task = progress.add_task(f"events to {topic}", total=None)
-        for path, number, line in read_lines(files):
-            key, at, rejected = _read(line)
-            if rejected is None and signer is not None:
-                rejected = _forbidden(key, *signer)
-            if rejected is not None and checked:
-                refused += 1
-                report_rejected(
-                    path, number, rejected.reason, rejected.detail, named=len(files) > 1
-                )
-                continue
-            headers = _HEADERS
-            if signer is not None:
-                signature = sign(signer[0], signer[1].secret, key, line, _HEADERS)
-                headers = [*_HEADERS, (HEADER, signature)]
-            _send(producer, topic, line, key, headers, at if by_event else None, delivered)
-            sent += 1
-            if sent % _POLL_EVERY == 0:
-                producer.poll(0)
-                progress.update(task, completed=sent)
+        try:
+            for path, number, line in read_lines(files):
+                key, at, rejected = _read(line, int(time.time() * 1000))
+                if rejected is None and signer is not None:
+                    rejected = _forbidden(key, *signer)
+                if rejected is not None and checked:
+                    refused += 1
+                    report_rejected(
+                        path, number, rejected.reason, rejected.detail, named=len(files) > 1
+                    )
+                    continue
+                headers = _HEADERS
+                if signer is not None:
+                    signature = sign(signer[0], signer[1].secret, key, line, _HEADERS)
+                    headers = [*_HEADERS, (HEADER, signature)]
+                _send(producer, topic, line, key, headers, at if by_event else None, delivered)
+                sent += 1
+                if sent % _POLL_EVERY == 0:
+                    producer.poll(0)
+                    progress.update(task, completed=sent)
+        except BaseException:
+            # A file that cannot be read, or Ctrl-C: what was taken before is not dropped.
+            there = sent - producer.flush(_FLUSH_SECONDS) - len(failures)
+            click.echo(
+                f"{there} events were sent and acknowledged before this; send all again: "
+                "what is there already counts once",
+                err=True,
+            )
+            raise
         left = producer.flush(_FLUSH_SECONDS)
         progress.update(task, completed=sent, total=sent)
     if left or failures:
@@ -149,11 +169,13 @@ def produce(
     return sent, refused
 
 
-def _read(line: bytes) -> tuple[bytes | None, int | None, Rejected | None]:
+def _read(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | None]:
     addressed = decode_value(line)
     if not isinstance(addressed, Rejected):
-        key = f"{addressed.tenantid}:{addressed.conversation}".encode()
-        return key, addressed.event.at, None
+        tenantid, name, event = addressed.tenantid, addressed.conversation, addressed.event
+        key = f"{tenantid}:{name}".encode()
+        # It would arrive now; with a time of its own an event of the future is no better.
+        return key, event.at, hold_against(tenantid, name, event, key, now)
     try:
         value = orjson.loads(line)
         return f"{value['tenantid']}:{value['subject']}".encode(), None, addressed

@@ -630,7 +630,9 @@ def _checked_data(rank: int, data: Mapping[str, object]) -> dict[str, Any]:
             if isinstance(score, float) and score.is_integer():
                 score = int(score)
             if not isinstance(score, int) or isinstance(score, bool) or not 1 <= score <= 5:
-                raise _Refused(wrong, f"data.score: {_shown(score)} is not a whole number from 1 to 5")
+                raise _Refused(
+                    wrong, f"data.score: {_shown(score)} is not a whole number from 1 to 5"
+                )
             checked["score"] = score
             checked["intent"] = msgspec.UNSET
             if "intent" in data:

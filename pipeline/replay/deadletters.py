@@ -1,5 +1,6 @@
 """This file reads dead letters back into what they were, and says which would be taken now. Pure."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,9 +8,16 @@ import msgspec
 
 from pipeline.events.codec import decode
 from pipeline.events.model import REASONS, Rejected
+from pipeline.events.signature import Key, verify
 
 REDRIVES_HEADER = "resmeter-redrives"
 REDRIVES_MAX = 5  # what was refused so often is refused for a reason that stays
+ANOTHER_REASON = "another reason"
+WRITTEN_TWICE = "written twice"
+REFUSED_SINCE = "sent again, and refused again: its newest dead letter stands for it"
+NOT_LEFT = frozenset(
+    {ANOTHER_REASON, WRITTEN_TWICE, REFUSED_SINCE}
+)  # another one goes, or none was meant
 _OURS = "resmeter-"
 _SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
 _CUT = "resmeter-cut"
@@ -85,33 +93,57 @@ class Verdict(NamedTuple):
     why_not: str  # empty: it is sent
 
 
-def judge(letters: Iterable[Letter], reasons: frozenset[str], now: int) -> Iterator[Verdict]:
+def judge(
+    letters: Iterable[Letter],
+    reasons: frozenset[str],
+    now: int,
+    keys: Mapping[str, Key] | None = None,
+) -> Iterator[Verdict]:
     """Say of each dead letter whether it goes into the events topic again.
 
-    Each record goes once, however often its dead letter was written. What the codec refuses
-    today is left where it is.
+    Each record goes once, however often its dead letter was written; one that was refused again goes
+    as its newest dead letter, which knows how often that was. What would be refused today is left
+    where it is.
 
     Args:
         letters: in the order of the topic.
         reasons: those alone; none means all that can be judged here.
         now: the time at which they would arrive, ms.
+        keys: of producers, where signatures are asked for.
     """
+    listed = list(letters)
+    sent: dict[bytes, int] = {}
+    for letter in listed:
+        content = _digest(letter)
+        sent[content] = max(letter.redrives, sent.get(content, 0))
     seen: set[tuple[str, int, int]] = set()
-    for letter in letters:
-        yield Verdict(letter, _why_not(letter, reasons, now, seen))
+    for letter in listed:
+        why_not = _why_not(letter, reasons, now, seen, keys)
+        if not why_not and letter.redrives < sent[_digest(letter)]:
+            why_not = REFUSED_SINCE
+        yield Verdict(letter, why_not)
         if letter.origin is not None:
             seen.add(letter.origin)
 
 
+def _digest(letter: Letter) -> bytes:
+    record = (letter.key, letter.value, letter.headers)
+    return hashlib.sha256(msgspec.msgpack.encode(record)).digest()
+
+
 def _why_not(
-    letter: Letter, reasons: frozenset[str], now: int, seen: set[tuple[str, int, int]]
+    letter: Letter,
+    reasons: frozenset[str],
+    now: int,
+    seen: set[tuple[str, int, int]],
+    keys: Mapping[str, Key] | None,
 ) -> str:
     if letter.origin is None or not letter.reason:
         return "not written by resmeter"
     if reasons and letter.reason not in reasons:
-        return "another reason"
+        return ANOTHER_REASON
     if letter.origin in seen:
-        return "written twice"
+        return WRITTEN_TWICE
     if letter.cut:
         return "cut: the original is in the events topic alone"
     if letter.redrives >= REDRIVES_MAX:
@@ -119,7 +151,10 @@ def _why_not(
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
         return "depends on its conversation: name it with --reason"
     found = decode(letter.value, letter.key, now, letter.headers)
-    return f"refused again: {found.reason}" if type(found) is Rejected else ""
+    if not isinstance(found, Rejected) and keys:
+        forged = verify(keys, found.tenantid, letter.key, letter.value, letter.headers)
+        return "" if forged is None else f"refused again: {forged.reason}"
+    return f"refused again: {found.reason}" if isinstance(found, Rejected) else ""
 
 
 def headers_again(letter: Letter) -> list[tuple[str, str | bytes | None]]:

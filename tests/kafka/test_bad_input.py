@@ -176,6 +176,37 @@ def test_produce_refuses_bad_lines_before_they_are_sent(run: Run, tmp_path: Path
     assert len(run.messages("EVENTS")) == 3
 
 
+def test_produce_refuses_what_has_not_happened_yet_and_sends_the_rest(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson"
+    in_a_century = AT + 100 * 365 * 86_400_000
+    file.write_bytes(event("m1") + b"\n" + event("m2", at=in_a_century) + b"\n" + event("m3"))
+
+    result = run.resmeter("produce", str(file))
+
+    assert result.returncode == 3
+    (said,) = (orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{"))
+    assert (said["line"], said["reason"]) == (2, "future_time")
+    assert "2 events sent and acknowledged, 1 refused" in result.stderr
+    assert len(run.messages("EVENTS")) == 2
+
+
+def test_produce_sends_what_it_read_before_a_file_that_is_not_there(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(event("m1") + b"\n" + event("m2"))
+
+    result = run.resmeter("produce", str(file), str(tmp_path / "nothing.ndjson"))
+
+    assert result.returncode != 0
+    assert "2 events were sent and acknowledged before this" in result.stderr
+    assert "nothing.ndjson" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(run.messages("EVENTS")) == 2
+
+
 def test_produce_unchecked_sends_lines_as_they_are(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     file.write_bytes(b"{oops\n")

@@ -59,10 +59,13 @@ def test_a_worker_takes_what_is_signed_for_its_tenant_and_nothing_else(
 ) -> None:
     signing.done("produce", "--sign", "chat-eu", _file(tmp_path, "c1"))
     signing.done("produce", "--sign", "chat-us", "--unchecked", _file(tmp_path, "c2"))
-    signing.done("produce", _file(tmp_path, "c3"))
+    unsigned = signing.resmeter("produce", _file(tmp_path, "c3"))
+    signing.done("produce", "--unchecked", _file(tmp_path, "c3"))
     worker = signing.start("worker")
 
     signing.until_decided(worker, 9)
+    assert unsigned.returncode == 2
+    assert "name a key with --sign" in unsigned.stderr
 
     assert net(signing.usage_records().values()) == {("acme", "c1"): {"resolution": 1}}
     letters = signing.messages("DEAD_LETTERS")

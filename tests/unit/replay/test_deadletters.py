@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.model import CUSTOMER_MESSAGE, REASONS, Event, Rejected
+from pipeline.events.signature import HEADER, Key, sign
 from pipeline.replay.deadletters import (
     REDRIVES_MAX,
+    REFUSED_SINCE,
     Letter,
     counts,
     headers_again,
@@ -114,6 +116,31 @@ def test_each_redrive_is_counted_in_the_record_and_the_last_one_ends_it() -> Non
 
     assert found.redrives == REDRIVES_MAX
     assert verdicts(found) == ["sent again 5 times already"]
+
+
+def test_what_was_refused_again_goes_as_its_newest_letter_and_does_not_double() -> None:
+    letters = [letter()]
+    for run in range(1, 9):
+        found = list(judge(letters, frozenset(), NOW))
+        # All that goes is refused again, behind those that are there.
+        for verdict in found:
+            if not verdict.why_not:
+                again: Any = tuple(headers_again(verdict.letter))
+                letters.append(letter(offset=100 * run, headers=again))
+
+    assert len(letters) == 1 + REDRIVES_MAX
+    told = [verdict.why_not for verdict in judge(letters, frozenset(), NOW)]
+    assert told == [REFUSED_SINCE] * REDRIVES_MAX + ["sent again 5 times already"]
+
+
+def test_what_no_key_of_today_has_signed_is_left() -> None:
+    keys = {"chat": Key(b"s" * 32, None)}
+    signature = sign("chat", b"s" * 32, b"acme:c1", GOOD, [])
+    signed = letter(reason="not_authorized", offset=8, headers=((HEADER, signature),))
+
+    found = judge([letter(reason="not_authorized"), signed], frozenset(), NOW, keys)
+
+    assert [verdict.why_not for verdict in found] == ["refused again: not_authorized", ""]
 
 
 def test_letters_are_counted_by_reason_with_the_newest_as_the_example() -> None:
