@@ -13,6 +13,7 @@ from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
 from pipeline.cli.terminal import console, progress, visible
 from pipeline.config import Settings, load_settings
+from pipeline.errors import ResmeterError
 from pipeline.events.times import format_time, is_within
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.replay.audit import Finding, Tally
@@ -77,10 +78,14 @@ def command(
     logs.configure(settings.log)
     tenants = load_tenants(settings.config)
     ledger = open_ledger(settings.ledger.url)
+    unasked: ResmeterError | None = None
     try:
         findings, tallies, letters, read = _audit(settings, tenants, ledger, wait_seconds)
         if with_stripe:
-            findings += _at_stripe(settings, tenants, ledger, (from_ms, to_ms), lag_seconds)
+            try:
+                findings += _at_stripe(settings, tenants, ledger, (from_ms, to_ms), lag_seconds)
+            except ResmeterError as error:
+                unasked = error  # what the log says is told all the same
     finally:
         ledger.close()
     if tenantid is not None:
@@ -100,6 +105,8 @@ def command(
         events = sum(tally.events for tally in tallies.values())
         if tenantid is None:
             click.echo(f"{read} records read: {events} events, {letters} dead letters", err=True)
+    if unasked is not None:
+        raise unasked
     if findings:
         sys.exit(FOUND)
 

@@ -132,7 +132,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
     """What Stripe must have of a customer and meter: at least what was answered long enough ago.
 
-    And at most all that may have been counted, whatever was answered.
+    And at most all that may have been counted, whatever was answered. `refused` it has not taken.
     """
 
     customer: str
@@ -140,6 +140,7 @@ class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
     tenantids: tuple[str, ...]  # who is billed through the customer
     least: int
     most: int
+    refused: int = 0
 
 
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):

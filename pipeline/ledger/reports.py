@@ -123,15 +123,19 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
     """
     m = meter_event.c
     certain = and_(m.state == "delivered", m.updated_at <= certain_until)
+    refused = m.state == "rejected"
     query = (
         select(
             m.customer,
             m.event_name,
             m.tenantid,
             cast(func.sum(case((certain, m.value), else_=0)), BigInteger).label("least"),
-            cast(func.sum(m.value), BigInteger).label("most"),
+            cast(func.sum(case((refused, 0), else_=m.value)), BigInteger).label("most"),
+            cast(func.sum(case((refused, m.value), else_=0)), BigInteger).label("refused"),
         )
-        .where(m.state.in_(("sent", "delivered")), m.timestamp >= start, m.timestamp < end)
+        .where(
+            m.state.in_(("sent", "delivered", "rejected")), m.timestamp >= start, m.timestamp < end
+        )
         .group_by(m.customer, m.event_name, m.tenantid)
     )
     with ledger.reading() as connection:
@@ -146,16 +150,17 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
                 tenantids=tuple(row[2] for row in found),
                 least=sum(row[3] for row in found),
                 most=sum(row[4] for row in found),
+                refused=sum(row[5] for row in found),
             )
         )
     return sums
 
 
 def delivered_between(ledger: Ledger) -> tuple[int, int] | None:
-    """Return the earliest and the latest timestamp of what may be at Stripe, seconds."""
+    """Return the earliest and the latest timestamp of what was sent to Stripe, seconds."""
     m = meter_event.c
     query = select(func.min(m.timestamp), func.max(m.timestamp)).where(
-        m.state.in_(("sent", "delivered"))
+        m.state.in_(("sent", "delivered", "rejected"))
     )
     with ledger.reading() as connection:
         first, last = connection.execute(query).one()

@@ -61,6 +61,7 @@ FindingKind = Literal[
     "no_dead_letter",  # rejected, and not among the dead letters
     "undecided",  # our two ways to decide do not agree
     "at_stripe",  # Stripe's own sum is not what the ledger delivered
+    "refused",  # owed, and Stripe has refused it
 ]
 _END = 2**62
 TimelineFor = Callable[[str], Timeline]

@@ -24,6 +24,12 @@ def reconcile(
             if known.least != known.most:
                 expected = f"{known.least} to {known.most}"
             yield _finding(known.customer, known.event_name, units, expected, known.tenantids)
+        if known.refused:
+            detail = (
+                f"{known.event_name} of {known.customer}: Stripe has refused {known.refused} units; "
+                "`resmeter explain` shows its answer"
+            )
+            yield Finding("refused", _whose(known.tenantids), "", detail)
     for (customer, event_name), units in sorted(left.items()):
         if units:
             yield _finding(customer, event_name, units, "nothing", ())
@@ -33,4 +39,8 @@ def _finding(
     customer: str, event_name: str, units: int, expected: str, tenantids: tuple[str, ...]
 ) -> Finding:
     detail = f"{event_name} of {customer}: Stripe has {units}, the ledger has delivered {expected}"
-    return Finding("at_stripe", tenantids[0] if len(tenantids) == 1 else "", "", detail)
+    return Finding("at_stripe", _whose(tenantids), "", detail)
+
+
+def _whose(tenantids: tuple[str, ...]) -> str:
+    return tenantids[0] if len(tenantids) == 1 else ""

@@ -275,6 +275,13 @@ class Intake:
 
     def _look(self, consumer: Consumer) -> None:
         """Measure the lag; whether that works says whether Kafka can be reached."""
+        if not self._read:  # none is ours, or all were lost with the session
+            try:
+                consumer.list_topics(self._topic, timeout=LOOK_SECONDS_MAX)
+            except KafkaException as error:
+                if self._refusals.last is None:
+                    self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
+                return
         for partition, next_offset in list(self._read.items()):
             place = TopicPartition(self._topic, partition)
             try:

@@ -27,6 +27,7 @@ from pipeline.stream.topics import TopicAdmin, lost_states
 from pipeline.tenants import Tenants
 
 _GAUGES_SECONDS = 1.0
+_REACH_SECONDS = 5.0
 
 
 def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data: Path) -> LaneApp:
@@ -120,10 +121,12 @@ class _Worker:
         self._settings = settings
         self._tenants = tenants
         self._data = data
+        self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
         self._log = get_logger("worker")
         self._unready_since = time.monotonic()
+        self._unreached = False
         self._app: LaneApp
 
     async def run(self) -> int:
@@ -157,10 +160,12 @@ class _Worker:
             app.finalize()
             await app.start()
             gauges = asyncio.ensure_future(self._gauge())
+            reaching = asyncio.ensure_future(self._reach())
             stopped = asyncio.ensure_future(stop.wait())
             crashed = asyncio.ensure_future(self._crash(app))
-            await asyncio.wait({stopped, crashed, gauges}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (gauges, stopped, crashed):
+            tasks = (gauges, reaching, stopped, crashed)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done() and not task.cancelled() and task.exception() is not None:
                     die("worker_failed", task.exception())
                 task.cancel()
@@ -195,14 +200,28 @@ class _Worker:
             found.append("reading states from the changelog")
         if not app.lane.partitions:  # the consumer itself cannot be asked before it runs
             found.append("no partitions are assigned")
+        if self._unreached:
+            found.append(f"{self._kafka} does not answer")
         return found
+
+    async def _reach(self) -> None:
+        while True:
+            await asyncio.sleep(_REACH_SECONDS)
+            try:
+                answered = await asyncio.wait_for(self._app.lane.outputs.reach(), _REACH_SECONDS)
+            except TimeoutError:
+                answered = False
+            self._unreached = not answered
 
     async def _gauge(self) -> None:
         limit = self._settings.worker.recovery_seconds_max
         while True:
             await asyncio.sleep(_GAUGES_SECONDS)
             now = time.monotonic()
-            problems = [p for p in self.problems() if not p.startswith("no partitions")]
+            # With none of these would a process that starts anew be any better off.
+            problems = [
+                p for p in self.problems() if not p.startswith(("no partitions", self._kafka))
+            ]
             if not problems:
                 self._unready_since = now
                 self._gauge_partitions(now)

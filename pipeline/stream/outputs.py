@@ -49,6 +49,10 @@ class Outputs:
         if self._producer is not None:
             await self._producer.stop()
 
+    async def reach(self) -> bool:
+        """Ask the broker for its metadata, and say whether it answered."""
+        return bool(await self._producer.client.force_metadata_update())
+
     async def write_results(
         self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
     ) -> None:

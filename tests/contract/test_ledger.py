@@ -604,6 +604,10 @@ def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was
     assert (known.least, known.most) == (2, 3)
     assert (too_early.least, too_early.most) == (0, 3)
     assert (of_an_hour.least, of_an_hour.most) == (2, 2)
+    assert known.refused == 0
+    concluded(ledger, second, claimed(ledger, second, now=T0 + LEASE_MS), "rejected")
+    (refused,) = reports.delivered_sums(ledger, start, end, T0 + 5)
+    assert (refused.least, refused.most, refused.refused) == (2, 2, 1)
     assert reports.delivered_between(ledger) == (first.timestamp, second.timestamp)
 
 

@@ -1,16 +1,28 @@
 """The worker on a real broker: what it decides, and that no fault changes it."""
 
+import contextlib
 import random
 from collections import Counter
 from importlib import resources
+from pathlib import Path
 
 import orjson
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.local.kafka import running_kafka
 from tests.kafka.conftest import Load
-from tests.kafka.run import PARTITIONS, Run, decided, metric, net, readiness, wait_until
+from tests.kafka.run import (
+    PARTITIONS,
+    Run,
+    decided,
+    metric,
+    net,
+    readiness,
+    running,
+    wait_until,
+)
 from tests.kafka.test_bad_input import AT, KEY, resolved
 
 AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
@@ -44,6 +56,25 @@ def test_an_undisturbed_run_equals_decide_conversation_by_conversation(
     expected = decided(run.done("decide", load.file, "--as-of", AS_OF).encode())
 
     assert net(load.records.values()) == expected
+
+
+def test_worker_and_sink_are_not_ready_while_the_broker_is_gone(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        kafka = stack.enter_context(running_kafka(tmp_path / "kafka"))
+        run = stack.enter_context(running(kafka.bootstrap_servers, tmp_path))
+        run.done("ledger", "upgrade")
+        processes = [run.start(name) for name in ("worker", "sink")]
+        ports = [run.port(process) for process in processes]
+        for port in ports:
+            wait_until(lambda port=port: readiness(port)[0] == 200, "it is ready")  # type: ignore[misc]
+
+        kafka.kill()
+
+        for port in ports:
+            wait_until(lambda port=port: readiness(port)[0] == 503, "it says that it is not")  # type: ignore[misc]
+            assert any(kafka.bootstrap_servers in why for why in readiness(port)[1]["reasons"])
+        for process in processes:
+            process.kill()
 
 
 def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(

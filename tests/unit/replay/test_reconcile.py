@@ -1,5 +1,6 @@
 """What the ledger delivered, held against Stripe's own sums."""
 
+import msgspec
 import pytest
 
 from pipeline.ledger.entries import DeliveredSum
@@ -37,6 +38,15 @@ def test_a_meter_that_stripe_does_not_have_has_nothing() -> None:
     (found,) = reconcile([delivered(2, 2)], {})
 
     assert found.detail.endswith("Stripe has 0, the ledger has delivered 2")
+
+
+def test_what_stripe_has_refused_is_named_though_the_sums_agree() -> None:
+    known = msgspec.structs.replace(delivered(2, 2), refused=5)
+
+    (found,) = reconcile([known], {PLACE: 2})
+
+    assert (found.kind, found.tenantid) == ("refused", "acme")
+    assert "Stripe has refused 5 units" in found.detail
 
 
 def test_what_stripe_has_and_the_ledger_never_sent_is_named() -> None:
