@@ -14,6 +14,7 @@ from rich.table import Table
 
 from pipeline.cli import FAILED
 from pipeline.cli.explain import laid_out
+from pipeline.cli.terminal import print_table
 from pipeline.config import load_settings
 from pipeline.demo.run import Demo, histories, running_demo, sums_at_stripe
 from pipeline.errors import ConfigurationError
@@ -93,7 +94,7 @@ def _show(demo: Demo, seconds: float) -> bool:
     if not out.is_terminal:
         out = Console(highlight=False, width=_WIDTH_WHERE_NO_TERMINAL)
     out.print()
-    out.print(_table(bill, conversations, at_stripe))
+    print_table(_table(bill, conversations, at_stripe))
     agrees = all(line.quantity == at_stripe[line.tenantid] for line in bill)
     out.print(
         "[green]The ledger and Stripe's own sums agree.[/]"
