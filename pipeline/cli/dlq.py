@@ -197,11 +197,11 @@ def redrive(
     *,
     apply: bool,
 ) -> None:
-    """Send dead letters into the events topic again, once their cause is gone.
+    """Send dead letters again, once their cause is gone.
 
-    They go the normal way: key, bytes and headers as they were, arriving now. What the present
-    rules would refuse again is left. To repeat it is safe: an event that is there already counts
-    once. Exit status 3: some are left.
+    They go into the events topic the normal way: key, bytes and headers as they were, arriving now.
+    What the present rules would refuse again is left. To repeat it is safe: an event that is there
+    already counts once. Exit status 3: some are left.
     """
     settings = _settings()
     keys = load_keys(load_tenants(settings.config).producers)
