@@ -17,13 +17,13 @@ from pipeline.errors import ConfigurationError, ResmeterError
 # In the order in which a newcomer meets them.
 COMMANDS = {
     "demo": "Run everything once, over 200 real support conversations.",
-    "check": "Check settings, policies, broker, ledger and Stripe key, all at once.",
     "settings": "List the settings: variable, default, meaning.",
     "topics": "Create or check the Kafka topics.",
+    "ledger": "Create or upgrade the ledger's tables.",
+    "check": "Check settings, policies, broker, ledger and Stripe key, all at once.",
     "produce": "Write events from files to the events topic.",
     "worker": "Decide: read events, write usage records.",
     "sink": "Bill: read usage records, keep the ledger, deliver to Stripe.",
-    "ledger": "Create or upgrade the ledger's tables.",
     "usage": "Show what is owed, billed and pending.",
     "audit": "Hold the ledger against the log, decided anew.",
     "rebill": "Plan corrections of the ledger, and apply a plan.",
@@ -64,7 +64,8 @@ def cli() -> None:
 
     \b
     First time:            resmeter demo
-    Run it:                resmeter check; resmeter topics create; resmeter worker; resmeter sink
+    Set it up:             resmeter topics create; resmeter ledger upgrade; resmeter check
+    Run it:                resmeter worker; resmeter sink
     "Why was I billed?":   resmeter explain TENANT CONVERSATION
     """
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from pipeline import logs
 from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import console, progress, visible
+from pipeline.cli.terminal import as_written, print_table, progress, visible
 from pipeline.config import Settings, load_settings
 from pipeline.errors import ResmeterError
 from pipeline.events.times import format_time, is_within
@@ -202,8 +202,10 @@ def _show(findings: list[Finding], tallies: dict[str, Tally]) -> None:
     for name in Tally.__struct_fields__:
         table.add_column(name, justify="right")
     for name, tally in sorted(tallies.items()):
-        table.add_row(visible(name), *(str(getattr(tally, key)) for key in Tally.__struct_fields__))
-    console().print(table)
+        table.add_row(
+            as_written(name), *(str(getattr(tally, key)) for key in Tally.__struct_fields__)
+        )
+    print_table(table)
     for found in findings[:_SHOWN_MAX]:
         where = f"{found.tenantid} {found.conversation}".strip()
         click.echo(f"{found.kind}: {visible(where)}{': ' if where else ''}{visible(found.detail)}")

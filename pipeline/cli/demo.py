@@ -3,10 +3,12 @@
 import contextlib
 import shlex
 import sys
+import sysconfig
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from pipeline.cli import FAILED
 from pipeline.cli.explain import laid_out
+from pipeline.cli.terminal import print_table
 from pipeline.config import load_settings
 from pipeline.demo.run import Demo, histories, running_demo, sums_at_stripe
 from pipeline.errors import ConfigurationError
@@ -53,7 +56,7 @@ def command(*, keep: bool) -> None:
 
     try:
         with running_demo(settings, step) as demo:
-            agrees = _show(demo, time.monotonic() - began)
+            agrees = _show(demo, time.monotonic() - began, is_kept=keep)
             if keep:
                 _stay(demo, talk)
             else:
@@ -65,7 +68,7 @@ def command(*, keep: bool) -> None:
         sys.exit(FAILED)
 
 
-def _show(demo: Demo, seconds: float) -> bool:
+def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
     """Print the bill and one receipt; return whether ledger and Stripe agree."""
     tenants = load_tenants(demo.folder / "resmeter.toml")
     conversations: dict[str, int] = {}
@@ -93,7 +96,7 @@ def _show(demo: Demo, seconds: float) -> bool:
     if not out.is_terminal:
         out = Console(highlight=False, width=_WIDTH_WHERE_NO_TERMINAL)
     out.print()
-    out.print(_table(bill, conversations, at_stripe))
+    print_table(_table(bill, conversations, at_stripe))
     agrees = all(line.quantity == at_stripe[line.tenantid] for line in bill)
     out.print(
         "[green]The ledger and Stripe's own sums agree.[/]"
@@ -104,7 +107,8 @@ def _show(demo: Demo, seconds: float) -> bool:
     out.print('[bold]"Why was I billed for this?"[/]  One receipt of these:\n')
     for text in laid_out(explain(receipt, tenants), out.width - 2):
         out.print(textwrap.indent(text, "  "), markup=False, soft_wrap=True)
-    out.print(_next_steps(receipt[0].record.tenantid, receipt[0].record.conversation))
+    one = receipt[0].record
+    out.print(next_steps(one.tenantid, one.conversation, is_kept=is_kept))
     return agrees
 
 
@@ -153,20 +157,33 @@ def _an_assumed_one(demo: Demo, ledger: Ledger) -> list[Receipt]:
     raise ConfigurationError(["the demo's data hold no assumed resolution"])
 
 
-def _next_steps(tenantid: str, conversation: str) -> str:
+def next_steps(tenantid: str, conversation: str, *, is_kept: bool) -> str:
+    """Return what to look at next, in rich's markup."""
+    look = f"""look at /metrics, `resmeter usage`,
+                                   `resmeter explain {tenantid} {conversation}`"""
+    first = (
+        "while it is up                  "
+        if is_kept
+        else "make demo KEEP=1                 leaves it up:"
+    )
     return f"""
 [bold]Where to go next[/]
-  make demo KEEP=1                 leaves it up: look at /metrics, `resmeter usage`,
-                                   `resmeter explain {tenantid} {conversation}`
+  {first} {look}
   README.md                        run it on your own Kafka and Stripe
   docs/events.md                   send your first event
   docs/outcomes.md                 what bills, and why
 """
 
 
+def sourced(env: Mapping[str, str], scripts: Path) -> str:
+    """Return what a shell must read to speak to the demo: `resmeter` need not be on its PATH."""
+    path = f'export PATH={shlex.quote(str(scripts))}:"$PATH"\n'
+    return path + "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
+
+
 def _stay(demo: Demo, talk: Console) -> None:
     file = demo.folder / "env.sh"
-    file.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in demo.env.items()))
+    file.write_text(sourced(demo.env, Path(sysconfig.get_path("scripts"))))
     talk.print(
         f"[bold]Everything is up.[/] Ctrl-C ends it.\n"
         f"  worker    {demo.worker_url}/metrics\n"
@@ -175,7 +192,8 @@ def _stay(demo: Demo, talk: Console) -> None:
         f"  logs      {demo.folder}\n"
         f"In another terminal:\n"
         f"  source {file}\n"
-        f"  resmeter usage"
+        f"  resmeter usage",
+        soft_wrap=True,  # what is to be copied stays one line
     )
     with contextlib.suppress(KeyboardInterrupt):
         while True:

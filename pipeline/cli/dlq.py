@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +15,26 @@ from rich.table import Table
 from pipeline import logs
 from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import console, progress, visible
+from pipeline.cli.terminal import as_written, print_table, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.events.model import REASONS
 from pipeline.events.times import format_time, is_within
 from pipeline.producers import load_keys
-from pipeline.replay.deadletters import NOT_LEFT, Letter, counts, headers_again, judge, read_letter
+from pipeline.replay.deadletters import (
+    NOT_LEFT,
+    Count,
+    Letter,
+    counts,
+    headers_again,
+    judge,
+    read_letter,
+)
 from pipeline.replay.source import Source
 from pipeline.replay.writer import Writer
 from pipeline.tenants import load_tenants
 
 _SHOWN_BYTES_MAX = 2_000
+_SHOWN_CHARACTERS_MAX = 80  # of a detail, in the list
 
 
 @click.group("dlq")
@@ -80,6 +89,13 @@ def list_(
                 )
             )
         return
+    print_table(counted(found))
+    if not found:
+        click.echo(f"{settings.topics.dead_letters} holds no such dead letter", err=True)
+
+
+def counted(found: Mapping[str, Count]) -> Table:
+    """Return a row for each reason, those with the most letters first."""
     table = Table(box=None, pad_edge=False)
     for name in ("reason", "letters", "first", "last", "tenants", "the newest says"):
         table.add_column(name, justify="right" if name == "letters" else "left")
@@ -90,11 +106,9 @@ def list_(
             format_time(count.first),
             format_time(count.last),
             str(len(count.tenants)),
-            visible(count.example[:80]),
+            as_written(count.example[:_SHOWN_CHARACTERS_MAX]),
         )
-    console().print(table)
-    if not found:
-        click.echo(f"{settings.topics.dead_letters} holds no such dead letter", err=True)
+    return table
 
 
 class _Place(click.ParamType):
@@ -183,11 +197,11 @@ def redrive(
     *,
     apply: bool,
 ) -> None:
-    """Send dead letters into the events topic again, once their cause is gone.
+    """Send dead letters again, once their cause is gone.
 
-    They go the normal way: key, bytes and headers as they were, arriving now. What the present
-    rules would refuse again is left. To repeat it is safe: an event that is there already counts
-    once. Exit status 3: some are left.
+    They go into the events topic the normal way: key, bytes and headers as they were, arriving now.
+    What the present rules would refuse again is left. To repeat it is safe: an event that is there
+    already counts once. Exit status 3: some are left.
     """
     settings = _settings()
     keys = load_keys(load_tenants(settings.config).producers)

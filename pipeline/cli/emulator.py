@@ -14,7 +14,13 @@ from pipeline.tenants import load_tenants
 
 @click.command("emulator")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=12111, show_default=True, help="0: any free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=12111,
+    show_default=True,
+    help="0: any free one.",
+)
 @click.option(
     "--tenants",
     type=click.Path(path_type=Path, dir_okay=False),

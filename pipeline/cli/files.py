@@ -3,6 +3,7 @@
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ def read_lines(paths: tuple[str, ...]) -> Iterator[tuple[str, int, bytes]]:
                     stripped = line.strip()
                     if stripped:
                         yield path, number, stripped
-        except (OSError, EOFError, zstandard.ZstdError) as error:
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UnavailableError(f"{path}: cannot be read: {reason}") from error
 

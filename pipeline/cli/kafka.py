@@ -12,7 +12,13 @@ from pipeline.local.kafka import KAFKA_VERSION, LocalKafka, cache_folder, runtim
 
 
 @click.command("kafka")
-@click.option("--port", default=9092, show_default=True, help="0: any free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9092,
+    show_default=True,
+    help="0: any free one.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),

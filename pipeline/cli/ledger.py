@@ -32,7 +32,7 @@ def _upgrade() -> None:
 
 @command.command("check")
 def _check() -> None:
-    """Check that the ledger can be reached and has the tables of this version."""
+    """Check that the ledger is there, with the tables of this version."""
     settings = load_settings()
     logs.configure(settings.log)
     ledger = open_ledger(settings.ledger.url)

@@ -1,7 +1,9 @@
 """`resmeter rebill`."""
 
+import os
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -11,7 +13,7 @@ from pipeline import logs
 from pipeline.cli import FOUND
 from pipeline.cli.audit import wait_option
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import console, progress, visible
+from pipeline.cli.terminal import as_written, print_table, progress, visible
 from pipeline.config import Settings, kafka_client_options, load_settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.events.times import format_time, is_within
@@ -69,6 +71,7 @@ def plan(
     """
     if out.exists():
         raise ConfigurationError([f"{out} is there already: plans are kept; name another file"])
+    _check_folder(out.parent)
     settings = load_settings()
     logs.configure(settings.log)
     tenants = load_tenants(settings.config)
@@ -113,12 +116,23 @@ def plan(
         totals=totals(found, tenants),
     )
     identity, content = write_plan(header, found, tenants)
-    out.write_bytes(content)
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise UnavailableError(f"the plan cannot be written to {out}: {error.strerror}") from error
     _show(Plan(header, tuple(found)))
     if found:
         click.echo(f"plan {identity} is in {out}; apply it with: resmeter rebill apply {out}")
         sys.exit(FOUND)
     click.echo(f"nothing to correct; the empty plan {identity} is in {out}", err=True)
+
+
+def _check_folder(folder: Path) -> None:
+    # Before the log is read, which may take an hour.
+    if not folder.is_dir():
+        raise ConfigurationError([f"{folder} is no folder: no plan can be written there"])
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError([f"{folder} takes no file: no plan can be written there"])
 
 
 def _is_asked_for(
@@ -134,7 +148,10 @@ def _is_asked_for(
 @click.argument("file", type=_PLAN)
 def show(file: Path) -> None:
     """Show what a plan would do."""
-    _show(read_plan(str(file), file.read_bytes()))
+    found = read_plan(str(file), file.read_bytes())
+    _show(found)
+    if not found.conversations and not found.header.totals:
+        click.echo("there is nothing to correct", err=True)
 
 
 def _show(found: Plan) -> None:
@@ -152,17 +169,16 @@ def _show(found: Plan) -> None:
         ):
             table.add_column(name, justify="left" if name in {"tenant", "outcome"} else "right")
         for total in header.totals:
-            plus, minus = total.amount_added, total.amount_removed
             table.add_row(
-                visible(total.tenantid),
-                visible(total.outcome),
-                f"+{total.added}",
-                f"-{total.removed}",
-                f"+{plus} {total.currency}" if plus else "no price",
-                f"-{minus} {total.currency}" if minus else "no price",
-                f"{total.added - total.removed:+d}",
+                as_written(total.tenantid),
+                as_written(total.outcome),
+                _signed(total.added),
+                _signed(-total.removed),
+                _amount("+", total.amount_added, total.currency),
+                _amount("-", total.amount_removed, total.currency),
+                _signed(total.added - total.removed),
             )
-        console().print(table)
+        print_table(table)
     for part in found.conversations[:_SHOWN_MAX]:
         click.echo(f"{visible(part.tenantid)} {visible(part.conversation)}: {visible(part.why)}")
         for correction in part.corrections:
@@ -189,6 +205,16 @@ def _show(found: Plan) -> None:
         )
 
 
+def _signed(number: int) -> str:
+    return f"{number:+d}" if number else "0"
+
+
+def _amount(sign: str, amount: str | None, currency: str | None) -> str:
+    if amount is None:
+        return "no price"
+    return f"{sign}{amount} {currency}" if Decimal(amount) else f"0.00 {currency}"
+
+
 @command.command("apply")
 @click.argument("file", type=_PLAN)
 @wait_option
@@ -206,11 +232,30 @@ def apply(file: Path, wait_seconds: float) -> None:
         fresh, done, stale = _sorted_out(ledger, found)
         _write(settings, fresh)
         _await_sink(settings, ledger, wait_seconds)
-        missing = [part for part in fresh if not _ids(part) <= _there(ledger, part)]
+        missing = {name for part in fresh for name in _ids(part) - _there(ledger, part)}
     finally:
         ledger.close()
-    records = sum(len(part.corrections) for part in fresh)
-    click.echo(f"{records} corrections of {len(fresh)} conversations are in the ledger")
+    report(fresh, done, stale, missing)
+
+
+def report(
+    fresh: list[Correctable], done: list[Correctable], stale: list[Correctable], missing: set[str]
+) -> None:
+    """Say what became of a plan; end the process where that is not all of it.
+
+    Args:
+        fresh: what was written now.
+        done: what this plan had corrected before.
+        stale: what it does not fit any more.
+        missing: ids of what was written and is not in the ledger, though the sink has read it.
+
+    Raises:
+        UnavailableError: the sink has refused something.
+    """
+    there = [ids for part in fresh if (ids := _ids(part) - missing)]
+    click.echo(
+        f"{sum(map(len, there))} corrections of {len(there)} conversations are in the ledger"
+    )
     if done:
         click.echo(f"{len(done)} conversations had been corrected by this plan before")
     for part in stale[:_SHOWN_MAX]:
@@ -220,12 +265,13 @@ def apply(file: Path, wait_seconds: float) -> None:
         )
     if stale:
         click.echo(f"{len(stale)} conversations are left: make a new plan for them")
-        sys.exit(FOUND)
-    if missing:
+    if refused := [part for part in fresh if _ids(part) & missing]:
         raise UnavailableError(
-            f"the sink has refused corrections of {len(missing)} conversations, the first "
-            f"{visible(missing[0].tenantid)} {visible(missing[0].conversation)}: see its log"
+            f"the sink has refused corrections of {len(refused)} conversations, the first "
+            f"{visible(refused[0].tenantid)} {visible(refused[0].conversation)}: see its log"
         )
+    if stale:
+        sys.exit(FOUND)
 
 
 def _sorted_out(

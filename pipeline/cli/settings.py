@@ -7,6 +7,7 @@ from rich.table import Table
 from pipeline.config import describe_settings
 
 WIDTH_WHERE_NO_TERMINAL = 200
+_COLUMNS_MIN = 80  # below, names are cut
 
 
 @click.command("settings")
@@ -19,4 +20,5 @@ def command() -> None:
     for row in describe_settings():
         table.add_row(*row)
     out = Console()
-    (out if out.is_terminal else Console(width=WIDTH_WHERE_NO_TERMINAL)).print(table)
+    width = max(out.width, _COLUMNS_MIN) if out.is_terminal else WIDTH_WHERE_NO_TERMINAL
+    Console(width=width).print(table)

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
 
-_WIDTH_WHERE_NO_TERMINAL = 160
+_COLUMNS_MAX = 10_000
 # C0, delete and C1; then what turns the direction of writing.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -22,10 +25,20 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def console() -> Console:
-    """Return where tables go: as wide as the terminal, wide enough for all where there is none."""
+def as_written(text: str) -> Text:
+    """Return the text as a cell that shows it all: in a plain one, `[/]` is rich's own markup."""
+    return Text(visible(text))
+
+
+def print_table(table: Table) -> None:
+    """Print a table at the width that it needs, and at that of the terminal where this is more.
+
+    A narrow terminal breaks the lines; rich would cut figures and drop columns instead.
+    """
     terminal = Console()
-    return Console(width=None if terminal.is_terminal else _WIDTH_WHERE_NO_TERMINAL)
+    unbounded = terminal.options.update(max_width=_COLUMNS_MAX)
+    needed = Measurement.get(terminal, unbounded, table).maximum
+    Console(width=max(terminal.width, needed)).print(table)
 
 
 @contextmanager

@@ -15,7 +15,10 @@ def command() -> None:
 
 @command.command("create")
 def create() -> None:
-    """Make the topics that are not there, then check all; safe to run again."""
+    """Make the topics that are not there, then check all.
+
+    Safe to run again.
+    """
     from pipeline.stream.topics import TopicAdmin, wanted_topics
 
     settings = load_settings()
@@ -29,7 +32,10 @@ def create() -> None:
 
 @command.command("check")
 def check() -> None:
-    """Check that the topics are as they must be; exit status 2 where they are not."""
+    """Check that the topics are as they must be.
+
+    Exit status 2: they are not.
+    """
     from pipeline.stream.topics import TopicAdmin
 
     _report(TopicAdmin(load_settings()).problems())

@@ -6,20 +6,16 @@ from typing import TypedDict
 
 import click
 import orjson
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from pipeline import logs
-from pipeline.cli.terminal import visible
+from pipeline.cli.terminal import as_written, print_table
 from pipeline.config import load_settings
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
 from pipeline.ledger.entries import UsageSum
 from pipeline.sink.planner import Billing
 from pipeline.tenants import load_tenants
-
-WIDTH_WHERE_NO_TERMINAL = 160
 
 
 class Line(TypedDict):
@@ -75,9 +71,7 @@ def command(tenantid: str | None, from_ms: int | None, to_ms: int | None, *, as_
         for line in lines:
             click.echo(orjson.dumps(line))
     else:
-        terminal = Console()
-        width = None if terminal.is_terminal else WIDTH_WHERE_NO_TERMINAL
-        Console(width=width).print(_table(lines))
+        print_table(_table(lines))
         if not lines:
             click.echo("the ledger holds no usage here", err=True)
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
@@ -126,9 +120,8 @@ def _table(lines: list[Line]) -> Table:
     for name in ("delivered", "pending"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
-        # As `Text`, for a name may look like rich's own markup.
         table.add_row(
-            *(Text("-" if value is None else visible(str(value))) for value in line.values())
+            *(as_written("-" if value is None else str(value)) for value in line.values())
         )
     if lines:
         table.add_section()

@@ -72,19 +72,16 @@ class LocalKafka:
         """Start the broker and wait until it answers.
 
         Raises:
-            UnavailableError: it cannot be had, its port is taken, or it does not come up.
+            UnavailableError: it cannot be had, its port is taken, its folder cannot be made, or it
+                does not come up.
         """
         if _is_taken(self._port):
             raise UnavailableError(
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
+        # Before anything is fetched for it.
+        properties = self._written_properties()
         java, jars = runtime()
-        # The log holds customers' events, the properties may hold passwords.
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        properties = self.data / "server.properties"
-        properties.touch()
-        properties.chmod(0o600)
-        properties.write_text(self._properties())
         classpath = os.pathsep.join(str(jar) for jar in jars)
         if not (self.data / "log" / "meta.properties").exists():
             self._format(java, classpath, properties)
@@ -142,6 +139,21 @@ class LocalKafka:
     @property
     def _log(self) -> Path:
         return self.data / "kafka.log"
+
+    def _written_properties(self) -> Path:
+        properties = self.data / "server.properties"
+        try:
+            # The log holds customers' events, the properties may hold passwords.
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            properties.touch()
+            properties.chmod(0o600)
+            properties.write_text(self._properties())
+        except OSError as error:
+            raise UnavailableError(
+                f"Kafka's data folder {self.data} cannot be made: {error.strerror}; "
+                "choose another --data-dir"
+            ) from error
+        return properties
 
     def _format(self, java: Path, classpath: str, properties: Path) -> None:
         done = subprocess.run(

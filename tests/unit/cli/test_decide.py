@@ -229,6 +229,29 @@ def test_a_packed_file_whose_writer_did_not_finish_fails_and_decides_nothing(
     assert result.stderr.startswith(f"error: {path}: cannot be read: ".encode())
 
 
+def damaged_gz(given: bytes) -> bytes:
+    packed = gzip.compress(given)
+    return packed[:10] + b"\xff" * 8 + packed[18:]
+
+
+def damaged_zst(given: bytes) -> bytes:
+    packed = zstandard.compress(given)
+    return packed[:8] + b"\xff" * 8 + packed[16:]
+
+
+@pytest.mark.parametrize("pack", [damaged_gz, damaged_zst])
+def test_a_packed_file_that_is_damaged_is_named(
+    decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / f"damaged.{pack.__name__.rpartition('_')[2]}"
+    path.write_bytes(pack(answered("c-1")))
+
+    result = decide(path)
+
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(f"error: {path}: cannot be read: ".encode())
+
+
 @pytest.mark.parametrize("name", ["none.ndjson", "folder", "not.gz", "not.zst"])
 def test_a_file_that_cannot_be_read_is_named(decide: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from rich.text import Text
 
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
@@ -290,6 +291,28 @@ def test_without_json_there_is_a_table_with_a_total_for_each_currency(
         ["acme", "signup", "1", "0", "0", "-", "-", "0", "1"],
         ["total", "1", "0", "0", "-", "-", "0", "1"],
         ["total", "2", "1", "1", "10.98", "usd", "0", "2"],
+    ]
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "80"])
+def test_a_narrow_terminal_cuts_no_figure_and_no_header(
+    ledger: Ledger, usage: Run, resmeter_env: dict[str, str], columns: str
+) -> None:
+    resmeter_env |= {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": columns}
+    stored(
+        ledger,
+        *(record(f"c-{n}", tenantid="contoso-travel") for n in range(143)),
+        record("c-q", outcome="qualification", kind="reported", reason="reported"),
+    )
+
+    result = usage()
+
+    header, *rows = (row.split() for row in Text.from_ansi(result.stdout).plain.splitlines())
+    assert header == ["tenant", *list(line())[1:]]
+    assert rows == [
+        ["acme", "qualification", "1", "0", "0", "9.99", "usd", "0", "1"],
+        ["contoso-travel", "resolution", "143", "0", "143", "141.57", "usd", "0", "143"],
+        ["total", "144", "0", "143", "151.56", "usd", "0", "144"],
     ]
 
 

@@ -25,3 +25,16 @@ def test_a_jar_that_is_another_file_is_named_and_not_run(tmp_path: Path) -> None
     assert f"{folder}/{next(iter(known_digests()))} is not the file that we know" in (
         ended.stderr.decode()
     )
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "kafka"
+
+    ended = resmeter("kafka", "--port", "0", "--data-dir", str(folder), env=dict(os.environ))
+
+    assert ended.returncode == 1
+    assert ended.stderr.decode().splitlines()[-1] == (
+        f"error: Kafka's data folder {folder} cannot be made: Not a directory; "
+        "choose another --data-dir"
+    )

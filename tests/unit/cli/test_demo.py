@@ -1,0 +1,38 @@
+"""What `resmeter demo` tells whoever stays."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+from pipeline.cli.demo import next_steps, sourced
+
+
+def test_what_is_sourced_finds_the_command_and_keeps_what_was_on_the_path(tmp_path: Path) -> None:
+    scripts = tmp_path / "it's a $HOME"
+    scripts.mkdir()
+    (scripts / "resmeter").write_text("#!/bin/sh\necho ours\n")
+    (scripts / "resmeter").chmod(0o700)
+    file = tmp_path / "env.sh"
+    file.write_text(sourced({"RESMETER_CONFIG": "a b"}, scripts))
+
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'. {shlex.quote(str(file))}; resmeter; echo "$PATH"; echo "$RESMETER_CONFIG"',
+        ],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.splitlines() == ["ours", f"{scripts}:{os.environ['PATH']}", "a b"]
+
+
+def test_whoever_stays_is_not_told_to_stay() -> None:
+    assert "KEEP=1" in next_steps("acme", "c1", is_kept=False)
+    kept = next_steps("acme", "c1", is_kept=True)
+    assert "KEEP=1" not in kept
+    assert "resmeter explain acme c1" in kept
