@@ -4,6 +4,7 @@ librdkafka tries again for ever, whatever the reason, and gives it to a callback
 a wrong password looks like a broker that does not answer.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -64,6 +65,16 @@ def open_client(make: Callable[[dict[str, Any]], _Client], options: Mapping[str,
                 )
             ]
         ) from error
+
+
+def quiet() -> dict[str, Any]:
+    """Return the options of a client that says nothing by itself.
+
+    librdkafka tells of each connection that it tries; the error that we raise says it once.
+    """
+    logger = logging.getLogger("resmeter.librdkafka")
+    logger.setLevel(logging.CRITICAL)
+    return {"log_level": 0, "logger": logger}
 
 
 def list_topics(

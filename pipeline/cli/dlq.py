@@ -85,6 +85,7 @@ def list_(
                         "last": format_time(count.last),
                         "tenants": sorted(count.tenants),
                         "example": count.example,
+                        "place": _told_place(count.place),
                     }
                 )
             )
@@ -97,7 +98,7 @@ def list_(
 def counted(found: Mapping[str, Count]) -> Table:
     """Return a row for each reason, those with the most letters first."""
     table = Table(box=None, pad_edge=False)
-    for name in ("reason", "letters", "first", "last", "tenants", "the newest says"):
+    for name in ("reason", "letters", "first", "last", "tenants", "newest", "which says"):
         table.add_column(name, justify="right" if name == "letters" else "left")
     for reason, count in sorted(found.items(), key=lambda item: -item[1].letters):
         table.add_row(
@@ -106,9 +107,14 @@ def counted(found: Mapping[str, Count]) -> Table:
             format_time(count.first),
             format_time(count.last),
             str(len(count.tenants)),
+            _told_place(count.place),
             as_written(count.example[:_SHOWN_CHARACTERS_MAX]),
         )
     return table
+
+
+def _told_place(place: tuple[int, int]) -> str:
+    return f"{place[0]}:{place[1]}"
 
 
 class _Place(click.ParamType):
@@ -130,7 +136,7 @@ def show(places: tuple[tuple[int, int], ...], *, raw: bool) -> None:
     """Show dead letters whole: why, where from, and the original bytes.
 
     They may hold what customers said. PARTITION:OFFSET is the place in the dead-letter topic;
-    `resmeter dlq list --json` and the worker's log name some.
+    `resmeter dlq list` names the newest of each reason.
     """
     settings = _settings()
     source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)

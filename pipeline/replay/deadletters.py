@@ -170,7 +170,7 @@ def counts(letters: Iterable[Letter]) -> Mapping[str, "Count"]:
         count.letters += 1
         count.first = min(count.first or letter.at, letter.at)
         count.last = max(count.last, letter.at)
-        count.example = letter.detail
+        count.example, count.place = letter.detail, letter.place
         count.tenants.add((letter.key or b"").partition(b":")[0].decode("utf-8", "replace"))
     return found
 
@@ -183,3 +183,4 @@ class Count(msgspec.Struct):
     last: int = 0
     example: str = ""
     tenants: set[str] = msgspec.field(default_factory=set)
+    place: tuple[int, int] = (0, 0)  # of the newest: partition, offset

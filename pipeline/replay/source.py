@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from pipeline.broker import Refusals, list_topics, open_client
+from pipeline.broker import Refusals, list_topics, open_client, quiet
 from pipeline.errors import ConfigurationError, UnavailableError
 
 _SECONDS_MAX = 10.0  # for an answer
@@ -34,6 +34,7 @@ class Source:
                 "enable.partition.eof": False,
                 "auto.offset.reset": "earliest",
                 "error_cb": refusals.hear,
+                **quiet(),
             },
         )
         try:
@@ -107,4 +108,7 @@ class Source:
         self._consumer.close()
 
     def _unavailable(self, error: KafkaException) -> UnavailableError:
-        return UnavailableError(f"Kafka at {self._servers}: {error.args[0].str()}")
+        return UnavailableError(
+            f"Kafka at {self._servers}: {error.args[0].str()}; "
+            "RESMETER_KAFKA__BOOTSTRAP_SERVERS names it"
+        )

@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from pipeline.broker import Refusals, list_topics, open_client
+from pipeline.broker import Refusals, list_topics, open_client, quiet
 from pipeline.config import Settings, kafka_client_options
 from pipeline.errors import UnavailableError
 
@@ -100,8 +100,7 @@ class TopicAdmin:
             {
                 **kafka_client_options(settings.kafka),
                 "error_cb": self._refusals.hear,
-                "log_level": 0,
-                "logger": _quiet_logger(),
+                **quiet(),
             },
         )
 
@@ -243,12 +242,3 @@ def _committed(consumer: Consumer, topic: str, partitions: int) -> list[TopicPar
             if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
                 raise
             time.sleep(_LOOK_SECONDS)
-
-
-def _quiet_logger() -> Any:
-    # librdkafka tells of each connection that it tries; the error that we raise says it once.
-    import logging
-
-    logger = logging.getLogger("resmeter.librdkafka")
-    logger.setLevel(logging.CRITICAL)
-    return logger

@@ -152,3 +152,4 @@ def test_letters_are_counted_by_reason_with_the_newest_as_the_example() -> None:
     }
     assert found["future_time"].tenants == {"acme", "best"}
     assert found["future_time"].example == "why"
+    assert found["future_time"].place == (0, 8)
