@@ -37,7 +37,8 @@ from pipeline.usage.conversation import (
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 _ANY_TIME = -(2**62)
-_STALE_MAX = 1_000
+# Entries of the wheel whose conversation was decided before its window's end.
+_STALE_MAX, _STALE_PART = 1_000, 8
 # Parts of `seal_after`. A history is dropped only once no broker's clock can be so far behind the
 # one that was read that a record still comes with an earlier time: a day after 45 of them.
 _SEAL_SLACK_PART = 45
@@ -243,7 +244,7 @@ class Partition:
                 assert key is not None
                 self._receive(work, key, taken, emitted)
                 taken.arrivals.clear()  # while the processor's cache holds them
-        if len(self.wheel) > 2 * len(self.states) + _STALE_MAX:
+        if len(self.wheel) > 2 * self.open + len(self.states) // _STALE_PART + _STALE_MAX:
             # No timer has run for long, as the partition is behind, and what was decided before its
             # window's end was not taken out.
             self.schedule_all()
