@@ -1,5 +1,6 @@
 """This file defines the settings; it is the only module that reads the environment."""
 
+import difflib
 import ipaddress
 import os
 from collections.abc import Iterator
@@ -254,6 +255,15 @@ def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
             problems.append(problem)
             wrong.add(name)
     return settings, problems, wrong
+
+
+def unknown_variables() -> Iterator[str]:
+    """Say which variables look like settings and are none, and which was perhaps meant."""
+    known = [variable for variable, _, _ in describe_settings()]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name.upper() not in known:
+            meant = difflib.get_close_matches(name.upper(), known, 1)
+            yield f"{name} is no setting" + (f"; is {meant[0]} meant?" if meant else "")
 
 
 def _values_of_groups() -> list[str]:

@@ -8,7 +8,7 @@ import click
 
 from pipeline import logs
 from pipeline.cli import MISUSED
-from pipeline.config import Settings, load_valid_settings
+from pipeline.config import Settings, load_valid_settings, unknown_variables
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.producers import load_keys
 from pipeline.tenants import Tenants, load_tenants
@@ -28,6 +28,9 @@ def command() -> None:
     settings, problems, wrong = load_valid_settings()
     logs.configure(settings.log)
     _show("settings", [] if problems else ["every variable is valid"], problems)
+    for unknown in unknown_variables():
+        # No problem: the tenant file may name it.
+        click.echo(f"-  settings: {unknown}", err=True)
     count = len(problems)
     for section, name, check in _checks(settings):
         if section in wrong:

@@ -15,6 +15,7 @@ from pipeline.config import (
     kafka_client_options,
     load_settings,
     load_valid_settings,
+    unknown_variables,
 )
 from pipeline.errors import ConfigurationError
 
@@ -376,3 +377,21 @@ def test_a_live_key_goes_over_no_connection_that_is_not_encrypted(
     else:
         (problem,) = problems()
         assert problem.startswith("RESMETER_STRIPE__BASE_URL: is not encrypted")
+
+
+def test_a_variable_that_is_no_setting_is_told_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in list(os.environ):
+        if name.startswith("RESMETER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("RESMETER_LEDGER__URL", "sqlite:///x")
+    monkeypatch.setenv("RESMETER_LEGDER__URL", "sqlite:///y")
+    monkeypatch.setenv("RESMETER_KAFKA_BOOTSTRAP_SERVERS", "k:9092")
+    monkeypatch.setenv("RESMETER_XYZ", "1")
+
+    assert list(unknown_variables()) == [
+        "RESMETER_KAFKA_BOOTSTRAP_SERVERS is no setting; is RESMETER_KAFKA__BOOTSTRAP_SERVERS meant?",
+        "RESMETER_LEGDER__URL is no setting; is RESMETER_LEDGER__URL meant?",
+        "RESMETER_XYZ is no setting",
+    ]
