@@ -262,7 +262,7 @@ def unknown_variables() -> Iterator[str]:
     known = [variable for variable, _, _ in describe_settings()]
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name.upper() not in known:
-            meant = difflib.get_close_matches(name.upper(), known, 1)
+            meant = difflib.get_close_matches(name.upper(), known, 1, 0.85)
             yield f"{name} is no setting" + (f"; is {meant[0]} meant?" if meant else "")
 
 
