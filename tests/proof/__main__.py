@@ -207,16 +207,17 @@ def _write(found: list[Row]) -> None:
         note = "" if verdict.is_clean else f"; **{' '.join(verdict.problems[:1]) or 'not clean'}**"
         lines[f"| {row.about}"] = (
             f"| {row.about} | {row.events:,} | {row.faults} | {verdict.lost} | "
-            f"{verdict.doubled} | {verdict.wrong} | {row.recovery_seconds:.0f} s{note} |"
+            f"{verdict.doubled} | {verdict.wrong} | {row.recovery_seconds:.0f} s{note} | "
+            f"{datetime.now(UTC):%Y-%m-%d}, {_commit()} |"
         )
     lines.pop("| what fails", None)
     where = (
-        f"{datetime.now(UTC):%Y-%m-%d}, commit {_commit()}, {platform.machine()} with "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, Kafka out of wheels:"
+        f"{platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}, "
+        "Kafka out of wheels; each row with the day and the commit of its run:"
     )
     heading = [
-        "| what fails | events | faults | lost | doubled | wrong | recovered in |",
-        "|---|---|---|---|---|---|---|",
+        "| what fails | events | faults | lost | doubled | wrong | recovered in | run |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     order = {f"| {_about(case)}": number for number, case in enumerate(CASES)}
     kept = [lines[about] for about in sorted(lines.keys() & order.keys(), key=order.__getitem__)]
