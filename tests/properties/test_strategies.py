@@ -9,10 +9,9 @@ from tests.oracle.decide import decide, net
 from tests.oracle.strategies import END, WINDOW, Arrival, arrivals, timelines
 from tests.oracle.usage import Oracle
 
-# The rarest comes up in one of two hundred. Derandomised: what is drawn today is drawn tomorrow.
-_ENOUGH = settings(
-    max_examples=500, phases=[Phase.generate], database=None, derandomize=True, derandomize=True
-)
+# The rarest comes up in one of two hundred. Derandomised, and still not always the same: what
+# Hypothesis draws depends on which modules the process has imported as well.
+_ENOUGH = settings(max_examples=1_500, phases=[Phase.generate], database=None, derandomize=True)
 
 
 def _seen() -> Counter[str]:
