@@ -15,9 +15,8 @@ REDRIVES_MAX = 5  # what was refused so often is refused for a reason that stays
 ANOTHER_REASON = "another reason"
 WRITTEN_TWICE = "written twice"
 REFUSED_SINCE = "sent again, and refused again: its newest dead letter stands for it"
-NOT_LEFT = frozenset(
-    {ANOTHER_REASON, WRITTEN_TWICE, REFUSED_SINCE}
-)  # another one goes, or none was meant
+# Another one goes in its place, or none was meant.
+NOT_LEFT = frozenset({ANOTHER_REASON, WRITTEN_TWICE, REFUSED_SINCE})
 _OURS = "resmeter-"
 _SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
 _CUT = "resmeter-cut"
@@ -111,15 +110,14 @@ def judge(
         now: the time at which they would arrive, ms.
         keys: of producers, where signatures are asked for.
     """
-    listed = list(letters)
+    listed = [(letter, _digest(letter)) for letter in letters]
     sent: dict[bytes, int] = {}
-    for letter in listed:
-        content = _digest(letter)
+    for letter, content in listed:
         sent[content] = max(letter.redrives, sent.get(content, 0))
     seen: set[tuple[str, int, int]] = set()
-    for letter in listed:
+    for letter, content in listed:
         why_not = _why_not(letter, reasons, now, seen, keys)
-        if not why_not and letter.redrives < sent[_digest(letter)]:
+        if not why_not and letter.redrives < sent[content]:
             why_not = REFUSED_SINCE
         yield Verdict(letter, why_not)
         if letter.origin is not None:

@@ -275,22 +275,17 @@ class Intake:
 
     def _look(self, consumer: Consumer) -> None:
         """Measure the lag; whether that works says whether Kafka can be reached."""
-        if not self._read:  # none is ours, or all were lost with the session
-            try:
+        try:
+            if not self._read:  # none is ours, or all were lost with the session
                 consumer.list_topics(self._topic, timeout=LOOK_SECONDS_MAX)
-            except KafkaException as error:
-                if self._refusals.last is None:
-                    self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
-                return
-        for partition, next_offset in list(self._read.items()):
-            place = TopicPartition(self._topic, partition)
-            try:
+            for partition, next_offset in list(self._read.items()):
+                place = TopicPartition(self._topic, partition)
                 _, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS_MAX)
-            except KafkaException as error:
-                if self._refusals.last is None:
-                    self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
-                return
-            self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
+                self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
+        except KafkaException as error:
+            if self._refusals.last is None:
+                self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
+            return
         self._unreached = self._refusals.last = None
 
     def _on_message_error(self, consumer: Consumer, message: Message, error: KafkaError) -> None:

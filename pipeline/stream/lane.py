@@ -71,7 +71,6 @@ class Lane:
         self.records_at: dict[int, float] = {}  # when a record was last taken
         self.arrival: dict[int, int] = {}  # the timestamp of the last record applied
         self.create_time = False
-        self.fetch_bytes_max = settings.worker.fetch_bytes_max
         self._worker = settings.worker
         self._now = now
         self._end = end or die
@@ -493,7 +492,7 @@ class _LaneThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_bytes = self.consumer.lane.fetch_bytes_max
+        consumer._fetch_max_bytes = self.consumer.lane._worker.fetch_bytes_max
         # What a producer has taken back was never sent. Faust asks for this only where it writes
         # in transactions itself.
         consumer._isolation_level = "read_committed"

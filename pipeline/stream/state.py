@@ -30,7 +30,6 @@ _PACKED_FROM_BYTES = 32_768  # a very long conversation must fit into a Kafka re
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Conversation).decode
-_pack = _HEADER.pack
 _offset_of = struct.Struct(">Q").unpack_from
 _due_of = struct.Struct(">12xQ").unpack_from
 _heard_of = struct.Struct(">21xQ").unpack_from
@@ -47,13 +46,12 @@ def encode_state(next_offset: int, conversation: Conversation) -> bytes:
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
         form |= PACKED
-    due, heard = conversation.due_at, conversation.arrival
-    if due is None:
-        due = 0
-    elif due < 1:
-        due = 1  # a due before 1970 is settled by any clock, and 0 means none
-    heard = max(heard, 0)  # Kafka's -1, for no timestamp, is as long ago
-    return _pack(next_offset, conversation.emitted, due, form, heard) + payload
+    due = conversation.due_at
+    # A due before 1970 is settled by any clock: 1 stands for it, as 0 means none.
+    stored_due = 0 if due is None else max(due, 1)
+    # Kafka's -1, for no timestamp, is as long ago as 0.
+    heard = max(conversation.arrival, 0)
+    return _HEADER.pack(next_offset, conversation.emitted, stored_due, form, heard) + payload
 
 
 def decode_state(stored: bytes) -> Conversation:
