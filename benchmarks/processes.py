@@ -18,6 +18,7 @@ import psutil
 from confluent_kafka import Consumer, TopicPartition
 
 from pipeline.local.kafka import running_kafka
+from pipeline.local.processes import die_with_parent
 
 PARTITIONS = 8
 _SECONDS_MAX = 1_800.0
@@ -92,7 +93,11 @@ def peak_mib(process: psutil.Process) -> float:
 def running(*command: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *command], env=env, stdout=out, stderr=out
+            [sys.executable, "-m", "pipeline", *command],
+            env=env,
+            stdout=out,
+            stderr=out,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
         )
         try:
             yield process

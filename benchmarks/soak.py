@@ -43,7 +43,7 @@ from pipeline.events.times import format_time
 _TENANTS = 40
 _SEAL_AFTER_DAYS = 2
 _CYCLE_MS = 50 * 3_600_000
-_EPISODE_EVENTS = 4.6  # on average
+_BILLED_SHARE = 0.1  # of episodes
 _SAMPLE_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _START_MS = 1_760_000_000_000
@@ -68,7 +68,6 @@ class Customers:
     def __init__(self, number: int, seed: int = 1) -> None:
         self._number = number
         self._draw = random.Random(seed)
-        self.billed_share = 0.05  # of episodes that end in a unit
 
     def events(self) -> Iterator[_Sent]:
         waiting: list[tuple[int, int, _Sent]] = []
@@ -91,7 +90,7 @@ class Customers:
         ]
         if draw() < 0.6:
             steps.append(("ai_message", b'{"kind":"answer","agent":"support-ai"}'))
-        if draw() >= self.billed_share:
+        if draw() >= _BILLED_SHARE:
             steps.append(("handoff", b'{"cause":"default"}'))
             steps.append(("human_message", b'{"visibility":"public"}'))
         elif draw() < 0.5:
@@ -121,7 +120,6 @@ class Load:
             }
         )
         self._topic = topic
-        self.customers = customers
         self._coming = customers.events()
         self.sent = 0
         self.at = _START_MS
@@ -310,7 +308,6 @@ def main(minutes: float, rate: int, customers: int, out: Path) -> None:
                 began = time.monotonic()
                 next_sample = 0.0
                 while (now := time.monotonic() - began) < minutes * 60:
-                    load.customers.billed_share = 0.05 + 0.10 * now / (minutes * 60)
                     behind = int(now * rate) - load.sent
                     if behind < rate * _TICK_SECONDS:
                         time.sleep(_TICK_SECONDS / 2)

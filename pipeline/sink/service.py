@@ -13,6 +13,7 @@ from pipeline.config import Settings, kafka_client_options
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
+from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
 from pipeline.serve import serving
 from pipeline.sink.dispatcher import Dispatcher
@@ -30,6 +31,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
         ConfigurationError: no Stripe key, no topic, or the ledger's schema is another one.
         UnavailableError: Kafka or the ledger cannot be reached.
     """
+    limit_arenas()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

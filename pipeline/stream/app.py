@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.logs import configure, get_logger
+from pipeline.memory import limit_arenas
 from pipeline.metrics import WorkerMetrics
 from pipeline.producers import load_keys
 from pipeline.serve import serving
@@ -102,6 +103,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         UnavailableError: no broker answers, or the port is taken.
     """
     configure(settings.log)
+    limit_arenas()
     problems = tenants.problems_of_sealing(settings.worker.seal_after_ms)
     problems += TopicAdmin(settings).problems() or lost_states(settings)
     if problems:
