@@ -8,7 +8,6 @@ timed from the moment it is ready to the moment its last offset is committed; th
 the last record in the ledger.
 """
 
-import contextlib
 import os
 import platform
 import sqlite3
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -82,55 +82,36 @@ def _ends(bootstrap: str, topic: str, partitions: int) -> int:
 def _worker(
     env: dict[str, str], bootstrap: str, count: int, port: int, log: Path
 ) -> dict[str, float]:
+    """Measure a worker from when it is ready: all its processes have their partitions."""
     committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
     with running("worker", env=env, log=log) as process:
-        watched = psutil.Process(process.pid)
         until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
-        began, cpu, before = (
-            time.perf_counter(),
-            sum(watched.cpu_times()[:2]),
-            watched.memory_info().rss,
-        )
+        watched = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+        done, began = committed.total(), time.perf_counter()
+        cpu, before = _cpu_seconds(watched), _rss(watched)
         until(lambda: committed.total() >= count, 0.05, process)
-        seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
-        peak, after = peak_mib(watched), watched.memory_info().rss
-        conversations = metric(port, "resmeter_conversations ")
+        seconds, cpu = time.perf_counter() - began, _cpu_seconds(watched) - cpu
+        peak, grown = sum(map(peak_mib, watched)), _rss(watched) - before
+        conversations = metric(port, "resmeter_conversations")
         committed.close()
         # The windows close once the partitions have stayed at their end: records for the sink.
-        until(lambda: metric(port, "resmeter_open_conversations ") == 0, 1.0, process)
+        until(lambda: metric(port, "resmeter_open_conversations") == 0, 1.0, process)
     return {
-        "events": count,
+        "events": count - done,
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_mib": peak,
         "conversations": conversations,
-        "bytes_a_conversation": (after - before) / conversations,
+        "bytes_a_conversation": grown / conversations,
     }
 
 
-def _two_workers(
-    env: dict[str, str], bootstrap: str, count: int, ports: tuple[int, int], log: Path
-) -> dict[str, float]:
-    """Measure two processes of one group, from when both have their partitions."""
-    committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
-    with contextlib.ExitStack() as stack:
-        processes = [
-            stack.enter_context(
-                running("worker", env={**env, "RESMETER_WORKER__HTTP_PORT": str(port)}, log=log)
-            )
-            for port in ports
-        ]
-        for port, process in zip(ports, processes, strict=True):
-            until(lambda port=port: answers(f"http://127.0.0.1:{port}/health/ready"), 0.02, process)
-        watched = [psutil.Process(process.pid) for process in processes]
-        first, began = committed.total(), time.perf_counter()
-        cpu = sum(sum(process.cpu_times()[:2]) for process in watched)
-        until(lambda: committed.total() >= count, 0.05, processes[0])
-        seconds = time.perf_counter() - began
-        cpu = sum(sum(process.cpu_times()[:2]) for process in watched) - cpu
-        peak = sum(map(peak_mib, watched))
-    committed.close()
-    return {"events": count - first, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
+def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def _rss(processes: Sequence[psutil.Process]) -> float:
+    return float(sum(process.memory_info().rss for process in processes))
 
 
 def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[str, float]:
@@ -180,7 +161,7 @@ def _measured(module: str, *arguments: object) -> dict[str, float]:
 )
 @click.option("--stock-events", default=60_000, show_default=True, help="for the stock agent")
 def main(count: int, stock_events: int) -> None:
-    """Measure a bare consumer, one worker and two, a stock Faust agent and the sink."""
+    """Measure a bare consumer, a worker of one process and of one a core, a stock agent, the sink."""
     with (
         tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
         broker(Path(folder)) as bootstrap,
@@ -213,11 +194,13 @@ def main(count: int, stock_events: int) -> None:
         load_settings()
         log = data / "log"
         stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-stock-changelog"}
+        cores = os.cpu_count() or 1
         again = {
             **env,
-            "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-two-changelog",
-            "RESMETER_TOPICS__RECORDS": f"bench-{run}-two.records",
-            "RESMETER_WORKER__GROUP": f"bench-{run}-two",
+            "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-cores-changelog",
+            "RESMETER_TOPICS__RECORDS": f"bench-{run}-cores.records",
+            "RESMETER_WORKER__GROUP": f"bench-{run}-cores",
+            "RESMETER_WORKER__PROCESSES": str(min(cores, PARTITIONS)),
         }
         for which in (env, stock_env, again):
             subprocess.run(
@@ -233,9 +216,8 @@ def main(count: int, stock_events: int) -> None:
                 bare = [_measured("benchmarks.bare", bootstrap, names["EVENTS"], count)]
             with _console.status("worker"):
                 worker = _worker(env, bootstrap, count, port, log)
-            with _console.status("two workers"):
-                ports = (free_port(), free_port())
-                two = _two_workers(again, bootstrap, count, ports, log)
+            with _console.status("worker, a process a core"):
+                spread = _worker(again, bootstrap, count, port, log)
             with _console.status("bare consumer, again"):
                 bare.append(_measured("benchmarks.bare", bootstrap, names["EVENTS"], count))
             with _console.status("sink"):
@@ -255,13 +237,13 @@ def main(count: int, stock_events: int) -> None:
             if log.exists():
                 _console.print(log.read_text()[-4_000:], markup=False)
             raise
-    _report(bare, worker, two, stock, sink)
+    _report(bare, worker, spread, stock, sink)
 
 
 def _report(
     bare: list[dict[str, float]],
     worker: dict[str, float],
-    two: dict[str, float],
+    spread: dict[str, float],
     stock: dict[str, float],
     sink: dict[str, float],
 ) -> None:
@@ -271,8 +253,8 @@ def _report(
     ceiling = sum(map(rate, bare)) / len(bare)
     rows = [
         ("bare consumer, before", bare[0]),
-        ("worker", worker),
-        ("two workers", two),
+        ("worker, one process", worker),
+        ("worker, a process a core", spread),
         ("bare consumer, after", bare[1]),
         ("stock Faust agent", stock),
         ("sink (usage records)", sink),
@@ -294,14 +276,14 @@ def _report(
     out = Console()
     (out if out.is_terminal else Console(width=100)).print(table)
     click.echo(
-        f"worker: {rate(worker) / ceiling:.2f} of the bare consumer, two {rate(two) / ceiling:.2f}; "
-        f"{rate(worker) / rate(stock):.1f} times the stock agent, "
+        f"worker: {rate(spread) / ceiling:.2f} of the bare consumer on all cores, "
+        f"{rate(worker) / ceiling:.2f} on one; {rate(worker) / rate(stock):.1f} times the stock agent, "
         f"{worker['bytes_a_conversation']:,.0f} bytes a conversation "
         f"({worker['conversations']:,.0f} held)"
     )
     click.echo(
         orjson.dumps(
-            {"bare": bare, "worker": worker, "two": two, "stock": stock, "sink": sink}
+            {"bare": bare, "worker": worker, "spread": spread, "stock": stock, "sink": sink}
         ).decode(),
         err=True,
     )

@@ -74,10 +74,15 @@ def answers(url: str) -> bool:
         return False
 
 
-def metric(port: int, name: str) -> float:
+def metric(port: int, name: str, label: str = "") -> float:
+    """Return the sum of a series; of those samples that have a label such as `result="sent"`."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+    return sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith((f"{name} ", f"{name}{{")) and label in line
+    )
 
 
 def peak_mib(process: psutil.Process) -> float:

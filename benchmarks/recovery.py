@@ -137,7 +137,7 @@ def _failover(
     env = {**env, "RESMETER_WORKER__HTTP_PORT": str(port)}
     with running("worker", env=env, log=log) as second:
         until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, second)
-        until(lambda: metric(port, "resmeter_conversations ") > 0, 0.05, second)
+        until(lambda: metric(port, "resmeter_conversations") > 0, 0.05, second)
         began = time.perf_counter()
         first.kill()
         new += _add_one_to_each(bootstrap, env["RESMETER_TOPICS__EVENTS"], 98)
@@ -186,7 +186,7 @@ def main(conversations: int) -> None:
             ready = time.perf_counter() - began
             until(lambda: committed.total() >= new, 0.02, process)
             decided = time.perf_counter() - began
-            held = metric(port, "resmeter_conversations ")
+            held = metric(port, "resmeter_conversations")
             peak = peak_mib(watched)
             failover = _failover(bootstrap, env, log, process, committed, new)
         committed.close()

@@ -182,15 +182,15 @@ def _sample(
         "events": load.sent,
         "log_days": round((load.at - _START_MS) / 86_400_000, 2),
         **{f"{name}_mib": round(p.memory_info().rss / 2**20, 1) for name, p in processes.items()},
-        "conversations": metric(worker, "resmeter_conversations "),
+        "conversations": metric(worker, "resmeter_conversations"),
         "sealed": metric(worker, "resmeter_sealed_total"),
-        "lag_records": metric(worker, "resmeter_lag_records{"),
+        "lag_records": metric(worker, "resmeter_lag_records"),
         "unacknowledged_batches": metric(worker, "resmeter_unacknowledged_batches"),
         "unaccounted": metric(worker, "resmeter_records_unaccounted"),
         "usage_records": metric(sink, "resmeter_usage_records_total"),
         "sink_lag_records": metric(sink, "resmeter_sink_lag_records"),
         "pending_age_seconds": metric(sink, "resmeter_pending_age_seconds"),
-        "delivered": metric(sink, 'resmeter_deliveries_total{result="delivered"}'),
+        "delivered": metric(sink, "resmeter_deliveries_total", 'result="delivered"'),
         "ledger_mib": round(ledger.stat().st_size / 2**20, 1),
     }
 

@@ -72,6 +72,12 @@ class WorkerSettings(_Section):
     group: str = Field("resmeter", description="the worker's consumer group (Faust's app id)")
     http_host: str = Field("127.0.0.1", description="where /metrics and /health listen")
     http_port: int = Field(9464, ge=0, le=65535, description="0: any free port")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="of a worker, each with its share of the partitions; one decides on one core",
+    )
     batch_events_max: int = Field(
         20_000,
         ge=1,
@@ -121,6 +127,12 @@ class WorkerSettings(_Section):
         ge=1,
         le=3650,
         description="a conversation without a record for so long is closed to older events",
+    )
+    stop_seconds_max: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="for SIGTERM to finish what is under way; then it ends without that commit",
     )
     recovery_seconds_max: float = Field(
         600.0, gt=0, le=86400, description="not ready for longer than this: the process ends"

@@ -1,6 +1,7 @@
 """This file serves `/metrics`, `/health/live` and `/health/ready` for a worker or a sink."""
 
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -11,35 +12,57 @@ from pipeline.errors import UnavailableError
 SHUTDOWN_SECONDS_MAX = 1.0
 
 
-@asynccontextmanager
-async def serving(
-    registry: CollectorRegistry, host: str, port: int, problems: Callable[[], list[str]]
-) -> AsyncIterator[int]:
-    """Serve for as long as the context is open; yield the port (it differs where `port` is 0).
-
-    `problems` says why the process is not ready; an empty list means that it is. It is called in
-    the event loop and must not block.
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes any that is free.
 
     Raises:
         UnavailableError: the address cannot be listened on.
     """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        raise UnavailableError(
+            f"cannot listen on {host}:{port} for /metrics and /health: {error.strerror}; "
+            "set another port with RESMETER_WORKER__HTTP_PORT or RESMETER_SINK__HTTP_PORT"
+        ) from error
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+
+def text_of(registry: CollectorRegistry) -> Callable[[], Awaitable[bytes]]:
+    """Return what gives a registry's metrics in Prometheus' text format."""
+
+    async def text() -> bytes:
+        return generate_latest(registry)
+
+    return text
+
+
+@asynccontextmanager
+async def serving(
+    listening: socket.socket,
+    metrics: Callable[[], Awaitable[bytes]],
+    problems: Callable[[], Awaitable[list[str]]],
+) -> AsyncIterator[int]:
+    """Serve for as long as the context is open; yield the port.
+
+    `problems` says why the process is not ready; an empty list means that it is. Both are called
+    in the event loop and must not block.
+    """
+
+    async def answer_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def live(_: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
     async def ready(_: web.Request) -> web.Response:
-        reasons = problems()
+        reasons = await problems()
         return web.json_response(
             {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
         )
 
     app = web.Application()
-    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/metrics", answer_metrics)
     app.router.add_get("/health/live", live)
     app.router.add_get("/health/ready", ready)
     runner = web.AppRunner(
@@ -47,14 +70,7 @@ async def serving(
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise UnavailableError(
-                f"cannot listen on {host}:{port} for /metrics and /health: {error.strerror}; "
-                "set another port with RESMETER_WORKER__HTTP_PORT or RESMETER_SINK__HTTP_PORT"
-            ) from error
-        yield int(runner.addresses[0][1])
+        await web.SockSite(runner, listening).start()
+        yield int(listening.getsockname()[1])
     finally:
         await runner.cleanup()

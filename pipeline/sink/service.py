@@ -15,7 +15,7 @@ from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
-from pipeline.serve import serving
+from pipeline.serve import listen, serving, text_of
 from pipeline.sink.dispatcher import Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.meter import NO_KEY, StripeMeter
@@ -74,7 +74,7 @@ async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> Non
         session_timeout_seconds=settings.sink.session_timeout_seconds,
     )
 
-    def problems() -> list[str]:
+    async def problems() -> list[str]:
         halted = [dispatcher.halted] if dispatcher.halted else []
         return intake.problems() + halted
 
@@ -89,9 +89,8 @@ async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> Non
                 await asyncio.wait_for(stop.wait(), settings.sink.flush_interval_seconds)
 
     try:
-        async with serving(
-            registry, settings.sink.http_host, settings.sink.http_port, problems
-        ) as port:
+        listening = listen(settings.sink.http_host, settings.sink.http_port)
+        async with serving(listening, text_of(registry), problems) as port:
             log.info("sink_started", ledger=ledger.shown, http_port=port)
             taking = asyncio.create_task(asyncio.to_thread(intake.run))
             flushing = asyncio.create_task(flush_forever())

@@ -3,7 +3,10 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
+import socket
+import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import structlog
 import uvloop
 from faust.types import TP
 from prometheus_client import CollectorRegistry
@@ -21,9 +25,10 @@ from pipeline.logs import configure, get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import WorkerMetrics
 from pipeline.producers import load_keys
-from pipeline.serve import serving
+from pipeline.serve import listen, serving, text_of
 from pipeline.stream.lane import Lane, LaneApp, die
 from pipeline.stream.outputs import Outputs, ssl_context
+from pipeline.stream.processes import Seat, run_processes
 from pipeline.stream.topics import TopicAdmin, lost_states
 from pipeline.tenants import Tenants
 
@@ -104,16 +109,36 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     """
     configure(settings.log)
     limit_arenas()
-    problems = tenants.problems_of_sealing(settings.worker.seal_after_ms)
-    problems += TopicAdmin(settings).problems() or lost_states(settings)
-    if problems:
-        raise ConfigurationError(problems)
     # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.
     gc.collect()
     gc.freeze()
     gc.set_threshold(500_000, 20, 100)
+    worker = settings.worker
+
+    def check() -> None:
+        problems = tenants.problems_of_sealing(worker.seal_after_ms)
+        problems += TopicAdmin(settings).problems() or lost_states(settings)
+        if worker.processes > settings.topics.partitions:
+            problems.append(
+                f"RESMETER_WORKER__PROCESSES is {worker.processes}, but RESMETER_TOPICS__PARTITIONS "
+                f"is {settings.topics.partitions}: a process without a partition decides nothing"
+            )
+        if problems:
+            raise ConfigurationError(problems)
+
+    def run(seat: Seat) -> int:
+        structlog.contextvars.bind_contextvars(process=seat.number)
+        return _run(settings, tenants, seat.listening, seat)
+
+    if worker.processes > 1:
+        return run_processes(worker, check, run)
+    check()
+    return _run(settings, tenants, listen(worker.http_host, worker.http_port), None)
+
+
+def _run(settings: Settings, tenants: Tenants, listening: socket.socket, seat: Seat | None) -> int:
     with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data:
-        return uvloop.run(_Worker(settings, tenants, Path(data)).run())
+        return uvloop.run(_Worker(settings, tenants, Path(data)).run(listening, seat))
 
 
 class _Worker:
@@ -131,8 +156,10 @@ class _Worker:
         self._unreached = False
         self._app: LaneApp
 
-    async def run(self) -> int:
+    async def run(self, listening: socket.socket, seat: Seat | None) -> int:
+        """Run until told to stop; return the exit status. With a seat, it is one of several."""
         settings = self._settings
+        name = "worker" if seat is None else "process"
         app = self._app = build_app(settings, self._tenants, self._metrics, self._data)
         self._metrics.watch(app.lane)
         app.lane.create_time = settings.topics.events_timestamps == "CreateTime"
@@ -140,14 +167,11 @@ class _Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        if seat is not None:
+            seat.when_parent_is_gone(stop.set)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
-                serving(
-                    self._registry,
-                    settings.worker.http_host,
-                    settings.worker.http_port,
-                    self.problems,
-                )
+                serving(listening, text_of(self._registry), self._answer_ready)
             )
             try:
                 await app.lane.outputs.start()
@@ -156,7 +180,7 @@ class _Worker:
                     f"cannot write to Kafka at {settings.kafka.bootstrap_servers}: {error}"
                 ) from error
             stack.push_async_callback(app.lane.outputs.stop)
-            self._log.info("worker_started", group=settings.worker.group, http_port=port)
+            self._log.info(f"{name}_started", group=settings.worker.group, http_port=port)
             if settings.log.level != "debug":
                 _hush_faust()
             app.finalize()
@@ -174,10 +198,24 @@ class _Worker:
             if not stop.is_set():
                 die("worker_crashed", app.crash_reason)
             await self._stop(app)
-        self._log.info("worker_stopped")
+        self._log.info(f"{name}_stopped")
         return 0
 
     async def _stop(self, app: LaneApp) -> None:
+        seconds = self._settings.worker.stop_seconds_max
+        ending = asyncio.ensure_future(self._drain(app))
+        if not (await asyncio.wait([ending], timeout=seconds))[0]:
+            # Where no broker answers, clients wait for it, deaf to being cancelled.
+            self._log.warning(
+                "stopped_without_commit",
+                after_seconds=seconds,
+                consequence="what was under way is read again; nothing is lost",
+            )
+            sys.stderr.flush()
+            os._exit(1)
+        ending.result()
+
+    async def _drain(self, app: LaneApp) -> None:
         # Nothing new is taken; what is under way ends and is committed; then the group is left.
         app.consumer.stop_flow()
         await app.lane.drain()
@@ -189,6 +227,9 @@ class _Worker:
             await asyncio.sleep(0.2)
 
     # --- what is seen from outside ------------------------------------------------------------------
+
+    async def _answer_ready(self) -> list[str]:
+        return self.problems()
 
     def problems(self) -> list[str]:
         app = getattr(self, "_app", None)

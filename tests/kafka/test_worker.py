@@ -77,6 +77,22 @@ def test_worker_and_sink_are_not_ready_while_the_broker_is_gone(tmp_path: Path) 
             process.kill()
 
 
+def test_sigterm_ends_a_worker_whose_broker_is_gone(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        kafka = stack.enter_context(running_kafka(tmp_path / "kafka"))
+        run = stack.enter_context(running(kafka.bootstrap_servers, tmp_path))
+        worker = run.start("worker", RESMETER_WORKER__STOP_SECONDS_MAX="2")
+        port = run.port(worker)
+        wait_until(lambda: readiness(port)[0] == 200, "it is ready")
+        kafka.kill()
+        wait_until(lambda: readiness(port)[0] == 503, "it says that it is not")
+
+        worker.stop()
+
+        assert worker.status == 1
+        assert '"stopped_without_commit"' in worker.log()
+
+
 def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(
     load: Load, loaded_run: Run
 ) -> None:

@@ -1,0 +1,107 @@
+"""A worker of several processes on a real broker: it looks and ends as one, and decides the same."""
+
+import os
+import signal
+import socket
+
+import psutil
+
+from pipeline.local.processes import Process
+from tests.kafka.conftest import Load
+from tests.kafka.run import PARTITIONS, Run, metric, readiness, wait_until
+
+TWO = {"RESMETER_WORKER__PROCESSES": "2"}
+_SLOW = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "50", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
+
+
+def _children(worker: Process) -> list[psutil.Process]:
+    return sorted(psutil.Process(worker.pid).children(), key=lambda process: process.pid)
+
+
+def _both_decide(run: Run, port: int) -> None:
+    wait_until(
+        lambda: all(metric(port, "resmeter_events_total", process=str(n)) > 0 for n in range(2)),
+        "both processes decide",
+    )
+
+
+def _gone(children: list[psutil.Process]) -> None:
+    wait_until(lambda: not any(child.is_running() for child in children), "the processes ended")
+
+
+def test_two_processes_behind_one_port_decide_what_one_does(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    worker = run.start("worker", **TWO, **_SLOW)
+    port = run.port(worker)
+    _both_decide(run, port)
+
+    run.until_decided(worker, load.size)
+
+    assert run.usage_records() == load.records
+    assert readiness(port) == (200, {"ready": True, "reasons": []})
+    assert len(_children(worker)) == 2
+
+
+def test_sigterm_ends_all_of_them_in_order(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    worker = run.start("worker", **TWO)
+    run.until_decided(worker, load.size)
+    children = _children(worker)
+
+    worker.stop()
+
+    assert worker.status == 0
+    assert not any(child.is_running() for child in children)
+    assert run.committed() == load.size
+    assert worker.log().count('"process_stopped"') == 2
+    assert worker.log().count('"worker_stopped"') == 1
+
+
+def test_where_one_is_killed_all_end_and_nothing_is_lost(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    worker = run.start("worker", **TWO, **_SLOW)
+    _both_decide(run, run.port(worker))
+    children = _children(worker)
+
+    children[0].kill()
+
+    assert worker.wait(60) == 1
+    assert not any(child.is_running() for child in children)
+    assert '"process_failed"' in worker.log()
+    again = run.start("worker", **TWO)
+    run.until_decided(again, load.size)
+    assert run.usage_records() == load.records
+
+
+def test_none_outlives_the_first_process(load: Load, loaded_run: Run) -> None:
+    run = loaded_run
+    worker = run.start("worker", **TWO, **_SLOW)
+    _both_decide(run, run.port(worker))
+    children = _children(worker)
+
+    os.kill(worker.pid, signal.SIGKILL)
+
+    _gone(children)
+    last = run.start("worker", **TWO)
+    run.until_decided(last, load.size)
+    assert run.usage_records() == load.records
+
+
+def test_more_processes_than_partitions_are_refused(run: Run) -> None:
+    result = run.resmeter("worker", RESMETER_WORKER__PROCESSES=str(PARTITIONS + 1))
+
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        "error: RESMETER_WORKER__PROCESSES is 5, but RESMETER_TOPICS__PARTITIONS"
+    )
+
+
+def test_a_port_that_is_taken_is_told_once(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run.resmeter("worker", RESMETER_WORKER__HTTP_PORT=port, **TWO)
+
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"cannot listen on 127.0.0.1:{port}" in line
