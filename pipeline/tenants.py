@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def _versions(path: Path, patterns: Any, problems: list[str]) -> dict[str, tuple
         read = read_policies(texts)
     except ConfigurationError as error:
         problems.extend(error.problems)
-        return versions
+        return versions | dict.fromkeys(_names(texts), ())  # wrong, but there
     for label, policy in zip(texts, read, strict=True):
         known = labels.get((policy.name, policy.version))
         if known is not None:
@@ -176,6 +177,14 @@ def _versions(path: Path, patterns: Any, problems: list[str]) -> dict[str, tuple
         labels[policy.name, policy.version] = label
         versions[policy.name] = (*versions.get(policy.name, ()), policy)
     return versions
+
+
+def _names(texts: Mapping[str, str]) -> list[str]:
+    names = []
+    for text in texts.values():
+        with suppress(tomllib.TOMLDecodeError):
+            names.append(str(tomllib.loads(text).get("name")))
+    return names
 
 
 def _meters(path: Path, table: Any, problems: list[str]) -> dict[str, str]:

@@ -264,7 +264,7 @@ def read_policies(texts: Mapping[str, str]) -> list[Policy]:
 def _read(label: str, raw: Mapping[str, dict[str, Any]]) -> Policy:
     problems: list[str] = []
     merged: dict[str, Any] = {}
-    for source, table in _chain(label, raw):
+    for source, table in _chain(label, raw, problems):
         _merge(merged, table, source, problems if source == label else [])
     if problems:
         raise ConfigurationError(problems)
@@ -274,8 +274,14 @@ def _read(label: str, raw: Mapping[str, dict[str, Any]]) -> Policy:
     return Policy(**merged)
 
 
-def _chain(label: str, raw: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables that a policy rests on, the deepest base first."""
+def _chain(
+    label: str, raw: Mapping[str, dict[str, Any]], problems: list[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tables that a policy rests on, the deepest base first.
+
+    Where a base is wrong it ends there, and whatever else is wrong can be told: by the file whose
+    it is.
+    """
     by_name: dict[str, tuple[str, dict[str, Any]]] = {}
     for other, table in raw.items():
         if isinstance(table.get("name"), str):
@@ -292,10 +298,15 @@ def _chain(label: str, raw: Mapping[str, dict[str, Any]]) -> list[tuple[str, dic
         elif isinstance(base, str) and base in by_name:
             found = by_name[base]
         else:
-            known = sorted({*PRESETS, *by_name})
-            raise ConfigurationError([f"{source}: base: {base!r} is none of {', '.join(known)}"])
+            if source == label:
+                others = {name for name, (other, _) in by_name.items() if other != label}
+                known = ", ".join(sorted({*PRESETS, *others}))
+                problems.append(f"{source}: base: {base!r} is none of {known}")
+            return [(DEFAULT, _preset_table(DEFAULT)), *chain]
         if found[0] in (entry[0] for entry in chain):
-            raise ConfigurationError([f"{label}: base: {base!r} rests on itself"])
+            if found[0] == label:
+                problems.append(f"{label}: base: {table['base']!r} rests on itself")
+            return [(DEFAULT, _preset_table(DEFAULT)), *chain]
         chain.insert(0, found)
 
 

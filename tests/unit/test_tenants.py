@@ -214,6 +214,15 @@ def test_the_problems_of_a_policy_file_are_told_with_those_of_the_tenant_file(fi
     ]
 
 
+def test_a_tenant_whose_policy_has_an_error_is_no_problem_of_its_own(file: Path) -> None:
+    own = file.parent / "own.toml"
+    own.write_text('name = "own"\nversion = 1\ngrace = "soon"')
+
+    (problem,) = problems(file, 'policy_files = ["own.toml"]\n[tenants.acme]\npolicy = "own"')
+
+    assert problem.startswith(f"{own}: grace: ")
+
+
 def test_a_policy_that_does_not_exist_is_told_with_those_that_do(file: Path) -> None:
     (problem,) = problems(file, 'policy = "fin"')
 

@@ -163,11 +163,26 @@ def test_a_file_takes_back_what_its_base_sets() -> None:
 
 
 def test_a_base_that_does_not_exist_is_told_with_those_that_do() -> None:
-    (problem,) = problems('base = "fin"\nname = "acme"')
+    (problem,) = problems('base = "fin"\nname = "acme"', 'name = "globex"\nversion = 1')
 
     assert problem.startswith("0.toml: base: 'fin' is none of ")
-    for name in (*PRESETS, "acme"):
+    for name in (*PRESETS, "globex"):
         assert name in problem
+    assert "acme" not in problem
+
+
+def test_a_wrong_base_hides_nothing_else_and_is_told_once() -> None:
+    found = problems(
+        'base = "fin"\nname = "a"\nversion = 0\nsilenc = "never"',
+        'base = "a"\nname = "b"\ngrace = "soon"',
+    )
+
+    assert sorted(problem.partition(": ")[2].partition(": ")[0] for problem in found) == [
+        "base",
+        "grace",
+        "silenc",
+        "version",
+    ]
 
 
 def test_policies_that_rest_on_each_other_are_a_problem_of_both() -> None:
