@@ -38,8 +38,8 @@ wait_option = click.option(
 
 @click.command("audit")
 @click.option("--tenant", "tenantid", metavar="TENANT", help="Tell of this tenant alone.")
-@click.option("--from", "from_ms", type=Time(), help="Units of this time or later.")
-@click.option("--to", "to_ms", type=Time(), help="Units before this time.")
+@click.option("--from", "from_ms", type=Time(), help="Tell of units of this time or later.")
+@click.option("--to", "to_ms", type=Time(), help="Tell of units before this time.")
 @wait_option
 @click.option("--stripe", "with_stripe", is_flag=True, help="Ask Stripe for its own sums as well.")
 @click.option(
@@ -66,8 +66,9 @@ def command(
 
     It reads the events topic from its beginning, and shares no code with worker and sink but
     the rules themselves. What a worker at work may or may not have written yet is pending, and
-    neither is wrong. With --stripe it also holds Stripe's sums, by customer and meter, against what
-    the ledger has delivered. Exit status 3: something differs, and it says what.
+    neither is wrong. The table counts the whole log, whatever --from and --to ask for. With
+    --stripe it also holds Stripe's sums, by customer and meter, against what the ledger has
+    delivered. Exit status 3: something differs, and it says what.
 
     \b
     resmeter audit
@@ -91,6 +92,8 @@ def command(
     if tenantid is not None:
         findings = [found for found in findings if found.tenantid in {tenantid, ""}]
         tallies = {name: tally for name, tally in tallies.items() if name == tenantid}
+        if not tallies:
+            click.echo(f"{settings.topics.events} has no event of {visible(tenantid)}", err=True)
     findings = [
         found for found in findings if found.at is None or is_within(found.at, from_ms, to_ms)
     ]

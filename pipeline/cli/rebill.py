@@ -79,6 +79,7 @@ def plan(
     made_at = int(time.time() * 1000)
     found: list[Correctable] = []
     unsettled = unjudged = 0
+    known: set[str] = set()
     try:
         reading = Reading(settings, tenants, ledger, wait_seconds)
         topic, read = reading.source.topic, bounds(reading.source.bounds)
@@ -93,6 +94,7 @@ def plan(
                         )
                         if _is_asked_for(part, tenantid, from_ms, to_ms)
                     ]
+                    known.update(audit.tallies)
                     for name, tally in audit.tallies.items():
                         if tenantid in {None, name}:
                             unsettled += tally.unsettled
@@ -101,6 +103,8 @@ def plan(
             reading.close()
     finally:
         ledger.close()
+    if tenantid is not None and tenantid not in known:
+        click.echo(f"{topic} has no event of {visible(tenantid)}", err=True)
     found.sort(key=lambda part: (part.tenantid, part.conversation))
     header = Header(
         resmeter_plan=FORM,

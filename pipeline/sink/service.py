@@ -79,10 +79,12 @@ async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> Non
         return intake.problems() + halted
 
     async def flush_forever() -> None:
+        parked: dict[str, int] = {}
         while not stop.is_set():
             planned = await flush(ledger, billing, dispatcher, metrics)
-            if planned.parked:
+            if planned.parked and planned.parked != parked:
                 log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
+            parked = planned.parked
             if planned.events or planned.netted:
                 log.info("meter_events_planned", events=planned.events, netted=planned.netted)
             with suppress(TimeoutError):

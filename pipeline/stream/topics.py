@@ -35,6 +35,7 @@ class Topic(msgspec.Struct, frozen=True):
 
     name: str
     partitions: int
+    setting: str  # that says how many
     config: dict[str, str]
     required: tuple[str, ...]  # keys of `config` without which bills go wrong
 
@@ -46,6 +47,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(
             topics.events,
             topics.partitions,
+            "PARTITIONS",
             {
                 "cleanup.policy": "delete",
                 "retention.ms": "-1"
@@ -58,6 +60,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(
             topics.changelog,
             topics.partitions,
+            "PARTITIONS",
             {
                 "cleanup.policy": "compact",
                 "min.compaction.lag.ms": str(3_600_000),
@@ -70,12 +73,14 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(
             topics.records,
             topics.records_partitions,
+            "RECORDS_PARTITIONS",
             {"cleanup.policy": "delete", "retention.ms": str(400 * _DAY_MS)},
             ("cleanup.policy",),
         ),
         Topic(
             topics.dead_letters,
             topics.dead_letter_partitions,
+            "DEAD_LETTER_PARTITIONS",
             {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)},
             ("cleanup.policy",),
         ),
@@ -104,8 +109,8 @@ class TopicAdmin:
             },
         )
 
-    def existing(self) -> dict[str, int]:
-        """Return the partitions of each topic there is."""
+    def existing(self) -> dict[str, tuple[int, int]]:
+        """Return partitions and replicas of each topic there is."""
         try:
             listed = list_topics(
                 self._client, self._refusals, self._servers, seconds=_TIMEOUT_SECONDS
@@ -115,7 +120,13 @@ class TopicAdmin:
                 f"no Kafka broker answers at {self._servers}: {error.args[0].str()}; "
                 "RESMETER_KAFKA__BOOTSTRAP_SERVERS names it, `resmeter kafka` starts one"
             ) from error
-        return {name: len(topic.partitions) for name, topic in listed.topics.items()}
+        return {
+            name: (
+                len(topic.partitions),
+                min((len(part.replicas) for part in topic.partitions.values()), default=0),
+            )
+            for name, topic in listed.topics.items()
+        }
 
     def create(self) -> list[str]:
         """Make what is not there; return the names made."""
@@ -163,13 +174,19 @@ class TopicAdmin:
             if topic.name not in there
         ]
         problems += [
-            f"topic {topic.name} has {there[topic.name]} partitions, the settings say "
+            f"topic {topic.name} has {there[topic.name][0]} partitions, the settings say "
             f"{topic.partitions}: a conversation's partition must not change; set "
-            "RESMETER_TOPICS__ accordingly"
+            f"RESMETER_TOPICS__{topic.setting}={there[topic.name][0]}"
             for topic in self._wanted
-            if topic.name in there and there[topic.name] != topic.partitions
+            if topic.name in there and there[topic.name][0] != topic.partitions
         ]
         present = [topic for topic in self._wanted if topic.name in there]
+        problems += [
+            f"topic {topic.name} has {there[topic.name][1]} of the {self._replication} replicas that "
+            "RESMETER_TOPICS__REPLICATION_FACTOR asks for: add them, or lower it"
+            for topic in present
+            if there[topic.name][1] < self._replication
+        ]
         for topic, config in zip(present, self._configs(present), strict=True):
             problems += [
                 f"topic {topic.name}: {key} is {config.get(key)}, it must be {topic.config[key]}"

@@ -22,6 +22,12 @@ def test_the_audit_names_what_was_taken_from_the_ledger_and_what_was_put_in(run:
     assert well.returncode == 0, well.stderr + well.stdout
     assert "nothing differs" in well.stderr
     assert "7 records read: 6 events, 1 dead letters" in well.stderr
+    unknown = ["--tenant", "nobody"]
+    plan = ["rebill", "plan", "--out", str(run.folder / "plan.ndjson")]
+    for command in (["audit"], plan):
+        nobody = run.resmeter(*command, *unknown)
+        assert nobody.returncode == 0
+        assert f"{run.env['RESMETER_TOPICS__EVENTS']} has no event of nobody" in nobody.stderr
 
     with ledger:
         ledger.execute("UPDATE usage_record SET id = 'acme:c2:7' WHERE id = 'acme:c2:1'")

@@ -1,6 +1,7 @@
 """The sink on a real broker: every usage record enters the ledger once and is billed once."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,10 @@ def test_a_tenant_that_gets_its_customer_later_is_billed_then(
     wait_until(lambda: metric(port, "resmeter_parked_units") == units, "the units are parked")
     assert _at_stripe(stripe) == {}
     sink.stop()
+    lines = [line for line in sink.log().splitlines() if '"usage_parked"' in line]
+    told = [orjson.loads(line)["units"] for line in lines]
+    assert all(one != next_ for one, next_ in pairwise(told))  # not at each flush
+    assert sum(told[-1].values()) == units
 
     _until_billed(run, run.start("sink"), len(load.records))
 

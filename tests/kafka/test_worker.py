@@ -182,6 +182,14 @@ def test_a_worker_refuses_topics_that_are_not_as_the_settings_say(
 
     assert result.returncode == 2
     assert f"has {PARTITIONS} partitions, the settings say {partitions}" in result.stderr
+    assert f"set RESMETER_TOPICS__PARTITIONS={PARTITIONS}" in result.stderr
+
+
+def test_topics_check_tells_replicas_that_are_missing(run: Run) -> None:
+    result = run.resmeter("topics", "check", RESMETER_TOPICS__REPLICATION_FACTOR="3")
+
+    assert result.returncode == 2
+    assert result.stderr.count("has 1 of the 3 replicas") == 4
 
 
 def test_topics_create_is_safe_to_run_again(run: Run) -> None:
