@@ -44,6 +44,7 @@ LOADS = {
 CASES = (
     Case("worker-killed", rows.worker_killed),
     Case("worker-points", rows.worker_points),
+    Case("processes", rows.processes),
     Case("zombie", rows.zombie),
     Case("rolling-restart", rows.rolling_restart),
     Case("scale", rows.scale),

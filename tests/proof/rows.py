@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import psutil
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -63,6 +64,23 @@ def _all_died(stand: Stand, points: tuple[str, ...], times: int) -> None:
     """Say so where the log ended too soon for a row to do what it says."""
     missing = [f"{point} {stand.deaths[point]}" for point in points if stand.deaths[point] < times]
     assert not missing, f"of {times} deaths at each point there were: {', '.join(missing)}"
+
+
+def processes(stand: Stand) -> None:
+    """A worker of three processes loses one of them (SIGKILL), ten times: it ends as a whole and starts again."""
+    stand.keep("sink", "sink")
+    stand.keep("worker", "worker", RESMETER_WORKER__PROCESSES="3", **SLOW)
+    chance = random.Random(6)
+    for _ in range(10):
+        worker = stand.process("worker")
+        first = psutil.Process(worker.pid)
+        stand.until(lambda first=first: len(first.children()) == 3, "its processes are there")  # type: ignore[misc]
+        stand.pause(chance.uniform(0.5, 4.0))
+        chance.choice(first.children()).kill()
+        stand.faults += 1
+        stand.until(lambda worker=worker: worker.status is not None, "the worker has ended")  # type: ignore[misc]
+        assert worker.status == 1, f"it ended with {worker.status}"
+    stand.fault_is_over()
 
 
 def zombie(stand: Stand) -> None:
