@@ -102,7 +102,7 @@ def _worker(
         "cpu_seconds": cpu,
         "peak_mib": peak,
         "conversations": conversations,
-        "bytes_a_conversation": grown / conversations,
+        "grown_bytes": grown,
     }
 
 
@@ -194,7 +194,7 @@ def main(count: int, stock_events: int) -> None:
         load_settings()
         log = data / "log"
         stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-stock-changelog"}
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         again = {
             **env,
             "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-cores-changelog",
@@ -278,7 +278,7 @@ def _report(
     click.echo(
         f"worker: {rate(spread) / ceiling:.2f} of the bare consumer on all cores, "
         f"{rate(worker) / ceiling:.2f} on one; {rate(worker) / rate(stock):.1f} times the stock agent, "
-        f"{worker['bytes_a_conversation']:,.0f} bytes a conversation "
+        f"{worker['grown_bytes'] / worker['conversations']:,.0f} bytes a conversation "
         f"({worker['conversations']:,.0f} held)"
     )
     click.echo(

@@ -39,6 +39,18 @@ OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualificatio
 # --- worker ---------------------------------------------------------------------------------------
 
 
+class ProcessesMetrics:
+    """Of a worker of several processes; all other series are theirs, told apart by `process`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.up = Gauge(
+            "resmeter_process_up",
+            "1 for each process of a worker that answers. 0: its share of the series is missing.",
+            ["process"],
+            registry=registry,
+        )
+
+
 class WorkerMetrics:
     """The worker's series."""
 

@@ -19,8 +19,10 @@ def listen(host: str, port: int) -> socket.socket:
         UnavailableError: the address cannot be listened on.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Of a name that has both, such as localhost, the older kind: it is asked for everywhere.
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        return socket.create_server(address, family=family)
     except OSError as error:
         raise UnavailableError(
             f"cannot listen on {host}:{port} for /metrics and /health: {error.strerror}; "
@@ -42,18 +44,20 @@ async def serving(
     listening: socket.socket,
     metrics: Callable[[], Awaitable[bytes]],
     problems: Callable[[], Awaitable[list[str]]],
+    is_live: Callable[[], Awaitable[bool]] | None = None,
 ) -> AsyncIterator[int]:
     """Serve for as long as the context is open; yield the port.
 
-    `problems` says why the process is not ready; an empty list means that it is. Both are called
-    in the event loop and must not block.
+    `problems` says why the process is not ready; an empty list means that it is. Without
+    `is_live`, whoever answers is live. They are called in the event loop and must not block.
     """
 
     async def answer_metrics(_: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def live(_: web.Request) -> web.Response:
-        return web.json_response({"live": True})
+        answer = is_live is None or await is_live()
+        return web.json_response({"live": answer}, status=200 if answer else 503)
 
     async def ready(_: web.Request) -> web.Response:
         reasons = await problems()

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.errors import UnavailableError
 
 _PR_SET_PDEATHSIG = 1
-_STOP_SECONDS_MAX = 20.0
+_STOP_SECONDS_MAX = 30.0  # more than worker and sink give themselves
 _LOOK_SECONDS = 0.1
 _TAIL_CHARACTERS = 1_500
 

@@ -117,12 +117,11 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
 
     def check() -> None:
         problems = tenants.problems_of_sealing(worker.seal_after_ms)
+        try:
+            load_keys(tenants.producers)
+        except ConfigurationError as error:
+            problems += error.problems
         problems += TopicAdmin(settings).problems() or lost_states(settings)
-        if worker.processes > settings.topics.partitions:
-            problems.append(
-                f"RESMETER_WORKER__PROCESSES is {worker.processes}, but RESMETER_TOPICS__PARTITIONS "
-                f"is {settings.topics.partitions}: a process without a partition decides nothing"
-            )
         if problems:
             raise ConfigurationError(problems)
 
@@ -130,6 +129,12 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         structlog.contextvars.bind_contextvars(process=seat.number)
         return _run(settings, tenants, seat.listening, seat)
 
+    if worker.processes > settings.topics.partitions:
+        more = (
+            f"RESMETER_WORKER__PROCESSES is {worker.processes}, but RESMETER_TOPICS__PARTITIONS is "
+        )
+        more += f"{settings.topics.partitions}: a process without a partition decides nothing"
+        raise ConfigurationError([more])
     if worker.processes > 1:
         return run_processes(worker, check, run)
     check()
@@ -168,7 +173,7 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         if seat is not None:
-            seat.when_parent_is_gone(stop.set)
+            seat.take(stop.set)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
                 serving(listening, text_of(self._registry), self._answer_ready)

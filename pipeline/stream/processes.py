@@ -10,19 +10,27 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import aiohttp
-from prometheus_client import Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.config import WorkerSettings
+from pipeline.errors import UnavailableError
 from pipeline.logs import get_logger
+from pipeline.metrics import ProcessesMetrics
 from pipeline.serve import listen, serving
 
-_ANSWER_SECONDS_MAX = 5.0
+_ANSWER_SECONDS_MAX = 2.0  # less than what a scrape or a probe waits
+_STOP_SECONDS_MORE = 5.0  # than a process may take for its own end
+_LOOK_SECONDS = 0.05
 _GO = b"+"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_FAILED, _MISUSED = 1, 2
+_T = TypeVar("_T")
 
 
 class Seat(NamedTuple):
@@ -32,15 +40,19 @@ class Seat(NamedTuple):
     listening: socket.socket  # where it serves its own metrics and health: on loopback
     parent: int  # a pipe: at its end the first process is gone
 
-    def when_parent_is_gone(self, call: Callable[[], object]) -> None:
-        """Call back, in the event loop that runs."""
+    def take(self, stop: Callable[[], object]) -> None:
+        """Call `stop` in the event loop that runs when the first process is gone.
+
+        To be called once the loop handles signals: until then they wait.
+        """
         loop = asyncio.get_running_loop()
 
         def gone() -> None:
             loop.remove_reader(self.parent)
-            call()
+            stop()
 
         loop.add_reader(self.parent, gone)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 class _Started(NamedTuple):
@@ -61,107 +73,198 @@ def run_processes(
         run: what each process does, until it ends.
     """
     listening = listen(worker.http_host, worker.http_port)
-    started: list[_Started] = []
-    # At once, while there is one thread: clients of Kafka have more, which a fork would not take along.
-    for number in range(worker.processes):
-        own = listen("127.0.0.1", 0)
-        its_end, our_end = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            listening.close()
-            for fd in (our_end, *(elder.pipe for elder in started)):
-                os.close(fd)
-            return run(Seat(number, own, its_end)) if os.read(its_end, 1) == _GO else 0
-        started.append(_Started(number, pid, own.getsockname()[1], our_end))
-        own.close()
-        os.close(its_end)
+    siblings = _Siblings(worker)
+    # At once, while there is one thread: clients of Kafka have more, and a fork takes one along.
+    seat = siblings.fork()
+    if seat is not None:
+        listening.close()
+        return run(seat) if os.read(seat.parent, 1) == _GO else 0
     try:
         check()
-        for process in started:
-            os.write(process.pipe, _GO)
-        return asyncio.run(_supervise(listening, started))
+        siblings.go()
+        return asyncio.run(siblings.supervise(listening))
     finally:
-        listening.close()
-        for process in started:
-            os.close(process.pipe)
-
-
-async def _supervise(listening: socket.socket, started: Sequence[_Started]) -> int:
-    log = get_logger("worker")
-    running = {process.pid: process for process in started}
-    statuses: list[int] = []
-    stop = asyncio.Event()
-    ended = asyncio.Event()
-
-    def reap() -> None:
-        for pid, process in list(running.items()):
-            found, status = os.waitpid(pid, os.WNOHANG)
-            if found:
-                del running[pid]
-                statuses.append(os.waitstatus_to_exitcode(status))
-                if statuses[-1]:
-                    log.error(
-                        "process_failed",
-                        process=process.number,
-                        status=statuses[-1],
-                        consequence="the others stop in order; nothing is lost; start it again",
-                    )
-                stop.set()
-        if not running:
-            ended.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGCHLD, reap)
-    reap()  # who ended before that
-    async with aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS_MAX)
-    ) as http:
-        siblings = _Siblings(http, started)
-        async with serving(listening, siblings.metrics, siblings.problems) as port:
-            log.info("worker_started", processes=len(started), http_port=port)
-            await stop.wait()
-            for pid in running:
-                os.kill(pid, signal.SIGTERM)
-            await ended.wait()
-    log.info("worker_stopped")
-    return 1 if any(statuses) else 0
+        siblings.end()
 
 
 class _Siblings:
+    """The processes, as the first one sees them."""
+
+    def __init__(self, worker: WorkerSettings) -> None:
+        self._stop_seconds_max = worker.stop_seconds_max + _STOP_SECONDS_MORE
+        self._number = worker.processes
+        self._started: list[_Started] = []
+        self._running: dict[int, _Started] = {}
+        self._stopping = False  # they were told to end
+        self._status = 0
+        self._log = get_logger("worker")
+
+    def fork(self) -> Seat | None:
+        """Start the processes; return in each of them its seat, and None in the first one.
+
+        Raises:
+            UnavailableError: the system has no room for so many.
+        """
+        # A signal that comes before a process can handle it waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            for number in range(self._number):
+                own = socket.socket()
+                own.bind(("127.0.0.1", 0))
+                its_end, our_end = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    for fd in (our_end, *(elder.pipe for elder in self._started)):
+                        os.close(fd)
+                    return Seat(number, own, its_end)
+                started = _Started(number, pid, own.getsockname()[1], our_end)
+                self._started.append(started)
+                self._running[pid] = started
+                own.close()
+                os.close(its_end)
+        except OSError as error:
+            begun = len(self._started)
+            self.end()
+            raise UnavailableError(
+                f"process {begun + 1} of {self._number} cannot be started: {error.strerror}; "
+                "RESMETER_WORKER__PROCESSES says how many"
+            ) from error
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return None
+
+    def go(self) -> None:
+        """Let them begin."""
+        for started in self._started:
+            try:
+                os.write(started.pipe, _GO)
+            except BrokenPipeError:  # it was killed meanwhile: `supervise` sees it first of all
+                return
+
+    async def supervise(self, listening: socket.socket) -> int:
+        """Run until told to stop, or until one of them ends; return the exit status."""
+        stop, ended = asyncio.Event(), asyncio.Event()
+
+        def told() -> None:
+            self._stopping = True
+            stop.set()
+
+        def reap() -> None:
+            if self._reap():
+                stop.set()
+            if not self._running:
+                ended.set()
+
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, told)
+        loop.add_signal_handler(signal.SIGCHLD, reap)
+        reap()  # who ended before that
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS_MAX)
+        ) as http:
+            asked = _Asked(http, self._started)
+            async with serving(listening, asked.metrics, asked.problems, asked.live) as port:
+                self._log.info("worker_started", processes=self._number, http_port=port)
+                await stop.wait()
+                self._stopping = True
+                for pid in self._running:
+                    os.kill(pid, signal.SIGTERM)
+                try:
+                    await asyncio.wait_for(ended.wait(), self._stop_seconds_max)
+                except TimeoutError:
+                    self._kill()
+        self._log.info("worker_stopped", status=self._status)
+        return self._status
+
+    def end(self) -> None:
+        """End those that are left, in order if they can; none outlives this."""
+        self._stopping = True
+        for started in self._started:
+            os.close(started.pipe)
+        deadline = time.monotonic() + self._stop_seconds_max
+        while self._running:
+            self._reap()
+            if self._running and time.monotonic() > deadline:
+                self._kill()
+            time.sleep(_LOOK_SECONDS if self._running else 0)
+
+    def _reap(self) -> bool:
+        """Take notice of those that have ended; return whether there were any."""
+        found = False
+        for pid, started in list(self._running.items()):
+            waited, raw = os.waitpid(pid, os.WNOHANG)
+            if not waited:
+                continue
+            found = True
+            del self._running[pid]
+            status = os.waitstatus_to_exitcode(raw)
+            if self._stopping and status in {0, -signal.SIGTERM}:
+                continue
+            self._log.error(
+                "process_ended",
+                process=started.number,
+                status=status,
+                consequence="the worker ends as a whole; nothing is lost; start it again",
+            )
+            self._status = self._status or (_MISUSED if status == _MISUSED else _FAILED)
+        return found
+
+    def _kill(self) -> None:
+        for pid, started in self._running.items():
+            self._log.error(
+                "process_killed",
+                process=started.number,
+                after_seconds=self._stop_seconds_max,
+                consequence="it did not end in time; what was under way is read again",
+            )
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._status = self._status or _FAILED
+        self._running.clear()
+
+
+class _Asked:
     """What the processes say of themselves, as one."""
 
     def __init__(self, http: aiohttp.ClientSession, started: Sequence[_Started]) -> None:
         self._http = http
         self._started = started
+        self._registry = CollectorRegistry()
+        self._metrics = ProcessesMetrics(self._registry)
 
     async def metrics(self) -> bytes:
-        texts = await asyncio.gather(*(self._text(process) for process in self._started))
-        return merged({process: text for process, text in texts if text is not None})
-
-    async def _text(self, process: _Started) -> tuple[int, str | None]:
-        try:
-            async with self._http.get(_url(process, "metrics")) as answer:
-                return process.number, await answer.text()
-        except (aiohttp.ClientError, TimeoutError):
-            return process.number, None  # as a scrape that failed
+        texts = await self._each("metrics", lambda answer: answer.text())
+        for process, text in texts.items():
+            self._metrics.up.labels(process).set(text is not None)
+        return merged({process: text for process, text in texts.items() if text}) + (
+            generate_latest(self._registry)
+        )
 
     async def problems(self) -> list[str]:
-        found = await asyncio.gather(*(self._problems(process) for process in self._started))
-        return [problem for problems in found for problem in problems]
+        found = await self._each("health/ready", lambda answer: answer.json())
+        return [
+            f"process {process}: {reason}"
+            for process, said in found.items()
+            for reason in (["does not answer"] if said is None else said["reasons"])
+        ]
 
-    async def _problems(self, process: _Started) -> list[str]:
-        try:
-            async with self._http.get(_url(process, "health/ready")) as answer:
-                reasons = (await answer.json())["reasons"]
-        except (aiohttp.ClientError, TimeoutError):
-            reasons = ["does not answer"]
-        return [f"process {process.number}: {reason}" for reason in reasons]
+    async def live(self) -> bool:
+        """Say whether all of them answer: one that hangs is to be seen like a worker that does."""
+        found = await self._each("health/live", lambda answer: answer.json())
+        return None not in found.values()
 
+    async def _each(
+        self, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[_T]]
+    ) -> dict[int, _T | None]:
+        async def ask(started: _Started) -> _T | None:
+            try:
+                async with self._http.get(f"http://127.0.0.1:{started.port}/{path}") as answer:
+                    return None if answer.status == 500 else await read(answer)
+            except (aiohttp.ClientError, TimeoutError):
+                return None
 
-def _url(process: _Started, path: str) -> str:
-    return f"http://127.0.0.1:{process.port}/{path}"
+        answers = await asyncio.gather(*map(ask, self._started))
+        return {one.number: said for one, said in zip(self._started, answers, strict=True)}
 
 
 class _Families:

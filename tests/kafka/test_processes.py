@@ -3,12 +3,15 @@
 import os
 import signal
 import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import psutil
 
 from pipeline.local.processes import Process
 from tests.kafka.conftest import Load
-from tests.kafka.run import PARTITIONS, Run, metric, readiness, wait_until
+from tests.kafka.run import PARTITIONS, Run, made, metric, readiness, wait_until
 
 TWO = {"RESMETER_WORKER__PROCESSES": "2"}
 _SLOW = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "50", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
@@ -18,6 +21,15 @@ def _children(worker: Process) -> list[psutil.Process]:
     return sorted(psutil.Process(worker.pid).children(), key=lambda process: process.pid)
 
 
+def _live(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
 def _both_decide(run: Run, port: int) -> None:
     wait_until(
         lambda: all(metric(port, "resmeter_events_total", process=str(n)) > 0 for n in range(2)),
@@ -25,8 +37,15 @@ def _both_decide(run: Run, port: int) -> None:
     )
 
 
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _gone(children: list[psutil.Process]) -> None:
-    wait_until(lambda: not any(child.is_running() for child in children), "the processes ended")
+    wait_until(lambda: not any(map(_runs, children)), "the processes ended")
 
 
 def test_two_processes_behind_one_port_decide_what_one_does(load: Load, loaded_run: Run) -> None:
@@ -39,6 +58,7 @@ def test_two_processes_behind_one_port_decide_what_one_does(load: Load, loaded_r
 
     assert run.usage_records() == load.records
     assert readiness(port) == (200, {"ready": True, "reasons": []})
+    assert metric(port, "resmeter_process_up") == 2
     assert len(_children(worker)) == 2
 
 
@@ -51,7 +71,7 @@ def test_sigterm_ends_all_of_them_in_order(load: Load, loaded_run: Run) -> None:
     worker.stop()
 
     assert worker.status == 0
-    assert not any(child.is_running() for child in children)
+    assert not any(map(_runs, children))
     assert run.committed() == load.size
     assert worker.log().count('"process_stopped"') == 2
     assert worker.log().count('"worker_stopped"') == 1
@@ -66,11 +86,69 @@ def test_where_one_is_killed_all_end_and_nothing_is_lost(load: Load, loaded_run:
     children[0].kill()
 
     assert worker.wait(60) == 1
-    assert not any(child.is_running() for child in children)
-    assert '"process_failed"' in worker.log()
+    assert not any(map(_runs, children))
+    assert '"process_ended"' in worker.log()
     again = run.start("worker", **TWO)
     run.until_decided(again, load.size)
     assert run.usage_records() == load.records
+
+
+def test_one_that_is_told_to_end_ends_all_and_the_worker_says_so(run: Run) -> None:
+    worker = run.start("worker", **TWO)
+    port = run.port(worker)
+    wait_until(lambda: readiness(port)[0] == 200, "it is ready")
+    children = _children(worker)
+
+    children[1].terminate()
+
+    assert worker.wait(60) == 1
+    assert not any(map(_runs, children))
+    assert '"process_ended"' in worker.log()
+
+
+def test_one_that_hangs_is_seen_and_ended(run: Run) -> None:
+    worker = run.start("worker", RESMETER_WORKER__STOP_SECONDS_MAX="1", **TWO)
+    port = run.port(worker)
+    wait_until(lambda: readiness(port)[0] == 200, "it is ready")
+    children = _children(worker)
+
+    children[0].suspend()
+
+    assert readiness(port) == (
+        503,
+        {"ready": False, "reasons": ["process 0: does not answer"]},
+    )
+    assert _live(port) == 503
+    assert metric(port, "resmeter_process_up") == 1
+    assert metric(port, "resmeter_conversations", process="0") == 0  # not there
+    worker.stop()
+    assert worker.status == 1
+    assert not any(map(_runs, children))
+    assert '"process_killed"' in worker.log()
+
+
+def test_one_that_is_killed_before_it_begins_ends_all(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, made("", tmp_path) as run:
+        # A broker that takes the line and says nothing: the check waits for it.
+        servers = f"127.0.0.1:{silent.getsockname()[1]}"
+        worker = run.start("worker", RESMETER_KAFKA__BOOTSTRAP_SERVERS=servers, **TWO)
+        wait_until(lambda: len(_children(worker)) == 2, "they are there")
+        children = _children(worker)
+        children[1].kill()
+
+        assert worker.wait(60) == 1
+        assert not any(map(_runs, children))
+
+
+def test_a_secret_that_is_missing_is_told_once(run: Run) -> None:
+    file = run.folder / "resmeter.toml"
+    file.write_text('[producers.chat]\nsecret_env = "NOT_SET"\ntenants = ["acme"]\n')
+
+    result = run.resmeter("worker", RESMETER_CONFIG=str(file), **TWO)
+
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "NOT_SET" in line
 
 
 def test_none_outlives_the_first_process(load: Load, loaded_run: Run) -> None:

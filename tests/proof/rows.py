@@ -76,10 +76,12 @@ def processes(stand: Stand) -> None:
         first = psutil.Process(worker.pid)
         stand.until(lambda first=first: len(first.children()) == 3, "its processes are there")  # type: ignore[misc]
         stand.pause(chance.uniform(0.5, 4.0))
-        chance.choice(first.children()).kill()
+        children = first.children()
+        chance.choice(children).kill()
         stand.faults += 1
         stand.until(lambda worker=worker: worker.status is not None, "the worker has ended")  # type: ignore[misc]
         assert worker.status == 1, f"it ended with {worker.status}"
+        assert not any(map(psutil.pid_exists, (child.pid for child in children)))
     stand.fault_is_over()
 
 

@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from pipeline.metrics import DELIVERY_RESULTS, SinkMetrics, WorkerMetrics
+from pipeline.metrics import DELIVERY_RESULTS, ProcessesMetrics, SinkMetrics, WorkerMetrics
 
 GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
 QUESTIONS = ["Are we behind?", "Are we losing?", "Are we right?", "Is it us or Stripe?"]
@@ -48,7 +48,8 @@ def named(text: str) -> set[str]:
 def labels_of_series() -> dict[str, set[str]]:
     """The labels of each series that is served, by the series' name."""
     series: dict[str, set[str]] = {}
-    for made in (WorkerMetrics(CollectorRegistry()), SinkMetrics(CollectorRegistry())):
+    kinds = (WorkerMetrics, ProcessesMetrics, SinkMetrics)
+    for made in (kind(CollectorRegistry()) for kind in kinds):
         for metric in vars(made).values():
             if isinstance(metric, MetricWrapperBase):
                 for suffix in SUFFIXES[str(metric._type)]:
@@ -60,6 +61,7 @@ def families() -> list[set[str]]:
     """The series of each metric: a histogram has three, a dashboard needs one of them."""
     registry = CollectorRegistry()
     WorkerMetrics(registry)
+    ProcessesMetrics(registry)
     SinkMetrics(registry)
     return [
         {metric.name + suffix for suffix in SUFFIXES[metric.type]} for metric in registry.collect()
