@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy
 
 from pipeline.local.kafka import running_kafka
+from tests import containers
 from tests.shared import shared
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
@@ -48,29 +49,15 @@ def only_loopback() -> Iterator[None]:
     socket.socket.connect = connect  # type: ignore[method-assign]
 
 
-def _docker_answers() -> bool:
-    if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
-        return False
-    import docker
-
-    try:
-        docker.from_env(timeout=3).ping()
-    except Exception:
-        return False
-    return True
-
-
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real Kafka: the named one, testcontainers', or one out of wheels."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
-        if _docker_answers():
-            from testcontainers.kafka import KafkaContainer
-
-            with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
-                yield container.get_bootstrap_server()
+        if containers.available(containers.KAFKA):
+            with containers.kafka() as address:
+                yield address
         else:
             with running_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
                 yield kafka.bootstrap_servers
@@ -79,8 +66,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named
         return
-    if not _docker_answers():
-        os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own broker allows it
+    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow it
     with shared(tmp_path_factory, "kafka", start) as address:
         yield address
 
@@ -91,11 +77,9 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
-        if _docker_answers():
-            from testcontainers.postgres import PostgresContainer
-
-            with PostgresContainer("postgres:16", driver="psycopg") as container:
-                yield container.get_connection_url()
+        if containers.available(containers.POSTGRES):
+            with containers.postgres() as url:
+                yield url
         else:
             import pgserver
 

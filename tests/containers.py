@@ -1,0 +1,78 @@
+"""Kafka and PostgreSQL in containers, where a Docker engine answers and has their images."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.local.kafka import free_port
+
+KAFKA, POSTGRES = "apache/kafka:4.1.0", "postgres:16"
+_INSIDE = 9092
+_STARTED = "Kafka Server started"
+_SECONDS_MAX = 120
+
+
+def available(image: str) -> bool:
+    """Say whether an engine answers and has an image, or can get it."""
+    if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
+        return False
+    import docker
+    from docker.errors import DockerException, ImageNotFound
+
+    try:
+        with contextlib.closing(docker.from_env(timeout=_SECONDS_MAX)) as client:
+            client.ping()
+            try:
+                client.images.get(image)
+            except ImageNotFound:
+                client.images.pull(image)
+    except DockerException:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def kafka() -> Iterator[str]:
+    """Run a broker; yield its address.
+
+    testcontainers' own Kafka is for another vendor's images: this one takes Apache's.
+    """
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+    # A broker tells its clients where it is: the port must be known before it starts.
+    port = free_port()
+    container = DockerContainer(KAFKA).with_bind_ports(_INSIDE, port)
+    for name, value in {
+        "NODE_ID": "1",
+        "PROCESS_ROLES": "broker,controller",
+        "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
+        "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
+        "LISTENERS": f"PLAINTEXT://:{_INSIDE},CONTROLLER://:9093",
+        "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
+        "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
+        "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
+        "TRANSACTION_STATE_LOG_MIN_ISR": "1",
+        "SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR": "1",
+        "SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR": "1",
+        "LOG_RETENTION_MS": "-1",  # history is loaded with its own timestamps
+        "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
+        "GROUP_MIN_SESSION_TIMEOUT_MS": "1000",
+        "AUTO_CREATE_TOPICS_ENABLE": "false",
+    }.items():
+        container.with_env(f"KAFKA_{name}", value)
+    waits = LogMessageWaitStrategy(_STARTED).with_startup_timeout(_SECONDS_MAX)
+    with container.waiting_for(waits):
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """Run a server; yield the SQLAlchemy URL of a database in it."""
+    from testcontainers.community.postgres import PostgresContainer
+
+    with PostgresContainer(POSTGRES, driver="psycopg") as container:
+        yield container.get_connection_url()
