@@ -14,15 +14,20 @@ _SECONDS_MAX = 120
 
 
 def available(image: str) -> bool:
-    """Say whether an engine answers and has an image, or can get it."""
+    """Say whether an engine answers, shows its ports on loopback, and has an image or can get it."""
     if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
         return False
-    import docker
     from docker.errors import DockerException, ImageNotFound
+    from testcontainers.core.config import ConnectionMode
+    from testcontainers.core.docker_client import DockerClient
 
     try:
-        with contextlib.closing(docker.from_env(timeout=_SECONDS_MAX)) as client:
+        engine = DockerClient(timeout=_SECONDS_MAX)
+        with contextlib.closing(engine.client) as client:
             client.ping()
+            mode, host = engine.get_connection_mode(), engine.host()
+            if mode != ConnectionMode.docker_host or host not in {"localhost", "127.0.0.1"}:
+                return False
             try:
                 client.images.get(image)
             except ImageNotFound:
@@ -43,6 +48,7 @@ def kafka() -> Iterator[str]:
 
     # A broker tells its clients where it is: the port must be known before it starts.
     port = free_port()
+    address = f"127.0.0.1:{port}"
     container = DockerContainer(KAFKA).with_bind_ports(_INSIDE, port)
     for name, value in {
         "NODE_ID": "1",
@@ -50,7 +56,7 @@ def kafka() -> Iterator[str]:
         "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
         "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
         "LISTENERS": f"PLAINTEXT://:{_INSIDE},CONTROLLER://:9093",
-        "ADVERTISED_LISTENERS": f"PLAINTEXT://127.0.0.1:{port}",
+        "ADVERTISED_LISTENERS": f"PLAINTEXT://{address}",
         "LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
         "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
@@ -66,7 +72,7 @@ def kafka() -> Iterator[str]:
         container.with_env(f"KAFKA_{name}", value)
     waits = LogMessageWaitStrategy(_STARTED).with_startup_timeout(_SECONDS_MAX)
     with container.waiting_for(waits):
-        yield f"127.0.0.1:{port}"
+        yield address
 
 
 @contextlib.contextmanager
