@@ -82,6 +82,7 @@ def processes(stand: Stand) -> None:
         stand.until(lambda worker=worker: worker.status is not None, "the worker has ended")  # type: ignore[misc]
         assert worker.status == 1, f"it ended with {worker.status}"
         assert not any(map(psutil.pid_exists, (child.pid for child in children)))
+        stand.supervise()
     stand.fault_is_over()
 
 
