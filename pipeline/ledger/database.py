@@ -96,6 +96,7 @@ def check(ledger: Ledger) -> None:
             [f"there is no ledger at {ledger.shown}: run `resmeter ledger upgrade` ({VARIABLE})"]
         )
     with ledger.reading() as connection:
+        _check_encoding(ledger, connection)
         found = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(_alembic())
     head = script.get_current_head()
@@ -137,6 +138,7 @@ def upgrade(url: str) -> None:
     config = _alembic()
     try:
         with ledger.writing() as connection:
+            _check_encoding(ledger, connection)
             if not ledger.is_sqlite:
                 connection.execute(
                     text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK}
@@ -145,6 +147,16 @@ def upgrade(url: str) -> None:
             command.upgrade(config, "head")
     finally:
         ledger.close()
+
+
+def _check_encoding(ledger: Ledger, connection: Connection) -> None:
+    # Ids are of any script: another encoding would refuse some, and the sink would stand still.
+    if not ledger.is_sqlite:
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+        if encoding != "UTF8":
+            problem = f"the database of the ledger {ledger.shown} has the encoding {encoding}: "
+            problem += f"make one with ENCODING 'UTF8' ({VARIABLE})"
+            raise ConfigurationError([problem])
 
 
 def shown(url: str | URL) -> str:
@@ -179,9 +191,9 @@ def _connect(url: URL) -> Ledger:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        arguments = (
-            {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS_MAX}
-        )
+        arguments: dict[str, object] = {"client_encoding": "utf8"}
+        if "connect_timeout" not in url.query:
+            arguments["connect_timeout"] = CONNECT_SECONDS_MAX
         # Errors show no values: they are usage records, by the thousand.
         engine = create_engine(
             url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import create_engine, delete, func, insert, make_url, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import ConfigurationError, UnavailableError
@@ -168,6 +168,26 @@ def test_a_ledger_of_a_newer_version_says_so(ledger: Ledger, url: str) -> None:
 
     with pytest.raises(ConfigurationError, match="schema 9999, which this version does not know"):
         open_ledger(url)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_does_not_take_every_script_is_refused(
+    postgres_url: str, encoding: str
+) -> None:
+    name = f"test_{encoding.lower()}"
+    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    form = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} {form}"))
+    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    try:
+        for opening in (upgrade, open_ledger):
+            with pytest.raises(ConfigurationError, match=f"has the encoding {encoding}: make one"):
+                opening(url)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
 
 
 @pytest.mark.parametrize(
