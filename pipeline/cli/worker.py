@@ -12,7 +12,8 @@ from pipeline.tenants import load_tenants
 def command() -> None:
     """Decide which conversations are resolved, until told to stop.
 
-    Reads the events topic, writes usage records and dead letters. Several workers share the
+    Reads the events topic, writes usage records and dead letters. One process decides on one
+    core: RESMETER_WORKER__PROCESSES says how many there are, and several workers share the
     partitions. SIGTERM and Ctrl-C finish what is under way, commit and leave the group.
 
     \b
