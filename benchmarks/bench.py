@@ -32,13 +32,13 @@ from benchmarks.processes import (
     Committed,
     answers,
     broker,
-    free_port,
     metric,
     peak_mib,
     running,
     until,
 )
 from pipeline.config import load_settings
+from pipeline.local.kafka import free_port
 
 _console = Console(stderr=True)
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,13 +32,6 @@ def broker(data: Path) -> Iterator[str]:
         return
     with running_kafka(data / "kafka") as broker:
         yield broker.bootstrap_servers
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Committed:

@@ -34,12 +34,12 @@ from benchmarks.processes import (
     Committed,
     answers,
     broker,
-    free_port,
     metric,
     peak_mib,
     running,
     until,
 )
+from pipeline.local.kafka import free_port
 from pipeline.resolve.policy import Timeline, preset
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import decode_state, encode_state

@@ -37,8 +37,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from matplotlib import pyplot as plt
 from rich.console import Console
 
-from benchmarks.processes import PARTITIONS, answers, broker, free_port, metric, running, until
+from benchmarks.processes import PARTITIONS, answers, broker, metric, running, until
 from pipeline.events.times import format_time
+from pipeline.local.kafka import free_port
 
 _TENANTS = 40
 _SEAL_AFTER_DAYS = 2

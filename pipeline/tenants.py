@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX
-from pipeline.producers import Producer, read_producers
+from pipeline.producers import Producer, load_keys, read_producers
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import DEFAULT, PRESETS, Policy, Timeline, preset, read_policies
 
@@ -67,6 +67,19 @@ class Tenants:
             if policy.handoff_causes_billed:
                 outcomes.add(PROCEDURE_HANDOFF)
         return sorted(map(self.event_name_for, outcomes))
+
+    def problems_in_worker(self, seal_after: int) -> list[str]:
+        """Say what would keep a worker from deciding: its windows, and producers' secrets, read now.
+
+        Args:
+            seal_after: as for `problems_of_sealing`.
+        """
+        problems = self.problems_of_sealing(seal_after)
+        try:
+            load_keys(self.producers)
+        except ConfigurationError as error:
+            problems += error.problems
+        return problems
 
     def problems_of_sealing(self, seal_after: int) -> list[str]:
         """Say which windows would still be open when their conversations are sealed.

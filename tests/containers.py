@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.local.kafka import free_port
+from pipeline.local.kafka import ALONE, free_port
 
 KAFKA, POSTGRES = "apache/kafka:4.1.0", "postgres:16"
 _INSIDE = 9092
@@ -50,26 +50,15 @@ def kafka() -> Iterator[str]:
     port = free_port()
     address = f"127.0.0.1:{port}"
     container = DockerContainer(KAFKA).with_bind_ports(_INSIDE, port)
-    for name, value in {
-        "NODE_ID": "1",
-        "PROCESS_ROLES": "broker,controller",
-        "CONTROLLER_QUORUM_VOTERS": "1@localhost:9093",
-        "CONTROLLER_LISTENER_NAMES": "CONTROLLER",
-        "LISTENERS": f"PLAINTEXT://:{_INSIDE},CONTROLLER://:9093",
-        "ADVERTISED_LISTENERS": f"PLAINTEXT://{address}",
-        "LISTENER_SECURITY_PROTOCOL_MAP": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "OFFSETS_TOPIC_REPLICATION_FACTOR": "1",
-        "OFFSETS_TOPIC_NUM_PARTITIONS": "4",
-        "TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
-        "TRANSACTION_STATE_LOG_MIN_ISR": "1",
-        "SHARE_COORDINATOR_STATE_TOPIC_REPLICATION_FACTOR": "1",
-        "SHARE_COORDINATOR_STATE_TOPIC_MIN_ISR": "1",
-        "LOG_RETENTION_MS": "-1",  # history is loaded with its own timestamps
-        "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
-        "GROUP_MIN_SESSION_TIMEOUT_MS": "1000",
-        "AUTO_CREATE_TOPICS_ENABLE": "false",
-    }.items():
-        container.with_env(f"KAFKA_{name}", value)
+    settings = {
+        **ALONE,
+        "controller.quorum.voters": "1@localhost:9093",
+        "listeners": f"PLAINTEXT://:{_INSIDE},CONTROLLER://:9093",
+        "advertised.listeners": f"PLAINTEXT://{address}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }
+    for name, value in settings.items():
+        container.with_env(f"KAFKA_{name.replace('.', '_').upper()}", value)
     waits = LogMessageWaitStrategy(_STARTED).with_startup_timeout(_SECONDS_MAX)
     with container.waiting_for(waits):
         yield address

@@ -6,7 +6,7 @@ One file a command. A command's module is imported when the command is called, s
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 from click import Command, Context, Group
@@ -35,6 +35,17 @@ COMMANDS = {
 }
 
 DONE, FAILED, MISUSED, FOUND = 0, 1, 2, 3
+
+
+def port_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option of a command that listens."""
+    return click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=default,
+        show_default=True,
+        help="0: any free one.",
+    )
 
 
 class _Commands(Group):

@@ -10,7 +10,6 @@ from pipeline import logs
 from pipeline.cli import MISUSED
 from pipeline.config import Settings, load_valid_settings, unknown_variables
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.producers import load_keys
 from pipeline.tenants import Tenants, load_tenants
 
 
@@ -64,12 +63,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
             if settings.config
             else "RESMETER_CONFIG is not set: fin-2026 for everyone, and nobody is billed"
         )
-        problems = found.problems_of_sealing(settings.worker.seal_after_ms)
-        try:
-            load_keys(found.producers)
-        except ConfigurationError as error:
-            problems += error.problems
-        return problems
+        return found.problems_in_worker(settings.worker.seal_after_ms)
 
     def broker(facts: list[str]) -> list[str]:
         from pipeline.stream.topics import TopicAdmin

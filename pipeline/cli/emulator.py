@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from pipeline.cli import port_option
 from pipeline.cli.decide import Time
 from pipeline.config import load_settings
 from pipeline.emulator.server import Clock, Emulator, run
@@ -14,13 +15,7 @@ from pipeline.tenants import load_tenants
 
 @click.command("emulator")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=12111,
-    show_default=True,
-    help="0: any free one.",
-)
+@port_option(12111)
 @click.option(
     "--tenants",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -7,18 +7,12 @@ from types import FrameType
 
 import click
 
-from pipeline.cli import FAILED
+from pipeline.cli import FAILED, port_option
 from pipeline.local.kafka import KAFKA_VERSION, LocalKafka, cache_folder, runtime
 
 
 @click.command("kafka")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=9092,
-    show_default=True,
-    help="0: any free one.",
-)
+@port_option(9092)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),

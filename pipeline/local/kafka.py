@@ -30,6 +30,24 @@ from pipeline.local.processes import die_with_parent
 KAFKA_VERSION = "4.3.1"
 # log4j is left out: with it another version of kafka-clients is resolved, and the broker dies.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:1.7.36"
+# What a broker must be told that is alone, and serves development.
+ALONE = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A killed process is noticed soon, where a session timeout says so.
+    "group.min.session.timeout.ms": "1000",
+    "auto.create.topics.enable": "false",
+    # History is loaded with its own timestamps: the default would delete it at once.
+    "log.retention.ms": "-1",
+}
 _START_SECONDS_MAX = 60.0
 _STOP_SECONDS_MAX = 20.0
 _BRIEF = "-XX:TieredStopAtLevel=1"  # a JVM that ends soon does not earn back what it compiles
@@ -201,25 +219,11 @@ class LocalKafka:
             ]
         )
         settings = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
+            **ALONE,
             "controller.quorum.voters": f"1@{controller}",
             "listeners": f"{here},CONTROLLER://{controller}",
             "advertised.listeners": here,
-            "controller.listener.names": "CONTROLLER",
             "log.dirs": str(self.data / "log"),
-            "offsets.topic.replication.factor": "1",
-            "offsets.topic.num.partitions": "4",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
-            "share.coordinator.state.topic.replication.factor": "1",
-            "share.coordinator.state.topic.min.isr": "1",
-            "group.initial.rebalance.delay.ms": "0",
-            # A killed process is noticed soon, where a session timeout says so.
-            "group.min.session.timeout.ms": "1000",
-            "auto.create.topics.enable": "false",
-            # History is loaded with its own timestamps: the default would delete it at once.
-            "log.retention.ms": "-1",
             **self._more_properties,
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -149,9 +149,8 @@ def _why_not(
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
         return "depends on its conversation: name it with --reason"
     found = decode(letter.value, letter.key, now, letter.headers)
-    if not isinstance(found, Rejected) and keys:
-        forged = verify(keys, found.tenantid, letter.key, letter.value, letter.headers)
-        return "" if forged is None else f"refused again: {forged.reason}"
+    if keys and not isinstance(found, Rejected):
+        found = verify(keys, found.tenantid, letter.key, letter.value, letter.headers) or found
     return f"refused again: {found.reason}" if isinstance(found, Rejected) else ""
 
 

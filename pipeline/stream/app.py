@@ -116,11 +116,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     worker = settings.worker
 
     def check() -> None:
-        problems = tenants.problems_of_sealing(worker.seal_after_ms)
-        try:
-            load_keys(tenants.producers)
-        except ConfigurationError as error:
-            problems += error.problems
+        problems = tenants.problems_in_worker(worker.seal_after_ms)
         problems += TopicAdmin(settings).problems() or lost_states(settings)
         if problems:
             raise ConfigurationError(problems)
@@ -130,11 +126,15 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         return _run(settings, tenants, seat.listening, seat)
 
     if worker.processes > settings.topics.partitions:
-        more = (
-            f"RESMETER_WORKER__PROCESSES is {worker.processes}, but RESMETER_TOPICS__PARTITIONS is "
+        raise ConfigurationError(
+            [
+                (
+                    f"RESMETER_WORKER__PROCESSES is {worker.processes}, but "
+                    f"RESMETER_TOPICS__PARTITIONS is {settings.topics.partitions}: a process without "
+                    "a partition decides nothing"
+                )
+            ]
         )
-        more += f"{settings.topics.partitions}: a process without a partition decides nothing"
-        raise ConfigurationError([more])
     if worker.processes > 1:
         return run_processes(worker, check, run)
     check()

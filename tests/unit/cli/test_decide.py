@@ -215,20 +215,6 @@ def unfinished_zst(given: bytes) -> bytes:
     return packer.compress(given) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
 
 
-@pytest.mark.parametrize("pack", [unfinished_gz, unfinished_zst])
-def test_a_packed_file_whose_writer_did_not_finish_fails_and_decides_nothing(
-    decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
-) -> None:
-    # Whole lines: nothing but the missing end tells that there were more.
-    path = tmp_path / f"cut.{pack.__name__.rpartition('_')[2]}"
-    path.write_bytes(pack(answered("c-1")))
-
-    result = decide(path)
-
-    assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr.startswith(f"error: {path}: cannot be read: ".encode())
-
-
 def damaged_gz(given: bytes) -> bytes:
     packed = gzip.compress(given)
     return packed[:10] + b"\xff" * 8 + packed[18:]
@@ -239,11 +225,12 @@ def damaged_zst(given: bytes) -> bytes:
     return packed[:8] + b"\xff" * 8 + packed[16:]
 
 
-@pytest.mark.parametrize("pack", [damaged_gz, damaged_zst])
-def test_a_packed_file_that_is_damaged_is_named(
+@pytest.mark.parametrize("pack", [unfinished_gz, unfinished_zst, damaged_gz, damaged_zst])
+def test_a_packed_file_that_is_cut_or_damaged_fails_and_decides_nothing(
     decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    path = tmp_path / f"damaged.{pack.__name__.rpartition('_')[2]}"
+    # Of those cut, whole lines come out: nothing but the missing end tells that there were more.
+    path = tmp_path / f"wrong.{pack.__name__.rpartition('_')[2]}"
     path.write_bytes(pack(answered("c-1")))
 
     result = decide(path)
