@@ -6,6 +6,7 @@
     ├── ConfigurationError     the operator: settings, policy or tenant file; carries *all* problems
     ├── UnavailableError       the platform: a broker, database or Stripe cannot be reached
     ├── TooManyDeadLettersError  whoever made the producer: most of what comes is no event
+    ├── UnknownStateError      the operator: a newer version wrote the changelog; run that version
     └── BrokenInvariantError   us: an assumption does not hold; the process ends without a commit
 
 Bad input is never an exception: the codec returns a value, `events.Rejected`.
@@ -36,3 +37,7 @@ class BrokenInvariantError(ResmeterError):
 
 class TooManyDeadLettersError(ResmeterError):
     """Most of what comes is no event: whoever made the producer must look."""
+
+
+class UnknownStateError(ResmeterError):
+    """A stored state has a form that this version cannot read; a newer version wrote it."""

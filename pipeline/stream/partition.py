@@ -17,6 +17,7 @@ from pipeline.stream.state import (
     HAS_SEAL,
     PACKED,
     SEALED,
+    check_form,
     decode_state,
     due_of,
     encode_state,
@@ -162,7 +163,11 @@ class Partition:
     # --- recovery ---------------------------------------------------------------------------------
 
     def restore(self, records: Iterable[Record]) -> None:
-        """Take in records of the changelog; of two versions of a state the newest is kept."""
+        """Take in records of the changelog; of two versions of a state the newest is kept.
+
+        Raises:
+            UnknownStateError: a newer version of resmeter wrote one of the states.
+        """
         states = self.states
         for record in records:
             key, stored = record.key, record.value
@@ -171,6 +176,7 @@ class Partition:
             if stored is None:
                 states.pop(key, None)
             else:
+                check_form(stored, key)
                 states[key] = newest(stored, states.get(key))
 
     def schedule_all(self) -> None:

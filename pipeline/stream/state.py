@@ -11,6 +11,9 @@
 The first twelve bytes order the versions of one state: a record moves the offset, a timer moves
 the number of usage records, and of two that are even a sealed one is the newer. The greatest is
 the newest, whatever order a zombie's writes took.
+
+A reader refuses a form bit that it does not know. In a rolling upgrade, an older worker that takes
+over a partition would otherwise drop what the newer one stored, and write the rest back.
 """
 
 import struct
@@ -19,12 +22,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from pipeline.errors import UnknownStateError
 from pipeline.usage.conversation import Conversation
 
 _HEADER = struct.Struct(">QIQBQ")
 _HEADER_BYTES = _HEADER.size
 _FORM = 20
 PACKED, HAS_SEAL, SEALED = 1, 2, 4
+_KNOWN_FORM = PACKED | HAS_SEAL | SEALED
 ORDER_BYTES = 12
 _PACKED_FROM_BYTES = 32_768  # a very long conversation must fit into a Kafka record
 
@@ -52,6 +57,30 @@ def encode_state(next_offset: int, conversation: Conversation) -> bytes:
     # Kafka's -1, for no timestamp, is as long ago as 0.
     heard = max(conversation.arrival, 0)
     return _HEADER.pack(next_offset, conversation.emitted, stored_due, form, heard) + payload
+
+
+def check_form(stored: bytes, key: bytes) -> None:
+    """Check that this version can read a stored state.
+
+    Raises:
+        UnknownStateError: a form bit is set that this version does not know, or the header is cut.
+    """
+    if len(stored) < _HEADER_BYTES:
+        raise UnknownStateError(
+            f"the state of {_named(key)} has {len(stored)} bytes; a state has at least "
+            f"{_HEADER_BYTES}: the changelog holds something that no worker wrote"
+        )
+    unknown = stored[_FORM] & ~_KNOWN_FORM
+    if unknown:
+        bits = ", ".join(str(1 << n) for n in range(8) if unknown >> n & 1)
+        raise UnknownStateError(
+            f"the state of {_named(key)} has form bit {bits}, which this version does not know: "
+            "a newer version of resmeter wrote it; run that version or a later one"
+        )
+
+
+def _named(key: bytes) -> str:
+    return repr(key[:300].decode(errors="replace"))
 
 
 def decode_state(stored: bytes) -> Conversation:

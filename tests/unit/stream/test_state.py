@@ -1,12 +1,15 @@
 """A conversation's stored form reads back as it was, and its header tells which is newer."""
 
 import random
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.errors import UnknownStateError
 from pipeline.events.model import (
     AI_MESSAGE,
     CUSTOMER_MESSAGE,
@@ -14,9 +17,11 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.resolve.policy import DEFAULT, Timeline, preset
+from pipeline.stream.partition import Partition
 from pipeline.stream.state import (
     HAS_SEAL,
     ORDER_BYTES,
+    check_form,
     decode_state,
     due_of,
     encode_state,
@@ -28,6 +33,15 @@ from pipeline.stream.state import (
 )
 from pipeline.usage.conversation import Conversation
 from pipeline.usage.record import UsageRecord
+
+
+class StoredRecord(NamedTuple):
+    key: bytes
+    value: bytes
+    offset: int = 0
+    timestamp: int = 0
+    headers: Sequence[tuple[str, bytes]] = ()
+
 
 TIMELINE = Timeline([preset(DEFAULT)])
 T0 = 1_777_885_200_000
@@ -165,6 +179,38 @@ def test_of_versions_that_are_as_new_the_first_is_kept() -> None:
 
 def test_a_version_with_no_other_is_the_newest() -> None:
     assert newest(state(5, 1), None) == state(5, 1)
+
+
+# --- forms that a newer version writes ------------------------------------------------------------
+
+
+def with_form(form: int) -> bytes:
+    stored = bytearray(state(5, 1))
+    stored[20] = form
+    return bytes(stored)
+
+
+@pytest.mark.parametrize(("form", "bits"), [(8, "8"), (0x81, "128"), (0x1F, "8, 16")])
+def test_an_unknown_form_bit_is_refused_by_name(form: int, bits: str) -> None:
+    partition = Partition("conversation.events", 0, lambda _: TIMELINE)
+    records = [StoredRecord(b"acme:c-1", state(5, 1)), StoredRecord(b"acme:c-2", with_form(form))]
+
+    with pytest.raises(UnknownStateError, match=rf"'acme:c-2' has form bit {bits}, which"):
+        partition.restore(records)
+
+
+@pytest.mark.parametrize("form", range(8))
+def test_every_known_form_is_restored(form: int) -> None:
+    partition = Partition("conversation.events", 0, lambda _: TIMELINE)
+
+    partition.restore([StoredRecord(b"acme:c-1", with_form(form))])
+
+    assert partition.states == {b"acme:c-1": with_form(form)}
+
+
+def test_a_state_shorter_than_its_header_is_refused_by_name() -> None:
+    with pytest.raises(UnknownStateError, match="'acme:c-1' has 28 bytes; a state has at least 29"):
+        check_form(state(5, 1)[:28], b"acme:c-1")
 
 
 # --- sealed ---------------------------------------------------------------------------------------
