@@ -1,0 +1,1 @@
+"""Golden vectors: stored states and usage records that every version must give, byte for byte."""

@@ -1,0 +1,63 @@
+"""Every version reads the states of earlier ones, and writes the same bytes."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from pipeline.stream.partition import Partition
+from tests.golden.vectors import STATES, Record, new_partition, run_step, unpacked
+
+VECTORS = sorted(STATES.glob("*.json"))
+vectors = pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+
+
+def stored(expected: dict[str, Any]) -> dict[bytes, bytes]:
+    return {key.encode(): bytes.fromhex(state) for key, state in expected["states"].items()}
+
+
+def unpacked_states(states: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    return {key: unpacked(state) for key, state in states.items()}
+
+
+def assert_as_expected(
+    partition: Partition, found: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert found["usage_records"] == expected["usage_records"]
+    assert found["dead_letters"] == expected["dead_letters"]
+    assert unpacked_states(partition.states) == unpacked_states(stored(expected))
+
+
+@vectors
+def test_a_history_gives_the_states_of_its_vector(path: Path) -> None:
+    vector = orjson.loads(path.read_bytes())
+    partition = new_partition(vector)
+
+    for step, expected in zip(vector["steps"], vector["expected"], strict=True):
+        assert_as_expected(partition, run_step(partition, step), expected)
+
+
+@vectors
+def test_a_state_of_an_earlier_version_is_restored_and_goes_on_as_its_vector(path: Path) -> None:
+    vector = orjson.loads(path.read_bytes())
+    expected = vector["expected"]
+
+    for n in range(1, len(vector["steps"])):
+        partition = new_partition(vector)
+        states = stored(expected[n - 1])
+        partition.restore([Record(0, 0, key, state) for key, state in states.items()])
+        partition.schedule_all()
+
+        assert_as_expected(partition, run_step(partition, vector["steps"][n]), expected[n])
+
+
+def test_the_vectors_have_every_form_bit() -> None:
+    forms = {
+        state[20]
+        for path in VECTORS
+        for expected in orjson.loads(path.read_bytes())["expected"]
+        for state in stored(expected).values()
+    }
+
+    assert {0, 1, 2, 6} <= forms
