@@ -38,7 +38,7 @@ from benchmarks.processes import (
     until,
 )
 from pipeline.config import load_settings
-from pipeline.local.kafka import free_port
+from pipeline.dev.broker import free_port
 
 _console = Console(stderr=True)
 

@@ -16,8 +16,8 @@ import click
 import psutil
 from confluent_kafka import Consumer, TopicPartition
 
-from pipeline.local.kafka import running_kafka
-from pipeline.local.processes import die_with_parent
+from pipeline.dev.broker import running_kafka
+from pipeline.dev.process import die_with_parent
 
 PARTITIONS = 8
 _SECONDS_MAX = 1_800.0

@@ -39,8 +39,9 @@ from benchmarks.processes import (
     running,
     until,
 )
-from pipeline.local.kafka import free_port
-from pipeline.resolve.policy import Timeline, preset
+from pipeline.catalog.policies import preset
+from pipeline.dev.broker import free_port
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import decode_state, encode_state
 

@@ -38,8 +38,8 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 
 from benchmarks.processes import PARTITIONS, answers, broker, metric, running, until
+from pipeline.dev.broker import free_port
 from pipeline.events.times import format_time
-from pipeline.local.kafka import free_port
 
 _TENANTS = 40
 _SEAL_AFTER_DAYS = 2

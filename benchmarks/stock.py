@@ -16,9 +16,10 @@ from typing import Any
 import faust
 import orjson
 
+from pipeline.catalog.policies import DEFAULT, preset
 from pipeline.events.codec import decode
 from pipeline.events.model import Rejected
-from pipeline.resolve.policy import DEFAULT, Timeline, preset
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import Conversation
 from pipeline.usage.record import UsageRecord, encode_record

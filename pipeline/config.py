@@ -355,25 +355,3 @@ def describe_settings() -> Iterator[tuple[str, str, str]]:
 
 def _shown(default: object) -> str:
     return "" if default is None else str(default)
-
-
-def kafka_client_options(kafka: KafkaSettings) -> dict[str, str | int | float | bool]:
-    """Return the options of librdkafka that say where the brokers are and who we are."""
-    options: dict[str, str | int | float | bool] = {
-        "bootstrap.servers": kafka.bootstrap_servers,
-        "security.protocol": kafka.security_protocol,
-    }
-    if kafka.security_protocol.startswith("SASL"):
-        options["sasl.mechanism"] = kafka.sasl_mechanism
-        options["sasl.username"] = kafka.sasl_username or ""
-        password = kafka.sasl_password
-        options["sasl.password"] = password.get_secret_value() if password else ""
-    if kafka.security_protocol.endswith("SSL"):
-        if kafka.ssl_ca_file:
-            options["ssl.ca.location"] = str(kafka.ssl_ca_file)
-        if kafka.ssl_cert_file and kafka.ssl_key_file:
-            options["ssl.certificate.location"] = str(kafka.ssl_cert_file)
-            options["ssl.key.location"] = str(kafka.ssl_key_file)
-            if kafka.ssl_key_password:
-                options["ssl.key.password"] = kafka.ssl_key_password.get_secret_value()
-    return options

@@ -14,8 +14,8 @@ from pipeline.events.model import REASONS, TYPES
 
 if TYPE_CHECKING:
     from pipeline.ledger.entries import Stored
-    from pipeline.stream.lane import Lane
     from pipeline.stream.partition import Work
+    from pipeline.stream.runner import Lane
 
 # Reasons of a usage record that a policy cannot add to.
 TRANSITION_REASONS = (
@@ -189,7 +189,7 @@ class WorkerMetrics:
 
 # --- sink -----------------------------------------------------------------------------------------
 
-# As in `pipeline.sink.answer`, which a test compares.
+# As in `pipeline.sink.stripe.responses`, which a test compares.
 DELIVERY_RESULTS = (
     "delivered",
     "duplicate",

@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 import sqlalchemy
 
-from pipeline.local.kafka import running_kafka
+from pipeline.dev.broker import running_kafka
 from tests import containers
 from tests.shared import shared
 

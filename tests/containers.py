@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.local.kafka import ALONE, free_port
+from pipeline.dev.broker import ALONE, free_port
 
 KAFKA, POSTGRES = "apache/kafka:4.1.0", "postgres:16"
 _INSIDE = 9092

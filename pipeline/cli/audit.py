@@ -9,17 +9,18 @@ import orjson
 from rich.table import Table
 
 from pipeline import logs
+from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import as_written, print_table, progress, visible
+from pipeline.cli.output import as_written, print_table, progress, visible
 from pipeline.config import Settings, load_settings
 from pipeline.errors import ResmeterError
 from pipeline.events.times import format_time, is_within
 from pipeline.ledger import Ledger, open_ledger, reports
-from pipeline.replay.audit import Finding, Tally
+from pipeline.ledger.findings import Finding
+from pipeline.replay.audit import Tally
 from pipeline.replay.reading import Reading
-from pipeline.replay.reconcile import reconcile
-from pipeline.tenants import Tenants, load_tenants
+from pipeline.sink.stripe.reconcile import reconcile
 
 _HOUR_SECONDS = 3600
 _SHOWN_MAX = 20
@@ -166,7 +167,7 @@ def _at_stripe(
     lag_seconds: float,
 ) -> list[Finding]:
     """Compare in whole hours, as meter events are made by the hour."""
-    from pipeline.sink.meter import summaries
+    from pipeline.sink.stripe.meter import summaries
 
     now = time.time()
     first, last = reports.delivered_between(ledger) or (int(now), int(now))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import click
 
 from pipeline import logs
+from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.cli import MISUSED
 from pipeline.config import Settings, load_valid_settings, unknown_variables
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.tenants import Tenants, load_tenants
 
 
 @click.command("check")
@@ -66,7 +66,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return found.problems_in_worker(settings.worker.seal_after_ms)
 
     def broker(facts: list[str]) -> list[str]:
-        from pipeline.stream.topics import TopicAdmin
+        from pipeline.kafka.topics import TopicAdmin
 
         problems = TopicAdmin(settings).problems()
         facts.append(f"{settings.kafka.bootstrap_servers} answers")
@@ -81,7 +81,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return []
 
     def stripe(facts: list[str]) -> list[str]:
-        from pipeline.sink.meter import look
+        from pipeline.sink.stripe.meter import look
 
         found = tenants[0] if tenants else load_tenants(None)
         return asyncio.run(look(settings.stripe, found.customers, found.event_names, facts.append))

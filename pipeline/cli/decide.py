@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 import orjson
 
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
-from pipeline.cli.terminal import visible
+from pipeline.cli.output import visible
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
-from pipeline.replay.offline import Histories, decide_line
-from pipeline.resolve.policy import DEFAULT, PRESETS, Timeline, preset, read_policies
+from pipeline.replay.decide import Histories, decide_line
+from pipeline.resolve.policy import Timeline
 
 
 class Time(click.ParamType):

@@ -14,16 +14,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FAILED
 from pipeline.cli.explain import laid_out
-from pipeline.cli.terminal import print_table
+from pipeline.cli.output import print_table
 from pipeline.config import load_settings
-from pipeline.demo.run import Demo, histories, running_demo, sums_at_stripe
+from pipeline.dev.demo import Demo, histories, running_demo, sums_at_stripe
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.ledger.entries import Receipt
-from pipeline.replay.explain import explain
-from pipeline.tenants import load_tenants
+from pipeline.ledger.receipt import explain
 
 _WIDTH_WHERE_NO_TERMINAL = 100
 

@@ -13,14 +13,18 @@ from confluent_kafka import Message
 from rich.table import Table
 
 from pipeline import logs
+from pipeline.catalog.producers import load_keys
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import as_written, print_table, progress, visible
-from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.cli.output import as_written, print_table, progress, visible
+from pipeline.config import Settings, load_settings
 from pipeline.events.model import REASONS
 from pipeline.events.times import format_time, is_within
-from pipeline.producers import load_keys
-from pipeline.replay.deadletters import (
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.reader import Source
+from pipeline.kafka.writer import Writer
+from pipeline.replay.redrive import (
     NOT_LEFT,
     Count,
     Letter,
@@ -29,9 +33,6 @@ from pipeline.replay.deadletters import (
     judge,
     read_letter,
 )
-from pipeline.replay.source import Source
-from pipeline.replay.writer import Writer
-from pipeline.tenants import load_tenants
 
 _SHOWN_BYTES_MAX = 2_000
 _SHOWN_CHARACTERS_MAX = 80  # of a detail, in the list

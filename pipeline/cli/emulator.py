@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import port_option
 from pipeline.cli.decide import Time
 from pipeline.config import load_settings
-from pipeline.emulator.server import Clock, Emulator, run
-from pipeline.emulator.state import State
-from pipeline.tenants import load_tenants
+from pipeline.dev.emulator.server import Clock, Emulator, run
+from pipeline.dev.emulator.state import State
 
 
 @click.command("emulator")

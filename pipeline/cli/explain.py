@@ -8,12 +8,12 @@ import click
 import msgspec
 
 from pipeline import logs
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FAILED
-from pipeline.cli.terminal import visible
+from pipeline.cli.output import visible
 from pipeline.config import load_settings
 from pipeline.ledger import open_ledger, reports
-from pipeline.replay.explain import Explanation, explain, tell
-from pipeline.tenants import load_tenants
+from pipeline.ledger.receipt import Explanation, explain, tell
 
 COLUMNS_MIN = 60
 LABEL_COLUMNS = 13

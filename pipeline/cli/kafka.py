@@ -8,7 +8,7 @@ from types import FrameType
 import click
 
 from pipeline.cli import FAILED, port_option
-from pipeline.local.kafka import KAFKA_VERSION, LocalKafka, cache_folder, runtime
+from pipeline.dev.broker import KAFKA_VERSION, LocalKafka, cache_folder, runtime
 
 
 @click.command("kafka")

@@ -10,17 +10,18 @@ from confluent_kafka import KafkaException, Producer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipeline.catalog.producers import load_keys
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.decide import report_rejected
 from pipeline.cli.files import read_lines
-from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.config import Settings, load_settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.events.codec import decode_value, hold_against
 from pipeline.events.model import Rejected
 from pipeline.events.signature import HEADER, Key, sign
-from pipeline.producers import load_keys
-from pipeline.stream.topics import TopicAdmin
-from pipeline.tenants import load_tenants
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.topics import TopicAdmin
 
 _HEADERS: list[tuple[str, bytes]] = [("content-type", b"application/cloudevents+json")]
 _FLUSH_SECONDS = 120.0

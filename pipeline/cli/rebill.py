@@ -10,20 +10,21 @@ import click
 from rich.table import Table
 
 from pipeline import logs
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.audit import wait_option
 from pipeline.cli.decide import Time
-from pipeline.cli.terminal import as_written, print_table, progress, visible
-from pipeline.config import Settings, kafka_client_options, load_settings
+from pipeline.cli.output import as_written, print_table, progress, visible
+from pipeline.config import Settings, load_settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.events.times import format_time, is_within
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.reader import Source
+from pipeline.kafka.writer import Writer
 from pipeline.ledger import Ledger, open_ledger, reports
-from pipeline.replay.plan import Correctable, basis_of
+from pipeline.replay.corrections import Correctable, basis_of
 from pipeline.replay.planfile import FORM, Header, Plan, bounds, read_plan, totals, write_plan
 from pipeline.replay.reading import Reading, await_sink
-from pipeline.replay.source import Source
-from pipeline.replay.writer import Writer
-from pipeline.tenants import load_tenants
 from pipeline.usage.record import encode_origin, encode_record
 
 _SHOWN_MAX = 20

@@ -5,9 +5,9 @@ import asyncio
 import click
 
 from pipeline import logs
+from pipeline.catalog.tenants import load_tenants
 from pipeline.config import load_settings
 from pipeline.sink.service import run_sink
-from pipeline.tenants import load_tenants
 
 
 @click.command("sink")

@@ -19,7 +19,7 @@ def create() -> None:
 
     Safe to run again.
     """
-    from pipeline.stream.topics import TopicAdmin, wanted_topics
+    from pipeline.kafka.topics import TopicAdmin, wanted_topics
 
     settings = load_settings()
     admin = TopicAdmin(settings)
@@ -36,7 +36,7 @@ def check() -> None:
 
     Exit status 2: they are not.
     """
-    from pipeline.stream.topics import TopicAdmin
+    from pipeline.kafka.topics import TopicAdmin
 
     _report(TopicAdmin(load_settings()).problems())
 

@@ -9,13 +9,13 @@ import orjson
 from rich.table import Table
 
 from pipeline import logs
-from pipeline.cli.terminal import as_written, print_table
+from pipeline.catalog.prices import Billing
+from pipeline.catalog.tenants import load_tenants
+from pipeline.cli.output import as_written, print_table
 from pipeline.config import load_settings
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
 from pipeline.ledger.entries import UsageSum
-from pipeline.sink.planner import Billing
-from pipeline.tenants import load_tenants
 
 
 class Line(TypedDict):

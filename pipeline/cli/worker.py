@@ -4,8 +4,8 @@ import sys
 
 import click
 
+from pipeline.catalog.tenants import load_tenants
 from pipeline.config import load_settings
-from pipeline.tenants import load_tenants
 
 
 @click.command("worker")
@@ -21,7 +21,7 @@ def command() -> None:
       RESMETER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 resmeter worker
       curl localhost:9464/health/ready
     """
-    from pipeline.stream.app import run_worker
+    from pipeline.stream.service import run_worker
 
     settings = load_settings()
     sys.exit(run_worker(settings, load_tenants(settings.config)))

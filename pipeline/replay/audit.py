@@ -29,14 +29,14 @@ more. It is then judged by its units alone.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Literal, NamedTuple
 
 import msgspec
 
 from pipeline.events.codec import decode
 from pipeline.events.model import Addressed, Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
-from pipeline.replay.plan import (
+from pipeline.ledger.findings import Finding
+from pipeline.replay.corrections import (
     Charge,
     Correctable,
     Correction,
@@ -52,29 +52,8 @@ from pipeline.resolve.policy import Timeline
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.record import Origin, UsageRecord
 
-FindingKind = Literal[
-    "missing",  # owed, and not in the ledger
-    "unexpected",  # in the ledger, and not owed
-    "differs",  # in the ledger, and says something else
-    "no_evidence",  # in the ledger, and rests on nothing
-    "unbalanced",  # corrected by a plan, and owes something else
-    "no_dead_letter",  # rejected, and not among the dead letters
-    "undecided",  # our two ways to decide do not agree
-    "at_stripe",  # Stripe's own sum is not what the ledger delivered
-    "refused",  # owed, and Stripe has refused it
-]
 _END = 2**62
 TimelineFor = Callable[[str], Timeline]
-
-
-class Finding(NamedTuple):
-    """What is not as it must be. `conversation` is empty for a record that names none."""
-
-    kind: FindingKind
-    tenantid: str
-    conversation: str
-    detail: str
-    at: int | None = None  # of the unit concerned, where it is one's, ms
 
 
 class Tally(msgspec.Struct):

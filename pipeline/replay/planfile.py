@@ -13,7 +13,7 @@ import msgspec
 
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import format_time, parse_time
-from pipeline.replay.plan import Correctable, Correction
+from pipeline.replay.corrections import Correctable, Correction
 from pipeline.usage.record import Origin, decode_record, encode_record
 
 FORM = 1

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from pipeline.config import Settings, kafka_client_options
+from pipeline.catalog.producers import load_keys
+from pipeline.catalog.tenants import Tenants
+from pipeline.config import Settings
 from pipeline.errors import UnavailableError
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.reader import Source
 from pipeline.ledger import Ledger, records
-from pipeline.producers import load_keys
 from pipeline.replay.audit import Audit
-from pipeline.replay.deadletters import read_letter
-from pipeline.replay.source import Source
-from pipeline.tenants import Tenants
+from pipeline.replay.redrive import read_letter
 
 _ANSWER_SECONDS_MAX = 10.0
 _LOOK_SECONDS = 0.5

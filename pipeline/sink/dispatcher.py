@@ -19,8 +19,8 @@ from pipeline.ledger import Ledger, deliveries
 from pipeline.ledger.entries import Claim, MeterEvent
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.answer import Then, read_answer
-from pipeline.sink.meter import REMEMBERED_SECONDS, Meter
+from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, Meter
+from pipeline.sink.stripe.responses import Then, read_answer
 
 HELD_EVENTS_MAX = 10_000
 PAUSE_SECONDS_FIRST = 0.5

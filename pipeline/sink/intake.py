@@ -22,14 +22,14 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from pipeline.broker import Refusals, list_topics, open_client, told_refused
 from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
+from pipeline.kafka.connect import Refusals, list_topics, open_client, told_refused
+from pipeline.kafka.headers import ORIGIN_HEADER
 from pipeline.ledger import Ledger, records
 from pipeline.ledger.entries import Arrival, Moved, Stored
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
-ORIGIN_HEADER = "resmeter-origin"
 CONNECT_SECONDS_MAX = 5.0
 WAIT_SECONDS_MAX = 0.2  # for a batch to fill; what has come by then is stored
 LOOK_SECONDS = 2.0  # between looks at the topic's end

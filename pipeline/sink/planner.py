@@ -1,26 +1,12 @@
 """This file plans what is pending in the ledger: reads, adds up, stores, in bounded chunks."""
 
-from decimal import Decimal
-from typing import Protocol
-
 import msgspec
 
+from pipeline.catalog.prices import Billing
 from pipeline.ledger import Ledger, deliveries
-from pipeline.sink.batch import fix, plan
+from pipeline.sink.grouping import fix, plan
 
 CHUNK_RECORDS = 20_000
-
-
-class Billing(Protocol):
-    """Who is billed, into which meter, at what price: `pipeline.tenants.Tenants`."""
-
-    def customer_for(self, tenantid: str) -> str | None: ...
-
-    def event_name_for(self, outcome: str) -> str: ...
-
-    def price_for(
-        self, tenantid: str, outcome: str, policy: str, version: int
-    ) -> tuple[Decimal, str] | None: ...
 
 
 class Planned(msgspec.Struct):

@@ -9,17 +9,19 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from pipeline.config import Settings, kafka_client_options
+from pipeline.catalog.prices import Billing
+from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
+from pipeline.http import listen, serving, text_of
+from pipeline.kafka.options import kafka_client_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
-from pipeline.serve import listen, serving, text_of
 from pipeline.sink.dispatcher import Dispatcher
 from pipeline.sink.intake import Intake
-from pipeline.sink.meter import NO_KEY, StripeMeter
-from pipeline.sink.planner import Billing, Planned, plan_pending
+from pipeline.sink.planner import Planned, plan_pending
+from pipeline.sink.stripe.meter import NO_KEY, StripeMeter
 
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, for its answer to be written down
 

@@ -1,7 +1,6 @@
 """This file writes: whole batches to Kafka, each acknowledgement awaited."""
 
 import asyncio
-import ssl
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,10 +9,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
 from pipeline.config import Settings
-from pipeline.stream.deadletters import DeadLetter
+from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
+from pipeline.kafka.options import aiokafka_credentials
 from pipeline.stream.partition import Output
 
-ORIGIN_HEADER = "resmeter-origin"
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
 _BATCH_BYTES_MAX = 900_000
 _REQUEST_BYTES_MAX = 16_000_000  # one state of a very long conversation
@@ -123,33 +122,3 @@ def _hash(key: bytes) -> int:
 
 
 _Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
-
-
-def aiokafka_credentials(settings: Settings) -> dict[str, Any]:
-    """Return the options of aiokafka that say who we are."""
-    kafka = settings.kafka
-    options: dict[str, Any] = {"security_protocol": kafka.security_protocol}
-    if kafka.security_protocol.startswith("SASL"):
-        password = kafka.sasl_password
-        options |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username or "",
-            "sasl_plain_password": password.get_secret_value() if password else "",
-        }
-    if kafka.security_protocol.endswith("SSL"):
-        options["ssl_context"] = ssl_context(settings)
-    return options
-
-
-def ssl_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context that trusts the brokers' CA, or the system's, and shows who we are."""
-    kafka = settings.kafka
-    ca, certificate, key = kafka.ssl_ca_file, kafka.ssl_cert_file, kafka.ssl_key_file
-    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-    if certificate is not None and key is not None:
-        password = kafka.ssl_key_password
-        # Never None: OpenSSL would ask for the password of an encrypted key on the terminal.
-        context.load_cert_chain(
-            certificate, key, password=password.get_secret_value() if password else ""
-        )
-    return context

@@ -11,8 +11,9 @@ import msgspec
 from pipeline.events.codec import hold_against, read
 from pipeline.events.model import TYPES, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.deadletters import DeadLetter
+from pipeline.stream.due_queue import Wheel
 from pipeline.stream.state import (
     HAS_SEAL,
     PACKED,
@@ -27,7 +28,6 @@ from pipeline.stream.state import (
     newest,
     next_offset_of,
 )
-from pipeline.stream.timers import Wheel
 from pipeline.usage.conversation import (
     ALL_APPLIED,
     ALL_FIT_MAX,

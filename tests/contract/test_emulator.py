@@ -14,8 +14,8 @@ import pytest
 import stripe
 from aiohttp import web
 
-from pipeline.emulator.server import Clock, Emulator, is_this_machine, running
-from pipeline.emulator.state import Fault
+from pipeline.dev.emulator.server import Clock, Emulator, is_this_machine, running
+from pipeline.dev.emulator.state import Fault
 
 NOW = 1_790_000_040  # on a minute
 HOUR = 3_600

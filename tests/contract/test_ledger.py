@@ -24,7 +24,7 @@ from pipeline.ledger.tables import (
     refused_record,
     usage_record,
 )
-from pipeline.sink.batch import fix, plan
+from pipeline.sink.grouping import fix, plan
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 TOPIC = "usage.records"

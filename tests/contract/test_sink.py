@@ -12,18 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.config import StripeSettings
-from pipeline.emulator.server import Clock, Emulator, running
-from pipeline.emulator.state import Fault
+from pipeline.dev.emulator.server import Clock, Emulator, running
+from pipeline.dev.emulator.state import Fault
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
 from pipeline.ledger.entries import Arrival, Receipt, Stored
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import Dispatcher
-from pipeline.sink.meter import StripeMeter, look, summaries
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.service import flush
-from pipeline.tenants import Tenants, load_tenants
+from pipeline.sink.stripe.meter import StripeMeter, look, summaries
 from pipeline.usage.record import UsageRecord, encode_record
 
 TOPIC = "usage.records"

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from pipeline.catalog.policies import preset
 from pipeline.events.times import parse_time
-from pipeline.resolve.policy import Timeline, preset
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition, Work
 from pipeline.stream.state import PACKED
 

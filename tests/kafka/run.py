@@ -17,8 +17,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from pipeline.dev.process import Process
 from pipeline.errors import UnavailableError
-from pipeline.local.processes import Process
 from pipeline.usage.record import UsageRecord, decode_record
 from tests.command import resmeter
 

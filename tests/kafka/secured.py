@@ -12,7 +12,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     UserScramCredentialUpsertion,
 )
 
-from pipeline.local.kafka import free_port, running_kafka
+from pipeline.dev.broker import free_port, running_kafka
 from tests.certificates import Authority
 
 USER, PASSWORD = "meter", "hunter2-kafka"

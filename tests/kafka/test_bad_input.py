@@ -10,9 +10,9 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from pipeline.emulator.server import Emulator, running
+from pipeline.catalog.tenants import load_tenants
+from pipeline.dev.emulator.server import Emulator, running
 from pipeline.events.times import format_time
-from pipeline.tenants import load_tenants
 from tests.kafka.run import Run, metric, net
 
 AT = 1_777_885_200_000  # 2026-05-04T09:00:00Z

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.local.processes import Process
+from pipeline.dev.process import Process
 from tests.kafka.conftest import Load
 from tests.kafka.run import PARTITIONS, Run, made, metric, readiness, wait_until
 

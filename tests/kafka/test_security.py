@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.emulator.server import Clock, Emulator, running
+from pipeline.catalog.tenants import load_tenants
+from pipeline.dev.emulator.server import Clock, Emulator, running
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports, upgrade
-from pipeline.tenants import load_tenants
 from tests.certificates import Authority
 from tests.kafka import run as runs
 from tests.kafka.run import Run, metric, readiness

@@ -5,9 +5,9 @@ from pathlib import Path
 import orjson
 import pytest
 
+from pipeline.catalog.producers import load_keys
+from pipeline.catalog.tenants import load_tenants
 from pipeline.events.signature import verify
-from pipeline.producers import load_keys
-from pipeline.tenants import load_tenants
 from tests.kafka.run import Run, net
 from tests.kafka.test_bad_input import resolved
 

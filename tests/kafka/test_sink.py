@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.emulator.server import Clock, Emulator, running
+from pipeline.catalog.tenants import load_tenants
+from pipeline.dev.emulator.server import Clock, Emulator, running
+from pipeline.dev.process import Process
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
-from pipeline.local.processes import Process
-from pipeline.tenants import load_tenants
 from tests.kafka.conftest import Load
 from tests.kafka.run import Run, decided, metric, net, readiness, wait_until
 

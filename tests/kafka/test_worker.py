@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from pipeline.local.kafka import running_kafka
+from pipeline.dev.broker import running_kafka
 from tests.kafka.conftest import Load
 from tests.kafka.run import (
     PARTITIONS,
@@ -26,7 +26,7 @@ from tests.kafka.run import (
 from tests.kafka.test_bad_input import AT, KEY, resolved
 
 AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
-DATA = resources.files("pipeline.demo") / "data" / "airline_support.events.ndjson"
+DATA = resources.files("pipeline.dev") / "data" / "airline_support.events.ndjson"
 
 
 def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> None:

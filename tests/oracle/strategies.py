@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 import msgspec
 from hypothesis import strategies as st
 
+from pipeline.catalog.policies import PRESETS, preset
 from pipeline.events.model import (
     AI_MESSAGE,
     CLOSED,
@@ -35,16 +36,7 @@ from pipeline.events.model import (
     Event,
     Intent,
 )
-from pipeline.resolve.policy import (
-    PRESETS,
-    HumanReply,
-    Policy,
-    Timeline,
-    Unit,
-    UnknownIntent,
-    WindowAnchor,
-    preset,
-)
+from pipeline.resolve.policy import HumanReply, Policy, Timeline, Unit, UnknownIntent, WindowAnchor
 
 _T = TypeVar("_T")
 

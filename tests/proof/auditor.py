@@ -15,10 +15,11 @@ import psycopg
 import sqlalchemy
 from confluent_kafka import Consumer, TopicPartition
 
+from pipeline.catalog.policies import preset
 from pipeline.events.codec import decode
 from pipeline.events.model import Event, Rejected
 from pipeline.resolve.machine import decide
-from pipeline.resolve.policy import Timeline, preset
+from pipeline.resolve.policy import Timeline
 
 _FAR = 2**62
 _TIMELINE = Timeline([preset("fin-2026")])

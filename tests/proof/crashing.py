@@ -91,8 +91,8 @@ def _plant(point: str, count: _Count, places: dict[str, tuple[Any, str]]) -> Non
 
 
 def _worker_places() -> dict[str, tuple[Any, str]]:
-    from pipeline.stream.lane import LaneConsumer
     from pipeline.stream.outputs import Outputs
+    from pipeline.stream.runner import LaneConsumer
 
     return {
         "results": (Outputs, "write_results"),
@@ -103,7 +103,7 @@ def _worker_places() -> dict[str, tuple[Any, str]]:
 
 def _sink_places() -> dict[str, tuple[Any, str]]:
     from pipeline.ledger import deliveries, records
-    from pipeline.sink.meter import StripeMeter
+    from pipeline.sink.stripe.meter import StripeMeter
 
     return {
         "store": (records, "store"),
@@ -137,7 +137,7 @@ def _slow_down(seconds: float) -> None:
 
 
 def _change_the_generation(every: int) -> None:
-    from pipeline.stream.lane import LaneApp
+    from pipeline.stream.runner import LaneApp
 
     looks = itertools.count(1)
 

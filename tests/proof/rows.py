@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
 )
 
-from pipeline.emulator.state import Fault
+from pipeline.dev.emulator.state import Fault
 from tests.proof.crashing import SINK_POINTS, WORKER_POINTS
 from tests.proof.relay import TROUBLES, relaying
 from tests.proof.stand import Stand

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.emulator.server import Clock, Emulator
-from pipeline.emulator.server import running as running_emulator
-from pipeline.local.kafka import LocalKafka, free_port
-from pipeline.local.processes import Process
-from pipeline.tenants import load_tenants
+from pipeline.catalog.tenants import load_tenants
+from pipeline.dev.broker import LocalKafka, free_port
+from pipeline.dev.emulator.server import Clock, Emulator
+from pipeline.dev.emulator.server import running as running_emulator
+from pipeline.dev.process import Process
 from tests.kafka.run import Run
 from tests.proof.auditor import Truth, Verdict, connected, judge, read_truth
 from tests.proof.load import Sent

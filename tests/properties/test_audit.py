@@ -7,7 +7,8 @@ import msgspec
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.replay.audit import Audit, Finding
+from pipeline.ledger.findings import Finding
+from pipeline.replay.audit import Audit
 from pipeline.stream.partition import Partition
 from pipeline.usage.record import UsageRecord
 from tests.oracle.strategies import END

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.catalog.policies import parse_duration, preset, read_policies
 from pipeline.events.codec import decode_value
 from pipeline.events.model import (
     AI_MESSAGE,
@@ -21,16 +22,9 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.events.times import format_time, parse_time
-from pipeline.replay.offline import Histories, decide_line
+from pipeline.replay.decide import Histories, decide_line
 from pipeline.resolve.machine import Fold, decide
-from pipeline.resolve.policy import (
-    Policy,
-    Timeline,
-    parse_duration,
-    preset,
-    read_policies,
-    write_policy,
-)
+from pipeline.resolve.policy import Policy, Timeline
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.record import UsageRecord, decode_record, encode_record
@@ -49,6 +43,7 @@ from tests.oracle.strategies import (
     timelines,
 )
 from tests.oracle.usage import Oracle, as_record
+from tests.support.policy_toml import write_policy
 
 SCENARIOS = [
     orjson.loads(line)

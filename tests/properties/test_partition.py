@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.catalog.policies import preset
 from pipeline.events.codec import decode
 from pipeline.events.model import (
     AI_MESSAGE,
@@ -18,8 +19,8 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.events.times import format_time
-from pipeline.resolve.policy import Timeline, preset
-from pipeline.stream.deadletters import DeadLetter
+from pipeline.kafka.headers import DeadLetter
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Output, Partition, Work
 from pipeline.stream.state import decode_state, due_of, is_sealed
 from pipeline.usage.conversation import SEAL_AFTER_MS

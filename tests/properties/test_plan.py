@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.events.codec import decode
 from pipeline.events.model import Addressed
 from pipeline.replay.audit import Audit
-from pipeline.replay.plan import Correctable, basis_of
+from pipeline.replay.corrections import Correctable, basis_of
 from pipeline.usage.record import UsageRecord
 from tests.oracle.decide import decide, net
 from tests.oracle.strategies import END

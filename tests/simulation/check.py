@@ -2,9 +2,9 @@
 
 import orjson
 
+from pipeline.catalog.tenants import Tenants
 from pipeline.events.codec import decode
 from pipeline.events.model import Rejected
-from pipeline.tenants import Tenants
 from tests.oracle.usage import Oracle
 from tests.simulation.histories import CUSTOMERS, SEAL_AFTER, History
 from tests.simulation.run import Outcome

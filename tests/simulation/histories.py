@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pipeline.catalog.policies import PRESETS, preset
 from pipeline.events.model import (
     AI_MESSAGE,
     CLOSED,
@@ -20,7 +21,7 @@ from pipeline.events.model import (
     VERDICT,
     Event,
 )
-from pipeline.resolve.policy import PRESETS, Policy, Timeline, preset
+from pipeline.resolve.policy import Policy, Timeline
 from tests.oracle.wire import value
 
 T0 = 1_790_000_000_000

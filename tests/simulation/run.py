@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, create_engine, event, select
 
+from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
-from pipeline.emulator.state import State
+from pipeline.dev.emulator.state import State
 from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
 from pipeline.ledger.database import _begin_sqlite, _prepare_sqlite
 from pipeline.ledger.tables import refused_record, usage_record
 from pipeline.stream.state import decode_state, is_sealed
-from pipeline.tenants import Tenants
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker

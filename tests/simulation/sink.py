@@ -10,16 +10,16 @@ from confluent_kafka import OFFSET_BEGINNING, TopicPartition
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine
 
-from pipeline.emulator import state
+from pipeline.catalog.tenants import Tenants
+from pipeline.dev.emulator import state
 from pipeline.ledger import Ledger
 from pipeline.ledger.entries import MeterEvent
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.answer import Answer
-from pipeline.sink.body import body
 from pipeline.sink.dispatcher import Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.service import flush
-from pipeline.tenants import Tenants
+from pipeline.sink.stripe.body import body
+from pipeline.sink.stripe.responses import Answer
 from tests.simulation.world import Process, Record, World
 
 LEASE_SECONDS = 30

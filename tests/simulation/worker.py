@@ -10,12 +10,11 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
+from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.deadletters import DeadLetter
-from pipeline.stream.lane import Fetched, Lane
-from pipeline.stream.outputs import ORIGIN_HEADER
 from pipeline.stream.partition import Output
+from pipeline.stream.runner import Fetched, Lane
 from tests.simulation.world import Process, Record, World
 
 

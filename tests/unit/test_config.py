@@ -12,12 +12,12 @@ from pipeline.config import (
     KafkaSettings,
     Settings,
     describe_settings,
-    kafka_client_options,
     load_settings,
     load_valid_settings,
     unknown_variables,
 )
 from pipeline.errors import ConfigurationError
+from pipeline.kafka.options import kafka_client_options
 
 SECRETS = (
     "RESMETER_KAFKA__SASL_PASSWORD",

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import COMMANDS
 from pipeline.config import describe_settings, load_settings
-from pipeline.tenants import load_tenants
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -3,7 +3,9 @@
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline.catalog.policies import PRESETS, preset
 from pipeline.events.model import REASONS, TYPES
+from pipeline.kafka.headers import DeadLetter
 from pipeline.ledger.entries import Refused, Stored
 from pipeline.metrics import (
     DELIVERY_RESULTS,
@@ -13,9 +15,7 @@ from pipeline.metrics import (
     SinkMetrics,
     WorkerMetrics,
 )
-from pipeline.resolve.policy import PRESETS, preset
-from pipeline.sink.answer import RESULTS
-from pipeline.stream.deadletters import DeadLetter
+from pipeline.sink.stripe.responses import RESULTS
 from pipeline.stream.partition import Output, Work
 from pipeline.usage.record import UsageRecord
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from pipeline.resolve.policy import PRESETS
+from pipeline.catalog.policies import PRESETS
 from tests.command import resmeter
 
 SCENARIOS = [

@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.cli.dlq import counted
-from pipeline.cli.terminal import print_table
+from pipeline.cli.output import print_table
 from pipeline.events.times import format_time
-from pipeline.replay.deadletters import Count
+from pipeline.replay.redrive import Count
 
 AT = 1_777_885_200_000
 

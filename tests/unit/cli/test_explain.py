@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
 from pipeline.ledger.entries import Arrival, Claim, Stored
-from pipeline.replay.explain import Explanation
-from pipeline.sink.batch import fix, plan
+from pipeline.ledger.receipt import Explanation
+from pipeline.sink.grouping import fix, plan
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 from tests.command import resmeter
 

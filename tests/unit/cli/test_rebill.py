@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.rebill import report
 from pipeline.errors import UnavailableError
-from pipeline.replay.plan import Correctable, Correction
+from pipeline.replay.corrections import Correctable, Correction
 from pipeline.replay.planfile import FORM, Header, Total, write_plan
-from pipeline.tenants import load_tenants
 from pipeline.usage.record import Origin, UsageRecord
 from tests.command import resmeter
 

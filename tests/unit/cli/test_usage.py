@@ -13,7 +13,7 @@ from rich.text import Text
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
 from pipeline.ledger.entries import Arrival, Claim, Result, Stored
-from pipeline.sink.batch import fix, plan
+from pipeline.sink.grouping import fix, plan
 from pipeline.usage.record import UsageRecord, encode_record
 from tests.command import resmeter
 

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import orjson
 
+from pipeline.catalog.policies import preset
 from pipeline.events.signature import HEADER, Key, sign
 from pipeline.events.times import format_time
-from pipeline.replay.audit import Audit, Finding, Tally
-from pipeline.resolve.policy import Timeline, preset
+from pipeline.ledger.findings import Finding
+from pipeline.replay.audit import Audit, Tally
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 from pipeline.usage.record import UsageRecord
 

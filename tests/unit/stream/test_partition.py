@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import orjson
 
+from pipeline.catalog.policies import preset
 from pipeline.events.times import format_time
-from pipeline.resolve.policy import Timeline, preset
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 
 TIMELINE = Timeline([preset("fin-2026")])

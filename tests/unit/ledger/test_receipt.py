@@ -1,0 +1,296 @@
+"""The receipt of a conversation says what was charged, why, and how it reached Stripe."""
+
+from decimal import Decimal
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from pipeline.events.model import Cause
+from pipeline.events.times import parse_time
+from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, Result, State
+from pipeline.ledger.receipt import Explanation, explain, tell
+from pipeline.metrics import TRANSITION_REASONS
+from pipeline.usage.record import Origin, UsageRecord
+
+CHARGED_AT = parse_time("2026-05-05T09:01:00.000Z")
+RETURNED_AT = parse_time("2026-05-06T10:00:00.000Z")
+SENT_AT = parse_time("2026-05-05T09:12:00.000Z")
+
+
+class Prices:
+    """Everything that bills at the prices of two versions; other policies have none."""
+
+    def __init__(self, prices: dict[tuple[str, int], str] | None = None) -> None:
+        self._prices = {("fin-2026", 1): "0.99"} if prices is None else prices
+
+    def customer_for(self, tenantid: str) -> str | None:
+        return f"cus_{tenantid}"
+
+    def event_name_for(self, outcome: str) -> str:
+        return f"resmeter_{outcome}"
+
+    def price_for(
+        self, tenantid: str, outcome: str, policy: str, version: int
+    ) -> tuple[Decimal, str] | None:
+        price = self._prices.get((policy, version))
+        return None if price is None else (Decimal(price), "usd")
+
+
+def receipt(n: int = 1, *, offset: int = 7, **changes: Any) -> Receipt:
+    """A charge for silence, with what is changed about record or receipt."""
+    fields: dict[str, Any] = {
+        "id": f"acme:c-1042:{n}",
+        "tenantid": "acme",
+        "conversation": "c-1042",
+        "outcome": "resolution",
+        "quantity": 1,
+        "kind": "assumed",
+        "reason": "silence",
+        "occurred_at": CHARGED_AT,
+        "policy": "fin-2026",
+        "policy_version": 1,
+        "evidence": ("m2",),
+        "supersedes": None,
+    }
+    around: dict[str, Any] = {
+        "topic": "usage.records",
+        "partition": 2,
+        "offset": offset,
+        "origin": Origin("conversation.events", 3, (90211,)),
+        "meter_event": None,
+        "attempts": (),
+        "superseded_policy": None,
+    }
+    fields |= {name: changes[name] for name in changes if name in fields}
+    around |= {name: changes[name] for name in changes if name in around}
+    assert not set(changes) - set(fields) - set(around)
+    return Receipt(record=msgspec.convert(fields, UsageRecord), **around)
+
+
+def reversal(n: int = 2, **changes: Any) -> Receipt:
+    return receipt(
+        n,
+        **{
+            "quantity": -1,
+            "reason": "customer_returned",
+            "occurred_at": RETURNED_AT,
+            "evidence": ("m3",),
+            "origin": Origin("conversation.events", 3, (90300,)),
+            "supersedes": "acme:c-1042:1",
+            "superseded_policy": ("fin-2026", 1),
+            **changes,
+        },
+    )
+
+
+def meter_event(state: State = "delivered", value: int = 12) -> MeterEvent:
+    return MeterEvent(
+        identifier="rm-1",
+        tenantid="acme",
+        customer="cus_acme",
+        outcome="resolution",
+        event_name="resmeter_resolution",
+        hour=parse_time("2026-05-05T09:00:00Z") // 3_600_000,
+        value=value,
+        timestamp=CHARGED_AT // 1000,
+        body_sha256="",
+        state=state,
+    )
+
+
+def attempt(result: Result, status: int | None = None, *, after_ms: int = 0) -> Attempt:
+    return Attempt(
+        at=SENT_AT + after_ms,
+        answered_at=None if result == "unanswered" else SENT_AT + after_ms + 150,
+        result=result,
+        http_status=status,
+        request_id="req_7" if status else None,
+        detail=None if status == 200 else "connection reset",
+    )
+
+
+def told(*receipts: Receipt, prices: Prices | None = None) -> list[str]:
+    return list(tell(explain(receipts, prices or Prices())))
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def test_a_charge_that_is_not_sent_is_told_with_its_evidence_and_that_it_waits() -> None:
+    assert told(receipt()) == [
+        "Conversation c-1042 of acme",
+        "Billed in all: 1 resolution (0.99 usd)",
+        "",
+        "1. 2026-05-05T09:01:00.000Z  +1 resolution charged, 0.99 usd",
+        (
+            "   Why       The AI's answer stood, and the customer did not come back for help before "
+            "the window of the policy ended (silence, assumed)."
+        ),
+        "   Policy    fin-2026, version 1",
+        "   Evidence  event m2 (conversation.events, partition 3, offset 90211)",
+        "   Record    acme:c-1042:1 (usage.records, partition 2, offset 7)",
+        (
+            "   Stripe    Not yet: it waits for the next flush, for the tenant's Stripe customer, or "
+            "for usage that makes up for a negative sum."
+        ),
+    ]
+
+
+def test_a_reversal_is_told_with_what_it_reverses_and_leaves_nothing_billed() -> None:
+    lines = told(receipt(), reversal())
+
+    assert lines[:2] == [
+        "Conversation c-1042 of acme",
+        "Billed in all: nothing: what was charged has been taken back (0.00 usd)",
+    ]
+    assert lines[10:16] == [
+        "2. 2026-05-06T10:00:00.000Z  -1 resolution taken back, -0.99 usd",
+        (
+            "   Why       The customer came back for help, so the answer had not settled it "
+            "(customer_returned, assumed)."
+        ),
+        "   Reverses  acme:c-1042:1",
+        "   Policy    fin-2026, version 1",
+        "   Evidence  event m3 (conversation.events, partition 3, offset 90300)",
+        "   Record    acme:c-1042:2 (usage.records, partition 2, offset 7)",
+    ]
+
+
+def test_a_delivery_after_a_failed_call_is_told_call_by_call() -> None:
+    lines = told(
+        receipt(
+            meter_event=meter_event(),
+            attempts=(attempt("failed"), attempt("delivered", 200, after_ms=2000)),
+        )
+    )
+
+    assert lines[8:] == [
+        (
+            "   Stripe    Meter event rm-1 was delivered to Stripe. It holds 12 in all for cus_acme in "
+            "resmeter_resolution, in the hour from 2026-05-05T09:00:00.000Z."
+        ),
+        (
+            "             Call 1 at 2026-05-05T09:12:00.000Z: failed, to be tried again "
+            "(connection reset)"
+        ),
+        "             Call 2 at 2026-05-05T09:12:02.000Z: accepted (HTTP 200, request req_7)",
+    ]
+
+
+def test_a_meter_event_that_is_planned_is_told_without_calls() -> None:
+    lines = told(receipt(meter_event=meter_event("planned")))
+
+    assert lines[8].startswith("   Stripe    Meter event rm-1 is planned, and not sent yet.")
+    assert lines[9:] == []
+
+
+@pytest.mark.parametrize("state", get_args(State))
+def test_every_state_of_a_meter_event_is_told_in_words(state: State) -> None:
+    (line,) = told(receipt(meter_event=meter_event(state)))[8:]
+
+    assert line.startswith("   Stripe    Meter event rm-1 ")
+    assert ". It holds 12 in all for cus_acme" in line
+
+
+@pytest.mark.parametrize("result", get_args(Result))
+def test_every_result_of_a_call_is_told_in_words(result: Result) -> None:
+    found = told(receipt(meter_event=meter_event("sent"), attempts=(attempt(result, 500),)))
+
+    assert found[9].startswith("             Call 1 at 2026-05-05T09:12:00.000Z: ")
+    assert found[9].endswith(" (HTTP 500, request req_7, connection reset)")
+    # In words, not the ledger's word alone.
+    assert f": {result} (" not in found[9]
+
+
+@pytest.mark.parametrize("reason", sorted({*TRANSITION_REASONS, *get_args(Cause)}))
+def test_every_reason_is_told_in_words(reason: str) -> None:
+    line = explain([receipt(reason=reason)], Prices()).records[0]
+
+    assert line.why != reason
+    assert " " in line.why
+
+
+def test_a_reason_that_only_a_newer_version_knows_is_told_as_it_is() -> None:
+    lines = told(receipt(reason="full_moon"))
+
+    assert lines[4] == "   Why       Full_moon (full_moon, assumed)."
+
+
+def test_evidence_without_its_place_is_told_by_its_id() -> None:
+    lines = told(receipt(origin=None, evidence=("m2", "m4")))
+
+    assert lines[6] == "   Evidence  event m2; event m4"
+
+
+def test_evidence_with_places_that_do_not_fit_is_told_by_its_id() -> None:
+    lines = told(receipt(evidence=("m2", "m4")))  # the origin has one offset
+
+    assert lines[6] == "   Evidence  event m2; event m4"
+
+
+def test_what_no_policy_prices_is_told_so() -> None:
+    lines = told(receipt(), prices=Prices({}))
+
+    assert lines[1] == "Billed in all: 1 resolution"
+    assert lines[3].endswith("+1 resolution charged, no price")
+
+
+# --- what it comes to -----------------------------------------------------------------------------
+
+
+def test_a_reversal_is_worth_what_was_charged_not_what_the_new_version_says() -> None:
+    prices = Prices({("fin-2026", 1): "0.99", ("fin-2026", 2): "1.50"})
+
+    found = explain([receipt(), reversal(policy_version=2)], prices)
+
+    assert [line.amount for line in found.records] == ["0.99", "-0.99"]
+    assert found.amounts == {"usd": "0.00"}
+    assert found.net == {}
+
+
+def test_outcomes_are_added_up_each_and_money_together() -> None:
+    found = explain(
+        [
+            receipt(1),
+            receipt(2, outcome="procedure_handoff", kind="handoff", reason="procedure"),
+            receipt(3, outcome="procedure_handoff", kind="handoff", reason="procedure"),
+        ],
+        Prices(),
+    )
+
+    assert found.net == {"procedure_handoff": 2, "resolution": 1}
+    assert found.amounts == {"usd": "2.97"}
+    assert list(tell(found))[1] == "Billed in all: 2 procedure handoff, 1 resolution (2.97 usd)"
+
+
+def test_amounts_are_exact() -> None:
+    found = explain([receipt(n) for n in range(1, 11)], Prices({("fin-2026", 1): "0.1"}))
+
+    assert found.amounts == {"usd": "1.0"}
+
+
+def test_small_and_large_prices_are_written_without_an_exponent() -> None:
+    prices = Prices({("fin-2026", 1): "1E-7", ("fin-2026", 2): "1E+3"})
+
+    found = explain([receipt(), receipt(2, policy_version=2)], prices)
+
+    assert [line.amount for line in found.records] == ["0.0000001", "1000"]
+
+
+def test_the_receipt_as_json_has_what_is_told() -> None:
+    found = explain(
+        [receipt(meter_event=meter_event(), attempts=(attempt("delivered", 200),)), reversal()],
+        Prices(),
+    )
+
+    again = msgspec.json.decode(msgspec.json.encode(found), type=Explanation)
+
+    assert again == found
+    assert [(line.id, line.supersedes) for line in again.records] == [
+        ("acme:c-1042:1", None),
+        ("acme:c-1042:2", "acme:c-1042:1"),
+    ]
+    assert again.records[0].delivery is not None
+    assert again.records[0].delivery.attempts[0].answered_at == "2026-05-05T09:12:00.150Z"
+    assert again.records[1].delivery is None

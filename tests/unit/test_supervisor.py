@@ -1,0 +1,50 @@
+"""The metrics of several processes as one text."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from pipeline.metrics import WorkerMetrics
+from pipeline.supervisor import merged
+
+
+def _text(events: int) -> str:
+    registry = CollectorRegistry()
+    WorkerMetrics(registry)
+    Counter("seen", "Seen.", ["type"], registry=registry).labels('a "b"\\').inc(events)
+    Gauge("held", "Held.", registry=registry).set(events / 2)
+    Histogram("took", "Took.", buckets=(1, 2), registry=registry).observe(1.5)
+    return generate_latest(registry).decode()
+
+
+def _samples(text: str) -> list[Sample]:
+    return [s for family in text_string_to_metric_families(text) for s in family.samples]
+
+
+def test_each_sample_of_each_process_is_there_once_and_says_whose_it_is() -> None:
+    texts = {0: _text(3), 1: _text(5)}
+
+    found = _samples(merged(texts).decode())
+
+    expected = [
+        (s.name, {**s.labels, "process": str(process)}, s.value)
+        for process, text in texts.items()
+        for s in _samples(text)
+    ]
+    key = repr
+    assert sorted(((s.name, dict(sorted(s.labels.items())), s.value) for s in found), key=key) == (
+        sorted(((n, dict(sorted(labels.items())), v) for n, labels, v in expected), key=key)
+    )
+
+
+def test_help_and_type_are_those_of_one_process() -> None:
+    def heads(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith("#")]
+
+    assert heads(merged({0: _text(1), 1: _text(2)}).decode()) == heads(_text(1))
+
+
+def test_a_process_that_does_not_answer_leaves_the_others() -> None:
+    found = _samples(merged({1: _text(5)}).decode())
+
+    assert {s.labels["process"] for s in found} == {"1"}
