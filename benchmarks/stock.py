@@ -72,7 +72,7 @@ def build(
                 conversation = Conversation() if stored is None else decode_state(stored)
                 out: list[UsageRecord] = []
                 conversation.receive(
-                    addressed.tenantid,
+                    addressed.tenant_id,
                     addressed.conversation,
                     [(message.offset, arrival, addressed.event)],
                     timeline,
@@ -80,7 +80,7 @@ def build(
                 )
                 states[message.key] = encode_state(message.offset + 1, conversation)
                 for record in out:
-                    await records.send(key=record.tenantid.encode(), value=encode_record(record))
+                    await records.send(key=record.tenant_id.encode(), value=encode_record(record))
             seen["count"] += 1
             if seen["count"] >= count:
                 print(

@@ -42,18 +42,18 @@ class Tenants:
         self._by_version = {
             (policy.name, policy.version): policy for found in versions.values() for policy in found
         }
-        self._of_tenant = {tenantid: self._timelines[name] for tenantid, name in policies.items()}
+        self._of_tenant = {tenant_id: self._timelines[name] for tenant_id, name in policies.items()}
         self._default_timeline = self._timelines[default_policy]
 
-    def timeline_for(self, tenantid: str) -> Timeline:
-        return self._of_tenant.get(tenantid, self._default_timeline)
+    def timeline_for(self, tenant_id: str) -> Timeline:
+        return self._of_tenant.get(tenant_id, self._default_timeline)
 
-    def policy_name_for(self, tenantid: str) -> str:
-        return self._policies.get(tenantid, self._default)
+    def policy_name_for(self, tenant_id: str) -> str:
+        return self._policies.get(tenant_id, self._default)
 
-    def customer_for(self, tenantid: str) -> str | None:
+    def customer_for(self, tenant_id: str) -> str | None:
         """Return the Stripe customer, or None: the tenant's usage is parked until there is one."""
-        return self.customers.get(tenantid)
+        return self.customers.get(tenant_id)
 
     def event_name_for(self, outcome: str) -> str:
         return self._meters.get(outcome, f"resmeter_{outcome}")
@@ -104,7 +104,7 @@ class Tenants:
         return problems
 
     def price_for(
-        self, tenantid: str, outcome: str, policy: str, version: int
+        self, tenant_id: str, outcome: str, policy: str, version: int
     ) -> tuple[Decimal, str] | None:
         """Return (price of a unit, currency), or None where the policy names no price."""
         found = self._by_version.get((policy, version))
@@ -145,9 +145,15 @@ def load_tenants(path: Path | None) -> Tenants:
     if not isinstance(tenants, dict):
         problems.append(f"{path}: tenants: is not a table: write [tenants.NAME]")
         tenants = {}
-    for tenantid, entry in tenants.items():
+    for tenant_id, entry in tenants.items():
         _tenant(
-            f"{path}: tenants.{tenantid}", tenantid, entry, versions, customers, policies, problems
+            f"{path}: tenants.{tenant_id}",
+            tenant_id,
+            entry,
+            versions,
+            customers,
+            policies,
+            problems,
         )
     producers = read_producers(path, table["producers"], problems) if "producers" in table else {}
     if problems:
@@ -213,29 +219,29 @@ def _meters(path: Path, table: Any, problems: list[str]) -> dict[str, str]:
 
 def _tenant(
     where: str,
-    tenantid: str,
+    tenant_id: str,
     entry: Any,
     versions: Mapping[str, object],
     customers: dict[str, str],
     policies: dict[str, str],
     problems: list[str],
 ) -> None:
-    if not _TENANT.fullmatch(tenantid):
+    if not _TENANT.fullmatch(tenant_id):
         problems.append(f"{where}: is not 1 to 128 characters of A-Z a-z 0-9 . _ -")
     if not isinstance(entry, dict):
-        problems.append(f"{where}: is not a table: write [tenants.{tenantid}]")
+        problems.append(f"{where}: is not a table: write [tenants.{tenant_id}]")
         return
     for key, value in entry.items():
         if key == "stripe_customer":
             if isinstance(value, str) and _CUSTOMER.fullmatch(value):
-                customers[tenantid] = value
+                customers[tenant_id] = value
             else:
                 problems.append(
                     f"{where}.stripe_customer: {value!r} is no customer such as cus_123"
                 )
         elif key == "policy":
             if isinstance(value, str) and value in versions:
-                policies[tenantid] = value
+                policies[tenant_id] = value
             else:
                 problems.append(_no_policy(f"{where}.policy", value, versions))
         else:

@@ -38,7 +38,7 @@ wait_option = click.option(
 
 
 @click.command("audit")
-@click.option("--tenant", "tenantid", metavar="TENANT", help="Tell of this tenant alone.")
+@click.option("--tenant", "tenant_id", metavar="TENANT", help="Tell of this tenant alone.")
 @click.option("--from", "from_ms", type=Time(), help="Tell of units of this time or later.")
 @click.option("--to", "to_ms", type=Time(), help="Tell of units before this time.")
 @wait_option
@@ -54,7 +54,7 @@ wait_option = click.option(
 )
 @click.option("--json", "as_json", is_flag=True, help="Every finding and tally, one a line.")
 def command(
-    tenantid: str | None,
+    tenant_id: str | None,
     from_ms: int | None,
     to_ms: int | None,
     wait_seconds: float,
@@ -90,11 +90,11 @@ def command(
                 unasked = error  # what the log says is told all the same
     finally:
         ledger.close()
-    if tenantid is not None:
-        findings = [found for found in findings if found.tenantid in {tenantid, ""}]
-        tallies = {name: tally for name, tally in tallies.items() if name == tenantid}
+    if tenant_id is not None:
+        findings = [found for found in findings if found.tenant_id in {tenant_id, ""}]
+        tallies = {name: tally for name, tally in tallies.items() if name == tenant_id}
         if not tallies:
-            click.echo(f"{settings.topics.events} has no event of {visible(tenantid)}", err=True)
+            click.echo(f"{settings.topics.events} has no event of {visible(tenant_id)}", err=True)
     findings = [
         found for found in findings if found.at is None or is_within(found.at, from_ms, to_ms)
     ]
@@ -107,7 +107,7 @@ def command(
     else:
         _show(findings, tallies)
         events = sum(tally.events for tally in tallies.values())
-        if tenantid is None:
+        if tenant_id is None:
             click.echo(f"{read} records read: {events} events, {letters} dead letters", err=True)
     if unasked is not None:
         raise unasked
@@ -117,7 +117,7 @@ def command(
 
 def _named(found: Finding) -> dict[str, str]:
     return {
-        "tenantid": found.tenantid,
+        "tenantid": found.tenant_id,
         "conversation": found.conversation,
         "detail": found.detail,
     }
@@ -151,7 +151,7 @@ def _audit(
                 read += audit.read
                 _add_tallies(tallies, audit.tallies)
         findings += [
-            Finding("unexpected", record.tenantid, record.conversation, f"{record.id}: no origin")
+            Finding("unexpected", record.tenant_id, record.conversation, f"{record.id}: no origin")
             for record in reports.decided_from(ledger, topic, None)
         ]
     finally:
@@ -211,7 +211,7 @@ def _show(findings: list[Finding], tallies: dict[str, Tally]) -> None:
         )
     print_table(table)
     for found in findings[:_SHOWN_MAX]:
-        where = f"{found.tenantid} {found.conversation}".strip()
+        where = f"{found.tenant_id} {found.conversation}".strip()
         click.echo(f"{found.kind}: {visible(where)}{': ' if where else ''}{visible(found.detail)}")
     if len(findings) > _SHOWN_MAX:
         click.echo(f"and {len(findings) - _SHOWN_MAX} more; --json has all")

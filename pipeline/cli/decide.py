@@ -62,8 +62,8 @@ def command(files: tuple[str, ...], policy: str, as_of: int) -> None:
             rejected += 1
             report_rejected(path, number, found.reason, found.detail, named=len(files) > 1)
     out = sys.stdout.buffer
-    for tenantid, conversation, history in histories:
-        out.write(decide_line(tenantid, conversation, history, timeline, as_of) + b"\n")
+    for tenant_id, conversation, history in histories:
+        out.write(decide_line(tenant_id, conversation, history, timeline, as_of) + b"\n")
     out.flush()
     if rejected:
         sys.exit(FOUND)

@@ -72,16 +72,16 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
     """Print the bill and one receipt; return whether ledger and Stripe agree."""
     tenants = load_tenants(demo.folder / "resmeter.toml")
     conversations: dict[str, int] = {}
-    for tenantid, _, _ in histories(demo.data):
-        conversations[tenantid] = conversations.get(tenantid, 0) + 1
+    for tenant_id, _, _ in histories(demo.data):
+        conversations[tenant_id] = conversations.get(tenant_id, 0) + 1
     ledger = open_ledger(demo.env["RESMETER_LEDGER__URL"])
     try:
-        bill = [_Bill(tenantid) for tenantid in sorted(conversations)]
-        by_tenant = {line.tenantid: line for line in bill}
+        bill = [_Bill(tenant_id) for tenant_id in sorted(conversations)]
+        by_tenant = {line.tenant_id: line for line in bill}
         for found in reports.usage(ledger):
-            line = by_tenant[found.tenantid]
+            line = by_tenant[found.tenant_id]
             price = tenants.price_for(
-                found.tenantid, found.outcome, found.policy, found.policy_version
+                found.tenant_id, found.outcome, found.policy, found.policy_version
             )
             assert price is not None
             line.quantity += found.quantity
@@ -97,7 +97,7 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
         out = Console(highlight=False, width=_WIDTH_WHERE_NO_TERMINAL)
     out.print()
     print_table(_table(bill, conversations, at_stripe))
-    agrees = all(line.quantity == at_stripe[line.tenantid] for line in bill)
+    agrees = all(line.quantity == at_stripe[line.tenant_id] for line in bill)
     out.print(
         "[green]The ledger and Stripe's own sums agree.[/]"
         if agrees
@@ -108,13 +108,13 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
     for text in laid_out(explain(receipt, tenants), out.width - 2):
         out.print(textwrap.indent(text, "  "), markup=False, soft_wrap=True)
     one = receipt[0].record
-    out.print(next_steps(one.tenantid, one.conversation, is_kept=is_kept))
+    out.print(next_steps(one.tenant_id, one.conversation, is_kept=is_kept))
     return agrees
 
 
 class _Bill:
-    def __init__(self, tenantid: str) -> None:
-        self.tenantid = tenantid
+    def __init__(self, tenant_id: str) -> None:
+        self.tenant_id = tenant_id
         self.quantity = self.confirmed = self.assumed = 0
         self.amount = Decimal(0)
 
@@ -137,30 +137,30 @@ def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str
         table.add_column(name, justify="right", footer=total)
     for line in bill:
         table.add_row(
-            line.tenantid,
-            str(conversations[line.tenantid]),
+            line.tenant_id,
+            str(conversations[line.tenant_id]),
             str(line.quantity),
             str(line.confirmed),
             str(line.assumed),
             f"${line.amount:.2f}",
-            str(at_stripe[line.tenantid]),
+            str(at_stripe[line.tenant_id]),
         )
     return table
 
 
 def _an_assumed_one(demo: Demo, ledger: Ledger) -> list[Receipt]:
     """Return the receipt of the first conversation whose silence was billed."""
-    for tenantid, conversation, _ in histories(demo.data):
-        found = reports.receipts(ledger, tenantid, conversation)
+    for tenant_id, conversation, _ in histories(demo.data):
+        found = reports.receipts(ledger, tenant_id, conversation)
         if found and found[-1].record.kind == "assumed":
             return found
     raise ConfigurationError(["the demo's data hold no assumed resolution"])
 
 
-def next_steps(tenantid: str, conversation: str, *, is_kept: bool) -> str:
+def next_steps(tenant_id: str, conversation: str, *, is_kept: bool) -> str:
     """Return what to look at next, in rich's markup."""
     look = f"""look at /metrics, `resmeter usage`,
-                                   `resmeter explain {tenantid} {conversation}`"""
+                                   `resmeter explain {tenant_id} {conversation}`"""
     first = (
         "while it is up                  "
         if is_kept

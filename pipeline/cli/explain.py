@@ -20,11 +20,11 @@ LABEL_COLUMNS = 13
 
 
 @click.command("explain")
-@click.argument("tenantid", metavar="TENANT")
+@click.argument("tenant_id", metavar="TENANT")
 @click.argument("conversation", metavar="CONVERSATION")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
-def command(ctx: click.Context, tenantid: str, conversation: str, *, as_json: bool) -> None:
+def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: bool) -> None:
     """Show the receipt of one conversation: every charge and correction, and why.
 
     Each with its evidence, its policy, where it lies in Kafka, and how it reached Stripe.
@@ -38,13 +38,13 @@ def command(ctx: click.Context, tenantid: str, conversation: str, *, as_json: bo
     tenants = load_tenants(settings.config)
     ledger = open_ledger(settings.ledger.url)
     try:
-        receipts = reports.receipts(ledger, tenantid, conversation)
+        receipts = reports.receipts(ledger, tenant_id, conversation)
     finally:
         ledger.close()
     if not receipts:
         click.echo(
             f"error: the ledger {ledger.shown} holds no usage record of conversation "
-            f"{conversation!r} of tenant {tenantid!r}: nothing of it has been charged so far, or "
+            f"{conversation!r} of tenant {tenant_id!r}: nothing of it has been charged so far, or "
             "the sink has not read it yet",
             err=True,
         )

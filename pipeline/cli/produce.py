@@ -173,10 +173,10 @@ def produce(
 def _read(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | None]:
     addressed = decode_value(line)
     if not isinstance(addressed, Rejected):
-        tenantid, name, event = addressed.tenantid, addressed.conversation, addressed.event
-        key = f"{tenantid}:{name}".encode()
+        tenant_id, name, event = addressed.tenant_id, addressed.conversation, addressed.event
+        key = f"{tenant_id}:{name}".encode()
         # It would arrive now; with a time of its own an event of the future is no better.
-        return key, event.at, hold_against(tenantid, name, event, key, now)
+        return key, event.at, hold_against(tenant_id, name, event, key, now)
     try:
         value = orjson.loads(line)
         return f"{value['tenantid']}:{value['subject']}".encode(), None, addressed
@@ -185,10 +185,10 @@ def _read(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | N
 
 
 def _forbidden(key: bytes | None, key_id: str, signing: Key) -> Rejected | None:
-    tenantid = (key or b"").decode().partition(":")[0]
-    if signing.tenants is None or tenantid in signing.tenants:
+    tenant_id = (key or b"").decode().partition(":")[0]
+    if signing.tenants is None or tenant_id in signing.tenants:
         return None
-    return Rejected("not_authorized", f"the key {key_id!r} may not write for {tenantid!r}")
+    return Rejected("not_authorized", f"the key {key_id!r} may not write for {tenant_id!r}")
 
 
 def _send(

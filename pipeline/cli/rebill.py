@@ -47,7 +47,7 @@ def command() -> None:
 
 
 @command.command("plan")
-@click.option("--tenant", "tenantid", metavar="TENANT", help="Of this tenant alone.")
+@click.option("--tenant", "tenant_id", metavar="TENANT", help="Of this tenant alone.")
 @click.option("--from", "from_ms", type=Time(), help="Units that occurred at this time or later.")
 @click.option("--to", "to_ms", type=Time(), help="Units that occurred before this time.")
 @wait_option
@@ -58,7 +58,7 @@ def command() -> None:
     help="The file to write; it must not be there yet.",
 )
 def plan(
-    tenantid: str | None,
+    tenant_id: str | None,
     from_ms: int | None,
     to_ms: int | None,
     wait_seconds: float,
@@ -93,24 +93,24 @@ def plan(
                         for part in audit.corrections(
                             rows, reading.written, (topic, number), made_at
                         )
-                        if _is_asked_for(part, tenantid, from_ms, to_ms)
+                        if _is_asked_for(part, tenant_id, from_ms, to_ms)
                     ]
                     known.update(audit.tallies)
                     for name, tally in audit.tallies.items():
-                        if tenantid in {None, name}:
+                        if tenant_id in {None, name}:
                             unsettled += tally.unsettled
                             unjudged += tally.unjudged
         finally:
             reading.close()
     finally:
         ledger.close()
-    if tenantid is not None and tenantid not in known:
-        click.echo(f"{topic} has no event of {visible(tenantid)}", err=True)
-    found.sort(key=lambda part: (part.tenantid, part.conversation))
+    if tenant_id is not None and tenant_id not in known:
+        click.echo(f"{topic} has no event of {visible(tenant_id)}", err=True)
+    found.sort(key=lambda part: (part.tenant_id, part.conversation))
     header = Header(
         resmeter_plan=FORM,
         made_at=format_time(made_at),
-        tenant=tenantid,
+        tenant=tenant_id,
         from_=None if from_ms is None else format_time(from_ms),
         to=None if to_ms is None else format_time(to_ms),
         topic=topic,
@@ -141,10 +141,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def _is_asked_for(
-    part: Correctable, tenantid: str | None, from_ms: int | None, to_ms: int | None
+    part: Correctable, tenant_id: str | None, from_ms: int | None, to_ms: int | None
 ) -> bool:
     # A conversation is corrected as one: it is in where any of its units is.
-    return tenantid in {None, part.tenantid} and any(
+    return tenant_id in {None, part.tenant_id} and any(
         is_within(correction.of, from_ms, to_ms) for correction in part.corrections
     )
 
@@ -175,7 +175,7 @@ def _show(found: Plan) -> None:
             table.add_column(name, justify="left" if name in {"tenant", "outcome"} else "right")
         for total in header.totals:
             table.add_row(
-                as_written(total.tenantid),
+                as_written(total.tenant_id),
                 as_written(total.outcome),
                 _signed(total.added),
                 _signed(-total.removed),
@@ -185,7 +185,7 @@ def _show(found: Plan) -> None:
             )
         print_table(table)
     for part in found.conversations[:_SHOWN_MAX]:
-        click.echo(f"{visible(part.tenantid)} {visible(part.conversation)}: {visible(part.why)}")
+        click.echo(f"{visible(part.tenant_id)} {visible(part.conversation)}: {visible(part.why)}")
         for correction in part.corrections:
             record = correction.record
             rests_on = f"takes back {record.supersedes}" if record.supersedes else "for"
@@ -265,7 +265,7 @@ def report(
         click.echo(f"{len(done)} conversations had been corrected by this plan before")
     for part in stale[:_SHOWN_MAX]:
         click.echo(
-            f"left: {visible(part.tenantid)} {visible(part.conversation)} has changed since the plan "
+            f"left: {visible(part.tenant_id)} {visible(part.conversation)} has changed since the plan "
             "was made"
         )
     if stale:
@@ -273,7 +273,7 @@ def report(
     if refused := [part for part in fresh if _ids(part) & missing]:
         raise UnavailableError(
             f"the sink has refused corrections of {len(refused)} conversations, the first "
-            f"{visible(refused[0].tenantid)} {visible(refused[0].conversation)}: see its log"
+            f"{visible(refused[0].tenant_id)} {visible(refused[0].conversation)}: see its log"
         )
     if stale:
         sys.exit(FOUND)
@@ -304,7 +304,7 @@ def _ids(part: Correctable) -> set[str]:
 
 
 def _there(ledger: Ledger, part: Correctable) -> set[str]:
-    return set(reports.ids_of(ledger, part.tenantid, part.conversation))
+    return set(reports.ids_of(ledger, part.tenant_id, part.conversation))
 
 
 def _write(settings: Settings, parts: list[Correctable]) -> None:
@@ -317,7 +317,7 @@ def _write(settings: Settings, parts: list[Correctable]) -> None:
             for correction in part.corrections:
                 record = correction.record
                 origin = [("resmeter-origin", encode_origin(correction.origin))]
-                if not writer.write(record.tenantid.encode(), encode_record(record), origin):
+                if not writer.write(record.tenant_id.encode(), encode_record(record), origin):
                     return
             advance()
 

@@ -43,11 +43,13 @@ class _Time(click.ParamType):
 
 
 @click.command("usage")
-@click.option("--tenant", "tenantid", metavar="TENANT", help="This tenant alone.")
+@click.option("--tenant", "tenant_id", metavar="TENANT", help="This tenant alone.")
 @click.option("--from", "from_ms", type=_Time(), help="What occurred at this time or later.")
 @click.option("--to", "to_ms", type=_Time(), help="What occurred before this time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(tenantid: str | None, from_ms: int | None, to_ms: int | None, *, as_json: bool) -> None:
+def command(
+    tenant_id: str | None, from_ms: int | None, to_ms: int | None, *, as_json: bool
+) -> None:
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A unit taken back counts where it was charged: under the same kind and the same price. Pending
@@ -63,7 +65,7 @@ def command(tenantid: str | None, from_ms: int | None, to_ms: int | None, *, as_
     tenants = load_tenants(settings.config)
     ledger = open_ledger(settings.ledger.url)
     try:
-        sums = reports.usage(ledger, tenantid=tenantid, from_ms=from_ms, to_ms=to_ms)
+        sums = reports.usage(ledger, tenant_id=tenant_id, from_ms=from_ms, to_ms=to_ms)
     finally:
         ledger.close()
     lines = priced(sums, tenants)
@@ -83,12 +85,14 @@ def priced(sums: Iterable[UsageSum], billing: Billing) -> list[Line]:
     lines: dict[tuple[str, str, str | None], Line] = {}
     amounts: dict[tuple[str, str, str | None], Decimal] = {}
     for found in sums:
-        price = billing.price_for(found.tenantid, found.outcome, found.policy, found.policy_version)
-        key = (found.tenantid, found.outcome, price[1] if price else None)
+        price = billing.price_for(
+            found.tenant_id, found.outcome, found.policy, found.policy_version
+        )
+        key = (found.tenant_id, found.outcome, price[1] if price else None)
         line = lines.setdefault(
             key,
             {
-                "tenantid": found.tenantid,
+                "tenantid": found.tenant_id,
                 "outcome": found.outcome,
                 "quantity": 0,
                 "confirmed": 0,

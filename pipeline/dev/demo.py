@@ -129,7 +129,7 @@ def sums_at_stripe(demo: Demo) -> dict[str, int]:
     with urllib.request.urlopen(f"{demo.emulator_url}/_emulator/sums", timeout=10) as answer:
         content = orjson.loads(answer.read())
     counted = {entry["customer"]: int(entry["sum"]) for entry in content["sums"]}
-    return {tenantid: counted.get(customer, 0) for tenantid, customer in _CUSTOMERS.items()}
+    return {tenant_id: counted.get(customer, 0) for tenant_id, customer in _CUSTOMERS.items()}
 
 
 @contextlib.contextmanager
@@ -160,8 +160,8 @@ def _broker(
 
 def _tenant_file() -> str:
     tenants = (
-        f'[tenants.{tenantid}]\nstripe_customer = "{customer}"\n'
-        for tenantid, customer in _CUSTOMERS.items()
+        f'[tenants.{tenant_id}]\nstripe_customer = "{customer}"\n'
+        for tenant_id, customer in _CUSTOMERS.items()
     )
     return "\n".join(['policy = "fin-2026"\n', *tenants])
 

@@ -140,7 +140,7 @@ class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
     source: _Text
     subject: _Text
     time: str
-    tenantid: str
+    tenant_id: str = msgspec.field(name="tenantid")
     channel: Channel = "messenger"
     environment: Environment = "live"
     sequence: _Sequence = ""
@@ -257,15 +257,15 @@ def decode(
     addressed = decode_value(value, headers)
     if type(addressed) is Rejected:
         return addressed
-    tenantid, name, event = addressed.tenantid, addressed.conversation, addressed.event
-    return hold_against(tenantid, name, event, key, timestamp) or addressed
+    tenant_id, name, event = addressed.tenant_id, addressed.conversation, addressed.event
+    return hold_against(tenant_id, name, event, key, timestamp) or addressed
 
 
 def hold_against(
-    tenantid: str, conversation: str, event: Event, key: bytes | None, timestamp: int
+    tenant_id: str, conversation: str, event: Event, key: bytes | None, timestamp: int
 ) -> Rejected | None:
     """Say what is wrong between an event and the record that brought it, if anything is."""
-    expected = f"{tenantid}:{conversation}".encode()
+    expected = f"{tenant_id}:{conversation}".encode()
     if key != expected:
         shown = "absent" if key is None else repr(key[:80].decode(errors="replace"))
         return Rejected(
@@ -308,8 +308,8 @@ def read(value: bytes | None, headers: Headers = ()) -> tuple[str, str, Event] |
         at = parse_canonical(wire.time)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return _apart(_read_structured(value))
-    tenantid = wire.tenantid
-    if tenantid not in _tenants_known and not _know_tenant(tenantid):
+    tenant_id = wire.tenant_id
+    if tenant_id not in _tenants_known and not _know_tenant(tenant_id):
         return _apart(_read_structured(value))
     rank = wire.rank
     channel, live, data = wire.channel, wire.environment == "live", wire.data
@@ -349,13 +349,13 @@ def read(value: bytes | None, headers: Headers = ()) -> tuple[str, str, Event] |
         except ValueError:
             return _apart(_read_structured(value))
         event = Event(at, rank, source, wire.id, wire.sequence, channel, live, **members)
-    return tenantid, wire.subject, event
+    return tenant_id, wire.subject, event
 
 
 def _apart(found: Addressed | Rejected) -> tuple[str, str, Event] | Rejected:
     if type(found) is Rejected:
         return found
-    return found.tenantid, found.conversation, found.event
+    return found.tenant_id, found.conversation, found.event
 
 
 _PLAIN = frozenset({STARTED, CLOSED, REOPENED, SPAM_FLAGGED, REDACTED, DELETED})
@@ -370,12 +370,12 @@ def _know_source(source: str) -> str:
     return source
 
 
-def _know_tenant(tenantid: str) -> bool:
-    if not _TENANT.fullmatch(tenantid):
+def _know_tenant(tenant_id: str) -> bool:
+    if not _TENANT.fullmatch(tenant_id):
         return False
     if len(_tenants_known) >= _TENANTS_KNOWN_MAX:
         _tenants_known.clear()
-    _tenants_known.add(tenantid)
+    _tenants_known.add(tenant_id)
     return True
 
 
@@ -560,9 +560,9 @@ def _read_slowly(attributes: Mapping[str, Any], data: object) -> Addressed:
     source = _text(attributes["source"], "source", wrong)
     subject = _text(attributes["subject"], "subject", wrong)
     at = _time(attributes["time"], "time", wrong)
-    tenantid = _text(attributes["tenantid"], "tenantid", wrong, 128)
-    if not _TENANT.fullmatch(tenantid):
-        raise _Refused(wrong, f"tenantid: {_shown(tenantid)} has other than A-Z a-z 0-9 . _ -")
+    tenant_id = _text(attributes["tenantid"], "tenantid", wrong, 128)
+    if not _TENANT.fullmatch(tenant_id):
+        raise _Refused(wrong, f"tenantid: {_shown(tenant_id)} has other than A-Z a-z 0-9 . _ -")
     channel = _choice(attributes.get("channel", "messenger"), Channel, "channel", wrong)
     environment = _choice(attributes.get("environment", "live"), Environment, "environment", wrong)
     sequence = attributes.get("sequence", "")
@@ -580,7 +580,7 @@ def _read_slowly(attributes: Mapping[str, Any], data: object) -> Addressed:
     rank = TYPES.index(attributes["type"])
     members = _members(rank, _checked_data(rank, data))
     event = Event(at, rank, source, identity, sequence, channel, environment == "live", **members)
-    return Addressed(tenantid, subject, event)
+    return Addressed(tenant_id, subject, event)
 
 
 _ABSENT = object()

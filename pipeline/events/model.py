@@ -133,6 +133,6 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class Addressed(msgspec.Struct, frozen=True, gc=False):
     """An event with the tenant and the conversation that it is about."""
 
-    tenantid: str
+    tenant_id: str
     conversation: str
     event: Event

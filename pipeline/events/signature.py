@@ -59,7 +59,7 @@ def sign(
 
 def verify(
     keys: Mapping[str, Key],
-    tenantid: str,
+    tenant_id: str,
     key: bytes | None,
     value: bytes | None,
     headers: Headers,
@@ -68,7 +68,7 @@ def verify(
 
     Args:
         keys: by key id.
-        tenantid: of the event in the record; that the record's key names it too is not looked at.
+        tenant_id: of the event in the record; that the record's key names it too is not looked at.
         key: the record's.
         value: the record's.
         headers: all of the record's.
@@ -86,8 +86,8 @@ def verify(
     expected = sign(key_id, known.secret, key, value, headers)
     if not hmac.compare_digest(expected, given[0] or b""):
         return _rejected(f"was not made with the key {key_id!r} for this record")
-    if known.tenants is not None and tenantid not in known.tenants:
-        return _rejected(f"is of the key {key_id!r}, which may not write for {tenantid!r}")
+    if known.tenants is not None and tenant_id not in known.tenants:
+        return _rejected(f"is of the key {key_id!r}, which may not write for {tenant_id!r}")
     return None
 
 

@@ -42,33 +42,33 @@ _CONCLUDED: dict[Result, State] = {
     "collision": "rejected",
     "rejected": "rejected",
 }
-_event_columns = [meter_event.c[name] for name in MeterEvent.__struct_fields__]
+_event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 
 
 def pending_sums(ledger: Ledger) -> list[PendingSum]:
     """Add up what no meter event holds, by tenant and outcome, in that order."""
     p = pending_record.c
     query = (
-        select(p.tenantid, p.outcome, func.count(), func.sum(p.quantity), func.min(p.stored_at))
-        .group_by(p.tenantid, p.outcome)
-        .order_by(p.tenantid, p.outcome)
+        select(p.tenant_id, p.outcome, func.count(), func.sum(p.quantity), func.min(p.stored_at))
+        .group_by(p.tenant_id, p.outcome)
+        .order_by(p.tenant_id, p.outcome)
     )
     with ledger.reading() as connection:
         return [
-            PendingSum(tenantid, outcome, int(records), int(quantity), stored_at)
-            for tenantid, outcome, records, quantity, stored_at in connection.execute(query)
+            PendingSum(tenant_id, outcome, int(records), int(quantity), stored_at)
+            for tenant_id, outcome, records, quantity, stored_at in connection.execute(query)
         ]
 
 
 def pending_records(
-    ledger: Ledger, tenantid: str, outcome: str, records_max: int
+    ledger: Ledger, tenant_id: str, outcome: str, records_max: int
 ) -> list[PendingRecord]:
     """Return the oldest records that no meter event holds, by (occurred_at, seq)."""
     p = pending_record.c
     query = (
         select(p.seq, usage_record.c.id, p.quantity, p.occurred_at)
         .join_from(pending_record, usage_record, usage_record.c.seq == p.seq)
-        .where(p.tenantid == tenantid, p.outcome == outcome)
+        .where(p.tenant_id == tenant_id, p.outcome == outcome)
         .order_by(p.occurred_at, p.seq)
         .limit(records_max)
     )
@@ -92,16 +92,16 @@ def open_sums(ledger: Ledger) -> list[OpenSum]:
     policy = func.coalesce(s.c.policy, r.c.policy)
     version = func.coalesce(s.c.policy_version, r.c.policy_version)
     query = (
-        select(r.c.tenantid, r.c.outcome, policy, version, func.sum(r.c.quantity))
+        select(r.c.tenant_id, r.c.outcome, policy, version, func.sum(r.c.quantity))
         .select_from(seqs)
         .join(r, r.c.seq == seqs.c.seq)
         .outerjoin(s, s.c.id == r.c.supersedes)
-        .group_by(r.c.tenantid, r.c.outcome, policy, version)
+        .group_by(r.c.tenant_id, r.c.outcome, policy, version)
     )
     with ledger.reading() as connection:
         return [
-            OpenSum(tenantid, outcome, name, number, int(quantity))
-            for tenantid, outcome, name, number, quantity in connection.execute(query)
+            OpenSum(tenant_id, outcome, name, number, int(quantity))
+            for tenant_id, outcome, name, number, quantity in connection.execute(query)
         ]
 
 
@@ -114,7 +114,7 @@ def store_plan(ledger: Ledger, planned: Sequence[PlannedEvent], now: int) -> boo
         return True
     taken = [
         {
-            "tenantid_": item.event.tenantid,
+            "tenant_id_": item.event.tenant_id,
             "outcome_": item.event.outcome,
             "occurred_at_": record.occurred_at,
             "seq_": record.seq,
@@ -145,7 +145,7 @@ def store_plan(ledger: Ledger, planned: Sequence[PlannedEvent], now: int) -> boo
 def _delete_pending(connection: Connection, taken: list[dict[str, Any]]) -> int:
     p = pending_record.c
     statement = delete(pending_record).where(
-        p.tenantid == bindparam("tenantid_"),
+        p.tenant_id == bindparam("tenant_id_"),
         p.outcome == bindparam("outcome_"),
         p.occurred_at == bindparam("occurred_at_"),
         p.seq == bindparam("seq_"),

@@ -69,7 +69,7 @@ class PendingRecord(NamedTuple):
 class PendingSum(msgspec.Struct, frozen=True):
     """All pending records of a tenant and outcome, added up."""
 
-    tenantid: str
+    tenant_id: str
     outcome: str
     records: int
     quantity: int
@@ -79,7 +79,7 @@ class PendingSum(msgspec.Struct, frozen=True):
 class OpenSum(msgspec.Struct, frozen=True):
     """Units that are not known to be at Stripe, for pricing: by the policy that decided them."""
 
-    tenantid: str
+    tenant_id: str
     outcome: str
     policy: str
     policy_version: int
@@ -90,7 +90,7 @@ class MeterEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What Stripe gets, fixed before the first attempt: every retry sends this very body."""
 
     identifier: str
-    tenantid: str
+    tenant_id: str
     customer: str
     outcome: str
     event_name: str
@@ -137,7 +137,7 @@ class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
 
     customer: str
     event_name: str
-    tenantids: tuple[str, ...]  # who is billed through the customer
+    tenant_ids: tuple[str, ...]  # who is billed through the customer
     least: int
     most: int
     refused: int = 0
@@ -150,7 +150,7 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     `delivered` includes what cancelled out and never had to be sent; the rest is pending.
     """
 
-    tenantid: str
+    tenant_id: str
     outcome: str
     policy: str
     policy_version: int

@@ -19,7 +19,7 @@ class Finding(NamedTuple):
     """What is not as it must be. `conversation` is empty for a record that names none."""
 
     kind: FindingKind
-    tenantid: str
+    tenant_id: str
     conversation: str
     detail: str
     at: int | None = None  # of the unit concerned, where it is one's, ms

@@ -119,7 +119,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    tenantid: str
+    tenant_id: str = msgspec.field(name="tenantid")
     conversation: str
     net: dict[str, int]  # outcome → units, without zeros
     amounts: dict[str, str]  # currency → amount
@@ -135,7 +135,7 @@ def explain(receipts: Sequence[Receipt], billing: Billing) -> Explanation:
         record = receipt.record
         # What is taken back is worth what it was charged at.
         policy, version = receipt.superseded_policy or (record.policy, record.policy_version)
-        price = billing.price_for(record.tenantid, record.outcome, policy, version)
+        price = billing.price_for(record.tenant_id, record.outcome, policy, version)
         net[record.outcome] = net.get(record.outcome, 0) + record.quantity
         amount = None
         if price:
@@ -145,7 +145,7 @@ def explain(receipts: Sequence[Receipt], billing: Billing) -> Explanation:
         lines.append(_line(receipt, amount, price[1] if price else None))
     first = receipts[0].record
     return Explanation(
-        tenantid=first.tenantid,
+        tenant_id=first.tenant_id,
         conversation=first.conversation,
         net={outcome: units for outcome, units in sorted(net.items()) if units},
         amounts={currency: format(amount, "f") for currency, amount in sorted(amounts.items())},
@@ -211,7 +211,7 @@ def _delivery(event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Delive
 
 def tell(explanation: Explanation) -> Iterator[str]:
     """Yield the lines of the receipt, for a person."""
-    yield f"Conversation {explanation.conversation} of {explanation.tenantid}"
+    yield f"Conversation {explanation.conversation} of {explanation.tenant_id}"
     if explanation.net:
         net = ", ".join(f"{units} {_words(o)}" for o, units in explanation.net.items())
     else:

@@ -140,7 +140,7 @@ def _row(topic: str, arrival: Arrival) -> _Row:
             origin_offsets = orjson.dumps(origin.offsets).decode()
     row = (
         record.id,
-        record.tenantid,
+        record.tenant_id,
         record.conversation,
         record.outcome,
         record.quantity,
@@ -159,7 +159,7 @@ def _row(topic: str, arrival: Arrival) -> _Row:
         origin_offsets,
     )
     # `explain` finds a conversation by this prefix.
-    if not record.id.startswith(f"{record.tenantid}:{record.conversation}:"):
+    if not record.id.startswith(f"{record.tenant_id}:{record.conversation}:"):
         raise ValueError("id is not that of its tenant and conversation - at `$.id`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
@@ -227,8 +227,8 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
 
 def _known(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
     """Pair each row that was not inserted with the content that is stored under its id."""
-    columns = [usage_record.c[name] for name, _ in _CONTENT]
-    columns += [usage_record.c[name] for name, _ in _POSITION[:3]]
+    by_name = {column.name: column for column in usage_record.c}
+    columns = [by_name[name] for name, _ in (*_CONTENT, *_POSITION[:3])]
     pairs: list[tuple[_Row, _Row]] = []
     for start in range(0, len(rows), _LOOKUP_IDS_MAX):
         part = rows[start : start + _LOOKUP_IDS_MAX]

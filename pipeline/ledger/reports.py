@@ -21,7 +21,7 @@ _ROWS_AT_ONCE = 10_000
 def usage(
     ledger: Ledger,
     *,
-    tenantid: str | None = None,
+    tenant_id: str | None = None,
     from_ms: int | None = None,
     to_ms: int | None = None,
 ) -> list[UsageSum]:
@@ -39,7 +39,7 @@ def usage(
 
     query = (
         select(
-            r.c.tenantid,
+            r.c.tenant_id.label("tenant_id"),
             r.c.outcome,
             policy.label("policy"),
             version.label("policy_version"),
@@ -52,10 +52,10 @@ def usage(
         .outerjoin(s, s.c.id == r.c.supersedes)
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
         .outerjoin(meter_event, meter_event.c.identifier == meter_event_record.c.identifier)
-        .group_by(r.c.tenantid, r.c.outcome, policy, version)
+        .group_by(r.c.tenant_id, r.c.outcome, policy, version)
     )
-    if tenantid is not None:
-        query = query.where(r.c.tenantid == tenantid)
+    if tenant_id is not None:
+        query = query.where(r.c.tenant_id == tenant_id)
     if from_ms is not None:
         query = query.where(r.c.occurred_at >= from_ms)
     if to_ms is not None:
@@ -63,16 +63,16 @@ def usage(
     with ledger.reading() as connection:
         found = [UsageSum(**row._mapping) for row in connection.execute(query)]
     # Here, not in SQL: databases differ in how they order text.
-    return sorted(found, key=lambda u: (u.tenantid, u.outcome, u.policy, u.policy_version))
+    return sorted(found, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
 
 
-def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
+def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]:
     """Return all usage records of a conversation in their order; none where it has none."""
     r, s = usage_record.alias("r"), usage_record.alias("s")
-    prefix = f"{tenantid}:{conversation}:"
+    prefix = f"{tenant_id}:{conversation}:"
     query = (
         select(
-            *r.c,
+            *(column.label(name) for name, column in r.c.items()),
             s.c.policy.label("superseded_policy"),
             s.c.policy_version.label("superseded_version"),
             meter_event_record.c.identifier.label("identifier"),
@@ -82,7 +82,7 @@ def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
         # The range is what the index finds; another conversation may have this one's prefix.
         .where(r.c.id >= prefix, r.c.id < prefix[:-1] + chr(ord(":") + 1))
-        .where(r.c.tenantid == tenantid, r.c.conversation == conversation)
+        .where(r.c.tenant_id == tenant_id, r.c.conversation == conversation)
         .order_by(r.c.seq)
     )
     with ledger.reading() as connection:
@@ -93,7 +93,7 @@ def receipts(ledger: Ledger, tenantid: str, conversation: str) -> list[Receipt]:
         ordered = sorted(identifiers)
         for start in range(0, len(ordered), _ATTEMPTS_LOOKUP_MAX):
             part = ordered[start : start + _ATTEMPTS_LOOKUP_MAX]
-            columns = [meter_event.c[name] for name in MeterEvent.__struct_fields__]
+            columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
             for row in connection.execute(
                 select(*columns).where(meter_event.c.identifier.in_(part))
             ):
@@ -128,7 +128,7 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
         select(
             m.customer,
             m.event_name,
-            m.tenantid,
+            m.tenant_id,
             cast(func.sum(case((certain, m.value), else_=0)), BigInteger).label("least"),
             cast(func.sum(case((refused, 0), else_=m.value)), BigInteger).label("most"),
             cast(func.sum(case((refused, m.value), else_=0)), BigInteger).label("refused"),
@@ -136,7 +136,7 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
         .where(
             m.state.in_(("sent", "delivered", "rejected")), m.timestamp >= start, m.timestamp < end
         )
-        .group_by(m.customer, m.event_name, m.tenantid)
+        .group_by(m.customer, m.event_name, m.tenant_id)
     )
     with ledger.reading() as connection:
         rows = sorted(map(tuple, connection.execute(query)))
@@ -147,7 +147,7 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
             DeliveredSum(
                 customer=place[0],
                 event_name=place[1],
-                tenantids=tuple(row[2] for row in found),
+                tenant_ids=tuple(row[2] for row in found),
                 least=sum(row[3] for row in found),
                 most=sum(row[4] for row in found),
                 refused=sum(row[5] for row in found),
@@ -174,7 +174,7 @@ def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[
     """
     r = usage_record.c
     query = (
-        select(*(r[name] for name in UsageRecord.__struct_fields__))
+        select(*(r[name].label(name) for name in UsageRecord.__struct_fields__))
         .where(
             r.origin_topic.is_(None)
             if partition is None
@@ -187,14 +187,14 @@ def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[
             yield _record(row)
 
 
-def ids_of(ledger: Ledger, tenantid: str, conversation: str) -> list[str]:
+def ids_of(ledger: Ledger, tenant_id: str, conversation: str) -> list[str]:
     """Return the ids of a conversation's records."""
     r = usage_record.c
-    prefix = f"{tenantid}:{conversation}:"
+    prefix = f"{tenant_id}:{conversation}:"
     query = (
         select(r.id)
         .where(r.id >= prefix, r.id < prefix[:-1] + chr(ord(":") + 1))
-        .where(r.tenantid == tenantid, r.conversation == conversation)
+        .where(r.tenant_id == tenant_id, r.conversation == conversation)
     )
     with ledger.reading() as connection:
         return list(connection.execute(query).scalars())

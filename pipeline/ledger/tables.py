@@ -30,7 +30,7 @@ usage_record = Table(
     metadata,
     Column("seq", _Seq, Identity(), primary_key=True),  # order of arrival in this ledger
     Column("id", _Id, nullable=False, unique=True),
-    Column("tenantid", Text, nullable=False),
+    Column("tenantid", Text, key="tenant_id", nullable=False),
     Column("conversation", Text, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("quantity", Integer, CheckConstraint("quantity IN (1, -1)"), nullable=False),
@@ -73,7 +73,7 @@ consumer_offset = Table(
 pending_record = Table(
     "pending_record",
     metadata,
-    Column("tenantid", Text, primary_key=True),
+    Column("tenantid", Text, key="tenant_id", primary_key=True),
     Column("outcome", Text, primary_key=True),
     Column("occurred_at", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
@@ -86,7 +86,7 @@ meter_event = Table(
     "meter_event",
     metadata,
     Column("identifier", _Id, primary_key=True),
-    Column("tenantid", Text, nullable=False),
+    Column("tenantid", Text, key="tenant_id", nullable=False),
     Column("customer", Text, nullable=False),
     Column("outcome", Text, nullable=False),
     Column("event_name", Text, nullable=False),

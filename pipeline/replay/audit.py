@@ -71,7 +71,7 @@ class Tally(msgspec.Struct):
 
 
 class _Known(msgspec.Struct):
-    tenantid: str
+    tenant_id: str
     name: str
     conversation: Conversation
     emitted: list[UsageRecord]
@@ -150,17 +150,17 @@ class Audit:
         assert key is not None
         known = self._known.get(key)
         if known is None:
-            known = _Known(found.tenantid, found.conversation, Conversation(), [])
+            known = _Known(found.tenant_id, found.conversation, Conversation(), [])
             self._known[key] = known
         known.is_committed = offset < self._committed
         conversation = known.conversation
         is_quiet = timestamp >= conversation.arrival + self._seal_after
         before = conversation.entries() if is_quiet else []
         received = conversation.receive(
-            known.tenantid,
+            known.tenant_id,
             known.name,
             [(offset, timestamp, found.event)],
-            self._timeline_for(known.tenantid),
+            self._timeline_for(known.tenant_id),
             known.emitted,
             self._seal_after,
         )
@@ -173,7 +173,7 @@ class Audit:
                 known.hear_late(offset, found.event)
             self._reject(offset, Rejected(reason, ""))
             return
-        tally = self._tally(known.tenantid)
+        tally = self._tally(known.tenant_id)
         tally.events += 1
         tally.duplicates += received.duplicates
         if offset < self._committed:
@@ -192,11 +192,11 @@ class Audit:
             return Rejected("not_authorized", "")
         if self._keys is None:
             return found
-        forged = verify(self._keys, found.tenantid, key, value, headers)
+        forged = verify(self._keys, found.tenant_id, key, value, headers)
         if forged is None or not is_committed:
             return forged or found
         if not self._letters_are_whole:
-            self._uncertain.add((found.tenantid, found.conversation))
+            self._uncertain.add((found.tenant_id, found.conversation))
         return found  # its key was another one then, or none was asked for
 
     def _reject(self, offset: int, rejected: Rejected) -> None:
@@ -204,8 +204,8 @@ class Audit:
         if offset < self._committed:
             self.rejected[offset] = rejected.reason
 
-    def _tally(self, tenantid: str) -> Tally:
-        return self.tallies.setdefault(tenantid, Tally())
+    def _tally(self, tenant_id: str) -> Tally:
+        return self.tallies.setdefault(tenant_id, Tally())
 
     def compare(
         self, ledger: Iterable[UsageRecord], written: AbstractSet[str], now: int
@@ -222,7 +222,7 @@ class Audit:
         """
         stored = _by_conversation(ledger)
         for known in self._known.values():
-            place = (known.tenantid, known.name)
+            place = (known.tenant_id, known.name)
             yield from self._judged(
                 place, self._compare(known, stored.pop(place, []), written, now)
             )
@@ -251,15 +251,15 @@ class Audit:
     def _compare(
         self, known: _Known, stored: list[UsageRecord], written: AbstractSet[str], now: int
     ) -> list[Finding]:
-        timeline = self._timeline_for(known.tenantid)
+        timeline = self._timeline_for(known.tenant_id)
         conversation, emitted = known.conversation, known.emitted
-        tally = self._tally(known.tenantid)
+        tally = self._tally(known.tenant_id)
         tally.conversations += 1
         tally.records += len(stored)
         is_pending = conversation.due_at is not None or len(emitted) > known.owed
         tally.pending += is_pending
-        conversation.settle(known.tenantid, known.name, now, timeline, emitted)
-        place = (known.tenantid, known.name)
+        conversation.settle(known.tenant_id, known.name, now, timeline, emitted)
+        place = (known.tenant_id, known.name)
         found = self._decided_twice(known, timeline)
         if any(map(is_correction, stored)):
             owed = self._owed(known, timeline, now)
@@ -306,7 +306,7 @@ class Audit:
         if net == {outcome: units for outcome, units in emitted.items() if units}:
             return []
         detail = f"emitted {dict(emitted)}, decided {net}"
-        return [Finding("undecided", known.tenantid, known.name, detail)]
+        return [Finding("undecided", known.tenant_id, known.name, detail)]
 
     # --- a plan -----------------------------------------------------------------------------------
 
@@ -329,8 +329,8 @@ class Audit:
         """
         stored = _by_conversation(ledger)
         for known in self._known.values():
-            whose = (known.tenantid, known.name)
-            timeline = self._timeline_for(known.tenantid)
+            whose = (known.tenant_id, known.name)
+            timeline = self._timeline_for(known.tenant_id)
             records = stored.pop(whose, [])
             found = self._compare(known, records, written, now)
             is_corrected = any(map(is_correction, records))
@@ -342,7 +342,7 @@ class Audit:
                 record.id not in ids and record.id not in written
                 for record in known.emitted[known.owed :]
             )
-            tally = self._tally(known.tenantid)
+            tally = self._tally(known.tenant_id)
             if not self._is_whole or whose in self._uncertain:
                 tally.unjudged += 1
             elif owed is None or on_its_way or not known.is_committed:
@@ -410,7 +410,7 @@ def _by_conversation(
 ) -> dict[tuple[str, str], list[UsageRecord]]:
     stored: dict[tuple[str, str], list[UsageRecord]] = {}
     for record in ledger:
-        stored.setdefault((record.tenantid, record.conversation), []).append(record)
+        stored.setdefault((record.tenant_id, record.conversation), []).append(record)
     return stored
 
 

@@ -54,7 +54,7 @@ class Correction(msgspec.Struct, frozen=True):
 class Correctable(msgspec.Struct, frozen=True):
     """A conversation's corrections, to be applied together or not at all."""
 
-    tenantid: str
+    tenant_id: str
     conversation: str
     basis: str
     why: str
@@ -145,13 +145,13 @@ def correct(
             ]
             missing += [charge for charge in owed if charge.price == price]
             added += missing[-difference:]
-    tenantid, conversation = place
+    tenant_id, conversation = place
     said = [
         [-1, record.id, record.outcome, record.policy, record.policy_version] for record in removed
     ]
     said += [[1, *charge] for charge in added]
     digest = hashlib.sha256(
-        msgspec.json.encode([basis_of(by_id), tenantid, conversation, said])
+        msgspec.json.encode([basis_of(by_id), tenant_id, conversation, said])
     ).hexdigest()[:_DIGITS]
     found: list[tuple[UsageRecord, int]] = []
 
@@ -160,8 +160,8 @@ def correct(
     ) -> UsageRecord:
         outcome, policy, version = price
         return UsageRecord(
-            id=f"{tenantid}:{conversation}:{REASON}:{digest}-{len(found) + 1}",
-            tenantid=tenantid,
+            id=f"{tenant_id}:{conversation}:{REASON}:{digest}-{len(found) + 1}",
+            tenant_id=tenant_id,
             conversation=conversation,
             outcome=outcome,
             quantity=quantity,

@@ -24,7 +24,7 @@ class Histories:
         if isinstance(addressed, Rejected):
             return addressed
         event = addressed.event
-        known = self._events.setdefault((addressed.tenantid, addressed.conversation), {})
+        known = self._events.setdefault((addressed.tenant_id, addressed.conversation), {})
         identity = (event.source, event.id)
         if identity not in known and len(known) >= EVENTS_IN_CONVERSATION_MAX:
             return Rejected("conversation_too_long", "subject: the conversation has 10,000 events")
@@ -32,12 +32,12 @@ class Histories:
         return None
 
     def __iter__(self) -> Iterator[tuple[str, str, Iterable[Event]]]:
-        for (tenantid, conversation), events in sorted(self._events.items()):
-            yield tenantid, conversation, events.values()
+        for (tenant_id, conversation), events in sorted(self._events.items()):
+            yield tenant_id, conversation, events.values()
 
 
 def decide_line(
-    tenantid: str, conversation: str, history: Iterable[Event], timeline: Timeline, as_of: int
+    tenant_id: str, conversation: str, history: Iterable[Event], timeline: Timeline, as_of: int
 ) -> bytes:
     """Return the decision of one conversation as a line of JSON."""
     decision = decide(history, timeline, as_of)
@@ -48,7 +48,7 @@ def decide_line(
     nothing: dict[str, Any] = {"net": {}, "transitions": []}
     shown = nothing if decision.excluded else meant
     answer: dict[str, Any] = {
-        "tenantid": tenantid,
+        "tenantid": tenant_id,
         "conversation": conversation,
         "excluded": decision.excluded,
         "net": shown["net"],

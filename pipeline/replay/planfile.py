@@ -24,14 +24,14 @@ class Priced(Protocol):
     """What knows the price of a unit."""
 
     def price_for(
-        self, tenantid: str, outcome: str, policy: str, version: int
+        self, tenant_id: str, outcome: str, policy: str, version: int
     ) -> tuple[Decimal, str] | None: ...
 
 
 class Total(msgspec.Struct, frozen=True):
     """What a plan comes to for a tenant's outcome; amounts are null where there is no price."""
 
-    tenantid: str
+    tenant_id: str = msgspec.field(name="tenantid")
     outcome: str
     added: int
     removed: int
@@ -66,7 +66,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 class _Conversation(msgspec.Struct, frozen=True):
-    tenantid: str
+    tenant_id: str = msgspec.field(name="tenantid")
     conversation: str
     why: str
     basis: str
@@ -85,7 +85,7 @@ def totals(found: Iterable[Correctable], prices: Priced) -> tuple[Total, ...]:
         for correction in part.corrections:
             record = correction.record
             price = _price(correction, prices)
-            place = (record.tenantid, record.outcome, None if price is None else price[1])
+            place = (record.tenant_id, record.outcome, None if price is None else price[1])
             entry = sums.setdefault(place, [0, 0, Decimal(0), Decimal(0)])
             side = 0 if record.quantity > 0 else 1
             entry[side] += 1
@@ -93,7 +93,7 @@ def totals(found: Iterable[Correctable], prices: Priced) -> tuple[Total, ...]:
                 entry[2 + side] += price[0]
     return tuple(
         Total(
-            tenantid,
+            tenant_id,
             outcome,
             int(added),
             int(removed),
@@ -101,9 +101,12 @@ def totals(found: Iterable[Correctable], prices: Priced) -> tuple[Total, ...]:
             None if currency is None else format(amount_removed, "f"),
             currency,
         )
-        for (tenantid, outcome, currency), (added, removed, amount_added, amount_removed) in sorted(
-            sums.items(), key=lambda item: tuple(map(str, item[0]))
-        )
+        for (tenant_id, outcome, currency), (
+            added,
+            removed,
+            amount_added,
+            amount_removed,
+        ) in sorted(sums.items(), key=lambda item: tuple(map(str, item[0])))
     )
 
 
@@ -152,14 +155,14 @@ def _encoded(part: Correctable, prices: Priced) -> bytes:
             )
         )
     return msgspec.json.encode(
-        _Conversation(part.tenantid, part.conversation, part.why, part.basis, tuple(lines))
+        _Conversation(part.tenant_id, part.conversation, part.why, part.basis, tuple(lines))
     )
 
 
 def _decoded(line: bytes) -> Correctable:
     read = msgspec.json.decode(line, type=_Conversation)
     return Correctable(
-        read.tenantid,
+        read.tenant_id,
         read.conversation,
         read.basis,
         read.why,
@@ -179,7 +182,7 @@ def _digest(header: Header, lines: Iterable[bytes]) -> str:
 
 def _price(correction: Correction, prices: Priced) -> tuple[Decimal, str] | None:
     record = correction.record
-    return prices.price_for(record.tenantid, record.outcome, record.policy, record.policy_version)
+    return prices.price_for(record.tenant_id, record.outcome, record.policy, record.policy_version)
 
 
 def bounds(of: Mapping[int, tuple[int, int]]) -> dict[str, tuple[int, int]]:

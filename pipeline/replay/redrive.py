@@ -150,7 +150,7 @@ def _why_not(
         return "depends on its conversation: name it with --reason"
     found = decode(letter.value, letter.key, now, letter.headers)
     if keys and not isinstance(found, Rejected):
-        found = verify(keys, found.tenantid, letter.key, letter.value, letter.headers) or found
+        found = verify(keys, found.tenant_id, letter.key, letter.value, letter.headers) or found
     return f"refused again: {found.reason}" if isinstance(found, Rejected) else ""
 
 

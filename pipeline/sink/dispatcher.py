@@ -163,7 +163,7 @@ class Dispatcher:
         self._metrics.deliveries.labels(result).inc()
         facts = {
             "identifier": event.identifier,
-            "tenant": event.tenantid,
+            "tenant": event.tenant_id,
             "outcome": event.outcome,
             "value": event.value,
             "http_status": answer.status,
@@ -185,7 +185,7 @@ class Dispatcher:
             self._log.error(
                 "delivery_uncertain",
                 identifier=event.identifier,
-                tenant=event.tenantid,
+                tenant=event.tenant_id,
                 value=event.value,
                 detail=(
                     "a call of more than 23 hours ago may have been counted, and Stripe forgets "

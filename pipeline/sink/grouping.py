@@ -74,13 +74,13 @@ def plan(records: Iterable[PendingRecord]) -> Plan:
     return Plan(tuple(groups), tuple(carried))
 
 
-def fix(group: Group, tenantid: str, outcome: str, customer: str, event_name: str) -> PlannedEvent:
+def fix(group: Group, tenant_id: str, outcome: str, customer: str, event_name: str) -> PlannedEvent:
     """Return the meter event of a group, with the identifier and body of every attempt."""
-    identifier = identifier_of(group, tenantid, outcome)
+    identifier = identifier_of(group, tenant_id, outcome)
     content = body(identifier, customer, event_name, group.value, group.timestamp)
     event = MeterEvent(
         identifier=identifier,
-        tenantid=tenantid,
+        tenant_id=tenant_id,
         customer=customer,
         outcome=outcome,
         event_name=event_name,
@@ -93,11 +93,11 @@ def fix(group: Group, tenantid: str, outcome: str, customer: str, event_name: st
     return PlannedEvent(event, group.records)
 
 
-def identifier_of(group: Group, tenantid: str, outcome: str) -> str:
+def identifier_of(group: Group, tenant_id: str, outcome: str) -> str:
     """Return the same identifier for the same records, however they were planned.
 
     67 characters; Stripe takes 100.
     """
     ids = sorted(record.id for record in group.records)
-    content = orjson.dumps([tenantid, outcome, group.hour, ids])
+    content = orjson.dumps([tenant_id, outcome, group.hour, ids])
     return f"rm_{hashlib.sha256(content).hexdigest()}"

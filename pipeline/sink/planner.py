@@ -24,21 +24,21 @@ def plan_pending(
     """Make meter events of all that is pending and has a customer. `now` is in milliseconds."""
     result = Planned()
     for found in deliveries.pending_sums(ledger):
-        tenantid, outcome = found.tenantid, found.outcome
-        customer = billing.customer_for(tenantid)
+        tenant_id, outcome = found.tenant_id, found.outcome
+        customer = billing.customer_for(tenant_id)
         if customer is None:
-            result.parked[tenantid] = result.parked.get(tenantid, 0) + found.quantity
+            result.parked[tenant_id] = result.parked.get(tenant_id, 0) + found.quantity
             continue
         if found.quantity == -found.records:
             # All of it would be carried: nothing to read.
-            result.carried[tenantid] = result.carried.get(tenantid, 0) + found.quantity
+            result.carried[tenant_id] = result.carried.get(tenant_id, 0) + found.quantity
             continue
         size = chunk_records
         while True:
-            records = deliveries.pending_records(ledger, tenantid, outcome, size)
+            records = deliveries.pending_records(ledger, tenant_id, outcome, size)
             made = plan(records)
             fixed = [
-                fix(group, tenantid, outcome, customer, billing.event_name_for(outcome))
+                fix(group, tenant_id, outcome, customer, billing.event_name_for(outcome))
                 for group in made.groups
             ]
             if not deliveries.store_plan(ledger, fixed, now):
@@ -48,7 +48,7 @@ def plan_pending(
             if len(records) < size:
                 left = sum(record.quantity for record in made.carried)
                 if left:
-                    result.carried[tenantid] = result.carried.get(tenantid, 0) + left
+                    result.carried[tenant_id] = result.carried.get(tenant_id, 0) + left
                 break
             # A chunk that is carried as a whole needs those after it.
             size = chunk_records if fixed else size * 2

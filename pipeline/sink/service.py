@@ -132,10 +132,12 @@ async def flush(
     units: dict[str, int] = {}
     money: dict[tuple[str, str], float] = {}
     for found in sums:
-        units[found.tenantid] = units.get(found.tenantid, 0) + found.quantity
-        price = billing.price_for(found.tenantid, found.outcome, found.policy, found.policy_version)
+        units[found.tenant_id] = units.get(found.tenant_id, 0) + found.quantity
+        price = billing.price_for(
+            found.tenant_id, found.outcome, found.policy, found.policy_version
+        )
         if price:
-            key = (found.tenantid, price[1])
+            key = (found.tenant_id, price[1])
             money[key] = money.get(key, 0.0) + float(price[0] * found.quantity)
     # A credit that waits for usage may do so for weeks, and nothing is late by that.
     oldest = min((found.stored_at for found in pending if found.quantity > 0), default=None)

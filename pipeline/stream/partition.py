@@ -107,13 +107,13 @@ class _Taken:
         "next_offset",
         "seals_at",
         "stored",
-        "tenantid",
+        "tenant_id",
     )
 
     def __init__(
-        self, tenantid: str, name: str, stored: bytes | None, timestamp: int, seal_after: int
+        self, tenant_id: str, name: str, stored: bytes | None, timestamp: int, seal_after: int
     ) -> None:
-        self.tenantid = tenantid
+        self.tenant_id = tenant_id
         self.name = name
         self.stored = stored
         self.arrivals: list[Arrival] = []
@@ -209,9 +209,9 @@ class Partition:
             if type(found) is Rejected:
                 self._reject(work, record, found)
                 continue
-            tenantid, name, event = found
+            tenant_id, name, event = found
             if keys is not None:
-                forged = verify(keys, tenantid, key, record.value, record.headers)
+                forged = verify(keys, tenant_id, key, record.value, record.headers)
                 if forged is not None:
                     self._reject(work, record, forged)
                     continue
@@ -219,17 +219,17 @@ class Partition:
             if (
                 taken is None
                 or taken.name != name
-                or taken.tenantid != tenantid
+                or taken.tenant_id != tenant_id
                 or event.at > timestamp
             ):
-                rejected = hold_against(tenantid, name, event, key, timestamp)
+                rejected = hold_against(tenant_id, name, event, key, timestamp)
                 if rejected is not None:
                     self._reject(work, record, rejected)
                     continue
                 if taken is None:
                     assert key is not None
                     taken = _Taken(
-                        tenantid, name, self.states.get(key), timestamp, self._seal_after
+                        tenant_id, name, self.states.get(key), timestamp, self._seal_after
                     )
                     batch[key] = taken
             if offset < taken.next_offset:
@@ -257,12 +257,12 @@ class Partition:
         return work
 
     def _receive(self, work: Work, key: bytes, taken: _Taken, emitted: list[UsageRecord]) -> None:
-        arrivals, stored, tenantid = taken.arrivals, taken.stored, taken.tenantid
+        arrivals, stored, tenant_id = taken.arrivals, taken.stored, taken.tenant_id
         conversation = Conversation() if stored is None else decode_state(stored)
-        timeline = self._timeline(tenantid)
+        timeline = self._timeline(tenant_id)
         if taken.seals_at != _ANY_TIME:
             received = conversation.receive(
-                tenantid, taken.name, arrivals, timeline, emitted, self._seal_after
+                tenant_id, taken.name, arrivals, timeline, emitted, self._seal_after
             )
             if emitted:
                 self._emit(work, conversation, emitted)
@@ -277,7 +277,7 @@ class Partition:
             for arrival in arrivals:
                 parts.append(
                     conversation.receive(
-                        tenantid, taken.name, [arrival], timeline, emitted, self._seal_after
+                        tenant_id, taken.name, [arrival], timeline, emitted, self._seal_after
                     )
                 )
                 self._emit(work, conversation, emitted)
@@ -318,10 +318,10 @@ class Partition:
             if due > clock:
                 self.wheel.add(key, due)
                 continue
-            tenantid, _, name = key.decode().partition(":")
-            timeline = self._timeline(tenantid)
+            tenant_id, _, name = key.decode().partition(":")
+            timeline = self._timeline(tenant_id)
             conversation = decode_state(stored)
-            conversation.settle(tenantid, name, clock, timeline, emitted)
+            conversation.settle(tenant_id, name, clock, timeline, emitted)
             if emitted:
                 self._emit(work, conversation, emitted)
             self._store(work, key, conversation, next_offset_of(stored))
@@ -354,10 +354,10 @@ class Partition:
 
     # --- both -------------------------------------------------------------------------------------
 
-    def _timeline(self, tenantid: str) -> Timeline:
-        timeline = self._timelines.get(tenantid)
+    def _timeline(self, tenant_id: str) -> Timeline:
+        timeline = self._timelines.get(tenant_id)
         if timeline is None:
-            timeline = self._timelines[tenantid] = self._timeline_for(tenantid)
+            timeline = self._timelines[tenant_id] = self._timeline_for(tenant_id)
         return timeline
 
     def _emit(self, work: Work, conversation: Conversation, emitted: list[UsageRecord]) -> None:
@@ -365,7 +365,7 @@ class Partition:
             offsets = conversation.offsets_of(record.evidence)
             origin = encode_origin(Origin(self.topic, self.number, offsets))
             work.outputs.append(
-                Output(record.tenantid.encode(), encode_record(record), origin, record)
+                Output(record.tenant_id.encode(), encode_record(record), origin, record)
             )
         emitted.clear()
 

@@ -201,7 +201,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     def receive(
         self,
-        tenantid: str,
+        tenant_id: str,
         conversation: str,
         arrivals: Sequence[Arrival],
         timeline: Timeline,
@@ -211,14 +211,14 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Take in events in the order in which they arrived; append what is owed to `out`.
 
         Args:
-            tenantid: with `conversation`, whose conversation this is.
+            tenant_id: with `conversation`, whose conversation this is.
             conversation: its id.
             arrivals: offset and timestamp of each record, and its event.
             timeline: the tenant's policy.
             out: where usage records go, in their order.
             seal_after: how many milliseconds without a record seal the conversation.
         """
-        emit = _Emission(self, tenantid, conversation, out)
+        emit = _Emission(self, tenant_id, conversation, out)
         duplicates = sealed = 0
         too_long: list[Arrival] = []
         too_late: list[Arrival] = []
@@ -360,7 +360,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     def settle(
         self,
-        tenantid: str,
+        tenant_id: str,
         conversation: str,
         clock: int,
         timeline: Timeline,
@@ -368,7 +368,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     ) -> None:
         """Settle silence up to an arrival time that no record has brought: a timer's."""
         if self.due_at is not None and self.due_at <= clock:
-            self._settle(timeline, self.due_at, _Emission(self, tenantid, conversation, out))
+            self._settle(timeline, self.due_at, _Emission(self, tenant_id, conversation, out))
 
     # --- sealing ----------------------------------------------------------------------------------
 
@@ -455,18 +455,18 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 class _Emission:
     """Usage records of one conversation, numbered in their order."""
 
-    __slots__ = ("_conversation", "_out", "_state", "_tenantid")
+    __slots__ = ("_conversation", "_out", "_state", "_tenant_id")
 
     def __init__(
-        self, state: Conversation, tenantid: str, conversation: str, out: list[UsageRecord]
+        self, state: Conversation, tenant_id: str, conversation: str, out: list[UsageRecord]
     ) -> None:
         self._state = state
-        self._tenantid = tenantid
+        self._tenant_id = tenant_id
         self._conversation = conversation
         self._out = out
 
     def _id(self, n: int) -> str:
-        return f"{self._tenantid}:{self._conversation}:{n}"
+        return f"{self._tenant_id}:{self._conversation}:{n}"
 
     def transition(self, transition: Transition) -> None:
         """Emit a transition as it stands."""
@@ -579,7 +579,7 @@ class _Emission:
         self._out.append(
             UsageRecord(
                 id=self._id(self._state.emitted),
-                tenantid=self._tenantid,
+                tenant_id=self._tenant_id,
                 conversation=self._conversation,
                 outcome=outcome,
                 quantity=quantity,

@@ -19,7 +19,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     id: str  # "<tenantid>:<conversation>:<n>", n from 1 in each conversation
-    tenantid: str
+    tenant_id: str
     conversation: str
     outcome: str
     quantity: int  # +1 or -1
@@ -46,7 +46,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 class _Wire(msgspec.Struct, kw_only=True, gc=False):
     id: str
-    tenantid: str
+    tenant_id: str = msgspec.field(name="tenantid")
     conversation: str
     outcome: str
     quantity: int
@@ -68,7 +68,7 @@ def encode_record(record: UsageRecord) -> bytes:
     return _encoder.encode(
         _Wire(
             id=record.id,
-            tenantid=record.tenantid,
+            tenant_id=record.tenant_id,
             conversation=record.conversation,
             outcome=record.outcome,
             quantity=record.quantity,
@@ -94,7 +94,7 @@ def decode_record(value: bytes) -> UsageRecord:
         raise ValueError(f"quantity is {wire.quantity}, not +1 or -1 - at `$.quantity`")
     return UsageRecord(
         id=wire.id,
-        tenantid=wire.tenantid,
+        tenant_id=wire.tenant_id,
         conversation=wire.conversation,
         outcome=wire.outcome,
         quantity=wire.quantity,

@@ -53,7 +53,7 @@ def record(
     n: int = 1,
     quantity: int = 1,
     *,
-    tenantid: str = "acme",
+    tenant_id: str = "acme",
     outcome: str = "resolution",
     at: int = T0,
     kind: str = "assumed",
@@ -61,8 +61,8 @@ def record(
     policy_version: int = 1,
 ) -> UsageRecord:
     fields = {
-        "id": f"{tenantid}:{conversation}:{n}",
-        "tenantid": tenantid,
+        "id": f"{tenant_id}:{conversation}:{n}",
+        "tenant_id": tenant_id,
         "conversation": conversation,
         "outcome": outcome,
         "quantity": quantity,
@@ -72,7 +72,7 @@ def record(
         "policy": "fin-2026",
         "policy_version": policy_version,
         "evidence": (f"{conversation}-m{n}",),
-        "supersedes": None if supersedes is None else f"{tenantid}:{conversation}:{supersedes}",
+        "supersedes": None if supersedes is None else f"{tenant_id}:{conversation}:{supersedes}",
     }
     return msgspec.convert(fields, UsageRecord)
 
@@ -93,10 +93,10 @@ def stored(ledger: Ledger, *found: UsageRecord) -> Stored:
 
 
 def planned(
-    ledger: Ledger, tenantid: str = "acme", outcome: str = "resolution"
+    ledger: Ledger, tenant_id: str = "acme", outcome: str = "resolution"
 ) -> list[MeterEvent]:
-    made = plan(deliveries.pending_records(ledger, tenantid, outcome, 1000))
-    fixed = [fix(group, tenantid, outcome, "cus_1", "m") for group in made.groups]
+    made = plan(deliveries.pending_records(ledger, tenant_id, outcome, 1000))
+    fixed = [fix(group, tenant_id, outcome, "cus_1", "m") for group in made.groups]
     assert deliveries.store_plan(ledger, fixed, T0)
     return [item.event for item in fixed]
 
@@ -385,7 +385,7 @@ def test_text_of_any_script_and_length_comes_back(ledger: Ledger) -> None:
 
 
 def test_one_conversation_does_not_show_another_that_it_is_a_prefix_of(ledger: Ledger) -> None:
-    stored(ledger, record("c1"), record("c1:2"), record("c11"), record("c1", tenantid="acme2"))
+    stored(ledger, record("c1"), record("c1:2"), record("c11"), record("c1", tenant_id="acme2"))
 
     assert len(reports.receipts(ledger, "acme", "c1")) == 1
     assert len(reports.receipts(ledger, "acme", "c1:2")) == 1
@@ -425,7 +425,7 @@ def test_no_record_can_be_in_two_meter_events(ledger: Ledger) -> None:
     found = deliveries.pending_records(ledger, "acme", "resolution", 1000)
     planned(ledger)
     with ledger.writing() as connection:
-        row = {"tenantid": "acme", "outcome": "resolution", "occurred_at": T0, "quantity": 1}
+        row = {"tenant_id": "acme", "outcome": "resolution", "occurred_at": T0, "quantity": 1}
         values = {**row, "seq": found[0].seq, "stored_at": T0}
         connection.execute(pending_record.insert().values(**values))
 
@@ -543,12 +543,12 @@ def test_usage_adds_up_by_tenant_and_outcome(ledger: Ledger) -> None:
         record("c1", kind="confirmed"),
         record("c2"),
         record("c3", outcome="qualification", kind="reported"),
-        record("c1", tenantid="zeta"),
+        record("c1", tenant_id="zeta"),
     )
 
     found = reports.usage(ledger)
 
-    assert [(u.tenantid, u.outcome, u.quantity, u.confirmed, u.assumed) for u in found] == [
+    assert [(u.tenant_id, u.outcome, u.quantity, u.confirmed, u.assumed) for u in found] == [
         ("acme", "qualification", 1, 0, 0),
         ("acme", "resolution", 2, 1, 1),
         ("zeta", "resolution", 1, 0, 1),
@@ -574,7 +574,7 @@ def test_usage_takes_from_its_start_up_to_before_its_end(ledger: Ledger) -> None
     (found,) = reports.usage(ledger, from_ms=T0 + 1, to_ms=T0 + 3)
 
     assert found.quantity == 2
-    assert reports.usage(ledger, tenantid="nobody") == []
+    assert reports.usage(ledger, tenant_id="nobody") == []
 
 
 def test_usage_tells_what_stripe_has_from_what_is_pending(ledger: Ledger) -> None:
@@ -595,9 +595,9 @@ def test_open_units_are_those_that_no_delivery_has_concluded(ledger: Ledger) -> 
     (event,) = planned(ledger)
     stored(ledger, record("c3"))
 
-    before = [(s.tenantid, s.quantity) for s in deliveries.open_sums(ledger)]
+    before = [(s.tenant_id, s.quantity) for s in deliveries.open_sums(ledger)]
     delivered(ledger, event)
-    after = [(s.tenantid, s.quantity) for s in deliveries.open_sums(ledger)]
+    after = [(s.tenant_id, s.quantity) for s in deliveries.open_sums(ledger)]
 
     assert before == [("acme", 3)]
     assert after == [("acme", 1)]
@@ -607,7 +607,7 @@ def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was
     ledger: Ledger,
 ) -> None:
     later = T0 + 2 * HOUR_MS
-    stored(ledger, record("c1"), record("c2", at=later), record("c3", tenantid="bluejay"))
+    stored(ledger, record("c1"), record("c2", at=later), record("c3", tenant_id="bluejay"))
     first, second = planned(ledger)
     (other,) = planned(ledger, "bluejay")
     start, end = T0 // 1000 - 3600, T0 // 1000 + 9000
@@ -620,7 +620,7 @@ def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was
     (of_an_hour,) = reports.delivered_sums(ledger, start, second.timestamp, T0 + 5)
 
     assert (known.customer, known.event_name) == ("cus_1", "m")
-    assert known.tenantids == ("acme", "bluejay")
+    assert known.tenant_ids == ("acme", "bluejay")
     assert (known.least, known.most) == (2, 3)
     assert (too_early.least, too_early.most) == (0, 3)
     assert (of_an_hour.least, of_an_hour.most) == (2, 2)

@@ -84,15 +84,15 @@ class Bench(NamedTuple):
         """Return what the ledger says is at Stripe, by tenant."""
         units: dict[str, int] = {}
         for found in reports.usage(self.ledger):
-            units[found.tenantid] = units.get(found.tenantid, 0) + found.delivered
+            units[found.tenant_id] = units.get(found.tenant_id, 0) + found.delivered
         return units
 
-    def results(self, conversation: str = "c1", tenantid: str = "acme") -> list[str]:
-        (receipt,) = self.receipts(conversation, tenantid)
+    def results(self, conversation: str = "c1", tenant_id: str = "acme") -> list[str]:
+        (receipt,) = self.receipts(conversation, tenant_id)
         return [attempt.result for attempt in receipt.attempts]
 
-    def receipts(self, conversation: str = "c1", tenantid: str = "acme") -> list[Receipt]:
-        return reports.receipts(self.ledger, tenantid, conversation)
+    def receipts(self, conversation: str = "c1", tenant_id: str = "acme") -> list[Receipt]:
+        return reports.receipts(self.ledger, tenant_id, conversation)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -126,13 +126,13 @@ def record(
     n: int = 1,
     quantity: int = 1,
     *,
-    tenantid: str = "acme",
+    tenant_id: str = "acme",
     outcome: str = "resolution",
     at: int = T0,
 ) -> UsageRecord:
     fields = {
-        "id": f"{tenantid}:{conversation}:{n}",
-        "tenantid": tenantid,
+        "id": f"{tenant_id}:{conversation}:{n}",
+        "tenant_id": tenant_id,
         "conversation": conversation,
         "outcome": outcome,
         "quantity": quantity,
@@ -142,7 +142,7 @@ def record(
         "policy": "fin-2026",
         "policy_version": 1,
         "evidence": (f"{conversation}-m{n}",),
-        "supersedes": None if quantity > 0 else f"{tenantid}:{conversation}:{n - 1}",
+        "supersedes": None if quantity > 0 else f"{tenant_id}:{conversation}:{n - 1}",
     }
     return msgspec.convert(fields, UsageRecord)
 
@@ -152,7 +152,7 @@ async def test_units_of_an_hour_go_out_as_one_event_a_customer_and_outcome(bench
         *(record(f"c{n}") for n in range(5)),
         record("c9", at=T0 - HOUR_MS),
         record("h1", outcome="procedure_handoff"),
-        record("b1", tenantid="bluejay"),
+        record("b1", tenant_id="bluejay"),
     )
 
     await bench.flush()
@@ -268,7 +268,7 @@ async def test_what_occurs_a_little_ahead_of_our_clock_waits_for_its_time(bench:
 
 
 async def test_a_wrong_key_halts_and_loses_nothing(bench: Bench) -> None:
-    bench.store(record(), record("b1", tenantid="bluejay"))
+    bench.store(record(), record("b1", tenant_id="bluejay"))
 
     dispatcher = await bench.flush(key="sk_live_wrong")
 
@@ -280,7 +280,7 @@ async def test_a_wrong_key_halts_and_loses_nothing(bench: Bench) -> None:
 
 
 async def test_a_tenant_without_a_customer_is_parked_and_shown(bench: Bench) -> None:
-    bench.store(record("x1", tenantid="nobody"), record("x2", tenantid="nobody"), record())
+    bench.store(record("x1", tenant_id="nobody"), record("x2", tenant_id="nobody"), record())
 
     await bench.flush()
 
@@ -372,7 +372,7 @@ async def _deliver_once(bench: Bench) -> None:
 async def test_two_sinks_at_once_send_each_unit_once(bench: Bench) -> None:
     bench.store(
         *(record(f"c{n}", at=T0 + n % 24 * HOUR_MS - 24 * HOUR_MS) for n in range(200)),
-        *(record(f"b{n}", tenantid="bluejay") for n in range(50)),
+        *(record(f"b{n}", tenant_id="bluejay") for n in range(50)),
     )
 
     await asyncio.gather(bench.flush(owner="a"), bench.flush(owner="b"))
@@ -398,8 +398,8 @@ def test_whatever_fails_stripes_sums_are_the_ledgers(
     async def play(bench: Bench) -> None:
         for kind, every in faults:
             bench.fault(kind, every=every)
-        for n, (hour, tenantid) in enumerate(units):
-            bench.store(record(f"c{n}", tenantid=tenantid, at=T0 - hour * HOUR_MS))
+        for n, (hour, tenant_id) in enumerate(units):
+            bench.store(record(f"c{n}", tenant_id=tenant_id, at=T0 - hour * HOUR_MS))
             if n % 5 == 4:
                 await bench.flush()
         await bench.flush()
@@ -409,10 +409,10 @@ def test_whatever_fails_stripes_sums_are_the_ledgers(
 
 def _agree(bench: Bench, units: list[tuple[int, str]]) -> None:
     expected: dict[str, int] = {}
-    for _, tenantid in units:
-        expected[tenantid] = expected.get(tenantid, 0) + 1
+    for _, tenant_id in units:
+        expected[tenant_id] = expected.get(tenant_id, 0) + 1
     assert bench.delivered() == expected
-    assert bench.at_stripe() == {f"cus_{tenantid}": n for tenantid, n in expected.items()}
+    assert bench.at_stripe() == {f"cus_{tenant_id}": n for tenant_id, n in expected.items()}
 
 
 def _with_bench(
@@ -484,7 +484,7 @@ async def test_a_look_names_the_setting_that_is_wrong(
 
 
 async def test_stripes_sums_are_read_by_customer_and_meter(bench: Bench) -> None:
-    bench.store(record("c1"), record("c2"), record("c3", tenantid="bluejay"))
+    bench.store(record("c1"), record("c2"), record("c3", tenant_id="bluejay"))
     await bench.flush()
     places = [(who, f"resmeter_{what}") for who in ("cus_acme", "cus_bluejay") for what in WHAT]
     hour = T0 // HOUR_MS * 3600

@@ -220,7 +220,7 @@ def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
     found: dict[tuple[str, str], dict[str, int]] = {}
     for value in values:
         record: UsageRecord = decode_record(value)
-        units = found.setdefault((record.tenantid, record.conversation), {})
+        units = found.setdefault((record.tenant_id, record.conversation), {})
         units[record.outcome] = units.get(record.outcome, 0) + record.quantity
     return {
         key: kept for key, units in found.items() if (kept := {o: n for o, n in units.items() if n})

@@ -132,8 +132,8 @@ def _write(run: Run, file: Path, count: int) -> None:
 def _has(run: Run, identity: str) -> bool:
     ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
     try:
-        tenantid, conversation = identity.split(":")[:2]
-        return identity in reports.ids_of(ledger, tenantid, conversation)
+        tenant_id, conversation = identity.split(":")[:2]
+        return identity in reports.ids_of(ledger, tenant_id, conversation)
     finally:
         ledger.close()
 

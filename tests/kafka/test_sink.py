@@ -28,8 +28,8 @@ def stripe(loaded_run: Run) -> Iterator[Emulator]:
     file = loaded_run.folder / "resmeter.toml"
     file.write_text(
         "".join(
-            f'[tenants.{tenantid}]\nstripe_customer = "cus_{tenantid.replace("-", "_")}"\n'
-            for tenantid in tenants
+            f'[tenants.{tenant_id}]\nstripe_customer = "cus_{tenant_id.replace("-", "_")}"\n'
+            for tenant_id in tenants
         )
     )
     found = load_tenants(file)
@@ -202,8 +202,8 @@ def _in_ledger(run: Run) -> object:
                 "SELECT tenantid, conversation, outcome, sum(quantity) FROM usage_record "
                 "GROUP BY tenantid, conversation, outcome HAVING sum(quantity) <> 0"
             )
-            for tenantid, conversation, outcome, quantity in rows:
-                found.setdefault((tenantid, conversation), {})[outcome] = quantity
+            for tenant_id, conversation, outcome, quantity in rows:
+                found.setdefault((tenant_id, conversation), {})[outcome] = quantity
     finally:
         ledger.close()
     return found
@@ -211,8 +211,8 @@ def _in_ledger(run: Run) -> object:
 
 def _units(expected: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
     units: dict[str, int] = {}
-    for (tenantid, _), outcomes in expected.items():
-        customer = f"cus_{tenantid.replace('-', '_')}"
+    for (tenant_id, _), outcomes in expected.items():
+        customer = f"cus_{tenant_id.replace('-', '_')}"
         units[customer] = units.get(customer, 0) + sum(outcomes.values())
     return units
 

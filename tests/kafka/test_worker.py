@@ -37,7 +37,7 @@ def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> N
 
     billed = net(run.usage_records().values())
     assert billed == decided(run.done("decide", str(DATA), "--as-of", AS_OF).encode())
-    assert Counter(tenantid for tenantid, _ in billed) == {
+    assert Counter(tenant_id for tenant_id, _ in billed) == {
         "bluejay": 33,
         "aurora": 32,
         "contoso-travel": 30,

@@ -22,7 +22,7 @@ from pipeline.events.model import (
 from pipeline.events.times import format_time
 
 
-def cloudevent(event: Event, tenantid: str, conversation: str) -> dict[str, Any]:
+def cloudevent(event: Event, tenant_id: str, conversation: str) -> dict[str, Any]:
     """Return an event in CloudEvents' structured mode, without what would be a default."""
     attributes: dict[str, Any] = {
         "specversion": "1.0",
@@ -31,7 +31,7 @@ def cloudevent(event: Event, tenantid: str, conversation: str) -> dict[str, Any]
         "type": event.type,
         "subject": conversation,
         "time": format_time(event.at),
-        "tenantid": tenantid,
+        "tenantid": tenant_id,
     }
     if event.channel != "messenger":
         attributes["channel"] = event.channel
@@ -42,9 +42,9 @@ def cloudevent(event: Event, tenantid: str, conversation: str) -> dict[str, Any]
     return {**attributes, "data": _data(event)}
 
 
-def value(event: Event, tenantid: str, conversation: str) -> bytes:
+def value(event: Event, tenant_id: str, conversation: str) -> bytes:
     """Return the value of the record that carries an event."""
-    return orjson.dumps(cloudevent(event, tenantid, conversation))
+    return orjson.dumps(cloudevent(event, tenant_id, conversation))
 
 
 def _data(event: Event) -> dict[str, Any]:

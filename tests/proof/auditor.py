@@ -61,14 +61,14 @@ def read_truth(servers: str, topic: str) -> Truth:
         if isinstance(found, Rejected):
             rejected.add((message.partition(), message.offset()))
             continue
-        history = histories.setdefault((found.tenantid, found.conversation), {})
+        history = histories.setdefault((found.tenant_id, found.conversation), {})
         history.setdefault((found.event.source, found.event.id), found.event)
     units: Units = Counter()
-    for (tenantid, conversation), history in histories.items():
+    for (tenant_id, conversation), history in histories.items():
         decision = decide(history.values(), _TIMELINE, _FAR)
         if not decision.excluded:
             for outcome, quantity in decision.net.items():
-                units[tenantid, conversation, outcome] = quantity
+                units[tenant_id, conversation, outcome] = quantity
     return Truth(units, count, rejected)
 
 
@@ -95,19 +95,19 @@ def judge(
         units: Units = Counter()
         owed: Counter[str] = Counter()
         stored = []
-        for identity, tenantid, conversation, outcome, quantity in execute(
+        for identity, tenant_id, conversation, outcome, quantity in execute(
             "SELECT id, tenantid, conversation, outcome, quantity FROM usage_record"
         ):
-            units[tenantid, conversation, outcome] += quantity
-            owed[tenantid] += quantity
+            units[tenant_id, conversation, outcome] += quantity
+            owed[tenant_id] += quantity
             stored.append(identity)
         delivered: Counter[str] = Counter()
-        for tenantid, value in execute(
+        for tenant_id, value in execute(
             "SELECT tenantid, value FROM meter_event WHERE state IN ('delivered', 'netted')"
         ):
-            delivered[tenantid] += value
-        for tenantid, quantity in execute("SELECT tenantid, quantity FROM pending_record"):
-            owed[tenantid] -= quantity
+            delivered[tenant_id] += value
+        for tenant_id, quantity in execute("SELECT tenantid, quantity FROM pending_record"):
+            owed[tenant_id] -= quantity
         for state, count in execute(
             "SELECT state, count(*) FROM meter_event GROUP BY state ORDER BY state"
         ):
@@ -123,11 +123,11 @@ def judge(
     wrong += len(undisturbed.keys() ^ set(stored))
     if len(stored) != len(set(stored)):
         problems.append("an id stands twice in the ledger")
-    for tenantid in sorted({*delivered, *owed, *at_stripe}):
-        sums = (owed[tenantid], delivered[tenantid], at_stripe.get(tenantid, 0))
+    for tenant_id in sorted({*delivered, *owed, *at_stripe}):
+        sums = (owed[tenant_id], delivered[tenant_id], at_stripe.get(tenant_id, 0))
         if len(set(sums)) > 1:
             problems.append(
-                f"{tenantid}: owed less pending {sums[0]}, delivered {sums[1]}, Stripe has {sums[2]}"
+                f"{tenant_id}: owed less pending {sums[0]}, delivered {sums[1]}, Stripe has {sums[2]}"
             )
             lost += max(0, sums[0] - sums[2])
             doubled += max(0, sums[2] - sums[0])

@@ -302,5 +302,5 @@ def stand(
         yield Stand(kafka, load, folder, stack, url, seconds_max=seconds_max)
 
 
-def _customer(tenantid: str) -> str:
-    return f"cus_{tenantid.replace('-', '_').replace('.', '_')}"
+def _customer(tenant_id: str) -> str:
+    return f"cus_{tenant_id.replace('-', '_').replace('.', '_')}"

@@ -107,11 +107,11 @@ def test_a_record_that_says_something_else_differs(log: Log, data: st.DataObject
 
 
 @given(LOGS, st.sampled_from(["acme", "elsewhere"]))
-def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenantid: str) -> None:
+def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenant_id: str) -> None:
     written = _written(log, len(log.records))
     added = UsageRecord(
-        id=f"{tenantid}:c0:99",
-        tenantid=tenantid,
+        id=f"{tenant_id}:c0:99",
+        tenant_id=tenant_id,
         conversation="c0",
         outcome="resolution",
         quantity=1,
@@ -127,7 +127,7 @@ def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenantid: str) -> 
 
     assert "unexpected" in {f.kind for f in found}
     assert all(added.id in f.detail for f in found)
-    assert audit.tallies[tenantid].findings == len(found)
+    assert audit.tallies[tenant_id].findings == len(found)
 
 
 @given(LOGS)

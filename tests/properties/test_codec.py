@@ -163,7 +163,7 @@ def test_what_is_wrong_can_be_written_into_a_dead_letter(value: bytes) -> None:
     if isinstance(found, Rejected):
         assert found.detail.encode("utf-8", "replace")
     else:
-        assert f"{found.tenantid}:{found.conversation}".encode() == b"acme:c1"
+        assert f"{found.tenant_id}:{found.conversation}".encode() == b"acme:c1"
 
 
 @given(mutated())

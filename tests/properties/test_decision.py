@@ -110,10 +110,10 @@ def test_the_command_tells_a_scenario_in_one_line(scenario: dict[str, Any]) -> N
     for event in scenario["events"]:
         assert histories.add(orjson.dumps(event)) is None
 
-    ((tenantid, conversation, history),) = list(histories)
-    line = orjson.loads(decide_line(tenantid, conversation, history, _timeline(scenario), as_of))
+    ((tenant_id, conversation, history),) = list(histories)
+    line = orjson.loads(decide_line(tenant_id, conversation, history, _timeline(scenario), as_of))
 
-    assert (line["tenantid"], line["conversation"]) == (tenantid, conversation)
+    assert (line["tenantid"], line["conversation"]) == (tenant_id, conversation)
     assert (line["excluded"], line["kind"]) == (expected["excluded"], expected["kind"])
     second = oracle.decide(history, _timeline(scenario), as_of)
     steps = [

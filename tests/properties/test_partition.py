@@ -198,13 +198,13 @@ def long_logs(
     """Return the arrivals of conversations of two tenants, one after the other as they come."""
     coming: list[tuple[int, bytes | None, bytes | None]] = []
     for n in range(draw(st.integers(1, conversations))):
-        tenantid, name = ("acme", "best")[n % 2], f"c{n // 2}"
+        tenant_id, name = ("acme", "best")[n % 2], f"c{n // 2}"
         for at, event in draw(arrivals(size)):
             if event is None:
                 coming.append((at, None, None))
             else:
-                key = f"{tenantid}:{name}".encode()
-                coming.append((at, key, value(event, tenantid, name)))
+                key = f"{tenant_id}:{name}".encode()
+                coming.append((at, key, value(event, tenant_id, name)))
     for _ in range(draw(st.integers(0, 2))):
         garbage = draw(st.sampled_from([b"", b"{", b"[1]", b'{"specversion":"1.0"}', b"\xff"]))
         coming.append((T0 + draw(st.integers(0, 9)) * WINDOW, b"acme:c0", garbage))

@@ -42,7 +42,7 @@ def _records(plan: list[Correctable]) -> list[UsageRecord]:
 def _net(records: list[UsageRecord]) -> dict[str, dict[str, int]]:
     units: dict[str, Counter[str]] = {}
     for record in records:
-        place = f"{record.tenantid}:{record.conversation}"
+        place = f"{record.tenant_id}:{record.conversation}"
         units.setdefault(place, Counter())[record.outcome] += record.quantity
     kept = {place: {o: n for o, n in found.items() if n} for place, found in units.items()}
     return {place: found for place, found in kept.items() if found}
@@ -54,7 +54,7 @@ def _decided(log: Log) -> dict[str, dict[str, int]]:
     for record in log.records:
         found = decode(record.value, record.key, record.timestamp, record.headers)
         if isinstance(found, Addressed):
-            place = f"{found.tenantid}:{found.conversation}"
+            place = f"{found.tenant_id}:{found.conversation}"
             identity = (found.event.source, found.event.id)
             histories.setdefault(place, {}).setdefault(identity, found.event)
     decided = {}
@@ -76,7 +76,7 @@ def damaged(draw: st.DrawFn) -> tuple[Log, list[UsageRecord], list[UsageRecord]]
         match draw(st.integers(0, 9)):
             case 0:
                 n = draw(st.integers(50, 60))
-                whose = f"{record.tenantid}:{record.conversation}"
+                whose = f"{record.tenant_id}:{record.conversation}"
                 bogus = msgspec.structs.replace(
                     record, id=f"{whose}:{n}", quantity=1, supersedes=None, evidence=()
                 )
@@ -125,9 +125,9 @@ def test_the_audit_finds_nothing_in_units_once_a_plan_is_applied(
 
     # A record that differs in other than units has no correction; it stays a finding.
     assert found <= {"differs", "missing", "unexpected", "no_evidence"}
-    corrected = {f"{r.tenantid}:{r.conversation}" for r in after if r.reason == "rebill"}
+    corrected = {f"{r.tenant_id}:{r.conversation}" for r in after if r.reason == "rebill"}
     named = {
-        f"{f.tenantid}:{f.conversation}" for f in _taken(log).compare(after, frozenset(), MADE_AT)
+        f"{f.tenant_id}:{f.conversation}" for f in _taken(log).compare(after, frozenset(), MADE_AT)
     }
     assert not corrected & named
 
@@ -163,7 +163,7 @@ def test_the_same_difference_has_the_same_ids_and_one_that_comes_again_has_other
     again = _records(_plan(log, ledger, written))
     assert [record.id for record in again] == [record.id for record in first]
     # Somebody takes the correction away and puts another record in its place.
-    other = msgspec.structs.replace(first[0], id=f"{first[0].tenantid}:x:77", conversation="x")
+    other = msgspec.structs.replace(first[0], id=f"{first[0].tenant_id}:x:77", conversation="x")
     later = _records(_plan(log, [*ledger, *first, other], written))
     assert not {record.id for record in later} & {record.id for record in first}
 
@@ -179,13 +179,13 @@ def test_what_is_on_its_way_is_left_out(
     plan = list(audit.corrections(ledger, {r.id for r in written}, ("events", 0), MADE_AT))
 
     heard = {
-        f"{found.tenantid}:{found.conversation}"
+        f"{found.tenant_id}:{found.conversation}"
         for record in log.records[committed:]
         if isinstance(
             found := decode(record.value, record.key, record.timestamp, record.headers), Addressed
         )
     }
-    assert not {f"{part.tenantid}:{part.conversation}" for part in plan} & heard
+    assert not {f"{part.tenant_id}:{part.conversation}" for part in plan} & heard
 
 
 @given(damaged())

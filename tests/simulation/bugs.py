@@ -32,13 +32,13 @@ class Bug(NamedTuple):
 BUGS = (
     Bug(
         "the offset counts as done before the results are acknowledged",
-        "pipeline/stream/lane.py",
+        "pipeline/stream/runner.py",
         "        # 1. Results first:",
         "        if done is not None:\n            self.done[number] = done\n        # 1. Results first:",
     ),
     Bug(
         "the state is written before the usage records",
-        "pipeline/stream/lane.py",
+        "pipeline/stream/runner.py",
         "        if work.outputs or work.dead_letters:\n",
         "        if work.states:\n"
         "            await self.outputs.write_states(number, work.states)\n"
@@ -46,7 +46,7 @@ BUGS = (
     ),
     Bug(
         "batches are done in whatever order they are acknowledged",
-        "pipeline/stream/lane.py",
+        "pipeline/stream/runner.py",
         "            await asyncio.wait([before])\n"
         "            if before.cancelled() or before.exception() is not None:\n"
         "                return\n",
@@ -60,7 +60,7 @@ BUGS = (
     ),
     Bug(
         "a timer fires while a follow-up waits in the backlog",
-        "pipeline/stream/lane.py",
+        "pipeline/stream/runner.py",
         "if position is None or position < look.end or not self._quiet(partition.number):",
         "if False:",
     ),
@@ -118,7 +118,7 @@ BUGS = (
     ),
     Bug(
         "an answer that never came is taken for a refusal, and the event for new",
-        "pipeline/sink/answer.py",
+        "pipeline/sink/stripe/responses.py",
         'return ("duplicate" if perhaps_counted else "collision"), "done"',
         'return "rejected", "done"',
     ),

@@ -117,18 +117,18 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
     at_stripe: dict[tuple[str, str], int] = {}
     for (customer, name, _), units in outcome.stripe.items():
         at_stripe[customer, name] = at_stripe.get((customer, name), 0) + units
-    for (tenantid, name), units in owed.items():
-        pending = outcome.pending.get((tenantid, name), 0)
-        delivered = outcome.delivered.get((tenantid, name), 0)
+    for (tenant_id, name), units in owed.items():
+        pending = outcome.pending.get((tenant_id, name), 0)
+        delivered = outcome.delivered.get((tenant_id, name), 0)
         if delivered + pending != units:
-            found.append(f"{tenantid} {name}: owed {units}, delivered {delivered} + {pending}")
-        if tenantid not in CUSTOMERS:
+            found.append(f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending}")
+        if tenant_id not in CUSTOMERS:
             if delivered:
-                found.append(f"{tenantid} {name}: delivered without a customer")
+                found.append(f"{tenant_id} {name}: delivered without a customer")
             continue
         if pending > 0:
-            found.append(f"{tenantid} {name}: {pending} units stay pending")
-        counted = at_stripe.get((CUSTOMERS[tenantid], tenants.event_name_for(name)), 0)
+            found.append(f"{tenant_id} {name}: {pending} units stay pending")
+        counted = at_stripe.get((CUSTOMERS[tenant_id], tenants.event_name_for(name)), 0)
         if counted != delivered:
-            found.append(f"{tenantid} {name}: Stripe has {counted}, the ledger {delivered}")
+            found.append(f"{tenant_id} {name}: Stripe has {counted}, the ledger {delivered}")
     return found

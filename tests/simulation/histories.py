@@ -92,8 +92,8 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     draw = random.Random(seed)
     sent: list[Sent] = []
     for number in range(conversations):
-        tenantid, name = draw.choice(TENANTS), f"c{number}"
-        sent += _conversation(draw, tenantid, name, number % partitions)
+        tenant_id, name = draw.choice(TENANTS), f"c{number}"
+        sent += _conversation(draw, tenant_id, name, number % partitions)
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
         sent.append(Sent(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
@@ -101,8 +101,8 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
-def _conversation(draw: random.Random, tenantid: str, name: str, partition: int) -> list[Sent]:
-    key = f"{tenantid}:{name}".encode()
+def _conversation(draw: random.Random, tenant_id: str, name: str, partition: int) -> list[Sent]:
+    key = f"{tenant_id}:{name}".encode()
     at = T0 + draw.randrange(WINDOW)
     kinds: list[tuple[int, dict[str, Any]]] = [
         (CUSTOMER_MESSAGE, {"intent": "help_request"}),
@@ -113,7 +113,7 @@ def _conversation(draw: random.Random, tenantid: str, name: str, partition: int)
     for n, (rank, members) in enumerate(kinds):
         at += draw.choice(_PAUSES)
         event = Event(at, rank, "/s", f"e{n}", **members)
-        content = value(event, tenantid, name)
+        content = value(event, tenant_id, name)
         arrives = at + draw.choice(_DELAYS)
         for _ in range(draw.choice([1, 1, 1, 2, 3])):
             sent.append(Sent(max(arrives, T0), partition, key, content))
@@ -126,7 +126,7 @@ def _after_a_long_quiet(draw: random.Random, sent: list[Sent]) -> list[Sent]:
     if draw.random() < 0.8:
         return []
     named = draw.choice(sent)
-    tenantid, _, name = named.key.decode().partition(":")
+    tenant_id, _, name = named.key.decode().partition(":")
     known = [record for record in sent if record.key == named.key]
     at = max(record.at for record in known)
     found: list[Sent] = []
@@ -138,5 +138,5 @@ def _after_a_long_quiet(draw: random.Random, sent: list[Sent]) -> list[Sent]:
         rank, members = draw.choice(_KINDS)
         happened = at - draw.choice([0, 0, 0, 1_000, SEAL_AFTER, 3 * DAY])
         event = Event(happened, rank, "/s", f"late{n}", **members)
-        found.append(Sent(at, named.partition, named.key, value(event, tenantid, name)))
+        found.append(Sent(at, named.partition, named.key, value(event, tenant_id, name)))
     return found

@@ -263,7 +263,7 @@ class _Run:
         pending = [
             found
             for found in deliveries.pending_sums(ledger)
-            if found.tenantid in CUSTOMERS and found.quantity > 0
+            if found.tenant_id in CUSTOMERS and found.quantity > 0
         ]
         return not open_events and not pending
 
@@ -298,7 +298,7 @@ class _Run:
                 emitted.setdefault(identity, set()).add(record.value)
         delivered: dict[tuple[str, str], int] = {}
         for found in reports.usage(ledger):
-            place = (found.tenantid, found.outcome)
+            place = (found.tenant_id, found.outcome)
             delivered[place] = delivered.get(place, 0) + found.delivered
         stripe: dict[tuple[str, str, int], int] = {}
         for counted in self._stripe.events:
@@ -316,7 +316,7 @@ class _Run:
             delivered=delivered,
             stripe=stripe,
             pending={
-                (found.tenantid, found.outcome): found.quantity
+                (found.tenant_id, found.outcome): found.quantity
                 for found in deliveries.pending_sums(ledger)
             },
             identifiers=Counter(counted.identifier for counted in self._stripe.events),

@@ -54,7 +54,7 @@ def nonzero(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], flo
 def usage_record(outcome: str, quantity: int, reason: str) -> UsageRecord:
     return UsageRecord(
         id="acme:c-1:1",
-        tenantid="acme",
+        tenant_id="acme",
         conversation="c-1",
         outcome=outcome,
         quantity=quantity,

@@ -204,14 +204,14 @@ async def _look_at_customers(
 ) -> list[str]:
     slots = asyncio.Semaphore(LOOKS_CONCURRENT_MAX)
 
-    async def problem(tenantid: str, customer: str) -> str | None:
+    async def problem(tenant_id: str, customer: str) -> str | None:
         async with slots:
             try:
                 found = await client.v1.customers.retrieve_async(customer)
             except stripe.InvalidRequestError:
-                return f"tenants.{tenantid}: there is no customer {customer} in this account"
+                return f"tenants.{tenant_id}: there is no customer {customer} in this account"
         deleted = getattr(found, "deleted", False)
-        return f"tenants.{tenantid}: customer {customer} is deleted" if deleted else None
+        return f"tenants.{tenant_id}: customer {customer} is deleted" if deleted else None
 
     try:
         found = await asyncio.gather(*(problem(*item) for item in sorted(customers.items())))

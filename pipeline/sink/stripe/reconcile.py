@@ -23,24 +23,24 @@ def reconcile(
             expected = str(known.most)
             if known.least != known.most:
                 expected = f"{known.least} to {known.most}"
-            yield _finding(known.customer, known.event_name, units, expected, known.tenantids)
+            yield _finding(known.customer, known.event_name, units, expected, known.tenant_ids)
         if known.refused:
             detail = (
                 f"{known.event_name} of {known.customer}: Stripe has refused {known.refused} units; "
                 "`resmeter explain` shows its answer"
             )
-            yield Finding("refused", _whose(known.tenantids), "", detail)
+            yield Finding("refused", _whose(known.tenant_ids), "", detail)
     for (customer, event_name), units in sorted(left.items()):
         if units:
             yield _finding(customer, event_name, units, "nothing", ())
 
 
 def _finding(
-    customer: str, event_name: str, units: int, expected: str, tenantids: tuple[str, ...]
+    customer: str, event_name: str, units: int, expected: str, tenant_ids: tuple[str, ...]
 ) -> Finding:
     detail = f"{event_name} of {customer}: Stripe has {units}, the ledger has delivered {expected}"
-    return Finding("at_stripe", _whose(tenantids), "", detail)
+    return Finding("at_stripe", _whose(tenant_ids), "", detail)
 
 
-def _whose(tenantids: tuple[str, ...]) -> str:
-    return tenantids[0] if len(tenantids) == 1 else ""
+def _whose(tenant_ids: tuple[str, ...]) -> str:
+    return tenant_ids[0] if len(tenant_ids) == 1 else ""

@@ -39,11 +39,11 @@ def explain(resmeter_env: dict[str, str]) -> Run:
     return run
 
 
-def record(conversation: str, n: int = 1, *, tenantid: str = "acme") -> UsageRecord:
+def record(conversation: str, n: int = 1, *, tenant_id: str = "acme") -> UsageRecord:
     """A charge for silence; the second of a conversation takes the first back."""
     fields = {
-        "id": f"{tenantid}:{conversation}:{n}",
-        "tenantid": tenantid,
+        "id": f"{tenant_id}:{conversation}:{n}",
+        "tenant_id": tenant_id,
         "conversation": conversation,
         "outcome": "resolution",
         "quantity": 1 if n == 1 else -1,
@@ -53,7 +53,7 @@ def record(conversation: str, n: int = 1, *, tenantid: str = "acme") -> UsageRec
         "policy": "fin-2026",
         "policy_version": 1,
         "evidence": (f"m{n}",),
-        "supersedes": None if n == 1 else f"{tenantid}:{conversation}:1",
+        "supersedes": None if n == 1 else f"{tenant_id}:{conversation}:1",
     }
     return msgspec.convert(fields, UsageRecord)
 
@@ -136,12 +136,12 @@ def test_as_json_it_is_one_object_with_the_same(ledger: Ledger, explain: Run) ->
 
 def test_only_the_conversation_that_is_asked_for_is_told(ledger: Ledger, explain: Run) -> None:
     stored(ledger, record("c-1"), record("c-1:2"), record("c-10"))
-    stored(ledger, record("c-1", tenantid="globex"))
+    stored(ledger, record("c-1", tenant_id="globex"))
 
-    for tenantid, conversation in (("acme", "c-1"), ("acme", "c-1:2"), ("globex", "c-1")):
-        found = json.loads(explain(tenantid, conversation, "--json").stdout)
+    for tenant_id, conversation in (("acme", "c-1"), ("acme", "c-1:2"), ("globex", "c-1")):
+        found = json.loads(explain(tenant_id, conversation, "--json").stdout)
 
-        assert [line["id"] for line in found["records"]] == [f"{tenantid}:{conversation}:1"]
+        assert [line["id"] for line in found["records"]] == [f"{tenant_id}:{conversation}:1"]
 
 
 def test_long_lines_are_broken_below_their_labels(ledger: Ledger, explain: Run) -> None:
@@ -156,17 +156,17 @@ def test_long_lines_are_broken_below_their_labels(ledger: Ledger, explain: Run) 
     assert more == sum(row.startswith(" " * 13) for row in narrow.splitlines()) > 0
 
 
-@pytest.mark.parametrize(("tenantid", "conversation"), [("acme", "c-2"), ("globex", "c-1")])
+@pytest.mark.parametrize(("tenant_id", "conversation"), [("acme", "c-2"), ("globex", "c-1")])
 def test_a_conversation_that_the_ledger_does_not_hold_is_told_with_where_was_looked(
-    ledger: Ledger, explain: Run, tenantid: str, conversation: str
+    ledger: Ledger, explain: Run, tenant_id: str, conversation: str
 ) -> None:
     stored(ledger, record("c-1"))
 
-    result = explain(tenantid, conversation)
+    result = explain(tenant_id, conversation)
 
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: the ledger {ledger.shown} holds no usage record of ")
-    assert f"conversation '{conversation}' of tenant '{tenantid}'" in result.stderr
+    assert f"conversation '{conversation}' of tenant '{tenant_id}'" in result.stderr
 
 
 def test_a_ledger_that_is_not_there_is_told_with_what_to_run(explain: Run) -> None:

@@ -125,7 +125,7 @@ def correctable(conversation: str, records: int = 1) -> Correctable:
         Correction(
             UsageRecord(
                 id=f"acme:{conversation}:r{n}",
-                tenantid="acme",
+                tenant_id="acme",
                 conversation=conversation,
                 outcome="resolution",
                 quantity=1,

@@ -46,7 +46,7 @@ def usage(resmeter_env: dict[str, str]) -> Run:
 def record(conversation: str, n: int = 1, **changes: object) -> UsageRecord:
     """A charge of acme for silence; with `supersedes`, what takes that one back."""
     fields: dict[str, object] = {
-        "tenantid": "acme",
+        "tenant_id": "acme",
         "conversation": conversation,
         "outcome": "resolution",
         "quantity": 1 if changes.get("supersedes") is None else -1,
@@ -58,7 +58,7 @@ def record(conversation: str, n: int = 1, **changes: object) -> UsageRecord:
         "evidence": (f"{conversation}-m{n}",),
         **changes,
     }
-    fields["id"] = f"{fields['tenantid']}:{conversation}:{n}"
+    fields["id"] = f"{fields['tenant_id']}:{conversation}:{n}"
     return msgspec.convert(fields, UsageRecord)
 
 
@@ -72,10 +72,10 @@ def stored(ledger: Ledger, *found: UsageRecord) -> None:
     assert (result.records, result.refused) == (len(found), ())
 
 
-def sent(ledger: Ledger, result: Result, tenantid: str = "acme") -> None:
+def sent(ledger: Ledger, result: Result, tenant_id: str = "acme") -> None:
     """Make meter events of all resolutions that are pending, and let Stripe answer so."""
-    made = plan(deliveries.pending_records(ledger, tenantid, "resolution", 1000))
-    fixed = [fix(group, tenantid, "resolution", "cus_1", "m") for group in made.groups]
+    made = plan(deliveries.pending_records(ledger, tenant_id, "resolution", 1000))
+    fixed = [fix(group, tenant_id, "resolution", "cus_1", "m") for group in made.groups]
     assert deliveries.store_plan(ledger, fixed, T0)
     for item in fixed:
         if item.event.value == 0:
@@ -183,7 +183,7 @@ def test_what_stripe_did_not_take_is_pending(ledger: Ledger, usage: Run, result:
 def test_tenants_and_outcomes_have_lines_of_their_own_in_order(ledger: Ledger, usage: Run) -> None:
     stored(
         ledger,
-        record("c-1", tenantid="globex"),
+        record("c-1", tenant_id="globex"),
         record("c-2"),
         record("c-3", outcome="qualification", kind="reported", reason="reported"),
         record("c-4"),
@@ -243,7 +243,7 @@ def test_a_thousand_tenths_are_a_hundred(
 
 
 def test_one_tenant_can_be_asked_for(ledger: Ledger, usage: Run) -> None:
-    stored(ledger, record("c-1"), record("c-2", tenantid="globex"))
+    stored(ledger, record("c-1"), record("c-2", tenant_id="globex"))
 
     assert lines(usage("--json", "--tenant", "globex")) == [line(tenantid="globex")]
     assert lines(usage("--json", "--tenant", "nobody")) == []
@@ -301,7 +301,7 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_header(
     resmeter_env |= {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": columns}
     stored(
         ledger,
-        *(record(f"c-{n}", tenantid="contoso-travel") for n in range(143)),
+        *(record(f"c-{n}", tenant_id="contoso-travel") for n in range(143)),
         record("c-q", outcome="qualification", kind="reported", reason="reported"),
     )
 

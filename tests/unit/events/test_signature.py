@@ -37,11 +37,11 @@ def signed(
 
 def refused(
     headers: Headers,
-    tenantid: str = "acme",
+    tenant_id: str = "acme",
     key: bytes | None = KEY,
     value: bytes | None = VALUE,
 ) -> str:
-    found = verify(KEYS, tenantid, key, value, headers)
+    found = verify(KEYS, tenant_id, key, value, headers)
     assert isinstance(found, Rejected)
     assert found.reason == "not_authorized"
     assert found.detail.startswith(f"{HEADER}: ")
@@ -90,7 +90,7 @@ def test_what_is_no_signature_of_a_known_key_is_refused(headers: Headers, why: s
 
 
 def test_a_key_writes_for_its_tenants_alone() -> None:
-    assert "may not write for 'zoo'" in refused(signed(), tenantid="zoo")
+    assert "may not write for 'zoo'" in refused(signed(), tenant_id="zoo")
 
 
 def test_a_producer_cannot_use_the_key_id_of_another() -> None:

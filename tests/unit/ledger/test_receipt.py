@@ -24,14 +24,14 @@ class Prices:
     def __init__(self, prices: dict[tuple[str, int], str] | None = None) -> None:
         self._prices = {("fin-2026", 1): "0.99"} if prices is None else prices
 
-    def customer_for(self, tenantid: str) -> str | None:
-        return f"cus_{tenantid}"
+    def customer_for(self, tenant_id: str) -> str | None:
+        return f"cus_{tenant_id}"
 
     def event_name_for(self, outcome: str) -> str:
         return f"resmeter_{outcome}"
 
     def price_for(
-        self, tenantid: str, outcome: str, policy: str, version: int
+        self, tenant_id: str, outcome: str, policy: str, version: int
     ) -> tuple[Decimal, str] | None:
         price = self._prices.get((policy, version))
         return None if price is None else (Decimal(price), "usd")
@@ -41,7 +41,7 @@ def receipt(n: int = 1, *, offset: int = 7, **changes: Any) -> Receipt:
     """A charge for silence, with what is changed about record or receipt."""
     fields: dict[str, Any] = {
         "id": f"acme:c-1042:{n}",
-        "tenantid": "acme",
+        "tenant_id": "acme",
         "conversation": "c-1042",
         "outcome": "resolution",
         "quantity": 1,
@@ -87,7 +87,7 @@ def reversal(n: int = 2, **changes: Any) -> Receipt:
 def meter_event(state: State = "delivered", value: int = 12) -> MeterEvent:
     return MeterEvent(
         identifier="rm-1",
-        tenantid="acme",
+        tenant_id="acme",
         customer="cus_acme",
         outcome="resolution",
         event_name="resmeter_resolution",

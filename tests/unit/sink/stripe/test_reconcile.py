@@ -9,11 +9,11 @@ from pipeline.sink.stripe.reconcile import reconcile
 PLACE = ("cus_1", "resmeter_resolution")
 
 
-def delivered(least: int, most: int, *tenantids: str) -> DeliveredSum:
+def delivered(least: int, most: int, *tenant_ids: str) -> DeliveredSum:
     return DeliveredSum(
         customer=PLACE[0],
         event_name=PLACE[1],
-        tenantids=tenantids or ("acme",),
+        tenant_ids=tenant_ids or ("acme",),
         least=least,
         most=most,
     )
@@ -28,7 +28,7 @@ def test_stripe_may_have_anything_from_what_is_certain_to_what_is_on_its_way(uni
 def test_less_and_more_are_named_with_both_sums(units: int) -> None:
     (found,) = reconcile([delivered(3, 5)], {PLACE: units})
 
-    assert (found.kind, found.tenantid) == ("at_stripe", "acme")
+    assert (found.kind, found.tenant_id) == ("at_stripe", "acme")
     assert found.detail == (
         f"resmeter_resolution of cus_1: Stripe has {units}, the ledger has delivered 3 to 5"
     )
@@ -45,7 +45,7 @@ def test_what_stripe_has_refused_is_named_though_the_sums_agree() -> None:
 
     (found,) = reconcile([known], {PLACE: 2})
 
-    assert (found.kind, found.tenantid) == ("refused", "acme")
+    assert (found.kind, found.tenant_id) == ("refused", "acme")
     assert "Stripe has refused 5 units" in found.detail
 
 
@@ -58,4 +58,4 @@ def test_what_stripe_has_and_the_ledger_never_sent_is_named() -> None:
 def test_a_sum_of_several_tenants_is_no_single_ones() -> None:
     (found,) = reconcile([delivered(2, 2, "acme", "bluejay")], {PLACE: 3})
 
-    assert found.tenantid == ""
+    assert found.tenant_id == ""
