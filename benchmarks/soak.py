@@ -1,6 +1,6 @@
 """This file runs worker and sink for long under a steady load, and writes down what they hold.
 
-    python -m benchmarks.soak [--minutes 60] [--rate 28000] [--out docs/internals/soak]
+    python -m benchmarks.soak [--minutes 60] [--rate 28000] [--out docs/soak]
 
 A fixed number of customers keeps coming back: every fifty hours of the log's time each begins an
 episode of a few events, so that each return finds its conversation sealed. An hour at 28,000 events
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import matplotlib as mpl
 import orjson
 import psutil
 from confluent_kafka import Producer
@@ -33,9 +34,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
+from matplotlib import pyplot as plt
 from rich.console import Console
 
-from benchmarks.plot import Panel, Series, draw
 from benchmarks.processes import PARTITIONS, answers, broker, metric, running, until
 from pipeline.events.times import format_time
 from pipeline.local.kafka import free_port
@@ -195,33 +196,49 @@ def _sample(
     }
 
 
-def panels(samples: Sequence[Mapping[str, float]]) -> list[Panel]:
-    """Return what is plotted: memory, conversations, backlog and throughput over the run."""
-
-    def series(name: str, member: str, unit: float) -> Series:
-        return Series(name, [sample[member] / unit for sample in samples])
-
-    return [
-        Panel(
+def draw(samples: Sequence[Mapping[str, float]], file: Path) -> None:
+    """Draw memory, what is held, lag and throughput over the run."""
+    mpl.use("svg")
+    mpl.rcParams |= {"svg.hashsalt": "resmeter", "font.size": 9}
+    minutes = [sample["seconds"] / 60 for sample in samples]
+    panels: list[tuple[str, list[tuple[str, list[float]]]]] = [
+        (
             "memory (MiB, RSS)",
-            [series("worker", "worker_mib", 1), series("sink", "sink_mib", 1)],
+            [(name, [s[f"{name}_mib"] for s in samples]) for name in ("worker", "sink")],
         ),
-        Panel(
+        (
             "conversations held, histories dropped (millions)",
-            [series("held", "conversations", 1e6), series("dropped", "sealed", 1e6)],
-        ),
-        Panel(
-            "records waiting (thousands)",
             [
-                series("for the worker", "lag_records", 1e3),
-                series("for the sink", "sink_lag_records", 1e3),
+                ("held", [s["conversations"] / 1e6 for s in samples]),
+                ("dropped", [s["sealed"] / 1e6 for s in samples]),
             ],
         ),
-        Panel(
+        (
+            "records waiting (thousands)",
+            [
+                ("for the worker", [s["lag_records"] / 1e3 for s in samples]),
+                ("for the sink", [s["sink_lag_records"] / 1e3 for s in samples]),
+            ],
+        ),
+        (
             "done so far (millions)",
-            [series("events", "events", 1e6), series("usage records", "usage_records", 1e6)],
+            [
+                ("events", [s["events"] / 1e6 for s in samples]),
+                ("usage records", [s["usage_records"] / 1e6 for s in samples]),
+            ],
         ),
     ]
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5.5), sharex=True, layout="constrained")
+    for place, (title, lines) in zip(axes.flat, panels, strict=True):
+        for name, values in lines:
+            place.plot(minutes, values, label=name, linewidth=1.2)
+        place.set_title(title, fontsize=9)
+        place.set_ylim(bottom=0)
+        place.grid(alpha=0.3)
+        place.legend(frameon=False, fontsize=8)
+    for place in axes[-1]:
+        place.set_xlabel("minutes")
+    figure.savefig(file, metadata={"Date": None})
 
 
 @click.command()
@@ -314,8 +331,7 @@ def main(minutes: float, rate: int, customers: int, out: Path) -> None:
                 cpu = sum(watched["worker"].cpu_times()[:2]) - cpu
                 samples.append(_sample(time.monotonic() - began, load, ports, watched, ledger))
                 file.write(orjson.dumps(samples[-1]) + b"\n")
-        minutes_of = [sample["seconds"] / 60 for sample in samples]
-        draw(minutes_of, panels(samples), out.with_suffix(".svg"))
+        draw(samples, out.with_suffix(".svg"))
     click.echo(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
         f"{load.sent:,} events in {minutes:g} minutes, {cpu / load.sent * 1e6:.1f} µs of the "
