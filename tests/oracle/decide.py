@@ -1,7 +1,7 @@
-"""A second reading of docs/outcomes.md: naive, slow, and written apart from `pipeline.resolve`.
+"""A second reading of the rules in docs/reference/outcomes.md, independent of `pipeline.resolve`.
 
-It shares the data types (`Event`, `Policy`, `Timeline`) and nothing that decides. Everything is
-decided anew from the start each time, and state is a plain dictionary.
+It is naive and slow. It shares the data types (`Event`, `Policy`, `Timeline`) and nothing that
+decides. It decides everything again from the start each time, and its state is a plain dictionary.
 """
 
 from collections.abc import Iterable

@@ -20,7 +20,7 @@ from tests.proof.auditor import Verdict
 from tests.proof.load import Mess, draw
 from tests.proof.stand import Broker, Loaded, Row, Stand, loaded, running_broker, stand
 
-_DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+_DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "internals" / "reliability.md"
 _BEGIN, _END = "<!-- matrix -->", "<!-- /matrix -->"
 _SECONDS_MAX = 240.0
 
@@ -78,7 +78,7 @@ CASES = (
 @click.argument("names", nargs=-1, metavar="[ROW]...")
 @click.option("--events", default=200_000, show_default=True, help="Records of a row's log.")
 @click.option("--list", "only_list", is_flag=True, help="Name the rows.")
-@click.option("--write", is_flag=True, help="Put the table into docs/reliability.md.")
+@click.option("--write", is_flag=True, help="Put the table into docs/internals/reliability.md.")
 @click.option("--keep", is_flag=True, help="Leave logs and ledgers where they are.")
 def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, keep: bool) -> None:
     """Run rows of the matrix; all of them by default. Exit status 3 where one is not clean."""

@@ -15,9 +15,7 @@ from pipeline.config import describe_settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-DOCS = [
-    ROOT / "docs" / name for name in ("configuration.md", "events.md", "outcomes.md", "threats.md")
-]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
 YAML = sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")])
 TENANT_FILES = [DEPLOY / "resmeter.toml", ROOT / "resmeter.example.toml"]
 ONE_SHOT = {"topics", "ledger"}
