@@ -9,6 +9,8 @@ from sphinx.application import Sphinx
 project = "resmeter"
 html_title = "resmeter"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
