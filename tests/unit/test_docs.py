@@ -152,3 +152,18 @@ def test_the_readme_stays_short() -> None:
 
     assert len(lines) <= README_LINES_MAX
     assert [line for line in lines if len(line) > README_COLUMNS_MAX] == []
+
+
+def test_every_error_in_the_log_has_a_runbook() -> None:
+    """`error` means that somebody must act; the page says how."""
+    sources = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py")]
+    events = {
+        event
+        for text in sources
+        for event in re.findall(r"(?:\.error|\bdie|\b_end)\(\s*f?\"([a-z_]+)[\"{]", text)
+    }
+    runbooks = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
+
+    assert events
+    # An event that ends in an underscore goes on with a value, such as `delivery_{result}`.
+    assert {event for event in events if f"`{event}" not in runbooks} == set()
