@@ -44,7 +44,7 @@ planted: $(READY) ## plant real bugs one at a time: the simulator must find each
 proof: $(READY) ## the matrix of faults on real processes; ROWS="zombie scale" EVENTS=200000 WRITE=1
 	@$(BIN)/python -m tests.proof $(ROWS) $(if $(EVENTS),--events $(EVENTS)) $(if $(WRITE),--write)
 
-demo: $(READY) ## the whole pipeline over 200 real conversations; KEEP=1 leaves it up
+demo: $(READY) ## the whole pipeline over 200 recorded conversations; KEEP=1 leaves it up
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)
 
 bench: $(READY) ## speed, as a ratio to a bare consumer; EVENTS=2000000
@@ -63,7 +63,7 @@ format: $(READY) ## let ruff write the code's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-requirements: $(READY) ## pin all dependencies anew, with hashes
+requirements: $(READY) ## pin all dependencies again, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --upgrade pyproject.toml -o requirements/main.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
