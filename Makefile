@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# An environment of its own: Sphinx shares no pins with the tests.
+DOCS := $(VENV)/docs
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test simulate planted proof demo bench requirements clean format
+.PHONY: help setup check test simulate planted proof demo bench docs requirements clean format
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,20 +44,30 @@ planted: $(READY) ## plant real bugs one at a time: the simulator must find each
 proof: $(READY) ## the matrix of faults on real processes; ROWS="zombie scale" EVENTS=200000 WRITE=1
 	@$(BIN)/python -m tests.proof $(ROWS) $(if $(EVENTS),--events $(EVENTS)) $(if $(WRITE),--write)
 
-demo: $(READY) ## the whole pipeline over 200 real conversations; KEEP=1 leaves it up
+demo: $(READY) ## the whole pipeline over 200 recorded conversations; KEEP=1 leaves it up
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)
 
 bench: $(READY) ## speed, as a ratio to a bare consumer; EVENTS=2000000
 	@$(BIN)/python -m benchmarks.bench $(if $(EVENTS),--events $(EVENTS))
 
+docs: $(DOCS)/.ready ## build the documentation as a site; broken links fail
+	@$(DOCS)/bin/sphinx-build -q -n -W --keep-going -d $(DOCS)/doctrees docs dist/docs
+	@echo "dist/docs/index.html"
+
+$(DOCS)/.ready: requirements/docs.txt
+	@$(PYTHON) -m venv $(DOCS)
+	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch $@
+
 format: $(READY) ## let ruff write the code's form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-requirements: $(READY) ## pin all dependencies anew, with hashes
+requirements: $(READY) ## pin all dependencies again, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --upgrade pyproject.toml -o requirements/main.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group docs --upgrade -o requirements/docs.txt
 
 clean: ## remove the environment and what runs left behind
-	rm -rf $(VENV) .resmeter .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist/docs .resmeter .mypy_cache .ruff_cache .hypothesis

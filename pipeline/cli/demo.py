@@ -170,8 +170,8 @@ def next_steps(tenant_id: str, conversation: str, *, is_kept: bool) -> str:
 [bold]Where to go next[/]
   {first} {look}
   README.md                        run it on your own Kafka and Stripe
-  docs/events.md                   send your first event
-  docs/outcomes.md                 what bills, and why
+  docs/guide/events.md             send your first event
+  docs/guide/what-bills.md         what bills, and why
 """
 
 

@@ -154,7 +154,9 @@ def test_tenant_file_is_valid_and_shows_every_key(path: Path) -> None:
 
 
 def test_every_test_that_the_threats_name_is_there() -> None:
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / "threats.md").read_text()))
+    named = set(
+        re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / "operate" / "threats.md").read_text())
+    )
     there = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")

@@ -306,7 +306,7 @@ def test_every_reference_in_asyncapi_leads_somewhere() -> None:
 def test_dead_letter_headers_are_the_same_in_prose_and_in_asyncapi() -> None:
     document = yaml.safe_load((ROOT / "asyncapi.yaml").read_text())
     headers = document["components"]["messages"]["deadLetter"]["headers"]
-    prose = (ROOT / "dead_letter.md").read_text()
+    prose = (ROOT.parent / "docs" / "reference" / "dead-letter-format.md").read_text()
 
     assert set(headers["required"]) == set(headers["properties"]) - {"resmeter-cut"}
     assert set(re.findall(r"`(resmeter-[a-z]+)`", prose)) == set(headers["properties"])
