@@ -22,7 +22,7 @@ from pipeline.events.model import Rejected
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import Conversation
-from pipeline.usage.record import UsageRecord, encode_record
+from pipeline.usage.record import encode_record
 
 
 def build(
@@ -70,16 +70,14 @@ def build(
             if not isinstance(addressed, Rejected):
                 stored = states.get(message.key)
                 conversation = Conversation() if stored is None else decode_state(stored)
-                out: list[UsageRecord] = []
-                conversation.receive(
+                received = conversation.receive(
                     addressed.tenant_id,
                     addressed.conversation,
                     [(message.offset, arrival, addressed.event)],
                     timeline,
-                    out,
                 )
                 states[message.key] = encode_state(message.offset + 1, conversation)
-                for record in out:
+                for record in received.records:
                     await records.send(key=record.tenant_id.encode(), value=encode_record(record))
             seen["count"] += 1
             if seen["count"] >= count:

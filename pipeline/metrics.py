@@ -14,7 +14,7 @@ from pipeline.events.model import REASONS, TYPES
 
 if TYPE_CHECKING:
     from pipeline.ledger.entries import Stored
-    from pipeline.stream.partition import Work
+    from pipeline.stream.batch import BatchResult
     from pipeline.stream.runner import Lane
 
 # Reasons of a usage record that a policy cannot add to.
@@ -156,12 +156,12 @@ class WorkerMetrics:
         self.unacknowledged.set_function(lane.unacknowledged)
         self.dead_letter_share.set_function(lane.dead_letter_share)
 
-    def applied(self, work: "Work") -> None:
+    def applied(self, work: "BatchResult") -> None:
         """Count what a batch of records was."""
-        self.records.inc(work.read)
-        accounted = sum(work.types) + len(work.dead_letters) + work.redelivered
-        self.unaccounted.inc(work.read - accounted)
-        for kind, count in zip(TYPES, work.types, strict=True):
+        self.records.inc(work.records_read)
+        accounted = sum(work.events_by_type) + len(work.dead_letters) + work.redelivered
+        self.unaccounted.inc(work.records_read - accounted)
+        for kind, count in zip(TYPES, work.events_by_type, strict=True):
             if count:
                 self.events.labels(kind).inc(count)
         for reason, count in Tally(letter.reason for letter in work.dead_letters).items():
@@ -170,9 +170,9 @@ class WorkerMetrics:
         self.redelivered.inc(work.redelivered)
         self.settled(work)
 
-    def settled(self, work: "Work") -> None:
+    def settled(self, work: "BatchResult") -> None:
         """Count what was emitted, and what was sealed."""
-        self.sealed.inc(work.sealed)
+        self.sealed.inc(work.histories_sealed)
         emitted = Tally(
             (output.record.outcome, f"{output.record.quantity:+d}", output.record.reason)
             for output in work.outputs

@@ -47,7 +47,7 @@ from pipeline.replay.corrections import (
     live,
     told,
 )
-from pipeline.resolve.machine import decide, fold
+from pipeline.resolve.machine import decide, fold_history
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.record import Origin, UsageRecord
@@ -154,16 +154,16 @@ class Audit:
             self._known[key] = known
         known.is_committed = offset < self._committed
         conversation = known.conversation
-        is_quiet = timestamp >= conversation.arrival + self._seal_after
+        is_quiet = timestamp >= conversation.arrival_ms + self._seal_after
         before = conversation.entries() if is_quiet else []
         received = conversation.receive(
             known.tenant_id,
             known.name,
             [(offset, timestamp, found.event)],
             self._timeline_for(known.tenant_id),
-            known.emitted,
             self._seal_after,
         )
+        known.emitted += received.records
         if received.sealed:
             known.sealed += before
         if received.too_long or received.too_late:
@@ -256,9 +256,9 @@ class Audit:
         tally = self._tally(known.tenant_id)
         tally.conversations += 1
         tally.records += len(stored)
-        is_pending = conversation.due_at is not None or len(emitted) > known.owed
+        is_pending = conversation.due_arrival_ms is not None or len(emitted) > known.owed
         tally.pending += is_pending
-        conversation.settle(known.tenant_id, known.name, now, timeline, emitted)
+        emitted += conversation.settle(known.tenant_id, known.name, now, timeline)
         place = (known.tenant_id, known.name)
         found = self._decided_twice(known, timeline)
         if any(map(is_correction, stored)):
@@ -300,7 +300,7 @@ class Audit:
             emitted[record.outcome] += record.quantity
         history = [event for _, event in known.entries()]
         # Silence that is accounted for is complete; what is still due is not.
-        as_of = _END if conversation.due_at is None else conversation.newest_at
+        as_of = _END if conversation.due_arrival_ms is None else conversation.newest_at
         decision = decide(history, timeline, as_of)
         net = {} if decision.excluded else decision.net
         if net == {outcome: units for outcome, units in emitted.items() if units}:
@@ -374,7 +374,7 @@ class Audit:
         """
         conversation = known.conversation
         if not known.late:
-            if conversation.due_at is not None:
+            if conversation.due_arrival_ms is not None:
                 return None
             by_n = {record.id.rpartition(":")[2]: record for record in known.emitted}
             return [
@@ -386,11 +386,11 @@ class Audit:
                     by_n[str(charge.n)].occurred_at,
                     by_n[str(charge.n)].evidence,
                 )
-                for charge in conversation.live
+                for charge in conversation.charges
             ]
-        state = fold([event for _, event in known.entries() + known.late], timeline)
-        due = None if state.excluded else state.due(timeline)
-        if due is not None and due + state.grace(timeline) > now:
+        state = fold_history([event for _, event in known.entries() + known.late], timeline)
+        due = None if state.excluded else state.due_event_ms(timeline)
+        if due is not None and due + state.grace_ms(timeline) > now:
             return None
         state.settle(timeline, now)
         return [] if state.excluded else live(state.transitions)

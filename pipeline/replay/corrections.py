@@ -19,8 +19,8 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from pipeline.resolve.machine import Transition
-from pipeline.usage.record import Kind, Origin, UsageRecord
+from pipeline.resolve.machine import Kind, Transition
+from pipeline.usage.record import Origin, UsageRecord
 
 REASON = "rebill"
 _DIGITS = 16

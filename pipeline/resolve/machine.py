@@ -1,7 +1,8 @@
-"""This file holds everything that affects a transition: section 3 of the specification. Pure.
+"""Decide what a conversation counts: everything that affects a transition is here. Pure.
 
-Two forms of one thing. `decide` is the definition: a whole history, sorted, from the start.
-`Fold` is the small state it runs on, which a worker keeps and moves on event by event.
+The rules are those of docs/reference/outcomes.md §3. They have two forms. `decide` is the definition:
+a whole history, sorted, from its first event. `Fold` is the small state that `decide` runs on; a
+worker keeps it and applies one event at a time.
 """
 
 from collections.abc import Iterable
@@ -30,7 +31,7 @@ PROCEDURE_HANDOFF = "procedure_handoff"
 
 
 class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One unit counted (+1) or taken back (-1), and why. `at` in milliseconds."""
+    """One unit charged (+1) or taken back (-1), and why. `at` is event time in milliseconds."""
 
     at: int
     outcome: str
@@ -42,7 +43,7 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     policy_version: int
 
     def same_as(self, other: "Transition") -> bool:
-        """Say whether the two are one transition (specification, section 4)."""
+        """Say whether the two are one transition (docs/reference/outcomes.md §4.1)."""
         return (
             self.at == other.at
             and self.outcome == other.outcome
@@ -51,8 +52,8 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
         )
 
 
-class Standing(msgspec.Struct, array_like=True, gc=False):
-    """The answer that stands. `known_at`: when the event happened that established it."""
+class StandingAnswer(msgspec.Struct, array_like=True, gc=False):
+    """The answer that stands. `known_at` is the time of the event that established it."""
 
     id: str
     at: int
@@ -62,8 +63,8 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     verified_at: int = 0
 
 
-class Count(msgspec.Struct, array_like=True, gc=False):
-    """What is counted now, and the answer that it rests on."""
+class Charge(msgspec.Struct, array_like=True, gc=False):
+    """The unit that the conversation counts now, and the answer that it rests on."""
 
     outcome: str
     kind: Kind
@@ -72,7 +73,10 @@ class Count(msgspec.Struct, array_like=True, gc=False):
 
 
 class Fold(msgspec.Struct, array_like=True, gc=False):
-    """A conversation up to its newest event; `settle` before each `apply`, both in time order."""
+    """A conversation up to its newest event (§3.2).
+
+    Call `settle` before each `apply`, both in the order of time.
+    """
 
     asked: bool = False
     human_requested: bool = False
@@ -80,16 +84,16 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     ended: Literal["", "spam", "merged"] = ""
     first_message_at: int | None = None
     last_message_at: int | None = None
-    standing: Standing | None = None
-    count: Count | None = None
+    standing: StandingAnswer | None = None
+    charge: Charge | None = None
     transitions: list[Transition] = []
 
     # --- silence --------------------------------------------------------------------------------
 
-    def due(self, timeline: Timeline) -> int | None:
-        """Return when silence will have made the standing answer count, or None if it cannot."""
+    def due_event_ms(self, timeline: Timeline) -> int | None:
+        """Return the event time at which silence charges the standing answer, or None (§3.3)."""
         standing = self.standing
-        if standing is None or self.count is not None or self.ended or self.human_requested:
+        if standing is None or self.charge is not None or self.ended or self.human_requested:
             return None
         policy = timeline.at(standing.at)
         if policy is None or policy.silence == "never":
@@ -109,30 +113,30 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             due = max(due, standing.verified_at)
         return due
 
-    def grace(self, timeline: Timeline) -> int:
-        """Return how long after `due` a worker must wait with it for events that are late."""
+    def grace_ms(self, timeline: Timeline) -> int:
+        """Return how long after that time a worker waits for events that arrive late."""
         assert self.standing is not None
         policy = timeline.at(self.standing.at)
         assert policy is not None
         return policy.grace
 
     def settle(self, timeline: Timeline, until: int) -> None:
-        """Count the standing answer if its silence was complete at `until`."""
-        if self.standing is None or self.count is not None:
+        """Charge the standing answer if its silence was complete at the event time `until`."""
+        if self.standing is None or self.charge is not None:
             return
-        due = self.due(timeline)
+        due = self.due_event_ms(timeline)
         if due is not None and due <= until:
-            self.transitions.append(self.silence(timeline, due))
-            self.count = Count(RESOLUTION, "assumed", due, self.standing.id)
+            self.transitions.append(self.silence_transition(timeline, due))
+            self.charge = Charge(RESOLUTION, "assumed", due, self.standing.id)
 
-    def silence(self, timeline: Timeline, due: int) -> Transition:
-        """Return the transition that `settle` makes at `due`, without making it."""
+    def silence_transition(self, timeline: Timeline, due_event_ms: int) -> Transition:
+        """Return the transition that `settle` would make at this time."""
         standing = self.standing
         assert standing is not None
         policy = timeline.at(standing.at)
         assert policy is not None
         return Transition(
-            due,
+            due_event_ms,
             RESOLUTION,
             1,
             "assumed",
@@ -142,11 +146,11 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             policy.version,
         )
 
-    def forget(self) -> None:
-        """Keep of the transitions only those that later ones may rest on.
+    def drop_transitions(self) -> None:
+        """Drop the transitions that no later one can rest on.
 
-        For each outcome that is the newest +1 for each unit of the net, without its evidence. The
-        net and all that is decided from here on stay the same.
+        What stays is, for each outcome, the newest +1 of each unit of the net, without its evidence.
+        The net and every later decision stay the same.
         """
         units = {} if self.excluded else net_of(self.transitions)
         kept: list[Transition] = []
@@ -159,75 +163,51 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     # --- events ---------------------------------------------------------------------------------
 
     def policy_for(self, timeline: Timeline, at: int) -> Policy | None:
-        """Return the version that the conversation follows at an event's time (section 2)."""
+        """Return the version that the conversation follows at an event's time (§2.3)."""
         return timeline.at(at if self.standing is None else self.standing.at)
 
     def apply(self, timeline: Timeline, event: Event) -> None:
-        """Move on by one event: the table of section 3, row by row."""
+        """Apply one event: the table of §3.6, row by row."""
         if not event.live:
             self.excluded = True
         if self.ended:
             return
         rank, standing = event.rank, self.standing
-        # As `policy_for`, without its calls.
-        asked_for = event.at if standing is None else standing.at
+        # `policy_for`, inlined: this runs for each event.
+        policy_at = event.at if standing is None else standing.at
         policy = timeline.single
         if policy is None:
-            policy = timeline.at(asked_for)
-        elif asked_for < timeline.single_from:
+            policy = timeline.at(policy_at)
+        elif policy_at < timeline.single_from:
             policy = None
         if rank == CUSTOMER_MESSAGE:
             self._customer_says(policy, event, event.intent or "unknown")
             self._message(event.at)
         elif rank == AI_MESSAGE:
-            if event.kind in {"answer", "custom_answer"}:
-                if self.count is None and self.asked and not self.human_requested:
-                    self.standing = (
-                        Standing(event.id, event.at, event.at, event.channel)
-                        if event.billable
-                        else None
-                    )
-            elif event.kind == "clarifying_question" and self.count is None:
-                self.standing = None
+            self._ai_answers(event)
             self._message(event.at)
         elif rank == HUMAN_MESSAGE:
             if not event.internal:
-                if self.count is None and policy is not None and policy.human_reply != "ignore":
-                    self.standing = None
-                    if policy.human_reply == "voids_conversation":
-                        self.human_requested = True
+                self._human_replies(policy)
                 self._message(event.at)
         elif rank == HANDOFF:
-            if policy is not None and event.cause in policy.handoff_causes_billed:
-                self._claim(policy, PROCEDURE_HANDOFF, "handoff", event, str(event.cause))
-                self.standing = None
-            elif event.cause == "customer_request":
-                self._customer_says(policy, event, "human_request")
-            else:
-                self.standing = None
+            self._handed_off(policy, event)
         elif rank == OUTCOME_REPORTED:
             if policy is not None and event.outcome in policy.outcomes_billed:
-                self._claim(policy, event.outcome, "reported", event, "reported")
+                self._count_outcome(policy, event.outcome, "reported", event, "reported")
         elif rank == RATING:
             if event.rates_ai:
                 self._rated(policy, event)
         elif rank == VERDICT:
-            if self.standing is not None:
-                self.standing.verified = event.verified
-                self.standing.verified_at = event.at
+            if standing is not None:
+                standing.verified = event.verified
+                standing.verified_at = event.at
         elif rank == UNDELIVERED:
             self._undelivered(policy, event)
         elif rank == MERGED:
             self._merged(policy, event)
         elif rank == SPAM_FLAGGED:
-            count = self.count
-            if (
-                count is not None
-                and policy is not None
-                and event.at - count.at <= policy.spam_grace
-            ):
-                self._take_back(policy, event, "spam")
-            self.ended = "spam"
+            self._flagged_as_spam(policy, event)
 
     def _message(self, at: int) -> None:
         self.last_message_at = at
@@ -249,13 +229,39 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             if policy is None or policy.human_request_sticky:
                 self.human_requested = True
 
+    def _ai_answers(self, event: Event) -> None:
+        if event.kind in {"answer", "custom_answer"}:
+            if self.charge is None and self.asked and not self.human_requested:
+                self.standing = (
+                    StandingAnswer(event.id, event.at, event.at, event.channel)
+                    if event.billable
+                    else None
+                )
+        elif event.kind == "clarifying_question" and self.charge is None:
+            self.standing = None
+
+    def _human_replies(self, policy: Policy | None) -> None:
+        if self.charge is None and policy is not None and policy.human_reply != "ignore":
+            self.standing = None
+            if policy.human_reply == "voids_conversation":
+                self.human_requested = True
+
+    def _handed_off(self, policy: Policy | None, event: Event) -> None:
+        if policy is not None and event.cause in policy.handoff_causes_billed:
+            self._count_outcome(policy, PROCEDURE_HANDOFF, "handoff", event, str(event.cause))
+            self.standing = None
+        elif event.cause == "customer_request":
+            self._customer_says(policy, event, "human_request")
+        else:
+            self.standing = None
+
     def _confirm(self, policy: Policy | None, event: Event) -> None:
-        count = self.count
-        if count is None:
+        charge = self.charge
+        if charge is None:
             if self.standing is not None and policy is not None:
-                self._claim(policy, RESOLUTION, "confirmed", event, "confirmed")
-        elif count.kind == "assumed":
-            count.kind = "confirmed"
+                self._count_outcome(policy, RESOLUTION, "confirmed", event, "confirmed")
+        elif charge.kind == "assumed":
+            charge.kind = "confirmed"
 
     def _rated(self, policy: Policy | None, event: Event) -> None:
         if policy is not None:
@@ -270,29 +276,37 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     def _undelivered(self, policy: Policy | None, event: Event) -> None:
         if self.standing is not None and self.standing.id == event.message_id:
             self.standing = None
-        count = self.count
-        if count is not None and count.kind == "assumed" and count.answer == event.message_id:
+        charge = self.charge
+        if charge is not None and charge.kind == "assumed" and charge.answer == event.message_id:
             self._take_back(policy, event, "undelivered")
 
     def _merged(self, policy: Policy | None, event: Event) -> None:
         if event.secondary:
-            if self.count is not None:
+            if self.charge is not None:
                 self._take_back(policy, event, "merged")
             self.ended = "merged"
         elif event.last_answer_at is not None:
             self.asked = True
             answered = event.last_answer_at
             newer = self.standing is not None and self.standing.at > answered
-            if self.count is None and not self.human_requested and not newer:
-                self.standing = Standing(event.id, answered, event.at, event.channel)
+            if self.charge is None and not self.human_requested and not newer:
+                self.standing = StandingAnswer(event.id, answered, event.at, event.channel)
 
-    # --- claim and return -----------------------------------------------------------------------
+    def _flagged_as_spam(self, policy: Policy | None, event: Event) -> None:
+        charge = self.charge
+        if charge is not None and policy is not None and event.at - charge.at <= policy.spam_grace:
+            self._take_back(policy, event, "spam")
+        self.ended = "spam"
 
-    def _claim(self, policy: Policy, outcome: str, kind: Kind, event: Event, reason: str) -> None:
+    # --- charge, return, take back ----------------------------------------------------------------
+
+    def _count_outcome(
+        self, policy: Policy, outcome: str, kind: Kind, event: Event, reason: str
+    ) -> None:
         if self.human_requested or self.ended:
             return
-        if self.count is not None:
-            if policy.rank_of(outcome) >= policy.rank_of(self.count.outcome):
+        if self.charge is not None:
+            if policy.rank_of(outcome) >= policy.rank_of(self.charge.outcome):
                 return
             self._take_back(policy, event, "superseded")
         answer = self.standing.id if self.standing is not None else None
@@ -300,33 +314,35 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         self.transitions.append(
             Transition(event.at, outcome, 1, kind, reason, evidence, policy.name, policy.version)
         )
-        self.count = Count(outcome, kind, event.at, answer)
+        self.charge = Charge(outcome, kind, event.at, answer)
 
     def _return(self, policy: Policy | None, event: Event, reason: str) -> None:
         self.standing = None
-        count = self.count
-        if count is None or policy is None or count.outcome not in policy.reversible:
+        charge = self.charge
+        if charge is None or policy is None or charge.outcome not in policy.reversible:
             return
         horizon = policy.reversal_horizon
-        if horizon is None or event.at - count.at <= horizon:
+        if horizon is None or event.at - charge.at <= horizon:
             self._take_back(policy, event, reason)
         elif policy.unit == "segment":
-            self.count = None
+            self.charge = None
             self.human_requested = False
             self.first_message_at = None
 
     def _take_back(self, policy: Policy | None, event: Event, reason: str) -> None:
-        count = self.count
-        assert count is not None
+        charge = self.charge
+        assert charge is not None
         name, version = ("", 0) if policy is None else (policy.name, policy.version)
         self.transitions.append(
-            Transition(event.at, count.outcome, -1, count.kind, reason, (event.id,), name, version)
+            Transition(
+                event.at, charge.outcome, -1, charge.kind, reason, (event.id,), name, version
+            )
         )
-        self.count = None
+        self.charge = None
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a history means. Where it is excluded, the rest is what it would have been."""
+    """What a history comes to. If it is excluded, the rest is what it would have been (§3.8)."""
 
     excluded: bool
     net: dict[str, int]  # without zeros
@@ -334,10 +350,13 @@ class Decision(msgspec.Struct, frozen=True):
     transitions: tuple[Transition, ...]
 
 
-def fold(history: Iterable[Event], timeline: Timeline, state: Fold | None = None) -> Fold:
+def fold_history(history: Iterable[Event], timeline: Timeline, state: Fold | None = None) -> Fold:
     """Return the fold over a history in any order, one event per identity.
 
-    Where there is a `state` already, the history is newer than all of it, and it is moved on.
+    Args:
+        history: the events.
+        timeline: the versions of the tenant's policy.
+        state: what the events are applied to; every event is newer than all that it has seen.
     """
     if state is None:
         state = Fold()
@@ -348,19 +367,19 @@ def fold(history: Iterable[Event], timeline: Timeline, state: Fold | None = None
 
 
 def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Decision:
-    """Decide a conversation: the definition.
+    """Decide a conversation: the definition (§3).
 
     Args:
         history: its events in any order, one per identity.
         timeline: the versions of its tenant's policy.
-        as_of: the time up to which silence counts, in milliseconds.
+        as_of: the event time up to which silence counts, in milliseconds.
     """
-    state = fold(history, timeline)
+    state = fold_history(history, timeline)
     state.settle(timeline, as_of)
     return Decision(
         state.excluded,
         net_of(state.transitions),
-        state.count.kind if state.count is not None else None,
+        state.charge.kind if state.charge is not None else None,
         tuple(state.transitions),
     )
 

@@ -11,7 +11,7 @@ from aiokafka.partitioner import murmur2
 from pipeline.config import Settings
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.options import aiokafka_credentials
-from pipeline.stream.partition import Output
+from pipeline.stream.batch import Output
 
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
 _BATCH_BYTES_MAX = 900_000

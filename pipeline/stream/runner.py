@@ -26,9 +26,10 @@ from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
+from pipeline.stream.batch import BatchResult
 from pipeline.stream.deadletter_limit import DeadLetterShare
 from pipeline.stream.outputs import Outputs
-from pipeline.stream.partition import Partition, TimelineFor, Work
+from pipeline.stream.partition import Partition, TimelineFor
 
 _POLL_SECONDS = 1.0
 _NO_TIME = -1
@@ -134,7 +135,7 @@ class Lane:
                 )
             partition.schedule_all()
         work = partition.apply(chain.from_iterable(part.records for part in fetched))
-        self._share.take(sum(work.types), [letter.reason for letter in work.dead_letters])
+        self._share.take(sum(work.events_by_type), [letter.reason for letter in work.dead_letters])
         if self._share.is_over:
             # Before anything of this batch is written: it is read again once somebody has looked.
             self._end("dead_letters_too_many", TooManyDeadLettersError(self._share.told))
@@ -146,7 +147,7 @@ class Lane:
         self.metrics.applied(work)
         self._start(partition, work, fetched[-1].next_offset)
 
-    def _start(self, partition: Partition, work: Work, done: int | None) -> None:
+    def _start(self, partition: Partition, work: BatchResult, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
         before = in_flight[-1] if in_flight else None
         task = asyncio.ensure_future(self._effects(partition, work, done, before))
@@ -162,7 +163,11 @@ class Lane:
             self._end("effects_failed", error)
 
     async def _effects(
-        self, partition: Partition, work: Work, done: int | None, before: asyncio.Task[None] | None
+        self,
+        partition: Partition,
+        work: BatchResult,
+        done: int | None,
+        before: asyncio.Task[None] | None,
     ) -> None:
         number = partition.number
         # 1. Results first: a state that says "emitted" while the output is lost would lose it for
@@ -212,7 +217,7 @@ class Lane:
             number
             for number, partition in self.partitions.items()
             if partition.is_recovered
-            and (earliest := partition.earliest(seals=not self.create_time)) is not None
+            and (earliest := partition.earliest_ms(seals=not self.create_time)) is not None
             and earliest <= host + _CLOCK_SLACK_MS
             and self._quiet(number)
         ]
@@ -276,12 +281,12 @@ class Lane:
         return sum(len(partition.states) for partition in self.partitions.values())
 
     def open_conversations(self) -> int:
-        return sum(partition.open for partition in self.partitions.values())
+        return sum(partition.open_conversations for partition in self.partitions.values())
 
     def due_unsettled(self) -> int:
         """Count conversations whose silence should have been settled by the host's clock."""
         now = int(self._now() * 1000)
-        return sum(partition.wheel.count_until(now) for partition in self.partitions.values())
+        return sum(partition.due_queue.count_until(now) for partition in self.partitions.values())
 
     def dead_letter_share(self) -> float:
         return self._share.share

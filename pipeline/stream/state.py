@@ -1,4 +1,4 @@
-"""This file gives a conversation its stored form: a header that needs no decoding, then msgpack.
+"""Give a conversation its stored form: a header that needs no decoding, then msgpack. Pure.
 
 ::
 
@@ -6,19 +6,20 @@
     emitted  u32   usage records so far
     due      u64   when silence is settled (arrival time, ms), or 0
     form     u8    bits: 1 packed with zlib, 2 a history was sealed, 4 and none has begun since
-    heard    u64   the newest arrival (ms)
+    arrival  u64   the newest record timestamp (ms)
 
 The first twelve bytes order the versions of one state: a record moves the offset, a timer moves
-the number of usage records, and of two that are even a sealed one is the newer. The greatest is
-the newest, whatever order a zombie's writes took.
+the number of usage records, and of two versions with the same twelve bytes a sealed one is newer.
+The greatest is the newest, in whatever order two owners of a partition wrote them.
 
 A reader refuses a form bit that it does not know. In a rolling upgrade, an older worker that takes
 over a partition would otherwise drop what the newer one stored, and write the rest back.
+`docs/internals/state-format.md` has every byte, and the rules for a change.
 """
 
 import struct
 import zlib
-from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,26 +38,40 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Conversation).decode
 _offset_of = struct.Struct(">Q").unpack_from
 _due_of = struct.Struct(">12xQ").unpack_from
-_heard_of = struct.Struct(">21xQ").unpack_from
-# next offset, usage records, due or 0, form, heard
-head_of: Callable[[bytes], tuple[int, int, int, int, int]] = _HEADER.unpack_from
+_last_arrival_of = struct.Struct(">21xQ").unpack_from
+
+
+class Header(NamedTuple):
+    """The header of a stored state; `due_arrival_ms` is 0 where nothing is due."""
+
+    next_offset: int
+    emitted: int
+    due_arrival_ms: int
+    form: int
+    last_arrival_ms: int
+
+
+def header_of(stored: bytes) -> Header:
+    return Header._make(_HEADER.unpack_from(stored))
 
 
 def encode_state(next_offset: int, conversation: Conversation) -> bytes:
     """Return the stored form of a conversation whose last record was at `next_offset - 1`."""
     payload = _encode(conversation)
     form = 0
-    if conversation.seal is not None:
+    if conversation.seal_mark is not None:
         form = HAS_SEAL if conversation.events else HAS_SEAL | SEALED
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
         form |= PACKED
-    due = conversation.due_at
-    # A due before 1970 is settled by any clock: 1 stands for it, as 0 means none.
-    stored_due = 0 if due is None else max(due, 1)
-    # Kafka's -1, for no timestamp, is as long ago as 0.
-    heard = max(conversation.arrival, 0)
-    return _HEADER.pack(next_offset, conversation.emitted, stored_due, form, heard) + payload
+    due_ms = conversation.due_arrival_ms
+    # A deadline before 1970 has passed on every clock: 1 stands for it, as 0 means none.
+    stored_due_ms = 0 if due_ms is None else max(due_ms, 1)
+    # Kafka's -1, for no timestamp, counts as 0.
+    arrival_ms = max(conversation.arrival_ms, 0)
+    return (
+        _HEADER.pack(next_offset, conversation.emitted, stored_due_ms, form, arrival_ms) + payload
+    )
 
 
 def check_form(stored: bytes, key: bytes) -> None:
@@ -86,7 +101,7 @@ def _named(key: bytes) -> str:
 def decode_state(stored: bytes) -> Conversation:
     """Return the conversation in a stored state."""
     payload = stored[_HEADER_BYTES:]
-    return _decode(zlib.decompress(payload) if is_long(stored) else payload)
+    return _decode(zlib.decompress(payload) if stored[_FORM] & PACKED else payload)
 
 
 def next_offset_of(stored: bytes) -> int:
@@ -94,25 +109,20 @@ def next_offset_of(stored: bytes) -> int:
     return int(_offset_of(stored)[0])
 
 
-def due_of(stored: bytes) -> int | None:
-    """Return when silence is settled, or None where it cannot be."""
-    due: int = _due_of(stored)[0]
-    return due or None
+def due_arrival_ms_of(stored: bytes) -> int | None:
+    """Return the arrival time at which silence is settled, or None where nothing is due."""
+    due_ms: int = _due_of(stored)[0]
+    return due_ms or None
 
 
-def heard_of(stored: bytes) -> int:
-    """Return the newest arrival."""
-    return int(_heard_of(stored)[0])
+def last_arrival_ms_of(stored: bytes) -> int:
+    """Return the newest record timestamp."""
+    return int(_last_arrival_of(stored)[0])
 
 
 def is_sealed(stored: bytes) -> bool:
-    """Say whether the history was sealed and none has begun since."""
+    """Say whether the history was sealed and no new one has begun."""
     return stored[_FORM] & SEALED != 0
-
-
-def is_long(stored: bytes) -> bool:
-    """Say whether a state may hold some thousands of events: a shorter one is not packed."""
-    return stored[_FORM] & PACKED != 0
 
 
 def newest(stored: bytes, other: bytes | None) -> bytes:

@@ -1,378 +1,326 @@
-"""This file keeps one conversation and says what it owes: section 4 of the specification. Pure.
+"""Keep one conversation, and say what it owes: docs/reference/outcomes.md §4. Pure.
 
-`receive` has two ways. Most events are newer than all before them and only move the fold on, which
-its loop does; what is out of the ordinary (a late event, one outside `live`, one that may have come
-before) takes its time, and folds the whole history again where it must. Both emit what the
-specification's definition does, for every order of arrival and every size of batch: property tests
-hold them against it.
+`Conversation.receive` takes events in the order in which they arrive. Most of them are newer than
+all before them: those move the decision on by one step. Every other event (one that arrives late,
+that is outside `live`, or that may have come before) takes the slow path, which decides the whole
+history again where it must. Both paths emit what the definition in §4.1 emits, for every order of
+arrival and every size of batch.
 
-**Sealing.** A conversation that nothing was heard of for `seal_after` (45 days unless set) is sealed:
-its history is dropped, its fold is kept, and what came before is closed. The rule looks at nothing
-but the log. A record finds its conversation sealed if its own timestamp is at least `seal_after`
-past the newest timestamp that the conversation has seen. Then,
+**Sealing** (§4.3). A conversation without a record for `seal_after_ms` (45 days by default) is
+sealed: its history is dropped, the decision is kept. The rule looks at nothing but the log. A record
+finds its conversation sealed if its timestamp is at least `seal_after_ms` after the newest timestamp
+of the conversation. Then,
 
-1. is its event newer than all that the conversation had, by (time, sequence, rank), it is taken in
-   as any other, and a new history begins with it; from then on all that is not newer than the old
-   history is too late, however soon it comes;
-2. is it not, it is too late: it is not taken in and changes nothing at all, its arrival included. An
-   event that comes again after that time is one of these, as its id is no longer known.
+1. if its event is newer than every event of the conversation, by (time, sequence, type), the event
+   is taken in and begins a new history; from then on every event that is not newer than the sealed
+   history is too late, however soon it arrives;
+2. otherwise the event is too late. It is not taken in and changes nothing, not even the
+   conversation's newest timestamp. An event that arrives again after such a pause is one of these,
+   as its id is no longer known.
 
-An event that is known in the present history is a duplicate whatever its time says. So events that
-are not too late yield what they would if nothing was ever sealed, and 10,000 of them are a limit of
-the present history.
+An event that the present history has is a duplicate, whatever its time. So events that are not too
+late give what they would give without sealing. The limit of 10,000 events counts the present history.
 
-`put_away` is the timer's: it drops the history without an event, once every record that may still
-come finds the conversation sealed anyway. It gives memory back and decides nothing.
+`seal` is for the timer: it drops the history without an event, once every record that may still come
+finds the conversation sealed anyway. It frees memory and decides nothing.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TypeAlias
-from zlib import crc32
 
 import msgspec
 
-from pipeline.events.model import (
-    CLOSED,
-    DELETED,
-    EVENTS_IN_CONVERSATION_MAX,
-    HISTORY_BYTES_MAX,
-    REDACTED,
-    REOPENED,
-    STARTED,
-    Event,
+from pipeline.events.model import CLOSED, DELETED, REDACTED, REOPENED, STARTED, Event
+from pipeline.resolve.machine import Fold, Transition, fold_history
+from pipeline.resolve.policy import Timeline
+from pipeline.usage.emission import Emission, StandingCharge
+from pipeline.usage.history import (
+    ALWAYS_FIT_EVENTS,
+    bit_of,
+    capacity_of,
+    contains,
+    decode_entries,
+    encode_entries,
+    is_full,
+    may_contain,
+    offsets_by_id,
 )
-from pipeline.resolve.machine import Fold, Transition, fold, net_of
-from pipeline.resolve.policy import Policy, Timeline
-from pipeline.usage.record import Kind, UsageRecord
+from pipeline.usage.record import UsageRecord
 
-Arrival: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp, and its event
+Arrived: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp (ms), and its event
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
-# Of these only the time matters, as long as they are `live`.
+# As long as they are `live`, these types move no decision but through their time.
 _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
-
-class Live(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A record of +1 that no other supersedes."""
-
-    outcome: str
-    n: int
-    kind: Kind
-    policy: str
-    policy_version: int
+_encode = msgspec.msgpack.Encoder().encode
+_decode_fold = msgspec.msgpack.Decoder(Fold).decode
 
 
-class Received(msgspec.Struct, frozen=True):
-    """What was out of the ordinary among arrivals: all others were applied."""
+class Received(msgspec.Struct):
+    """What came of a batch of arrivals."""
 
+    records: list[UsageRecord] = []  # what is owed, in the order in which it was emitted
     duplicates: int = 0
-    too_long: tuple[Arrival, ...] = ()  # not taken in: the conversation is full
-    too_late: tuple[Arrival, ...] = ()  # not taken in: older than what has been sealed
-    sealed: int = 0  # histories dropped on the way
+    too_long: tuple[Arrived, ...] = ()  # not taken in: the conversation is full
+    too_late: tuple[Arrived, ...] = ()  # not taken in: not newer than what has been sealed
+    sealed: int = 0  # histories that a record's timestamp sealed
 
 
 class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What stands in for a history that was dropped.
+    """What stands for a history that was dropped.
 
-    While no new history has begun, its newest event and its fold are the conversation's own, and
-    only `answer_offset` is told here.
+    Until a new history begins, the newest event and the fold are the conversation's own, and only
+    `answer_offset` is set here.
     """
 
     answer_offset: int | None = None  # of the standing answer: later records may rest on it
     newest_at: int = 0  # of the dropped history's newest event, with the two below
     newest_sequence: str = ""
     newest_rank: int = 0
-    fold: bytes = b""  # encoded: what comes later is folded upon it
+    fold: bytes = b""  # encoded: the events of the new history are applied to it
 
     @property
     def newest(self) -> tuple[int, str, int]:
         return (self.newest_at, self.newest_sequence, self.newest_rank)
 
 
-class _Identity(msgspec.Struct, frozen=True, gc=False):
-    id: str = msgspec.field(name="i")  # as `Event` spells it
-
-
-class _Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    offset: int
-    event: _Identity
-
-
-# An event's source is left out of its encoding where it is that of the first. It is found as bytes:
-# its name, the head of a short string, and so many ASCII characters. Those cannot be part of a
-# number, which has eight bytes, nor of another text, as that head never follows a letter in UTF-8.
-_SHARED_MIN, _SHARED_MAX = 8, 31
-_ENTRY_BYTES_MAX = 5_000  # four texts of 256 characters, and the rest
-ALL_FIT_MAX = HISTORY_BYTES_MAX // _ENTRY_BYTES_MAX - 10  # so many more fit into a short state
-
-ALL_APPLIED = Received()
-_ANY_TIME = -(2**62)
-_NEVER = 2**62
-_BITS = tuple(1 << n for n in range(64))
-_encode = msgspec.msgpack.Encoder().encode
-_decode_entries = msgspec.msgpack.Decoder(list[tuple[int, Event]]).decode
-_decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
-_decode_fold = msgspec.msgpack.Decoder(Fold).decode
-
-
-@lru_cache(1_000)
-def _shared_member(source: str) -> bytes | None:
-    """Return a source as it stands in an event's encoding, or None where it must stay there."""
-    if not (_SHARED_MIN <= len(source) <= _SHARED_MAX and source.isascii()):
-        return None
-    return b"\xa1s" + _encode(source)
-
-
-def _encode_entries(entries: list[tuple[int, Event]]) -> bytes:
-    # One after the other, without the array's own header.
-    return _encode(entries)[1 if len(entries) < 16 else 3 :]
-
-
-def _order(event: Event) -> tuple[int, str, int]:
-    return (event.at, event.sequence, event.rank)
-
-
 class Conversation(msgspec.Struct, array_like=True, gc=False):
-    """What is kept of a conversation.
+    """What is kept of a conversation. The order of the members is the stored form."""
 
-    `history` is the encoded events one after the other: it is appended to and searched as bytes,
-    and decoded only when a late event needs it.
-    """
-
-    arrival: int = 0  # the highest record timestamp seen
+    arrival_ms: int = 0  # the newest record timestamp
     newest_at: int = -(2**62)  # of the newest event, with the two below
     newest_sequence: str = ""
     newest_rank: int = -1
     events: int = 0
-    seen: int = 0  # a bit for each event's id: where it is not set, the event is new
+    seen: int = 0  # `bit_of` each event's id
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
     settled: bool = False  # the standing answer's silence has been accounted for
-    due_at: int | None = None  # the arrival time at which it will be: window and grace
+    due_arrival_ms: int | None = None  # the arrival time at which it will be: window and grace
     emitted: int = 0
-    live: list[Live] = []
-    seal: Seal | None = None
+    charges: list[StandingCharge] = []
+    seal_mark: Seal | None = None
     source: str = ""  # of the first event: `history` does not repeat it
 
     @property
     def is_sealed(self) -> bool:
         """Say whether the history has been dropped and no new one has begun."""
-        return self.seal is not None and not self.events
-
-    @property
-    def _is_full(self) -> bool:
-        return self.events >= EVENTS_IN_CONVERSATION_MAX or len(self.history) >= HISTORY_BYTES_MAX
-
-    def _room(self) -> int:
-        """Return how many events are sure to be taken in, however long they are."""
-        return min(
-            EVENTS_IN_CONVERSATION_MAX - self.events,
-            (HISTORY_BYTES_MAX - len(self.history)) // _ENTRY_BYTES_MAX,
-        )
+        return self.seal_mark is not None and not self.events
 
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event since the seal, in order of arrival."""
-        return [
-            (
-                offset,
-                event if event.source else msgspec.structs.replace(event, source=self.source),
-            )
-            for offset, event in _decode_entries(self._entries())
-        ]
+        return decode_entries(self.history, self.events, self.source)
 
     def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
         """Return the offset of the first arrival of each of these events, by id."""
-        found: dict[str, int] = {}
-        if self.seal is not None and self.seal.answer_offset is not None:
-            # Of what was sealed, nothing but the answer that stood can be evidence for more.
-            sealed = _decode_fold(self.seal.fold) if self.events else self.fold
+        offsets = offsets_by_id(self.history, self.events)
+        if self.seal_mark is not None and self.seal_mark.answer_offset is not None:
+            # Of a sealed history, only the answer that stood can be evidence for more.
+            sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
-            found[sealed.standing.id] = self.seal.answer_offset
-        for entry in _decode_places(self._entries()):
-            found.setdefault(entry.event.id, entry.offset)
-        return tuple([found[identity] for identity in evidence])
+            offsets[sealed.standing.id] = self.seal_mark.answer_offset
+        return tuple([offsets[event_id] for event_id in evidence])
 
-    def _entries(self) -> bytes:
-        return b"\xdd" + self.events.to_bytes(4, "big") + self.history  # msgpack: an array
-
-    # --- what moves it ----------------------------------------------------------------------------
+    # --- events -----------------------------------------------------------------------------------
 
     def receive(
         self,
         tenant_id: str,
-        conversation: str,
-        arrivals: Sequence[Arrival],
+        conversation_id: str,
+        batch: Sequence[Arrived],
         timeline: Timeline,
-        out: list[UsageRecord],
-        seal_after: int = SEAL_AFTER_MS,
+        seal_after_ms: int = SEAL_AFTER_MS,
     ) -> Received:
-        """Take in events in the order in which they arrived; append what is owed to `out`.
+        """Take in events in the order in which they arrived, and return what is owed.
+
+        Before and after each event: `fold` is the decision up to the newest event, `due_arrival_ms`
+        is when its silence will be settled, and `history` followed by `pending` has every event
+        since the seal, in order of arrival. The slow path starts with nothing pending.
 
         Args:
-            tenant_id: with `conversation`, whose conversation this is.
-            conversation: its id.
-            arrivals: offset and timestamp of each record, and its event.
+            tenant_id: the conversation's tenant.
+            conversation_id: the conversation's id.
+            batch: offset and timestamp of each record, and its event.
             timeline: the tenant's policy.
-            out: where usage records go, in their order.
-            seal_after: how many milliseconds without a record seal the conversation.
+            seal_after_ms: a pause between records of this length seals the conversation.
         """
-        emit = _Emission(self, tenant_id, conversation, out)
-        duplicates = sealed = 0
-        too_long: list[Arrival] = []
-        too_late: list[Arrival] = []
-        fold = self.fold
-        fresh: list[tuple[int, Event]] = []
-        newest: Event | None = None
-        newest_at, seen, highest = self.newest_at, self.seen, self.arrival
-        due, due_at = self._dues(timeline)
-        made = len(fold.transitions)
-        room = self._room()
-        usual = not (self.settled or fold.excluded)
-        # No record before this time can find the conversation sealed. It is not moved on with each
-        # record but looked at again once it is reached.
-        if self.events:
-            seals_at = self.arrival + seal_after
-        elif self.seal is None and arrivals:
-            seals_at = arrivals[0][1] + seal_after
-        else:
-            seals_at = _ANY_TIME
-        for arrival in arrivals:
-            offset, timestamp, event = arrival
-            at = event.at
-            if timestamp >= seals_at:
-                if timestamp >= highest + seal_after or (self.is_sealed and not fresh):
-                    self._keep(fresh, newest, seen)
-                    fresh, newest = [], None
-                    # The first cannot be where histories are dropped in time: the record was refused
-                    # before that, and comes again.
-                    if timestamp < highest + seal_after or not self._is_newest(event, None):
-                        too_late.append(arrival)
-                        room = self._room()
-                        continue
-                    sealed += self.put_away()
-                    self._begin_anew()
-                    made = len(fold.transitions)
-                    seen, room = 0, self._room()
-                seals_at = max(highest, timestamp) + seal_after
-            known = False
-            bit = _BITS[crc32(event.id.encode()) & 63]
-            if seen & bit:
-                self._keep(fresh, newest, seen)
-                fresh, room = [], self._room()
-                known = self._knows(event)
-            before = highest
-            if timestamp > highest:  # noqa: PLR1730 - max() is a call, and this runs for each event
-                highest = timestamp
-            if (
-                usual
-                and not known
-                and (at > newest_at or self._is_newest(event, newest))
-                and due_at > highest
-                and event.live
-                and len(fresh) < room
-            ):
-                seen |= bit
-                newest_at, newest = at, event
-                fresh.append((offset, event))
-                if due <= at:
-                    fold.settle(timeline, at)
-                    due = due_at = _NEVER
-                if event.rank not in _INERT:
-                    fold.apply(timeline, event)
-                    if fold.standing is None or fold.count is not None:
-                        due = due_at = _NEVER
-                    else:
-                        found = fold.due(timeline)
-                        if found is None:
-                            due = due_at = _NEVER
-                        else:
-                            due, due_at = found, found + fold.grace(timeline)
-                if len(fold.transitions) > made:
-                    for transition in fold.transitions[made:]:
-                        emit.transition(transition)
-                    made = len(fold.transitions)
-                if due_at > highest:
-                    continue
-                self._keep(fresh, newest, seen)
-                self._settle(timeline, due_at, emit)
+        received = Received()
+        emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
+        pending: list[tuple[int, Event]] = []
+        for arrived in batch:
+            offset, timestamp, event = arrived
+            # 1. After a long pause the record finds what came before sealed.
+            if self.events or pending:
+                finds_sealed = timestamp >= self.arrival_ms + seal_after_ms
             else:
-                self._keep(fresh, newest, seen)
-                self.due_at = None if due_at == _NEVER else due_at
-                if not known and self.seal is not None and _order(event) <= self.seal.newest:
-                    too_late.append(arrival)
-                    highest = before
-                elif not known and self._is_full:
-                    too_long.append(arrival)
-                    highest = before
-                else:
-                    self.arrival = highest
-                    if due_at <= highest:
-                        self._settle(timeline, due_at, emit)
-                    if known:
-                        duplicates += 1
-                    else:
-                        self._receive_unusual(offset, event, bit, timeline, emit)
-            fold, fresh, newest = self.fold, [], None
-            newest_at, seen = self.newest_at, self.seen
-            due, due_at = self._dues(timeline)
-            made = len(fold.transitions)
-            room = self._room()
-            usual = not (self.settled or fold.excluded)
-        self._keep(fresh, newest, seen)
-        self.arrival = highest
-        self.due_at = None if due_at == _NEVER else due_at
-        if duplicates or too_long or too_late or sealed:
-            return Received(duplicates, tuple(too_long), tuple(too_late), sealed)
-        return ALL_APPLIED
-
-    def _dues(self, timeline: Timeline) -> tuple[int, int]:
-        """Return when silence is complete, and when that is settled."""
-        if self.due_at is None:
-            return _NEVER, _NEVER
-        due = self.fold.due(timeline)
-        assert due is not None
-        return due, self.due_at
-
-    def _keep(self, fresh: list[tuple[int, Event]], newest: Event | None, seen: int) -> None:
-        """Put down the events that the loop of `receive` holds in its hands."""
-        if fresh:
-            self.seen = seen
-            if not self.source:
-                self.source = fresh[0][1].source
-            member = _shared_member(self.source)
-            encoded = _encode_entries(fresh)
-            self.history += encoded if member is None else encoded.replace(member, b"\xa1s\xa0")
-            self.events += len(fresh)
-        if newest is not None:
-            self.newest_at = newest.at
-            self.newest_sequence = newest.sequence
-            self.newest_rank = newest.rank
-
-    def _receive_unusual(
-        self, offset: int, event: Event, bit: int, timeline: Timeline, emit: "_Emission"
-    ) -> None:
-        """Take in an event that may change what was decided, or comes after that was settled."""
-        newer = self._is_newest(event, None)
-        self._keep([(offset, event)], event if newer else None, self.seen | bit)
-        self._refold(event, timeline, emit)
+                finds_sealed = self.seal_mark is not None
+            if finds_sealed:
+                self._append(pending)
+                if not self._is_newest(event) or timestamp < self.arrival_ms + seal_after_ms:
+                    # A record before that time cannot find a history that a timer dropped: it came
+                    # before, was rejected, and comes again.
+                    received.too_late += (arrived,)
+                    continue
+                received.sealed += self._begin_new_history()
+            # 2. An event may have come before where the bit of its id is set.
+            bit = bit_of(event.id)
+            is_known = False
+            if self.seen & bit:
+                self._append(pending)
+                is_known = may_contain(self.history, event) and contains(self.entries(), event)
+            arrival_ms = max(self.arrival_ms, timestamp)
+            # 3. The newest event moves the decision on by one step.
+            if (
+                not (is_known or self.settled or self.fold.excluded)
+                and event.live
+                and (event.at > self.newest_at or self._is_newest(event))
+                and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
+                and self._fits(len(pending))
+            ):
+                self.arrival_ms = arrival_ms
+                pending.append((offset, event))
+                self._advance(event, bit, timeline, emission)
+                continue
+            # 4. Everything else may change what was decided before.
+            self._append(pending)
+            self._receive_unusual(arrived, bit, is_known, timeline, emission, received)
+        self._append(pending)
+        self.emitted = emission.emitted
+        received.records = emission.records
+        return received
 
     def settle(
+        self, tenant_id: str, conversation_id: str, clock_ms: int, timeline: Timeline
+    ) -> list[UsageRecord]:
+        """Settle silence up to an arrival time that no record has brought: a timer's.
+
+        Returns:
+            What is owed.
+        """
+        emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= clock_ms:
+            self._settle(timeline, emission)
+        self.emitted = emission.emitted
+        return emission.records
+
+    def _advance(self, event: Event, bit: int, timeline: Timeline, emission: Emission) -> None:
+        """Move the decision on by an event that is newer than all before it."""
+        self.seen |= bit
+        self._set_newest(event)
+        is_inert = event.rank in _INERT
+        if is_inert and self.due_arrival_ms is None:
+            return
+        state = self.fold
+        decided = len(state.transitions)
+        state.settle(timeline, event.at)
+        if not is_inert:
+            state.apply(timeline, event)
+        if len(state.transitions) > decided:
+            for transition in state.transitions[decided:]:
+                emission.emit(transition)
+        self.due_arrival_ms = _due_arrival_ms(state, timeline)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
+            self._settle(timeline, emission)
+
+    def _receive_unusual(
         self,
-        tenant_id: str,
-        conversation: str,
-        clock: int,
+        arrived: Arrived,
+        bit: int,
+        is_known: bool,
         timeline: Timeline,
-        out: list[UsageRecord],
+        emission: Emission,
+        received: Received,
     ) -> None:
-        """Settle silence up to an arrival time that no record has brought: a timer's."""
-        if self.due_at is not None and self.due_at <= clock:
-            self._settle(timeline, self.due_at, _Emission(self, tenant_id, conversation, out))
+        offset, timestamp, event = arrived
+        if not is_known and self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
+            received.too_late += (arrived,)
+            return
+        if not is_known and is_full(self.history, self.events):
+            received.too_long += (arrived,)
+            return
+        self.arrival_ms = max(self.arrival_ms, timestamp)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
+            self._settle(timeline, emission)
+        if is_known:
+            received.duplicates += 1
+            return
+        if self._is_newest(event):
+            self._set_newest(event)
+        self.seen |= bit
+        self._append([(offset, event)])
+        self._decide_again(event, timeline, emission)
+
+    def _decide_again(self, event: Event, timeline: Timeline, emission: Emission) -> None:
+        """Decide the whole history again, and bring what was emitted in line with it (§4.1)."""
+        before = [] if self.fold.excluded else list(self.fold.transitions)
+        arrival_ms = self.arrival_ms
+        if self.settled:
+            due_event_ms = self.fold.due_event_ms(timeline)
+            assert due_event_ms is not None
+            before.append(self.fold.silence_transition(timeline, due_event_ms))
+            # A timer settled it: arrival time had come so far, whatever the records say.
+            arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
+
+        sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
+        self.fold = fold_history((known for _, known in self.entries()), timeline, sealed)
+        after = [] if self.fold.excluded else list(self.fold.transitions)
+        self.settled = False
+        self.due_arrival_ms = None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= arrival_ms:
+            after.append(self._settled_transition(timeline))
+
+        if len(before) <= len(after) and all(
+            old.same_as(new) for old, new in zip(before, after, strict=False)
+        ):
+            for transition in after[len(before) :]:
+                emission.emit(transition)
+        else:
+            policy = self.fold.policy_for(timeline, event.at)
+            emission.correct(after, self.fold.charge, event.id, self.arrival_ms, policy)
+
+    def _settle(self, timeline: Timeline, emission: Emission) -> None:
+        emission.emit(self._settled_transition(timeline))
+
+    def _settled_transition(self, timeline: Timeline) -> Transition:
+        """Account for the silence that is due, and return its transition."""
+        assert self.due_arrival_ms is not None
+        due_event_ms = self.due_arrival_ms - self.fold.grace_ms(timeline)
+        self.settled = True
+        self.due_arrival_ms = None
+        return self.fold.silence_transition(timeline, due_event_ms)
+
+    # --- the newest event and the history ---------------------------------------------------------
+
+    def _is_newest(self, event: Event) -> bool:
+        # Among the events of one millisecond this may not tell. The whole history is then decided
+        # again, which is right for any order.
+        return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
+
+    def _set_newest(self, event: Event) -> None:
+        self.newest_at = event.at
+        self.newest_sequence = event.sequence
+        self.newest_rank = event.rank
+
+    def _append(self, pending: list[tuple[int, Event]]) -> None:
+        """Move pending events into the history."""
+        if pending:
+            if not self.source:
+                self.source = pending[0][1].source
+            self.history += encode_entries(pending, self.source)
+            self.events += len(pending)
+            pending.clear()
+
+    def _fits(self, pending: int) -> bool:
+        """Say whether one event more than those pending is sure to fit, however long it is."""
+        return self.events + pending < ALWAYS_FIT_EVENTS or pending < capacity_of(
+            self.history, self.events
+        )
 
     # --- sealing ----------------------------------------------------------------------------------
 
-    def put_away(self) -> bool:
+    def seal(self) -> bool:
         """Drop the history and keep the fold; return False where that was done before.
 
         Every record that may still come must find the conversation sealed.
@@ -380,215 +328,30 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.is_sealed:
             return False
         standing = self.fold.standing
-        self.seal = Seal(None if standing is None else self.offsets_of((standing.id,))[0])
-        self.fold.forget()
+        self.seal_mark = Seal(None if standing is None else self.offsets_of((standing.id,))[0])
+        self.fold.drop_transitions()
         self.history = b""
         self.events = self.seen = 0
         return True
 
-    def _begin_anew(self) -> None:
-        """Put down where a sealed history ended, before the first event of the next."""
-        assert self.seal is not None
-        self.seal = Seal(
-            self.seal.answer_offset,
+    def _begin_new_history(self) -> bool:
+        """Seal, and note where the sealed history ended; return False where it was sealed before."""
+        sealed_now = self.seal()
+        assert self.seal_mark is not None
+        self.seal_mark = Seal(
+            self.seal_mark.answer_offset,
             self.newest_at,
             self.newest_sequence,
             self.newest_rank,
             _encode(self.fold),
         )
-
-    def _knows(self, event: Event) -> bool:
-        # An id is one run of bytes in its event's encoding. Where the run is not found, the event
-        # is new; where it is, it may be another source's or stand in another member's text, so
-        # that the events are looked at.
-        if b"\xa1i" + _encode(event.id) not in self.history:
-            return False
-        return any(
-            known.id == event.id and known.source == event.source for _, known in self.entries()
-        )
-
-    def _is_newest(self, event: Event, newest: Event | None) -> bool:
-        # Among those of one millisecond. Where this cannot tell, the history is folded again,
-        # which is right for any order.
-        if newest is not None:
-            known = (newest.at, newest.sequence, newest.rank)
-        else:
-            known = (self.newest_at, self.newest_sequence, self.newest_rank)
-        return _order(event) > known
-
-    def _settle(self, timeline: Timeline, due_at: int, emit: "_Emission") -> None:
-        due = due_at - self.fold.grace(timeline)
-        emit.transition(self.fold.silence(timeline, due))
-        self.settled = True
-        self.due_at = None
-
-    def _refold(self, event: Event, timeline: Timeline, emit: "_Emission") -> None:
-        """Decide the whole history again, and bring what was emitted in line with it."""
-        before = [] if self.fold.excluded else list(self.fold.transitions)
-        arrival = self.arrival
-        if self.settled:
-            due = self.fold.due(timeline)
-            assert due is not None
-            before.append(self.fold.silence(timeline, due))
-            # Where a timer settled it, arrival time had come so far, whatever records said.
-            arrival = max(arrival, due + self.fold.grace(timeline))
-        sealed = None if self.seal is None else _decode_fold(self.seal.fold)
-        self.fold = fold((known for _, known in self.entries()), timeline, sealed)
-        after = [] if self.fold.excluded else list(self.fold.transitions)
-        self.settled = False
-        self.due_at = None
-        due = None if self.fold.excluded else self.fold.due(timeline)
-        if due is not None and due + self.fold.grace(timeline) <= arrival:
-            after.append(self.fold.silence(timeline, due))
-            self.settled = True
-        elif due is not None:
-            self.due_at = due + self.fold.grace(timeline)
-        if len(before) <= len(after) and all(
-            old.same_as(new) for old, new in zip(before, after, strict=False)
-        ):
-            for transition in after[len(before) :]:
-                emit.transition(transition)
-        else:
-            emit.corrections(after, event, self.arrival, self.fold.policy_for(timeline, event.at))
+        return sealed_now
 
 
-class _Emission:
-    """Usage records of one conversation, numbered in their order."""
+def _order(event: Event) -> tuple[int, str, int]:
+    return (event.at, event.sequence, event.rank)
 
-    __slots__ = ("_conversation", "_out", "_state", "_tenant_id")
 
-    def __init__(
-        self, state: Conversation, tenant_id: str, conversation: str, out: list[UsageRecord]
-    ) -> None:
-        self._state = state
-        self._tenant_id = tenant_id
-        self._conversation = conversation
-        self._out = out
-
-    def _id(self, n: int) -> str:
-        return f"{self._tenant_id}:{self._conversation}:{n}"
-
-    def transition(self, transition: Transition) -> None:
-        """Emit a transition as it stands."""
-        if transition.delta > 0:
-            self._add(
-                transition.outcome,
-                transition.kind,
-                transition.reason,
-                transition.at,
-                transition.evidence,
-                transition.policy,
-                transition.policy_version,
-            )
-        else:
-            self._take_back(
-                transition.outcome,
-                transition.kind,
-                transition.reason,
-                transition.at,
-                transition.evidence,
-            )
-
-    def corrections(
-        self, after: list[Transition], event: Event, arrival: int, policy: Policy | None
-    ) -> None:
-        """Bring the net emitted to the net decided, one record a unit."""
-        net = net_of(after)
-        emitted: dict[str, int] = {}
-        for live in self._state.live:
-            emitted[live.outcome] = emitted.get(live.outcome, 0) + 1
-
-        def order(outcome: str) -> tuple[int, str]:
-            return (0 if policy is None else policy.rank_of(outcome), outcome)
-
-        evidence = (event.id,)
-        outcomes = sorted({*net, *emitted}, key=order)
-        for outcome in outcomes:
-            for _ in range(emitted.get(outcome, 0) - net.get(outcome, 0)):
-                self._take_back(outcome, None, "late_event", arrival, evidence)
-        count = self._state.fold.count
-        for outcome in outcomes:
-            for _ in range(net.get(outcome, 0) - emitted.get(outcome, 0)):
-                rests_on = next(t for t in reversed(after) if t.outcome == outcome and t.delta > 0)
-                kind = rests_on.kind
-                if count is not None and count.outcome == outcome:
-                    kind = count.kind
-                self._add(
-                    outcome,
-                    kind,
-                    "late_event",
-                    arrival,
-                    evidence,
-                    rests_on.policy,
-                    rests_on.policy_version,
-                )
-
-    def _add(
-        self,
-        outcome: str,
-        kind: Kind,
-        reason: str,
-        at: int,
-        evidence: tuple[str, ...],
-        policy: str,
-        version: int,
-    ) -> None:
-        state = self._state
-        state.emitted += 1
-        state.live.append(Live(outcome, state.emitted, kind, policy, version))
-        self._record(outcome, 1, kind, reason, at, evidence, policy, version, None)
-
-    def _take_back(
-        self,
-        outcome: str,
-        kind: Kind | None,
-        reason: str,
-        at: int,
-        evidence: tuple[str, ...],
-    ) -> None:
-        # It carries the policy of the record that it takes back: a unit goes at the price that
-        # it came at.
-        state = self._state
-        place = max(i for i, live in enumerate(state.live) if live.outcome == outcome)
-        taken = state.live.pop(place)
-        state.emitted += 1
-        self._record(
-            outcome,
-            -1,
-            taken.kind if kind is None else kind,
-            reason,
-            at,
-            evidence,
-            taken.policy,
-            taken.policy_version,
-            self._id(taken.n),
-        )
-
-    def _record(
-        self,
-        outcome: str,
-        quantity: int,
-        kind: Kind,
-        reason: str,
-        at: int,
-        evidence: tuple[str, ...],
-        policy: str,
-        version: int,
-        supersedes: str | None,
-    ) -> None:
-        self._out.append(
-            UsageRecord(
-                id=self._id(self._state.emitted),
-                tenant_id=self._tenant_id,
-                conversation=self._conversation,
-                outcome=outcome,
-                quantity=quantity,
-                kind=kind,
-                reason=reason,
-                occurred_at=at,
-                policy=policy,
-                policy_version=version,
-                evidence=evidence,
-                supersedes=supersedes,
-            )
-        )
+def _due_arrival_ms(state: Fold, timeline: Timeline) -> int | None:
+    due_event_ms = state.due_event_ms(timeline)
+    return None if due_event_ms is None else due_event_ms + state.grace_ms(timeline)

@@ -1,19 +1,16 @@
-"""This file defines the usage record: one unit owed, or one taken back. Pure."""
-
-from typing import Literal
+"""The usage record: one unit owed, or one taken back. Pure."""
 
 import msgspec
 
 from pipeline.events.times import format_time, parse_time
-
-Kind = Literal["confirmed", "assumed", "handoff", "reported"]
+from pipeline.resolve.machine import Kind
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One unit of one outcome of one conversation (specification, section 4).
+    """One unit of one outcome of one conversation (docs/reference/outcomes.md §4.4).
 
-    The encoded form is a function of the log and the policies alone: the same records read again
-    give the same bytes, which is how the ledger recognises what it has.
+    The encoded form depends on the log and the policies alone: the same events read again give the
+    same bytes, which is how the ledger recognises a record that it has.
 
     `occurred_at` is in milliseconds since the epoch, UTC; on the wire it is RFC 3339.
     """
@@ -33,10 +30,10 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where the evidence lies: topic and partition of the conversation, an offset each.
+    """Where the evidence is in the log: topic, partition, and one offset for each event.
 
-    It travels in the Kafka header `resmeter-origin`, not in the record: a record's content must
-    not depend on where its conversation was stored.
+    It travels in the Kafka header `resmeter-origin`, not in the record: the content of a record must
+    not depend on where its conversation is stored.
     """
 
     topic: str

@@ -20,7 +20,8 @@ import orjson
 from pipeline.catalog.policies import preset
 from pipeline.events.times import parse_time
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.partition import Partition, Work
+from pipeline.stream.batch import BatchResult
+from pipeline.stream.partition import Partition
 from pipeline.stream.state import PACKED
 
 STATES = Path(__file__).parent / "state"
@@ -71,7 +72,7 @@ def _records(apply: list[dict[str, Any]]) -> Iterator[Record]:
             yield Record(record["offset"] + n, timestamp, key, orjson.dumps(event))
 
 
-def _outcome(partition: Partition, work: Work) -> dict[str, Any]:
+def _outcome(partition: Partition, work: BatchResult) -> dict[str, Any]:
     return {
         "usage_records": [orjson.loads(output.value) for output in work.outputs],
         "dead_letters": [letter.reason for letter in work.dead_letters],

@@ -27,7 +27,7 @@ def _written(log: Log, until: int) -> list[UsageRecord]:
 
 
 def _partition(log: Log) -> Partition:
-    made = Partition("events", 0, lambda _: log.timeline, seal_after=log.seal_after)
+    made = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
     made.schedule_all()
     return made
 

@@ -234,7 +234,8 @@ def _play_sealing(
     batch: list[tuple[int, int, Event]] = []
 
     def receive() -> None:
-        received = conversation.receive("acme", "c1", batch, timeline, out, seal_after)
+        received = conversation.receive("acme", "c1", batch, timeline, seal_after)
+        out.extend(received.records)
         too_late.extend(event for _, _, event in received.too_late)
         batch.clear()
 
@@ -244,9 +245,9 @@ def _play_sealing(
         if event is None or len(batch) == size:
             receive()
         if event is None:
-            conversation.settle("acme", "c1", at, timeline, out)
-            if drops and conversation.events and at >= conversation.arrival + seal_after:
-                conversation.put_away()
+            out += conversation.settle("acme", "c1", at, timeline)
+            if drops and conversation.events and at >= conversation.arrival_ms + seal_after:
+                conversation.seal()
     receive()
     return Played(conversation, out, too_late)
 
@@ -337,11 +338,11 @@ def test_a_sealed_conversation_that_is_stored_at_each_step_goes_on_as_before(
     stored, out = Conversation(), list[UsageRecord]()
     for offset, (at, event) in enumerate(coming):
         if event is not None:
-            stored.receive("acme", "c1", [(offset, at, event)], timeline, out, seal_after)
+            out += stored.receive("acme", "c1", [(offset, at, event)], timeline, seal_after).records
         else:
-            stored.settle("acme", "c1", at, timeline, out)
-            if stored.events and at >= stored.arrival + seal_after:
-                stored.put_away()
+            out += stored.settle("acme", "c1", at, timeline)
+            if stored.events and at >= stored.arrival_ms + seal_after:
+                stored.seal()
         stored = decode_state(encode_state(offset + 1, stored))
     assert (stored, out) == (played.conversation, played.out)
 
@@ -356,8 +357,9 @@ def test_what_a_sealed_conversation_had_is_too_late_when_it_comes_again(
     _, again = data.draw(st.sampled_from(conversation.entries()))
     before = encode_state(0, conversation), list(out)
 
-    at = conversation.arrival + seal_after
-    received = conversation.receive("acme", "c1", [(99, at, again)], timeline, out, seal_after)
+    at = conversation.arrival_ms + seal_after
+    received = conversation.receive("acme", "c1", [(99, at, again)], timeline, seal_after)
+    out += received.records
 
     assert [event for _, _, event in received.too_late] == [again]
     assert (encode_state(0, conversation), out) == before
@@ -466,7 +468,7 @@ def test_any_order_of_arrival_gives_the_net_that_decide_gives(
     coming: list[Arrival], timeline: Timeline
 ) -> None:
     conversation, out = _play(coming, timeline)
-    conversation.settle("acme", "c1", END, timeline, out)
+    out += conversation.settle("acme", "c1", END, timeline)
 
     history = [event for _, event in coming if event is not None]
     first = {(e.source, e.id): e for e in reversed(history)}
@@ -544,7 +546,7 @@ def test_when_timers_fire_and_how_often_changes_no_record(
 ) -> None:
     records = [arrival for arrival in coming if arrival.event is not None]
     without, out = _play(records, timeline)
-    without.settle("acme", "c1", END, timeline, out)
+    out += without.settle("acme", "c1", END, timeline)
 
     more: list[Arrival] = []
     for n, arrival in enumerate(records):
@@ -566,9 +568,9 @@ def test_a_conversation_that_is_stored_and_read_back_at_each_step_goes_on_as_bef
     for offset, (at, event) in enumerate(coming):
         stored = decode_state(encode_state(offset, stored))
         if event is None:
-            stored.settle("acme", "c1", at, timeline, out)
+            out += stored.settle("acme", "c1", at, timeline)
         else:
-            stored.receive("acme", "c1", [(offset, at, event)], timeline, out)
+            out += stored.receive("acme", "c1", [(offset, at, event)], timeline).records
     assert out == expected
     assert stored == conversation
 
@@ -657,9 +659,9 @@ def test_a_history_gives_back_the_events_that_it_was_given(events: list[Event], 
     arrivals = [(offset, T0, event) for offset, event in enumerate(events)]
 
     for start in range(0, len(events), size):
-        conversation.receive("acme", "c1", arrivals[start : start + size], FIN, [])
+        conversation.receive("acme", "c1", arrivals[start : start + size], FIN)
         conversation = decode_state(encode_state(1, conversation))
 
     assert [event for _, event in conversation.entries()] == events
-    again = conversation.receive("acme", "c1", arrivals, FIN, []) if arrivals else None
+    again = conversation.receive("acme", "c1", arrivals, FIN) if arrivals else None
     assert again is None or again.duplicates == len(events)

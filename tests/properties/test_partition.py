@@ -21,8 +21,9 @@ from pipeline.events.model import (
 from pipeline.events.times import format_time
 from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.partition import Output, Partition, Work
-from pipeline.stream.state import decode_state, due_of, is_sealed
+from pipeline.stream.batch import BatchResult, Output
+from pipeline.stream.partition import Partition
+from pipeline.stream.state import decode_state, due_arrival_ms_of, is_sealed
 from pipeline.usage.conversation import SEAL_AFTER_MS
 from tests.oracle.strategies import END, T0, WINDOW, arrivals, timelines
 from tests.oracle.usage import Oracle, as_record
@@ -82,7 +83,7 @@ def _partition() -> Partition:
     return made
 
 
-def _written(work: Work) -> list[tuple[str, bytes, bytes]]:
+def _written(work: BatchResult) -> list[tuple[str, bytes, bytes]]:
     return [(output.record.conversation, output.value, output.origin) for output in work.outputs]
 
 
@@ -94,7 +95,7 @@ def _by_conversation(written: list[tuple[str, bytes, bytes]]) -> list[tuple[str,
 def test_everything_consumed_is_decided_a_duplicate_or_a_dead_letter(log: list[Record]) -> None:
     work = _partition().apply(log)
 
-    assert sum(work.types) + len(work.dead_letters) == work.read == len(log)
+    assert sum(work.events_by_type) + len(work.dead_letters) == work.records_read == len(log)
     assert work.redelivered == 0
     assert [letter.value for letter in work.dead_letters] == [
         record.value for record in log if record.offset in {d.offset for d in work.dead_letters}
@@ -160,12 +161,12 @@ def _take(
 
 
 def _settle(partition: Partition, topic: dict[bytes, bytes], changelog: dict[bytes, bytes]) -> None:
-    while len(partition.wheel):
+    while len(partition.due_queue):
         _effects(partition.settle(T0 + 10**12, 1), topic, changelog, 2)
 
 
 def _effects(
-    work: Work, topic: dict[bytes, bytes], changelog: dict[bytes, bytes], effects: int
+    work: BatchResult, topic: dict[bytes, bytes], changelog: dict[bytes, bytes], effects: int
 ) -> None:
     if effects >= 1:
         for output in work.outputs:
@@ -248,7 +249,7 @@ def test_a_partition_yields_the_records_of_the_second_implementation(log: Log) -
         letter.offset: letter.value for letter in work.dead_letters if letter.reason == "too_late"
     }
     assert letters == {offset: log.records[offset].value for offset in too_late}
-    assert sum(work.types) + len(work.dead_letters) == len(log.records)
+    assert sum(work.events_by_type) + len(work.dead_letters) == len(log.records)
 
 
 @given(long_logs())
@@ -261,10 +262,14 @@ def test_the_counts_add_up_however_often_a_part_of_the_log_comes_again(log: Log)
         part = log.records[start:]
         work = partition.apply(part)
 
-        assert sum(work.types) + work.redelivered + len(work.dead_letters) == work.read == len(part)
+        assert (
+            sum(work.events_by_type) + work.redelivered + len(work.dead_letters)
+            == work.records_read
+            == len(part)
+        )
         # A timer is no record: what was applied before it is not applied again after it.
         partition.settle(END, 1_000)
-        applied["new"] += sum(work.types)
+        applied["new"] += sum(work.events_by_type)
         applied["duplicates"] += work.duplicates
         rejected.update(letter.offset for letter in work.dead_letters)
     events = sum(decode_state(state).events for state in partition.states.values())
@@ -282,9 +287,9 @@ def test_a_timer_leaves_nothing_that_was_due(log: Log, size: int) -> None:
         clock = timers[start + len(part)]
         partition.settle(clock, 1_000)
 
-        waiting = [due_of(state) for state in partition.states.values()]
+        waiting = [due_arrival_ms_of(state) for state in partition.states.values()]
         assert all(due is None or due > clock for due in waiting)
-        assert len(partition.wheel) >= sum(due is not None for due in waiting)
+        assert len(partition.due_queue) >= sum(due is not None for due in waiting)
 
 
 def test_a_conversation_that_falls_due_sooner_than_it_did_is_settled_by_then() -> None:
@@ -356,7 +361,7 @@ def test_a_timer_leaves_no_history_that_can_be_dropped(log: Log, size: int) -> N
 
     assert all(is_sealed(state) for state in partition.states.values())
     assert all(not decode_state(state).history for state in partition.states.values())
-    assert len(partition.seal_wheel) == 0
+    assert len(partition.seal_queue) == 0
 
 
 class Played(NamedTuple):
@@ -369,14 +374,14 @@ Write = Output | DeadLetter | tuple[bytes, bytes] | int  # the last two: a state
 
 
 def _of(log: Log) -> Partition:
-    made = Partition("events", 0, lambda _: log.timeline, seal_after=log.seal_after)
+    made = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
     made.schedule_all()
     return made
 
 
 def _works(
     partition: Partition, log: Log, size: int, since: int, *, drops: bool = True
-) -> Iterator[tuple[Work, int]]:
+) -> Iterator[tuple[BatchResult, int]]:
     """Yield what each batch and each timer leaves to be written, and the offset after it."""
     start = since
     while start < len(log.records):

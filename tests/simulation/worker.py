@@ -13,7 +13,7 @@ from pipeline.config import Settings
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.partition import Output
+from pipeline.stream.batch import Output
 from pipeline.stream.runner import Fetched, Lane
 from tests.simulation.world import Process, Record, World
 

@@ -16,7 +16,7 @@ from pipeline.metrics import (
     WorkerMetrics,
 )
 from pipeline.sink.stripe.responses import RESULTS
-from pipeline.stream.partition import Output, Work
+from pipeline.stream.batch import BatchResult, Output
 from pipeline.usage.record import UsageRecord
 
 # Of these a process has one for each of its partitions.
@@ -133,7 +133,7 @@ def test_every_name_has_the_prefix_and_every_series_says_what_it_means() -> None
 def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     registry = CollectorRegistry()
     letter = DeadLetter(None, b"", (), "too_large", 0)
-    work = Work(
+    work = BatchResult(
         outputs=[
             Output(b"", b"", b"", usage_record("resolution", 1, "silence")),
             Output(b"", b"", b"", usage_record("resolution", -1, "customer_returned")),
@@ -142,9 +142,9 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
         dead_letters=[letter, letter],
         duplicates=4,
         redelivered=5,
-        sealed=6,
+        histories_sealed=6,
     )
-    work.types[2] = 3
+    work.events_by_type[2] = 3
 
     WorkerMetrics(registry).applied(work)
 
@@ -161,7 +161,7 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
 
 def test_an_outcome_that_only_a_policy_knows_gets_a_series_when_it_comes() -> None:
     registry = CollectorRegistry()
-    work = Work(outputs=[Output(b"", b"", b"", usage_record("signup", 1, "reported"))])
+    work = BatchResult(outputs=[Output(b"", b"", b"", usage_record("signup", 1, "reported"))])
 
     WorkerMetrics(registry).settled(work)
 

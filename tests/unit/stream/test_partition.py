@@ -62,8 +62,8 @@ def test_a_backlog_of_years_without_a_timer_leaves_a_bounded_wheel() -> None:
             offset += 1
 
     assert len(partition.states) == CONVERSATIONS
-    assert len(partition.wheel) <= 2 * CONVERSATIONS + 1_000
-    assert partition.open == 0
+    assert len(partition.due_queue) <= 2 * CONVERSATIONS + 1_000
+    assert partition.open_conversations == 0
 
 
 def test_a_conversation_is_open_while_its_window_is_ahead() -> None:
@@ -76,11 +76,11 @@ def test_a_conversation_is_open_while_its_window_is_ahead() -> None:
             for n, rest in enumerate(_day(number, confirmed=confirmed))
         ]
         partition.apply(records)
-        counts.append(partition.open)
+        counts.append(partition.open_conversations)
     partition.settle(T0 + 10 * DAY_MS, 1_000)
 
     assert counts == [0, CONVERSATIONS, CONVERSATIONS]
-    assert partition.open == 0
+    assert partition.open_conversations == 0
 
 
 def test_what_is_open_is_known_again_after_a_recovery() -> None:
@@ -90,7 +90,7 @@ def test_what_is_open_is_known_again_after_a_recovery() -> None:
     again.restore(Record(n, 0, key, state) for n, (key, state) in enumerate(work.states))
     again.schedule_all()
 
-    assert again.open == partition.open == CONVERSATIONS
+    assert again.open_conversations == partition.open_conversations == CONVERSATIONS
 
 
 def test_what_a_full_conversation_does_not_take_is_a_dead_letter_also_within_one_batch() -> None:
@@ -124,4 +124,4 @@ def test_what_a_full_conversation_does_not_take_is_a_dead_letter_also_within_one
     assert {letter.reason for letter in letters} == {"conversation_too_long"}
     assert [letter.offset for letter in work.dead_letters] == [letter.offset for letter in letters]
     assert at_once.states == one_by_one.states
-    assert work.read == len(records)
+    assert work.records_read == len(records)

@@ -24,11 +24,11 @@ from pipeline.stream.state import (
     ORDER_BYTES,
     check_form,
     decode_state,
-    due_of,
+    due_arrival_ms_of,
     encode_state,
-    head_of,
-    heard_of,
+    header_of,
     is_sealed,
+    last_arrival_ms_of,
     newest,
     next_offset_of,
 )
@@ -53,7 +53,7 @@ GRACE_MS = 600_000
 def conversation(*events: Event) -> Conversation:
     made = Conversation()
     for offset, event in enumerate(events):
-        made.receive("acme", "c-1", [(offset, event.at, event)], TIMELINE, [])
+        made.receive("acme", "c-1", [(offset, event.at, event)], TIMELINE)
     return made
 
 
@@ -96,9 +96,10 @@ def test_what_is_read_back_goes_on_as_the_original_does() -> None:
     again = decode_state(encode_state(2, original))
     thanks = Event(T0 + 2, CUSTOMER_MESSAGE, "/s", "m3", intent="confirmation")
 
-    emitted: list[list[UsageRecord]] = [[], []]
-    for which, out in zip((original, again), emitted, strict=True):
-        which.receive("acme", "c-1", [(2, thanks.at, thanks)], TIMELINE, out)
+    emitted = [
+        which.receive("acme", "c-1", [(2, thanks.at, thanks)], TIMELINE).records
+        for which in (original, again)
+    ]
 
     assert emitted[0] == emitted[1]
     assert [record.reason for record in emitted[0]] == ["confirmed"]
@@ -120,22 +121,25 @@ def test_the_header_has_the_offset_of_the_next_record(offset: int) -> None:
 
 
 def test_the_header_has_when_silence_is_settled() -> None:
-    assert due_of(encode_state(2, conversation(question(), answer()))) == T0 + 1 + DAY_MS + GRACE_MS
+    assert (
+        due_arrival_ms_of(encode_state(2, conversation(question(), answer())))
+        == T0 + 1 + DAY_MS + GRACE_MS
+    )
 
 
 @pytest.mark.parametrize(
     "original", [Conversation(), conversation(question())], ids=["new", "asked"]
 )
 def test_where_no_answer_stands_nothing_is_due(original: Conversation) -> None:
-    assert due_of(encode_state(1, original)) is None
+    assert due_arrival_ms_of(encode_state(1, original)) is None
 
 
 @pytest.mark.parametrize("due", [0, -1, -(2**40)])
-def test_what_was_due_before_1970_is_due_at_any_time_since(due: int) -> None:
-    stored = encode_state(1, Conversation(due_at=due))
+def test_a_deadline_before_1970_is_always_due(due: int) -> None:
+    stored = encode_state(1, Conversation(due_arrival_ms=due))
 
-    assert due_of(stored) == 1
-    assert decode_state(stored).due_at == due
+    assert due_arrival_ms_of(stored) == 1
+    assert decode_state(stored).due_arrival_ms == due
 
 
 # --- which is newer -------------------------------------------------------------------------------
@@ -159,11 +163,10 @@ def test_the_newer_is_that_of_the_later_record_then_of_more_usage_records(
 def test_a_timer_makes_a_newer_version_of_one_offset() -> None:
     original = conversation(question(), answer())
     before = encode_state(2, original)
-    emitted: list[UsageRecord] = []
-    due = due_of(before)
+    due = due_arrival_ms_of(before)
     assert due is not None
 
-    original.settle("acme", "c-1", due, TIMELINE, emitted)
+    emitted = original.settle("acme", "c-1", due, TIMELINE)
     after = encode_state(2, original)
 
     assert len(emitted) == 1
@@ -219,13 +222,13 @@ def test_a_state_shorter_than_its_header_is_refused_by_name() -> None:
 
 def sealed() -> Conversation:
     made = conversation(question(), answer())
-    made.put_away()
+    made.seal()
     return made
 
 
 def reopened() -> Conversation:
     made, later = sealed(), T0 + 90 * DAY_MS
-    made.receive("acme", "c-1", [(2, later, question(later, "m3"))], TIMELINE, [])
+    made.receive("acme", "c-1", [(2, later, question(later, "m3"))], TIMELINE)
     return made
 
 
@@ -238,13 +241,13 @@ def test_the_header_tells_a_sealed_history_and_one_that_began_upon_it() -> None:
     states = [encode_state(3, made) for made in (conversation(question()), sealed(), reopened())]
 
     assert [is_sealed(state) for state in states] == [False, True, False]
-    assert [head_of(state)[3] & HAS_SEAL for state in states] == [0, HAS_SEAL, HAS_SEAL]
-    assert [heard_of(state) for state in states] == [T0, T0 + 1, T0 + 90 * DAY_MS]
+    assert [header_of(state).form & HAS_SEAL for state in states] == [0, HAS_SEAL, HAS_SEAL]
+    assert [last_arrival_ms_of(state) for state in states] == [T0, T0 + 1, T0 + 90 * DAY_MS]
 
 
 def test_a_sealed_state_holds_no_event_however_many_there_were() -> None:
     made = long_conversation()
-    made.put_away()
+    made.seal()
 
     assert len(encode_state(1000, made)) < 100
 
@@ -278,7 +281,8 @@ def test_a_state_of_the_longest_texts_fits_into_a_record() -> None:
             (CUSTOMER_MESSAGE, {"intent": "confirmation"}),
         )[n % 3]
         event = Event(T0 + n, kind, "/s", text(), **more)  # type: ignore[arg-type]
-        received = made.receive("acme", "c-1", [(n, T0 + n, event)], TIMELINE, records)
+        received = made.receive("acme", "c-1", [(n, T0 + n, event)], TIMELINE)
+        records += received.records
         if received.too_long:
             break
         taken += 1
@@ -295,7 +299,7 @@ def test_ten_thousand_events_of_usual_length_are_never_too_many_bytes() -> None:
         for n in range(EVENTS_IN_CONVERSATION_MAX)
     ]
 
-    received = made.receive("acme", "c-1", arrivals, TIMELINE, [])
+    received = made.receive("acme", "c-1", arrivals, TIMELINE)
 
     assert received.too_long == ()
     assert made.events == EVENTS_IN_CONVERSATION_MAX

@@ -1,0 +1,123 @@
+"""A conversation's events as bytes: append, search, decode. Pure.
+
+A history is the msgpack encodings of `(offset, event)`, one after the other, without a header
+around them. A worker appends to it and searches it as bytes; it decodes a history only where an
+event arrives late. `docs/internals/state-format.md` has the bytes.
+
+The source of the first event is kept once, beside the history: an event from the same source has
+an empty string in its place, and `entries` puts the source back.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from zlib import crc32
+
+import msgspec
+
+from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, HISTORY_BYTES_MAX, Event
+
+# The bytes that one event takes at most: four texts of 256 characters, and the rest.
+_ENTRY_BYTES_MAX = 5_000
+# So many events always fit behind a history that is stored unpacked: it is shorter than 32 KiB.
+ALWAYS_FIT_EVENTS = HISTORY_BYTES_MAX // _ENTRY_BYTES_MAX - 10
+
+# A source is found in an encoding by its bytes: its member's name, the head of a short string, and
+# so many ASCII characters. These bytes cannot be part of a number, which has eight of them, nor of
+# another text, as the head of a short string never follows a letter in UTF-8.
+_SHARED_SOURCE_MIN, _SHARED_SOURCE_MAX = 8, 31
+_SOURCE_MEMBER = b"\xa1s"
+_EMPTY_SOURCE_MEMBER = b"\xa1s\xa0"
+_ID_MEMBER = b"\xa1i"
+
+_BITS = tuple(1 << n for n in range(64))
+
+
+class _Id(msgspec.Struct, frozen=True, gc=False):
+    id: str = msgspec.field(name="i")  # as `Event` spells it
+
+
+class _Place(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    offset: int
+    event: _Id
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_entries = msgspec.msgpack.Decoder(list[tuple[int, Event]]).decode
+_decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
+
+
+def bit_of(event_id: str) -> int:
+    """Return the bit that stands for an event's id in a set of 64.
+
+    Where the bit of an id is not set, the history does not have the event.
+    """
+    return _BITS[crc32(event_id.encode()) & 63]
+
+
+def capacity_of(history: bytes, events: int) -> int:
+    """Return how many more events fit for sure, however long their texts are."""
+    return min(
+        EVENTS_IN_CONVERSATION_MAX - events,
+        (HISTORY_BYTES_MAX - len(history)) // _ENTRY_BYTES_MAX,
+    )
+
+
+def is_full(history: bytes, events: int) -> bool:
+    """Say whether a history takes no more events."""
+    return events >= EVENTS_IN_CONVERSATION_MAX or len(history) >= HISTORY_BYTES_MAX
+
+
+def encode_entries(entries: list[tuple[int, Event]], source: str) -> bytes:
+    """Return the bytes to append for these events.
+
+    Args:
+        entries: offset and event, in order of arrival; at least one.
+        source: the source of the history's first event.
+    """
+    # Without the header of the array: one byte for up to 15 entries, three bytes for more.
+    encoded = _encode(entries)[1 if len(entries) < 16 else 3 :]
+    member = _source_member(source)
+    return encoded if member is None else encoded.replace(member, _EMPTY_SOURCE_MEMBER)
+
+
+def decode_entries(history: bytes, events: int, source: str) -> list[tuple[int, Event]]:
+    """Return offset and event of each entry, in order of arrival."""
+    return [
+        (offset, event if event.source else msgspec.structs.replace(event, source=source))
+        for offset, event in _decode_entries(_as_array(history, events))
+    ]
+
+
+def offsets_by_id(history: bytes, events: int) -> dict[str, int]:
+    """Return the offset of the first arrival of each event, by the event's id."""
+    offsets: dict[str, int] = {}
+    for place in _decode_places(_as_array(history, events)):
+        offsets.setdefault(place.event.id, place.offset)
+    return offsets
+
+
+def may_contain(history: bytes, event: Event) -> bool:
+    """Say whether an event's id is found in the bytes.
+
+    An id is one run of bytes in the encoding of its event. Where the run is absent, the event is
+    new. Where it is found, it may belong to another source or stand in the text of another member:
+    the caller must look at the events.
+    """
+    return _ID_MEMBER + _encode(event.id) in history
+
+
+def contains(entries: Iterable[tuple[int, Event]], event: Event) -> bool:
+    """Say whether an event of the same source and id is among the entries."""
+    return any(known.id == event.id and known.source == event.source for _, known in entries)
+
+
+@lru_cache(1_000)
+def _source_member(source: str) -> bytes | None:
+    """Return the bytes of a source in an event's encoding, or None where it must stay there."""
+    if not (_SHARED_SOURCE_MIN <= len(source) <= _SHARED_SOURCE_MAX and source.isascii()):
+        return None
+    return _SOURCE_MEMBER + _encode(source)
+
+
+def _as_array(history: bytes, events: int) -> bytes:
+    return b"\xdd" + events.to_bytes(4, "big") + history
