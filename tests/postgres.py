@@ -21,4 +21,7 @@ def running_postgres(folder: Path) -> Iterator[tuple[str, PostgresServer]]:
         host = quote(socket_folder, safe="/")
         yield f"postgresql+psycopg://postgres@/postgres?host={host}", server
     finally:
+        has_died = not server.get_postmaster_info().is_running()
         server.cleanup()
+        if has_died:
+            raise RuntimeError(f"PostgreSQL ended on its own; its log: {server.log.read_text()}")
