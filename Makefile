@@ -1,7 +1,8 @@
-# `make` alone lists what there is. Every target makes the environment when it is needed.
+# `make` alone lists the targets. Each target makes the environment it needs. For a second Python:
+# make PYTHON=python3.13 VENV=.venv-3.13 test
 SHELL := /bin/bash
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # An environment of its own: Sphinx shares no pins with the tests.
@@ -9,12 +10,12 @@ DOCS := $(VENV)/docs
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test simulate planted proof demo bench docs requirements clean format
+.PHONY: help setup check hooks unit test simulate planted proof demo bench soak recovery docs requirements clean format
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-setup: $(READY) ## make .venv with everything in it (pinned, by hash)
+setup: $(READY) ## make .venv with all packages, pinned by hash; PYTHON=python3.13 VENV=.venv-3.13
 
 $(READY): requirements/dev.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,11 +32,17 @@ check: $(READY) ## types, lint, import rules, spelling
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 
-test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed)
+hooks: $(READY) ## let git run what `make check` runs before each commit
+	$(BIN)/pre-commit install
+
+unit: $(READY) ## the tests that need no broker and no database, under 30 seconds; ARGS="-k handoff"
+	$(BIN)/python -m pytest tests/unit tests/contract/test_emulator.py tests/contract/test_sink.py --numprocesses=2 --dist=worksteal $(ARGS)
+
+test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
 	@$(BIN)/resmeter kafka --fetch  # now, as the tests themselves reach nothing but loopback
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
 
-simulate: $(READY) ## random faults in memory, held to every property; SEEDS=1000 FIRST=0
+simulate: $(READY) ## random faults in memory, with every property checked; SEEDS=1000 FIRST=0
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 planted: $(READY) ## plant real bugs one at a time: the simulator must find each
@@ -47,7 +54,7 @@ proof: $(READY) ## the matrix of faults on real processes; ROWS="zombie scale" E
 demo: $(READY) ## the whole pipeline over 200 recorded conversations; KEEP=1 leaves it up
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)
 
-bench: $(READY) ## speed, as a ratio to a bare consumer; EVENTS=2000000
+bench: $(READY) ## events a second, compared with a bare consumer; EVENTS=2000000
 	@$(BIN)/python -m benchmarks.bench $(if $(EVENTS),--events $(EVENTS))
 
 docs: $(DOCS)/.ready ## build the documentation as a site; broken links fail
@@ -59,15 +66,21 @@ $(DOCS)/.ready: requirements/docs.txt
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
-format: $(READY) ## let ruff write the code's form
+soak: $(READY) ## worker and sink under a steady load for an hour; ARGS="--minutes 5 --rate 10000 --out soak"
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+recovery: $(READY) ## how long a worker takes to start and to take over; ARGS="--conversations 100000"
+	@$(BIN)/python -m benchmarks.recovery $(ARGS)
+
+format: $(READY) ## format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-requirements: $(READY) ## pin all dependencies again, with hashes
+requirements: $(READY) ## pin the newest version of every dependency, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --upgrade pyproject.toml -o requirements/main.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group docs --upgrade -o requirements/docs.txt
 
-clean: ## remove the environment and what runs left behind
-	rm -rf $(VENV) dist/docs .resmeter .mypy_cache .ruff_cache .hypothesis
+clean: ## remove the environments and the caches
+	rm -rf $(VENV) .venv-* dist/docs .resmeter .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ timed from the moment it is ready to the moment its last offset is committed; th
 the last record in the ledger.
 """
 
+import contextlib
 import os
 import platform
 import sqlite3
@@ -122,15 +123,17 @@ def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[
         check=True,
         capture_output=True,
     )
-    reader = sqlite3.connect(ledger)
+    with (
+        contextlib.closing(sqlite3.connect(ledger)) as reader,
+        running("sink", env=env, log=log) as process,
+    ):
 
-    def stored() -> int:
-        total: int | None = reader.execute(
-            "SELECT sum(next_offset) FROM consumer_offset"
-        ).fetchone()[0]
-        return total or 0
+        def stored() -> int:
+            total: int | None = reader.execute(
+                "SELECT sum(next_offset) FROM consumer_offset"
+            ).fetchone()[0]
+            return total or 0
 
-    with running("sink", env=env, log=log) as process:
         watched = psutil.Process(process.pid)
         until(lambda: stored() > 0, 0.01, process)
         first, began, cpu = stored(), time.perf_counter(), sum(watched.cpu_times()[:2])

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-import matplotlib as mpl
 import orjson
 import psutil
 from confluent_kafka import Producer
@@ -34,9 +33,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
     ResourceType,
 )
-from matplotlib import pyplot as plt
 from rich.console import Console
 
+from benchmarks.plot import Panel, draw
 from benchmarks.processes import PARTITIONS, answers, broker, metric, running, until
 from pipeline.dev.broker import free_port
 from pipeline.events.times import format_time
@@ -196,49 +195,31 @@ def _sample(
     }
 
 
-def draw(samples: Sequence[Mapping[str, float]], file: Path) -> None:
-    """Draw memory, what is held, lag and throughput over the run."""
-    mpl.use("svg")
-    mpl.rcParams |= {"svg.hashsalt": "resmeter", "font.size": 9}
-    minutes = [sample["seconds"] / 60 for sample in samples]
-    panels: list[tuple[str, list[tuple[str, list[float]]]]] = [
-        (
-            "memory (MiB, RSS)",
-            [(name, [s[f"{name}_mib"] for s in samples]) for name in ("worker", "sink")],
-        ),
-        (
+def _draw(samples: Sequence[Mapping[str, float]]) -> str:
+    """Return an SVG of memory, conversations, lag and throughput over the run."""
+
+    def series(name: str, unit: float = 1.0) -> list[float]:
+        return [sample[name] / unit for sample in samples]
+
+    panels = [
+        Panel("memory (MiB, RSS)", {"worker": series("worker_mib"), "sink": series("sink_mib")}),
+        Panel(
             "conversations held, histories dropped (millions)",
-            [
-                ("held", [s["conversations"] / 1e6 for s in samples]),
-                ("dropped", [s["sealed"] / 1e6 for s in samples]),
-            ],
+            {"held": series("conversations", 1e6), "dropped": series("sealed", 1e6)},
         ),
-        (
+        Panel(
             "records waiting (thousands)",
-            [
-                ("for the worker", [s["lag_records"] / 1e3 for s in samples]),
-                ("for the sink", [s["sink_lag_records"] / 1e3 for s in samples]),
-            ],
+            {
+                "for the worker": series("lag_records", 1e3),
+                "for the sink": series("sink_lag_records", 1e3),
+            },
         ),
-        (
+        Panel(
             "done so far (millions)",
-            [
-                ("events", [s["events"] / 1e6 for s in samples]),
-                ("usage records", [s["usage_records"] / 1e6 for s in samples]),
-            ],
+            {"events": series("events", 1e6), "usage records": series("usage_records", 1e6)},
         ),
     ]
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.5), sharex=True, layout="constrained")
-    for place, (title, lines) in zip(axes.flat, panels, strict=True):
-        for name, values in lines:
-            place.plot(minutes, values, label=name, linewidth=1.2)
-        place.set_title(title, fontsize=9)
-        place.set_ylim(bottom=0)
-        place.grid(alpha=0.3)
-        place.legend(frameon=False, fontsize=8)
-    for place in axes[-1]:
-        place.set_xlabel("minutes")
-    figure.savefig(file, metadata={"Date": None})
+    return draw(panels, series("seconds", 60), "minutes")
 
 
 @click.command()
@@ -331,7 +312,7 @@ def main(minutes: float, rate: int, customers: int, out: Path) -> None:
                 cpu = sum(watched["worker"].cpu_times()[:2]) - cpu
                 samples.append(_sample(time.monotonic() - began, load, ports, watched, ledger))
                 file.write(orjson.dumps(samples[-1]) + b"\n")
-        draw(samples, out.with_suffix(".svg"))
+        out.with_suffix(".svg").write_text(_draw(samples))
     click.echo(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
         f"{load.sent:,} events in {minutes:g} minutes, {cpu / load.sent * 1e6:.1f} µs of the "

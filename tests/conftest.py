@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import hypothesis
 import pytest
@@ -17,6 +16,7 @@ import sqlalchemy
 
 from pipeline.dev.broker import running_kafka
 from tests import containers
+from tests.postgres import running_postgres
 from tests.shared import shared
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
@@ -81,14 +81,8 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             with containers.postgres() as url:
                 yield url
         else:
-            import pgserver
-
-            server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-            try:
-                socket_dir = server.get_uri().split("host=")[1]
-                yield f"postgresql+psycopg://postgres@/postgres?host={quote(socket_dir, safe='/')}"
-            finally:
-                server.cleanup()
+            with running_postgres(tmp_path_factory.mktemp("postgres")) as (url, _):
+                yield url
 
     named = os.environ.get("RESMETER_TEST_POSTGRES")
     if named:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -178,6 +179,12 @@ class Run:
         return found
 
     # --- waiting ----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def ledger(self) -> Iterator[sqlite3.Connection]:
+        """Open the ledger's database; commit at the end, and close it."""
+        with contextlib.closing(sqlite3.connect(self.folder / "ledger.sqlite")) as ledger, ledger:
+            yield ledger
 
     def until_decided(self, process: Process, count: int) -> None:
         """Wait until one worker holds all partitions, has taken everything and no window is open."""

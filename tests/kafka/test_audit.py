@@ -1,7 +1,5 @@
 """The audit over a real broker and ledger: silent where all is well, and naming what is not."""
 
-import sqlite3
-
 import orjson
 
 from tests.kafka.run import Run, wait_until
@@ -14,8 +12,7 @@ def test_the_audit_names_what_was_taken_from_the_ledger_and_what_was_put_in(run:
     run.produce(messages)
     run.until_decided(run.start("worker"), len(messages))
     run.start("sink")
-    ledger = sqlite3.connect(run.folder / "ledger.sqlite")
-    wait_until(lambda: _count(ledger) == 2, "the ledger has both")
+    wait_until(lambda: _count(run) == 2, "the ledger has both")
 
     well = run.resmeter("audit")
 
@@ -29,7 +26,7 @@ def test_the_audit_names_what_was_taken_from_the_ledger_and_what_was_put_in(run:
         assert nobody.returncode == 0
         assert f"{run.env['RESMETER_TOPICS__EVENTS']} has no event of nobody" in nobody.stderr
 
-    with ledger:
+    with run.ledger() as ledger:
         ledger.execute("UPDATE usage_record SET id = 'acme:c2:7' WHERE id = 'acme:c2:1'")
         ledger.execute("UPDATE usage_record SET kind = 'assumed' WHERE id = 'acme:c1:1'")
     wrong = run.resmeter("audit", "--json")
@@ -53,6 +50,7 @@ def test_the_audit_says_so_when_the_sink_has_not_taken_what_was_written(run: Run
     assert "the sink is 1 usage records behind" in found.stderr
 
 
-def _count(ledger: sqlite3.Connection) -> int:
-    (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
+def _count(run: Run) -> int:
+    with run.ledger() as ledger:
+        (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
     return int(number)

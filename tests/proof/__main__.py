@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import click
 
+from tests.postgres import running_postgres
 from tests.proof import rows
 from tests.proof.auditor import Verdict
 from tests.proof.load import Mess, draw
@@ -144,15 +144,11 @@ class NotRunError(Exception):
 @contextlib.contextmanager
 def _ledger(case: Case, place: Path) -> Iterator[tuple[str | None, Any]]:
     if case.ledger == "postgres":
-        import pgserver
-
-        with tempfile.TemporaryDirectory(prefix="resmeter-pg-") as data:
-            server = pgserver.get_server(data, cleanup_mode="stop")
-            try:
-                host = quote(server.get_uri().split("host=")[1], safe="/")
-                yield f"postgresql+psycopg://postgres@/postgres?host={host}", server
-            finally:
-                server.cleanup()
+        with (
+            tempfile.TemporaryDirectory(prefix="resmeter-pg-") as data,
+            running_postgres(Path(data)) as (url, server),
+        ):
+            yield url, server
     elif case.play is rows.disk_full:
         yield f"sqlite:///{place}/small/ledger.sqlite", None
     else:

@@ -109,7 +109,7 @@ class Stand:
         self.run = Run(kafka.bootstrap_servers, folder, stack, load.topic)
         self.faults = 0
         self.deaths: Counter[str] = Counter()  # by the point at which a process killed itself
-        self.postgres: Any = None  # pgserver's handle, where the ledger is there
+        self.postgres: Any = None  # the server's handle, where the ledger is in PostgreSQL
         self._seconds_max = seconds_max
         self._stack = stack
         self._started = 0
