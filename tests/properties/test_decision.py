@@ -104,7 +104,7 @@ def test_scenario(scenario: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s['scenario']}-{s['title']}")
-def test_the_command_tells_a_scenario_in_one_line(scenario: dict[str, Any]) -> None:
+def test_the_command_prints_a_scenario_as_one_line(scenario: dict[str, Any]) -> None:
     histories, expected = Histories(), scenario["expected"]
     as_of = parse_time(scenario["as_of"])
     for event in scenario["events"]:
@@ -146,7 +146,7 @@ def test_decide_equals_the_second_implementation(
 
 
 @given(st.data(), histories(), timelines(), as_ofs)
-def test_the_order_in_which_a_history_is_given_changes_no_decision(
+def test_input_order_of_a_history_changes_no_decision(
     data: st.DataObject, history: list[Event], timeline: Timeline, as_of: int
 ) -> None:
     decision = decide(history, timeline, as_of)
@@ -156,7 +156,7 @@ def test_the_order_in_which_a_history_is_given_changes_no_decision(
 
 
 @given(histories(), timelines(), st.lists(as_ofs, min_size=2, max_size=4))
-def test_a_later_look_only_adds_to_what_an_earlier_one_decided(
+def test_deciding_later_only_adds_transitions(
     history: list[Event], timeline: Timeline, looks: list[int]
 ) -> None:
     looks.sort()
@@ -189,7 +189,7 @@ def test_settling_more_often_changes_nothing(
 
 
 @given(histories(), timelines(), as_ofs)
-def test_the_running_sum_is_never_negative_and_never_above_one_unless_segments_bill(
+def test_the_running_sum_stays_at_zero_or_one_unless_segments_bill(
     history: list[Event], timeline: Timeline, as_of: int
 ) -> None:
     decision = decide(history, timeline, as_of)
@@ -253,7 +253,7 @@ def _play_sealing(
 
 
 @given(arrivals(), timelines())
-def test_usage_records_are_those_of_the_second_implementation(
+def test_usage_records_equal_those_of_the_second_implementation(
     coming: list[Arrival], drawn: Timeline
 ) -> None:
     for timeline in (drawn, *TIMELINES[:30]):
@@ -269,7 +269,7 @@ def test_usage_records_are_those_of_the_second_implementation(
 
 
 @given(arrivals(), timelines(), st.integers(2, 9))
-def test_the_size_of_the_batches_changes_neither_records_nor_state(
+def test_batch_size_changes_neither_records_nor_state(
     coming: list[Arrival], timeline: Timeline, size: int
 ) -> None:
     assert _play(coming, timeline, size) == _play(coming, timeline)
@@ -285,7 +285,7 @@ _seal_afters = st.sampled_from(
 
 
 @given(arrivals(), timelines(), _seal_afters)
-def test_a_sealed_conversation_yields_what_the_second_implementation_says(
+def test_a_sealed_conversation_agrees_with_the_second_implementation(
     coming: list[Arrival], drawn: Timeline, seal_after: int
 ) -> None:
     for timeline in (drawn, *TIMELINES[30:50]):
@@ -302,7 +302,7 @@ def test_a_sealed_conversation_yields_what_the_second_implementation_says(
 
 
 @given(arrivals(), timelines(), _seal_afters, st.integers(2, 9))
-def test_the_size_of_the_batches_changes_nothing_that_is_sealed(
+def test_batch_size_changes_nothing_about_sealing(
     coming: list[Arrival], timeline: Timeline, seal_after: int, size: int
 ) -> None:
     for drops in (False, True):
@@ -312,7 +312,7 @@ def test_the_size_of_the_batches_changes_nothing_that_is_sealed(
 
 
 @given(arrivals(), timelines(), _seal_afters, st.data())
-def test_when_histories_are_dropped_and_how_often_changes_no_decision(
+def test_when_and_how_often_histories_are_dropped_changes_no_decision(
     coming: list[Arrival], timeline: Timeline, seal_after: int, data: st.DataObject
 ) -> None:
     records = [arrival for arrival in coming if arrival.event is not None]
@@ -330,7 +330,7 @@ def test_when_histories_are_dropped_and_how_often_changes_no_decision(
 
 
 @given(arrivals(), timelines(), _seal_afters)
-def test_a_sealed_conversation_that_is_stored_at_each_step_goes_on_as_before(
+def test_a_sealed_conversation_survives_being_stored_after_each_step(
     coming: list[Arrival], timeline: Timeline, seal_after: int
 ) -> None:
     played = _play_sealing(coming, timeline, seal_after, drops=True)
@@ -348,7 +348,7 @@ def test_a_sealed_conversation_that_is_stored_at_each_step_goes_on_as_before(
 
 
 @given(arrivals(), timelines(), _seal_afters, st.data())
-def test_what_a_sealed_conversation_had_is_too_late_when_it_comes_again(
+def test_an_event_of_a_sealed_history_is_too_late_when_redelivered(
     coming: list[Arrival], timeline: Timeline, seal_after: int, data: st.DataObject
 ) -> None:
     conversation, out, _ = _play_sealing(coming, timeline, seal_after)
@@ -385,7 +385,7 @@ _SEGMENTS = Timeline(
 )
 
 
-def test_a_correction_is_dated_at_the_highest_timestamp_not_at_that_of_its_own_record() -> None:
+def test_a_correction_is_dated_at_the_newest_arrival_not_at_its_own() -> None:
     again = Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m2", intent="help_request")
     highest = T0 + 3 * WINDOW
     closed = Event(highest, CLOSED, "/a", "m3")
@@ -402,7 +402,7 @@ def test_a_correction_is_dated_at_the_highest_timestamp_not_at_that_of_its_own_r
     assert told == [(1, "silence", T0 + 1 + WINDOW), (-1, "late_event", highest)]
 
 
-def test_of_two_alike_in_one_millisecond_the_source_and_then_the_id_decide() -> None:
+def test_ties_within_a_millisecond_are_ordered_by_source_then_id() -> None:
     thanks = Event(T0 + 2, CUSTOMER_MESSAGE, "/b", "m2", intent="confirmation")
     returns = Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m3", intent="help_request")
     coming = [Arrival(T0 + 2, event) for event in (_ASKED, _ANSWERED, thanks, returns)]
@@ -412,7 +412,7 @@ def test_of_two_alike_in_one_millisecond_the_source_and_then_the_id_decide() -> 
     assert [(r.quantity, r.reason) for r in out] == [(1, "confirmed"), (-1, "late_event")]
 
 
-def test_corrections_of_one_sign_go_by_precedence_and_not_by_name() -> None:
+def test_corrections_of_one_sign_follow_precedence_not_name() -> None:
     after = T0 + 2 * WINDOW
     events = [
         _ASKED,
@@ -433,7 +433,7 @@ def test_corrections_of_one_sign_go_by_precedence_and_not_by_name() -> None:
     ]
 
 
-def test_silence_is_held_back_by_the_grace_of_the_version_that_the_late_answer_follows() -> None:
+def test_silence_waits_for_the_grace_period_of_the_late_answers_policy_version() -> None:
     # The unit counts under a version without grace. Then a late answer stands in its place that
     # follows a version with one, and falls due in the same millisecond.
     first = msgspec.structs.replace(
@@ -464,7 +464,7 @@ def test_silence_is_held_back_by_the_grace_of_the_version_that_the_late_answer_f
 
 
 @given(arrivals(), timelines())
-def test_any_order_of_arrival_gives_the_net_that_decide_gives(
+def test_any_order_of_arrival_gives_the_net_of_decide(
     coming: list[Arrival], timeline: Timeline
 ) -> None:
     conversation, out = _play(coming, timeline)
@@ -484,7 +484,7 @@ def _net(records: list[UsageRecord]) -> dict[str, int]:
 
 
 @given(arrivals(), timelines())
-def test_every_reversal_supersedes_a_charge_of_its_own_and_every_record_has_evidence(
+def test_every_reversal_supersedes_its_own_charge_and_every_record_has_evidence(
     coming: list[Arrival], timeline: Timeline
 ) -> None:
     _, out = _play(coming, timeline)
@@ -505,9 +505,7 @@ def test_every_reversal_supersedes_a_charge_of_its_own_and_every_record_has_evid
 
 
 @given(arrivals(), timelines())
-def test_what_is_billed_is_what_was_settled_less_what_was_reversed(
-    coming: list[Arrival], timeline: Timeline
-) -> None:
+def test_billed_equals_settled_minus_reversed(coming: list[Arrival], timeline: Timeline) -> None:
     _, out = _play(coming, timeline)
 
     live: dict[str, str] = {}  # id of the record → outcome
@@ -523,7 +521,7 @@ def test_what_is_billed_is_what_was_settled_less_what_was_reversed(
 
 
 @given(arrivals(), timelines(), st.data())
-def test_a_record_that_is_delivered_again_changes_nothing(
+def test_a_redelivered_record_changes_nothing(
     coming: list[Arrival], timeline: Timeline, data: st.DataObject
 ) -> None:
     conversation, out = _play(coming, timeline)
@@ -541,7 +539,7 @@ def test_a_record_that_is_delivered_again_changes_nothing(
 
 
 @given(arrivals(), timelines(), st.data())
-def test_when_timers_fire_and_how_often_changes_no_record(
+def test_when_and_how_often_timers_fire_changes_no_record(
     coming: list[Arrival], timeline: Timeline, data: st.DataObject
 ) -> None:
     records = [arrival for arrival in coming if arrival.event is not None]
@@ -559,7 +557,7 @@ def test_when_timers_fire_and_how_often_changes_no_record(
 
 
 @given(arrivals(), timelines())
-def test_a_conversation_that_is_stored_and_read_back_at_each_step_goes_on_as_before(
+def test_a_conversation_survives_being_stored_after_each_step(
     coming: list[Arrival], timeline: Timeline
 ) -> None:
     conversation, expected = _play(coming, timeline)
@@ -576,7 +574,9 @@ def test_a_conversation_that_is_stored_and_read_back_at_each_step_goes_on_as_bef
 
 
 @given(arrivals(), timelines())
-def test_records_come_back_from_their_bytes(coming: list[Arrival], timeline: Timeline) -> None:
+def test_usage_records_round_trip_through_their_bytes(
+    coming: list[Arrival], timeline: Timeline
+) -> None:
     _, out = _play(coming, timeline)
 
     assert [decode_record(encode_record(record)) for record in out] == out
@@ -586,7 +586,7 @@ def test_records_come_back_from_their_bytes(coming: list[Arrival], timeline: Tim
 
 
 @given(policies())
-def test_a_policy_comes_back_from_its_text(policy: Policy) -> None:
+def test_a_policy_round_trips_through_toml(policy: Policy) -> None:
     assert read_policies({"drawn": write_policy(policy)}) == [policy]
 
 
@@ -616,14 +616,14 @@ def _odd_policies(draw: st.DrawFn) -> Policy:
 
 
 @given(_odd_policies())
-def test_a_policy_of_odd_names_and_amounts_comes_back_from_its_text(policy: Policy) -> None:
+def test_a_policy_with_odd_names_and_amounts_round_trips_through_toml(policy: Policy) -> None:
     assert read_policies({"odd": write_policy(policy)}) == [policy]
 
 
 @pytest.mark.parametrize(
     "name", ["fin-2026", "zendesk-2026", "gorgias", "hubspot-2026", "confirmed-only"]
 )
-def test_a_preset_comes_back_from_its_text_under_another_name(name: str) -> None:
+def test_a_renamed_preset_round_trips_through_toml(name: str) -> None:
     text = write_policy(preset(name)).replace(f'name = "{name}"', 'name = "copy"')
 
     (copy,) = read_policies({"copy": text})
@@ -654,7 +654,7 @@ TIMES = [T0, 0xA173A24142, -0x1A173A24142, 0xA173A8, 0xA173AA2F63686174]
     ),
     st.integers(1, 3),
 )
-def test_a_history_gives_back_the_events_that_it_was_given(events: list[Event], size: int) -> None:
+def test_a_history_returns_the_events_it_was_given(events: list[Event], size: int) -> None:
     conversation = Conversation()
     arrivals = [(offset, T0, event) for offset, event in enumerate(events)]
 

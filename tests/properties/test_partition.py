@@ -92,7 +92,7 @@ def _by_conversation(written: list[tuple[str, bytes, bytes]]) -> list[tuple[str,
 
 
 @given(logs())
-def test_everything_consumed_is_decided_a_duplicate_or_a_dead_letter(log: list[Record]) -> None:
+def test_every_record_is_decided_a_duplicate_or_a_dead_letter(log: list[Record]) -> None:
     work = _partition().apply(log)
 
     assert sum(work.events_by_type) + len(work.dead_letters) == work.records_read == len(log)
@@ -103,7 +103,7 @@ def test_everything_consumed_is_decided_a_duplicate_or_a_dead_letter(log: list[R
 
 
 @given(logs(), st.lists(st.integers(1, 25), max_size=4))
-def test_the_size_of_the_batches_changes_nothing(log: list[Record], cuts: list[int]) -> None:
+def test_batch_size_changes_nothing(log: list[Record], cuts: list[int]) -> None:
     whole = _written(_partition().apply(log))
 
     partition, found = _partition(), []
@@ -222,7 +222,7 @@ def long_logs(
 
 
 @given(long_logs() | long_logs(seals=True))
-def test_a_partition_yields_the_records_of_the_second_implementation(log: Log) -> None:
+def test_a_partition_agrees_with_the_second_implementation(log: Log) -> None:
     partition = _of(log)
 
     work = partition.apply(log.records)
@@ -253,7 +253,7 @@ def test_a_partition_yields_the_records_of_the_second_implementation(log: Log) -
 
 
 @given(long_logs())
-def test_the_counts_add_up_however_often_a_part_of_the_log_comes_again(log: Log) -> None:
+def test_counts_add_up_when_parts_of_the_log_are_redelivered(log: Log) -> None:
     applied, rejected = Counter[str](), set[int]()
     partition = _of(log)
     starts = [0, *range(0, len(log.records), 3)]
@@ -277,7 +277,7 @@ def test_the_counts_add_up_however_often_a_part_of_the_log_comes_again(log: Log)
 
 
 @given(long_logs(), st.integers(1, 4))
-def test_a_timer_leaves_nothing_that_was_due(log: Log, size: int) -> None:
+def test_a_timer_settles_everything_that_is_due(log: Log, size: int) -> None:
     partition = _of(log)
     timers = {n: log.records[n - 1].timestamp for n in range(1, len(log.records) + 1)}
 
@@ -292,7 +292,7 @@ def test_a_timer_leaves_nothing_that_was_due(log: Log, size: int) -> None:
         assert len(partition.due_queue) >= sum(due is not None for due in waiting)
 
 
-def test_a_conversation_that_falls_due_sooner_than_it_did_is_settled_by_then() -> None:
+def test_an_earlier_deadline_replaces_the_later_one() -> None:
     hour = 3_600_000
     policy = msgspec.structs.replace(
         preset("fin-2026"), window={"default": 24 * hour, "sms": hour}, grace=0
@@ -313,7 +313,7 @@ def test_a_conversation_that_falls_due_sooner_than_it_did_is_settled_by_then() -
 
 
 @given(long_logs() | long_logs(seals=True), st.integers(1, 4), st.integers(1, 4), st.booleans())
-def test_a_crash_before_or_after_any_single_write_leaves_the_same_records(
+def test_a_crash_around_any_single_write_leaves_the_same_records(
     log: Log, size: int, size_after: int, ahead: bool
 ) -> None:
     """Each result and each state is one write: die before the first, after each, after the last."""
@@ -352,7 +352,7 @@ def test_when_histories_are_dropped_changes_neither_records_nor_dead_letters(
 
 
 @given(long_logs(seals=True), st.integers(1, 4))
-def test_a_timer_leaves_no_history_that_can_be_dropped(log: Log, size: int) -> None:
+def test_a_timer_drops_every_history_that_can_be_dropped(log: Log, size: int) -> None:
     partition = _of(log)
     for _ in _works(partition, log, size, 0):
         pass
@@ -447,7 +447,7 @@ def _at(*events: tuple[int, Event]) -> list[Record]:
     ]
 
 
-def test_the_example_of_the_docs_is_sealed_as_they_say() -> None:
+def test_the_sealing_example_of_the_docs_holds() -> None:
     asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
     answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
     earlier = Event(T0 - 60_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
@@ -470,7 +470,7 @@ def test_the_example_of_the_docs_is_sealed_as_they_say() -> None:
     assert work.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
 
 
-def test_a_record_a_millisecond_before_the_seal_is_late_and_not_too_late() -> None:
+def test_a_record_one_millisecond_before_sealing_is_late_not_too_late() -> None:
     asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
     answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
     returned = Event(T0 + 120_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
@@ -486,7 +486,7 @@ def test_a_record_a_millisecond_before_the_seal_is_late_and_not_too_late() -> No
     assert letters == [[], ["too_late"]]
 
 
-def test_a_conversation_that_is_too_long_takes_events_again_once_it_was_sealed() -> None:
+def test_a_full_conversation_accepts_events_again_after_sealing() -> None:
     events = [
         (T0 + n, Event(T0 + n, CUSTOMER_MESSAGE, "/s", f"m{n}", intent="holding"))
         for n in range(EVENTS_IN_CONVERSATION_MAX + 1)
@@ -502,7 +502,7 @@ def test_a_conversation_that_is_too_long_takes_events_again_once_it_was_sealed()
 
 
 @given(logs())
-def test_delivering_a_log_again_changes_nothing(log: list[Record]) -> None:
+def test_redelivering_a_log_changes_nothing(log: list[Record]) -> None:
     partition = _partition()
     partition.apply(log)
     states = dict(partition.states)

@@ -44,7 +44,7 @@ def _seen() -> Counter[str]:
     return seen
 
 
-def test_every_way_to_count_and_to_take_back_is_drawn() -> None:
+def test_every_way_to_charge_and_to_take_back_is_drawn() -> None:
     rare = {
         *("confirmed", "reported", "procedure", "customer_returned", "negative_feedback"),
         *("human_requested", "low_rating", "superseded", "undelivered", "merged", "spam"),
@@ -59,7 +59,7 @@ def test_every_way_to_count_and_to_take_back_is_drawn() -> None:
     assert seen["silence"] > seen["examples"] / 4
 
 
-def test_sealing_is_drawn_and_so_is_what_it_changes() -> None:
+def test_sealing_and_its_effects_are_drawn() -> None:
     seen = Counter[str]()
 
     @settings(_ENOUGH, max_examples=100)

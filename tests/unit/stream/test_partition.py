@@ -53,7 +53,7 @@ def _partition() -> Partition:
     return partition
 
 
-def test_a_backlog_of_years_without_a_timer_leaves_a_bounded_wheel() -> None:
+def test_years_of_backlog_without_a_timer_leave_a_bounded_queue() -> None:
     partition, offset = _partition(), 0
 
     for number in range(200):
@@ -83,7 +83,7 @@ def test_a_conversation_is_open_while_its_window_is_ahead() -> None:
     assert partition.open_conversations == 0
 
 
-def test_what_is_open_is_known_again_after_a_recovery() -> None:
+def test_open_conversations_are_counted_again_after_recovery() -> None:
     partition, again = _partition(), _partition()
     work = partition.apply([Record(n, *rest) for n, rest in enumerate(_day(0, confirmed=False))])
 
@@ -93,7 +93,7 @@ def test_what_is_open_is_known_again_after_a_recovery() -> None:
     assert again.open_conversations == partition.open_conversations == CONVERSATIONS
 
 
-def test_what_a_full_conversation_does_not_take_is_a_dead_letter_also_within_one_batch() -> None:
+def test_events_beyond_a_full_conversation_are_dead_letters_even_within_one_batch() -> None:
     long = "\U0001f600" * 250
     records = [
         Record(

@@ -91,7 +91,7 @@ def test_a_long_conversation_is_packed_and_reads_back_as_it_was() -> None:
     assert next_offset_of(stored) == 1000
 
 
-def test_what_is_read_back_goes_on_as_the_original_does() -> None:
+def test_a_restored_conversation_continues_as_the_original() -> None:
     original = conversation(question(), answer())
     again = decode_state(encode_state(2, original))
     thanks = Event(T0 + 2, CUSTOMER_MESSAGE, "/s", "m3", intent="confirmation")
@@ -120,7 +120,7 @@ def test_the_header_has_the_offset_of_the_next_record(offset: int) -> None:
     assert next_offset_of(encode_state(offset, Conversation())) == offset
 
 
-def test_the_header_has_when_silence_is_settled() -> None:
+def test_the_header_has_the_time_at_which_silence_is_settled() -> None:
     assert (
         due_arrival_ms_of(encode_state(2, conversation(question(), answer())))
         == T0 + 1 + DAY_MS + GRACE_MS
@@ -130,7 +130,7 @@ def test_the_header_has_when_silence_is_settled() -> None:
 @pytest.mark.parametrize(
     "original", [Conversation(), conversation(question())], ids=["new", "asked"]
 )
-def test_where_no_answer_stands_nothing_is_due(original: Conversation) -> None:
+def test_nothing_is_due_without_a_standing_answer(original: Conversation) -> None:
     assert due_arrival_ms_of(encode_state(1, original)) is None
 
 
@@ -153,7 +153,7 @@ def state(next_offset: int, emitted: int) -> bytes:
     st.tuples(st.integers(0, 2**40), st.integers(0, 2**20)),
     st.tuples(st.integers(0, 2**40), st.integers(0, 2**20)),
 )
-def test_the_newer_is_that_of_the_later_record_then_of_more_usage_records(
+def test_the_newer_version_has_the_later_offset_then_more_usage_records(
     one: tuple[int, int], other: tuple[int, int]
 ) -> None:
     assert newest(state(*one), state(*other)) == state(*max(one, other))
@@ -173,7 +173,7 @@ def test_a_timer_makes_a_newer_version_of_one_offset() -> None:
     assert newest(before, after) == newest(after, before) == after
 
 
-def test_of_versions_that_are_as_new_the_first_is_kept() -> None:
+def test_equal_versions_keep_the_first() -> None:
     one, other = state(5, 1), state(5, 1) + b"other"
 
     assert one[:ORDER_BYTES] == other[:ORDER_BYTES]
@@ -181,7 +181,7 @@ def test_of_versions_that_are_as_new_the_first_is_kept() -> None:
     assert newest(other, one) == other
 
 
-def test_a_version_with_no_other_is_the_newest() -> None:
+def test_a_single_version_is_the_newest() -> None:
     assert newest(state(5, 1), None) == state(5, 1)
 
 
@@ -237,7 +237,7 @@ def test_a_sealed_conversation_reads_back_as_it_was(made: Conversation) -> None:
     assert decode_state(encode_state(3, made)) == made
 
 
-def test_the_header_tells_a_sealed_history_and_one_that_began_upon_it() -> None:
+def test_the_header_shows_a_sealed_history_and_a_new_one_after_it() -> None:
     states = [encode_state(3, made) for made in (conversation(question()), sealed(), reopened())]
 
     assert [is_sealed(state) for state in states] == [False, True, False]
@@ -245,20 +245,20 @@ def test_the_header_tells_a_sealed_history_and_one_that_began_upon_it() -> None:
     assert [last_arrival_ms_of(state) for state in states] == [T0, T0 + 1, T0 + 90 * DAY_MS]
 
 
-def test_a_sealed_state_holds_no_event_however_many_there_were() -> None:
+def test_a_sealed_state_is_short_however_many_events_there_were() -> None:
     made = long_conversation()
     made.seal()
 
     assert len(encode_state(1000, made)) < 100
 
 
-def test_a_sealed_version_of_one_offset_is_the_newer() -> None:
+def test_at_one_offset_the_sealed_version_is_newer() -> None:
     before, after = encode_state(2, conversation(question(), answer())), encode_state(2, sealed())
 
     assert newest(before, after) == newest(after, before) == after
 
 
-def test_the_offset_of_the_answer_that_stood_is_kept() -> None:
+def test_sealing_keeps_the_offset_of_the_standing_answer() -> None:
     assert sealed().offsets_of(("m2",)) == reopened().offsets_of(("m2",)) == (1,)
     assert reopened().offsets_of(("m2", "m3")) == (1, 2)
 
@@ -266,7 +266,7 @@ def test_the_offset_of_the_answer_that_stood_is_kept() -> None:
 # --- bounds ---------------------------------------------------------------------------------------
 
 
-def test_a_state_of_the_longest_texts_fits_into_a_record() -> None:
+def test_a_state_with_the_longest_texts_fits_into_a_kafka_record() -> None:
     draw = random.Random(1)
 
     def text() -> str:
@@ -292,7 +292,7 @@ def test_a_state_of_the_longest_texts_fits_into_a_record() -> None:
     assert len(encode_state(taken, made)) < 15_000_000
 
 
-def test_ten_thousand_events_of_usual_length_are_never_too_many_bytes() -> None:
+def test_ten_thousand_ordinary_events_fit_into_a_history() -> None:
     made = Conversation()
     arrivals = [
         (n, T0 + n, question(T0 + n, f"{n:08x}-7c1d-4f3a-9d2e-{n:012x}"))
