@@ -13,7 +13,17 @@ from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
-from pipeline.ledger.entries import Arrival, Claim, MeterEvent, Moved, Result, Stored
+from pipeline.ledger.entries import (
+    Conclusion,
+    ConsumedRecord,
+    Lease,
+    MeterEvent,
+    Moved,
+    NotLeased,
+    PlannedEvent,
+    Result,
+    Stored,
+)
 from pipeline.ledger.tables import (
     attempt,
     consumer_offset,
@@ -24,13 +34,15 @@ from pipeline.ledger.tables import (
     refused_record,
     usage_record,
 )
-from pipeline.sink.grouping import fix, plan
+from pipeline.sink.grouping import Destination, Group, freeze, group_records
+from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
 HOUR_MS = 3_600_000
 LEASE_MS = 30_000
+DESTINATION = Destination("acme", "resolution", "cus_1", "m")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,17 +89,21 @@ def record(
     return msgspec.convert(fields, UsageRecord)
 
 
-def arrivals(found: Sequence[UsageRecord], start: int = 0, partition: int = 0) -> list[Arrival]:
+def arrivals(
+    found: Sequence[UsageRecord], start: int = 0, partition: int = 0
+) -> list[ConsumedRecord]:
     return [
-        Arrival(partition, start + i, encode_record(r), encode_origin(Origin("events", 3, (7,))))
+        ConsumedRecord(
+            partition, start + i, encode_record(r), encode_origin(Origin("events", 3, (7,)))
+        )
         for i, r in enumerate(found)
     ]
 
 
 def stored(ledger: Ledger, *found: UsageRecord) -> Stored:
     """Store as the next batch of partition 0."""
-    stands = records.offsets(ledger, TOPIC).get(0)
-    result = records.store(ledger, TOPIC, arrivals(found, stands or 0), {0: stands}, T0)
+    next_offset = records.offsets(ledger, TOPIC).get(0)
+    result = records.store(ledger, TOPIC, arrivals(found, next_offset or 0), {0: next_offset}, T0)
     assert isinstance(result, Stored)
     return result
 
@@ -95,37 +111,46 @@ def stored(ledger: Ledger, *found: UsageRecord) -> Stored:
 def planned(
     ledger: Ledger, tenant_id: str = "acme", outcome: str = "resolution"
 ) -> list[MeterEvent]:
-    made = plan(deliveries.pending_records(ledger, tenant_id, outcome, 1000))
-    fixed = [fix(group, tenant_id, outcome, "cus_1", "m") for group in made.groups]
-    assert deliveries.store_plan(ledger, fixed, T0)
-    return [item.event for item in fixed]
+    grouping = group_records(deliveries.pending_records(ledger, tenant_id, outcome, 1000))
+    events = frozen(grouping.groups, Destination(tenant_id, outcome, "cus_1", "m"))
+    assert deliveries.store_planned(ledger, events, T0)
+    return [item.event for item in events]
 
 
-def claimed(ledger: Ledger, event: MeterEvent, owner: str = "a", now: int = T0) -> Claim:
-    made = deliveries.claim(ledger, event, owner, now, now + LEASE_MS, 0)
-    assert isinstance(made, Claim)
-    return made
+def frozen(
+    groups: Sequence[Group],
+    destination: Destination = DESTINATION,
+) -> list[PlannedEvent]:
+    return [freeze(group, destination, body_sha256) for group in groups]
 
 
-def concluded(
-    ledger: Ledger, event: MeterEvent, claim: Claim, result: Result, owner: str = "a"
-) -> None:
-    deliveries.conclude(
+def try_to_lease(
+    ledger: Ledger, event: MeterEvent, owner: str, now_ms: int, remembered_from_ms: int = 0
+) -> Lease | NotLeased:
+    return deliveries.lease(
         ledger,
         event,
-        claim,
         owner,
-        T0 + 5,
-        result=result,
-        http_status=200 if result == "delivered" else 500,
-        request_id="req_1",
-        replayed=False,
-        detail=None,
+        now_ms,
+        until_ms=now_ms + LEASE_MS,
+        remembered_from_ms=remembered_from_ms,
     )
 
 
-def delivered(ledger: Ledger, event: MeterEvent) -> None:
-    concluded(ledger, event, claimed(ledger, event), "delivered")
+def leased(ledger: Ledger, event: MeterEvent, owner: str = "a", now_ms: int = T0) -> Lease:
+    lease = try_to_lease(ledger, event, owner, now_ms)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def conclude(ledger: Ledger, lease: Lease, result: Result) -> None:
+    status = 200 if result == "delivered" else 500
+    conclusion = Conclusion(result=result, http_status=status, request_id="req_1")
+    deliveries.conclude(ledger, lease, conclusion, T0 + 5)
+
+
+def deliver(ledger: Ledger, event: MeterEvent) -> None:
+    conclude(ledger, leased(ledger, event), "delivered")
 
 
 def state_of(ledger: Ledger, event: MeterEvent) -> str:
@@ -142,7 +167,7 @@ def count(ledger: Ledger, table: object) -> int:
 # --- schema ---------------------------------------------------------------------------------------
 
 
-def test_the_migrations_make_the_tables_that_the_code_declares(ledger: Ledger) -> None:
+def test_migrations_create_the_tables_that_the_code_declares(ledger: Ledger) -> None:
     with ledger.writing() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
 
@@ -157,12 +182,12 @@ def test_upgrading_again_changes_nothing(ledger: Ledger, url: str) -> None:
     assert count(ledger, usage_record) == 1
 
 
-def test_a_ledger_that_was_never_upgraded_says_what_to_run(url: str) -> None:
+def test_opening_a_ledger_without_a_schema_says_what_to_run(url: str) -> None:
     with pytest.raises(ConfigurationError, match="run `resmeter ledger upgrade`"):
         open_ledger(url)
 
 
-def test_a_ledger_of_a_newer_version_says_so(ledger: Ledger, url: str) -> None:
+def test_opening_a_ledger_of_a_newer_version_says_so(ledger: Ledger, url: str) -> None:
     with ledger.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
@@ -171,7 +196,7 @@ def test_a_ledger_of_a_newer_version_says_so(ledger: Ledger, url: str) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
-def test_a_database_that_does_not_take_every_script_is_refused(
+def test_a_database_with_another_encoding_than_utf8_is_rejected(
     postgres_url: str, encoding: str
 ) -> None:
     name = f"test_{encoding.lower()}"
@@ -182,7 +207,9 @@ def test_a_database_that_does_not_take_every_script_is_refused(
     url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     try:
         for opening in (upgrade, open_ledger):
-            with pytest.raises(ConfigurationError, match=f"has the encoding {encoding}: make one"):
+            with pytest.raises(
+                ConfigurationError, match=f"has the encoding {encoding}: create one"
+            ):
                 opening(url)
     finally:
         with engine.connect() as connection:
@@ -200,7 +227,7 @@ def test_a_database_that_does_not_take_every_script_is_refused(
         ("postgresql://127.0.0.1:1/d?sslmod=require", 'invalid connection option "sslmod"'),
     ],
 )
-def test_a_url_that_is_none_of_ours_is_a_configuration_error(url: str, says: str) -> None:
+def test_an_unsupported_url_is_a_configuration_error(url: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=f"RESMETER_LEDGER__URL: {says}") as caught:
         open_ledger(url)
 
@@ -215,7 +242,7 @@ def test_a_url_that_is_none_of_ours_is_a_configuration_error(url: str, says: str
         ("127.0.0.1:1/ledger?sslpassword=hunter2", "127.0.0.1:1/ledger?sslpassword=hidden"),
     ],
 )
-def test_a_server_that_is_not_there_is_named_without_its_password(url: str, named: str) -> None:
+def test_an_unreachable_server_is_named_without_its_password(url: str, named: str) -> None:
     with pytest.raises(UnavailableError) as caught:
         open_ledger(f"postgresql+psycopg://{url}")
 
@@ -223,7 +250,7 @@ def test_a_server_that_is_not_there_is_named_without_its_password(url: str, name
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_file_is_for_its_owner_alone_and_what_lies_beside_it_too(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_files_of_sqlite(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/folder/ledger.sqlite"
     upgrade(url)
     ledger = open_ledger(url)
@@ -250,14 +277,14 @@ def test_an_error_of_the_database_shows_no_parameters(ledger: Ledger) -> None:
     assert "hunter2" not in str(caught.value).partition("DETAIL")[0]
 
 
-def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "ledger.sqlite").write_text("this is no database" * 100)
+def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_text("not a database" * 100)
 
     with pytest.raises(UnavailableError, match="file is not a database"):
         open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
 
 
-def test_asking_for_a_ledger_that_is_not_there_leaves_no_file(tmp_path: Path) -> None:
+def test_opening_a_missing_ledger_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no ledger at"):
         open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
 
@@ -267,7 +294,7 @@ def test_asking_for_a_ledger_that_is_not_there_leaves_no_file(tmp_path: Path) ->
 # --- records --------------------------------------------------------------------------------------
 
 
-def test_what_is_stored_is_what_the_record_says(ledger: Ledger) -> None:
+def test_a_receipt_returns_the_record_as_it_was_stored(ledger: Ledger) -> None:
     first = record("c1", kind="confirmed")
     back = record("c1", 2, -1, supersedes=1, at=T0 + 1)
 
@@ -286,31 +313,31 @@ def test_the_same_record_again_changes_nothing(ledger: Ledger) -> None:
 
     again = stored(ledger, record("c1"), record("c2"), record("c2"))
 
-    assert (again.records, again.duplicates, again.refused) == (1, 2, ())
+    assert (again.records, again.duplicates, again.quarantined) == (1, 2, ())
     assert count(ledger, usage_record) == count(ledger, pending_record) == 2
     assert records.offsets(ledger, TOPIC) == {0: 4}
 
 
-def test_a_conflict_is_kept_aside_and_the_first_content_stays(ledger: Ledger) -> None:
+def test_a_conflict_is_quarantined_and_the_first_content_stays(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
 
     result = stored(ledger, record("c1", kind="confirmed"), record("c2"))
 
     assert (result.records, result.duplicates) == (1, 0)
-    assert [(r.reason, r.offset) for r in result.refused] == [("conflict", 1)]
-    assert result.refused[0].detail == "acme:c1:1: kind was 'assumed', is 'confirmed'"
+    assert [(r.reason, r.offset) for r in result.quarantined] == [("conflict", 1)]
+    assert result.quarantined[0].detail == "acme:c1:1: kind was 'assumed', is 'confirmed'"
     assert reports.receipts(ledger, "acme", "c1")[0].record.kind == "assumed"
     with ledger.reading() as connection:
-        kept = connection.execute(select(refused_record)).one()
-    assert kept.value == encode_record(record("c1", kind="confirmed"))
+        quarantined = connection.execute(select(refused_record)).one()
+    assert quarantined.value == encode_record(record("c1", kind="confirmed"))
     assert records.offsets(ledger, TOPIC) == {0: 3}
 
 
-def test_a_conflict_within_one_batch_is_one_too(ledger: Ledger) -> None:
+def test_a_conflict_within_one_batch_is_detected(ledger: Ledger) -> None:
     result = stored(ledger, record("c1"), record("c1", at=T0 + 1))
 
     assert result.records == 1
-    assert [r.reason for r in result.refused] == ["conflict"]
+    assert [r.reason for r in result.quarantined] == ["conflict"]
 
 
 NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1:", b":c\\u00001:")
@@ -329,25 +356,28 @@ NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1
         (NUL, "NUL character"),
     ],
 )
-def test_what_cannot_be_read_is_kept_and_the_rest_is_stored(
+def test_an_unreadable_record_is_quarantined_and_the_rest_is_stored(
     ledger: Ledger, value: bytes | None, says: str
 ) -> None:
     good = arrivals([record("c8"), record("c9")])
-    batch = [good[0], Arrival(0, 1, value), good[1]._replace(offset=2)]
+    batch = [good[0], ConsumedRecord(0, 1, value), good[1]._replace(offset=2)]
 
     result = records.store(ledger, TOPIC, batch, {0: None}, T0)
 
     assert isinstance(result, Stored)
     assert (result.records, result.offsets) == (2, {0: 3})
-    assert [(r.reason, r.offset) for r in result.refused] == [("unreadable", 1)]
-    assert says in result.refused[0].detail
+    assert [(r.reason, r.offset) for r in result.quarantined] == [("unreadable", 1)]
+    assert says in result.quarantined[0].detail
     with ledger.reading() as connection:
         assert connection.execute(select(refused_record)).one().value == value
 
 
-def test_a_record_without_a_readable_origin_bills_all_the_same(ledger: Ledger) -> None:
+def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger) -> None:
     value = encode_record(record("c1"))
-    batch = [Arrival(0, 0, value, b"garbage"), Arrival(0, 1, encode_record(record("c2")), None)]
+    batch = [
+        ConsumedRecord(0, 0, value, b"garbage"),
+        ConsumedRecord(0, 1, encode_record(record("c2")), None),
+    ]
 
     result = records.store(ledger, TOPIC, batch, {0: None}, T0)
 
@@ -356,7 +386,7 @@ def test_a_record_without_a_readable_origin_bills_all_the_same(ledger: Ledger) -
     assert reports.receipts(ledger, "acme", "c1")[0].origin is None
 
 
-def test_an_offset_that_another_sink_moved_stores_nothing(ledger: Ledger) -> None:
+def test_nothing_is_stored_if_another_sink_moved_the_offset(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
 
     late = records.store(ledger, TOPIC, arrivals([record("c3")], 1), {0: 1}, T0)
@@ -377,14 +407,14 @@ def test_one_moved_partition_holds_back_the_whole_batch(ledger: Ledger) -> None:
     assert count(ledger, consumer_offset) == 1
 
 
-def test_text_of_any_script_and_length_comes_back(ledger: Ledger) -> None:
+def test_text_of_any_script_and_length_is_returned_unchanged(ledger: Ledger) -> None:
     name = "\U0001f600é%_'\";--" + "x" * 244
     stored(ledger, record(name))
 
     assert reports.receipts(ledger, "acme", name)[0].record == record(name)
 
 
-def test_one_conversation_does_not_show_another_that_it_is_a_prefix_of(ledger: Ledger) -> None:
+def test_a_receipt_excludes_conversations_whose_id_only_begins_alike(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c1:2"), record("c11"), record("c1", tenant_id="acme2"))
 
     assert len(reports.receipts(ledger, "acme", "c1")) == 1
@@ -406,15 +436,14 @@ def test_planning_moves_each_record_from_pending_to_one_meter_event(ledger: Ledg
     assert deliveries.pending_sums(ledger) == []
 
 
-def test_a_plan_that_another_sink_has_made_is_stored_once(ledger: Ledger) -> None:
+def test_records_that_another_sink_planned_are_not_planned_again(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
     found = deliveries.pending_records(ledger, "acme", "resolution", 1000)
-    fixed = [fix(group, "acme", "resolution", "cus_1", "m") for group in plan(found).groups]
-    part = [fix(group, "acme", "resolution", "cus_1", "m") for group in plan(found[:1]).groups]
+    both, one = (frozen(group_records(records).groups) for records in (found, found[:1]))
 
-    assert deliveries.store_plan(ledger, fixed, T0)
-    assert not deliveries.store_plan(ledger, fixed, T0)
-    assert not deliveries.store_plan(ledger, part, T0)
+    assert deliveries.store_planned(ledger, both, T0)
+    assert not deliveries.store_planned(ledger, both, T0)
+    assert not deliveries.store_planned(ledger, one, T0)
 
     assert count(ledger, meter_event) == 1
     assert count(ledger, meter_event_record) == 2
@@ -433,7 +462,7 @@ def test_no_record_can_be_in_two_meter_events(ledger: Ledger) -> None:
         planned(ledger, outcome="resolution")
 
 
-def test_what_is_netted_is_never_due(ledger: Ledger) -> None:
+def test_a_netted_event_is_never_due(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c1", 2, -1, supersedes=1))
 
     planned(ledger)
@@ -442,48 +471,48 @@ def test_what_is_netted_is_never_due(ledger: Ledger) -> None:
     assert deliveries.pending_sums(ledger) == []
 
 
-def test_an_event_is_claimed_by_one_sink_until_its_lease_ends(ledger: Ledger) -> None:
+def test_one_sink_leases_an_event_until_its_lease_ends(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
 
-    claimed(ledger, event, "a")
-    early = deliveries.claim(ledger, event, "b", T0 + 1, T0 + LEASE_MS, 0)
+    leased(ledger, event, "a")
+    early = try_to_lease(ledger, event, "b", T0 + 1)
     due_early = deliveries.due(ledger, T0 + 1, 10)
-    late = deliveries.claim(ledger, event, "b", T0 + LEASE_MS, T0 + 2 * LEASE_MS, 0)
+    late = try_to_lease(ledger, event, "b", T0 + LEASE_MS)
 
-    assert early == "taken"
+    assert early is NotLeased.TAKEN
     assert due_early == []
-    assert isinstance(late, Claim)
+    assert isinstance(late, Lease)
     assert late.perhaps_counted
     assert late.idempotency_key == event.identifier
 
 
-def test_a_delivered_event_is_not_claimed_again(ledger: Ledger) -> None:
+def test_a_delivered_event_is_not_leased_again(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
-    delivered(ledger, event)
+    deliver(ledger, event)
 
-    assert deliveries.claim(ledger, event, "a", T0 + 10, T0 + LEASE_MS, 0) == "taken"
+    assert try_to_lease(ledger, event, "a", T0 + 10) is NotLeased.TAKEN
     assert deliveries.due(ledger, T0 + LEASE_MS * 9, 10) == []
 
 
-def test_a_late_answer_does_not_undo_what_is_concluded(ledger: Ledger) -> None:
+def test_a_late_response_does_not_undo_a_conclusion(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
-    slow = claimed(ledger, event, "a")
-    quick = claimed(ledger, event, "b", T0 + LEASE_MS)
-    concluded(ledger, event, quick, "delivered", "b")
+    slow = leased(ledger, event, "a")
+    quick = leased(ledger, event, "b", T0 + LEASE_MS)
+    conclude(ledger, quick, "delivered")
 
-    concluded(ledger, event, slow, "rejected", "a")
+    conclude(ledger, slow, "rejected")
 
     assert state_of(ledger, event) == "delivered"
 
 
-def test_a_failed_call_frees_its_event_at_once(ledger: Ledger) -> None:
+def test_a_failed_call_ends_the_lease_at_once(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
 
-    concluded(ledger, event, claimed(ledger, event), "failed")
+    conclude(ledger, leased(ledger, event), "failed")
 
     assert [e.identifier for e in deliveries.due(ledger, T0 + 5, 10)] == [event.identifier]
     assert state_of(ledger, event) == "sent"
@@ -497,41 +526,32 @@ def test_only_a_call_that_may_have_arrived_explains_a_duplicate(
 ) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
-    concluded(ledger, event, claimed(ledger, event), result)
+    conclude(ledger, leased(ledger, event), result)
 
-    assert claimed(ledger, event, now=T0 + 10).perhaps_counted is perhaps
+    assert leased(ledger, event, now_ms=T0 + 10).perhaps_counted is perhaps
 
 
-def test_what_stripe_may_have_forgotten_is_not_sent_again(ledger: Ledger) -> None:
+def test_an_event_that_the_biller_may_have_forgotten_is_not_leased_again(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
-    concluded(ledger, event, claimed(ledger, event), "failed")
+    conclude(ledger, leased(ledger, event), "failed")
 
-    later = T0 + 24 * HOUR_MS
-    made = deliveries.claim(ledger, event, "a", later, later + LEASE_MS, T0 + HOUR_MS)
+    later = try_to_lease(ledger, event, "a", T0 + 24 * HOUR_MS, T0 + HOUR_MS)
 
-    assert made == "forgotten"
+    assert later is NotLeased.UNCERTAIN
     assert count(ledger, attempt) == 1
 
 
-def test_a_kept_failure_gets_a_new_key_and_the_same_identifier(ledger: Ledger) -> None:
+def test_after_a_replayed_failure_the_key_is_new_and_the_identifier_the_same(
+    ledger: Ledger,
+) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
     for replayed in (False, True):
-        deliveries.conclude(
-            ledger,
-            event,
-            claimed(ledger, event),
-            "a",
-            T0,
-            result="failed",
-            http_status=500,
-            request_id=None,
-            replayed=replayed,
-            detail=None,
-        )
+        conclusion = Conclusion(result="failed", http_status=500, replayed=replayed)
+        deliveries.conclude(ledger, leased(ledger, event), conclusion, T0)
 
-    assert claimed(ledger, event).idempotency_key == f"{event.identifier}.1"
+    assert leased(ledger, event).idempotency_key == f"{event.identifier}.1"
 
 
 # --- reports --------------------------------------------------------------------------------------
@@ -556,7 +576,7 @@ def test_usage_adds_up_by_tenant_and_outcome(ledger: Ledger) -> None:
     assert all(type(u.quantity) is int for u in found)
 
 
-def test_what_is_taken_back_counts_where_it_was_charged(ledger: Ledger) -> None:
+def test_a_reversal_counts_where_its_charge_did(ledger: Ledger) -> None:
     stored(
         ledger,
         record("c1", kind="assumed", policy_version=1),
@@ -568,7 +588,7 @@ def test_what_is_taken_back_counts_where_it_was_charged(ledger: Ledger) -> None:
     assert (found.policy_version, found.quantity, found.confirmed, found.assumed) == (1, 0, 0, 0)
 
 
-def test_usage_takes_from_its_start_up_to_before_its_end(ledger: Ledger) -> None:
+def test_usage_includes_its_start_and_excludes_its_end(ledger: Ledger) -> None:
     stored(ledger, *(record(f"c{i}", at=T0 + i) for i in range(5)))
 
     (found,) = reports.usage(ledger, from_ms=T0 + 1, to_ms=T0 + 3)
@@ -577,33 +597,33 @@ def test_usage_takes_from_its_start_up_to_before_its_end(ledger: Ledger) -> None
     assert reports.usage(ledger, tenant_id="nobody") == []
 
 
-def test_usage_tells_what_stripe_has_from_what_is_pending(ledger: Ledger) -> None:
+def test_usage_separates_delivered_from_pending_units(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
     (event,) = planned(ledger)
     stored(ledger, record("c3"), record("c4"), record("c4", 2, -1, supersedes=1))
 
     (before,) = reports.usage(ledger)
-    delivered(ledger, event)
+    deliver(ledger, event)
     (after,) = reports.usage(ledger)
 
     assert (before.quantity, before.delivered) == (3, 0)
     assert (after.quantity, after.delivered) == (3, 2)
 
 
-def test_open_units_are_those_that_no_delivery_has_concluded(ledger: Ledger) -> None:
+def test_open_sums_count_what_no_delivery_has_concluded(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
     (event,) = planned(ledger)
     stored(ledger, record("c3"))
 
     before = [(s.tenant_id, s.quantity) for s in deliveries.open_sums(ledger)]
-    delivered(ledger, event)
+    deliver(ledger, event)
     after = [(s.tenant_id, s.quantity) for s in deliveries.open_sums(ledger)]
 
     assert before == [("acme", 3)]
     assert after == [("acme", 1)]
 
 
-def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was_sent(
+def test_delivered_sums_range_from_what_was_answered_by_then_to_what_was_sent(
     ledger: Ledger,
 ) -> None:
     later = T0 + 2 * HOUR_MS
@@ -611,9 +631,9 @@ def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was
     first, second = planned(ledger)
     (other,) = planned(ledger, "bluejay")
     start, end = T0 // 1000 - 3600, T0 // 1000 + 9000
-    delivered(ledger, first)  # answered at T0 + 5
-    delivered(ledger, other)
-    claimed(ledger, second)
+    deliver(ledger, first)  # answered at T0 + 5
+    deliver(ledger, other)
+    leased(ledger, second)
 
     (known,) = reports.delivered_sums(ledger, start, end, T0 + 5)
     (too_early,) = reports.delivered_sums(ledger, start, end, T0 + 4)
@@ -624,14 +644,14 @@ def test_what_stripe_must_have_is_what_was_answered_by_then_and_at_most_what_was
     assert (known.least, known.most) == (2, 3)
     assert (too_early.least, too_early.most) == (0, 3)
     assert (of_an_hour.least, of_an_hour.most) == (2, 2)
-    assert known.refused == 0
-    concluded(ledger, second, claimed(ledger, second, now=T0 + LEASE_MS), "rejected")
-    (refused,) = reports.delivered_sums(ledger, start, end, T0 + 5)
-    assert (refused.least, refused.most, refused.refused) == (2, 2, 1)
+    assert known.rejected == 0
+    conclude(ledger, leased(ledger, second, now_ms=T0 + LEASE_MS), "rejected")
+    (rejected,) = reports.delivered_sums(ledger, start, end, T0 + 5)
+    assert (rejected.least, rejected.most, rejected.rejected) == (2, 2, 1)
     assert reports.delivered_between(ledger) == (first.timestamp, second.timestamp)
 
 
-def test_a_ledger_that_sent_nothing_has_nothing_at_stripe(ledger: Ledger) -> None:
+def test_a_ledger_that_sent_nothing_has_no_delivered_sums(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     planned(ledger)
 
@@ -639,11 +659,11 @@ def test_a_ledger_that_sent_nothing_has_nothing_at_stripe(ledger: Ledger) -> Non
     assert reports.delivered_sums(ledger, 0, 2**40, T0 + 9) == []
 
 
-def test_a_receipt_shows_every_call(ledger: Ledger) -> None:
+def test_a_receipt_lists_every_call(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
-    concluded(ledger, event, claimed(ledger, event), "failed")
-    delivered(ledger, event)
+    conclude(ledger, leased(ledger, event), "failed")
+    deliver(ledger, event)
 
     (receipt,) = reports.receipts(ledger, "acme", "c1")
 

@@ -18,12 +18,14 @@ from pipeline.dev.emulator.server import Clock, Emulator, running
 from pipeline.dev.emulator.state import Fault
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
-from pipeline.ledger.entries import Arrival, Receipt, Stored
+from pipeline.ledger.entries import ConsumedRecord, Receipt, Stored
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.dispatcher import Dispatcher
+from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.service import flush
-from pipeline.sink.stripe.meter import StripeMeter, look, summaries
+from pipeline.sink.stripe.account import check_account
+from pipeline.sink.stripe.meter import body_sha256, open_meter
+from pipeline.sink.stripe.reconcile import read_sums
 from pipeline.usage.record import UsageRecord, encode_record
 
 TOPIC = "usage.records"
@@ -49,25 +51,24 @@ class Bench(NamedTuple):
     metrics: SinkMetrics
 
     def store(self, *found: UsageRecord) -> None:
-        stands = records.offsets(self.ledger, TOPIC).get(0)
-        arrivals = [Arrival(0, (stands or 0) + n, encode_record(r)) for n, r in enumerate(found)]
-        assert isinstance(records.store(self.ledger, TOPIC, arrivals, {0: stands}, T0), Stored)
+        next_offset = records.offsets(self.ledger, TOPIC).get(0)
+        consumed = [
+            ConsumedRecord(0, (next_offset or 0) + n, encode_record(r)) for n, r in enumerate(found)
+        ]
+        assert isinstance(records.store(self.ledger, TOPIC, consumed, {0: next_offset}, T0), Stored)
 
     async def flush(
         self, now: float = T0 / 1000, owner: str = "a", key: str = "sk_test_1"
     ) -> Dispatcher:
-        """Plan and deliver all that there is, without pauses between the retries."""
-        meter = StripeMeter(key, base_url=self.base_url, timeout_seconds=5)
+        """Plan and deliver everything, without pauses between the retries."""
+        meter = open_meter(stripe_settings(self.base_url, key), timeout_seconds=5)
         dispatcher = Dispatcher(
             self.ledger,
             meter,
             self.metrics,
-            owner=owner,
-            concurrent_max=4,
-            retry_pause_seconds_max=60,
-            lease_seconds=30,
-            now=lambda: now,
-            pause=lambda _: asyncio.sleep(0),
+            owner,
+            DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=60, lease_seconds=30),
+            Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0)),
         )
         try:
             await flush(self.ledger, self.tenants, dispatcher, self.metrics)
@@ -147,7 +148,9 @@ def record(
     return msgspec.convert(fields, UsageRecord)
 
 
-async def test_units_of_an_hour_go_out_as_one_event_a_customer_and_outcome(bench: Bench) -> None:
+async def test_units_of_an_hour_are_sent_as_one_event_per_customer_and_outcome(
+    bench: Bench,
+) -> None:
     bench.store(
         *(record(f"c{n}") for n in range(5)),
         record("c9", at=T0 - HOUR_MS),
@@ -182,7 +185,7 @@ async def test_a_second_flush_sends_nothing_again(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "kind", ["500_before", "500_after", "cut_before", "cut_after", "409", "429"]
 )
-async def test_a_call_that_fails_is_made_again_and_counts_once(bench: Bench, kind: str) -> None:
+async def test_a_failed_call_is_repeated_and_counts_once(bench: Bench, kind: str) -> None:
     bench.fault(kind)
     bench.store(record())
 
@@ -204,12 +207,12 @@ async def test_every_retry_has_the_same_body_identifier_and_key(bench: Bench) ->
     assert {call["identifier"] for call in calls} == {calls[0]["idempotency_key"]}
 
 
-async def test_a_duplicate_answer_after_a_lost_one_is_understood_through_the_ledger(
+async def test_a_duplicate_response_after_a_lost_one_is_explained_by_the_ledger(
     bench: Bench,
 ) -> None:
     bench.fault("cut_after")
     bench.store(record())
-    planned = plan_pending(bench.ledger, bench.tenants, T0)
+    planned = plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
     assert planned.events == 1
     # Stripe keeps keys and identifiers apart: the key is forgotten, the identifier is not.
     bench.emulator.state.keep = lambda *_: None  # type: ignore[method-assign]
@@ -221,11 +224,11 @@ async def test_a_duplicate_answer_after_a_lost_one_is_understood_through_the_led
     assert bench.delivered() == {"acme": 1}
 
 
-async def test_an_identifier_that_is_not_ours_is_a_collision_and_not_called_delivered(
+async def test_an_identifier_that_is_not_ours_is_a_collision_and_not_delivered(
     bench: Bench,
 ) -> None:
     bench.store(record())
-    plan_pending(bench.ledger, bench.tenants, T0)
+    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
     (receipt,) = bench.receipts()
     assert receipt.meter_event is not None
     bench.emulator.state.create_meter_event(
@@ -244,7 +247,7 @@ async def test_an_identifier_that_is_not_ours_is_a_collision_and_not_called_deli
     assert bench.value("resmeter_deliveries_total", result="collision") == 1
 
 
-async def test_what_stripe_refuses_is_parked_and_the_rest_goes_out(bench: Bench) -> None:
+async def test_usage_that_stripe_rejects_does_not_block_the_rest(bench: Bench) -> None:
     bench.store(record("old", at=T0 - 40 * 24 * HOUR_MS), record("new"))
 
     await bench.flush()
@@ -257,7 +260,7 @@ async def test_what_stripe_refuses_is_parked_and_the_rest_goes_out(bench: Bench)
     assert bench.value("resmeter_deliveries_total", result="rejected") == 1
 
 
-async def test_what_occurs_a_little_ahead_of_our_clock_waits_for_its_time(bench: Bench) -> None:
+async def test_an_event_ahead_of_our_clock_waits_for_its_time(bench: Bench) -> None:
     bench.store(record(at=T0 + 60_000))
     await bench.flush()
     assert bench.results() == []
@@ -279,7 +282,7 @@ async def test_a_wrong_key_halts_and_loses_nothing(bench: Bench) -> None:
     assert bench.at_stripe() == {"cus_acme": 1, "cus_bluejay": 1}
 
 
-async def test_a_tenant_without_a_customer_is_parked_and_shown(bench: Bench) -> None:
+async def test_usage_of_a_tenant_without_a_customer_is_parked_and_measured(bench: Bench) -> None:
     bench.store(record("x1", tenant_id="nobody"), record("x2", tenant_id="nobody"), record())
 
     await bench.flush()
@@ -290,7 +293,7 @@ async def test_a_tenant_without_a_customer_is_parked_and_shown(bench: Bench) -> 
     assert [r.meter_event for r in bench.receipts("x1", "nobody")] == [None]
 
 
-async def test_a_negative_sum_is_carried_until_usage_makes_up_for_it(bench: Bench) -> None:
+async def test_a_negative_sum_is_carried_until_usage_outweighs_it(bench: Bench) -> None:
     bench.store(record("c1", at=T0 - 2 * HOUR_MS))
     await bench.flush()
     bench.store(record("c1", 2, -1, at=T0 - HOUR_MS))
@@ -321,7 +324,7 @@ async def test_what_cancels_out_within_a_negative_sum_does_not_pile_up(bench: Be
     assert bench.at_stripe() == {"cus_acme": 1}
 
 
-async def test_charge_and_reversal_before_the_flush_cancel_out_unsent(bench: Bench) -> None:
+async def test_a_charge_and_its_reversal_before_the_flush_cancel_out_unsent(bench: Bench) -> None:
     bench.store(record("c1"), record("c1", 2, -1, at=T0 + 1))
 
     await bench.flush()
@@ -331,7 +334,7 @@ async def test_charge_and_reversal_before_the_flush_cancel_out_unsent(bench: Ben
     assert bench.value("resmeter_pending_units", tenant="acme") in {0, None}
 
 
-async def test_a_call_that_may_have_counted_over_23_hours_ago_is_not_made_again(
+async def test_a_call_that_may_have_counted_over_23_hours_ago_is_not_repeated(
     bench: Bench,
 ) -> None:
     bench.fault("cut_after", times=1)
@@ -348,7 +351,7 @@ async def test_a_call_that_may_have_counted_over_23_hours_ago_is_not_made_again(
 
 async def _deliver_once(bench: Bench) -> None:
     """Deliver, and die after the first call."""
-    meter = StripeMeter("sk_test_1", base_url=bench.base_url, timeout_seconds=5)
+    meter = open_meter(stripe_settings(bench.base_url), timeout_seconds=5)
 
     async def die(_: float) -> None:
         dispatcher._stopping = True
@@ -357,12 +360,9 @@ async def _deliver_once(bench: Bench) -> None:
         bench.ledger,
         meter,
         bench.metrics,
-        owner="dead",
-        concurrent_max=1,
-        retry_pause_seconds_max=1,
-        lease_seconds=30,
-        now=lambda: T0 / 1000,
-        pause=die,
+        "dead",
+        DeliveryLimits(concurrent_max=1, retry_pause_seconds_max=1, lease_seconds=30),
+        Timing(now=lambda: T0 / 1000, pause=die),
     )
     await flush(bench.ledger, bench.tenants, dispatcher, bench.metrics)
     await dispatcher.idle()
@@ -390,7 +390,7 @@ FAULTS = ["500_before", "500_after", "cut_before", "cut_after", "409", "429"]
     faults=st.lists(st.tuples(st.sampled_from(FAULTS), st.integers(1, 4)), max_size=8),
     units=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["acme", "bluejay"])), max_size=20),
 )
-def test_whatever_fails_stripes_sums_are_the_ledgers(
+def test_stripes_sums_equal_the_ledgers_whatever_fails(
     tmp_path_factory: pytest.TempPathFactory,
     faults: list[tuple[str, int]],
     units: list[tuple[int, str]],
@@ -434,7 +434,7 @@ def _with_bench(
 
 
 @pytest.fixture
-def told() -> list[str]:
+def reported() -> list[str]:
     return []
 
 
@@ -442,13 +442,11 @@ def stripe_settings(base_url: str, key: str = "sk_test_1") -> StripeSettings:
     return StripeSettings.model_validate({"api_key": key, "base_url": base_url})
 
 
-async def test_a_look_finds_meters_and_customers_that_are_not_there(
-    bench: Bench, told: list[str]
-) -> None:
+async def test_check_finds_missing_meters_and_customers(bench: Bench, reported: list[str]) -> None:
     customers = {"acme": "cus_acme", "ghost": "cus_ghost"}
 
-    problems = await look(
-        stripe_settings(bench.base_url), customers, ["resmeter_resolution", "nope"], told.append
+    problems = await check_account(
+        stripe_settings(bench.base_url), customers, ["resmeter_resolution", "nope"], reported.append
     )
 
     assert len(problems) == 2
@@ -456,16 +454,16 @@ async def test_a_look_finds_meters_and_customers_that_are_not_there(
     assert "tenants.ghost: there is no customer cus_ghost" in problems[1]
 
 
-async def test_a_look_says_what_is_well(bench: Bench, told: list[str]) -> None:
-    problems = await look(
+async def test_check_reports_what_is_in_order(bench: Bench, reported: list[str]) -> None:
+    problems = await check_account(
         stripe_settings(bench.base_url),
         {"acme": "cus_acme"},
         ["resmeter_resolution"],
-        told.append,
+        reported.append,
     )
 
     assert problems == []
-    assert told == ["1 meters are there", "1 customers are there"]
+    assert reported == ["meters found: 1", "customers found: 1"]
 
 
 @pytest.mark.parametrize(
@@ -475,10 +473,12 @@ async def test_a_look_says_what_is_well(bench: Bench, told: list[str]) -> None:
         ("http://127.0.0.1:1", "sk_test_1", "cannot reach Stripe at http://127.0.0.1:1"),
     ],
 )
-async def test_a_look_names_the_setting_that_is_wrong(
-    bench: Bench, told: list[str], url: str | None, key: str, said: str
+async def test_check_names_the_wrong_setting(
+    bench: Bench, reported: list[str], url: str | None, key: str, said: str
 ) -> None:
-    (problem,) = await look(stripe_settings(url or bench.base_url, key), {}, ["m"], told.append)
+    (problem,) = await check_account(
+        stripe_settings(url or bench.base_url, key), {}, ["m"], reported.append
+    )
 
     assert said in problem
 
@@ -489,10 +489,10 @@ async def test_stripes_sums_are_read_by_customer_and_meter(bench: Bench) -> None
     places = [(who, f"resmeter_{what}") for who in ("cus_acme", "cus_bluejay") for what in WHAT]
     hour = T0 // HOUR_MS * 3600
 
-    found = await summaries(
+    found = await read_sums(
         stripe_settings(bench.base_url), [*places, ("cus_acme", "no_meter")], hour, hour + 3600
     )
-    before = await summaries(stripe_settings(bench.base_url), places, hour - 3600, hour)
+    before = await read_sums(stripe_settings(bench.base_url), places, hour - 3600, hour)
 
     assert {place: units for place, units in found.items() if units} == {
         ("cus_acme", "resmeter_resolution"): 2,
@@ -503,13 +503,13 @@ async def test_stripes_sums_are_read_by_customer_and_meter(bench: Bench) -> None
 
 async def test_sums_that_cannot_be_read_say_why(bench: Bench) -> None:
     with pytest.raises(ConfigurationError, match="RESMETER_STRIPE__API_KEY"):
-        await summaries(stripe_settings(bench.base_url, "sk_live_wrong"), [], 0, 60)
+        await read_sums(stripe_settings(bench.base_url, "sk_live_wrong"), [], 0, 60)
     with pytest.raises(UnavailableError, match="Stripe's sums cannot be read at http"):
-        await summaries(stripe_settings("http://127.0.0.1:1"), [], 0, 60)
+        await read_sums(stripe_settings("http://127.0.0.1:1"), [], 0, 60)
 
 
-async def test_an_answer_that_repeats_the_key_does_not_bring_it_into_the_ledger(
-    bench: Bench, told: list[str]
+async def test_a_response_that_repeats_the_key_does_not_bring_it_into_the_ledger(
+    bench: Bench, reported: list[str]
 ) -> None:
     async def echo(request: web.Request) -> web.Response:
         said = f"Invalid API Key provided: {request.headers['Authorization']}"
@@ -525,7 +525,9 @@ async def test_an_answer_that_repeats_the_key_does_not_bring_it_into_the_ledger(
     bench.store(record("c1"))
 
     dispatcher = await bench._replace(base_url=base_url).flush(key="rk_test_hunter2")
-    (problem,) = await look(stripe_settings(base_url, "rk_test_hunter2"), {}, ["m"], told.append)
+    (problem,) = await check_account(
+        stripe_settings(base_url, "rk_test_hunter2"), {}, ["m"], reported.append
+    )
     await runner.cleanup()
 
     (receipt,) = reports.receipts(bench.ledger, "acme", "c1")

@@ -103,29 +103,29 @@ BUGS = (
     Bug(
         "the identifier of a meter event is drawn anew at each attempt",
         "pipeline/sink/dispatcher.py",
-        "        answer = await self._meter.send(event, claim.idempotency_key)",
-        "        import uuid, msgspec\n"
+        "        conclusion = await self.meter.deliver(event, lease)",
+        "        import uuid\n"
         "        event_ = msgspec.structs.replace(event, identifier=uuid.uuid4().hex)\n"
-        "        answer = await self._meter.send(event_, uuid.uuid4().hex)",
+        "        lease_ = msgspec.structs.replace(lease, idempotency_key=uuid.uuid4().hex)\n"
+        "        conclusion = await self.meter.deliver(event_, lease_)",
     ),
     Bug(
         "a retry goes out with a fresh timestamp",
         "pipeline/sink/dispatcher.py",
-        "        answer = await self._meter.send(event, claim.idempotency_key)",
-        "        import msgspec\n"
-        "        event_ = msgspec.structs.replace(event, timestamp=now // 1000)\n"
-        "        answer = await self._meter.send(event_, claim.idempotency_key)",
+        "        conclusion = await self.meter.deliver(event, lease)",
+        "        event_ = msgspec.structs.replace(event, timestamp=now_ms // 1000)\n"
+        "        conclusion = await self.meter.deliver(event_, lease)",
     ),
     Bug(
         "an answer that never came is taken for a refusal, and the event for new",
         "pipeline/sink/stripe/responses.py",
-        'return ("duplicate" if perhaps_counted else "collision"), "done"',
-        'return "rejected", "done"',
+        'return "duplicate" if perhaps_counted else "collision"',
+        'return "rejected"',
     ),
     Bug(
         "a delivery is held for good by a sink that died",
         "pipeline/ledger/deliveries.py",
-        "or_(m.lease_until <= now, m.owner == owner)",
+        "or_(m.lease_until <= now_ms, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
 )
