@@ -1,151 +1,20 @@
-"""The sink against the emulator, through Stripe's SDK: each unit is counted once, whatever fails."""
+"""The sink against the emulator, through Stripe's SDK: each unit counts once, whatever fails."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import pytest
-from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
-from pipeline.catalog.tenants import Tenants, load_tenants
-from pipeline.config import StripeSettings
-from pipeline.dev.emulator.server import Clock, Emulator, running
-from pipeline.dev.emulator.state import Fault
-from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
-from pipeline.ledger.entries import ConsumedRecord, Receipt, Stored
-from pipeline.metrics import SinkMetrics
+from pipeline.ledger import deliveries
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.service import flush
-from pipeline.sink.stripe.account import check_account
 from pipeline.sink.stripe.meter import body_sha256, open_meter
-from pipeline.sink.stripe.reconcile import read_sums
-from pipeline.usage.record import UsageRecord, encode_record
-
-TOPIC = "usage.records"
-WHAT = ("resolution", "procedure_handoff", "qualification", "disqualification")
-T0 = 1_790_000_000_000
-HOUR_MS = 3_600_000
-TENANT_FILE = """
-[tenants.acme]
-stripe_customer = "cus_acme"
-[tenants.bluejay]
-stripe_customer = "cus_bluejay"
-"""
-
-
-class Bench(NamedTuple):
-    """A ledger, an emulator, and the sink's parts between them."""
-
-    ledger: Ledger
-    tenants: Tenants
-    emulator: Emulator
-    base_url: str
-    registry: CollectorRegistry
-    metrics: SinkMetrics
-
-    def store(self, *found: UsageRecord) -> None:
-        next_offset = records.offsets(self.ledger, TOPIC).get(0)
-        consumed = [
-            ConsumedRecord(0, (next_offset or 0) + n, encode_record(r)) for n, r in enumerate(found)
-        ]
-        assert isinstance(records.store(self.ledger, TOPIC, consumed, {0: next_offset}, T0), Stored)
-
-    async def flush(
-        self, now: float = T0 / 1000, owner: str = "a", key: str = "sk_test_1"
-    ) -> Dispatcher:
-        """Plan and deliver everything, without pauses between the retries."""
-        meter = open_meter(stripe_settings(self.base_url, key), timeout_seconds=5)
-        dispatcher = Dispatcher(
-            self.ledger,
-            meter,
-            self.metrics,
-            owner,
-            DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=60, lease_seconds=30),
-            Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0)),
-        )
-        try:
-            await flush(self.ledger, self.tenants, dispatcher, self.metrics)
-            await dispatcher.idle()
-        finally:
-            await dispatcher.stop()
-            await meter.close()
-        return dispatcher
-
-    def at_stripe(self) -> dict[str, int]:
-        return {e["customer"]: e["sum"] for e in self.emulator.state.sums()["sums"]}
-
-    def delivered(self) -> dict[str, int]:
-        """Return what the ledger says is at Stripe, by tenant."""
-        units: dict[str, int] = {}
-        for found in reports.usage(self.ledger):
-            units[found.tenant_id] = units.get(found.tenant_id, 0) + found.delivered
-        return units
-
-    def results(self, conversation: str = "c1", tenant_id: str = "acme") -> list[str]:
-        (receipt,) = self.receipts(conversation, tenant_id)
-        return [attempt.result for attempt in receipt.attempts]
-
-    def receipts(self, conversation: str = "c1", tenant_id: str = "acme") -> list[Receipt]:
-        return reports.receipts(self.ledger, tenant_id, conversation)
-
-    def value(self, name: str, **labels: str) -> float | None:
-        return self.registry.get_sample_value(name, labels)
-
-    def fault(self, kind: Any, **more: Any) -> None:
-        self.emulator.state.faults.append(Fault(kind, **more))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    yield from _bench(tmp_path)
-
-
-def _bench(folder: Path) -> Iterator[Bench]:
-    file = folder / "resmeter.toml"
-    file.write_text(TENANT_FILE)
-    url = f"sqlite:///{folder}/ledger.sqlite"
-    upgrade(url)
-    ledger = open_ledger(url)
-    emulator = Emulator(clock=Clock(T0 / 1000))
-    tenants = load_tenants(file)
-    emulator.state.prepare(tenants.customers.values(), tenants.event_names, 0)
-    registry = CollectorRegistry()
-    with running(emulator) as base_url:
-        yield Bench(ledger, tenants, emulator, base_url, registry, SinkMetrics(registry))
-    ledger.close()
-
-
-def record(
-    conversation: str = "c1",
-    n: int = 1,
-    quantity: int = 1,
-    *,
-    tenant_id: str = "acme",
-    outcome: str = "resolution",
-    at: int = T0,
-) -> UsageRecord:
-    fields = {
-        "id": f"{tenant_id}:{conversation}:{n}",
-        "tenant_id": tenant_id,
-        "conversation": conversation,
-        "outcome": outcome,
-        "quantity": quantity,
-        "kind": "assumed",
-        "reason": "silence" if quantity > 0 else "customer_returned",
-        "occurred_at": at,
-        "policy": "fin-2026",
-        "policy_version": 1,
-        "evidence": (f"{conversation}-m{n}",),
-        "supersedes": None if quantity > 0 else f"{tenant_id}:{conversation}:{n - 1}",
-    }
-    return msgspec.convert(fields, UsageRecord)
+from tests.support.bench import HOUR_MS, T0, Bench, open_bench, record, stripe_settings
 
 
 async def test_units_of_an_hour_are_sent_as_one_event_per_customer_and_outcome(
@@ -420,117 +289,11 @@ def _with_bench(
     play: Callable[[Bench], Coroutine[Any, Any, None]],
     check: Callable[[Bench], None],
 ) -> None:
-    made = _bench(folder)
-    bench = next(made)
+    opening = open_bench(folder)
+    bench = next(opening)
     try:
         asyncio.run(play(bench))
         check(bench)
     finally:
-        for _ in made:
+        for _ in opening:
             pass
-
-
-# --- resmeter check -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def reported() -> list[str]:
-    return []
-
-
-def stripe_settings(base_url: str, key: str = "sk_test_1") -> StripeSettings:
-    return StripeSettings.model_validate({"api_key": key, "base_url": base_url})
-
-
-async def test_check_finds_missing_meters_and_customers(bench: Bench, reported: list[str]) -> None:
-    customers = {"acme": "cus_acme", "ghost": "cus_ghost"}
-
-    problems = await check_account(
-        stripe_settings(bench.base_url), customers, ["resmeter_resolution", "nope"], reported.append
-    )
-
-    assert len(problems) == 2
-    assert "no active meter has the event_name 'nope'" in problems[0]
-    assert "tenants.ghost: there is no customer cus_ghost" in problems[1]
-
-
-async def test_check_reports_what_is_in_order(bench: Bench, reported: list[str]) -> None:
-    problems = await check_account(
-        stripe_settings(bench.base_url),
-        {"acme": "cus_acme"},
-        ["resmeter_resolution"],
-        reported.append,
-    )
-
-    assert problems == []
-    assert reported == ["meters found: 1", "customers found: 1"]
-
-
-@pytest.mark.parametrize(
-    ("url", "key", "said"),
-    [
-        (None, "sk_live_1", "RESMETER_STRIPE__API_KEY: Stripe does not accept it"),
-        ("http://127.0.0.1:1", "sk_test_1", "cannot reach Stripe at http://127.0.0.1:1"),
-    ],
-)
-async def test_check_names_the_wrong_setting(
-    bench: Bench, reported: list[str], url: str | None, key: str, said: str
-) -> None:
-    (problem,) = await check_account(
-        stripe_settings(url or bench.base_url, key), {}, ["m"], reported.append
-    )
-
-    assert said in problem
-
-
-async def test_stripes_sums_are_read_by_customer_and_meter(bench: Bench) -> None:
-    bench.store(record("c1"), record("c2"), record("c3", tenant_id="bluejay"))
-    await bench.flush()
-    places = [(who, f"resmeter_{what}") for who in ("cus_acme", "cus_bluejay") for what in WHAT]
-    hour = T0 // HOUR_MS * 3600
-
-    found = await read_sums(
-        stripe_settings(bench.base_url), [*places, ("cus_acme", "no_meter")], hour, hour + 3600
-    )
-    before = await read_sums(stripe_settings(bench.base_url), places, hour - 3600, hour)
-
-    assert {place: units for place, units in found.items() if units} == {
-        ("cus_acme", "resmeter_resolution"): 2,
-        ("cus_bluejay", "resmeter_resolution"): 1,
-    }
-    assert not any(before.values())
-
-
-async def test_sums_that_cannot_be_read_say_why(bench: Bench) -> None:
-    with pytest.raises(ConfigurationError, match="RESMETER_STRIPE__API_KEY"):
-        await read_sums(stripe_settings(bench.base_url, "sk_live_wrong"), [], 0, 60)
-    with pytest.raises(UnavailableError, match="Stripe's sums cannot be read at http"):
-        await read_sums(stripe_settings("http://127.0.0.1:1"), [], 0, 60)
-
-
-async def test_a_response_that_repeats_the_key_does_not_bring_it_into_the_ledger(
-    bench: Bench, reported: list[str]
-) -> None:
-    async def echo(request: web.Request) -> web.Response:
-        said = f"Invalid API Key provided: {request.headers['Authorization']}"
-        return web.json_response({"error": {"message": said}}, status=401)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", echo)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    base_url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    bench.store(record("c1"))
-
-    dispatcher = await bench._replace(base_url=base_url).flush(key="rk_test_hunter2")
-    (problem,) = await check_account(
-        stripe_settings(base_url, "rk_test_hunter2"), {}, ["m"], reported.append
-    )
-    await runner.cleanup()
-
-    (receipt,) = reports.receipts(bench.ledger, "acme", "c1")
-    for said in (str(dispatcher.halted), str(receipt.attempts[0].detail), problem):
-        assert "Invalid API Key provided: Bearer (the key)" in said
-        assert "hunter2" not in said
