@@ -99,20 +99,20 @@ def check(ledger: Ledger) -> None:
         )
     with ledger.reading() as connection:
         _check_encoding(ledger, connection)
-        found = MigrationContext.configure(connection).get_current_revision()
+        revision = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(_alembic())
     head = script.get_current_head()
-    if found == head:
+    if revision == head:
         return
-    if found is None or any(found == known.revision for known in script.walk_revisions()):
+    if revision is None or any(revision == known.revision for known in script.walk_revisions()):
         problem = (
-            f"the ledger {ledger.redacted_url} has schema {found or 'none'}, this version needs {head}: "
+            f"the ledger {ledger.redacted_url} has schema {revision or 'none'}, this version needs {head}: "
             "run `resmeter ledger upgrade`"
         )
     else:
         problem = (
-            f"the ledger {ledger.redacted_url} has schema {found}, which this version does not know: "
-            "run the newer resmeter that made it"
+            f"the ledger {ledger.redacted_url} has schema {revision}, which this version does not know: "
+            "run the newer resmeter that created it"
         )
     raise ConfigurationError([problem])
 

@@ -163,7 +163,7 @@ def _fields(event: MeterEvent) -> dict[str, Any]:
 def due(ledger: Ledger, now_ms: int, events_max: int) -> list[MeterEvent]:
     """Return the oldest meter events that can be sent now and that no sink has leased.
 
-    An event whose timestamp lies ahead of `now_ms` waits: a biller rejects it for good.
+    An event with a timestamp after `now_ms` waits: a biller would reject it for good.
     """
     m = meter_event.c
     query = (

@@ -185,13 +185,15 @@ def _delivery(event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Delive
         state=event.state,
         attempts=tuple(
             Call(
-                at=format_time(made.at),
-                answered_at=None if made.answered_at is None else format_time(made.answered_at),
-                result=made.result,
-                http_status=made.http_status,
-                request_id=made.request_id,
-                detail=made.detail,
+                at=format_time(attempt.at),
+                answered_at=None
+                if attempt.answered_at is None
+                else format_time(attempt.answered_at),
+                result=attempt.result,
+                http_status=attempt.http_status,
+                request_id=attempt.request_id,
+                detail=attempt.detail,
             )
-            for made in attempts
+            for attempt in attempts
         ),
     )

@@ -184,8 +184,8 @@ def _quarantined(reason: QuarantineReason, consumed: ConsumedRecord, detail: str
 
 def _offsets(connection: Connection, topic: str) -> dict[int, int]:
     query = select(consumer_offset.c.partition, consumer_offset.c.next_offset)
-    found = connection.execute(query.where(consumer_offset.c.topic == topic))
-    return {row.partition: row.next_offset for row in found}
+    rows = connection.execute(query.where(consumer_offset.c.topic == topic))
+    return {row.partition: row.next_offset for row in rows}
 
 
 def _move(
@@ -238,9 +238,9 @@ def _not_inserted(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, 
     for start in range(0, len(rows), _LOOKUP_IDS_MAX):
         part = rows[start : start + _LOOKUP_IDS_MAX]
         query = select(*columns).where(usage_record.c.id.in_({row[0] for row in part}))
-        found = {stored[0]: tuple(stored) for stored in connection.execute(query)}
+        by_id = {stored[0]: tuple(stored) for stored in connection.execute(query)}
         for row in part:
-            stored = found[row[0]]
+            stored = by_id[row[0]]
             if stored[_CONTENT_SIZE:] != row[_CONTENT_SIZE : _CONTENT_SIZE + 3]:
                 pairs.append((row, stored[:_CONTENT_SIZE]))
     return pairs

@@ -61,9 +61,9 @@ def usage(
     if to_ms is not None:
         query = query.where(r.c.occurred_at < to_ms)
     with ledger.reading() as connection:
-        found = [UsageSum(**row._mapping) for row in connection.execute(query)]
+        sums = [UsageSum(**row._mapping) for row in connection.execute(query)]
     # Here, not in SQL: databases differ in how they order text.
-    return sorted(found, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
+    return sorted(sums, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
 
 
 def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]:
@@ -145,16 +145,16 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
     with ledger.reading() as connection:
         rows = sorted(map(tuple, connection.execute(query)))
     sums: list[DeliveredSum] = []
-    for place, group in groupby(rows, key=lambda row: row[:2]):
-        found = list(group)
+    for (customer, event_name), of_meter in groupby(rows, key=lambda row: row[:2]):
+        group = list(of_meter)
         sums.append(
             DeliveredSum(
-                customer=place[0],
-                event_name=place[1],
-                tenant_ids=tuple(row[2] for row in found),
-                least=sum(row[3] for row in found),
-                most=sum(row[4] for row in found),
-                rejected=sum(row[5] for row in found),
+                customer=customer,
+                event_name=event_name,
+                tenant_ids=tuple(row[2] for row in group),
+                least=sum(row[3] for row in group),
+                most=sum(row[4] for row in group),
+                rejected=sum(row[5] for row in group),
             )
         )
     return sums

@@ -32,7 +32,7 @@ from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
 CONNECT_SECONDS_MAX = 5.0
-WAIT_SECONDS_MAX = 0.2  # for a batch to fill; then what there is, is stored
+WAIT_SECONDS_MAX = 0.2  # for a batch to fill; a partial one is stored then
 LAG_INTERVAL_SECONDS = 2.0  # between measurements of the lag
 LAG_TIMEOUT_SECONDS = 2.0
 _TOPIC_IS_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
@@ -84,8 +84,8 @@ class Intake:
 
     def problems(self) -> list[str]:
         """Return why records may not be coming in; any thread may ask."""
-        found = [] if self._joined else [f"not in the group of {self._topic} yet"]
-        return [*found, self._unreached] if self._unreached else found
+        problems = [] if self._joined else [f"not in the group of {self._topic} yet"]
+        return [*problems, self._unreached] if self._unreached else problems
 
     def run(self) -> None:
         """Consume until `stop`, then leave the group.
@@ -130,7 +130,7 @@ class Intake:
 
     def _check_topic(self, consumer: Consumer) -> None:
         try:
-            found = list_topics(
+            metadata = list_topics(
                 consumer, self._refusals, self._servers, self._topic, seconds=CONNECT_SECONDS_MAX
             )
         except KafkaException as error:
@@ -138,7 +138,7 @@ class Intake:
                 f"cannot reach Kafka at {self._servers} (RESMETER_KAFKA__BOOTSTRAP_SERVERS): "
                 f"{error.args[0].str()}"
             ) from error
-        if found.topics[self._topic].error is not None:
+        if metadata.topics[self._topic].error is not None:
             raise ConfigurationError([self._no_topic()])
 
     def _no_topic(self) -> str:
@@ -200,7 +200,7 @@ class Intake:
             partition, offset = message.partition(), message.offset()
             assert partition is not None
             assert offset is not None
-            # What was fetched before a rebalance or a seek is not ours to store.
+            # A record fetched before a rebalance or a seek is not ours to store.
             if offset < self._read.get(partition, offset + 1):
                 continue
             self._read[partition] = offset + 1

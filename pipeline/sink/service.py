@@ -159,16 +159,16 @@ async def _publish_pending(
     pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
     units: dict[str, int] = {}
     money: dict[tuple[str, str], float] = {}
-    for found in open_sums:
-        units[found.tenant_id] = units.get(found.tenant_id, 0) + found.quantity
+    for total in open_sums:
+        units[total.tenant_id] = units.get(total.tenant_id, 0) + total.quantity
         price = billing.price_for(
-            found.tenant_id, found.outcome, found.policy, found.policy_version
+            total.tenant_id, total.outcome, total.policy, total.policy_version
         )
         if price:
-            key = (found.tenant_id, price[1])
-            money[key] = money.get(key, 0.0) + float(price[0] * found.quantity)
+            key = (total.tenant_id, price[1])
+            money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
     # A credit may wait weeks for usage that it reduces; nothing is late then.
-    oldest = min((found.stored_at for found in pending_sums if found.quantity > 0), default=None)
+    oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
     metrics.show_pending(
         units,
         money,

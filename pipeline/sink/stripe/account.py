@@ -25,7 +25,7 @@ async def check_account(
         settings: key and address.
         customers: tenant → Stripe customer.
         event_names: of the meters that must exist.
-        report: takes what was found in order, and what the key may not read.
+        report: is called with what is in order, and with what the key may not read.
 
     Raises:
         ConfigurationError: there is no key.
@@ -79,18 +79,18 @@ async def _check_customers(
     async def problem(tenant_id: str, customer: str) -> str | None:
         async with slots:
             try:
-                found = await client.v1.customers.retrieve_async(customer)
+                retrieved = await client.v1.customers.retrieve_async(customer)
             except stripe.InvalidRequestError:
                 return f"tenants.{tenant_id}: there is no customer {customer} in this account"
-        deleted = getattr(found, "deleted", False)
+        deleted = getattr(retrieved, "deleted", False)
         return f"tenants.{tenant_id}: customer {customer} is deleted" if deleted else None
 
     try:
-        found = await asyncio.gather(*(problem(*item) for item in sorted(customers.items())))
+        checked = await asyncio.gather(*(problem(*item) for item in sorted(customers.items())))
     except stripe.PermissionError:
         report("the key may not read customers: customers were not checked")
         return []
-    problems = [text for text in found if text]
+    problems = [text for text in checked if text]
     if not problems:
         report(f"customers found: {len(customers)}")
     return problems

@@ -12,7 +12,7 @@ NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; the emulator takes sk_test_anyth
 
 
 class StripeClient:
-    """An open client: make it in the event loop that uses it, and close it there."""
+    """An open client: create and close it in the event loop that uses it."""
 
     def __init__(self, settings: StripeSettings, *, timeout_seconds: float) -> None:
         """Open the client; nothing is sent.
