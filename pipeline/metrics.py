@@ -302,8 +302,8 @@ class SinkMetrics:
         """Count what a batch of usage records brought."""
         self.records.inc(stored.records)
         self.record_duplicates.inc(stored.duplicates)
-        for refused in stored.refused:
-            self.records_refused.labels(refused.reason).inc()
+        for record in stored.quarantined:
+            self.records_refused.labels(record.reason).inc()
 
     def show_pending(
         self,

@@ -1,16 +1,26 @@
-"""What the rest asks of the catalog about a bill: who is billed, into which meter, at what price."""
+"""The catalog as those who bill see it: prices, customers and meters. Pure.
+
+`pipeline.catalog.tenants.Tenants` is both protocols.
+"""
 
 from decimal import Decimal
 from typing import Protocol
 
 
-class Billing(Protocol):
-    """Who is billed, into which meter, at what price: `pipeline.catalog.tenants.Tenants`."""
-
-    def customer_for(self, tenant_id: str) -> str | None: ...
-
-    def event_name_for(self, outcome: str) -> str: ...
+class Prices(Protocol):
+    """The price of a unit."""
 
     def price_for(
-        self, tenant_id: str, outcome: str, policy: str, version: int
-    ) -> tuple[Decimal, str] | None: ...
+        self, tenant_id: str, outcome: str, policy: str, version: int, /
+    ) -> tuple[Decimal, str] | None:
+        """Return amount and currency under this version of a policy; None: it names no price."""
+
+
+class Billing(Prices, Protocol):
+    """Prices, and where the sink delivers usage."""
+
+    def customer_for(self, tenant_id: str, /) -> str | None:
+        """Return the customer that is billed for the tenant; None: its usage is parked."""
+
+    def event_name_for(self, outcome: str, /) -> str:
+        """Return the event name of the meter that counts the outcome."""

@@ -20,7 +20,6 @@ from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.ledger.findings import Finding
 from pipeline.replay.audit import Tally
 from pipeline.replay.reading import Reading
-from pipeline.sink.stripe.reconcile import reconcile
 
 _HOUR_SECONDS = 3600
 _SHOWN_MAX = 20
@@ -167,7 +166,7 @@ def _at_stripe(
     lag_seconds: float,
 ) -> list[Finding]:
     """Compare in whole hours, as meter events are made by the hour."""
-    from pipeline.sink.stripe.meter import summaries
+    from pipeline.sink.stripe.reconcile import read_sums, reconcile
 
     now = time.time()
     first, last = reports.delivered_between(ledger) or (int(now), int(now))
@@ -183,7 +182,7 @@ def _at_stripe(
         for known in reports.delivered_sums(ledger, start, end, certain_until)
     }
     # Stripe first: what it has counted was written down before the call.
-    at_stripe = asyncio.run(summaries(settings.stripe, sorted(places), start, end))
+    at_stripe = asyncio.run(read_sums(settings.stripe, sorted(places), start, end))
     delivered = reports.delivered_sums(ledger, start, end, certain_until)
     click.echo(
         f"{len(places)} sums of Stripe's held against {sum(known.most for known in delivered)} "

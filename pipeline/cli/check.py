@@ -77,14 +77,16 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
 
         opened = open_ledger(settings.ledger.url)
         opened.close()
-        facts.append(f"{opened.shown} has the tables of this version")
+        facts.append(f"{opened.redacted_url} has the tables of this version")
         return []
 
     def stripe(facts: list[str]) -> list[str]:
-        from pipeline.sink.stripe.meter import look
+        from pipeline.sink.stripe.account import check_account
 
         found = tenants[0] if tenants else load_tenants(None)
-        return asyncio.run(look(settings.stripe, found.customers, found.event_names, facts.append))
+        return asyncio.run(
+            check_account(settings.stripe, found.customers, found.event_names, facts.append)
+        )
 
     yield "config", "tenant file", tenant_file
     yield "kafka", "broker", broker

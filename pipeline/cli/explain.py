@@ -13,7 +13,8 @@ from pipeline.cli import FAILED
 from pipeline.cli.output import visible
 from pipeline.config import load_settings
 from pipeline.ledger import open_ledger, reports
-from pipeline.ledger.receipt import Explanation, explain, tell
+from pipeline.ledger.receipt import Explanation, explain
+from pipeline.ledger.receipt_text import render
 
 COLUMNS_MIN = 60
 LABEL_COLUMNS = 13
@@ -43,7 +44,7 @@ def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: b
         ledger.close()
     if not receipts:
         click.echo(
-            f"error: the ledger {ledger.shown} holds no usage record of conversation "
+            f"error: the ledger {ledger.redacted_url} holds no usage record of conversation "
             f"{conversation!r} of tenant {tenant_id!r}: nothing of it has been charged so far, or "
             "the sink has not read it yet",
             err=True,
@@ -59,7 +60,7 @@ def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: b
 
 def laid_out(explanation: Explanation, columns: int) -> Iterator[str]:
     """Yield the lines of the receipt, broken to fit and to stay below their labels."""
-    for line in tell(explanation):
+    for line in render(explanation):
         yield textwrap.fill(
             visible(line),
             max(columns, COLUMNS_MIN),

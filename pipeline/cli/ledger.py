@@ -4,7 +4,7 @@ import click
 
 from pipeline import logs
 from pipeline.config import load_settings
-from pipeline.ledger import open_ledger, shown, upgrade
+from pipeline.ledger import open_ledger, redacted, upgrade
 
 
 @click.group("ledger")
@@ -27,7 +27,7 @@ def _upgrade() -> None:
     settings = load_settings()
     logs.configure(settings.log)
     upgrade(settings.ledger.url)
-    click.echo(f"the ledger {shown(settings.ledger.url)} is ready")
+    click.echo(f"the ledger {redacted(settings.ledger.url)} is ready")
 
 
 @command.command("check")
@@ -37,4 +37,4 @@ def _check() -> None:
     logs.configure(settings.log)
     ledger = open_ledger(settings.ledger.url)
     ledger.close()
-    click.echo(f"the ledger {ledger.shown} is ready")
+    click.echo(f"the ledger {ledger.redacted_url} is ready")

@@ -1,33 +1,18 @@
 """`resmeter usage`."""
 
-from collections.abc import Iterable
 from decimal import Decimal
-from typing import TypedDict
 
 import click
 import orjson
 from rich.table import Table
 
 from pipeline import logs
-from pipeline.catalog.prices import Billing
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.output import as_written, print_table
 from pipeline.config import load_settings
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
-from pipeline.ledger.entries import UsageSum
-
-
-class Line(TypedDict):
-    tenantid: str
-    outcome: str
-    quantity: int
-    confirmed: int
-    assumed: int
-    amount: str | None
-    currency: str | None
-    delivered: int
-    pending: int
+from pipeline.ledger.pricing import PricedUsage, price_usage
 
 
 class _Time(click.ParamType):
@@ -68,7 +53,7 @@ def command(
         sums = reports.usage(ledger, tenant_id=tenant_id, from_ms=from_ms, to_ms=to_ms)
     finally:
         ledger.close()
-    lines = priced(sums, tenants)
+    lines = price_usage(sums, tenants)
     if as_json:
         for line in lines:
             click.echo(orjson.dumps(line))
@@ -80,41 +65,7 @@ def command(
         click.echo(f"warning: no policy names a price for {outcome}", err=True)
 
 
-def priced(sums: Iterable[UsageSum], billing: Billing) -> list[Line]:
-    """Return a line for each tenant, outcome and currency: each unit at its policy's price."""
-    lines: dict[tuple[str, str, str | None], Line] = {}
-    amounts: dict[tuple[str, str, str | None], Decimal] = {}
-    for found in sums:
-        price = billing.price_for(
-            found.tenant_id, found.outcome, found.policy, found.policy_version
-        )
-        key = (found.tenant_id, found.outcome, price[1] if price else None)
-        line = lines.setdefault(
-            key,
-            {
-                "tenantid": found.tenant_id,
-                "outcome": found.outcome,
-                "quantity": 0,
-                "confirmed": 0,
-                "assumed": 0,
-                "amount": None,
-                "currency": key[2],
-                "delivered": 0,
-                "pending": 0,
-            },
-        )
-        line["quantity"] += found.quantity
-        line["confirmed"] += found.confirmed
-        line["assumed"] += found.assumed
-        line["delivered"] += found.delivered
-        line["pending"] += found.quantity - found.delivered
-        if price:
-            amounts[key] = amounts.get(key, Decimal(0)) + price[0] * found.quantity
-            line["amount"] = format(amounts[key], "f")
-    return [lines[key] for key in sorted(lines, key=lambda k: (k[0], k[1], k[2] or ""))]
-
-
-def _table(lines: list[Line]) -> Table:
+def _table(lines: list[PricedUsage]) -> Table:
     table = Table(box=None, pad_edge=False, show_footer=False)
     table.add_column("tenant", style="bold", no_wrap=True)
     table.add_column("outcome", no_wrap=True)

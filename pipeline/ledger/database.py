@@ -1,4 +1,4 @@
-"""This file opens the database, upgrades its schema and checks it."""
+"""Open the database, upgrade its schema, check it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -29,21 +29,21 @@ _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
 class Ledger:
-    """An open ledger. Any thread may use it; `close` it in the end."""
+    """An open ledger. Any thread may use it; `close` it at the end."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.is_sqlite = engine.dialect.name == "sqlite"
-        self.shown = shown(engine.url)
+        self.redacted_url = redacted(engine.url)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction that writes: committed at the end, rolled back by an exception.
 
         Raises:
-            UnavailableError: the database cannot be reached, or stays locked.
+            UnavailableError: the database cannot be reached or stays locked.
         """
-        with _reached(self.shown), self._engine.begin() as connection:
+        with _reached(self.redacted_url), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -53,7 +53,7 @@ class Ledger:
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        with _reached(self.shown), self._engine.connect() as connection:
+        with _reached(self.redacted_url), self._engine.connect() as connection:
             if self.is_sqlite:
                 connection.execution_options(resmeter_reads=True)
             else:
@@ -70,7 +70,7 @@ def open_ledger(url: str) -> Ledger:
     """Open the ledger at a SQLAlchemy URL.
 
     Raises:
-        ConfigurationError: the URL is none of ours, or the schema is not that of this version.
+        ConfigurationError: the URL is not supported, or the schema is not that of this version.
         UnavailableError: the database cannot be reached.
     """
     ledger = _connect(_read_url(url))
@@ -86,53 +86,55 @@ def check(ledger: Ledger) -> None:
     """Check that the schema is that of this version.
 
     Raises:
-        ConfigurationError: it is not; the message says what to run.
+        ConfigurationError: it is not. The message says what to run.
         UnavailableError: the database cannot be reached.
     """
     path = ledger._engine.url.database
     if ledger.is_sqlite and path and not Path(path).exists():
         # Connecting would leave an empty file behind.
         raise ConfigurationError(
-            [f"there is no ledger at {ledger.shown}: run `resmeter ledger upgrade` ({VARIABLE})"]
+            [
+                f"there is no ledger at {ledger.redacted_url}: run `resmeter ledger upgrade` ({VARIABLE})"
+            ]
         )
     with ledger.reading() as connection:
         _check_encoding(ledger, connection)
-        found = MigrationContext.configure(connection).get_current_revision()
+        revision = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(_alembic())
     head = script.get_current_head()
-    if found == head:
+    if revision == head:
         return
-    if found is None or any(found == known.revision for known in script.walk_revisions()):
+    if revision is None or any(revision == known.revision for known in script.walk_revisions()):
         problem = (
-            f"the ledger {ledger.shown} has schema {found or 'none'}, this version needs {head}: "
+            f"the ledger {ledger.redacted_url} has schema {revision or 'none'}, this version needs {head}: "
             "run `resmeter ledger upgrade`"
         )
     else:
         problem = (
-            f"the ledger {ledger.shown} has schema {found}, which this version does not know: "
-            "run the newer resmeter that made it"
+            f"the ledger {ledger.redacted_url} has schema {revision}, which this version does not know: "
+            "run the newer resmeter that created it"
         )
     raise ConfigurationError([problem])
 
 
 def upgrade(url: str) -> None:
-    """Bring the schema to that of this version; does nothing where it is. Makes SQLite's folder.
+    """Bring the schema to that of this version. Creates the folder and file of SQLite.
 
     Raises:
-        ConfigurationError: the URL is none of ours.
+        ConfigurationError: the URL is not supported.
         UnavailableError: the database cannot be reached.
     """
     parsed = _read_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         folder = Path(parsed.database).parent
         try:
-            # Who else is on this machine has no business in it. SQLite gives the files beside it
-            # the permissions of the ledger's own; one that is there keeps what it has.
+            # Other users of the machine must not read the ledger. SQLite creates its other files
+            # with the permissions of this one; an existing file keeps its own.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             Path(parsed.database).touch(mode=0o600)
         except OSError as error:
             raise UnavailableError(
-                f"the ledger {shown(parsed)} cannot be made: {error.strerror}"
+                f"the ledger {redacted(parsed)} cannot be created: {error.strerror}"
             ) from error
     ledger = _connect(parsed)
     config = _alembic()
@@ -150,17 +152,19 @@ def upgrade(url: str) -> None:
 
 
 def _check_encoding(ledger: Ledger, connection: Connection) -> None:
-    # Ids are of any script: another encoding would refuse some, and the sink would stand still.
+    # Ids may be in any script: another encoding would reject some and stop the sink.
     if not ledger.is_sqlite:
         encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
         if encoding != "UTF8":
-            problem = f"the database of the ledger {ledger.shown} has the encoding {encoding}: "
-            problem += f"make one with ENCODING 'UTF8' ({VARIABLE})"
+            problem = (
+                f"the database of the ledger {ledger.redacted_url} has the encoding {encoding}: "
+            )
+            problem += f"create one with ENCODING 'UTF8' ({VARIABLE})"
             raise ConfigurationError([problem])
 
 
-def shown(url: str | URL) -> str:
-    """Return the URL as it may be printed: without its passwords."""
+def redacted(url: str | URL) -> str:
+    """Return the URL without its passwords, for logs and messages."""
     parsed = make_url(url)
     hidden = {name: "hidden" for name in parsed.query if "password" in name.lower()}
     return parsed.update_query_dict(hidden).render_as_string(hide_password=True)
@@ -169,8 +173,8 @@ def shown(url: str | URL) -> str:
 def _read_url(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the second from a port that is no number
-        # Not repeated: what cannot be parsed may hold a password anywhere.
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
+        # The URL is not repeated: a password may be anywhere in it.
         raise ConfigurationError([f"{VARIABLE}: is not a URL such as {_EXAMPLES}"]) from None
     backend = parsed.get_backend_name()
     if backend not in _DRIVERS:
@@ -194,7 +198,7 @@ def _connect(url: URL) -> Ledger:
         arguments: dict[str, object] = {"client_encoding": "utf8"}
         if "connect_timeout" not in url.query:
             arguments["connect_timeout"] = CONNECT_SECONDS_MAX
-        # Errors show no values: they are usage records, by the thousand.
+        # Errors show no values: they would be thousands of usage records.
         engine = create_engine(
             url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True
         )
@@ -202,10 +206,10 @@ def _connect(url: URL) -> Ledger:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves, below
+    connection.isolation_level = None  # `_begin_sqlite` says BEGIN
     for pragma in (
         "journal_mode=WAL",
-        # What was told to Stripe must not be forgotten in a power cut: NORMAL would allow it.
+        # With NORMAL, a power cut could lose the attempt of a call that Stripe has counted.
         "synchronous=FULL",
         "foreign_keys=ON",
         "cache_size=-16384",  # KiB, of each connection; the system caches the file as well
@@ -216,7 +220,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reads = connection.get_execution_options().get("resmeter_reads", False)
-    # A writer that begins by reading could not be promoted once another has written.
+    # A transaction that begins with a read cannot write once another has written.
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
@@ -227,7 +231,7 @@ def _reached(name: str) -> Iterator[None]:
     except DBAPIError as error:
         if "invalid connection option" in str(error.orig):
             raise ConfigurationError([f"{VARIABLE}: {error.orig}"]) from error
-        # The others are ours: an integrity that does not hold, or SQL that is wrong.
+        # The other classes are our own faults: a violated constraint or wrong SQL.
         if type(error) not in {DatabaseError, InterfaceError, OperationalError}:
             raise
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)

@@ -1,8 +1,9 @@
-"""This file keeps meter events and attempts: planned once, their states moved forward only."""
+"""Store meter events and attempts: an event is planned once, its state only moves forward."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+import msgspec
 from sqlalchemy import (
     Connection,
     and_,
@@ -18,8 +19,10 @@ from sqlalchemy import (
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     PERHAPS_COUNTED,
-    Claim,
+    Conclusion,
+    Lease,
     MeterEvent,
+    NotLeased,
     OpenSum,
     PendingRecord,
     PendingSum,
@@ -35,8 +38,8 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
-# What the answer to a call makes of its meter event; the others leave it `sent`.
-_CONCLUDED: dict[Result, State] = {
+# The state of a meter event after a call. Other results leave it `sent`.
+_STATE_AFTER: dict[Result, State] = {
     "delivered": "delivered",
     "duplicate": "delivered",
     "collision": "rejected",
@@ -46,7 +49,7 @@ _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struc
 
 
 def pending_sums(ledger: Ledger) -> list[PendingSum]:
-    """Add up what no meter event holds, by tenant and outcome, in that order."""
+    """Add up the pending records by tenant and outcome, in that order."""
     p = pending_record.c
     query = (
         select(p.tenant_id, p.outcome, func.count(), func.sum(p.quantity), func.min(p.stored_at))
@@ -63,7 +66,7 @@ def pending_sums(ledger: Ledger) -> list[PendingSum]:
 def pending_records(
     ledger: Ledger, tenant_id: str, outcome: str, records_max: int
 ) -> list[PendingRecord]:
-    """Return the oldest records that no meter event holds, by (occurred_at, seq)."""
+    """Return the oldest pending records, by (occurred_at, seq)."""
     p = pending_record.c
     query = (
         select(p.seq, usage_record.c.id, p.quantity, p.occurred_at)
@@ -77,7 +80,7 @@ def pending_records(
 
 
 def open_sums(ledger: Ledger) -> list[OpenSum]:
-    """Add up what is not at Stripe yet: what is pending, planned or sent.
+    """Add up the units that the biller does not have yet: pending, planned or sent.
 
     A -1 counts under the policy of the record that it takes back.
     """
@@ -105,10 +108,10 @@ def open_sums(ledger: Ledger) -> list[OpenSum]:
         ]
 
 
-def store_plan(ledger: Ledger, planned: Sequence[PlannedEvent], now: int) -> bool:
-    """Store meter events with the records they hold, all or nothing.
+def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
+    """Store meter events with the records they take up, all or nothing.
 
-    Returns False, having stored nothing, where another sink has planned one of the records.
+    Returns False, having stored nothing, if another sink has planned one of the records.
     """
     if not planned:
         return True
@@ -128,15 +131,15 @@ def store_plan(ledger: Ledger, planned: Sequence[PlannedEvent], now: int) -> boo
         for record in item.records
     ]
     events = [
-        {**_fields(item.event), "lease_until": 0, "created_at": now, "updated_at": now}
+        {**_fields(item.event), "lease_until": 0, "created_at": now_ms, "updated_at": now_ms}
         for item in planned
     ]
     with ledger.writing() as connection:
-        # 1. Taking the records off the pending ones decides which sink plans them.
+        # 1. Deleting the pending rows decides which sink plans the records.
         if _delete_pending(connection, taken) != len(taken):
             connection.rollback()
             return False
-        # 2. The events, then what they hold: from here on nothing of it changes but the state.
+        # 2. The events and their records: from here on only an event's state changes.
         connection.execute(insert(meter_event), events)
         connection.execute(insert(meter_event_record), links)
     return True
@@ -157,16 +160,16 @@ def _fields(event: MeterEvent) -> dict[str, Any]:
     return {name: getattr(event, name) for name in MeterEvent.__struct_fields__}
 
 
-def due(ledger: Ledger, now: int, events_max: int) -> list[MeterEvent]:
-    """Return the oldest meter events that wait for a call and that no sink is calling for.
+def due(ledger: Ledger, now_ms: int, events_max: int) -> list[MeterEvent]:
+    """Return the oldest meter events that can be sent now and that no sink has leased.
 
-    One whose time has not come waits: Stripe would refuse it for good.
+    An event with a timestamp after `now_ms` waits: a biller would reject it for good.
     """
     m = meter_event.c
     query = (
         select(*_event_columns)
-        .where(m.state.in_(("planned", "sent")), m.lease_until <= now)
-        .where(m.timestamp <= now // 1000)
+        .where(m.state.in_(("planned", "sent")), m.lease_until <= now_ms)
+        .where(m.timestamp <= now_ms // 1000)
         .order_by(m.hour, m.identifier)
         .limit(events_max)
     )
@@ -174,19 +177,20 @@ def due(ledger: Ledger, now: int, events_max: int) -> list[MeterEvent]:
         return [MeterEvent(**row._mapping) for row in connection.execute(query)]
 
 
-def claim(
+def lease(
     ledger: Ledger,
     event: MeterEvent,
     owner: str,
-    now: int,
-    lease_until: int,
-    counted_after: int,
-) -> Claim | Literal["taken", "forgotten"]:
-    """Write down that a call is about to be made, before it is made.
+    now_ms: int,
+    *,
+    until_ms: int,
+    remembered_from_ms: int,
+) -> Lease | NotLeased:
+    """Store that a call is about to be made, before the call.
 
-    Returns `taken` where another sink is calling or the event is concluded, and `forgotten` where
-    an attempt before `counted_after` may have been counted: Stripe does not know its identifier
-    any more, so that another call could bill twice.
+    The lease of `owner` ends at `until_ms`: then another sink may send the event. An attempt before
+    `remembered_from_ms` that may have been counted makes the event UNCERTAIN, as the biller no
+    longer recognises its identifier.
     """
     m = meter_event.c
     move = (
@@ -194,9 +198,9 @@ def claim(
         .where(
             m.identifier == event.identifier,
             m.state.in_(("planned", "sent")),
-            or_(m.lease_until <= now, m.owner == owner),
+            or_(m.lease_until <= now_ms, m.owner == owner),
         )
-        .values(state="sent", owner=owner, lease_until=lease_until, updated_at=now)
+        .values(state="sent", owner=owner, lease_until=until_ms, updated_at=now_ms)
     )
     earlier = (
         select(
@@ -208,17 +212,17 @@ def claim(
     )
     with ledger.writing() as connection:
         if connection.execute(move).rowcount != 1:
-            return "taken"
+            return NotLeased.TAKEN
         perhaps_counted_at, replays = connection.execute(earlier).one()
-        if perhaps_counted_at is not None and perhaps_counted_at < counted_after:
+        if perhaps_counted_at is not None and perhaps_counted_at < remembered_from_ms:
             connection.rollback()
-            return "forgotten"
-        # A key whose answer Stripe has kept would give that failure for a day.
+            return NotLeased.UNCERTAIN
+        # The biller repeats a stored failure for a day: after one, only a new key makes a real call.
         key = event.identifier if not replays else f"{event.identifier}.{replays}"
         written = connection.execute(
             insert(attempt).values(
                 identifier=event.identifier,
-                at=now,
+                at=now_ms,
                 owner=owner,
                 body_sha256=event.body_sha256,
                 idempotency_key=key,
@@ -227,41 +231,29 @@ def claim(
             )
         )
         assert written.inserted_primary_key is not None
-        return Claim(written.inserted_primary_key[0], perhaps_counted_at is not None, key)
+        return Lease(
+            identifier=event.identifier,
+            owner=owner,
+            attempt=written.inserted_primary_key[0],
+            perhaps_counted=perhaps_counted_at is not None,
+            idempotency_key=key,
+        )
 
 
-def conclude(
-    ledger: Ledger,
-    event: MeterEvent,
-    made: Claim,
-    owner: str,
-    now: int,
-    *,
-    result: Result,
-    http_status: int | None,
-    request_id: str | None,
-    replayed: bool,
-    detail: str | None,
-) -> None:
-    """Write down the answer; where it concludes, the event's state moves with it."""
+def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> None:
+    """Store what became of the call, move the event's state if that decides it, end the lease."""
     m = meter_event.c
     with ledger.writing() as connection:
         connection.execute(
             update(attempt)
-            .where(attempt.c.seq == made.attempt, attempt.c.result == "unanswered")
-            .values(
-                result=result,
-                answered_at=now,
-                http_status=http_status,
-                request_id=request_id,
-                replayed=replayed,
-                detail=detail,
-            )
+            .where(attempt.c.seq == lease.attempt, attempt.c.result == "unanswered")
+            .values(answered_at=now_ms, **msgspec.structs.asdict(conclusion))
         )
-        state = _CONCLUDED.get(result)
-        # Only from `sent`: a late answer never undoes what another sink has concluded.
-        move = update(meter_event).where(m.identifier == event.identifier, m.state == "sent")
+        state = _STATE_AFTER.get(conclusion.result)
+        # Only from `sent`: a late response never undoes what another sink has concluded.
+        move = update(meter_event).where(m.identifier == lease.identifier, m.state == "sent")
         if state is not None:
-            connection.execute(move.values(state=state, lease_until=0, updated_at=now))
+            connection.execute(move.values(state=state, lease_until=0, updated_at=now_ms))
         else:
-            connection.execute(move.where(m.owner == owner).values(lease_until=now, updated_at=now))
+            owned = move.where(m.owner == lease.owner)
+            connection.execute(owned.values(lease_until=now_ms, updated_at=now_ms))

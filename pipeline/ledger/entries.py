@@ -1,30 +1,25 @@
-"""This file defines what goes into the ledger and comes out of it. Pure."""
+"""Define what goes into the ledger and what comes out of it. Pure.
+
+In three parts: what the intake stores, what a delivery writes, what the reports return.
+"""
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from pipeline.usage.record import Origin, UsageRecord
 
-State = Literal["planned", "sent", "delivered", "rejected", "netted", "cancelled"]
-
-# What became of a call. `unanswered` is written before it, and stays where we die in between.
-Result = Literal[
-    "unanswered",
-    "delivered",
-    "duplicate",  # Stripe had it already, from an earlier attempt of ours: delivered
-    "collision",  # Stripe had that identifier already, and not from us
-    "rejected",
-    "failed",  # 5xx, or the connection broke: it may have been counted
-    "refused",  # 409, 429, or no connection: it was surely not counted
-    "halted",  # 401, 403
-]
-# After one of these, Stripe may know the identifier.
-PERHAPS_COUNTED: tuple[Result, ...] = ("unanswered", "failed", "delivered", "duplicate")
+HOUR_MS = 3_600_000
 
 
-class Arrival(NamedTuple):
+# --- intake ---------------------------------------------------------------------------------------
+
+QuarantineReason = Literal["unreadable", "conflict"]
+
+
+class ConsumedRecord(NamedTuple):
     """One Kafka message of the topic of usage records."""
 
     partition: int
@@ -33,32 +28,52 @@ class Arrival(NamedTuple):
     origin: bytes | None = None  # the header `resmeter-origin`
 
 
-class Refused(msgspec.Struct, frozen=True):
-    """A message that is kept, but does not bill: somebody must look."""
+class Quarantined(msgspec.Struct, frozen=True):
+    """A message that is stored in `refused_record` and does not bill; an operator must act."""
 
-    reason: Literal["unreadable", "conflict"]
+    reason: QuarantineReason
     partition: int
     offset: int
     detail: str
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What a batch brought. `records` are new; `duplicates` were known, with equal content."""
+    """What became of a batch: `records` are new, `duplicates` were stored with equal content."""
 
     records: int
     duplicates: int
-    refused: tuple[Refused, ...]
+    quarantined: tuple[Quarantined, ...]
     offsets: Mapping[int, int]  # partition → next offset
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """Another sink has moved the offsets of these partitions: nothing was stored, seek again."""
+    """Another sink moved the offsets of these partitions. Nothing was stored: seek and read again."""
 
-    offsets: Mapping[int, int | None]  # partition → where it stands
+    offsets: Mapping[int, int | None]  # partition → next offset in the ledger
+
+
+# --- deliveries -----------------------------------------------------------------------------------
+
+# The state of a meter event. Nothing writes `cancelled` yet; the table accepts it.
+State = Literal["planned", "sent", "delivered", "rejected", "netted", "cancelled"]
+
+# What became of a call. These words are stored and are labels of metrics.
+Result = Literal[
+    "unanswered",  # written before the call; it stays if the sink dies before the response
+    "delivered",
+    "duplicate",  # the biller had the event from an earlier call of ours: delivered
+    "collision",  # the biller had the identifier, but not from us
+    "rejected",  # the biller turned the usage down for good
+    "failed",  # 5xx, or the connection broke: perhaps counted
+    "refused",  # throttled (409, 429) or unreached (no connection): surely not counted
+    "halted",  # 401, 403: the key is not accepted
+]
+# After one of these the biller may know the identifier.
+PERHAPS_COUNTED: tuple[Result, ...] = ("unanswered", "failed", "delivered", "duplicate")
 
 
 class PendingRecord(NamedTuple):
-    """A usage record that no meter event holds."""
+    """A usage record that belongs to no meter event yet."""
 
     seq: int
     id: str
@@ -67,17 +82,17 @@ class PendingRecord(NamedTuple):
 
 
 class PendingSum(msgspec.Struct, frozen=True):
-    """All pending records of a tenant and outcome, added up."""
+    """The sum of all pending records of a tenant and outcome."""
 
     tenant_id: str
     outcome: str
     records: int
     quantity: int
-    stored_at: int  # of the oldest, by its arrival in the ledger
+    stored_at: int  # when the oldest record entered the ledger, ms
 
 
 class OpenSum(msgspec.Struct, frozen=True):
-    """Units that are not known to be at Stripe, for pricing: by the policy that decided them."""
+    """Units that the biller is not known to have, by the policy that prices them."""
 
     tenant_id: str
     outcome: str
@@ -87,16 +102,16 @@ class OpenSum(msgspec.Struct, frozen=True):
 
 
 class MeterEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What Stripe gets, fixed before the first attempt: every retry sends this very body."""
+    """What the biller gets, fixed before the first attempt: every retry sends the same body."""
 
     identifier: str
     tenant_id: str
     customer: str
     outcome: str
     event_name: str
-    hour: int
+    hour: int  # hours since the epoch
     value: int
-    timestamp: int
+    timestamp: int  # seconds, within the hour
     body_sha256: str
     state: State = "planned"
     created_at: int = 0
@@ -110,16 +125,38 @@ class PlannedEvent(msgspec.Struct, frozen=True):
     records: tuple[PendingRecord, ...]
 
 
-class Claim(msgspec.Struct, frozen=True):
-    """The right to make one call; its attempt is written already."""
+class Lease(msgspec.Struct, frozen=True):
+    """The right of one sink to make one call; the attempt is stored already."""
 
-    attempt: int
-    perhaps_counted: bool  # an earlier attempt of this body may have reached Stripe
+    identifier: str
+    owner: str
+    attempt: int  # its number in the ledger
+    perhaps_counted: bool  # an earlier attempt with this body may have reached the biller
     idempotency_key: str
 
 
+class NotLeased(Enum):
+    """Why a meter event must not be sent now."""
+
+    TAKEN = "another sink holds the lease, or the event is concluded"
+    UNCERTAIN = "an old attempt may have been counted: another call could bill twice"
+
+
+class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one call, as the ledger stores it."""
+
+    result: Result
+    http_status: int | None = None
+    request_id: str | None = None
+    replayed: bool = False  # the biller repeated the response to an earlier call with this key
+    detail: str | None = None
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One call, as remembered."""
+    """One stored call."""
 
     at: int
     answered_at: int | None
@@ -130,21 +167,22 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
-    """What Stripe must have of a customer and meter: at least what was answered long enough ago.
+    """What Stripe must have for a customer and meter, in units.
 
-    And at most all that may have been counted, whatever was answered. `refused` it has not taken.
+    `least` counts the calls that were answered long enough ago to be in Stripe's sums, `most` all
+    that may have been counted. Stripe did not take the `rejected` units.
     """
 
     customer: str
     event_name: str
-    tenant_ids: tuple[str, ...]  # who is billed through the customer
+    tenant_ids: tuple[str, ...]  # the tenants that are billed through the customer
     least: int
     most: int
-    refused: int = 0
+    rejected: int = 0
 
 
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
-    """What is owed by a tenant for an outcome, under one version of a policy.
+    """What a tenant owes for an outcome, under one version of a policy.
 
     A -1 counts under kind and policy of the record that it takes back: it undoes that charge.
     `delivered` includes what cancelled out and never had to be sent; the rest is pending.
@@ -161,7 +199,7 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A usage record, where it and its evidence lie, and how it reached Stripe."""
+    """A usage record, the position of the record and its evidence, and how it reached Stripe."""
 
     record: UsageRecord
     topic: str

@@ -1,16 +1,15 @@
-"""This file tells how a conversation was billed: the receipt, in plain words. Pure."""
+"""Build the receipt of a conversation: what was charged, why, and how it reached Stripe. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 
 import msgspec
 
-from pipeline.catalog.prices import Billing
+from pipeline.catalog.prices import Prices
 from pipeline.events.times import format_time
-from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, Result
+from pipeline.ledger.entries import HOUR_MS, Attempt, MeterEvent, Receipt, Result
 
-HOUR_MS = 3_600_000
-
+# By the reason of a usage record. A sentence without its first capital and its full stop.
 _REASONS = {
     "silence": (
         "the AI's answer stood, and the customer did not come back for help before the "
@@ -30,7 +29,8 @@ _REASONS = {
         "an event arrived late and changed what had been decided; this brings the bill in line"
     ),
     "rebill": (
-        "somebody held the bill against the log, and applied a plan that brings the two in line"
+        "rebill: the charge was recalculated from the event log, and this entry corrects the "
+        "difference"
     ),
     # The causes of a handoff.
     "procedure": "a procedure handed the conversation over to the team, as it was set up to",
@@ -42,28 +42,10 @@ _REASONS = {
     "api": "an API call handed the conversation over to the team",
 }
 
-_STATES = {
-    "planned": "is planned, and not sent yet",
-    "sent": "was sent, and waits for Stripe to accept it",
-    "delivered": "was delivered to Stripe",
-    "rejected": "was refused by Stripe and set aside: somebody must look",
-    "netted": "comes to nothing: charges and corrections cancelled out before they were sent",
-    "cancelled": "was cancelled",
-}
-
-_RESULTS: dict[Result, str] = {
-    "unanswered": "no answer is known: the sink stopped in the middle, or is waiting",
-    "delivered": "accepted",
-    "duplicate": "accepted: Stripe had it already from an earlier call, and counts it once",
-    "collision": "refused: Stripe has this identifier, but not from us",
-    "rejected": "refused",
-    "failed": "failed, to be tried again",
-    "refused": "not accepted this time, to be tried again",
-    "halted": "refused: the key is not accepted",
-}
-
 
 class Evidence(msgspec.Struct, frozen=True):
+    """An event that a usage record rests on; its position is None if the record does not name it."""
+
     event: str
     topic: str | None
     partition: int | None
@@ -71,12 +53,16 @@ class Evidence(msgspec.Struct, frozen=True):
 
 
 class Position(msgspec.Struct, frozen=True):
+    """Where a usage record is in Kafka."""
+
     topic: str
     partition: int
     offset: int
 
 
 class Call(msgspec.Struct, frozen=True):
+    """One attempt to deliver."""
+
     at: str
     answered_at: str | None
     result: Result
@@ -86,7 +72,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """How it reached Stripe; `value` is that of the whole meter event."""
+    """The meter event that a usage record belongs to; `value` is the sum of all its records."""
 
     identifier: str
     customer: str
@@ -119,6 +105,8 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
+    """The receipt of one conversation: the JSON of `resmeter explain --json`."""
+
     tenant_id: str = msgspec.field(name="tenantid")
     conversation: str
     net: dict[str, int]  # outcome → units, without zeros
@@ -126,16 +114,16 @@ class Explanation(msgspec.Struct, frozen=True):
     records: tuple[Line, ...]
 
 
-def explain(receipts: Sequence[Receipt], billing: Billing) -> Explanation:
-    """Return the receipt of one conversation; there is at least one record."""
+def explain(receipts: Sequence[Receipt], prices: Prices) -> Explanation:
+    """Return the receipt of one conversation, which has at least one record."""
     net: dict[str, int] = {}
     amounts: dict[str, Decimal] = {}
     lines: list[Line] = []
     for receipt in receipts:
         record = receipt.record
-        # What is taken back is worth what it was charged at.
+        # A reversal has the price of the charge that it takes back.
         policy, version = receipt.superseded_policy or (record.policy, record.policy_version)
-        price = billing.price_for(record.tenant_id, record.outcome, policy, version)
+        price = prices.price_for(record.tenant_id, record.outcome, policy, version)
         net[record.outcome] = net.get(record.outcome, 0) + record.quantity
         amount = None
         if price:
@@ -197,77 +185,15 @@ def _delivery(event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Delive
         state=event.state,
         attempts=tuple(
             Call(
-                at=format_time(made.at),
-                answered_at=None if made.answered_at is None else format_time(made.answered_at),
-                result=made.result,
-                http_status=made.http_status,
-                request_id=made.request_id,
-                detail=made.detail,
+                at=format_time(attempt.at),
+                answered_at=None
+                if attempt.answered_at is None
+                else format_time(attempt.answered_at),
+                result=attempt.result,
+                http_status=attempt.http_status,
+                request_id=attempt.request_id,
+                detail=attempt.detail,
             )
-            for made in attempts
+            for attempt in attempts
         ),
     )
-
-
-def tell(explanation: Explanation) -> Iterator[str]:
-    """Yield the lines of the receipt, for a person."""
-    yield f"Conversation {explanation.conversation} of {explanation.tenant_id}"
-    if explanation.net:
-        net = ", ".join(f"{units} {_words(o)}" for o, units in explanation.net.items())
-    else:
-        net = "nothing: what was charged has been taken back"
-    money = ", ".join(f"{amount} {c}" for c, amount in explanation.amounts.items())
-    yield f"Billed in all: {net}" + (f" ({money})" if money else "")
-    for number, line in enumerate(explanation.records, start=1):
-        yield ""
-        sign = "charged" if line.quantity > 0 else "taken back"
-        worth = "no price" if line.amount is None else f"{line.amount} {line.currency}"
-        yield (
-            f"{number}. {line.occurred_at}  {line.quantity:+d} {_words(line.outcome)} "
-            f"{sign}, {worth}"
-        )
-        yield f"   Why       {line.why[:1].upper()}{line.why[1:]} ({line.reason}, {line.kind})."
-        if line.supersedes:
-            yield f"   Reverses  {line.supersedes}"
-        yield f"   Policy    {line.policy}, version {line.policy_version}"
-        yield f"   Evidence  {'; '.join(map(_where, line.evidence)) or 'none'}"
-        at = line.record
-        yield f"   Record    {line.id} ({at.topic}, partition {at.partition}, offset {at.offset})"
-        yield from _tell_delivery(line.delivery)
-
-
-def _tell_delivery(delivery: Delivery | None) -> Iterator[str]:
-    if delivery is None:
-        yield (
-            "   Stripe    Not yet: it waits for the next flush, for the tenant's Stripe customer, "
-            "or for usage that makes up for a negative sum."
-        )
-        return
-    yield (
-        f"   Stripe    Meter event {delivery.identifier} {_STATES[delivery.state]}. It holds "
-        f"{delivery.value} in all for {delivery.customer} in {delivery.event_name}, "
-        f"in the hour from {delivery.hour}."
-    )
-    for number, call in enumerate(delivery.attempts, start=1):
-        facts = [
-            f"HTTP {call.http_status}" if call.http_status is not None else "",
-            f"request {call.request_id}" if call.request_id else "",
-            call.detail or "",
-        ]
-        known = ", ".join(fact for fact in facts if fact)
-        yield f"             Call {number} at {call.at}: {_RESULTS[call.result]}" + (
-            f" ({known})" if known else ""
-        )
-
-
-def _where(evidence: Evidence) -> str:
-    if evidence.topic is None:
-        return f"event {evidence.event}"
-    return (
-        f"event {evidence.event} ({evidence.topic}, partition {evidence.partition}, "
-        f"offset {evidence.offset})"
-    )
-
-
-def _words(outcome: str) -> str:
-    return outcome.replace("_", " ")

@@ -1,4 +1,4 @@
-"""This file stores usage records: each once, in the transaction that moves the offsets."""
+"""Store usage records, each once, in the transaction that moves the offsets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,13 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.entries import Arrival, Moved, Refused, Stored
+from pipeline.ledger.entries import (
+    ConsumedRecord,
+    Moved,
+    Quarantined,
+    QuarantineReason,
+    Stored,
+)
 from pipeline.ledger.tables import consumer_offset, refused_record, usage_record
 from pipeline.usage.record import decode_origin, decode_record
 
@@ -16,8 +22,8 @@ DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
 
-# Name and PostgreSQL type, in the order of a row. What tells a duplicate from a conflict comes
-# first; where a record lies is no part of what it says.
+# Name and PostgreSQL type, in the order of a row. The content comes first: it distinguishes a
+# duplicate from a conflict. The position of a record in Kafka does not.
 _CONTENT = (
     ("id", "text"),
     ("tenantid", "text"),
@@ -73,68 +79,67 @@ def offsets(ledger: Ledger, topic: str) -> dict[int, int]:
 def store(
     ledger: Ledger,
     topic: str,
-    arrivals: Sequence[Arrival],
+    consumed: Sequence[ConsumedRecord],
     expected: Mapping[int, int | None],
     stored_at: int,
 ) -> Stored | Moved:
     """Store a batch and move the offsets past it, all or nothing.
 
-    `arrivals` ascend by offset within each partition. `expected` says for each of their
-    partitions where its offset is believed to stand, None where it has none yet. `stored_at` is
-    in milliseconds.
+    `consumed` ascends by offset within each partition. `expected` is the next offset that the
+    caller believes the ledger to have for each of their partitions, None for a partition without
+    one. `stored_at` is in milliseconds.
 
-    What does not decode and what contradicts a stored record is kept in `refused_record`.
+    A record that does not decode or contradicts a stored record is quarantined in `refused_record`.
     """
     rows: list[_Row] = []
-    refused: list[tuple[Refused, bytes | None]] = []
+    quarantined: list[tuple[Quarantined, bytes | None]] = []
     after: dict[int, int] = {}
-    for arrival in arrivals:
-        after[arrival.partition] = arrival.offset + 1
+    for record in consumed:
+        after[record.partition] = record.offset + 1
         try:
-            rows.append(_row(topic, arrival))
+            rows.append(_row(topic, record))
         except ValueError as error:
-            refused.append((_refused("unreadable", arrival, str(error)), arrival.value))
+            quarantined.append((_quarantined("unreadable", record, str(error)), record.value))
     with ledger.writing() as connection:
-        # 1. Offsets first: their rows are locked now, so that no other sink stores the same.
+        # 1. Offsets first: this locks their rows, so that no other sink stores the same records.
         if not all(
             _move(connection, ledger, topic, partition, expected[partition], offset)
             for partition, offset in sorted(after.items())
         ):
-            stands = _offsets(connection, topic)
+            moved = _offsets(connection, topic)
             connection.rollback()
-            return Moved({partition: stands.get(partition) for partition in after})
-        # 2. The records. None was there, as a rule; only otherwise each is looked up.
+            return Moved({partition: moved.get(partition) for partition in after})
+        # 2. The records. As a rule all are new; only if one is not, each is looked up.
         added = _insert(connection, ledger, rows, stored_at) if rows else 0
         if added < len(rows):
-            by_position = {(a.partition, a.offset): a for a in arrivals}
-            for row, stored in _known(connection, rows):
+            by_position = {(record.partition, record.offset): record for record in consumed}
+            for row, stored in _not_inserted(connection, rows):
                 if row[:_CONTENT_SIZE] != stored:
-                    arrival = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
-                    refused.append(
-                        (_refused("conflict", arrival, _difference(row, stored)), arrival.value)
-                    )
-        # 3. What does not bill is kept too, before the offset passes it.
-        if refused:
-            _keep(connection, ledger, topic, refused)
-    conflicts = sum(entry.reason == "conflict" for entry, _ in refused)
+                    record = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
+                    conflict = _quarantined("conflict", record, _difference(row, stored))
+                    quarantined.append((conflict, record.value))
+        # 3. The quarantined records, before the offset passes them.
+        if quarantined:
+            _store_quarantined(connection, ledger, topic, quarantined)
+    conflicts = sum(entry.reason == "conflict" for entry, _ in quarantined)
     return Stored(
         records=added,
         duplicates=len(rows) - added - conflicts,
-        refused=tuple(entry for entry, _ in refused),
+        quarantined=tuple(entry for entry, _ in quarantined),
         offsets=after,
     )
 
 
-def _row(topic: str, arrival: Arrival) -> _Row:
-    if not arrival.value:
+def _row(topic: str, consumed: ConsumedRecord) -> _Row:
+    if not consumed.value:
         raise ValueError("the message has no value")
-    record = decode_record(arrival.value)
+    record = decode_record(consumed.value)
     origin_topic = origin_partition = origin_offsets = None
-    if arrival.origin is not None:
+    if consumed.origin is not None:
         try:
-            origin = decode_origin(arrival.origin)
+            origin = decode_origin(consumed.origin)
         except ValueError:
-            pass  # the record bills all the same; only its receipt says less
+            pass  # the record still bills; its receipt does not say where the evidence is
         else:
             origin_topic, origin_partition = origin.topic, origin.partition
             origin_offsets = orjson.dumps(origin.offsets).decode()
@@ -152,8 +157,8 @@ def _row(topic: str, arrival: Arrival) -> _Row:
         orjson.dumps(record.evidence).decode(),
         record.supersedes,
         topic,
-        arrival.partition,
-        arrival.offset,
+        consumed.partition,
+        consumed.offset,
         origin_topic,
         origin_partition,
         origin_offsets,
@@ -163,24 +168,24 @@ def _row(topic: str, arrival: Arrival) -> _Row:
         raise ValueError("id is not that of its tenant and conversation - at `$.id`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
-    if b"\\u0000" in arrival.value and any("\0" in v for v in row if isinstance(v, str)):
-        raise ValueError("holds a NUL character, which no database keeps as text")
+    if b"\\u0000" in consumed.value and any("\0" in v for v in row if isinstance(v, str)):
+        raise ValueError("contains a NUL character, which no database stores as text")
     return row
 
 
-def _refused(reason: Any, arrival: Arrival, detail: str) -> Refused:
-    return Refused(
+def _quarantined(reason: QuarantineReason, consumed: ConsumedRecord, detail: str) -> Quarantined:
+    return Quarantined(
         reason,
-        arrival.partition,
-        arrival.offset,
+        consumed.partition,
+        consumed.offset,
         detail.replace("\0", "\\0")[:DETAIL_CHARACTERS_MAX],
     )
 
 
 def _offsets(connection: Connection, topic: str) -> dict[int, int]:
     query = select(consumer_offset.c.partition, consumer_offset.c.next_offset)
-    found = connection.execute(query.where(consumer_offset.c.topic == topic))
-    return {row.partition: row.next_offset for row in found}
+    rows = connection.execute(query.where(consumer_offset.c.topic == topic))
+    return {row.partition: row.next_offset for row in rows}
 
 
 def _move(
@@ -217,7 +222,7 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
     if not ledger.is_sqlite:
         parameters = (*([row[i] for row in rows] for i in range(len(_COLUMNS))), stored_at)
         return connection.exec_driver_sql(_INSERT_POSTGRESQL, parameters).rowcount
-    # The driver itself: SQLAlchemy's handling of parameters costs more than the insert.
+    # The driver itself: SQLAlchemy's processing of parameters costs more than the insert.
     driver: Any = connection.connection.driver_connection
     before = driver.execute("SELECT coalesce(max(seq), 0) FROM usage_record").fetchone()[0]
     added = driver.executemany(_INSERT_SQLITE, rows).rowcount
@@ -225,7 +230,7 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
     return int(added)
 
 
-def _known(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
+def _not_inserted(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
     """Pair each row that was not inserted with the content that is stored under its id."""
     by_name = {column.name: column for column in usage_record.c}
     columns = [by_name[name] for name, _ in (*_CONTENT, *_POSITION[:3])]
@@ -233,9 +238,9 @@ def _known(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
     for start in range(0, len(rows), _LOOKUP_IDS_MAX):
         part = rows[start : start + _LOOKUP_IDS_MAX]
         query = select(*columns).where(usage_record.c.id.in_({row[0] for row in part}))
-        found = {stored[0]: tuple(stored) for stored in connection.execute(query)}
+        by_id = {stored[0]: tuple(stored) for stored in connection.execute(query)}
         for row in part:
-            stored = found[row[0]]
+            stored = by_id[row[0]]
             if stored[_CONTENT_SIZE:] != row[_CONTENT_SIZE : _CONTENT_SIZE + 3]:
                 pairs.append((row, stored[:_CONTENT_SIZE]))
     return pairs
@@ -250,11 +255,11 @@ def _difference(row: _Row, stored: _Row) -> str:
     return f"{row[0]}: {'; '.join(parts)}"
 
 
-def _keep(
+def _store_quarantined(
     connection: Connection,
     ledger: Ledger,
     topic: str,
-    refused: list[tuple[Refused, bytes | None]],
+    quarantined: list[tuple[Quarantined, bytes | None]],
 ) -> None:
     insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
     values = [
@@ -266,6 +271,6 @@ def _keep(
             "reason": entry.reason,
             "detail": entry.detail,
         }
-        for entry, value in refused
+        for entry, value in quarantined
     ]
     connection.execute(insert(refused_record).on_conflict_do_nothing(), values)

@@ -1,4 +1,4 @@
-"""This file reads the ledger for people: what is owed, and the receipt of a conversation."""
+"""Read the ledger: what is owed, what Stripe must have, the records of a conversation."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import orjson
-from sqlalchemy import BigInteger, and_, case, cast, func, select
+from sqlalchemy import BigInteger, Connection, and_, case, cast, func, select
 
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import Attempt, DeliveredSum, MeterEvent, Receipt, UsageSum
@@ -14,7 +14,7 @@ from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usa
 from pipeline.usage.record import Origin, UsageRecord
 
 _AT_STRIPE = ("delivered", "netted")
-_ATTEMPTS_LOOKUP_MAX = 500
+_IDENTIFIERS_LOOKUP_MAX = 500
 _ROWS_AT_ONCE = 10_000
 
 
@@ -27,7 +27,7 @@ def usage(
 ) -> list[UsageSum]:
     """Add up by tenant, outcome and version of the policy, in that order.
 
-    `from_ms` and `to_ms` bound `occurred_at`, the second exclusive.
+    `from_ms <= occurred_at < to_ms`.
     """
     r, s = usage_record.alias("r"), usage_record.alias("s")  # s: what a -1 takes back
     policy = func.coalesce(s.c.policy, r.c.policy)
@@ -61,13 +61,13 @@ def usage(
     if to_ms is not None:
         query = query.where(r.c.occurred_at < to_ms)
     with ledger.reading() as connection:
-        found = [UsageSum(**row._mapping) for row in connection.execute(query)]
+        sums = [UsageSum(**row._mapping) for row in connection.execute(query)]
     # Here, not in SQL: databases differ in how they order text.
-    return sorted(found, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
+    return sorted(sums, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
 
 
 def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]:
-    """Return all usage records of a conversation in their order; none where it has none."""
+    """Return all usage records of a conversation, in the order in which they were stored."""
     r, s = usage_record.alias("r"), usage_record.alias("s")
     prefix = f"{tenant_id}:{conversation}:"
     query = (
@@ -80,58 +80,62 @@ def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]
         .select_from(r)
         .outerjoin(s, s.c.id == r.c.supersedes)
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
-        # The range is what the index finds; another conversation may have this one's prefix.
+        # The index serves the range, which also holds conversations whose id only begins alike.
         .where(r.c.id >= prefix, r.c.id < prefix[:-1] + chr(ord(":") + 1))
         .where(r.c.tenant_id == tenant_id, r.c.conversation == conversation)
         .order_by(r.c.seq)
     )
     with ledger.reading() as connection:
         rows = list(connection.execute(query))
-        identifiers = {row.identifier for row in rows if row.identifier is not None}
-        events: dict[str, MeterEvent] = {}
-        attempts: dict[str, list[Attempt]] = {}
-        ordered = sorted(identifiers)
-        for start in range(0, len(ordered), _ATTEMPTS_LOOKUP_MAX):
-            part = ordered[start : start + _ATTEMPTS_LOOKUP_MAX]
-            columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
-            for row in connection.execute(
-                select(*columns).where(meter_event.c.identifier.in_(part))
-            ):
-                events[row.identifier] = MeterEvent(**row._mapping)
-            made = [attempt.c[name] for name in Attempt.__struct_fields__]
-            for row in connection.execute(
-                select(attempt.c.identifier, *made)
-                .where(attempt.c.identifier.in_(part))
-                .order_by(attempt.c.seq)
-            ):
-                fields = {name: getattr(row, name) for name in Attempt.__struct_fields__}
-                attempts.setdefault(row.identifier, []).append(Attempt(**fields))
+        identifiers = sorted({row.identifier for row in rows if row.identifier is not None})
+        events, attempts = _deliveries(connection, identifiers)
     return [
         _receipt(row, events.get(row.identifier), tuple(attempts.get(row.identifier, ())))
         for row in rows
     ]
 
 
+def _deliveries(
+    connection: Connection, identifiers: list[str]
+) -> tuple[dict[str, MeterEvent], dict[str, list[Attempt]]]:
+    """Return meter events and their attempts, oldest first, by identifier."""
+    events: dict[str, MeterEvent] = {}
+    attempts: dict[str, list[Attempt]] = {}
+    event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
+    attempt_columns = [attempt.c[name] for name in Attempt.__struct_fields__]
+    for start in range(0, len(identifiers), _IDENTIFIERS_LOOKUP_MAX):
+        part = identifiers[start : start + _IDENTIFIERS_LOOKUP_MAX]
+        query = select(*event_columns).where(meter_event.c.identifier.in_(part))
+        for row in connection.execute(query):
+            events[row.identifier] = MeterEvent(**row._mapping)
+        calls = (
+            select(attempt.c.identifier, *attempt_columns)
+            .where(attempt.c.identifier.in_(part))
+            .order_by(attempt.c.seq)
+        )
+        for row in connection.execute(calls):
+            fields = {name: getattr(row, name) for name in Attempt.__struct_fields__}
+            attempts.setdefault(row.identifier, []).append(Attempt(**fields))
+    return events, attempts
+
+
 def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> list[DeliveredSum]:
     """Add up what Stripe must have, by customer and meter, in that order.
 
-    Args:
-        ledger: the ledger.
-        start: with `end`, which is exclusive, bounds the timestamps of meter events, seconds.
-        end: see `start`.
-        certain_until: what was answered after this time, ms, may not be in Stripe's sums yet.
+    Covers meter events with `start <= timestamp < end`, in seconds. What was answered after
+    `certain_until`, in ms, may not be in Stripe's sums yet.
     """
     m = meter_event.c
     certain = and_(m.state == "delivered", m.updated_at <= certain_until)
-    refused = m.state == "rejected"
+    rejected = m.state == "rejected"
     query = (
         select(
             m.customer,
             m.event_name,
             m.tenant_id,
             cast(func.sum(case((certain, m.value), else_=0)), BigInteger).label("least"),
-            cast(func.sum(case((refused, 0), else_=m.value)), BigInteger).label("most"),
-            cast(func.sum(case((refused, m.value), else_=0)), BigInteger).label("refused"),
+            cast(func.sum(case((rejected, 0), else_=m.value)), BigInteger).label("most"),
+            cast(func.sum(case((rejected, m.value), else_=0)), BigInteger).label("rejected"),
         )
         .where(
             m.state.in_(("sent", "delivered", "rejected")), m.timestamp >= start, m.timestamp < end
@@ -141,23 +145,23 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
     with ledger.reading() as connection:
         rows = sorted(map(tuple, connection.execute(query)))
     sums: list[DeliveredSum] = []
-    for place, group in groupby(rows, key=lambda row: row[:2]):
-        found = list(group)
+    for (customer, event_name), of_meter in groupby(rows, key=lambda row: row[:2]):
+        group = list(of_meter)
         sums.append(
             DeliveredSum(
-                customer=place[0],
-                event_name=place[1],
-                tenant_ids=tuple(row[2] for row in found),
-                least=sum(row[3] for row in found),
-                most=sum(row[4] for row in found),
-                refused=sum(row[5] for row in found),
+                customer=customer,
+                event_name=event_name,
+                tenant_ids=tuple(row[2] for row in group),
+                least=sum(row[3] for row in group),
+                most=sum(row[4] for row in group),
+                rejected=sum(row[5] for row in group),
             )
         )
     return sums
 
 
 def delivered_between(ledger: Ledger) -> tuple[int, int] | None:
-    """Return the earliest and the latest timestamp of what was sent to Stripe, seconds."""
+    """Return the first and the last timestamp of the meter events sent to Stripe, in seconds."""
     m = meter_event.c
     query = select(func.min(m.timestamp), func.max(m.timestamp)).where(
         m.state.in_(("sent", "delivered", "rejected"))
@@ -168,9 +172,9 @@ def delivered_between(ledger: Ledger) -> tuple[int, int] | None:
 
 
 def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[UsageRecord]:
-    """Yield the records whose evidence lies in a partition; None: those that do not say where.
+    """Yield the records whose evidence is in a partition, in the order in which they were stored.
 
-    In the order in which they came.
+    With `partition` None: the records that do not name a partition.
     """
     r = usage_record.c
     query = (

@@ -1,4 +1,4 @@
-"""This file declares the tables; the migrations make them, and a test says that they agree."""
+"""Declare the tables. The migrations create them; a test checks that both agree."""
 
 from sqlalchemy import (
     BigInteger,
@@ -18,9 +18,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# A range over ids must order by bytes on every database; SQLite does so unasked.
+# A range over ids must order by bytes on every database; SQLite does so by default.
 _Id = Text().with_variant(Text(collation="C"), "postgresql")
-# SQLite numbers rows only in a column whose type is spelt INTEGER.
+# SQLite numbers rows only in a column whose type is spelled INTEGER.
 _Seq = BigInteger().with_variant(Integer(), "sqlite")
 
 _open = text("state IN ('planned', 'sent')")
@@ -41,16 +41,17 @@ usage_record = Table(
     Column("policy_version", BigInteger, nullable=False),
     Column("evidence", Text, nullable=False),  # a JSON array of event ids
     Column("supersedes", _Id),
-    # Where the record lies in Kafka.
+    # The position of the record in Kafka.
     Column("record_topic", Text, nullable=False),
     Column("record_partition", Integer, nullable=False),
     Column("record_offset", BigInteger, nullable=False),
-    # Where its evidence lies; null where the record came without the header `resmeter-origin`.
+    # The position of its evidence; null for a record without the header `resmeter-origin`.
     Column("origin_topic", Text),
     Column("origin_partition", Integer),
     Column("origin_offsets", Text),  # a JSON array, parallel to `evidence`
 )
 
+# The quarantined records, under the name that existing databases have.
 refused_record = Table(
     "refused_record",
     metadata,
@@ -95,14 +96,14 @@ meter_event = Table(
     Column("timestamp", BigInteger, nullable=False),  # seconds, within the hour
     Column("body_sha256", Text, nullable=False),
     Column(
-        "state",
+        "state",  # see `entries.State`
         Text,
         CheckConstraint(
             "state IN ('planned', 'sent', 'delivered', 'rejected', 'netted', 'cancelled')"
         ),
         nullable=False,
     ),
-    Column("owner", Text),  # the sink that delivers it now, until `lease_until`
+    Column("owner", Text),  # the sink that holds the lease, until `lease_until`
     Column("lease_until", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
@@ -129,9 +130,9 @@ attempt = Table(
     Column("body_sha256", Text, nullable=False),
     Column("idempotency_key", Text, nullable=False),
     Column("answered_at", BigInteger),
-    Column("result", Text, nullable=False),  # unanswered, until the answer is known
+    Column("result", Text, nullable=False),  # see `entries.Result`
     Column("http_status", Integer),
-    Column("replayed", Boolean, nullable=False),  # the answer to an earlier call with this key
+    Column("replayed", Boolean, nullable=False),  # the response to an earlier call with this key
     Column("request_id", Text),
     Column("detail", Text),
     Index("attempt_identifier", "identifier"),

@@ -7,10 +7,11 @@ conversation. The plan's id is a digest of all of it: a file that was changed is
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
+from pipeline.catalog.prices import Prices
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import format_time, parse_time
 from pipeline.replay.corrections import Correctable, Correction
@@ -18,14 +19,6 @@ from pipeline.usage.record import Origin, decode_record, encode_record
 
 FORM = 1
 _DIGITS = 16
-
-
-class Priced(Protocol):
-    """What knows the price of a unit."""
-
-    def price_for(
-        self, tenant_id: str, outcome: str, policy: str, version: int
-    ) -> tuple[Decimal, str] | None: ...
 
 
 class Total(msgspec.Struct, frozen=True):
@@ -78,7 +71,7 @@ class Plan(NamedTuple):
     conversations: tuple[Correctable, ...]
 
 
-def totals(found: Iterable[Correctable], prices: Priced) -> tuple[Total, ...]:
+def totals(found: Iterable[Correctable], prices: Prices) -> tuple[Total, ...]:
     """Add up by tenant, outcome and currency, in that order."""
     sums: dict[tuple[str, str, str | None], list[Decimal | int]] = {}
     for part in found:
@@ -110,7 +103,7 @@ def totals(found: Iterable[Correctable], prices: Priced) -> tuple[Total, ...]:
     )
 
 
-def write_plan(header: Header, found: Sequence[Correctable], prices: Priced) -> tuple[str, bytes]:
+def write_plan(header: Header, found: Sequence[Correctable], prices: Prices) -> tuple[str, bytes]:
     """Return the plan's id, and the file."""
     lines = [_encoded(part, prices) for part in found]
     identity = _digest(header, lines)
@@ -140,7 +133,7 @@ def read_plan(name: str, content: bytes) -> Plan:
         ) from None
 
 
-def _encoded(part: Correctable, prices: Priced) -> bytes:
+def _encoded(part: Correctable, prices: Prices) -> bytes:
     lines = []
     for correction in part.corrections:
         price = _price(correction, prices)
@@ -180,7 +173,7 @@ def _digest(header: Header, lines: Iterable[bytes]) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def _price(correction: Correction, prices: Priced) -> tuple[Decimal, str] | None:
+def _price(correction: Correction, prices: Prices) -> tuple[Decimal, str] | None:
     record = correction.record
     return prices.price_for(record.tenant_id, record.outcome, record.policy, record.policy_version)
 

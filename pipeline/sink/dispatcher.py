@@ -1,11 +1,12 @@
-"""This file delivers meter events: one call at a time for a customer and meter, until it counts.
+"""Deliver meter events: one call at a time for a customer and meter, until the event counts.
 
 The steps of a delivery, and what dying after each costs:
 
-1. The claim and the attempt are written. Nothing went out: the lease ends, and it is tried again.
-2. The call is made. It may have been counted: the same identifier, key and body go out again, and
-   Stripe's "already exists" is understood through the attempt of step 1.
-3. The answer is written. Nothing: it is done.
+1. The lease and the attempt are stored. Nothing was sent: the lease ends, and the event is tried
+   again.
+2. The call is made. It may have been counted: the same identifier, key and body are sent again, and
+   the attempt of step 1 explains the biller's "already exists".
+3. The conclusion is stored. Nothing: the delivery is done.
 """
 
 import asyncio
@@ -13,196 +14,221 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import NamedTuple
+
+import msgspec
 
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import Claim, MeterEvent
+from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, Meter
-from pipeline.sink.stripe.responses import Then, read_answer
+from pipeline.sink.meter import NEXT, Meter, Next
 
-HELD_EVENTS_MAX = 10_000
+QUEUED_EVENTS_MAX = 10_000
 PAUSE_SECONDS_FIRST = 0.5
 
-_Lane = tuple[str, str]  # customer, event name
+
+class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much at once, and for how long.
+
+    `lease_seconds` must exceed the longest call, so that the sink stores its conclusion in time.
+    """
+
+    concurrent_max: int
+    retry_pause_seconds_max: float
+    lease_seconds: float
+
+
+class Timing(NamedTuple):
+    """Clock, pause and jitter; the defaults are the real ones."""
+
+    now: Callable[[], float] = time.time
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    jitter: Callable[[], float] = random.random
+
+
+_Key = tuple[str, str]  # customer, event name
+
+
+class _Queue(NamedTuple):
+    """The events of one customer and meter, and the task that delivers them in turn."""
+
+    events: deque[MeterEvent]
+    task: asyncio.Task[None]
 
 
 class Dispatcher:
-    """Delivers what is due, in lanes. Everything runs in one event loop."""
+    """Delivers the events that are due, in a queue for each customer and meter.
+
+    Everything runs in one event loop. `owner` is this sink's name in the ledger's leases.
+    """
 
     def __init__(
         self,
         ledger: Ledger,
         meter: Meter,
         metrics: SinkMetrics,
-        *,
         owner: str,
-        concurrent_max: int,
-        retry_pause_seconds_max: float,
-        lease_seconds: float,
-        now: Callable[[], float] = time.time,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        jitter: Callable[[], float] = random.random,
+        limits: DeliveryLimits,
+        timing: Timing | None = None,
     ) -> None:
+        self.meter = meter
         self._ledger = ledger
-        self._meter = meter
         self._metrics = metrics
         self._owner = owner
-        self._slots = asyncio.Semaphore(concurrent_max)
-        self._pause_seconds_max = retry_pause_seconds_max
-        self._lease_ms = int(lease_seconds * 1000)
-        self._now = now
-        self._pause = pause
-        self._jitter = jitter
+        self._slots = asyncio.Semaphore(limits.concurrent_max)
+        self._pause_seconds_max = limits.retry_pause_seconds_max
+        self._lease_ms = int(limits.lease_seconds * 1000)
+        self._timing = timing or Timing()
         self._log = get_logger(__name__)
-        self._lanes: dict[_Lane, asyncio.Task[None]] = {}
-        self._queues: dict[_Lane, deque[MeterEvent]] = {}
-        self._held: set[str] = set()
+        self._queues: dict[_Key, _Queue] = {}
+        self._queued: set[str] = set()  # identifiers
         self._uncertain: set[str] = set()
         self._pausing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.halted: str | None = None
-        # Ends with the exception of the first lane that fails: then the process must end too.
+        # Takes the exception of the first queue that fails: then the process must end too.
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def dispatch(self) -> int:
-        """Take what is due into the lanes, and return how many meter events that are."""
+        """Queue the meter events that are due, and return how many."""
         if self.halted or self._stopping:
             return 0
-        found = await asyncio.to_thread(
-            deliveries.due, self._ledger, self._now_ms(), HELD_EVENTS_MAX
+        due = await asyncio.to_thread(
+            deliveries.due, self._ledger, self._now_ms(), QUEUED_EVENTS_MAX
         )
-        taken = 0
-        for event in found:
-            if event.identifier in self._held or len(self._held) >= HELD_EVENTS_MAX:
+        count = 0
+        for event in due:
+            if event.identifier in self._queued or len(self._queued) >= QUEUED_EVENTS_MAX:
                 continue
-            self._held.add(event.identifier)
-            lane = (event.customer, event.event_name)
-            self._queues.setdefault(lane, deque()).append(event)
-            if lane not in self._lanes:
-                self._lanes[lane] = asyncio.create_task(self._run(lane))
-            taken += 1
-        return taken
+            self._queued.add(event.identifier)
+            key = (event.customer, event.event_name)
+            if key not in self._queues:
+                events: deque[MeterEvent] = deque()
+                self._queues[key] = _Queue(events, asyncio.create_task(self._run(key, events)))
+            self._queues[key].events.append(event)
+            count += 1
+        return count
 
     async def idle(self) -> None:
-        """Return once every lane is empty, or halted.
+        """Return once every queue is empty, or deliveries are halted.
 
         Raises:
             UnavailableError: the ledger cannot be reached.
         """
-        while self._lanes:
-            await asyncio.gather(*self._lanes.values())
+        while self._queues:
+            await asyncio.gather(*(queue.task for queue in self._queues.values()))
 
     async def stop(self) -> None:
-        """Let the calls in flight be answered and written down, begin no other."""
+        """Start no other call; wait until the calls in flight are concluded."""
         self._stopping = True
         for task in self._pausing:
             task.cancel()
-        await asyncio.gather(*self._lanes.values(), return_exceptions=True)
+        tasks = [queue.task for queue in self._queues.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, lane: _Lane) -> None:
-        queue = self._queues[lane]
+    async def _run(self, key: _Key, events: deque[MeterEvent]) -> None:
         failures = 0
         try:
-            while queue:
-                then: Then = "done"
+            while events:
                 async with self._slots:
                     if self._stopping or self.halted:
                         return
-                    event = queue.popleft()
-                    then = await self._deliver(event)
-                if then == "retry":
-                    # To the end: one that always fails must not hold up those behind it.
-                    queue.append(event)
+                    event = events.popleft()
+                    following = await self._deliver(event)
+                if following == "retry":
+                    # To the end: an event that always fails must not block those behind it.
+                    events.append(event)
                     failures += 1
-                    await self._wait(failures)
+                    await self._pause(failures)
                 else:
-                    self._held.discard(event.identifier)
+                    self._queued.discard(event.identifier)
                     failures = 0
         except Exception as error:
             if not self.failed.done():
                 self.failed.set_exception(error)
-                self.failed.exception()  # looked at, where nobody waits for it
+                self.failed.exception()  # marks it as retrieved, if nobody awaits it
             raise
         finally:
-            self._held.difference_update(event.identifier for event in queue)
-            del self._lanes[lane], self._queues[lane]
+            self._queued.difference_update(event.identifier for event in events)
+            del self._queues[key]
 
-    async def _deliver(self, event: MeterEvent) -> Then:
-        now = self._now_ms()
-        claim = await asyncio.to_thread(
-            deliveries.claim,
+    async def _deliver(self, event: MeterEvent) -> Next:
+        now_ms = self._now_ms()
+        # 1. The lease and the attempt.
+        lease = await asyncio.to_thread(
+            deliveries.lease,
             self._ledger,
             event,
             self._owner,
-            now,
-            now + self._lease_ms,
-            now - REMEMBERED_SECONDS * 1000,
+            now_ms,
+            until_ms=now_ms + self._lease_ms,
+            remembered_from_ms=now_ms - self.meter.remembered_seconds * 1000,
         )
-        if not isinstance(claim, Claim):
-            self._passed_over(event, claim)
+        if isinstance(lease, NotLeased):
+            if lease is NotLeased.UNCERTAIN:
+                self._report_uncertain(event)
             return "done"
+        # 2. The call.
         began = time.perf_counter()
-        answer = await self._meter.send(event, claim.idempotency_key)
+        conclusion = await self.meter.deliver(event, lease)
         self._metrics.delivery_seconds.observe(time.perf_counter() - began)
-        result, then = read_answer(answer, event.identifier, perhaps_counted=claim.perhaps_counted)
+        # 3. The conclusion.
         await asyncio.to_thread(
-            deliveries.conclude,
-            self._ledger,
-            event,
-            claim,
-            self._owner,
-            self._now_ms(),
-            result=result,
-            http_status=answer.status,
-            request_id=answer.request_id,
-            replayed=answer.replayed,
-            detail=answer.message or None,
+            deliveries.conclude, self._ledger, lease, conclusion, self._now_ms()
         )
-        self._metrics.deliveries.labels(result).inc()
+        self._metrics.deliveries.labels(conclusion.result).inc()
+        following = NEXT[conclusion.result]
+        self._report(event, conclusion, following)
+        return following
+
+    def _report(self, event: MeterEvent, conclusion: Conclusion, following: Next) -> None:
         facts = {
             "identifier": event.identifier,
             "tenant": event.tenant_id,
             "outcome": event.outcome,
             "value": event.value,
-            "http_status": answer.status,
-            "request_id": answer.request_id,
-            "detail": answer.message,
+            "http_status": conclusion.http_status,
+            "request_id": conclusion.request_id,
+            "detail": conclusion.detail or "",
         }
-        if then == "halt":
-            self._halt(answer.status, answer.message)
-        elif then == "retry":
-            self._log.warning("delivery_retried", result=result, **facts)
-        elif result in {"rejected", "collision"}:
-            self._log.error(f"delivery_{result}", **facts)
-        return then
+        if following == "halt":
+            self._halt(conclusion.http_status, conclusion.detail or "")
+        elif following == "retry":
+            self._log.warning("delivery_retried", result=conclusion.result, **facts)
+        elif conclusion.result in {"rejected", "collision"}:
+            self._log.error(f"delivery_{conclusion.result}", **facts)
 
-    def _passed_over(self, event: MeterEvent, why: Literal["taken", "forgotten"]) -> None:
-        if why == "forgotten" and event.identifier not in self._uncertain:
-            self._uncertain.add(event.identifier)
-            self._metrics.deliveries_uncertain.set(len(self._uncertain))
-            self._log.error(
-                "delivery_uncertain",
-                identifier=event.identifier,
-                tenant=event.tenant_id,
-                value=event.value,
-                detail=(
-                    "a call of more than 23 hours ago may have been counted, and Stripe forgets "
-                    "identifiers after 24: compare Stripe's sums of this customer and hour"
-                ),
-            )
+    def _report_uncertain(self, event: MeterEvent) -> None:
+        if event.identifier in self._uncertain:
+            return
+        self._uncertain.add(event.identifier)
+        self._metrics.deliveries_uncertain.set(len(self._uncertain))
+        name, hours = self.meter.name, self.meter.remembered_seconds // 3600
+        self._log.error(
+            "delivery_uncertain",
+            identifier=event.identifier,
+            tenant=event.tenant_id,
+            value=event.value,
+            detail=(
+                f"a call of more than {hours} hours ago may have been counted, and {name} no longer "
+                f"recognises its identifier: compare {name}'s sums of this customer and hour"
+            ),
+        )
 
     def _halt(self, status: int | None, message: str) -> None:
         if self.halted is None:
-            self.halted = f"Stripe answered {status}: {message}; fix the key and restart the sink"
+            self.halted = (
+                f"{self.meter.name} answered {status}: {message}; fix the key and restart the sink"
+            )
             self._metrics.halted.set(1)
             self._log.error("deliveries_halted", http_status=status, detail=message)
 
-    async def _wait(self, failures: int) -> None:
+    async def _pause(self, failures: int) -> None:
         longest = min(PAUSE_SECONDS_FIRST * 2 ** min(failures - 1, 32), self._pause_seconds_max)
-        # Between half and all of it: not all lanes at the same moment, and none at once.
-        task = asyncio.ensure_future(self._pause(longest * (0.5 + self._jitter() / 2)))
+        # Between half and all of it: queues do not retry at the same moment, and none at once.
+        seconds = longest * (0.5 + self._timing.jitter() / 2)
+        task = asyncio.ensure_future(self._timing.pause(seconds))
         self._pausing.add(task)
         try:
             await asyncio.wait({task})
@@ -210,4 +236,4 @@ class Dispatcher:
             self._pausing.discard(task)
 
     def _now_ms(self) -> int:
-        return int(self._now() * 1000)
+        return int(self._timing.now() * 1000)

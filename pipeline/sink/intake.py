@@ -1,11 +1,11 @@
-"""This file reads usage records from Kafka into the ledger. It blocks: it runs in a thread.
+"""Read usage records from Kafka into the ledger. It blocks: run it in a thread.
 
 The ledger is the authority on where to read. For each batch:
 
-1. Records and offsets are stored in one transaction. Dying before it costs nothing: the same is
-   read again. Where another sink has moved an offset, nothing is stored, and we go to where the
-   ledger stands.
-2. Kafka is told the offsets, later and unchecked: only lag tools read them.
+1. Records and offsets are stored in one transaction. Dying before it costs nothing: the same records
+   are read again. If another sink has moved an offset, nothing is stored, and the consumer goes to
+   the offset in the ledger.
+2. The offsets are committed to Kafka, later and unchecked: only lag tools read them.
 """
 
 import threading
@@ -22,18 +22,19 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from pipeline.config import SinkSettings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
 from pipeline.kafka.connect import Refusals, list_topics, open_client, told_refused
 from pipeline.kafka.headers import ORIGIN_HEADER
 from pipeline.ledger import Ledger, records
-from pipeline.ledger.entries import Arrival, Moved, Stored
+from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
 CONNECT_SECONDS_MAX = 5.0
-WAIT_SECONDS_MAX = 0.2  # for a batch to fill; what has come by then is stored
-LOOK_SECONDS = 2.0  # between looks at the topic's end
-LOOK_SECONDS_MAX = 2.0
+WAIT_SECONDS_MAX = 0.2  # for a batch to fill; a partial one is stored then
+LAG_INTERVAL_SECONDS = 2.0  # between measurements of the lag
+LAG_TIMEOUT_SECONDS = 2.0
 _TOPIC_IS_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 
 
@@ -44,57 +45,54 @@ class Intake:
         self,
         client_options: Mapping[str, str | int | float | bool],
         topic: str,
-        group: str,
+        settings: SinkSettings,
         ledger: Ledger,
         metrics: SinkMetrics,
-        *,
-        batch_records_max: int,
-        session_timeout_seconds: float,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._servers = str(client_options["bootstrap.servers"])
         self._options = {
             **client_options,
-            "group.id": group,
+            "group.id": settings.group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            # Where the ledger says is always given; if Kafka has no such offset, we must know.
+            # Every assignment names an offset; if Kafka does not have it, we must know.
             "auto.offset.reset": "error",
-            "session.timeout.ms": int(session_timeout_seconds * 1000),
-            "heartbeat.interval.ms": int(session_timeout_seconds * 1000 / 5),
+            "session.timeout.ms": int(settings.session_timeout_seconds * 1000),
+            "heartbeat.interval.ms": int(settings.session_timeout_seconds * 1000 / 5),
             "fetch.wait.max.ms": 100,
             "error_cb": self._on_kafka_error,
         }
         self._topic = topic
         self._ledger = ledger
         self._metrics = metrics
-        self._batch_records_max = batch_records_max
+        self._batch_records_max = settings.batch_records_max
         self._now = now
         self._log = get_logger(__name__)
         self._stop = threading.Event()
-        self._failure: Exception | None = None  # in a callback, where it cannot be raised
+        self._failure: Exception | None = None  # from a callback, which cannot raise it
         self._joined = False
-        self._looked_at = 0.0
+        self._lag_measured_at = 0.0
         self._unreached: str | None = None
         self._refusals = Refusals()
-        self._stored: dict[int, int | None] = {}  # partition → where the ledger stands
-        self._read: dict[int, int] = {}  # partition → next offset to take
+        self._stored: dict[int, int | None] = {}  # partition → next offset in the ledger
+        self._read: dict[int, int] = {}  # partition → next offset to consume
 
     def stop(self) -> None:
-        """Ask `run` to return; any thread may."""
+        """Make `run` return; any thread may call it."""
         self._stop.set()
 
     def problems(self) -> list[str]:
-        """Say why records may not be coming in; any thread may ask."""
-        found = [] if self._joined else [f"not in the group of {self._topic} yet"]
-        return [*found, self._unreached] if self._unreached else found
+        """Return why records may not be coming in; any thread may ask."""
+        problems = [] if self._joined else [f"not in the group of {self._topic} yet"]
+        return [*problems, self._unreached] if self._unreached else problems
 
     def run(self) -> None:
         """Consume until `stop`, then leave the group.
 
         Raises:
             UnavailableError: Kafka or the ledger cannot be reached.
-            ConfigurationError: there is no such topic, or Kafka refuses us.
+            ConfigurationError: the topic does not exist, or Kafka rejects our credentials.
             BrokenInvariantError: ledger and topic do not belong together.
         """
         consumer = open_client(Consumer, self._options)
@@ -109,7 +107,7 @@ class Intake:
             consumer.close()
 
     def join(self, consumer: Consumer) -> None:
-        """Join the group; the partitions come with a later `step`."""
+        """Join the group; a later `step` gets the partitions."""
         self._check_topic(consumer)
         consumer.subscribe(
             [self._topic],
@@ -119,20 +117,20 @@ class Intake:
         )
 
     def step(self, consumer: Consumer) -> None:
-        """Take a batch, if one comes in time, and store it."""
+        """Consume a batch, if one comes in time, and store it."""
         messages = consumer.consume(self._batch_records_max, timeout=WAIT_SECONDS_MAX)
         if self._failure:
             raise self._failure
-        arrivals = self._arrivals(consumer, messages)
-        if arrivals:
-            self._store(consumer, arrivals)
-        if time.monotonic() - self._looked_at >= LOOK_SECONDS and self._joined:
-            self._look(consumer)
-            self._looked_at = time.monotonic()
+        consumed = self._consumed(consumer, messages)
+        if consumed:
+            self._store(consumer, consumed)
+        if time.monotonic() - self._lag_measured_at >= LAG_INTERVAL_SECONDS and self._joined:
+            self._measure_lag(consumer)
+            self._lag_measured_at = time.monotonic()
 
     def _check_topic(self, consumer: Consumer) -> None:
         try:
-            found = list_topics(
+            metadata = list_topics(
                 consumer, self._refusals, self._servers, self._topic, seconds=CONNECT_SECONDS_MAX
             )
         except KafkaException as error:
@@ -140,7 +138,7 @@ class Intake:
                 f"cannot reach Kafka at {self._servers} (RESMETER_KAFKA__BOOTSTRAP_SERVERS): "
                 f"{error.args[0].str()}"
             ) from error
-        if found.topics[self._topic].error is not None:
+        if metadata.topics[self._topic].error is not None:
             raise ConfigurationError([self._no_topic()])
 
     def _no_topic(self) -> str:
@@ -149,11 +147,10 @@ class Intake:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # An exception would be lost in the callback.
         try:
-            stands = records.offsets(self._ledger, self._topic)
-            self._stored = {p.partition: stands.get(p.partition) for p in partitions}
+            offsets = records.offsets(self._ledger, self._topic)
+            self._stored = {p.partition: offsets.get(p.partition) for p in partitions}
             self._read = {}
-            places = [self._place(consumer, partition) for partition in self._stored]
-            consumer.assign(places)
+            consumer.assign([self._position_of(consumer, number) for number in self._stored])
         except Exception as error:
             self._failure = error
             return
@@ -166,18 +163,18 @@ class Intake:
             self._read.pop(partition.partition, None)
             self._metrics.forget_lag(partition.partition)
 
-    def _place(self, consumer: Consumer, partition: int) -> TopicPartition:
-        """Return where to read on: where the ledger stands, if Kafka still has that."""
-        place = TopicPartition(self._topic, partition)
-        low, high = consumer.get_watermark_offsets(place, timeout=CONNECT_SECONDS_MAX)
+    def _position_of(self, consumer: Consumer, partition: int) -> TopicPartition:
+        """Return where to read on: at the ledger's offset, if Kafka still has it."""
+        position = TopicPartition(self._topic, partition)
+        low, high = consumer.get_watermark_offsets(position, timeout=CONNECT_SECONDS_MAX)
         expected = self._stored[partition]
         if expected is None:
             self._read[partition] = 0
-            place.offset = OFFSET_BEGINNING
-            return place
+            position.offset = OFFSET_BEGINNING
+            return position
         if expected > high:
             raise BrokenInvariantError(
-                f"the ledger {self._ledger.shown} has {self._topic}[{partition}] up to offset "
+                f"the ledger {self._ledger.redacted_url} has {self._topic}[{partition}] up to offset "
                 f"{expected}, but at {self._servers} it ends at {high}: these do not belong "
                 "together. Name the ledger of this Kafka with RESMETER_LEDGER__URL, or a new one"
             )
@@ -190,11 +187,11 @@ class Intake:
                 first_offset=expected,
                 last_offset=low - 1,
             )
-        self._read[partition] = place.offset = max(expected, low)
-        return place
+        self._read[partition] = position.offset = max(expected, low)
+        return position
 
-    def _arrivals(self, consumer: Consumer, messages: list[Message]) -> list[Arrival]:
-        arrivals: list[Arrival] = []
+    def _consumed(self, consumer: Consumer, messages: list[Message]) -> list[ConsumedRecord]:
+        consumed: list[ConsumedRecord] = []
         for message in messages:
             error = message.error()
             if error is not None:
@@ -203,34 +200,34 @@ class Intake:
             partition, offset = message.partition(), message.offset()
             assert partition is not None
             assert offset is not None
-            # What was fetched before a rebalance or a seek is not ours to store.
+            # A record fetched before a rebalance or a seek is not ours to store.
             if offset < self._read.get(partition, offset + 1):
                 continue
             self._read[partition] = offset + 1
             headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
             origin = dict(headers).get(ORIGIN_HEADER) if headers else None
-            arrivals.append(Arrival(partition, offset, message.value(), origin))
-        return arrivals
+            consumed.append(ConsumedRecord(partition, offset, message.value(), origin))
+        return consumed
 
-    def _store(self, consumer: Consumer, arrivals: list[Arrival]) -> None:
-        while arrivals:
+    def _store(self, consumer: Consumer, consumed: list[ConsumedRecord]) -> None:
+        while consumed:
             result = records.store(
-                self._ledger, self._topic, arrivals, self._stored, int(self._now() * 1000)
+                self._ledger, self._topic, consumed, self._stored, int(self._now() * 1000)
             )
             if isinstance(result, Stored):
                 self._stored.update(result.offsets)
                 self._report(result)
                 self._commit(consumer, result.offsets)
                 return
-            moved = self._follow(consumer, result)
-            arrivals = [arrival for arrival in arrivals if arrival.partition not in moved]
+            moved = self._rewind_to_ledger(consumer, result)
+            consumed = [record for record in consumed if record.partition not in moved]
 
-    def _follow(self, consumer: Consumer, result: Moved) -> set[int]:
-        """Go to where another sink has moved the ledger; return the partitions concerned."""
+    def _rewind_to_ledger(self, consumer: Consumer, result: Moved) -> set[int]:
+        """Seek where another sink has moved the ledger's offset; return those partitions."""
         moved = {
             partition
-            for partition, stands in result.offsets.items()
-            if stands != self._stored[partition]
+            for partition, offset in result.offsets.items()
+            if offset != self._stored[partition]
         }
         if not moved:
             raise BrokenInvariantError(f"the ledger's offsets cannot be moved: {result}")
@@ -243,22 +240,22 @@ class Intake:
         return moved
 
     def _seek(self, consumer: Consumer, partition: int) -> None:
-        place = self._place(consumer, partition)
+        position = self._position_of(consumer, partition)
         try:
-            consumer.seek(place)
+            consumer.seek(position)
         except KafkaException:
-            # It has been taken from us meanwhile; the next assignment places it anew.
+            # The partition was revoked in the meantime; its next assignment sets the position.
             self._read.pop(partition, None)
 
     def _report(self, stored: Stored) -> None:
         self._metrics.stored(stored)
-        for refused in stored.refused:
+        for record in stored.quarantined:
             self._log.error(
-                f"usage_record_{refused.reason}",
+                f"usage_record_{record.reason}",
                 topic=self._topic,
-                partition=refused.partition,
-                offset=refused.offset,
-                detail=refused.detail,
+                partition=record.partition,
+                offset=record.offset,
+                detail=record.detail,
             )
         self._log.debug(
             "usage_records_stored", records=stored.records, duplicates=stored.duplicates
@@ -273,14 +270,14 @@ class Intake:
             asynchronous=True,
         )
 
-    def _look(self, consumer: Consumer) -> None:
-        """Measure the lag; whether that works says whether Kafka can be reached."""
+    def _measure_lag(self, consumer: Consumer) -> None:
+        """Measure the lag of each partition; this also shows whether Kafka can be reached."""
         try:
             if not self._read:  # none is ours, or all were lost with the session
-                consumer.list_topics(self._topic, timeout=LOOK_SECONDS_MAX)
+                consumer.list_topics(self._topic, timeout=LAG_TIMEOUT_SECONDS)
             for partition, next_offset in list(self._read.items()):
-                place = TopicPartition(self._topic, partition)
-                _, high = consumer.get_watermark_offsets(place, timeout=LOOK_SECONDS_MAX)
+                position = TopicPartition(self._topic, partition)
+                _, high = consumer.get_watermark_offsets(position, timeout=LAG_TIMEOUT_SECONDS)
                 self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
         except KafkaException as error:
             if self._refusals.last is None:

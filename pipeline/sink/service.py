@@ -1,36 +1,35 @@
-"""This file runs a sink: intake in a thread, a flush at each interval, health and metrics."""
+"""Run a sink: intake in a thread, a flush at each interval, health and metrics."""
 
 import asyncio
 import signal
 import time
 import uuid
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.prices import Billing
 from pipeline.config import Settings
-from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import kafka_client_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.dispatcher import Dispatcher
+from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
-from pipeline.sink.stripe.meter import NO_KEY, StripeMeter
+from pipeline.sink.stripe.meter import open_meter
 
-LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, for its answer to be written down
+LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
 async def run_sink(settings: Settings, billing: Billing) -> None:
     """Run until SIGTERM or SIGINT, then drain: store, leave the group, await the calls in flight.
 
     Raises:
-        ConfigurationError: no Stripe key, no topic, or the ledger's schema is another one.
+        ConfigurationError: no Stripe key, no topic, or the ledger has another schema.
         UnavailableError: Kafka or the ledger cannot be reached.
     """
     limit_arenas()
@@ -39,81 +38,99 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        await _run(settings, billing, stop)
+        async with AsyncExitStack() as stack:
+            meter = open_meter(settings.stripe, timeout_seconds=settings.sink.call_timeout_seconds)
+            stack.push_async_callback(meter.close)
+            ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
+            stack.callback(ledger.close)
+            registry = CollectorRegistry()
+            metrics = SinkMetrics(registry)
+            dispatcher = Dispatcher(
+                ledger,
+                meter,
+                metrics,
+                owner=uuid.uuid4().hex,
+                limits=DeliveryLimits(
+                    concurrent_max=settings.sink.deliveries_concurrent_max,
+                    retry_pause_seconds_max=settings.sink.retry_pause_seconds_max,
+                    lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
+                ),
+            )
+            intake = Intake(
+                kafka_client_options(settings.kafka),
+                settings.topics.records,
+                settings.sink,
+                ledger,
+                metrics,
+            )
+            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake)
+            await sink.run(registry, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
 
-async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> None:
-    log = get_logger(__name__)
-    if settings.stripe.api_key is None:
-        raise ConfigurationError([NO_KEY])
-    ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
-    registry = CollectorRegistry()
-    metrics = SinkMetrics(registry)
-    meter = StripeMeter(
-        settings.stripe.api_key.get_secret_value(),
-        base_url=settings.stripe.base_url,
-        timeout_seconds=settings.sink.call_timeout_seconds,
-    )
-    dispatcher = Dispatcher(
-        ledger,
-        meter,
-        metrics,
-        owner=uuid.uuid4().hex,
-        concurrent_max=settings.sink.deliveries_concurrent_max,
-        retry_pause_seconds_max=settings.sink.retry_pause_seconds_max,
-        lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
-    )
-    intake = Intake(
-        kafka_client_options(settings.kafka),
-        settings.topics.records,
-        settings.sink.group,
-        ledger,
-        metrics,
-        batch_records_max=settings.sink.batch_records_max,
-        session_timeout_seconds=settings.sink.session_timeout_seconds,
-    )
+class _Sink:
+    """The parts of a running sink."""
 
-    async def problems() -> list[str]:
-        halted = [dispatcher.halted] if dispatcher.halted else []
-        return intake.problems() + halted
+    def __init__(
+        self,
+        settings: Settings,
+        billing: Billing,
+        ledger: Ledger,
+        metrics: SinkMetrics,
+        dispatcher: Dispatcher,
+        intake: Intake,
+    ) -> None:
+        self._settings = settings.sink
+        self._billing = billing
+        self._ledger = ledger
+        self._metrics = metrics
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._log = get_logger(__name__)
 
-    async def flush_forever() -> None:
+    async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
+        """Serve, consume and flush until `stop` or the first failure, which is raised."""
+        listening = listen(self._settings.http_host, self._settings.http_port)
+        async with serving(listening, text_of(registry), self._problems) as port:
+            self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
+            consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
+            flushing = asyncio.create_task(self._flush_until(stop))
+            stopping = asyncio.create_task(stop.wait())
+            waited: list[asyncio.Future[Any]] = [
+                consuming,
+                flushing,
+                stopping,
+                self._dispatcher.failed,
+            ]
+            ended, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            self._log.info("sink_drains")
+            # 1. Nothing new comes in: the last batch is stored, the sink leaves the group.
+            stop.set()
+            self._intake.stop()
+            await asyncio.wait({consuming, flushing, stopping})
+            # 2. The calls in flight are concluded.
+            await self._dispatcher.stop()
+            for task in (*ended, consuming, flushing):
+                task.result()  # raises what ended the sink
+            self._log.info("sink_stopped")
+
+    async def _problems(self) -> list[str]:
+        halted = [self._dispatcher.halted] if self._dispatcher.halted else []
+        return self._intake.problems() + halted
+
+    async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
-            planned = await flush(ledger, billing, dispatcher, metrics)
+            planned = await flush(self._ledger, self._billing, self._dispatcher, self._metrics)
             if planned.parked and planned.parked != parked:
-                log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
+                self._log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
             parked = planned.parked
             if planned.events or planned.netted:
-                log.info("meter_events_planned", events=planned.events, netted=planned.netted)
+                self._log.info("meter_events_planned", events=planned.events, netted=planned.netted)
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), settings.sink.flush_interval_seconds)
-
-    try:
-        listening = listen(settings.sink.http_host, settings.sink.http_port)
-        async with serving(listening, text_of(registry), problems) as port:
-            log.info("sink_started", ledger=ledger.shown, http_port=port)
-            taking = asyncio.create_task(asyncio.to_thread(intake.run))
-            flushing = asyncio.create_task(flush_forever())
-            stopping = asyncio.create_task(stop.wait())
-            waited: list[asyncio.Future[Any]] = [taking, flushing, stopping, dispatcher.failed]
-            ended, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            log.info("sink_drains")
-            # 1. Nothing new comes in: the last batch is stored, the group is left.
-            stop.set()
-            intake.stop()
-            await asyncio.wait({taking, flushing, stopping})
-            # 2. The calls in flight are answered and written down.
-            await dispatcher.stop()
-            for task in (*ended, taking, flushing):
-                task.result()  # raises what ended us
-            log.info("sink_stopped")
-    finally:
-        await meter.close()
-        ledger.close()
+                await asyncio.wait_for(stop.wait(), self._settings.flush_interval_seconds)
 
 
 async def flush(
@@ -123,24 +140,35 @@ async def flush(
     metrics: SinkMetrics,
     now: float | None = None,
 ) -> Planned:
-    """Plan what is pending, show where it stands, and hand what is due to the dispatcher."""
+    """Plan what is pending, publish what the biller lacks, and dispatch what is due."""
     now = time.time() if now is None else now
-    planned = await asyncio.to_thread(plan_pending, ledger, billing, int(now * 1000))
+    planned = await asyncio.to_thread(
+        plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
+    )
     metrics.meter_events_planned.inc(planned.events)
-    sums = await asyncio.to_thread(deliveries.open_sums, ledger)
-    pending = await asyncio.to_thread(deliveries.pending_sums, ledger)
+    await _publish_pending(ledger, billing, metrics, planned, now)
+    await dispatcher.dispatch()
+    return planned
+
+
+async def _publish_pending(
+    ledger: Ledger, billing: Billing, metrics: SinkMetrics, planned: Planned, now: float
+) -> None:
+    """Set the gauges of the units that the biller does not have, and of the oldest of them."""
+    open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
+    pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
     units: dict[str, int] = {}
     money: dict[tuple[str, str], float] = {}
-    for found in sums:
-        units[found.tenant_id] = units.get(found.tenant_id, 0) + found.quantity
+    for total in open_sums:
+        units[total.tenant_id] = units.get(total.tenant_id, 0) + total.quantity
         price = billing.price_for(
-            found.tenant_id, found.outcome, found.policy, found.policy_version
+            total.tenant_id, total.outcome, total.policy, total.policy_version
         )
         if price:
-            key = (found.tenant_id, price[1])
-            money[key] = money.get(key, 0.0) + float(price[0] * found.quantity)
-    # A credit that waits for usage may do so for weeks, and nothing is late by that.
-    oldest = min((found.stored_at for found in pending if found.quantity > 0), default=None)
+            key = (total.tenant_id, price[1])
+            money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
+    # A credit may wait weeks for usage that it reduces; nothing is late then.
+    oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
     metrics.show_pending(
         units,
         money,
@@ -148,5 +176,3 @@ async def flush(
         planned.parked,
         0.0 if oldest is None else max(0.0, now - oldest / 1000),
     )
-    await dispatcher.dispatch()
-    return planned

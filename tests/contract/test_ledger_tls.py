@@ -1,6 +1,6 @@
-"""TLS to PostgreSQL is what the ledger's URL says.
+"""The ledger's URL decides about TLS to PostgreSQL.
 
-The PostgreSQL out of a wheel is built without TLS: a relay in front of it ends the encryption as
+The PostgreSQL out of a wheel is built without TLS. A relay in front of it terminates TLS the way
 PostgreSQL does, after the client has asked for it.
 """
 
@@ -24,7 +24,7 @@ _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 
 @contextlib.contextmanager
 def relay(upstream: URL, context: ssl.SSLContext | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield the relay's port, and the TLS versions of the connections that it has taken."""
+    """Yield the relay's port, and the TLS versions of the connections that it accepted."""
     taken: list[str] = []
     threads: list[threading.Thread] = []
     listener = socket.create_server(("127.0.0.1", 0))
@@ -98,7 +98,7 @@ def _url(upstream: URL, port: int, **query: str) -> str:
     )
 
 
-def test_a_ledger_over_tls_is_verified_and_a_stranger_is_refused(
+def test_a_server_certificate_is_verified_and_an_untrusted_one_rejected(
     postgres_database: str, tmp_path: Path
 ) -> None:
     upstream = make_url(postgres_database)
@@ -107,15 +107,15 @@ def test_a_ledger_over_tls_is_verified_and_a_stranger_is_refused(
         verified = {"sslmode": "verify-full", "sslrootcert": str(ours.ca)}
         upgrade(_url(upstream, port, **verified))
         open_ledger(_url(upstream, port, **verified)).close()
-        strange = {"sslmode": "verify-full", "sslrootcert": str(stranger.ca)}
+        untrusted = {"sslmode": "verify-full", "sslrootcert": str(stranger.ca)}
         with pytest.raises(UnavailableError, match="certificate verify failed"):
-            open_ledger(_url(upstream, port, **strange))
+            open_ledger(_url(upstream, port, **untrusted))
 
     assert len(taken) >= 2
     assert set(taken) == {"TLSv1.3"}
 
 
-def test_a_server_without_tls_gets_nothing_where_the_url_requires_it(
+def test_nothing_is_sent_to_a_server_without_tls_if_the_url_requires_it(
     postgres_database: str,
 ) -> None:
     upstream = make_url(postgres_database)

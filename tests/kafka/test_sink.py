@@ -44,7 +44,7 @@ def stripe(loaded_run: Run) -> Iterator[Emulator]:
         yield emulator
 
 
-def test_workers_and_sinks_that_are_killed_bill_exactly_what_decide_says(
+def test_killed_workers_and_sinks_bill_exactly_what_decide_says(
     load: Load, loaded_run: Run, stripe: Emulator
 ) -> None:
     run = loaded_run
@@ -77,7 +77,7 @@ def test_workers_and_sinks_that_are_killed_bill_exactly_what_decide_says(
     assert (found["finding"], found["tenantid"]) == ("at_stripe", "tenant-0001")
 
 
-def test_a_sink_without_a_right_key_keeps_the_ledger_and_says_that_it_is_halted(
+def test_a_sink_with_a_wrong_key_still_stores_records_and_reports_that_it_is_halted(
     load: Load, loaded_run: Run, stripe: Emulator
 ) -> None:
     run = loaded_run
@@ -114,16 +114,16 @@ def test_a_tenant_that_gets_its_customer_later_is_billed_then(
     assert _at_stripe(stripe) == {}
     sink.stop()
     lines = [line for line in sink.log().splitlines() if '"usage_parked"' in line]
-    told = [orjson.loads(line)["units"] for line in lines]
-    assert all(one != next_ for one, next_ in pairwise(told))  # not at each flush
-    assert sum(told[-1].values()) == units
+    units_logged = [orjson.loads(line)["units"] for line in lines]
+    assert all(one != next_ for one, next_ in pairwise(units_logged))  # not at each flush
+    assert sum(units_logged[-1].values()) == units
 
     _until_billed(run, run.start("sink"), len(load.records))
 
     assert sum(_at_stripe(stripe).values()) == units
 
 
-def test_a_message_that_is_no_usage_record_is_kept_and_the_rest_goes_on(
+def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(
     load: Load, loaded_run: Run, stripe: Emulator
 ) -> None:
     run = loaded_run
@@ -131,7 +131,7 @@ def test_a_message_that_is_no_usage_record_is_kept_and_the_rest_goes_on(
     bad = run.env | {"RESMETER_TOPICS__EVENTS": run.env["RESMETER_TOPICS__RECORDS"]}
     intruder = Run(run.servers, run.folder, run._stack)
     intruder.env = bad
-    intruder.produce([(b"acme", b"\x00 no usage record", 0), (b"acme", None, 0)])
+    intruder.produce([(b"acme", b"\x00 not a usage record", 0), (b"acme", None, 0)])
     worker, sink = run.start("worker"), run.start("sink")
     port = run.port(sink)
 
@@ -150,7 +150,9 @@ def test_a_message_that_is_no_usage_record_is_kept_and_the_rest_goes_on(
         ("mysql://x/y", 2, "is not supported"),
     ],
 )
-def test_a_ledger_that_cannot_be_used_is_named(run: Run, url: str, status: int, said: str) -> None:
+def test_an_unusable_ledger_is_named_with_the_reason(
+    run: Run, url: str, status: int, said: str
+) -> None:
     result = run.resmeter("sink", RESMETER_LEDGER__URL=url)
 
     assert result.returncode == status
@@ -193,7 +195,7 @@ def _until_billed(run: Run, sink: Process, records: int) -> None:
 
 
 def _in_ledger(run: Run) -> object:
-    """Return the ledger's net of every conversation that it holds, without zeros."""
+    """Return the net units of every conversation in the ledger, without zeros."""
     ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
     found: dict[tuple[str, str], dict[str, int]] = {}
     try:
@@ -218,7 +220,7 @@ def _units(expected: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
 
 
 def _unit_of_nobody(emulator: Emulator) -> dict[str, Any]:
-    """A meter event that no ledger knows: somebody else wrote it."""
+    """A meter event that no ledger knows, as if another program wrote it."""
     return {
         "event_name": "resmeter_resolution",
         "identifier": "not-ours",

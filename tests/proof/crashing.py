@@ -107,9 +107,9 @@ def _sink_places() -> dict[str, tuple[Any, str]]:
 
     return {
         "store": (records, "store"),
-        "plan": (deliveries, "store_plan"),
-        "claim": (deliveries, "claim"),
-        "call": (StripeMeter, "send"),
+        "plan": (deliveries, "store_planned"),
+        "claim": (deliveries, "lease"),
+        "call": (StripeMeter, "deliver"),
         "conclude": (deliveries, "conclude"),
     }
 

@@ -95,37 +95,37 @@ BUGS = (
         "    with ledger.writing() as connection:\n        # 2. The records.",
     ),
     Bug(
-        "a planned record is not taken off the pending ones",
+        "a planned record stays pending",
         "pipeline/ledger/deliveries.py",
         "        if _delete_pending(connection, taken) != len(taken):",
         "        if not taken:",
     ),
     Bug(
-        "the identifier of a meter event is drawn anew at each attempt",
+        "each attempt gives a meter event a new identifier",
         "pipeline/sink/dispatcher.py",
-        "        answer = await self._meter.send(event, claim.idempotency_key)",
-        "        import uuid, msgspec\n"
+        "        conclusion = await self.meter.deliver(event, lease)",
+        "        import uuid\n"
         "        event_ = msgspec.structs.replace(event, identifier=uuid.uuid4().hex)\n"
-        "        answer = await self._meter.send(event_, uuid.uuid4().hex)",
+        "        lease_ = msgspec.structs.replace(lease, idempotency_key=uuid.uuid4().hex)\n"
+        "        conclusion = await self.meter.deliver(event_, lease_)",
     ),
     Bug(
-        "a retry goes out with a fresh timestamp",
+        "a retry is sent with a fresh timestamp",
         "pipeline/sink/dispatcher.py",
-        "        answer = await self._meter.send(event, claim.idempotency_key)",
-        "        import msgspec\n"
-        "        event_ = msgspec.structs.replace(event, timestamp=now // 1000)\n"
-        "        answer = await self._meter.send(event_, claim.idempotency_key)",
+        "        conclusion = await self.meter.deliver(event, lease)",
+        "        event_ = msgspec.structs.replace(event, timestamp=now_ms // 1000)\n"
+        "        conclusion = await self.meter.deliver(event_, lease)",
     ),
     Bug(
-        "an answer that never came is taken for a refusal, and the event for new",
+        "a duplicate after a lost response counts as a rejection",
         "pipeline/sink/stripe/responses.py",
-        'return ("duplicate" if perhaps_counted else "collision"), "done"',
-        'return "rejected", "done"',
+        'return "duplicate" if perhaps_counted else "collision"',
+        'return "rejected"',
     ),
     Bug(
-        "a delivery is held for good by a sink that died",
+        "the lease of a sink that died never ends",
         "pipeline/ledger/deliveries.py",
-        "or_(m.lease_until <= now, m.owner == owner)",
+        "or_(m.lease_until <= now_ms, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
 )

@@ -11,15 +11,16 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine
 
 from pipeline.catalog.tenants import Tenants
+from pipeline.config import SinkSettings
 from pipeline.dev.emulator import state
 from pipeline.ledger import Ledger
-from pipeline.ledger.entries import MeterEvent
+from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.dispatcher import Dispatcher
+from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.intake import Intake
 from pipeline.sink.service import flush
-from pipeline.sink.stripe.body import body
-from pipeline.sink.stripe.responses import Answer
+from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, body, body_sha256
+from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
 from tests.simulation.world import Process, Record, World
 
 LEASE_SECONDS = 30
@@ -124,7 +125,10 @@ class _Consumer:
 
 
 class _Meter:
-    """The network to Stripe: the call and its answer are effects, and each may fail."""
+    """Stripe and the network to it: the call and its response are effects, and each may fail."""
+
+    name = "Stripe"
+    remembered_seconds = REMEMBERED_SECONDS
 
     def __init__(self, world: World, process: Process, stripe: state.State, faults: float) -> None:
         self._world = world
@@ -132,34 +136,40 @@ class _Meter:
         self._stripe = stripe
         self._faults = faults
 
-    async def send(self, event: MeterEvent, idempotency_key: str) -> Answer:
+    def body_sha256(self, event: MeterEvent) -> str:
+        return body_sha256(event)
+
+    async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
+        return conclusion_of(await self._call(event, lease.idempotency_key), lease)
+
+    async def close(self) -> None: ...
+
+    async def _call(self, event: MeterEvent, idempotency_key: str) -> StripeResponse:
         world = self._world
         await asyncio.sleep(0)
         while self._process.is_stopped:
             await asyncio.sleep(0)
         fault = world.draw.random() if self._faults else 1.0
         if fault < self._faults / 5:
-            return Answer(unreached=True)
+            return StripeResponse(unreached=True)
         if fault < self._faults * 2 / 5:
-            return Answer(status=world.draw.choice([429, 409, 500]))
+            return StripeResponse(status=world.draw.choice([429, 409, 500]))
         # Stripe keeps a failure for the key, though the event may have been counted.
         breaks = fault < self._faults * 3 / 5
-        answer = world.seam.pass_through(
-            self._process, "call", lambda: self._answer(event, idempotency_key, breaks=breaks)
+        response = world.seam.pass_through(
+            self._process, "call", lambda: self._respond(event, idempotency_key, breaks=breaks)
         )
         await asyncio.sleep(0)
         if breaks:
-            return answer
+            return response
         if fault < self._faults * 4 / 5:
-            return Answer()  # the line was cut after the effect
+            return StripeResponse()  # the line was cut after the effect
         if fault < self._faults:
-            return Answer(status=500)
-        return answer
+            return StripeResponse(status=500)
+        return response
 
-    def _answer(self, event: MeterEvent, key: str, *, breaks: bool) -> Answer:
-        content = body(
-            event.identifier, event.customer, event.event_name, event.value, event.timestamp
-        )
+    def _respond(self, event: MeterEvent, key: str, *, breaks: bool) -> StripeResponse:
+        content = body(event)
         now = self._world.seconds()
         params: dict[str, Any] = {**content}
         acted = False
@@ -171,7 +181,7 @@ class _Meter:
             return state.Answer(500, {}) if breaks else counted
 
         answer = self._stripe.once(key, orjson.dumps(content), act, now)
-        return Answer(
+        return StripeResponse(
             accepted=answer.status == 200,
             status=answer.status,
             replayed=not acted,
@@ -202,24 +212,20 @@ class Sink:
         self._intake = Intake(
             {"bootstrap.servers": "simulated"},
             "usage.records",
-            "sink",
+            SinkSettings(batch_records_max=3),
             self._ledger,
             self._metrics,
-            batch_records_max=3,
-            session_timeout_seconds=10,
             now=world.seconds,
         )
         self._dispatcher = Dispatcher(
             self._ledger,
             _Meter(world, self.process, stripe, faults),
             self._metrics,
-            owner=name,
-            concurrent_max=3,
-            retry_pause_seconds_max=1,
-            lease_seconds=LEASE_SECONDS,
-            now=world.seconds,
-            pause=lambda _: asyncio.sleep(0),
-            jitter=world.draw.random,
+            name,
+            DeliveryLimits(
+                concurrent_max=3, retry_pause_seconds_max=1, lease_seconds=LEASE_SECONDS
+            ),
+            Timing(world.seconds, lambda _: asyncio.sleep(0), world.draw.random),
         )
         self._intake.join(consumer)
 
@@ -228,7 +234,7 @@ class Sink:
         self._intake.step(self._consumer)
 
     async def flush(self) -> None:
-        """Plan and deliver what there is."""
+        """Plan and deliver everything."""
         await flush(
             self._ledger, self._tenants, self._dispatcher, self._metrics, self._world.seconds()
         )

@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.catalog.policies import PRESETS, preset
 from pipeline.events.model import REASONS, TYPES
 from pipeline.kafka.headers import DeadLetter
-from pipeline.ledger.entries import Refused, Stored
+from pipeline.ledger.entries import Quarantined, Stored
 from pipeline.metrics import (
     DELIVERY_RESULTS,
     OTHER_TENANTS,
@@ -15,7 +15,7 @@ from pipeline.metrics import (
     SinkMetrics,
     WorkerMetrics,
 )
-from pipeline.sink.stripe.responses import RESULTS
+from pipeline.sink.meter import NEXT
 from pipeline.stream.batch import BatchResult, Output
 from pipeline.usage.record import UsageRecord
 
@@ -71,7 +71,7 @@ def usage_record(outcome: str, quantity: int, reason: str) -> UsageRecord:
 
 
 def test_the_results_of_deliveries_are_those_that_answers_are_read_as() -> None:
-    assert DELIVERY_RESULTS == RESULTS
+    assert tuple(NEXT) == DELIVERY_RESULTS
 
 
 def test_every_series_is_there_from_the_start_at_zero() -> None:
@@ -94,7 +94,7 @@ def test_every_value_of_a_closed_label_is_there_from_the_start() -> None:
 
     assert set(values(registry, "resmeter_events_total")) == {(kind,) for kind in TYPES}
     assert set(values(registry, "resmeter_rejected_total")) == {(reason,) for reason in REASONS}
-    assert set(values(registry, "resmeter_deliveries_total")) == {(r,) for r in RESULTS}
+    assert set(values(registry, "resmeter_deliveries_total")) == {(r,) for r in NEXT}
     assert set(values(registry, "resmeter_usage_records_refused_total")) == {
         ("unreadable",),
         ("conflict",),
@@ -187,13 +187,13 @@ def test_a_partition_that_is_another_workers_is_forgotten() -> None:
 
 def test_a_batch_of_usage_records_is_counted_by_what_became_of_them() -> None:
     registry = CollectorRegistry()
-    refused = (
-        Refused("conflict", 0, 7, ""),
-        Refused("unreadable", 0, 8, ""),
-        Refused("conflict", 0, 9, ""),
+    quarantined = (
+        Quarantined("conflict", 0, 7, ""),
+        Quarantined("unreadable", 0, 8, ""),
+        Quarantined("conflict", 0, 9, ""),
     )
 
-    SinkMetrics(registry).stored(Stored(5, 2, refused, {0: 10}))
+    SinkMetrics(registry).stored(Stored(5, 2, quarantined, {0: 10}))
 
     assert values(registry, "resmeter_usage_records_total") == {(): 5}
     assert values(registry, "resmeter_usage_record_duplicates_total") == {(): 2}

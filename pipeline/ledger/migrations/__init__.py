@@ -1,1 +1,1 @@
-"""Alembic migrations: forward only, one file a change."""
+"""Alembic migrations: forward only, one file for each change."""

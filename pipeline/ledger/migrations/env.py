@@ -1,4 +1,4 @@
-"""This file tells Alembic to use the connection of `database.upgrade`, and its transaction."""
+"""Make Alembic use the connection and the transaction of `database.upgrade`."""
 
 from alembic import context
 

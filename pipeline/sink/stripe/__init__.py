@@ -1,0 +1,27 @@
+"""Bill through Stripe's meters. Only this package imports `stripe`.
+
+`client` makes the SDK's client from the settings, `meter` delivers events, `responses` decides what
+became of a call, `account` checks key, meters and customers, `reconcile` compares Stripe's sums
+with the ledger's.
+
+Stripe's rules, and what follows from them in the rest of the sink:
+
+- A timestamp may be 35 calendar days old and 5 minutes ahead. Stripe rejects older usage for good;
+  an event ahead of our clock waits in the ledger.
+- A value is sent as an integer in digits: the SDK writes small floats as 1e-05.
+- An identifier of up to 100 characters counts once, for at least 24 hours. After 23 hours the sink
+  does not repeat a call that may have been counted: it reports the event as uncertain.
+- The same idempotency key returns the first response for 24 hours, a failure too: after a replayed
+  failure, the next attempt has a new key and the same identifier.
+- A second call in flight for the same customer and meter gets a 409. So the dispatcher makes one
+  call at a time for both, and the planner adds up the usage of each hour first.
+- A negative total bills 0, and the rest is lost: nothing below zero is sent.
+- Only sums can be read back, on whole minutes and with a delay.
+- The SDK never retries 429 and does not know the ledger: it retries nothing, the dispatcher does.
+
+Sources: https://docs.stripe.com/api/billing/meter-event and /meter-event-summary,
+https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api,
+https://docs.stripe.com/api/idempotent_requests.
+
+It does not: correct or cancel what was sent, read invoices, use /v2.
+"""

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
-from pipeline.ledger.entries import Arrival, Claim, Stored
+from pipeline.ledger.entries import Conclusion, ConsumedRecord, Lease, Stored
 from pipeline.ledger.receipt import Explanation
-from pipeline.sink.grouping import fix, plan
+from pipeline.sink.grouping import Destination, freeze, group_records
+from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 from tests.command import resmeter
 
@@ -59,37 +60,33 @@ def record(conversation: str, n: int = 1, *, tenant_id: str = "acme") -> UsageRe
 
 
 def stored(ledger: Ledger, *found: UsageRecord) -> None:
-    stands = records.offsets(ledger, TOPIC).get(0)
+    next_offset = records.offsets(ledger, TOPIC).get(0)
     origin = encode_origin(Origin("conversation.events", 3, (90211,)))
-    arrivals = [
-        Arrival(0, offset, encode_record(one), origin)
-        for offset, one in enumerate(found, stands or 0)
+    consumed = [
+        ConsumedRecord(0, offset, encode_record(one), origin)
+        for offset, one in enumerate(found, next_offset or 0)
     ]
-    result = records.store(ledger, TOPIC, arrivals, {0: stands}, T0)
+    result = records.store(ledger, TOPIC, consumed, {0: next_offset}, T0)
     assert isinstance(result, Stored)
-    assert (result.records, result.refused) == (len(found), ())
+    assert (result.records, result.quarantined) == (len(found), ())
 
 
 def delivered_at_the_second_call(ledger: Ledger) -> None:
-    made = plan(deliveries.pending_records(ledger, "acme", "resolution", 1000))
-    (fixed,) = (fix(group, "acme", "resolution", "cus_1", "m") for group in made.groups)
-    assert deliveries.store_plan(ledger, [fixed], T0)
-    for number, result in enumerate(("failed", "delivered")):
+    grouping = group_records(deliveries.pending_records(ledger, "acme", "resolution", 1000))
+    destination = Destination("acme", "resolution", "cus_1", "m")
+    (planned,) = (freeze(group, destination, body_sha256) for group in grouping.groups)
+    assert deliveries.store_planned(ledger, [planned], T0)
+    conclusions = (
+        Conclusion(result="failed", http_status=500, request_id="req_0", detail="no luck"),
+        Conclusion(result="delivered", http_status=200, request_id="req_1"),
+    )
+    for number, conclusion in enumerate(conclusions):
         at = T0 + number * 60_000
-        claim = deliveries.claim(ledger, fixed.event, "a", at, at + 30_000, 0)
-        assert isinstance(claim, Claim)
-        deliveries.conclude(
-            ledger,
-            fixed.event,
-            claim,
-            "a",
-            at + 5,
-            result="failed" if result == "failed" else "delivered",
-            http_status=500 if result == "failed" else 200,
-            request_id=f"req_{number}",
-            replayed=False,
-            detail="no luck" if result == "failed" else None,
+        lease = deliveries.lease(
+            ledger, planned.event, "a", at, until_ms=at + 30_000, remembered_from_ms=0
         )
+        assert isinstance(lease, Lease)
+        deliveries.conclude(ledger, lease, conclusion, at + 5)
 
 
 def test_a_receipt_tells_charge_reversal_and_every_call(ledger: Ledger, explain: Run) -> None:
@@ -110,7 +107,7 @@ def test_a_receipt_tells_charge_reversal_and_every_call(ledger: Ledger, explain:
     assert "   Reverses  acme:c-1:1\n" in text
     assert "   Evidence  event m1 (conversation.events, partition 3, offset 90211)\n" in text
     assert "   Record    acme:c-1:2 (usage.records, partition 0, offset 1)\n" in text
-    assert ": failed, to be tried again (HTTP 500, request req_0, no luck)\n" in text
+    assert ": failed, the sink tries again (HTTP 500, request req_0, no luck)\n" in text
     assert ": accepted (HTTP 200, request req_1)\n" in text
     assert "   Stripe    Not yet: " in text
 
@@ -165,7 +162,9 @@ def test_a_conversation_that_the_ledger_does_not_hold_is_told_with_where_was_loo
     result = explain(tenant_id, conversation)
 
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: the ledger {ledger.shown} holds no usage record of ")
+    assert result.stderr.startswith(
+        f"error: the ledger {ledger.redacted_url} holds no usage record of "
+    )
     assert f"conversation '{conversation}' of tenant '{tenant_id}'" in result.stderr
 
 

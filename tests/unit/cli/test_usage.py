@@ -12,8 +12,9 @@ from rich.text import Text
 
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
-from pipeline.ledger.entries import Arrival, Claim, Result, Stored
-from pipeline.sink.grouping import fix, plan
+from pipeline.ledger.entries import Conclusion, ConsumedRecord, Lease, Result, Stored
+from pipeline.sink.grouping import Destination, freeze, group_records
+from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import UsageRecord, encode_record
 from tests.command import resmeter
 
@@ -63,37 +64,30 @@ def record(conversation: str, n: int = 1, **changes: object) -> UsageRecord:
 
 
 def stored(ledger: Ledger, *found: UsageRecord) -> None:
-    stands = records.offsets(ledger, TOPIC).get(0)
-    arrivals = [
-        Arrival(0, offset, encode_record(one)) for offset, one in enumerate(found, stands or 0)
+    next_offset = records.offsets(ledger, TOPIC).get(0)
+    consumed = [
+        ConsumedRecord(0, offset, encode_record(one))
+        for offset, one in enumerate(found, next_offset or 0)
     ]
-    result = records.store(ledger, TOPIC, arrivals, {0: stands}, T0)
+    result = records.store(ledger, TOPIC, consumed, {0: next_offset}, T0)
     assert isinstance(result, Stored)
-    assert (result.records, result.refused) == (len(found), ())
+    assert (result.records, result.quarantined) == (len(found), ())
 
 
 def sent(ledger: Ledger, result: Result, tenant_id: str = "acme") -> None:
-    """Make meter events of all resolutions that are pending, and let Stripe answer so."""
-    made = plan(deliveries.pending_records(ledger, tenant_id, "resolution", 1000))
-    fixed = [fix(group, tenant_id, "resolution", "cus_1", "m") for group in made.groups]
-    assert deliveries.store_plan(ledger, fixed, T0)
-    for item in fixed:
+    """Make meter events of all pending resolutions, and conclude a call for each with `result`."""
+    grouping = group_records(deliveries.pending_records(ledger, tenant_id, "resolution", 1000))
+    destination = Destination(tenant_id, "resolution", "cus_1", "m")
+    planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
+    assert deliveries.store_planned(ledger, planned, T0)
+    for item in planned:
         if item.event.value == 0:
             continue
-        claim = deliveries.claim(ledger, item.event, "a", T0, T0 + 30_000, 0)
-        assert isinstance(claim, Claim)
-        deliveries.conclude(
-            ledger,
-            item.event,
-            claim,
-            "a",
-            T0 + 5,
-            result=result,
-            http_status=None,
-            request_id=None,
-            replayed=False,
-            detail=None,
+        lease = deliveries.lease(
+            ledger, item.event, "a", T0, until_ms=T0 + 30_000, remembered_from_ms=0
         )
+        assert isinstance(lease, Lease)
+        deliveries.conclude(ledger, lease, Conclusion(result=result), T0 + 5)
 
 
 def lines(result: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The receipt of a conversation says what was charged, why, and how it reached Stripe."""
+"""The receipt of a conversation: what was charged, why, and how it reached Stripe."""
 
 from decimal import Decimal
 from typing import Any, get_args
@@ -9,7 +9,8 @@ import pytest
 from pipeline.events.model import Cause
 from pipeline.events.times import parse_time
 from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, Result, State
-from pipeline.ledger.receipt import Explanation, explain, tell
+from pipeline.ledger.receipt import Explanation, explain
+from pipeline.ledger.receipt_text import render
 from pipeline.metrics import TRANSITION_REASONS
 from pipeline.usage.record import Origin, UsageRecord
 
@@ -19,16 +20,10 @@ SENT_AT = parse_time("2026-05-05T09:12:00.000Z")
 
 
 class Prices:
-    """Everything that bills at the prices of two versions; other policies have none."""
+    """The prices of some versions of policies; other versions have none."""
 
     def __init__(self, prices: dict[tuple[str, int], str] | None = None) -> None:
         self._prices = {("fin-2026", 1): "0.99"} if prices is None else prices
-
-    def customer_for(self, tenant_id: str) -> str | None:
-        return f"cus_{tenant_id}"
-
-    def event_name_for(self, outcome: str) -> str:
-        return f"resmeter_{outcome}"
 
     def price_for(
         self, tenant_id: str, outcome: str, policy: str, version: int
@@ -38,7 +33,7 @@ class Prices:
 
 
 def receipt(n: int = 1, *, offset: int = 7, **changes: Any) -> Receipt:
-    """A charge for silence, with what is changed about record or receipt."""
+    """A charge for silence, with changes to the record or the receipt."""
     fields: dict[str, Any] = {
         "id": f"acme:c-1042:{n}",
         "tenant_id": "acme",
@@ -110,22 +105,22 @@ def attempt(result: Result, status: int | None = None, *, after_ms: int = 0) -> 
     )
 
 
-def told(*receipts: Receipt, prices: Prices | None = None) -> list[str]:
-    return list(tell(explain(receipts, prices or Prices())))
+def rendered(*receipts: Receipt, prices: Prices | None = None) -> list[str]:
+    return list(render(explain(receipts, prices or Prices())))
 
 
-# --- what is told ---------------------------------------------------------------------------------
+# --- rendering ------------------------------------------------------------------------------------
 
 
-def test_a_charge_that_is_not_sent_is_told_with_its_evidence_and_that_it_waits() -> None:
-    assert told(receipt()) == [
+def test_an_unsent_charge_shows_its_evidence_and_that_it_waits() -> None:
+    assert rendered(receipt()) == [
         "Conversation c-1042 of acme",
         "Billed in all: 1 resolution (0.99 usd)",
         "",
         "1. 2026-05-05T09:01:00.000Z  +1 resolution charged, 0.99 usd",
         (
             "   Why       The AI's answer stood, and the customer did not come back for help before "
-            "the window of the policy ended (silence, assumed)."
+            "the window of the policy ended (reason: silence; kind: assumed)."
         ),
         "   Policy    fin-2026, version 1",
         "   Evidence  event m2 (conversation.events, partition 3, offset 90211)",
@@ -137,8 +132,8 @@ def test_a_charge_that_is_not_sent_is_told_with_its_evidence_and_that_it_waits()
     ]
 
 
-def test_a_reversal_is_told_with_what_it_reverses_and_leaves_nothing_billed() -> None:
-    lines = told(receipt(), reversal())
+def test_a_reversal_names_what_it_reverses_and_leaves_nothing_billed() -> None:
+    lines = rendered(receipt(), reversal())
 
     assert lines[:2] == [
         "Conversation c-1042 of acme",
@@ -148,7 +143,7 @@ def test_a_reversal_is_told_with_what_it_reverses_and_leaves_nothing_billed() ->
         "2. 2026-05-06T10:00:00.000Z  -1 resolution taken back, -0.99 usd",
         (
             "   Why       The customer came back for help, so the answer had not settled it "
-            "(customer_returned, assumed)."
+            "(reason: customer_returned; kind: assumed)."
         ),
         "   Reverses  acme:c-1042:1",
         "   Policy    fin-2026, version 1",
@@ -157,8 +152,8 @@ def test_a_reversal_is_told_with_what_it_reverses_and_leaves_nothing_billed() ->
     ]
 
 
-def test_a_delivery_after_a_failed_call_is_told_call_by_call() -> None:
-    lines = told(
+def test_a_delivery_after_a_failed_call_lists_both_calls() -> None:
+    lines = rendered(
         receipt(
             meter_event=meter_event(),
             attempts=(attempt("failed"), attempt("delivered", 200, after_ms=2000)),
@@ -167,79 +162,79 @@ def test_a_delivery_after_a_failed_call_is_told_call_by_call() -> None:
 
     assert lines[8:] == [
         (
-            "   Stripe    Meter event rm-1 was delivered to Stripe. It holds 12 in all for cus_acme in "
+            "   Stripe    Meter event rm-1 was delivered to Stripe. It covers 12 units for cus_acme in "
             "resmeter_resolution, in the hour from 2026-05-05T09:00:00.000Z."
         ),
         (
-            "             Call 1 at 2026-05-05T09:12:00.000Z: failed, to be tried again "
+            "             Call 1 at 2026-05-05T09:12:00.000Z: failed, the sink tries again "
             "(connection reset)"
         ),
         "             Call 2 at 2026-05-05T09:12:02.000Z: accepted (HTTP 200, request req_7)",
     ]
 
 
-def test_a_meter_event_that_is_planned_is_told_without_calls() -> None:
-    lines = told(receipt(meter_event=meter_event("planned")))
+def test_a_planned_meter_event_lists_no_calls() -> None:
+    lines = rendered(receipt(meter_event=meter_event("planned")))
 
     assert lines[8].startswith("   Stripe    Meter event rm-1 is planned, and not sent yet.")
     assert lines[9:] == []
 
 
 @pytest.mark.parametrize("state", get_args(State))
-def test_every_state_of_a_meter_event_is_told_in_words(state: State) -> None:
-    (line,) = told(receipt(meter_event=meter_event(state)))[8:]
+def test_every_state_of_a_meter_event_has_words(state: State) -> None:
+    (line,) = rendered(receipt(meter_event=meter_event(state)))[8:]
 
     assert line.startswith("   Stripe    Meter event rm-1 ")
-    assert ". It holds 12 in all for cus_acme" in line
+    assert ". It covers 12 units for cus_acme" in line
 
 
 @pytest.mark.parametrize("result", get_args(Result))
-def test_every_result_of_a_call_is_told_in_words(result: Result) -> None:
-    found = told(receipt(meter_event=meter_event("sent"), attempts=(attempt(result, 500),)))
+def test_every_result_of_a_call_has_words(result: Result) -> None:
+    found = rendered(receipt(meter_event=meter_event("sent"), attempts=(attempt(result, 500),)))
 
     assert found[9].startswith("             Call 1 at 2026-05-05T09:12:00.000Z: ")
     assert found[9].endswith(" (HTTP 500, request req_7, connection reset)")
-    # In words, not the ledger's word alone.
+    # More than the ledger's word.
     assert f": {result} (" not in found[9]
 
 
 @pytest.mark.parametrize("reason", sorted({*TRANSITION_REASONS, *get_args(Cause)}))
-def test_every_reason_is_told_in_words(reason: str) -> None:
+def test_every_reason_has_words(reason: str) -> None:
     line = explain([receipt(reason=reason)], Prices()).records[0]
 
     assert line.why != reason
     assert " " in line.why
 
 
-def test_a_reason_that_only_a_newer_version_knows_is_told_as_it_is() -> None:
-    lines = told(receipt(reason="full_moon"))
+def test_an_unknown_reason_is_rendered_as_it_is() -> None:
+    lines = rendered(receipt(reason="full_moon"))
 
-    assert lines[4] == "   Why       Full_moon (full_moon, assumed)."
-
-
-def test_evidence_without_its_place_is_told_by_its_id() -> None:
-    lines = told(receipt(origin=None, evidence=("m2", "m4")))
-
-    assert lines[6] == "   Evidence  event m2; event m4"
+    assert lines[4] == "   Why       Full_moon (reason: full_moon; kind: assumed)."
 
 
-def test_evidence_with_places_that_do_not_fit_is_told_by_its_id() -> None:
-    lines = told(receipt(evidence=("m2", "m4")))  # the origin has one offset
+def test_evidence_without_a_position_is_named_by_its_id() -> None:
+    lines = rendered(receipt(origin=None, evidence=("m2", "m4")))
 
     assert lines[6] == "   Evidence  event m2; event m4"
 
 
-def test_what_no_policy_prices_is_told_so() -> None:
-    lines = told(receipt(), prices=Prices({}))
+def test_evidence_with_too_few_positions_is_named_by_its_id() -> None:
+    lines = rendered(receipt(evidence=("m2", "m4")))  # the origin has one offset
+
+    assert lines[6] == "   Evidence  event m2; event m4"
+
+
+def test_a_charge_without_a_price_says_so() -> None:
+    lines = rendered(receipt(), prices=Prices({}))
 
     assert lines[1] == "Billed in all: 1 resolution"
     assert lines[3].endswith("+1 resolution charged, no price")
 
 
-# --- what it comes to -----------------------------------------------------------------------------
+# --- sums -----------------------------------------------------------------------------------------
 
 
-def test_a_reversal_is_worth_what_was_charged_not_what_the_new_version_says() -> None:
+def test_a_reversal_has_the_price_of_its_charge_not_of_the_new_version() -> None:
     prices = Prices({("fin-2026", 1): "0.99", ("fin-2026", 2): "1.50"})
 
     found = explain([receipt(), reversal(policy_version=2)], prices)
@@ -249,7 +244,7 @@ def test_a_reversal_is_worth_what_was_charged_not_what_the_new_version_says() ->
     assert found.net == {}
 
 
-def test_outcomes_are_added_up_each_and_money_together() -> None:
+def test_units_are_summed_by_outcome_and_money_over_all() -> None:
     found = explain(
         [
             receipt(1),
@@ -261,7 +256,7 @@ def test_outcomes_are_added_up_each_and_money_together() -> None:
 
     assert found.net == {"procedure_handoff": 2, "resolution": 1}
     assert found.amounts == {"usd": "2.97"}
-    assert list(tell(found))[1] == "Billed in all: 2 procedure handoff, 1 resolution (2.97 usd)"
+    assert list(render(found))[1] == "Billed in all: 2 procedure handoff, 1 resolution (2.97 usd)"
 
 
 def test_amounts_are_exact() -> None:
@@ -278,7 +273,7 @@ def test_small_and_large_prices_are_written_without_an_exponent() -> None:
     assert [line.amount for line in found.records] == ["0.0000001", "1000"]
 
 
-def test_the_receipt_as_json_has_what_is_told() -> None:
+def test_the_receipt_survives_json() -> None:
     found = explain(
         [receipt(meter_event=meter_event(), attempts=(attempt("delivered", 200),)), reversal()],
         Prices(),

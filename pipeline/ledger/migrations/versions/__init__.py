@@ -1,1 +1,1 @@
-"""One file a revision, numbered."""
+"""One numbered file for each revision."""

@@ -14,6 +14,11 @@ _open = sa.text("state IN ('planned', 'sent')")
 
 
 def upgrade() -> None:
+    _create_records()
+    _create_deliveries()
+
+
+def _create_records() -> None:
     op.create_table(
         "usage_record",
         sa.Column("seq", _seq, sa.Identity(), primary_key=True),
@@ -63,6 +68,9 @@ def upgrade() -> None:
         sa.Column("stored_at", sa.BigInteger, nullable=False),
         sqlite_with_rowid=False,
     )
+
+
+def _create_deliveries() -> None:
     op.create_table(
         "meter_event",
         sa.Column("identifier", _id, primary_key=True),

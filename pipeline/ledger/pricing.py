@@ -1,0 +1,57 @@
+"""Price usage: each unit at the price of the policy that decided it. Pure."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TypedDict
+
+from pipeline.catalog.prices import Prices
+from pipeline.ledger.entries import UsageSum
+
+
+class PricedUsage(TypedDict):
+    """Usage of a tenant's outcome in one currency; the keys are those of `resmeter usage --json`.
+
+    `amount` is an exact decimal without an exponent; it and `currency` are None without a price.
+    """
+
+    tenantid: str
+    outcome: str
+    quantity: int
+    confirmed: int
+    assumed: int
+    amount: str | None
+    currency: str | None
+    delivered: int
+    pending: int
+
+
+def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
+    """Add up by tenant, outcome and currency, in that order; usage without a price comes first."""
+    lines: dict[tuple[str, str, str | None], PricedUsage] = {}
+    amounts: dict[tuple[str, str, str | None], Decimal] = {}
+    for usage in sums:
+        price = prices.price_for(usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)
+        key = (usage.tenant_id, usage.outcome, price[1] if price else None)
+        line = lines.setdefault(
+            key,
+            {
+                "tenantid": usage.tenant_id,
+                "outcome": usage.outcome,
+                "quantity": 0,
+                "confirmed": 0,
+                "assumed": 0,
+                "amount": None,
+                "currency": key[2],
+                "delivered": 0,
+                "pending": 0,
+            },
+        )
+        line["quantity"] += usage.quantity
+        line["confirmed"] += usage.confirmed
+        line["assumed"] += usage.assumed
+        line["delivered"] += usage.delivered
+        line["pending"] += usage.quantity - usage.delivered
+        if price:
+            amounts[key] = amounts.get(key, Decimal(0)) + price[0] * usage.quantity
+            line["amount"] = format(amounts[key], "f")
+    return [lines[key] for key in sorted(lines, key=lambda k: (k[0], k[1], k[2] or ""))]

@@ -1,0 +1,91 @@
+"""Render a receipt as plain sentences. Pure."""
+
+from collections.abc import Iterator
+
+from pipeline.ledger.entries import Result
+from pipeline.ledger.receipt import Delivery, Evidence, Explanation
+
+_STATES = {
+    "planned": "is planned, and not sent yet",
+    "sent": "was sent, and Stripe has not accepted it yet",
+    "delivered": "was delivered to Stripe",
+    "rejected": "was rejected by Stripe: this usage is not billed, and an operator must act",
+    "netted": "was not sent: the charges and their reversals cancel out",
+    "cancelled": "was cancelled",
+}
+
+_RESULTS: dict[Result, str] = {
+    "unanswered": "no response is known: the sink stopped during the call, or still waits",
+    "delivered": "accepted",
+    "duplicate": "accepted: Stripe has it from an earlier call, and counts it once",
+    "collision": "rejected: Stripe has this identifier, but not from us",
+    "rejected": "rejected by Stripe",
+    "failed": "failed, the sink tries again",
+    "refused": "throttled or unreached, the sink tries again",
+    "halted": "Stripe does not accept the key",
+}
+
+
+def render(explanation: Explanation) -> Iterator[str]:
+    """Yield the lines of the receipt, unbroken."""
+    yield f"Conversation {explanation.conversation} of {explanation.tenant_id}"
+    if explanation.net:
+        net = ", ".join(f"{units} {_in_words(o)}" for o, units in explanation.net.items())
+    else:
+        net = "nothing: what was charged has been taken back"
+    money = ", ".join(f"{amount} {c}" for c, amount in explanation.amounts.items())
+    yield f"Billed in all: {net}" + (f" ({money})" if money else "")
+    for number, line in enumerate(explanation.records, start=1):
+        yield ""
+        sign = "charged" if line.quantity > 0 else "taken back"
+        worth = "no price" if line.amount is None else f"{line.amount} {line.currency}"
+        yield (
+            f"{number}. {line.occurred_at}  {line.quantity:+d} {_in_words(line.outcome)} "
+            f"{sign}, {worth}"
+        )
+        why = f"   Why       {line.why[:1].upper()}{line.why[1:]} "
+        yield why + f"(reason: {line.reason}; kind: {line.kind})."
+        if line.supersedes:
+            yield f"   Reverses  {line.supersedes}"
+        yield f"   Policy    {line.policy}, version {line.policy_version}"
+        yield f"   Evidence  {'; '.join(map(_where, line.evidence)) or 'none'}"
+        at = line.record
+        yield f"   Record    {line.id} ({at.topic}, partition {at.partition}, offset {at.offset})"
+        yield from _render_delivery(line.delivery)
+
+
+def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
+    if delivery is None:
+        yield (
+            "   Stripe    Not yet: it waits for the next flush, for the tenant's Stripe customer, "
+            "or for usage that makes up for a negative sum."
+        )
+        return
+    yield (
+        f"   Stripe    Meter event {delivery.identifier} {_STATES[delivery.state]}. It covers "
+        f"{delivery.value} units for {delivery.customer} in {delivery.event_name}, in the hour "
+        f"from {delivery.hour}."
+    )
+    for number, call in enumerate(delivery.attempts, start=1):
+        facts = [
+            f"HTTP {call.http_status}" if call.http_status is not None else "",
+            f"request {call.request_id}" if call.request_id else "",
+            call.detail or "",
+        ]
+        known = ", ".join(fact for fact in facts if fact)
+        yield f"             Call {number} at {call.at}: {_RESULTS[call.result]}" + (
+            f" ({known})" if known else ""
+        )
+
+
+def _where(evidence: Evidence) -> str:
+    if evidence.topic is None:
+        return f"event {evidence.event}"
+    return (
+        f"event {evidence.event} ({evidence.topic}, partition {evidence.partition}, "
+        f"offset {evidence.offset})"
+    )
+
+
+def _in_words(outcome: str) -> str:
+    return outcome.replace("_", " ")

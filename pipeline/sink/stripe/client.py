@@ -1,0 +1,54 @@
+"""Make a client of Stripe's API from the settings, and put its errors into words."""
+
+import aiohttp
+import stripe
+
+from pipeline.config import StripeSettings
+from pipeline.errors import ConfigurationError
+
+CONNECT_SECONDS_MAX = 10.0
+MESSAGE_CHARACTERS_MAX = 500
+NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; the emulator takes sk_test_anything"
+
+
+class StripeClient:
+    """An open client: create and close it in the event loop that uses it."""
+
+    def __init__(self, settings: StripeSettings, *, timeout_seconds: float) -> None:
+        """Open the client; nothing is sent.
+
+        Raises:
+            ConfigurationError: there is no key.
+        """
+        if settings.api_key is None:
+            raise ConfigurationError([NO_KEY])
+        self._api_key = settings.api_key.get_secret_value()
+        self.address = settings.base_url or "api.stripe.com"
+        timeout = aiohttp.ClientTimeout(
+            total=timeout_seconds, sock_connect=min(timeout_seconds, CONNECT_SECONDS_MAX)
+        )
+        self._http = stripe.AIOHTTPClient(timeout=timeout)
+        base = settings.base_url
+        # The sink makes the retries: the SDK never retries 429 and does not know the ledger.
+        client = stripe.StripeClient(
+            self._api_key,
+            base_addresses={"api": base, "meter_events": base} if base else None,
+            http_client=self._http,
+            max_network_retries=0,
+        )
+        self.v1 = client.v1
+
+    def message_of(self, error: Exception) -> str:
+        """Return what an error says, without the key."""
+        message = str(error)
+        if isinstance(error, stripe.StripeError):
+            cause = error.__cause__
+            if error.http_status is None and cause is not None:
+                message = f"{type(cause).__name__}: {cause}"
+            else:
+                message = error.user_message or type(error).__name__
+        # It goes into logs, the ledger and /health, and the server may not be Stripe at all.
+        return message.replace(self._api_key, "(the key)")[:MESSAGE_CHARACTERS_MAX]
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call]

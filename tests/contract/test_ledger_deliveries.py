@@ -1,0 +1,176 @@
+"""Planning, leasing and concluding: the same on SQLite and PostgreSQL."""
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger.entries import Conclusion, Lease, NotLeased, Result
+from pipeline.ledger.tables import (
+    attempt,
+    meter_event,
+    meter_event_record,
+    pending_record,
+    usage_record,
+)
+from pipeline.sink.grouping import group_records
+from tests.support.ledger import (
+    HOUR_MS,
+    LEASE_MS,
+    T0,
+    conclude,
+    count,
+    deliver,
+    frozen,
+    leased,
+    planned,
+    record,
+    state_of,
+    stored,
+    try_to_lease,
+)
+
+
+def test_planning_moves_each_record_from_pending_to_one_meter_event(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c2"), record("c3", at=T0 + HOUR_MS))
+
+    events = planned(ledger)
+
+    assert [event.value for event in events] == [2, 1]
+    assert count(ledger, pending_record) == 0
+    assert count(ledger, meter_event_record) == 3
+    assert deliveries.pending_sums(ledger) == []
+
+
+def test_records_that_another_sink_planned_are_not_planned_again(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c2"))
+    found = deliveries.pending_records(ledger, "acme", "resolution", 1000)
+    both, one = (frozen(group_records(records).groups) for records in (found, found[:1]))
+
+    assert deliveries.store_planned(ledger, both, T0)
+    assert not deliveries.store_planned(ledger, both, T0)
+    assert not deliveries.store_planned(ledger, one, T0)
+
+    assert count(ledger, meter_event) == 1
+    assert count(ledger, meter_event_record) == 2
+
+
+def test_no_record_can_be_in_two_meter_events(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    found = deliveries.pending_records(ledger, "acme", "resolution", 1000)
+    planned(ledger)
+    with ledger.writing() as connection:
+        row = {"tenant_id": "acme", "outcome": "resolution", "occurred_at": T0, "quantity": 1}
+        values = {**row, "seq": found[0].seq, "stored_at": T0}
+        connection.execute(pending_record.insert().values(**values))
+
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        planned(ledger, outcome="resolution")
+
+
+def test_a_netted_event_is_never_due(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c1", 2, -1, supersedes=1))
+
+    planned(ledger)
+
+    assert deliveries.due(ledger, T0, 10) == []
+    assert deliveries.pending_sums(ledger) == []
+
+
+def test_one_sink_leases_an_event_until_its_lease_ends(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+
+    leased(ledger, event, "a")
+    early = try_to_lease(ledger, event, "b", T0 + 1)
+    due_early = deliveries.due(ledger, T0 + 1, 10)
+    late = try_to_lease(ledger, event, "b", T0 + LEASE_MS)
+
+    assert early is NotLeased.TAKEN
+    assert due_early == []
+    assert isinstance(late, Lease)
+    assert late.perhaps_counted
+    assert late.idempotency_key == event.identifier
+
+
+def test_a_delivered_event_is_not_leased_again(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    deliver(ledger, event)
+
+    assert try_to_lease(ledger, event, "a", T0 + 10) is NotLeased.TAKEN
+    assert deliveries.due(ledger, T0 + LEASE_MS * 9, 10) == []
+
+
+def test_a_late_response_does_not_undo_a_conclusion(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    slow = leased(ledger, event, "a")
+    quick = leased(ledger, event, "b", T0 + LEASE_MS)
+    conclude(ledger, quick, "delivered")
+
+    conclude(ledger, slow, "rejected")
+
+    assert state_of(ledger, event) == "delivered"
+
+
+def test_a_failed_call_ends_the_lease_at_once(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+
+    conclude(ledger, leased(ledger, event), "failed")
+
+    assert [e.identifier for e in deliveries.due(ledger, T0 + 5, 10)] == [event.identifier]
+    assert state_of(ledger, event) == "sent"
+
+
+@pytest.mark.parametrize(
+    ("result", "perhaps"), [("failed", True), ("refused", False), ("halted", False)]
+)
+def test_only_a_call_that_may_have_arrived_explains_a_duplicate(
+    ledger: Ledger, result: Result, *, perhaps: bool
+) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    conclude(ledger, leased(ledger, event), result)
+
+    assert leased(ledger, event, now_ms=T0 + 10).perhaps_counted is perhaps
+
+
+def test_an_event_that_the_biller_may_have_forgotten_is_not_leased_again(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    conclude(ledger, leased(ledger, event), "failed")
+
+    later = try_to_lease(ledger, event, "a", T0 + 24 * HOUR_MS, T0 + HOUR_MS)
+
+    assert later is NotLeased.UNCERTAIN
+    assert count(ledger, attempt) == 1
+
+
+def test_after_a_replayed_failure_the_key_is_new_and_the_identifier_the_same(
+    ledger: Ledger,
+) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    for replayed in (False, True):
+        conclusion = Conclusion(result="failed", http_status=500, replayed=replayed)
+        deliveries.conclude(ledger, leased(ledger, event), conclusion, T0)
+
+    assert leased(ledger, event).idempotency_key == f"{event.identifier}.1"
+
+
+def test_pending_holds_exactly_the_records_without_a_meter_event(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c2", at=T0 + HOUR_MS))
+    planned(ledger)
+    stored(ledger, record("c3"), record("c2", at=T0 + HOUR_MS))
+    with ledger.writing() as connection:
+        connection.execute(update(meter_event).values(state="sent"))
+        connection.execute(delete(attempt))
+
+    with ledger.reading() as connection:
+        linked = select(meter_event_record.c.record_seq)
+        unlinked = select(usage_record.c.seq).where(usage_record.c.seq.not_in(linked))
+        expected = set(connection.scalars(unlinked))
+        found = set(connection.scalars(select(pending_record.c.seq)))
+    assert found == expected
+    assert len(found) == 1

@@ -1,0 +1,138 @@
+"""Storing usage records: the same on SQLite and PostgreSQL."""
+
+import pytest
+from sqlalchemy import select
+
+from pipeline.ledger import Ledger, records, reports
+from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
+from pipeline.ledger.tables import consumer_offset, pending_record, refused_record, usage_record
+from pipeline.usage.record import Origin, encode_record
+from tests.support.ledger import T0, TOPIC, arrivals, count, record, stored
+
+
+def test_a_receipt_returns_the_record_as_it_was_stored(ledger: Ledger) -> None:
+    first = record("c1", kind="confirmed")
+    back = record("c1", 2, -1, supersedes=1, at=T0 + 1)
+
+    result = stored(ledger, first, back)
+
+    assert result == Stored(2, 0, (), {0: 2})
+    found = reports.receipts(ledger, "acme", "c1")
+    assert [receipt.record for receipt in found] == [first, back]
+    assert (found[1].topic, found[1].partition, found[1].offset) == (TOPIC, 0, 1)
+    assert found[1].origin == Origin("events", 3, (7,))
+    assert found[1].superseded_policy == ("fin-2026", 1)
+
+
+def test_the_same_record_again_changes_nothing(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+
+    again = stored(ledger, record("c1"), record("c2"), record("c2"))
+
+    assert (again.records, again.duplicates, again.quarantined) == (1, 2, ())
+    assert count(ledger, usage_record) == count(ledger, pending_record) == 2
+    assert records.offsets(ledger, TOPIC) == {0: 4}
+
+
+def test_a_conflict_is_quarantined_and_the_first_content_stays(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+
+    result = stored(ledger, record("c1", kind="confirmed"), record("c2"))
+
+    assert (result.records, result.duplicates) == (1, 0)
+    assert [(r.reason, r.offset) for r in result.quarantined] == [("conflict", 1)]
+    assert result.quarantined[0].detail == "acme:c1:1: kind was 'assumed', is 'confirmed'"
+    assert reports.receipts(ledger, "acme", "c1")[0].record.kind == "assumed"
+    with ledger.reading() as connection:
+        quarantined = connection.execute(select(refused_record)).one()
+    assert quarantined.value == encode_record(record("c1", kind="confirmed"))
+    assert records.offsets(ledger, TOPIC) == {0: 3}
+
+
+def test_a_conflict_within_one_batch_is_detected(ledger: Ledger) -> None:
+    result = stored(ledger, record("c1"), record("c1", at=T0 + 1))
+
+    assert result.records == 1
+    assert [r.reason for r in result.quarantined] == ["conflict"]
+
+
+NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1:", b":c\\u00001:")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (None, "the message has no value"),
+        (b"", "the message has no value"),
+        (b"\xff\xfe\x00garbage", "malformed"),
+        (b"{}", "missing required field `id`"),
+        (encode_record(record("c1")).replace(b":1,", b":2,"), "quantity is 2"),
+        (encode_record(record("c1")).replace(b"acme:c1:1", b"other:c1:1"), "id is not that of"),
+        (encode_record(record("c1", policy_version=2**63)), "policy_version is out of range"),
+        (NUL, "NUL character"),
+    ],
+)
+def test_an_unreadable_record_is_quarantined_and_the_rest_is_stored(
+    ledger: Ledger, value: bytes | None, says: str
+) -> None:
+    good = arrivals([record("c8"), record("c9")])
+    batch = [good[0], ConsumedRecord(0, 1, value), good[1]._replace(offset=2)]
+
+    result = records.store(ledger, TOPIC, batch, {0: None}, T0)
+
+    assert isinstance(result, Stored)
+    assert (result.records, result.offsets) == (2, {0: 3})
+    assert [(r.reason, r.offset) for r in result.quarantined] == [("unreadable", 1)]
+    assert says in result.quarantined[0].detail
+    with ledger.reading() as connection:
+        assert connection.execute(select(refused_record)).one().value == value
+
+
+def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger) -> None:
+    value = encode_record(record("c1"))
+    batch = [
+        ConsumedRecord(0, 0, value, b"garbage"),
+        ConsumedRecord(0, 1, encode_record(record("c2")), None),
+    ]
+
+    result = records.store(ledger, TOPIC, batch, {0: None}, T0)
+
+    assert isinstance(result, Stored)
+    assert result.records == 2
+    assert reports.receipts(ledger, "acme", "c1")[0].origin is None
+
+
+def test_nothing_is_stored_if_another_sink_moved_the_offset(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c2"))
+
+    late = records.store(ledger, TOPIC, arrivals([record("c3")], 1), {0: 1}, T0)
+    new = records.store(ledger, TOPIC, arrivals([record("c3")]), {0: None}, T0)
+
+    assert late == new == Moved({0: 2})
+    assert count(ledger, usage_record) == count(ledger, pending_record) == 2
+
+
+def test_one_moved_partition_holds_back_the_whole_batch(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    batch = arrivals([record("c2")], partition=1) + arrivals([record("c3")], 0)
+
+    result = records.store(ledger, TOPIC, batch, {0: None, 1: None}, T0)
+
+    assert result == Moved({0: 1, 1: None})
+    assert count(ledger, usage_record) == 1
+    assert count(ledger, consumer_offset) == 1
+
+
+def test_text_of_any_script_and_length_is_returned_unchanged(ledger: Ledger) -> None:
+    name = "\U0001f600é%_'\";--" + "x" * 244
+    stored(ledger, record(name))
+
+    assert reports.receipts(ledger, "acme", name)[0].record == record(name)
+
+
+def test_a_receipt_excludes_conversations_whose_id_only_begins_alike(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c1:2"), record("c11"), record("c1", tenant_id="acme2"))
+
+    assert len(reports.receipts(ledger, "acme", "c1")) == 1
+    assert len(reports.receipts(ledger, "acme", "c1:2")) == 1
+    assert reports.receipts(ledger, "acme", "c") == []

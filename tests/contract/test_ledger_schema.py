@@ -1,0 +1,139 @@
+"""Opening, upgrading and checking a ledger: the same on SQLite and PostgreSQL."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, insert, make_url, text
+from sqlalchemy.exc import IntegrityError
+
+from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.ledger import Ledger, open_ledger, records, upgrade
+from pipeline.ledger.tables import consumer_offset, metadata, usage_record
+from tests.support.ledger import T0, TOPIC, arrivals, count, record, stored
+
+
+def test_migrations_create_the_tables_that_the_code_declares(ledger: Ledger) -> None:
+    with ledger.writing() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+
+        assert compare_metadata(context, metadata) == []
+
+
+def test_upgrading_again_changes_nothing(ledger: Ledger, url: str) -> None:
+    stored(ledger, record("c1"))
+
+    upgrade(url)
+
+    assert count(ledger, usage_record) == 1
+
+
+def test_opening_a_ledger_without_a_schema_says_what_to_run(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="run `resmeter ledger upgrade`"):
+        open_ledger(url)
+
+
+def test_opening_a_ledger_of_a_newer_version_says_so(ledger: Ledger, url: str) -> None:
+    with ledger.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(ConfigurationError, match="schema 9999, which this version does not know"):
+        open_ledger(url)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_with_another_encoding_than_utf8_is_rejected(
+    postgres_url: str, encoding: str
+) -> None:
+    name = f"test_{encoding.lower()}"
+    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    form = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} {form}"))
+    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    try:
+        for opening in (upgrade, open_ledger):
+            with pytest.raises(
+                ConfigurationError, match=f"has the encoding {encoding}: create one"
+            ):
+                opening(url)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u@h/d", "'mysql' is not supported"),
+        ("nonsense", "is not a URL such as sqlite:///PATH"),
+        ("sqlite://", "names no file"),
+        ("postgresql://me:hunter2@db:hunter2/d", "is not a URL such as sqlite:///PATH"),
+        ("postgresql://127.0.0.1:1/d?sslmod=require", 'invalid connection option "sslmod"'),
+    ],
+)
+def test_an_unsupported_url_is_a_configuration_error(url: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"RESMETER_LEDGER__URL: {says}") as caught:
+        open_ledger(url)
+
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("resmeter:hunter2@127.0.0.1:1/ledger", "resmeter:***@127.0.0.1:1/ledger"),
+        ("127.0.0.1:1/ledger?password=hunter2", "127.0.0.1:1/ledger?password=hidden"),
+        ("127.0.0.1:1/ledger?sslpassword=hunter2", "127.0.0.1:1/ledger?sslpassword=hidden"),
+    ],
+)
+def test_an_unreachable_server_is_named_without_its_password(url: str, named: str) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        open_ledger(f"postgresql+psycopg://{url}")
+
+    assert f"postgresql+psycopg://{named}" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_only_the_owner_can_read_the_files_of_sqlite(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/folder/ledger.sqlite"
+    upgrade(url)
+    ledger = open_ledger(url)
+    records.store(ledger, TOPIC, arrivals([record("c1")]), {0: None}, T0)
+
+    files = list((tmp_path / "folder").iterdir())
+
+    assert {path.name for path in files} == {
+        "ledger.sqlite",
+        "ledger.sqlite-wal",
+        "ledger.sqlite-shm",
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o700
+    ledger.close()
+
+
+def test_an_error_of_the_database_shows_no_parameters(ledger: Ledger) -> None:
+    with pytest.raises(IntegrityError) as caught, ledger.writing() as connection:
+        connection.execute(
+            insert(consumer_offset).values(topic="hunter2", partition=None, next_offset=1)
+        )
+
+    assert "hunter2" not in str(caught.value).partition("DETAIL")[0]
+
+
+def test_a_file_that_is_not_a_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_text("not a database" * 100)
+
+    with pytest.raises(UnavailableError, match="file is not a database"):
+        open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+
+
+def test_opening_a_missing_ledger_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no ledger at"):
+        open_ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+
+    assert not list(tmp_path.iterdir())

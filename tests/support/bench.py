@@ -1,0 +1,138 @@
+"""A ledger, an emulator of Stripe, and the sink between them."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from pipeline.catalog.tenants import Tenants, load_tenants
+from pipeline.config import StripeSettings
+from pipeline.dev.emulator.server import Clock, Emulator, running
+from pipeline.dev.emulator.state import Fault
+from pipeline.ledger import Ledger, open_ledger, records, reports, upgrade
+from pipeline.ledger.entries import ConsumedRecord, Receipt, Stored
+from pipeline.metrics import SinkMetrics
+from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
+from pipeline.sink.service import flush
+from pipeline.sink.stripe.meter import open_meter
+from pipeline.usage.record import UsageRecord, encode_record
+
+TOPIC = "usage.records"
+T0 = 1_790_000_000_000
+HOUR_MS = 3_600_000
+TENANT_FILE = """
+[tenants.acme]
+stripe_customer = "cus_acme"
+[tenants.bluejay]
+stripe_customer = "cus_bluejay"
+"""
+
+
+class Bench(NamedTuple):
+    """A ledger, an emulator, and the sink's parts between them."""
+
+    ledger: Ledger
+    tenants: Tenants
+    emulator: Emulator
+    base_url: str
+    registry: CollectorRegistry
+    metrics: SinkMetrics
+
+    def store(self, *found: UsageRecord) -> None:
+        next_offset = records.offsets(self.ledger, TOPIC).get(0)
+        consumed = [
+            ConsumedRecord(0, (next_offset or 0) + n, encode_record(r)) for n, r in enumerate(found)
+        ]
+        assert isinstance(records.store(self.ledger, TOPIC, consumed, {0: next_offset}, T0), Stored)
+
+    async def flush(
+        self, now: float = T0 / 1000, owner: str = "a", key: str = "sk_test_1"
+    ) -> Dispatcher:
+        """Plan and deliver everything, without pauses between the retries."""
+        meter = open_meter(stripe_settings(self.base_url, key), timeout_seconds=5)
+        dispatcher = Dispatcher(
+            self.ledger,
+            meter,
+            self.metrics,
+            owner,
+            DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=60, lease_seconds=30),
+            Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0)),
+        )
+        try:
+            await flush(self.ledger, self.tenants, dispatcher, self.metrics)
+            await dispatcher.idle()
+        finally:
+            await dispatcher.stop()
+            await meter.close()
+        return dispatcher
+
+    def at_stripe(self) -> dict[str, int]:
+        return {e["customer"]: e["sum"] for e in self.emulator.state.sums()["sums"]}
+
+    def delivered(self) -> dict[str, int]:
+        """Return what the ledger says is at Stripe, by tenant."""
+        units: dict[str, int] = {}
+        for found in reports.usage(self.ledger):
+            units[found.tenant_id] = units.get(found.tenant_id, 0) + found.delivered
+        return units
+
+    def results(self, conversation: str = "c1", tenant_id: str = "acme") -> list[str]:
+        (receipt,) = self.receipts(conversation, tenant_id)
+        return [attempt.result for attempt in receipt.attempts]
+
+    def receipts(self, conversation: str = "c1", tenant_id: str = "acme") -> list[Receipt]:
+        return reports.receipts(self.ledger, tenant_id, conversation)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
+
+    def fault(self, kind: Any, **more: Any) -> None:
+        self.emulator.state.faults.append(Fault(kind, **more))
+
+
+def open_bench(folder: Path) -> Iterator[Bench]:
+    file = folder / "resmeter.toml"
+    file.write_text(TENANT_FILE)
+    url = f"sqlite:///{folder}/ledger.sqlite"
+    upgrade(url)
+    ledger = open_ledger(url)
+    emulator = Emulator(clock=Clock(T0 / 1000))
+    tenants = load_tenants(file)
+    emulator.state.prepare(tenants.customers.values(), tenants.event_names, 0)
+    registry = CollectorRegistry()
+    with running(emulator) as base_url:
+        yield Bench(ledger, tenants, emulator, base_url, registry, SinkMetrics(registry))
+    ledger.close()
+
+
+def record(
+    conversation: str = "c1",
+    n: int = 1,
+    quantity: int = 1,
+    *,
+    tenant_id: str = "acme",
+    outcome: str = "resolution",
+    at: int = T0,
+) -> UsageRecord:
+    fields = {
+        "id": f"{tenant_id}:{conversation}:{n}",
+        "tenant_id": tenant_id,
+        "conversation": conversation,
+        "outcome": outcome,
+        "quantity": quantity,
+        "kind": "assumed",
+        "reason": "silence" if quantity > 0 else "customer_returned",
+        "occurred_at": at,
+        "policy": "fin-2026",
+        "policy_version": 1,
+        "evidence": (f"{conversation}-m{n}",),
+        "supersedes": None if quantity > 0 else f"{tenant_id}:{conversation}:{n - 1}",
+    }
+    return msgspec.convert(fields, UsageRecord)
+
+
+def stripe_settings(base_url: str, key: str = "sk_test_1") -> StripeSettings:
+    return StripeSettings.model_validate({"api_key": key, "base_url": base_url})
