@@ -18,6 +18,7 @@ from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
+from pipeline.sink.counts import publish_pending
 from pipeline.sink.dispatcher import Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
@@ -141,7 +142,8 @@ async def flush(
             money[key] = money.get(key, 0.0) + float(price[0] * found.quantity)
     # A credit that waits for usage may do so for weeks, and nothing is late by that.
     oldest = min((found.stored_at for found in pending if found.quantity > 0), default=None)
-    metrics.show_pending(
+    publish_pending(
+        metrics,
         units,
         money,
         planned.carried,

@@ -13,7 +13,7 @@ from pipeline.events.model import TYPES, Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.due_queue import Wheel
+from pipeline.stream.due_queue import DueQueue
 from pipeline.stream.state import (
     HAS_SEAL,
     PACKED,
@@ -149,13 +149,13 @@ class Partition:
         self.topic = topic
         self.number = number
         self.states: dict[bytes, bytes] = {}
-        self.wheel = Wheel()
+        self.due_queue = DueQueue()
         self.open = 0  # conversations with a window ahead
         self.is_recovered = False
         self._seal_after = seal_after
         self._seal_slack = seal_after // _SEAL_SLACK_PART
         self._seal_bucket = max(1, seal_after // _SEAL_BUCKET_PART)
-        self.seal_wheel = Wheel(self._seal_bucket)  # each conversation with a history, once
+        self.seal_queue = DueQueue(self._seal_bucket)  # each conversation with a history, once
         self._timeline_for = timeline_for
         self._keys = keys or None  # of producers; None: whoever can write events may
         self._timelines: dict[str, Timeline] = {}
@@ -182,15 +182,15 @@ class Partition:
     def schedule_all(self) -> None:
         """Fill the wheels from the states: when recovery is over."""
         self.is_recovered = True
-        self.wheel = Wheel()
-        self.seal_wheel = Wheel(self._seal_bucket)
+        self.due_queue = DueQueue()
+        self.seal_queue = DueQueue(self._seal_bucket)
         for key, stored in self.states.items():
             due = due_of(stored)
             if due is not None:
-                self.wheel.add(key, due)
+                self.due_queue.add(key, due)
             if not is_sealed(stored):
-                self.seal_wheel.add(key, self._droppable_at(heard_of(stored)))
-        self.open = len(self.wheel)
+                self.seal_queue.add(key, self._droppable_at(heard_of(stored)))
+        self.open = len(self.due_queue)
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class Partition:
                 assert key is not None
                 self._receive(work, key, taken, emitted)
                 taken.arrivals.clear()  # while the processor's cache holds them
-        if len(self.wheel) > 2 * self.open + len(self.states) // _STALE_PART + _STALE_MAX:
+        if len(self.due_queue) > 2 * self.open + len(self.states) // _STALE_PART + _STALE_MAX:
             # No timer has run for long, as the partition is behind, and what was decided before its
             # window's end was not taken out.
             self.schedule_all()
@@ -302,21 +302,21 @@ class Partition:
 
     def earliest(self, *, seals: bool) -> int | None:
         """Return a time before which `settle`, and `seal` where asked for, have nothing to do."""
-        due = self.wheel.earliest()
-        seal = self.seal_wheel.earliest() if seals else None
+        due = self.due_queue.earliest()
+        seal = self.seal_queue.earliest() if seals else None
         return min((at for at in (due, seal) if at is not None), default=None)
 
     def settle(self, clock: int, most: int) -> Work:
         """Settle the silence that was complete at an arrival time that no record has brought."""
         work = Work()
         emitted: list[UsageRecord] = []
-        for key in self.wheel.take(clock, most):
+        for key in self.due_queue.take(clock, most):
             stored = self.states.get(key)
             due = None if stored is None else due_of(stored)
             if stored is None or due is None:
                 continue
             if due > clock:
-                self.wheel.add(key, due)
+                self.due_queue.add(key, due)
                 continue
             tenant_id, _, name = key.decode().partition(":")
             timeline = self._timeline(tenant_id)
@@ -334,13 +334,13 @@ class Partition:
         come whose own finds the conversation not sealed yet.
         """
         work = Work()
-        for key in self.seal_wheel.take(clock, most):
+        for key in self.seal_queue.take(clock, most):
             stored = self.states.get(key)
             if stored is None or is_sealed(stored):
                 continue
             droppable_at = self._droppable_at(heard_of(stored))
             if droppable_at > clock:
-                self.seal_wheel.add(key, droppable_at)
+                self.seal_queue.add(key, droppable_at)
                 continue
             conversation = decode_state(stored)
             work.sealed += conversation.put_away()
@@ -376,8 +376,8 @@ class Partition:
         known, form = (0, SEALED) if before is None else head_of(before)[2:4]
         self.open += (due is not None) - (known != 0)
         if due is not None and (not known or known > due):
-            self.wheel.add(key, due)
+            self.due_queue.add(key, due)
         if form & SEALED and not conversation.is_sealed:
-            self.seal_wheel.add(key, self._droppable_at(conversation.arrival))
+            self.seal_queue.add(key, self._droppable_at(conversation.arrival))
         self.states[key] = stored
         work.states.append((key, stored))

@@ -160,7 +160,7 @@ def _take(
 
 
 def _settle(partition: Partition, topic: dict[bytes, bytes], changelog: dict[bytes, bytes]) -> None:
-    while len(partition.wheel):
+    while len(partition.due_queue):
         _effects(partition.settle(T0 + 10**12, 1), topic, changelog, 2)
 
 
@@ -284,7 +284,7 @@ def test_a_timer_leaves_nothing_that_was_due(log: Log, size: int) -> None:
 
         waiting = [due_of(state) for state in partition.states.values()]
         assert all(due is None or due > clock for due in waiting)
-        assert len(partition.wheel) >= sum(due is not None for due in waiting)
+        assert len(partition.due_queue) >= sum(due is not None for due in waiting)
 
 
 def test_a_conversation_that_falls_due_sooner_than_it_did_is_settled_by_then() -> None:
@@ -356,7 +356,7 @@ def test_a_timer_leaves_no_history_that_can_be_dropped(log: Log, size: int) -> N
 
     assert all(is_sealed(state) for state in partition.states.values())
     assert all(not decode_state(state).history for state in partition.states.values())
-    assert len(partition.seal_wheel) == 0
+    assert len(partition.seal_queue) == 0
 
 
 class Played(NamedTuple):

@@ -62,7 +62,7 @@ def test_a_backlog_of_years_without_a_timer_leaves_a_bounded_wheel() -> None:
             offset += 1
 
     assert len(partition.states) == CONVERSATIONS
-    assert len(partition.wheel) <= 2 * CONVERSATIONS + 1_000
+    assert len(partition.due_queue) <= 2 * CONVERSATIONS + 1_000
     assert partition.open == 0
 
 
