@@ -1,4 +1,4 @@
-"""This file gives a conversation its stored form: a header that needs no decoding, then msgpack.
+"""This file gives a conversation its stored form: a header that needs no decoding, then msgpack. Pure.
 
 ::
 
