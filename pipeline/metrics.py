@@ -6,6 +6,8 @@ the start, at zero, except those of a partition. What sets them stands beside wh
 `stream.counts`, `stream.service`, `sink.counts`, `sink.dispatcher`.
 """
 
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.events.model import REASONS, TYPES
@@ -259,5 +261,5 @@ class SinkMetrics:
 
 def remove_partition(gauge: Gauge, partition: int) -> None:
     """Remove the series of a partition, if there is one."""
-    if (str(partition),) in gauge._metrics:
+    with suppress(KeyError):
         gauge.remove(partition)
