@@ -50,6 +50,18 @@ class WorkerMetrics:
     """The worker's series."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._define_records(registry)
+        self._define_progress(registry)
+        for kind in TYPES:
+            self.events.labels(kind)
+        for rejection in REASONS:
+            self.rejected.labels(rejection)
+        for outcome in OUTCOMES:
+            for reason in TRANSITION_REASONS:
+                for delta in ("+1", "-1"):
+                    self.transitions.labels(outcome, delta, reason)
+
+    def _define_records(self, registry: CollectorRegistry) -> None:
         self.events = Counter(
             "resmeter_events",
             "Events accepted, by type. If a type stops rising, its producer is silent.",
@@ -98,6 +110,8 @@ class WorkerMetrics:
             "Conversations sealed after a long silence. If it stops rising, memory keeps growing.",
             registry=registry,
         )
+
+    def _define_progress(self, registry: CollectorRegistry) -> None:
         self.conversations = Gauge(
             "resmeter_conversations", "Conversations held in memory.", registry=registry
         )
@@ -134,14 +148,6 @@ class WorkerMetrics:
             ["partition"],
             registry=registry,
         )
-        for kind in TYPES:
-            self.events.labels(kind)
-        for rejection in REASONS:
-            self.rejected.labels(rejection)
-        for outcome in OUTCOMES:
-            for reason in TRANSITION_REASONS:
-                for delta in ("+1", "-1"):
-                    self.transitions.labels(outcome, delta, reason)
 
 
 # --- sink -----------------------------------------------------------------------------------------
@@ -166,6 +172,19 @@ class SinkMetrics:
         self.tenants_max = tenants_max
         self.tenants: set[str] = set()  # those with series of their own so far
         self.currencies: set[str] = {"usd"}  # those seen so far
+        self._define_records(registry)
+        self._define_pending(registry)
+        self._define_deliveries(registry)
+        for reason in ("unreadable", "conflict"):
+            self.records_refused.labels(reason)
+        for result in DELIVERY_RESULTS:
+            self.deliveries.labels(result)
+        for gauge in (self.pending_units, self.carried_units, self.parked_units):
+            gauge.labels(OTHER_TENANTS)
+        for currency in self.currencies:
+            self.pending_money.labels(OTHER_TENANTS, currency)
+
+    def _define_records(self, registry: CollectorRegistry) -> None:
         self.records = Counter(
             "resmeter_usage_records",
             "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink behind.",
@@ -193,6 +212,8 @@ class SinkMetrics:
             ["partition"],
             registry=registry,
         )
+
+    def _define_pending(self, registry: CollectorRegistry) -> None:
         self.pending_units = Gauge(
             "resmeter_pending_units",
             "Units in the ledger that Stripe has not taken yet. If it rises, deliveries fail or are slow.",
@@ -222,6 +243,8 @@ class SinkMetrics:
             ["tenant"],
             registry=registry,
         )
+
+    def _define_deliveries(self, registry: CollectorRegistry) -> None:
         self.meter_events_planned = Counter(
             "resmeter_meter_events_planned",
             "Meter events made of pending usage records, to be sent to Stripe.",
@@ -249,14 +272,6 @@ class SinkMetrics:
             "1 if Stripe rejected the API key: nothing is sent until the sink restarts.",
             registry=registry,
         )
-        for reason in ("unreadable", "conflict"):
-            self.records_refused.labels(reason)
-        for result in DELIVERY_RESULTS:
-            self.deliveries.labels(result)
-        for gauge in (self.pending_units, self.carried_units, self.parked_units):
-            gauge.labels(OTHER_TENANTS)
-        for currency in self.currencies:
-            self.pending_money.labels(OTHER_TENANTS, currency)
 
 
 def remove_partition(gauge: Gauge, partition: int) -> None:

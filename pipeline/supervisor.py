@@ -71,7 +71,7 @@ def run_processes(
 
     Args:
         worker: how many, and where the metrics and health of all are served.
-        check: called once, before any process starts; an exception ends all.
+        check: called once, before the processes start their work; an exception ends all.
         start: runs in each process until it ends; returns its exit status.
     """
     listening = listen(worker.http_host, worker.http_port)

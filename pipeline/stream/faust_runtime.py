@@ -5,46 +5,54 @@ which take one message at a time, are bypassed. The hooks belong to one version 
 `check_versions` rejects any other, and `tests/unit/stream/test_faust_runtime.py` fails when one of
 them moves.
 
-Replaced or extended (the class is Faust's unless it says aiokafka):
+Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
 
-hook · class
-  what it did → what it does now · what breaks if it moves
+  hook · class
+    what it did → what it does now
+    what breaks if it moves
 
-_drain_messages · Consumer
-  passed single messages to streams → passes whole batches to the runner · nothing is processed
-_new_offset, _filter_tps_with_pending_acks · Consumer
-  the offset to commit, from acknowledged messages → the runner's done-offset · nothing is committed
-on_partitions_revoked · Consumer
-  dropped the partitions → first awaits the effects in flight and commits · work is done twice
-verify_all_partitions_active · Consumer
-  looked for idle streams → does nothing · an error is logged for each partition, twice a second
-_new_consumer_thread · Consumer
-  made the thread that fetches → makes `_FetchThread` · the two options below are not set
-_create_worker_consumer · AIOKafkaConsumerThread
-  made the aiokafka consumer → sets its fetch size and isolation · aborted transactions are billed
-_new_transport · App
-  picked the transport by its address → takes ours · the hooks above are not used
-_on_partitions_assigned · App
-  started the recovery → first aligns the runner's partitions · states of another owner are kept
-on_rebalance_end · App
-  cleared a flag → also schedules deadlines · silence is not settled until records come
-PartitionRecords (a global of aiokafka.consumer.fetcher), _unpack_records, _consumer_record · aiokafka
-  made a record of each record → makes one `RecordBatch` of each batch · `_drain_messages` fails
-_signal_recovery_end · Recovery
-  an event that is set once and cleared by a timer → `_RecoveryEnd` · recovery hangs, or ends early
+  _drain_messages · Consumer
+    passed single messages to streams → passes whole batches to the runner
+    no record is processed
+  _new_offset, _filter_tps_with_pending_acks · Consumer
+    chose the offset to commit by acknowledged messages → by the runner's done-offset
+    no offset is committed
+  on_partitions_revoked · Consumer
+    dropped the partitions → first awaits the effects in flight and commits
+    the next owner reads and decides the batches in flight again
+  verify_all_partitions_active · Consumer
+    looked for idle streams → does nothing
+    an error is logged for each partition, twice a second
+  _new_consumer_thread · Consumer, _create_worker_consumer · AIOKafkaConsumerThread
+    made the thread and aiokafka's consumer → also set the fetch size and the isolation level
+    records of aborted transactions are billed
+  _new_transport · App
+    picked the transport by its address → takes ours
+    none of the hooks above is used
+  _on_partitions_assigned · App
+    started the recovery → first drops and adds the runner's partitions
+    states that another owner has changed since are kept
+  on_rebalance_end · App
+    cleared a flag → also schedules the deadlines of the recovered states
+    silence is not settled until a record comes
+  PartitionRecords · global of aiokafka.consumer.fetcher; its _unpack_records, _consumer_record
+    made one item of each record → makes one `RecordBatch` of each batch
+    `_drain_messages` fails
+  _signal_recovery_end · Recovery
+    was set once, and cleared every five seconds → is a `_RecoveryEnd`
+    a recovery hangs, or ends before it began
 
-Read or called:
+Private attributes that we read, set or call::
 
-_wait_next_records, _read_offset, _committed_offset, _stopped, _thread · Consumer
-_ensure_consumer · AIOKafkaConsumerThread
-active_offsets, active_tps, need_recovery, signal_recovery_end · Recovery
-next_fetch_offset, _records · PartitionRecords of aiokafka
-_fetch_max_bytes, _isolation_level, _subscription · AIOKafkaConsumer of aiokafka
+  _wait_next_records, _read_offset, _committed_offset, _stopped, _thread · Consumer
+  _ensure_consumer · AIOKafkaConsumerThread
+  active_offsets, active_tps, need_recovery, signal_recovery_end · Recovery
+  next_fetch_offset, _records · aiokafka's PartitionRecords
+  _fetch_max_bytes, _isolation_level, _subscription · aiokafka's AIOKafkaConsumer
 """
 
 import asyncio
 import importlib.metadata
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -61,7 +69,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.kafka.options import ssl_context
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
-from pipeline.stream.runner import BatchRunner, Probe
+from pipeline.stream.runner import BatchRunner, Timers
 
 VERSIONS = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
 _POLL_SECONDS = 1.0
@@ -263,8 +271,8 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         await super().on_partitions_revoked(revoked)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        app, timers = self.app, _Timers(self.app.runner, self.app.resmeter)
-        size = app.resmeter.worker.batch_events_max
+        app, worker = self.app, self.app.resmeter.worker
+        timers = Timers(app.runner, worker.settle_interval_seconds)
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 if not self.flow_active:
@@ -277,7 +285,7 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                     continue
                 unhandled: dict[TP, int] = {}
                 for place, fetched in records.items():
-                    for batches in in_parts(fetched, size):
+                    for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
                         if (
                             place not in active
@@ -318,29 +326,6 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         if place.topic == topics.changelog:
             self.app.host.states_read(place, batches)
         return False
-
-
-class _Timers:
-    """Probe for due conversations at an interval, and settle them between two polls."""
-
-    def __init__(self, runner: BatchRunner, settings: Settings) -> None:
-        self._runner = runner
-        self._interval_seconds = settings.worker.settle_interval_seconds
-        self._next = 0.0  # monotonic seconds
-        self._probing: asyncio.Task[list[Probe]] | None = None
-
-    async def run(self) -> None:
-        now = time.monotonic()
-        if self._probing is not None and self._probing.done():
-            more = await self._runner.settle(self._probing.result())
-            self._next = now if more else now + self._interval_seconds
-            self._probing = None
-        if self._probing is None and now >= self._next:
-            self._probing = asyncio.ensure_future(self._runner.probe())
-
-    def cancel(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
 
 
 class _Transport(Transport):  # type: ignore[misc]

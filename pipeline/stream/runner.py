@@ -340,3 +340,27 @@ class BatchRunner:
     def unacknowledged(self) -> int:
         """Count batches whose results and states the broker has not acknowledged."""
         return len(self._tasks())
+
+
+class Timers:
+    """Probe at an interval for what is due, and settle it."""
+
+    def __init__(self, runner: BatchRunner, interval_seconds: float) -> None:
+        self._runner = runner
+        self._interval_seconds = interval_seconds
+        self._next = 0.0  # when to probe again, monotonic seconds
+        self._probing: asyncio.Task[list[Probe]] | None = None
+
+    async def run(self) -> None:
+        """Settle what the last probe found, and probe if it is time. To be called between batches."""
+        now = time.monotonic()
+        if self._probing is not None and self._probing.done():
+            more = await self._runner.settle(self._probing.result())
+            self._next = now if more else now + self._interval_seconds
+            self._probing = None
+        if self._probing is None and now >= self._next:
+            self._probing = asyncio.ensure_future(self._runner.probe())
+
+    def cancel(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
