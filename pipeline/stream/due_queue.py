@@ -1,6 +1,6 @@
 """Queue of deadlines in buckets, of one minute by default. Pure.
 
-A deadline that moves later needs no new entry: whoever takes the key finds that it is not due yet
+A deadline that moves later needs no new entry: the caller that takes the key finds it not due yet
 and adds it again. One entry at or before its deadline is enough for each conversation.
 """
 

@@ -17,7 +17,7 @@ from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.partition import Output, Partition, TimelineFor, Work
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that many at once do not block the event loop
-_CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's when it asks for a probe
+_CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
 
 
 class Host(Protocol):
