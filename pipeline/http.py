@@ -1,4 +1,4 @@
-"""This file serves `/metrics`, `/health/live` and `/health/ready` for a worker or a sink."""
+"""Serve `/metrics`, `/health/live` and `/health/ready` for a worker or a sink."""
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,15 +13,15 @@ SHUTDOWN_SECONDS_MAX = 1.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 takes any that is free.
+    """Return a listening socket; port 0 takes any free port.
 
     Raises:
-        UnavailableError: the address cannot be listened on.
+        UnavailableError: we cannot listen on the address.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # Of a name that has both, such as localhost, the older kind: it is asked for everywhere.
-        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # A name such as localhost has an IPv4 and an IPv6 address. Every client tries IPv4.
+        family, _, _, _, address = min(addresses, key=lambda found: found[0] != socket.AF_INET)
         return socket.create_server(address, family=family)
     except OSError as error:
         raise UnavailableError(
@@ -31,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def text_of(registry: CollectorRegistry) -> Callable[[], Awaitable[bytes]]:
-    """Return what gives a registry's metrics in Prometheus' text format."""
+    """Return a function that renders a registry's metrics in Prometheus' text format."""
 
     async def text() -> bytes:
         return generate_latest(registry)
@@ -46,29 +46,29 @@ async def serving(
     problems: Callable[[], Awaitable[list[str]]],
     is_live: Callable[[], Awaitable[bool]] | None = None,
 ) -> AsyncIterator[int]:
-    """Serve for as long as the context is open; yield the port.
+    """Serve while the context is open; yield the port.
 
-    `problems` says why the process is not ready; an empty list means that it is. Without
-    `is_live`, whoever answers is live. They are called in the event loop and must not block.
+    `problems` says why the process is not ready; an empty list means that it is. Without `is_live`,
+    a process that responds is live. All three run in the event loop and must not block.
     """
 
-    async def answer_metrics(_: web.Request) -> web.Response:
+    async def serve_metrics(_: web.Request) -> web.Response:
         return web.Response(body=await metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def live(_: web.Request) -> web.Response:
-        answer = is_live is None or await is_live()
-        return web.json_response({"live": answer}, status=200 if answer else 503)
+    async def serve_live(_: web.Request) -> web.Response:
+        live = is_live is None or await is_live()
+        return web.json_response({"live": live}, status=200 if live else 503)
 
-    async def ready(_: web.Request) -> web.Response:
+    async def serve_ready(_: web.Request) -> web.Response:
         reasons = await problems()
         return web.json_response(
             {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
         )
 
     app = web.Application()
-    app.router.add_get("/metrics", answer_metrics)
-    app.router.add_get("/health/live", live)
-    app.router.add_get("/health/ready", ready)
+    app.router.add_get("/metrics", serve_metrics)
+    app.router.add_get("/health/live", serve_live)
+    app.router.add_get("/health/ready", serve_ready)
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS_MAX
     )

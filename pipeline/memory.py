@@ -1,4 +1,4 @@
-"""This file keeps a process's memory together where its threads would spread it."""
+"""Limit glibc to two malloc arenas, so that threads do not spread a process's memory."""
 
 import ctypes
 import os
@@ -9,11 +9,11 @@ _ARENAS = 2
 
 
 def limit_arenas() -> None:
-    """Let threads share two of glibc's heaps; to be called before threads are started.
+    """Let all threads share two malloc arenas; to be called before threads are started.
 
-    glibc gives each thread a heap of its own, up to eight a core, and each keeps the most that it
-    ever held: a sink's threads held six times what one query takes. Elsewhere, and where the
-    environment says how many, do nothing.
+    glibc gives each thread an arena of its own, up to eight a core, and an arena keeps the most
+    that it ever held: a sink's threads held six times what one query takes. Without glibc, or if
+    `MALLOC_ARENA_MAX` is set, do nothing.
     """
     if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

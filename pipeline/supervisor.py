@@ -1,9 +1,11 @@
-"""This file runs a worker as several processes, with one port and one fate.
+"""Run one worker as several processes behind one port; if one of them ends, all end.
 
-Python decides on one core at a time. So each process is a worker of its own, a member of the group
-that holds its share of the partitions; nothing is shared between them. The first process, which
-starts them, decides nothing: it shows their metrics and health as one, passes on what it is told,
-and where one of them ends it ends them all, so that whoever supervises it sees what he would of one.
+A Python process uses one core, and on one host, compose wants one port, one readiness and one end
+for the whole worker; on Kubernetes, run replicas with one process each instead.
+
+Each process is a worker of its own: a member of the consumer group with its share of the partitions.
+They share nothing. The supervisor, which starts them, processes no events. It serves their metrics
+and health as one and passes signals on.
 """
 
 import asyncio
@@ -24,131 +26,131 @@ from pipeline.http import listen, serving
 from pipeline.logs import get_logger
 from pipeline.metrics import ProcessesMetrics
 
-_ANSWER_SECONDS_MAX = 2.0  # less than what a scrape or a probe waits
-_STOP_SECONDS_MORE = 5.0  # than a process may take for its own end
-_LOOK_SECONDS = 0.05
-_GO = b"+"
+_RESPONSE_SECONDS_MAX = 2.0  # less than a scrape or a health check waits
+_STOP_SECONDS_MORE = 5.0  # than a process allows itself to stop
+_REAP_SECONDS = 0.05
+_START = b"+"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FAILED, _MISUSED = 1, 2
 _T = TypeVar("_T")
 
 
-class Seat(NamedTuple):
-    """What a process gets from the one that started it."""
+class ChildContext(NamedTuple):
+    """What a process gets from its supervisor."""
 
     number: int  # from 0
-    listening: socket.socket  # where it serves its own metrics and health: on loopback
-    parent: int  # a pipe: at its end the first process is gone
+    listening: socket.socket  # for its own metrics and health, on loopback
+    parent: int  # a pipe that ends when the supervisor does
 
-    def take(self, stop: Callable[[], object]) -> None:
-        """Call `stop` in the event loop that runs when the first process is gone.
+    def stop_with_parent(self, stop: Callable[[], object]) -> None:
+        """Call `stop` in the running event loop when the supervisor has ended.
 
-        To be called once the loop handles signals: until then they wait.
+        To be called once the loop handles SIGTERM and SIGINT: it unblocks them.
         """
         loop = asyncio.get_running_loop()
 
-        def gone() -> None:
+        def on_parent_ended() -> None:
             loop.remove_reader(self.parent)
             stop()
 
-        loop.add_reader(self.parent, gone)
+        loop.add_reader(self.parent, on_parent_ended)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-class _Started(NamedTuple):
+class _Child(NamedTuple):
     number: int
     pid: int
     port: int
-    pipe: int  # closed: it must end
+    pipe: int  # closing it tells the process to stop
 
 
 def run_processes(
-    worker: WorkerSettings, check: Callable[[], None], run: Callable[[Seat], int]
+    worker: WorkerSettings, check: Callable[[], None], start: Callable[[ChildContext], int]
 ) -> int:
-    """Run so many processes as the settings say; return the exit status, in each of them.
+    """Run as many processes as the settings say; return the exit status, in each of them.
 
     Args:
-        worker: how many, and where metrics and health of all are served.
-        check: what to look at before, once for all; what it raises ends all.
-        run: what each process does, until it ends.
+        worker: how many, and where the metrics and health of all are served.
+        check: called once, before the processes start their work; an exception ends all.
+        start: runs in each process until it ends; returns its exit status.
     """
     listening = listen(worker.http_host, worker.http_port)
-    siblings = _Siblings(worker)
-    # At once, while there is one thread: clients of Kafka have more, and a fork takes one along.
-    seat = siblings.fork()
-    if seat is not None:
+    supervisor = _Supervisor(worker)
+    # Fork first, while there is one thread: Kafka's clients start more, and a fork copies only one.
+    context = supervisor.fork()
+    if context is not None:
         listening.close()
-        return run(seat) if os.read(seat.parent, 1) == _GO else 0
+        return start(context) if os.read(context.parent, 1) == _START else 0
     try:
         check()
-        siblings.go()
-        return asyncio.run(siblings.supervise(listening))
+        supervisor.start()
+        return asyncio.run(supervisor.supervise(listening))
     finally:
-        siblings.end()
+        supervisor.end()
 
 
-class _Siblings:
-    """The processes, as the first one sees them."""
+class _Supervisor:
+    """The process that starts the others, serves for them and ends them."""
 
     def __init__(self, worker: WorkerSettings) -> None:
         self._stop_seconds_max = worker.stop_seconds_max + _STOP_SECONDS_MORE
         self._number = worker.processes
-        self._started: list[_Started] = []
-        self._running: dict[int, _Started] = {}
-        self._stopping = False  # they were told to end
+        self._children: list[_Child] = []
+        self._running: dict[int, _Child] = {}  # by process id
+        self._stopping = False
         self._status = 0
         self._log = get_logger("worker")
 
-    def fork(self) -> Seat | None:
-        """Start the processes; return in each of them its seat, and None in the first one.
+    def fork(self) -> ChildContext | None:
+        """Fork the processes; return its context in each of them, and None in the supervisor.
 
         Raises:
-            UnavailableError: the system has no room for so many.
+            UnavailableError: the system allows no more processes.
         """
-        # A signal that comes before a process can handle it waits.
+        # Signals wait until a process can handle them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             for number in range(self._number):
                 own = socket.socket()
                 own.bind(("127.0.0.1", 0))
-                its_end, our_end = os.pipe()
+                child_end, parent_end = os.pipe()
                 pid = os.fork()
                 if pid == 0:
-                    for fd in (our_end, *(elder.pipe for elder in self._started)):
+                    for fd in (parent_end, *(child.pipe for child in self._children)):
                         os.close(fd)
-                    return Seat(number, own, its_end)
-                started = _Started(number, pid, own.getsockname()[1], our_end)
-                self._started.append(started)
-                self._running[pid] = started
+                    return ChildContext(number, own, child_end)
+                child = _Child(number, pid, own.getsockname()[1], parent_end)
+                self._children.append(child)
+                self._running[pid] = child
                 own.close()
-                os.close(its_end)
+                os.close(child_end)
         except OSError as error:
-            begun = len(self._started)
+            forked = len(self._children)
             self.end()
             raise UnavailableError(
-                f"process {begun + 1} of {self._number} cannot be started: {error.strerror}; "
-                "RESMETER_WORKER__PROCESSES says how many"
+                f"process {forked + 1} of {self._number} cannot be started: {error.strerror}; "
+                "set fewer with RESMETER_WORKER__PROCESSES"
             ) from error
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return None
 
-    def go(self) -> None:
-        """Let them begin."""
-        for started in self._started:
+    def start(self) -> None:
+        """Let the processes start their work."""
+        for child in self._children:
             try:
-                os.write(started.pipe, _GO)
-            except BrokenPipeError:  # it was killed meanwhile: `supervise` sees it first of all
+                os.write(child.pipe, _START)
+            except BrokenPipeError:  # the process was killed meanwhile: `supervise` notices first
                 return
 
     async def supervise(self, listening: socket.socket) -> int:
-        """Run until told to stop, or until one of them ends; return the exit status."""
+        """Run until SIGTERM, SIGINT or the end of a process; return the exit status."""
         stop, ended = asyncio.Event(), asyncio.Event()
 
-        def told() -> None:
+        def on_signal() -> None:
             self._stopping = True
             stop.set()
 
-        def reap() -> None:
+        def on_child_ended() -> None:
             if self._reap():
                 stop.set()
             if not self._running:
@@ -156,14 +158,14 @@ class _Siblings:
 
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
-            loop.add_signal_handler(number, told)
-        loop.add_signal_handler(signal.SIGCHLD, reap)
-        reap()  # who ended before that
+            loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGCHLD, on_child_ended)
+        on_child_ended()  # for processes that ended before there was a handler
         async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=_ANSWER_SECONDS_MAX)
+            timeout=aiohttp.ClientTimeout(total=_RESPONSE_SECONDS_MAX)
         ) as http:
-            asked = _Asked(http, self._started)
-            async with serving(listening, asked.metrics, asked.problems, asked.live) as port:
+            probe = SiblingProbe(http, self._children)
+            async with serving(listening, probe.metrics, probe.problems, probe.is_live) as port:
                 self._log.info("worker_started", processes=self._number, http_port=port)
                 await stop.wait()
                 self._stopping = True
@@ -177,45 +179,45 @@ class _Siblings:
         return self._status
 
     def end(self) -> None:
-        """End those that are left, in order if they can; none outlives this."""
+        """Stop the processes that still run, and kill those that do not stop in time."""
         self._stopping = True
-        for started in self._started:
-            os.close(started.pipe)
+        for child in self._children:
+            os.close(child.pipe)
         deadline = time.monotonic() + self._stop_seconds_max
         while self._running:
             self._reap()
             if self._running and time.monotonic() > deadline:
                 self._kill()
-            time.sleep(_LOOK_SECONDS if self._running else 0)
+            time.sleep(_REAP_SECONDS if self._running else 0)
 
     def _reap(self) -> bool:
-        """Take notice of those that have ended; return whether there were any."""
-        found = False
-        for pid, started in list(self._running.items()):
+        """Collect and log the processes that have ended; return whether there were any."""
+        any_ended = False
+        for pid, child in list(self._running.items()):
             waited, raw = os.waitpid(pid, os.WNOHANG)
             if not waited:
                 continue
-            found = True
+            any_ended = True
             del self._running[pid]
             status = os.waitstatus_to_exitcode(raw)
             if self._stopping and status in {0, -signal.SIGTERM}:
                 continue
             self._log.error(
                 "process_ended",
-                process=started.number,
+                process=child.number,
                 status=status,
                 consequence="the worker ends as a whole; nothing is lost; start it again",
             )
             self._status = self._status or (_MISUSED if status == _MISUSED else _FAILED)
-        return found
+        return any_ended
 
     def _kill(self) -> None:
-        for pid, started in self._running.items():
+        for pid, child in self._running.items():
             self._log.error(
                 "process_killed",
-                process=started.number,
+                process=child.number,
                 after_seconds=self._stop_seconds_max,
-                consequence="it did not end in time; what was under way is read again",
+                consequence="it did not stop in time; batches in flight are read again",
             )
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -223,48 +225,52 @@ class _Siblings:
         self._running.clear()
 
 
-class _Asked:
-    """What the processes say of themselves, as one."""
+class SiblingProbe:
+    """Metrics, readiness and liveness of all processes, asked of each over HTTP."""
 
-    def __init__(self, http: aiohttp.ClientSession, started: Sequence[_Started]) -> None:
+    def __init__(self, http: aiohttp.ClientSession, children: Sequence[_Child]) -> None:
         self._http = http
-        self._started = started
+        self._children = children
         self._registry = CollectorRegistry()
         self._metrics = ProcessesMetrics(self._registry)
 
     async def metrics(self) -> bytes:
-        texts = await self._each("metrics", lambda answer: answer.text())
+        """Return the metrics of all processes, and which processes responded."""
+        texts = await self._ask_all("metrics", lambda response: response.text())
         for process, text in texts.items():
             self._metrics.up.labels(process).set(text is not None)
-        return merged({process: text for process, text in texts.items() if text}) + (
+        return merge_metrics({process: text for process, text in texts.items() if text}) + (
             generate_latest(self._registry)
         )
 
     async def problems(self) -> list[str]:
-        found = await self._each("health/ready", lambda answer: answer.json())
+        """Say why the worker is not ready, by process; an empty list means that it is."""
+        answers = await self._ask_all("health/ready", lambda response: response.json())
         return [
             f"process {process}: {reason}"
-            for process, said in found.items()
-            for reason in (["does not answer"] if said is None else said["reasons"])
+            for process, answer in answers.items()
+            for reason in (["does not answer"] if answer is None else answer["reasons"])
         ]
 
-    async def live(self) -> bool:
-        """Say whether all of them answer: one that hangs is to be seen like a worker that does."""
-        found = await self._each("health/live", lambda answer: answer.json())
-        return None not in found.values()
+    async def is_live(self) -> bool:
+        """Return whether all processes respond: if one hangs, the worker counts as hanging."""
+        answers = await self._ask_all("health/live", lambda response: response.json())
+        return None not in answers.values()
 
-    async def _each(
+    async def _ask_all(
         self, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[_T]]
     ) -> dict[int, _T | None]:
-        async def ask(started: _Started) -> _T | None:
+        """Return each process's response by its number; None for one that does not respond."""
+
+        async def ask(child: _Child) -> _T | None:
             try:
-                async with self._http.get(f"http://127.0.0.1:{started.port}/{path}") as answer:
-                    return None if answer.status == 500 else await read(answer)
+                async with self._http.get(f"http://127.0.0.1:{child.port}/{path}") as response:
+                    return None if response.status == 500 else await read(response)
             except (aiohttp.ClientError, TimeoutError):
                 return None
 
-        answers = await asyncio.gather(*map(ask, self._started))
-        return {one.number: said for one, said in zip(self._started, answers, strict=True)}
+        answers = await asyncio.gather(*map(ask, self._children))
+        return {child.number: answer for child, answer in zip(self._children, answers, strict=True)}
 
 
 class _Families:
@@ -275,15 +281,15 @@ class _Families:
         yield from self._families
 
 
-def merged(texts: Mapping[int, str]) -> bytes:
-    """Return the metrics of several processes as one text; the label `process` says whose."""
+def merge_metrics(texts: Mapping[int, str]) -> bytes:
+    """Return the metrics of several processes as one text, with the label `process`."""
     families: dict[str, Metric] = {}
     for process, text in texts.items():
         for family in text_string_to_metric_families(text):
-            taken = families.setdefault(
+            merged = families.setdefault(
                 family.name, Metric(family.name, family.documentation, family.type)
             )
             for sample in family.samples:
                 labels = {"process": str(process), **sample.labels}
-                taken.add_sample(sample.name, labels, sample.value)
+                merged.add_sample(sample.name, labels, sample.value)
     return generate_latest(_Families(families.values()))

@@ -1,4 +1,4 @@
-"""This file decides over lines of events without Kafka: section 5 of the specification."""
+"""This file decides over lines of events without Kafka: section 5 of the specification. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -30,6 +30,7 @@ from pipeline.ledger import Ledger, records
 from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
+from pipeline.sink.counts import count_stored, drop_partition
 
 CONNECT_SECONDS_MAX = 5.0
 WAIT_SECONDS_MAX = 0.2  # for a batch to fill; a partial one is stored then
@@ -161,7 +162,7 @@ class Intake:
         for partition in partitions:
             self._stored.pop(partition.partition, None)
             self._read.pop(partition.partition, None)
-            self._metrics.forget_lag(partition.partition)
+            drop_partition(self._metrics, partition.partition)
 
     def _position_of(self, consumer: Consumer, partition: int) -> TopicPartition:
         """Return where to read on: at the ledger's offset, if Kafka still has it."""
@@ -248,7 +249,7 @@ class Intake:
             self._read.pop(partition, None)
 
     def _report(self, stored: Stored) -> None:
-        self._metrics.stored(stored)
+        count_stored(self._metrics, stored)
         for record in stored.quarantined:
             self._log.error(
                 f"usage_record_{record.reason}",

@@ -17,6 +17,7 @@ from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
+from pipeline.sink.counts import publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
@@ -169,7 +170,8 @@ async def _publish_pending(
             money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
     # A credit may wait weeks for usage that it reduces; nothing is late then.
     oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
-    metrics.show_pending(
+    publish_pending(
+        metrics,
         units,
         money,
         planned.carried,

@@ -1,16 +1,25 @@
-"""Run the pure stages on Kafka, with Faust as the runtime.
+"""The worker: run the pure stages on Kafka, with Faust as the runtime.
 
-For each fetched batch of one partition: decode and apply in memory (`partition`), then effects in
-this order, each awaited (`lane`):
+For each batch of one partition, the runner decodes and applies the records in memory
+(`partition`). Then it makes the effects in this order and awaits each (`runner`):
 
 1. usage records and dead letters are produced and acknowledged;
 2. the changed states are produced to the changelog and acknowledged;
 3. the partition's done-offset moves;
-4. offsets are committed, later, never beyond the done-offset.
+4. the offset is committed, later, and never beyond the done-offset.
+
+Silence brings no record, so timers settle it: between two batches, by the broker's clock, and only
+in a partition that was read to its end (its watermark has passed the deadline).
 
 Invariants: any error in 1 to 4 ends the process without a commit. A record that was applied is
-passed over when it is delivered again. What is written is a function of the log. A timer never
+skipped when it is delivered again. What is written is a function of the log. A timer never
 overtakes a record that waits in the log.
 
-It does not: create topics, hold more than the partitions assigned to it, speak to the ledger.
+Modules: `service` builds and runs the worker; `faust_runtime` has every private hook of Faust and
+aiokafka, and `fetched` their record batches; `runner` has the batch cycle; `partition`, `state`,
+`due_queue` and `deadletter_limit` are pure; `outputs` writes; `counts` keeps the metrics; `crash`
+ends the process.
+
+The worker does not create topics, keep states of partitions that it does not own, or use the
+ledger.
 """

@@ -1,7 +1,7 @@
-"""This file knows when conversations fall due: a wheel of buckets, of one minute mostly. Pure.
+"""Queue of deadlines in buckets, of one minute by default. Pure.
 
-An entry that finds its deadline moved is put back by whoever asks, so that a conversation needs
-no entry of its own for every answer: one at or before its deadline is enough.
+A deadline that moves later needs no new entry: the caller that takes the key finds it not due yet
+and adds it again. One entry at or before its deadline is enough for each conversation.
 """
 
 import heapq
@@ -9,20 +9,20 @@ import heapq
 BUCKET_MS = 60_000
 
 
-class Wheel:
-    """Keys by the bucket, a minute unless told, in which they fall due."""
+class DueQueue:
+    """Keys by the bucket in which they are due."""
 
     __slots__ = ("_bucket_ms", "_buckets", "_keys", "_numbers")
 
     def __init__(self, bucket_ms: int = BUCKET_MS) -> None:
         self._bucket_ms = bucket_ms
-        self._buckets: dict[int, list[bytes]] = {}
-        self._numbers: list[int] = []
+        self._buckets: dict[int, list[bytes]] = {}  # by number: the deadline over `bucket_ms`
+        self._numbers: list[int] = []  # of the buckets, as a heap
         self._keys = 0
 
-    def add(self, key: bytes, due: int) -> None:
+    def add(self, key: bytes, due_ms: int) -> None:
         self._keys += 1
-        number = due // self._bucket_ms
+        number = due_ms // self._bucket_ms
         bucket = self._buckets.get(number)
         if bucket is None:
             self._buckets[number] = [key]
@@ -31,24 +31,25 @@ class Wheel:
             bucket.append(key)
 
     def earliest(self) -> int | None:
-        """Return a time at or before the earliest deadline, or None where there is none."""
+        """Return a time (ms) at or before the earliest deadline; None if the queue is empty."""
         return self._numbers[0] * self._bucket_ms if self._numbers else None
 
-    def take(self, clock: int, most: int) -> list[bytes]:
-        """Remove and return keys whose bucket has begun at `clock`, in order, about `most`.
+    def take(self, clock_ms: int, limit: int) -> list[bytes]:
+        """Remove and return keys whose bucket has begun at `clock_ms`, the earliest buckets first.
 
-        Some of them may not be due yet: the caller adds those again.
+        Buckets are taken whole until there are `limit` keys. Some keys may not be due yet: the
+        caller adds those again.
         """
         taken: list[bytes] = []
         numbers = self._numbers
-        while numbers and numbers[0] * self._bucket_ms <= clock and len(taken) < most:
+        while numbers and numbers[0] * self._bucket_ms <= clock_ms and len(taken) < limit:
             taken.extend(self._buckets.pop(heapq.heappop(numbers)))
         self._keys -= len(taken)
         return taken
 
-    def count_until(self, clock: int) -> int:
-        """Return how many keys stand in buckets that had ended at `clock`."""
-        current = clock // self._bucket_ms
+    def count_until(self, clock_ms: int) -> int:
+        """Return how many keys are in buckets that have ended at `clock_ms`."""
+        current = clock_ms // self._bucket_ms
         return sum(len(keys) for number, keys in self._buckets.items() if number < current)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""This file writes: whole batches to Kafka, each acknowledgement awaited."""
+"""Produce usage records, dead letters and states to Kafka in batches, each acknowledged."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,14 @@ CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
 _BATCH_BYTES_MAX = 900_000
 _REQUEST_BYTES_MAX = 16_000_000  # one state of a very long conversation
 
+_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]  # key, value, headers
+
 
 class Outputs:
-    """Producer of usage records, dead letters and states."""
+    """The producer of usage records, dead letters and states.
+
+    Its methods raise aiokafka's KafkaError when a write is not acknowledged.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -28,6 +33,7 @@ class Outputs:
         self._dead_letter_partitions = 0
 
     async def start(self) -> None:
+        """Connect to the broker, and ask how many partitions the topics have."""
         kafka, topics = self._settings.kafka, self._settings.topics
         self._producer = AIOKafkaProducer(
             bootstrap_servers=kafka.bootstrap_servers,
@@ -35,7 +41,7 @@ class Outputs:
             linger_ms=0,
             max_batch_size=_BATCH_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
-            # At one tenth of the time that aiokafka's lz4 takes (which it runs at level 9).
+            # A tenth of the processor time of aiokafka's lz4, which runs at level 9.
             compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
             **aiokafka_credentials(self._settings),
@@ -48,8 +54,8 @@ class Outputs:
         if self._producer is not None:
             await self._producer.stop()
 
-    async def reach(self) -> bool:
-        """Ask the broker for its metadata, and say whether it answered."""
+    async def is_reachable(self) -> bool:
+        """Ask the broker for its metadata; return whether it responded."""
         return bool(await self._producer.client.force_metadata_update())
 
     async def write_results(
@@ -57,34 +63,40 @@ class Outputs:
     ) -> None:
         """Produce usage records and dead letters; return when all are acknowledged."""
         topics = self._settings.topics
-        by_place: dict[tuple[str, int], list[_Message]] = {}
+        by_partition: dict[tuple[str, int], list[_Message]] = {}
         for output in outputs:
-            place = (topics.records, _hash(output.key) % self._records_partitions)
-            by_place.setdefault(place, []).append(
+            partition = (topics.records, _partition_of(output.key, self._records_partitions))
+            by_partition.setdefault(partition, []).append(
                 (output.key, output.value, [(ORIGIN_HEADER, output.origin)])
             )
+        count = self._dead_letter_partitions
         for letter in dead_letters:
-            number = letter.offset if letter.key is None else _hash(letter.key)
-            place = (topics.dead_letters, number % self._dead_letter_partitions)
-            by_place.setdefault(place, []).append((letter.key, letter.value, list(letter.headers)))
-        await self._produce(by_place)
+            number = (
+                letter.offset % count if letter.key is None else _partition_of(letter.key, count)
+            )
+            by_partition.setdefault((topics.dead_letters, number), []).append(
+                (letter.key, letter.value, list(letter.headers))
+            )
+        await self._produce(by_partition)
 
-    async def write_states(self, partition: int, states: Sequence[tuple[bytes, bytes]]) -> range:
+    async def write_states(
+        self, partition: int, states: Sequence[tuple[bytes, bytes]]
+    ) -> range | None:
         """Produce states to a partition of the changelog.
 
-        Return their offsets; an empty range where others came in between.
+        Return their offsets; None if other records came between them.
         """
         topic = self._settings.topics.changelog
-        written = await self._produce(
+        offsets = await self._produce(
             {(topic, partition): [(key, value, []) for key, value in states]}
         )
-        return written if len(written) == len(states) else range(0)
+        return offsets if len(offsets) == len(states) else None
 
     async def read_clock(self, partition: int) -> tuple[int, range]:
-        """Return the broker's time (ms), and the offset of the record of ours that it is from.
+        """Return the broker's time in ms, and the offset of the record that we wrote to read it.
 
-        The changelog is a `LogAppendTime` topic for this; the records have one key and are
-        compacted away.
+        The changelog is a `LogAppendTime` topic for this. The records share one key, so compaction
+        removes them.
         """
         topic = self._settings.topics.changelog
         metadata = await self._producer.send_and_wait(
@@ -92,11 +104,14 @@ class Outputs:
         )
         return int(metadata.timestamp), range(metadata.offset, metadata.offset + 1)
 
-    async def _produce(self, by_place: dict[tuple[str, int], list["_Message"]]) -> range:
-        """Return the offsets from the first batch's to the last's; they may be of several places."""
+    async def _produce(self, by_partition: dict[tuple[str, int], list[_Message]]) -> range:
+        """Produce messages; return the offsets from the first batch's first to the last one's last.
+
+        They mean something only if all messages go to one partition.
+        """
         futures: list[asyncio.Future[Any]] = []
         counts: list[int] = []
-        for (topic, partition), messages in by_place.items():
+        for (topic, partition), messages in by_partition.items():
             for batch, count in self._batches(messages):
                 futures.append(await self._producer.send_batch(batch, topic, partition=partition))
                 counts.append(count)
@@ -105,7 +120,7 @@ class Outputs:
             return range(0)
         return range(acknowledged[0].offset, acknowledged[-1].offset + counts[-1])
 
-    def _batches(self, messages: Iterable["_Message"]) -> Iterable[tuple[Any, int]]:
+    def _batches(self, messages: Iterable[_Message]) -> Iterable[tuple[Any, int]]:
         batch, count = self._producer.create_batch(), 0
         for key, value, headers in messages:
             if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
@@ -116,9 +131,7 @@ class Outputs:
         yield batch, count
 
 
-@lru_cache(10_000)  # it is written in Python, and the keys of usage records are tenants
-def _hash(key: bytes) -> int:
-    return int(murmur2(key)) % 2**31
-
-
-_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+@lru_cache(10_000)  # murmur2 is Python, and the keys of usage records are tenants: few
+def _partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key, as Kafka's default partitioner chooses it."""
+    return int(murmur2(key)) % 2**31 % partitions

@@ -23,7 +23,7 @@ from pipeline.events.signature import Key, verify
 from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
-from pipeline.stream.due_queue import Wheel
+from pipeline.stream.due_queue import DueQueue
 from pipeline.stream.state import (
     check_form,
     decode_state,
@@ -69,13 +69,13 @@ class Partition:
         self.topic = topic
         self.number = number
         self.states: dict[bytes, bytes] = {}
-        self.due_queue = Wheel()
+        self.due_queue = DueQueue()
         self.open_conversations = 0  # those with a window ahead
         self.is_recovered = False
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = Wheel(self._seal_bucket_ms)  # each conversation with a history, once
+        self.seal_queue = DueQueue(self._seal_bucket_ms)  # each conversation with a history, once
         self._timeline_for = timeline_for
         self._keys = keys or None  # of producers; None: every record of the topic is trusted
         self._timelines: dict[str, Timeline] = {}
@@ -102,8 +102,8 @@ class Partition:
     def schedule_all(self) -> None:
         """Fill both queues from the states: when recovery is over."""
         self.is_recovered = True
-        self.due_queue = Wheel()
-        self.seal_queue = Wheel(self._seal_bucket_ms)
+        self.due_queue = DueQueue()
+        self.seal_queue = DueQueue(self._seal_bucket_ms)
         for key, stored in self.states.items():
             due_ms = due_arrival_ms_of(stored)
             if due_ms is not None:

@@ -1,4 +1,4 @@
-"""This file builds the worker's Faust app and runs it until it is told to stop."""
+"""Build the worker's Faust app and run it until it is told to stop."""
 
 import asyncio
 import gc
@@ -13,10 +13,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import faust
 import structlog
 import uvloop
-from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.producers import load_keys
@@ -24,26 +22,81 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
-from pipeline.kafka.options import ssl_context
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import configure, get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import WorkerMetrics
+from pipeline.stream.crash import crash
+from pipeline.stream.faust_runtime import FaustApp, FaustHost, check_versions, faust_credentials
 from pipeline.stream.outputs import Outputs
-from pipeline.stream.runner import Lane, LaneApp, die
-from pipeline.supervisor import Seat, run_processes
+from pipeline.stream.runner import BatchRunner
+from pipeline.supervisor import ChildContext, run_processes
 
 _GAUGES_SECONDS = 1.0
-_REACH_SECONDS = 5.0
+_PROBE_SECONDS = 5.0
 
 
-def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data: Path) -> LaneApp:
-    """Build the app: one thin agent for Faust's sake, one table for the changelog's recovery."""
+def run_worker(settings: Settings, tenants: Tenants) -> int:
+    """Run until SIGTERM or SIGINT; return the exit status.
+
+    Raises:
+        ConfigurationError: the settings, the topics or the installed libraries do not fit.
+        UnavailableError: no broker answers, or the port is taken.
+    """
+    check_versions()
+    configure(settings.log)
+    limit_arenas()
+    # The hot path makes hardly any cyclic garbage, and states are not tracked: collect seldom.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(500_000, 20, 100)
+    worker = settings.worker
+
+    def check() -> None:
+        problems = tenants.problems_in_worker(worker.seal_after_ms)
+        problems += TopicAdmin(settings).problems() or lost_states(settings)
+        if problems:
+            raise ConfigurationError(problems)
+
+    def start_process(context: ChildContext) -> int:
+        structlog.contextvars.bind_contextvars(process=context.number)
+        return _start(settings, tenants, context.listening, context)
+
+    if worker.processes > settings.topics.partitions:
+        raise ConfigurationError(
+            [
+                (
+                    f"RESMETER_WORKER__PROCESSES is {worker.processes}, but "
+                    f"RESMETER_TOPICS__PARTITIONS is {settings.topics.partitions}: a process without "
+                    "a partition decides nothing"
+                )
+            ]
+        )
+    if worker.processes > 1:
+        return run_processes(worker, check, start_process)
+    check()
+    return _start(settings, tenants, listen(worker.http_host, worker.http_port), None)
+
+
+def _start(
+    settings: Settings, tenants: Tenants, listening: socket.socket, context: ChildContext | None
+) -> int:
+    async def build_and_run() -> None:  # Faust's app is built in the loop that it runs in
+        await _Worker(settings, tenants, Path(data)).run(listening, context)
+
+    with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data:
+        uvloop.run(build_and_run())
+    return 0
+
+
+def _build_app(
+    settings: Settings, tenants: Tenants, metrics: WorkerMetrics, outputs: Outputs, data: Path
+) -> FaustApp:
     worker, topics = settings.worker, settings.topics
-    app = LaneApp(
+    app = FaustApp(
         worker.group,
         broker=[f"kafka://{server}" for server in settings.kafka.bootstrap_servers.split(",")],
-        broker_credentials=_credentials(settings),
+        broker_credentials=faust_credentials(settings),
         broker_session_timeout=worker.session_timeout_seconds,
         broker_heartbeat_interval=worker.session_timeout_seconds / 5,
         broker_request_timeout=max(90.0, worker.session_timeout_seconds * 2),
@@ -63,10 +116,12 @@ def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data
         topic_partitions=topics.partitions,
         web_enabled=False,
     )
-    app.resmeter = settings
+    host = FaustHost(app, settings)
     keys = load_keys(tenants.producers)
-    app.lane = Lane(app, Outputs(settings), metrics, tenants.timeline_for, keys)
+    runner = BatchRunner(host, outputs, metrics, settings, tenants.timeline_for, keys, end=crash)
+    app.attach(settings, host, runner)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)
+    # The table makes Faust recover from the changelog and assign its partitions with the events'.
     app.Table(
         "conversations",
         key_type=bytes,
@@ -79,229 +134,184 @@ def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data
 
     @app.agent(events)  # type: ignore[untyped-decorator]
     async def never_called(stream: Any) -> None:
-        """Exist: Faust does not start a worker, nor subscribe to a topic, without an agent."""
+        """Exist: without an agent Faust neither starts a worker nor subscribes to a topic."""
         async for _ in stream:
-            raise AssertionError("the lane takes every record")
+            raise AssertionError("the runner takes every record")
 
     return app
 
 
-def _credentials(settings: Settings) -> Any:
-    kafka = settings.kafka
-    if kafka.security_protocol == "PLAINTEXT":
-        return None
-    if kafka.security_protocol == "SSL":
-        return faust.SSLCredentials(ssl_context(settings))
-    password = kafka.sasl_password
-    return faust.SASLCredentials(
-        username=kafka.sasl_username,
-        password=password.get_secret_value() if password else "",
-        mechanism=kafka.sasl_mechanism,
-        ssl_context=ssl_context(settings) if kafka.security_protocol == "SASL_SSL" else None,
-    )
-
-
-def run_worker(settings: Settings, tenants: Tenants) -> int:
-    """Run until SIGTERM or SIGINT; return the exit status.
-
-    Raises:
-        ConfigurationError: the topics are not as they must be.
-        UnavailableError: no broker answers, or the port is taken.
-    """
-    configure(settings.log)
-    limit_arenas()
-    # Cyclic garbage is rare on the hot path and states are not tracked: look for it seldom.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(500_000, 20, 100)
-    worker = settings.worker
-
-    def check() -> None:
-        problems = tenants.problems_in_worker(worker.seal_after_ms)
-        problems += TopicAdmin(settings).problems() or lost_states(settings)
-        if problems:
-            raise ConfigurationError(problems)
-
-    def run(seat: Seat) -> int:
-        structlog.contextvars.bind_contextvars(process=seat.number)
-        return _run(settings, tenants, seat.listening, seat)
-
-    if worker.processes > settings.topics.partitions:
-        raise ConfigurationError(
-            [
-                (
-                    f"RESMETER_WORKER__PROCESSES is {worker.processes}, but "
-                    f"RESMETER_TOPICS__PARTITIONS is {settings.topics.partitions}: a process without "
-                    "a partition decides nothing"
-                )
-            ]
-        )
-    if worker.processes > 1:
-        return run_processes(worker, check, run)
-    check()
-    return _run(settings, tenants, listen(worker.http_host, worker.http_port), None)
-
-
-def _run(settings: Settings, tenants: Tenants, listening: socket.socket, seat: Seat | None) -> int:
-    with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data:
-        return uvloop.run(_Worker(settings, tenants, Path(data)).run(listening, seat))
-
-
 class _Worker:
-    """One run: the app, its metrics, and what says that it is ready."""
+    """One run of the worker: the app, its metrics and its readiness."""
 
     def __init__(self, settings: Settings, tenants: Tenants, data: Path) -> None:
         self._settings = settings
-        self._tenants = tenants
-        self._data = data
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
+        self._outputs = Outputs(settings)
+        self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
+        self._runner = self._app.runner
         self._log = get_logger("worker")
         self._unready_since = time.monotonic()
-        self._unreached = False
-        self._app: LaneApp
+        self._is_kafka_silent = False
+        watch(self._metrics, self._runner)
 
-    async def run(self, listening: socket.socket, seat: Seat | None) -> int:
-        """Run until told to stop; return the exit status. With a seat, it is one of several."""
+    async def run(self, listening: socket.socket, context: ChildContext | None) -> None:
+        """Run until told to stop. With a context, this process is one of several."""
         settings = self._settings
-        name = "worker" if seat is None else "process"
-        app = self._app = build_app(settings, self._tenants, self._metrics, self._data)
-        self._metrics.watch(app.lane)
-        app.lane.create_time = settings.topics.events_timestamps == "CreateTime"
+        name = "worker" if context is None else "process"
+        app = self._app
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        if seat is not None:
-            seat.take(stop.set)
+        if context is not None:
+            context.stop_with_parent(stop.set)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
-                serving(listening, text_of(self._registry), self._answer_ready)
+                serving(listening, text_of(self._registry), self._readiness)
             )
             try:
-                await app.lane.outputs.start()
+                await self._outputs.start()
             except Exception as error:
                 raise UnavailableError(
                     f"cannot write to Kafka at {settings.kafka.bootstrap_servers}: {error}"
                 ) from error
-            stack.push_async_callback(app.lane.outputs.stop)
+            stack.push_async_callback(self._outputs.stop)
             self._log.info(f"{name}_started", group=settings.worker.group, http_port=port)
             if settings.log.level != "debug":
-                _hush_faust()
+                _quiet_libraries()
             app.finalize()
             await app.start()
-            gauges = asyncio.ensure_future(self._gauge())
-            reaching = asyncio.ensure_future(self._reach())
-            stopped = asyncio.ensure_future(stop.wait())
-            crashed = asyncio.ensure_future(self._crash(app))
-            tasks = (gauges, reaching, stopped, crashed)
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done() and not task.cancelled() and task.exception() is not None:
-                    die("worker_failed", task.exception())
-                task.cancel()
-            if not stop.is_set():
-                die("worker_crashed", app.crash_reason)
-            await self._stop(app)
+            await self._wait_for_end(stop)
+            await self._stop()
         self._log.info(f"{name}_stopped")
-        return 0
 
-    async def _stop(self, app: LaneApp) -> None:
+    async def _wait_for_end(self, stop: asyncio.Event) -> None:
+        tasks = [
+            asyncio.ensure_future(work)
+            for work in (
+                self._publish_gauges(),
+                self._probe_broker(),
+                stop.wait(),
+                self._wait_for_crash(),
+            )
+        ]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                crash("worker_failed", task.exception())
+            task.cancel()
+        if not stop.is_set():
+            crash("worker_crashed", self._app.crash_reason)
+
+    async def _wait_for_crash(self) -> None:
+        app = self._app
+        while not app.crashed and not app.should_stop:  # noqa: ASYNC110 - Faust has only flags
+            await asyncio.sleep(0.2)
+
+    async def _stop(self) -> None:
         seconds = self._settings.worker.stop_seconds_max
-        ending = asyncio.ensure_future(self._drain(app))
+        ending = asyncio.ensure_future(self._drain())
         if not (await asyncio.wait([ending], timeout=seconds))[0]:
-            # Where no broker answers, clients wait for it, deaf to being cancelled.
+            # Clients ignore cancellation while no broker answers.
             self._log.warning(
                 "stopped_without_commit",
                 after_seconds=seconds,
-                consequence="what was under way is read again; nothing is lost",
+                consequence="batches in flight are read again; nothing is lost",
             )
             sys.stderr.flush()
             os._exit(1)
         ending.result()
 
-    async def _drain(self, app: LaneApp) -> None:
-        # Nothing new is taken; what is under way ends and is committed; then the group is left.
-        app.consumer.stop_flow()
-        await app.lane.drain()
-        await app.consumer.commit()
-        await app.stop()
+    async def _drain(self) -> None:
+        # Fetching stops, the batches in flight end and are committed, then the group is left.
+        self._app.consumer.stop_flow()
+        await self._runner.drain()
+        await self._app.consumer.commit()
+        await self._app.stop()
 
-    async def _crash(self, app: LaneApp) -> None:
-        while not app.crashed and not app.should_stop:  # noqa: ASYNC110 - Faust has only flags
-            await asyncio.sleep(0.2)
+    # --- health and gauges ------------------------------------------------------------------------
 
-    # --- what is seen from outside ------------------------------------------------------------------
+    async def _readiness(self) -> list[str]:
+        return self._problems()
 
-    async def _answer_ready(self) -> list[str]:
-        return self.problems()
-
-    def problems(self) -> list[str]:
-        app = getattr(self, "_app", None)
-        if app is None or not app.started:
+    def _problems(self) -> list[str]:
+        """Say why the worker is not ready; an empty list means that it is."""
+        app, partitions = self._app, self._runner.partitions
+        if not app.started:
             return ["starting"]
-        found = []
+        problems = []
         if app.rebalancing:
-            found.append("rebalancing")
-        # Faust's own flag is up a moment late.
-        if app.in_recovery or not all(p.is_recovered for p in app.lane.partitions.values()):
-            found.append("reading states from the changelog")
-        if not app.lane.partitions:  # the consumer itself cannot be asked before it runs
-            found.append("no partitions are assigned")
-        if self._unreached:
-            found.append(f"{self._kafka} does not answer")
-        return found
+            problems.append("rebalancing")
+        # Faust's own flag is set a moment late.
+        if app.in_recovery or not all(p.is_recovered for p in partitions.values()):
+            problems.append("reading states from the changelog")
+        if not partitions:  # the consumer itself cannot be asked before it runs
+            problems.append("no partitions are assigned")
+        if self._is_kafka_silent:
+            problems.append(f"{self._kafka} does not answer")
+        return problems
 
-    async def _reach(self) -> None:
+    async def _probe_broker(self) -> None:
         while True:
-            await asyncio.sleep(_REACH_SECONDS)
+            await asyncio.sleep(_PROBE_SECONDS)
             try:
-                answered = await asyncio.wait_for(self._app.lane.outputs.reach(), _REACH_SECONDS)
+                answered = await asyncio.wait_for(self._outputs.is_reachable(), _PROBE_SECONDS)
             except TimeoutError:
                 answered = False
-            self._unreached = not answered
+            self._is_kafka_silent = not answered
 
-    async def _gauge(self) -> None:
+    async def _publish_gauges(self) -> None:
         limit = self._settings.worker.recovery_seconds_max
         while True:
             await asyncio.sleep(_GAUGES_SECONDS)
             now = time.monotonic()
-            # With none of these would a process that starts anew be any better off.
+            # A restart would not help without partitions or without Kafka.
             problems = [
-                p for p in self.problems() if not p.startswith(("no partitions", self._kafka))
+                p for p in self._problems() if not p.startswith(("no partitions", self._kafka))
             ]
             if not problems:
                 self._unready_since = now
-                self._gauge_partitions(now)
+                self._publish_partitions(now)
             elif now - self._unready_since > limit:
-                die("not_ready_for_too_long", TimeoutError(", ".join(problems)), seconds=limit)
+                crash("not_ready_for_too_long", TimeoutError(", ".join(problems)), seconds=limit)
 
-    def _gauge_partitions(self, now: float) -> None:
-        app, lane, metrics = self._app, self._app.lane, self._metrics
-        host = time.time() * 1000
-        for number in list(lane.partitions):
-            end = app.consumer.highwater(TP(lane.events_topic, number))
-            done = lane.done.get(number)
-            committed = app.consumer._committed_offset[TP(lane.events_topic, number)]
+    def _publish_partitions(self, now: float) -> None:
+        host, runner, metrics = self._app.host, self._runner, self._metrics
+        now_ms = time.time() * 1000
+        for number in list(runner.partitions):
+            end = host.known_end_offset(number)
+            done = runner.done.get(number)
+            committed = host.committed(number)
             position = done if done is not None else committed
             lag = 0 if end is None or position is None else max(0, end - position)
             metrics.lag_records.labels(number).set(lag)
-            arrival = lane.arrival.get(number)
+            arrived_ms = runner.arrived_ms.get(number)
             metrics.lag_seconds.labels(number).set(
-                max(0.0, (host - arrival) / 1000) if lag and arrival is not None else 0.0
+                max(0.0, (now_ms - arrived_ms) / 1000) if lag and arrived_ms is not None else 0.0
             )
             behind = done is not None and committed is not None and committed < done
             metrics.commit_age.labels(number).set(
-                now - lane.done_at[number] if behind and number in lane.done_at else 0.0
+                now - runner.done_at[number] if behind and number in runner.done_at else 0.0
             )
 
 
-def _hush_faust() -> None:
-    # Faust tells each step of each rebalance at `info`; what matters is in our own lines.
-    for name in ("faust", "mode", "aiokafka", LaneApp.__module__):
+def watch(metrics: WorkerMetrics, runner: BatchRunner) -> None:
+    """Read the runner's counts at each scrape, so that all of them are of one moment."""
+    metrics.conversations.set_function(runner.conversations)
+    metrics.open_conversations.set_function(runner.open_conversations)
+    metrics.due_unsettled.set_function(runner.due_unsettled)
+    metrics.unacknowledged.set_function(runner.unacknowledged)
+    metrics.dead_letter_share.set_function(runner.dead_letter_share)
+
+
+def _quiet_libraries() -> None:
+    # Faust logs each step of each rebalance at `info`; our own log has what matters.
+    for name in ("faust", "mode", "aiokafka", FaustApp.__module__):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It cannot know that its fetcher has nothing to say while the lane reads, nor that a timer waits
-    # for the batch that is in hand.
+    # Faust warns when its fetcher is silent while the runner reads, and when a timer has to wait
+    # for the batch in hand.
     for name in ("faust.transport.drivers.aiokafka", "mode.timers"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""A worker of several processes on a real broker: it looks and ends as one, and decides the same."""
+"""A worker of several processes on a real broker behaves as one, and decides the same."""
 
 import os
 import signal
@@ -48,7 +48,9 @@ def _gone(children: list[psutil.Process]) -> None:
     wait_until(lambda: not any(map(_runs, children)), "the processes ended")
 
 
-def test_two_processes_behind_one_port_decide_what_one_does(load: Load, loaded_run: Run) -> None:
+def test_two_processes_behind_one_port_decide_what_one_process_does(
+    load: Load, loaded_run: Run
+) -> None:
     run = loaded_run
     worker = run.start("worker", **TWO, **_SLOW)
     port = run.port(worker)
@@ -62,7 +64,7 @@ def test_two_processes_behind_one_port_decide_what_one_does(load: Load, loaded_r
     assert len(_children(worker)) == 2
 
 
-def test_sigterm_ends_all_of_them_in_order(load: Load, loaded_run: Run) -> None:
+def test_sigterm_stops_all_processes_and_they_commit(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     worker = run.start("worker", **TWO)
     run.until_decided(worker, load.size)
@@ -77,7 +79,7 @@ def test_sigterm_ends_all_of_them_in_order(load: Load, loaded_run: Run) -> None:
     assert worker.log().count('"worker_stopped"') == 1
 
 
-def test_where_one_is_killed_all_end_and_nothing_is_lost(load: Load, loaded_run: Run) -> None:
+def test_killing_one_process_ends_all_and_loses_nothing(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     worker = run.start("worker", **TWO, **_SLOW)
     _both_decide(run, run.port(worker))
@@ -93,7 +95,7 @@ def test_where_one_is_killed_all_end_and_nothing_is_lost(load: Load, loaded_run:
     assert run.usage_records() == load.records
 
 
-def test_one_that_is_told_to_end_ends_all_and_the_worker_says_so(run: Run) -> None:
+def test_sigterm_to_one_process_ends_all_and_is_logged(run: Run) -> None:
     worker = run.start("worker", **TWO)
     port = run.port(worker)
     wait_until(lambda: readiness(port)[0] == 200, "it is ready")
@@ -106,7 +108,7 @@ def test_one_that_is_told_to_end_ends_all_and_the_worker_says_so(run: Run) -> No
     assert '"process_ended"' in worker.log()
 
 
-def test_one_that_hangs_is_seen_and_ended(run: Run) -> None:
+def test_a_process_that_hangs_is_reported_and_killed(run: Run) -> None:
     worker = run.start("worker", RESMETER_WORKER__STOP_SECONDS_MAX="1", **TWO)
     port = run.port(worker)
     wait_until(lambda: readiness(port)[0] == 200, "it is ready")
@@ -120,19 +122,19 @@ def test_one_that_hangs_is_seen_and_ended(run: Run) -> None:
     )
     assert _live(port) == 503
     assert metric(port, "resmeter_process_up") == 1
-    assert metric(port, "resmeter_conversations", process="0") == 0  # not there
+    assert metric(port, "resmeter_conversations", process="0") == 0  # not reported
     worker.stop()
     assert worker.status == 1
     assert not any(map(_runs, children))
     assert '"process_killed"' in worker.log()
 
 
-def test_one_that_is_killed_before_it_begins_ends_all(tmp_path: Path) -> None:
+def test_a_process_killed_before_it_starts_ends_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, made("", tmp_path) as run:
-        # A broker that takes the line and says nothing: the check waits for it.
+        # It accepts the connection and never responds, so the check waits.
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
         worker = run.start("worker", RESMETER_KAFKA__BOOTSTRAP_SERVERS=servers, **TWO)
-        wait_until(lambda: len(_children(worker)) == 2, "they are there")
+        wait_until(lambda: len(_children(worker)) == 2, "both processes run")
         children = _children(worker)
         children[1].kill()
 
@@ -140,7 +142,7 @@ def test_one_that_is_killed_before_it_begins_ends_all(tmp_path: Path) -> None:
         assert not any(map(_runs, children))
 
 
-def test_a_secret_that_is_missing_is_told_once(run: Run) -> None:
+def test_a_missing_secret_is_reported_once(run: Run) -> None:
     file = run.folder / "resmeter.toml"
     file.write_text('[producers.chat]\nsecret_env = "NOT_SET"\ntenants = ["acme"]\n')
 
@@ -151,7 +153,7 @@ def test_a_secret_that_is_missing_is_told_once(run: Run) -> None:
     assert "NOT_SET" in line
 
 
-def test_none_outlives_the_first_process(load: Load, loaded_run: Run) -> None:
+def test_no_process_outlives_the_supervisor(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     worker = run.start("worker", **TWO, **_SLOW)
     _both_decide(run, run.port(worker))
@@ -165,7 +167,7 @@ def test_none_outlives_the_first_process(load: Load, loaded_run: Run) -> None:
     assert run.usage_records() == load.records
 
 
-def test_more_processes_than_partitions_are_refused(run: Run) -> None:
+def test_more_processes_than_partitions_is_a_configuration_error(run: Run) -> None:
     result = run.resmeter("worker", RESMETER_WORKER__PROCESSES=str(PARTITIONS + 1))
 
     assert result.returncode == 2
@@ -175,7 +177,7 @@ def test_more_processes_than_partitions_are_refused(run: Run) -> None:
     )
 
 
-def test_a_port_that_is_taken_is_told_once(run: Run) -> None:
+def test_a_port_in_use_is_reported_once(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         result = run.resmeter("worker", RESMETER_WORKER__HTTP_PORT=port, **TWO)

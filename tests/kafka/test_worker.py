@@ -1,4 +1,4 @@
-"""The worker on a real broker: what it decides, and that no fault changes it."""
+"""The worker on a real broker decides what the rules say, whatever fails on the way."""
 
 import contextlib
 import random
@@ -58,7 +58,7 @@ def test_an_undisturbed_run_equals_decide_conversation_by_conversation(
     assert net(load.records.values()) == expected
 
 
-def test_worker_and_sink_are_not_ready_while_the_broker_is_gone(tmp_path: Path) -> None:
+def test_worker_and_sink_are_not_ready_while_the_broker_is_down(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         kafka = stack.enter_context(running_kafka(tmp_path / "kafka"))
         run = stack.enter_context(running(kafka.bootstrap_servers, tmp_path))
@@ -71,13 +71,13 @@ def test_worker_and_sink_are_not_ready_while_the_broker_is_gone(tmp_path: Path) 
         kafka.kill()
 
         for port in ports:
-            wait_until(lambda port=port: readiness(port)[0] == 503, "it says that it is not")  # type: ignore[misc]
+            wait_until(lambda port=port: readiness(port)[0] == 503, "it is not ready")  # type: ignore[misc]
             assert any(kafka.bootstrap_servers in why for why in readiness(port)[1]["reasons"])
         for process in processes:
             process.kill()
 
 
-def test_sigterm_ends_a_worker_whose_broker_is_gone(tmp_path: Path) -> None:
+def test_sigterm_stops_a_worker_whose_broker_is_down(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         kafka = stack.enter_context(running_kafka(tmp_path / "kafka"))
         run = stack.enter_context(running(kafka.bootstrap_servers, tmp_path))
@@ -85,7 +85,7 @@ def test_sigterm_ends_a_worker_whose_broker_is_gone(tmp_path: Path) -> None:
         port = run.port(worker)
         wait_until(lambda: readiness(port)[0] == 200, "it is ready")
         kafka.kill()
-        wait_until(lambda: readiness(port)[0] == 503, "it says that it is not")
+        wait_until(lambda: readiness(port)[0] == 503, "it is not ready")
 
         worker.stop()
 
@@ -93,9 +93,7 @@ def test_sigterm_ends_a_worker_whose_broker_is_gone(tmp_path: Path) -> None:
         assert '"stopped_without_commit"' in worker.log()
 
 
-def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(
-    load: Load, loaded_run: Run
-) -> None:
+def test_a_worker_that_takes_over_midway_changes_no_result(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "5", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
     first = run.start("worker", **slow)
@@ -110,7 +108,7 @@ def test_a_second_worker_takes_over_in_the_middle_and_changes_nothing(
     assert run.usage_records() == load.records
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(load: Load, loaded_run: Run) -> None:
+def test_killing_workers_loses_and_duplicates_nothing(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     draw = random.Random(3)
     slow = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "300"}
@@ -126,7 +124,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(load: Load, loaded_run: Run) 
     assert run.usage_records() == load.records
 
 
-def test_a_worker_that_starts_again_emits_nothing_anew(load: Load, loaded_run: Run) -> None:
+def test_a_restarted_worker_emits_nothing_twice(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     first = run.start("worker")
     run.until_decided(first, load.size)
@@ -156,7 +154,7 @@ def test_sigterm_commits_leaves_the_group_and_exits_with_0(load: Load, loaded_ru
     assert '"worker_stopped"' in worker.log()
 
 
-def test_silence_bills_by_the_brokers_clock_while_no_event_comes(run: Run) -> None:
+def test_silence_is_billed_by_the_brokers_clock_without_new_events(run: Run) -> None:
     at = "2026-05-04T09:00:00.000Z"
     run.produce(
         [
@@ -175,7 +173,7 @@ def test_silence_bills_by_the_brokers_clock_while_no_event_comes(run: Run) -> No
 
 
 @pytest.mark.parametrize("partitions", [PARTITIONS + 1])
-def test_a_worker_refuses_topics_that_are_not_as_the_settings_say(
+def test_a_worker_does_not_start_if_topics_differ_from_the_settings(
     run: Run, partitions: int
 ) -> None:
     result = run.resmeter("worker", RESMETER_TOPICS__PARTITIONS=str(partitions))
@@ -185,7 +183,7 @@ def test_a_worker_refuses_topics_that_are_not_as_the_settings_say(
     assert f"set RESMETER_TOPICS__PARTITIONS={PARTITIONS}" in result.stderr
 
 
-def test_topics_check_tells_replicas_that_are_missing(run: Run) -> None:
+def test_topics_check_reports_missing_replicas(run: Run) -> None:
     result = run.resmeter("topics", "check", RESMETER_TOPICS__REPLICATION_FACTOR="3")
 
     assert result.returncode == 2
@@ -218,7 +216,7 @@ def _event(identity: str, type_: str, at: str, **data: object) -> bytes:
     )
 
 
-def test_a_worker_whose_changelog_was_deleted_refuses_and_rebuilds_from_the_events(
+def test_a_worker_does_not_start_without_its_changelog_and_rebuilds_it_from_the_events(
     run: Run,
 ) -> None:
     messages = [*resolved("c1"), (KEY, b"{garbage", AT)]
@@ -230,7 +228,9 @@ def test_a_worker_whose_changelog_was_deleted_refuses_and_rebuilds_from_the_even
     changelog = run.env["RESMETER_TOPICS__CHANGELOG"]
     admin = AdminClient({"bootstrap.servers": run.servers})
     admin.delete_topics([changelog])[changelog].result()
-    wait_until(lambda: changelog not in admin.list_topics(timeout=5).topics, "it is gone")
+    wait_until(
+        lambda: changelog not in admin.list_topics(timeout=5).topics, "the changelog is deleted"
+    )
     run.done("topics", "create")
 
     refused = run.resmeter("worker")
@@ -247,7 +247,7 @@ def test_a_worker_whose_changelog_was_deleted_refuses_and_rebuilds_from_the_even
     assert run.usage_records() == before
 
 
-def test_a_partition_with_nothing_but_garbage_starts_again_as_well(run: Run) -> None:
+def test_a_partition_with_only_dead_letters_can_be_resumed(run: Run) -> None:
     run.produce([(KEY, b"{garbage", AT)])
     first = run.start("worker")
     run.until_decided(first, 1)
@@ -260,16 +260,16 @@ def test_a_partition_with_nothing_but_garbage_starts_again_as_well(run: Run) -> 
     assert origins == {b"0", b"1"}  # each at least once
 
 
-def test_what_a_producer_takes_back_was_never_sent(run: Run) -> None:
+def test_records_of_aborted_transactions_are_ignored(run: Run) -> None:
     producer = Producer(
         {"bootstrap.servers": run.servers, "transactional.id": run.env["RESMETER_TOPICS__EVENTS"]}
     )
     producer.init_transactions()
-    assumed = resolved("kept-too")[:2]  # nobody confirms: a timer settles it
+    assumed = resolved("kept-too")[:2]  # not confirmed: a timer settles it
     garbage: list[tuple[bytes | None, bytes | None, int]] = [(KEY, b"garbage", AT)]
     for messages, is_kept in [
         (resolved("kept"), True),
-        (resolved("taken-back"), False),
+        (resolved("aborted"), False),
         (assumed, True),
         (garbage, False),
     ]:
@@ -288,4 +288,4 @@ def test_what_a_producer_takes_back_was_never_sent(run: Run) -> None:
     }
     assert run.messages("DEAD_LETTERS") == []
     assert metric(port, "resmeter_events_total") == 5
-    wait_until(lambda: metric(port, "resmeter_lag_records") == 0, "it is at the end")
+    wait_until(lambda: metric(port, "resmeter_lag_records") == 0, "it has read to the end")

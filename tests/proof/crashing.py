@@ -91,13 +91,13 @@ def _plant(point: str, count: _Count, places: dict[str, tuple[Any, str]]) -> Non
 
 
 def _worker_places() -> dict[str, tuple[Any, str]]:
+    from pipeline.stream.faust_runtime import FaustConsumer
     from pipeline.stream.outputs import Outputs
-    from pipeline.stream.runner import LaneConsumer
 
     return {
         "results": (Outputs, "write_results"),
         "states": (Outputs, "write_states"),
-        "commit": (LaneConsumer, "_commit"),
+        "commit": (FaustConsumer, "_commit"),
     }
 
 
@@ -137,7 +137,7 @@ def _slow_down(seconds: float) -> None:
 
 
 def _change_the_generation(every: int) -> None:
-    from pipeline.stream.runner import LaneApp
+    from pipeline.stream.faust_runtime import FaustApp
 
     looks = itertools.count(1)
 
@@ -149,7 +149,7 @@ def _change_the_generation(every: int) -> None:
     def change(app: Any, generation: int) -> None:
         app.__dict__["generation"] = generation
 
-    LaneApp.consumer_generation_id = property(look, change)
+    FaustApp.consumer_generation_id = property(look, change)
 
 
 if __name__ == "__main__":

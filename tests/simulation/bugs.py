@@ -33,15 +33,15 @@ BUGS = (
     Bug(
         "the offset counts as done before the results are acknowledged",
         "pipeline/stream/runner.py",
-        "        # 1. Results first:",
-        "        if done is not None:\n            self.done[number] = done\n        # 1. Results first:",
+        "        # 1. Results first.",
+        "        if done is not None:\n            self.done[number] = done\n        # 1. Results first.",
     ),
     Bug(
         "the state is written before the usage records",
         "pipeline/stream/runner.py",
         "        if work.outputs or work.dead_letters:\n",
         "        if work.states:\n"
-        "            await self.outputs.write_states(number, work.states)\n"
+        "            await self._outputs.write_states(number, work.states)\n"
         "        if work.outputs or work.dead_letters:\n",
     ),
     Bug(
@@ -61,7 +61,7 @@ BUGS = (
     Bug(
         "a timer fires while a follow-up waits in the backlog",
         "pipeline/stream/runner.py",
-        "if position is None or position < look.end or not self._quiet(partition.number):",
+        "if position is None or position < probe.end_offset or not self._is_quiet(number):",
         "if False:",
     ),
     Bug(

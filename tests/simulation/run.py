@@ -248,7 +248,7 @@ class _Run:
         if any(worker.process.is_stopped for worker in self._workers):
             return False
         for worker in self._workers:
-            if worker.lane.unacknowledged() or worker.lane.open_conversations():
+            if worker.runner.unacknowledged() or worker.runner.open_conversations():
                 return False
             for number, position in worker.positions.items():
                 if position < len(world.events.partitions[number]):
@@ -324,7 +324,7 @@ class _Run:
             events={
                 key: None if is_sealed(stored) else decode_state(stored).events
                 for worker in self._workers
-                for partition in worker.lane.partitions.values()
+                for partition in worker.runner.partitions.values()
                 for key, stored in partition.states.items()
             },
             counts=dict(self._counts),

@@ -1,12 +1,10 @@
-"""A worker: the production lane over the simulated log, and the loop that feeds it."""
+"""A worker: the production runner over the simulated log, and the loop that feeds it."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
 
 from aiokafka.partitioner import murmur2
-from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
@@ -14,8 +12,9 @@ from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
-from pipeline.stream.runner import Fetched, Lane
-from tests.simulation.world import Process, Record, World
+from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.runner import BatchRunner
+from tests.simulation.world import Process, Record, Topic, World
 
 
 class _Outputs:
@@ -39,10 +38,12 @@ class _Outputs:
                 world.dead_letters, 0, letter.key, letter.value, headers, "dead letter"
             )
 
-    async def write_states(self, partition: int, states: Sequence[tuple[bytes, bytes]]) -> range:
+    async def write_states(
+        self, partition: int, states: Sequence[tuple[bytes, bytes]]
+    ) -> range | None:
         for key, value in states:
             await self._write(self._world.changelog, partition, key, value, [], "state")
-        return range(0)
+        return None
 
     async def read_clock(self, partition: int) -> tuple[int, range]:
         await self._write(self._world.changelog, partition, b"", b"", [], "clock")
@@ -50,7 +51,7 @@ class _Outputs:
 
     async def _write(
         self,
-        topic: Any,
+        topic: Topic,
         partition: int,
         key: bytes | None,
         value: bytes | None,
@@ -68,34 +69,13 @@ class _Outputs:
         )
 
 
-class _Recovery:
-    def need_recovery(self) -> bool:
-        return False
-
-
-class _Tables:
-    recovery = _Recovery()
-
-
-class _App:
-    """What the lane asks of Faust's app, outside of rebalances and recoveries."""
-
-    in_recovery = False
-    rebalancing = False
-    tables = _Tables()
-
-    def __init__(self, settings: Settings) -> None:
-        self.resmeter = settings
-        self.consumer_generation_id = 0
-
-    def changelog_written(self, *_: object) -> None:
-        """Do nothing: every recovery here reads the whole changelog."""
-
-
 class Worker:
-    """One worker process."""
+    """One worker process, and the runner's host: between two turns, outside of rebalances."""
 
-    flow_active = True
+    is_rebalancing = False
+    is_recovering = False
+    has_unread_states = False
+    is_paused = False
 
     def __init__(
         self, world: World, name: str, settings: Settings, timeline_for: Callable[[str], Timeline]
@@ -104,16 +84,14 @@ class Worker:
         self.positions: dict[int, int] = {}
         self.generation = -1
         self._world = world
-        self._app = _App(settings)
-        app: Any = self._app
-        outputs: Any = _Outputs(world, self.process)
-        self.lane = Lane(
-            app,
-            outputs,
+        self.runner = BatchRunner(
+            self,
+            _Outputs(world, self.process),
             WorkerMetrics(CollectorRegistry()),
+            settings,
             timeline_for,
-            now=world.seconds,
             end=self.process.end,
+            now=world.seconds,
         )
 
     # --- the group --------------------------------------------------------------------------------
@@ -121,26 +99,26 @@ class Worker:
     def assign(self, numbers: Iterable[int]) -> None:
         """Take over partitions: read their states back, go to what was committed."""
         world, wanted = self._world, set(numbers)
-        self.generation = self._app.consumer_generation_id = world.generation
-        self.lane.drop(set(self.lane.partitions) - wanted)
+        self.generation = world.generation
+        self.runner.drop(set(self.runner.partitions) - wanted)
         self.positions = {number: world.committed.get(number, 0) for number in wanted}
-        for number in wanted - set(self.lane.partitions):
-            partition = self.lane.partition(number)
+        for number in wanted - set(self.runner.partitions):
+            partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
             partition.schedule_all()
 
     async def revoke(self) -> None:
         """Give all partitions back, as the consumer does before a rebalance."""
-        await self.lane.drain()
+        await self.runner.drain()
         if not self.process.is_dead:
             self.commit()
 
     def commit(self) -> None:
-        """Commit what the lane says is done; a stale generation is refused."""
+        """Commit the done-offsets; a commit of an old generation is rejected."""
         world = self._world
         if self.generation != world.generation:
             return
-        for number, offset in sorted(self.lane.done.items()):
+        for number, offset in sorted(self.runner.done.items()):
             if world.committed.get(number, 0) < offset:
                 world.seam.pass_through(
                     self.process, "commit", partial(world.committed.update, {number: offset})
@@ -149,30 +127,33 @@ class Worker:
     # --- the loop ---------------------------------------------------------------------------------
 
     async def turn(self, size: int) -> None:
-        """Poll once: a batch of each partition, then what fell due."""
+        """Poll once: a batch of each partition, then what is due."""
         world = self._world
         for number in sorted(self.positions):
-            await self.lane.room()
+            await self.runner.wait_for_capacity()
             records = world.events.partitions[number][self.positions[number] :][:size]
             if records:
-                self.lane.handle(number, _fetched(records))
+                self.runner.handle(number, _batches(records))
                 self.positions[number] = records[-1].offset + 1
-        looks = await self.lane.look(self)  # type: ignore[arg-type]
+        probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):
             await asyncio.sleep(0)
-        await self.lane.settle(self, looks)  # type: ignore[arg-type]
+        await self.runner.settle(probes)
 
-    async def position(self, place: TP) -> int | None:
-        return self.positions.get(place.partition)
+    async def position(self, partition: int) -> int | None:
+        return self.positions.get(partition)
 
-    async def highwaters(self, *places: TP) -> dict[TP, int]:
-        return {place: len(self._world.events.partitions[place.partition]) for place in places}
+    async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
+        return {number: len(self._world.events.partitions[number]) for number in partitions}
+
+    def states_written(self, partition: int, offsets: range) -> None:
+        """Do nothing: every recovery here reads the whole changelog."""
 
 
-def _fetched(records: list[Record]) -> list[Fetched]:
+def _batches(records: list[Record]) -> list[RecordBatch]:
     """Return record batches of one or two records."""
     parts = [records[n : n + 2] for n in range(0, len(records), 2)]
     return [
-        Fetched(part, part[0].offset, part[-1].offset + 1, part[-1].timestamp, len(part))
+        RecordBatch(part, part[0].offset, part[-1].offset + 1, part[-1].timestamp, len(part))
         for part in parts
     ]

@@ -1,4 +1,4 @@
-"""The Grafana dashboard shows every series of `pipeline.metrics`, and none that does not exist."""
+"""The Grafana dashboard shows every series of `pipeline.metrics`, and only those."""
 
 import itertools
 import json
@@ -68,7 +68,7 @@ def families() -> list[set[str]]:
     ]
 
 
-def test_every_series_named_by_a_panel_is_served() -> None:
+def test_every_series_on_a_panel_exists() -> None:
     assert panels()
     for panel in panels():
         for expression in expressions(panel):
@@ -76,14 +76,14 @@ def test_every_series_named_by_a_panel_is_served() -> None:
             assert named(expression) <= set(labels_of_series()), titled(panel)
 
 
-def test_every_series_served_is_on_a_panel() -> None:
+def test_every_series_is_on_a_panel() -> None:
     shown = set().union(*(named(e) for panel in panels() for e in expressions(panel)))
 
     assert families()
     assert [family for family in families() if not family & shown] == []
 
 
-def test_every_label_named_by_a_panel_is_one_of_its_series() -> None:
+def test_every_label_on_a_panel_belongs_to_its_series() -> None:
     for panel in panels():
         for target in panel["targets"]:
             expression = target["expr"]
@@ -96,14 +96,14 @@ def test_every_label_named_by_a_panel_is_one_of_its_series() -> None:
             assert used <= known | ADDED_LABELS, titled(panel)
 
 
-def test_the_results_of_deliveries_that_panels_pick_out_exist() -> None:
+def test_delivery_results_on_panels_exist() -> None:
     picked = re.findall(r'result=~?\\?"([^"\\]+)', json.dumps(dashboard()))
 
     assert picked
     assert {result for one in picked for result in one.split("|")} <= set(DELIVERY_RESULTS)
 
 
-def test_the_questions_come_in_order_below_the_money_and_the_deadlines() -> None:
+def test_the_four_questions_follow_the_summary_row_in_order() -> None:
     rows = [panel for panel in dashboard()["panels"] if panel["type"] == "row"]
     first = min(panel["gridPos"]["y"] for panel in rows)
     top = [panel for panel in panels() if panel["gridPos"]["y"] < first]
@@ -120,7 +120,7 @@ def test_the_questions_come_in_order_below_the_money_and_the_deadlines() -> None
     assert {panel["type"] for panel in top} == {"stat"}
 
 
-def test_what_every_sink_tells_of_the_one_ledger_is_not_added_up_over_sinks() -> None:
+def test_ledger_gauges_are_not_summed_over_sinks() -> None:
     of_ledger = {
         "resmeter_pending_units",
         "resmeter_pending_money",
@@ -138,7 +138,7 @@ def test_what_every_sink_tells_of_the_one_ledger_is_not_added_up_over_sinks() ->
 
 
 @pytest.mark.parametrize("panel", panels(), ids=titled)
-def test_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> None:
+def test_each_panel_has_a_title_a_description_and_a_unit(panel: dict[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
 
     assert panel["title"]
@@ -148,7 +148,7 @@ def test_panel_says_what_it_shows_in_which_unit(panel: dict[str, Any]) -> None:
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_every_data_source_is_the_one_that_is_provisioned() -> None:
+def test_every_data_source_is_provisioned() -> None:
     path = GRAFANA / "provisioning" / "datasources" / "prometheus.yml"
     provisioned = yaml.safe_load(path.read_text("utf-8"))["datasources"]
     known = [{"type": source["type"], "uid": source["uid"]} for source in provisioned]
@@ -158,7 +158,7 @@ def test_every_data_source_is_the_one_that_is_provisioned() -> None:
     assert all(user["datasource"] in known for user in users)
 
 
-def test_every_variable_used_is_defined() -> None:
+def test_every_variable_is_defined() -> None:
     used = set(re.findall(r"\$(?!__)\w+", json.dumps(dashboard()["panels"])))
     variables = dashboard()["templating"]["list"]
 
@@ -168,7 +168,7 @@ def test_every_variable_used_is_defined() -> None:
         assert variable["name"] in labels_of_series()[series]
 
 
-def test_what_has_a_tenant_is_filtered_by_the_tenant_chosen() -> None:
+def test_series_by_tenant_are_filtered_by_the_selected_tenant() -> None:
     for panel in panels():
         for expression in expressions(panel):
             of_tenants = any("tenant" in labels_of_series()[name] for name in named(expression))

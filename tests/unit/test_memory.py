@@ -1,4 +1,4 @@
-"""What `limit_arenas` does, seen in a process of its own: the limit holds for good."""
+"""`limit_arenas`, tried in a process of its own, because the limit cannot be lifted again."""
 
 import platform
 import subprocess
@@ -28,7 +28,7 @@ def _arenas(limit: str) -> int:
     return sum(line.startswith("Arena ") for line in done.stderr.splitlines())
 
 
-def test_six_threads_share_two_heaps() -> None:
+def test_six_threads_share_two_arenas() -> None:
     assert _arenas("limit_arenas()") <= 2
-    if platform.libc_ver()[0] == "glibc":  # elsewhere there is nothing to be limited
+    if platform.libc_ver()[0] == "glibc":  # other libraries have no arenas
         assert _arenas("") > 2

@@ -1,4 +1,4 @@
-"""Every series is there from the start, at zero, and counts what its name says."""
+"""Every series exists from the start, at zero, and counts what its name says."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -15,11 +15,15 @@ from pipeline.metrics import (
     SinkMetrics,
     WorkerMetrics,
 )
+from pipeline.sink import counts as sink_counts
+from pipeline.sink.counts import count_stored, publish_pending
 from pipeline.sink.meter import NEXT
+from pipeline.stream import counts as worker_counts
 from pipeline.stream.batch import BatchResult, Output
+from pipeline.stream.counts import count_applied, count_emitted
 from pipeline.usage.record import UsageRecord
 
-# Of these a process has one for each of its partitions.
+# These have a series for each partition that a process owns.
 BY_PARTITION = {
     "resmeter_lag_records",
     "resmeter_lag_seconds",
@@ -29,7 +33,7 @@ BY_PARTITION = {
 
 
 def served(registry: CollectorRegistry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """What a scrape gets: values by name and labels."""
+    """What a scrape returns: values by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -39,7 +43,7 @@ def served(registry: CollectorRegistry) -> dict[tuple[str, frozenset[tuple[str, 
 
 
 def values(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], float]:
-    """The values of one series by its labels' values, in the order of the labels' names."""
+    """The values of one metric by label values, in the order of the labels' names."""
     return {
         tuple(value for _, value in sorted(labels)): value
         for (found, labels), value in served(registry).items()
@@ -70,11 +74,11 @@ def usage_record(outcome: str, quantity: int, reason: str) -> UsageRecord:
 # --- from the start -------------------------------------------------------------------------------
 
 
-def test_the_results_of_deliveries_are_those_that_answers_are_read_as() -> None:
+def test_delivery_results_are_those_of_a_meter() -> None:
     assert tuple(NEXT) == DELIVERY_RESULTS
 
 
-def test_every_series_is_there_from_the_start_at_zero() -> None:
+def test_every_series_exists_from_the_start_at_zero() -> None:
     registry = CollectorRegistry()
     WorkerMetrics(registry)
     SinkMetrics(registry)
@@ -87,7 +91,7 @@ def test_every_series_is_there_from_the_start_at_zero() -> None:
     assert without == BY_PARTITION
 
 
-def test_every_value_of_a_closed_label_is_there_from_the_start() -> None:
+def test_every_value_of_a_closed_label_exists_from_the_start() -> None:
     registry = CollectorRegistry()
     WorkerMetrics(registry)
     SinkMetrics(registry)
@@ -107,7 +111,7 @@ def test_every_value_of_a_closed_label_is_there_from_the_start() -> None:
     }
 
 
-def test_what_the_presets_bill_is_there_from_the_start() -> None:
+def test_everything_that_presets_bill_has_a_series_from_the_start() -> None:
     policies = [preset(name) for name in PRESETS]
 
     assert {o for policy in policies for o in policy.precedence} <= set(OUTCOMES)
@@ -117,13 +121,14 @@ def test_what_the_presets_bill_is_there_from_the_start() -> None:
     )
 
 
-def test_every_name_has_the_prefix_and_every_series_says_what_it_means() -> None:
+def test_every_metric_has_the_prefix_and_a_help_text() -> None:
     registry = CollectorRegistry()
     WorkerMetrics(registry)
     SinkMetrics(registry)
 
     for family in registry.collect():
         assert family.name.startswith("resmeter_")
+        assert family.documentation[0].isupper() or family.documentation[0] == "1"
         assert family.documentation.endswith(".")
 
 
@@ -146,7 +151,7 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     )
     work.events_by_type[2] = 3
 
-    WorkerMetrics(registry).applied(work)
+    count_applied(WorkerMetrics(registry), work)
 
     assert nonzero(registry, "resmeter_events_total") == {("conversation.ai_message",): 3}
     assert nonzero(registry, "resmeter_rejected_total") == {("too_large",): 2}
@@ -159,24 +164,24 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     assert nonzero(registry, "resmeter_sealed_total") == {(): 6}
 
 
-def test_an_outcome_that_only_a_policy_knows_gets_a_series_when_it_comes() -> None:
+def test_an_outcome_defined_by_a_policy_gets_a_series_when_it_is_emitted() -> None:
     registry = CollectorRegistry()
     work = BatchResult(outputs=[Output(b"", b"", b"", usage_record("signup", 1, "reported"))])
 
-    WorkerMetrics(registry).settled(work)
+    count_emitted(WorkerMetrics(registry), work)
 
     assert nonzero(registry, "resmeter_transitions_total") == {("+1", "signup", "reported"): 1}
 
 
-def test_a_partition_that_is_another_workers_is_forgotten() -> None:
+def test_series_of_a_partition_owned_by_another_worker_are_removed() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
     for gauge in (metrics.lag_records, metrics.lag_seconds, metrics.commit_age):
         gauge.labels(3).set(7)
         gauge.labels(4).set(8)
 
-    metrics.forget(3)
-    metrics.forget(5)
+    worker_counts.drop_partition(metrics, 3)
+    worker_counts.drop_partition(metrics, 5)
 
     for name in ("resmeter_lag_records", "resmeter_lag_seconds", "resmeter_commit_age_seconds"):
         assert values(registry, name) == {("4",): 8}
@@ -185,7 +190,7 @@ def test_a_partition_that_is_another_workers_is_forgotten() -> None:
 # --- sink -----------------------------------------------------------------------------------------
 
 
-def test_a_batch_of_usage_records_is_counted_by_what_became_of_them() -> None:
+def test_stored_usage_records_are_counted_by_result() -> None:
     registry = CollectorRegistry()
     quarantined = (
         Quarantined("conflict", 0, 7, ""),
@@ -193,7 +198,7 @@ def test_a_batch_of_usage_records_is_counted_by_what_became_of_them() -> None:
         Quarantined("conflict", 0, 9, ""),
     )
 
-    SinkMetrics(registry).stored(Stored(5, 2, quarantined, {0: 10}))
+    count_stored(SinkMetrics(registry), Stored(5, 2, quarantined, {0: 10}))
 
     assert values(registry, "resmeter_usage_records_total") == {(): 5}
     assert values(registry, "resmeter_usage_record_duplicates_total") == {(): 2}
@@ -203,10 +208,11 @@ def test_a_batch_of_usage_records_is_counted_by_what_became_of_them() -> None:
     }
 
 
-def test_pending_usage_is_shown_by_tenant_and_currency() -> None:
+def test_pending_usage_is_published_by_tenant_and_currency() -> None:
     registry = CollectorRegistry()
 
-    SinkMetrics(registry).show_pending(
+    publish_pending(
+        SinkMetrics(registry),
         {"acme": 3, "globex": 1},
         {("acme", "usd"): 2.97, ("globex", "eur"): 0.8},
         {"acme": -2},
@@ -224,12 +230,12 @@ def test_pending_usage_is_shown_by_tenant_and_currency() -> None:
     assert values(registry, "resmeter_pending_age_seconds") == {(): 90}
 
 
-def test_a_tenant_with_nothing_pending_any_more_is_shown_at_zero() -> None:
+def test_a_tenant_without_pending_usage_goes_to_zero() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
-    metrics.show_pending({"acme": 3}, {("acme", "eur"): 2.4}, {"acme": -1}, {"acme": 1}, 90.0)
+    publish_pending(metrics, {"acme": 3}, {("acme", "eur"): 2.4}, {"acme": -1}, {"acme": 1}, 90.0)
 
-    metrics.show_pending({}, {}, {}, {}, 0.0)
+    publish_pending(metrics, {}, {}, {}, {}, 0.0)
 
     for name in ("pending_units", "carried_units", "parked_units"):
         assert values(registry, f"resmeter_{name}") == {("acme",): 0, (OTHER_TENANTS,): 0}
@@ -239,13 +245,18 @@ def test_a_tenant_with_nothing_pending_any_more_is_shown_at_zero() -> None:
     assert values(registry, "resmeter_pending_age_seconds") == {(): 0}
 
 
-def test_tenants_beyond_the_limit_are_shown_together() -> None:
+def test_tenants_beyond_the_limit_share_one_series() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry, tenants_max=2)
-    metrics.show_pending({"a": 1, "b": 2}, {}, {}, {}, 0.0)
+    publish_pending(metrics, {"a": 1, "b": 2}, {}, {}, {}, 0.0)
 
-    metrics.show_pending(
-        {"a": 1, "b": 2, "c": 3, "d": 4}, {("c", "usd"): 3.0, ("d", "usd"): 4.0}, {}, {}, 0.0
+    publish_pending(
+        metrics,
+        {"a": 1, "b": 2, "c": 3, "d": 4},
+        {("c", "usd"): 3.0, ("d", "usd"): 4.0},
+        {},
+        {},
+        0.0,
     )
 
     assert values(registry, "resmeter_pending_units") == {
@@ -256,13 +267,13 @@ def test_tenants_beyond_the_limit_are_shown_together() -> None:
     assert nonzero(registry, "resmeter_pending_money") == {("usd", OTHER_TENANTS): 7}
 
 
-def test_a_partition_that_is_another_sinks_is_forgotten() -> None:
+def test_series_of_a_partition_owned_by_another_sink_are_removed() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
     metrics.lag_records.labels(1).set(7)
     metrics.lag_records.labels(2).set(8)
 
-    metrics.forget_lag(1)
-    metrics.forget_lag(3)
+    sink_counts.drop_partition(metrics, 1)
+    sink_counts.drop_partition(metrics, 3)
 
     assert values(registry, "resmeter_sink_lag_records") == {("2",): 8}

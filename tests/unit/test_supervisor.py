@@ -1,11 +1,11 @@
-"""The metrics of several processes as one text."""
+"""The metrics of several processes are merged into one text."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from pipeline.metrics import WorkerMetrics
-from pipeline.supervisor import merged
+from pipeline.supervisor import merge_metrics
 
 
 def _text(events: int) -> str:
@@ -21,10 +21,10 @@ def _samples(text: str) -> list[Sample]:
     return [s for family in text_string_to_metric_families(text) for s in family.samples]
 
 
-def test_each_sample_of_each_process_is_there_once_and_says_whose_it_is() -> None:
+def test_each_sample_of_each_process_appears_once_with_its_process() -> None:
     texts = {0: _text(3), 1: _text(5)}
 
-    found = _samples(merged(texts).decode())
+    found = _samples(merge_metrics(texts).decode())
 
     expected = [
         (s.name, {**s.labels, "process": str(process)}, s.value)
@@ -37,14 +37,14 @@ def test_each_sample_of_each_process_is_there_once_and_says_whose_it_is() -> Non
     )
 
 
-def test_help_and_type_are_those_of_one_process() -> None:
+def test_help_and_type_appear_once_as_in_one_process() -> None:
     def heads(text: str) -> list[str]:
         return [line for line in text.splitlines() if line.startswith("#")]
 
-    assert heads(merged({0: _text(1), 1: _text(2)}).decode()) == heads(_text(1))
+    assert heads(merge_metrics({0: _text(1), 1: _text(2)}).decode()) == heads(_text(1))
 
 
-def test_a_process_that_does_not_answer_leaves_the_others() -> None:
-    found = _samples(merged({1: _text(5)}).decode())
+def test_a_process_that_does_not_respond_is_left_out() -> None:
+    found = _samples(merge_metrics({1: _text(5)}).decode())
 
     assert {s.labels["process"] for s in found} == {"1"}

@@ -1,10 +1,10 @@
-"""The wheel gives every key once its minute has begun, and each once."""
+"""The queue returns every key once its minute has begun, and each key once."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stream.due_queue import BUCKET_MS, Wheel
+from pipeline.stream.due_queue import BUCKET_MS, DueQueue
 
 T0 = 29_631_420 * BUCKET_MS  # a full minute
 EVERYTHING = 2**62
@@ -12,16 +12,16 @@ EVERYTHING = 2**62
 deadlines = st.integers(-(2**40), 2**45)
 
 
-def wheel(*dues: int) -> Wheel:
-    """A wheel with a key for each deadline, named by its place."""
-    made = Wheel()
+def queue_of(*dues: int) -> DueQueue:
+    """A queue with a key for each deadline, named by its place among them."""
+    queue = DueQueue()
     for number, due in enumerate(dues):
-        made.add(str(number).encode(), due)
-    return made
+        queue.add(str(number).encode(), due)
+    return queue
 
 
-def test_an_empty_wheel_has_nothing() -> None:
-    empty = Wheel()
+def test_an_empty_queue_returns_nothing() -> None:
+    empty = DueQueue()
 
     assert len(empty) == 0
     assert empty.earliest() is None
@@ -29,81 +29,81 @@ def test_an_empty_wheel_has_nothing() -> None:
     assert empty.count_until(EVERYTHING) == 0
 
 
-def test_a_key_is_given_from_the_begin_of_its_minute_on() -> None:
-    made = wheel(T0 + 30_000)
+def test_a_key_is_returned_once_its_minute_has_begun() -> None:
+    queue = queue_of(T0 + 30_000)
 
-    assert made.take(T0 - 1, 10) == []
-    assert made.take(T0, 10) == [b"0"]
-
-
-def test_a_key_is_given_once() -> None:
-    made = wheel(T0)
-
-    assert made.take(EVERYTHING, 10) == [b"0"]
-    assert made.take(EVERYTHING, 10) == []
-    assert len(made) == 0
-    assert made.earliest() is None
+    assert queue.take(T0 - 1, 10) == []
+    assert queue.take(T0, 10) == [b"0"]
 
 
-def test_a_key_that_is_put_back_is_given_again() -> None:
-    made = wheel(T0)
-    (key,) = made.take(T0, 10)
+def test_a_key_is_returned_once() -> None:
+    queue = queue_of(T0)
 
-    made.add(key, T0 + 5 * BUCKET_MS)
-
-    assert made.take(T0 + 4 * BUCKET_MS, 10) == []
-    assert made.take(T0 + 5 * BUCKET_MS, 10) == [key]
-
-
-def test_a_key_can_be_put_back_into_the_minute_that_was_taken() -> None:
-    made = wheel(T0 + 59_000)
-    (key,) = made.take(T0, 10)
-
-    made.add(key, T0 + 59_000)
-
-    assert made.earliest() == T0
-    assert made.take(T0, 10) == [key]
+    assert queue.take(EVERYTHING, 10) == [b"0"]
+    assert queue.take(EVERYTHING, 10) == []
+    assert len(queue) == 0
+    assert queue.earliest() is None
 
 
-def test_keys_come_in_the_order_of_their_minutes_then_of_their_coming() -> None:
-    made = wheel(T0 + 2 * BUCKET_MS, T0 + 50_000, T0 + 10_000, T0 + BUCKET_MS)
+def test_a_key_that_is_added_again_is_returned_again() -> None:
+    queue = queue_of(T0)
+    (key,) = queue.take(T0, 10)
 
-    assert made.take(EVERYTHING, 10) == [b"1", b"2", b"3", b"0"]
+    queue.add(key, T0 + 5 * BUCKET_MS)
 
-
-def test_a_large_harvest_is_taken_a_minute_at_a_time() -> None:
-    made = wheel(T0, T0 + 1, T0 + BUCKET_MS, T0 + 2 * BUCKET_MS)
-
-    assert made.take(EVERYTHING, 1) == [b"0", b"1"]
-    assert made.take(EVERYTHING, 1) == [b"2"]
-    assert made.earliest() == T0 + 2 * BUCKET_MS
+    assert queue.take(T0 + 4 * BUCKET_MS, 10) == []
+    assert queue.take(T0 + 5 * BUCKET_MS, 10) == [key]
 
 
-def test_none_are_taken_where_none_are_wanted() -> None:
-    made = wheel(T0)
+def test_a_key_can_be_added_again_to_a_minute_that_was_taken() -> None:
+    queue = queue_of(T0 + 59_000)
+    (key,) = queue.take(T0, 10)
 
-    assert made.take(EVERYTHING, 0) == []
-    assert len(made) == 1
+    queue.add(key, T0 + 59_000)
+
+    assert queue.earliest() == T0
+    assert queue.take(T0, 10) == [key]
 
 
-def test_only_minutes_that_have_ended_count_as_overdue() -> None:
-    made = wheel(T0, T0 + 59_999, T0 + BUCKET_MS)
+def test_keys_are_ordered_by_minute_then_by_when_they_were_added() -> None:
+    queue = queue_of(T0 + 2 * BUCKET_MS, T0 + 50_000, T0 + 10_000, T0 + BUCKET_MS)
 
-    counts = [made.count_until(T0 + ms) for ms in (0, 59_999, BUCKET_MS, 2 * BUCKET_MS)]
+    assert queue.take(EVERYTHING, 10) == [b"1", b"2", b"3", b"0"]
+
+
+def test_the_limit_is_checked_after_each_whole_minute() -> None:
+    queue = queue_of(T0, T0 + 1, T0 + BUCKET_MS, T0 + 2 * BUCKET_MS)
+
+    assert queue.take(EVERYTHING, 1) == [b"0", b"1"]
+    assert queue.take(EVERYTHING, 1) == [b"2"]
+    assert queue.earliest() == T0 + 2 * BUCKET_MS
+
+
+def test_a_limit_of_zero_takes_nothing() -> None:
+    queue = queue_of(T0)
+
+    assert queue.take(EVERYTHING, 0) == []
+    assert len(queue) == 1
+
+
+def test_only_keys_of_minutes_that_have_ended_are_counted() -> None:
+    queue = queue_of(T0, T0 + 59_999, T0 + BUCKET_MS)
+
+    counts = [queue.count_until(T0 + ms) for ms in (0, 59_999, BUCKET_MS, 2 * BUCKET_MS)]
 
     assert counts == [0, 0, 2, 3]
 
 
 @pytest.mark.parametrize("due", [0, -1, -BUCKET_MS, -(2**40)])
-def test_a_deadline_before_1970_is_due_at_once(due: int) -> None:
-    made = wheel(due)
+def test_a_deadline_before_1970_is_always_due(due: int) -> None:
+    queue = queue_of(due)
 
-    assert made.take(0, 10) == [b"0"]
+    assert queue.take(0, 10) == [b"0"]
 
 
 @given(st.lists(deadlines))
-def test_the_earliest_is_at_most_a_minute_before_the_first_deadline(dues: list[int]) -> None:
-    earliest = wheel(*dues).earliest()
+def test_earliest_is_at_most_a_minute_before_the_first_deadline(dues: list[int]) -> None:
+    earliest = queue_of(*dues).earliest()
 
     if dues:
         assert earliest is not None
@@ -113,26 +113,26 @@ def test_the_earliest_is_at_most_a_minute_before_the_first_deadline(dues: list[i
 
 
 @given(st.lists(deadlines), deadlines, st.integers(1, 5))
-def test_nothing_that_is_due_is_left_and_nothing_is_lost(
-    dues: list[int], clock: int, most: int
+def test_every_due_key_is_taken_and_no_key_is_lost(
+    dues: list[int], clock_ms: int, limit: int
 ) -> None:
-    made = wheel(*dues)
+    queue = queue_of(*dues)
     taken: list[bytes] = []
-    while found := made.take(clock, most):
-        taken += found
+    while batch := queue.take(clock_ms, limit):
+        taken += batch
 
-    assert {number for number, due in enumerate(dues) if due <= clock} <= set(map(int, taken))
-    assert all(dues[int(key)] < clock + BUCKET_MS for key in taken)
-    assert made.count_until(clock) == 0
-    assert sorted(taken + made.take(EVERYTHING, EVERYTHING)) == sorted(
+    assert {number for number, due in enumerate(dues) if due <= clock_ms} <= set(map(int, taken))
+    assert all(dues[int(key)] < clock_ms + BUCKET_MS for key in taken)
+    assert queue.count_until(clock_ms) == 0
+    assert sorted(taken + queue.take(EVERYTHING, EVERYTHING)) == sorted(
         str(number).encode() for number in range(len(dues))
     )
 
 
 @given(st.lists(deadlines), deadlines)
-def test_what_counts_as_overdue_is_due(dues: list[int], clock: int) -> None:
-    overdue = wheel(*dues).count_until(clock)
+def test_every_counted_key_is_due(dues: list[int], clock_ms: int) -> None:
+    counted = queue_of(*dues).count_until(clock_ms)
 
-    due = sum(due <= clock for due in dues)
-    assert overdue <= due
-    assert overdue >= sum(due <= clock - BUCKET_MS for due in dues)
+    due = sum(due <= clock_ms for due in dues)
+    assert counted <= due
+    assert counted >= sum(due <= clock_ms - BUCKET_MS for due in dues)

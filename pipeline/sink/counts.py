@@ -1,0 +1,58 @@
+"""Write into the sink's metrics what was stored and what is pending."""
+
+from collections.abc import Iterable, Mapping
+
+from pipeline.ledger.entries import Stored
+from pipeline.metrics import OTHER_TENANTS, SinkMetrics, remove_partition
+
+
+def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
+    """Count the usage records of a batch by what became of them."""
+    metrics.records.inc(stored.records)
+    metrics.record_duplicates.inc(stored.duplicates)
+    for refused in stored.quarantined:
+        metrics.records_refused.labels(refused.reason).inc()
+
+
+def publish_pending(
+    metrics: SinkMetrics,
+    units: Mapping[str, int],
+    money: Mapping[tuple[str, str], float],
+    carried: Mapping[str, int],
+    parked: Mapping[str, int],
+    oldest_seconds: float,
+) -> None:
+    """Publish what Stripe has not taken yet, by tenant; tenants that are not named go to zero."""
+    _reset_pending(metrics, [*units, *carried, *parked], {currency for _, currency in money})
+    for gauge, values in (
+        (metrics.pending_units, units),
+        (metrics.carried_units, carried),
+        (metrics.parked_units, parked),
+    ):
+        for tenant, value in values.items():
+            gauge.labels(_label(metrics, tenant)).inc(value)
+    for (tenant, currency), amount in money.items():
+        metrics.pending_money.labels(_label(metrics, tenant), currency).inc(amount)
+    metrics.pending_age.set(oldest_seconds)
+
+
+def drop_partition(metrics: SinkMetrics, partition: int) -> None:
+    """Remove the series of a partition that another sink owns now."""
+    remove_partition(metrics.lag_records, partition)
+
+
+def _reset_pending(metrics: SinkMetrics, tenants: Iterable[str], currencies: Iterable[str]) -> None:
+    """Set every pending series to zero, those of new tenants and currencies too."""
+    metrics.currencies.update(currencies)
+    for tenant in tenants:
+        if len(metrics.tenants) < metrics.tenants_max:
+            metrics.tenants.add(tenant)
+    for tenant in (*metrics.tenants, OTHER_TENANTS):
+        for gauge in (metrics.pending_units, metrics.carried_units, metrics.parked_units):
+            gauge.labels(tenant).set(0)
+        for currency in metrics.currencies:
+            metrics.pending_money.labels(tenant, currency).set(0)
+
+
+def _label(metrics: SinkMetrics, tenant: str) -> str:
+    return tenant if tenant in metrics.tenants else OTHER_TENANTS
