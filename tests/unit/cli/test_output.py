@@ -1,4 +1,4 @@
-"""Tables are whole, however narrow the terminal is."""
+"""A narrow terminal cuts no table."""
 
 import pytest
 from rich.table import Table
@@ -20,7 +20,7 @@ def plain(capsys: pytest.CaptureFixture[str]) -> str:
     return Text.from_ansi(capsys.readouterr().out).plain
 
 
-def test_a_table_wider_than_the_terminal_keeps_every_column_and_figure(
+def test_table_wider_than_the_terminal_keeps_every_column_and_figure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     table = Table(box=None, pad_edge=False)
@@ -39,7 +39,7 @@ def test_a_table_wider_than_the_terminal_keeps_every_column_and_figure(
     ]
 
 
-def test_a_table_with_a_title_and_a_footer_is_as_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_keeps_its_title_and_its_footer(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(title="Billed under fin-2026: $0.99 a resolution", show_footer=True)
     table.add_column("conversations", footer="200")
     table.add_column("amount", footer="$141.57")
