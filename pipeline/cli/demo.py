@@ -29,17 +29,18 @@ _WIDTH_WHERE_NO_TERMINAL = 100
 
 
 @click.command("demo")
-@click.option("--keep", is_flag=True, help="Leave everything up until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C.")
 def command(*, keep: bool) -> None:
-    """Run everything once, over 200 real support conversations.
+    """Run everything once, on 200 real support conversations.
 
-    Kafka is the one that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, or a real one out of wheels that
-    is started and stopped here. Worker, sink and an emulator of Stripe's billing API run as
-    processes; nothing of them stays when it ends.
+    The demo starts a real Kafka broker from Python wheels, or uses the one that
+    RESMETER_KAFKA__BOOTSTRAP_SERVERS names. Worker, sink and an emulator of Stripe's billing API
+    run as processes. In the end everything is stopped and removed.
 
     \b
-    resmeter demo
-    resmeter demo --keep
+    Example:
+      resmeter demo
+      resmeter demo --keep
     """
     settings = load_settings()
     talk = Console(stderr=True, highlight=False)
@@ -60,9 +61,9 @@ def command(*, keep: bool) -> None:
             if keep:
                 _stay(demo, talk)
             else:
-                talk.print("[dim]ending everything that was started[/]")
+                talk.print("[dim]stopping everything that was started[/]")
     except KeyboardInterrupt:
-        talk.print("interrupted; everything that was started has ended")
+        talk.print("interrupted; everything that was started has stopped")
         sys.exit(130)
     if not agrees:
         sys.exit(FAILED)
@@ -89,7 +90,7 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
             line.assumed += found.assumed
             line.amount += price[0] * found.quantity
         at_stripe = sums_at_stripe(demo)
-        receipt = _an_assumed_one(demo, ledger)
+        receipt = _assumed_receipt(demo, ledger)
     finally:
         ledger.close()
     out = Console(highlight=False)
@@ -104,7 +105,7 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
         else "[red]The ledger and Stripe's own sums differ.[/]"
     )
     out.print(f"{demo.broker}; {seconds:.0f} s in all\n")
-    out.print('[bold]"Why was I billed for this?"[/]  One receipt of these:\n')
+    out.print('[bold]"Why was I billed for this?"[/]  One of the receipts:\n')
     for text in laid_out(explain(receipt, tenants), out.width - 2):
         out.print(textwrap.indent(text, "  "), markup=False, soft_wrap=True)
     one = receipt[0].record
@@ -121,7 +122,11 @@ class _Bill:
 
 def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str, int]) -> Table:
     table = Table(
-        title="Billed under fin-2026: $0.99 a resolution", title_justify="left", show_footer=True
+        title="Billed under fin-2026, $0.99 a resolution",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_footer=True,
     )
     totals = [
         str(sum(conversations.values())),
@@ -132,7 +137,7 @@ def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str
         str(sum(at_stripe.values())),
     ]
     table.add_column("tenant", footer="all")
-    names = ("conversations", "resolutions", "confirmed", "assumed", "amount", "at Stripe")
+    names = ("conversations", "resolved", "confirmed", "assumed", "amount", "at Stripe")
     for name, total in zip(names, totals, strict=True):
         table.add_column(name, justify="right", footer=total)
     for line in bill:
@@ -148,23 +153,23 @@ def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str
     return table
 
 
-def _an_assumed_one(demo: Demo, ledger: Ledger) -> list[Receipt]:
+def _assumed_receipt(demo: Demo, ledger: Ledger) -> list[Receipt]:
     """Return the receipt of the first conversation whose silence was billed."""
     for tenant_id, conversation, _ in histories(demo.data):
         found = reports.receipts(ledger, tenant_id, conversation)
         if found and found[-1].record.kind == "assumed":
             return found
-    raise ConfigurationError(["the demo's data hold no assumed resolution"])
+    raise ConfigurationError(["the demo's data has no assumed resolution"])
 
 
 def next_steps(tenant_id: str, conversation: str, *, is_kept: bool) -> str:
-    """Return what to look at next, in rich's markup."""
+    """Return the commands and pages to look at next, in rich's markup."""
     look = f"""look at /metrics, `resmeter usage`,
                                    `resmeter explain {tenant_id} {conversation}`"""
     first = (
-        "while it is up                  "
+        "while it is running             "
         if is_kept
-        else "make demo KEEP=1                 leaves it up:"
+        else "make demo KEEP=1                 keeps it running:"
     )
     return f"""
 [bold]Where to go next[/]
@@ -176,7 +181,7 @@ def next_steps(tenant_id: str, conversation: str, *, is_kept: bool) -> str:
 
 
 def sourced(env: Mapping[str, str], scripts: Path) -> str:
-    """Return what a shell must read to speak to the demo: `resmeter` need not be on its PATH."""
+    """Return a script that points a shell at the demo, and puts `resmeter` on its PATH."""
     path = f'export PATH={shlex.quote(str(scripts))}:"$PATH"\n'
     return path + "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
 
@@ -185,7 +190,7 @@ def _stay(demo: Demo, talk: Console) -> None:
     file = demo.folder / "env.sh"
     file.write_text(sourced(demo.env, Path(sysconfig.get_path("scripts"))))
     talk.print(
-        f"[bold]Everything is up.[/] Ctrl-C ends it.\n"
+        f"[bold]Everything is running.[/] Ctrl-C stops it.\n"
         f"  worker    {demo.worker_url}/metrics\n"
         f"  sink      {demo.sink_url}/metrics\n"
         f"  emulator  {demo.emulator_url}/_emulator/sums\n"
@@ -193,7 +198,7 @@ def _stay(demo: Demo, talk: Console) -> None:
         f"In another terminal:\n"
         f"  source {file}\n"
         f"  resmeter usage",
-        soft_wrap=True,  # what is to be copied stays one line
+        soft_wrap=True,  # a command to copy stays on one line
     )
     with contextlib.suppress(KeyboardInterrupt):
         while True:
