@@ -58,7 +58,7 @@ _reason_option: Callable[[Any], Any] = click.option(
     multiple=True,
     type=click.Choice(REASONS),
     metavar="REASON",
-    help="Only dead letters with this reason; repeat it for several.",
+    help="Only this reason, as `resmeter dlq list` names it. Can be repeated.",
 )
 
 

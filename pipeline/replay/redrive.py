@@ -23,7 +23,7 @@ REDRIVES_MAX = 5  # a record that was rejected this often is rejected for a reas
 OTHER_REASON = "other reason"
 DUPLICATE = "duplicate dead letter of the same record"
 REJECTED_SINCE = "sent again and rejected again; its newest dead letter is used"
-OVER_LIMIT = "over --limit"
+OVER_LIMIT = "over the limit"
 # Nothing is lost by leaving these: another dead letter is sent instead, or they were not asked for.
 NOT_LEFT = frozenset({OTHER_REASON, DUPLICATE, REJECTED_SINCE})
 # The record alone does not show whether these hold: that depends on the conversation.
@@ -165,7 +165,7 @@ def _why_not(
     if letter.redrives >= REDRIVES_MAX:
         return f"already sent again {letter.redrives} times"
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
-        return "depends on its conversation; to send it, name its reason with --reason"
+        return "depends on its conversation; to send it, select its reason"
     decoded = decode(letter.value, letter.key, now, letter.headers)
     if keys and not isinstance(decoded, Rejected):
         decoded = (

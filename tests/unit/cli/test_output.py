@@ -4,7 +4,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.output import print_table
+from pipeline.cli.output import print_table, progress
 
 
 @pytest.fixture(params=["a terminal", "no terminal"], autouse=True)
@@ -51,3 +51,21 @@ def test_table_keeps_its_title_and_its_footer(capsys: pytest.CaptureFixture[str]
     for text in ("conversations", "amount", "1234567", "$7.00", "200", "$141.57"):
         assert text in shown
     assert "…" not in shown
+
+
+def test_progress_on_a_terminal_takes_a_known_and_an_unknown_total(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+
+    with progress("reading") as on_record:
+        for done in range(3):
+            on_record(done, None)
+            on_record(done, 3)
+
+
+def test_progress_elsewhere_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("reading") as on_record:
+        on_record(1, 2)
+
+    assert capsys.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """A dead letter reads back as its record, and only what is accepted now is sent again."""
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
@@ -8,11 +9,14 @@ from hypothesis import strategies as st
 from pipeline.events.model import CUSTOMER_MESSAGE, REASONS, Event, Rejected
 from pipeline.events.signature import HEADER, Key, sign
 from pipeline.kafka.headers import DeadLetter
-from pipeline.replay.deadletters import Letter, count_by_reason, read_letter
+from pipeline.replay.deadletters import Letter, Selection, count_by_reason, read_letter
 from pipeline.replay.redrive import (
     DUPLICATE,
+    OTHER_REASON,
+    OVER_LIMIT,
     REDRIVES_MAX,
     REJECTED_SINCE,
+    Redriven,
     judge,
     redriven_headers,
 )
@@ -97,9 +101,7 @@ def test_named_reason_leaves_the_others() -> None:
 def test_reason_that_depends_on_the_conversation_must_be_named() -> None:
     late = letter(reason="too_late")
 
-    assert verdicts(late) == [
-        "depends on its conversation; to send it, name its reason with --reason"
-    ]
+    assert verdicts(late) == ["depends on its conversation; to send it, select its reason"]
     assert verdicts(late, reasons=frozenset(["too_late"])) == [""]
 
 
@@ -158,3 +160,18 @@ def test_dead_letters_are_counted_by_reason_with_the_newest_as_the_example() -> 
     assert found["future_time"].tenants == {"acme", "best"}
     assert found["future_time"].example == "why"
     assert found["future_time"].position == (0, 8)
+
+
+def test_redrive_is_complete_where_only_unselected_letters_are_left() -> None:
+    assert Redriven(1, Counter({OTHER_REASON: 2, DUPLICATE: 1})).is_complete
+    assert not Redriven(1, Counter({OTHER_REASON: 2, OVER_LIMIT: 1})).is_complete
+
+
+def test_selection_is_by_reason_and_by_time_with_an_exclusive_end() -> None:
+    found = letter(reason="too_late")
+
+    assert Selection().contains(found)
+    assert Selection(frozenset(["too_late"]), NOW, NOW + 1).contains(found)
+    assert not Selection(frozenset(["future_time"])).contains(found)
+    assert not Selection(from_ms=NOW + 1).contains(found)
+    assert not Selection(to_ms=NOW).contains(found)
