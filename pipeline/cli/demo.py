@@ -7,6 +7,7 @@ import sysconfig
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.catalog.tenants import load_tenants
+from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.cli import FAILED
 from pipeline.cli.explain import laid_out
 from pipeline.cli.output import print_table
@@ -25,7 +26,7 @@ from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.ledger.entries import Receipt
 from pipeline.ledger.receipt import explain
 
-_WIDTH_WHERE_NO_TERMINAL = 100
+_COLUMNS_WHERE_NO_TERMINAL = 80
 
 
 @click.command("demo")
@@ -72,33 +73,18 @@ def command(*, keep: bool) -> None:
 def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
     """Print the bill and one receipt; return whether ledger and Stripe agree."""
     tenants = load_tenants(demo.folder / "resmeter.toml")
-    conversations: dict[str, int] = {}
-    for tenant_id, _, _ in histories(demo.data):
-        conversations[tenant_id] = conversations.get(tenant_id, 0) + 1
     ledger = open_ledger(demo.env["RESMETER_LEDGER__URL"])
     try:
-        bill = [_Bill(tenant_id) for tenant_id in sorted(conversations)]
-        by_tenant = {line.tenant_id: line for line in bill}
-        for found in reports.usage(ledger):
-            line = by_tenant[found.tenant_id]
-            price = tenants.price_for(
-                found.tenant_id, found.outcome, found.policy, found.policy_version
-            )
-            assert price is not None
-            line.quantity += found.quantity
-            line.confirmed += found.confirmed
-            line.assumed += found.assumed
-            line.amount += price[0] * found.quantity
-        at_stripe = sums_at_stripe(demo)
+        bill = _bill(demo, tenants, ledger)
         receipt = _assumed_receipt(demo, ledger)
     finally:
         ledger.close()
     out = Console(highlight=False)
     if not out.is_terminal:
-        out = Console(highlight=False, width=_WIDTH_WHERE_NO_TERMINAL)
+        out = Console(highlight=False, width=_COLUMNS_WHERE_NO_TERMINAL)
     out.print()
-    print_table(_table(bill, conversations, at_stripe))
-    agrees = all(line.quantity == at_stripe[line.tenant_id] for line in bill)
+    print_table(_table(bill))
+    agrees = all(line.quantity == line.at_stripe for line in bill.values())
     out.print(
         "[green]The ledger and Stripe's own sums agree.[/]"
         if agrees
@@ -108,19 +94,49 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
     out.print('[bold]"Why was I billed for this?"[/]  One of the receipts:\n')
     for text in laid_out(explain(receipt, tenants), out.width - 2):
         out.print(textwrap.indent(text, "  "), markup=False, soft_wrap=True)
-    one = receipt[0].record
-    out.print(next_steps(one.tenant_id, one.conversation, is_kept=is_kept))
+    record = receipt[0].record
+    out.print(next_steps(record.tenant_id, record.conversation, is_kept=is_kept))
     return agrees
 
 
-class _Bill:
-    def __init__(self, tenant_id: str) -> None:
-        self.tenant_id = tenant_id
-        self.quantity = self.confirmed = self.assumed = 0
-        self.amount = Decimal(0)
+@dataclass
+class _Line:
+    """The bill of a tenant."""
+
+    conversations: int = 0
+    quantity: int = 0
+    confirmed: int = 0
+    assumed: int = 0
+    amount: Decimal = Decimal(0)
+    at_stripe: int = 0
+
+    def cells(self) -> list[str]:
+        counts = (self.conversations, self.quantity, self.confirmed, self.assumed)
+        return [*map(str, counts), f"${self.amount:.2f}", str(self.at_stripe)]
 
 
-def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str, int]) -> Table:
+def _bill(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, _Line]:
+    """Return each tenant's line of the bill, as the ledger and Stripe have it."""
+    lines: dict[str, _Line] = {}
+    for tenant_id, _, _ in histories(demo.data):
+        lines.setdefault(tenant_id, _Line()).conversations += 1
+    for usage in reports.usage(ledger):
+        price = tenants.price_for(
+            usage.tenant_id, usage.outcome, usage.policy, usage.policy_version
+        )
+        assert price is not None
+        line = lines[usage.tenant_id]
+        line.quantity += usage.quantity
+        line.confirmed += usage.confirmed
+        line.assumed += usage.assumed
+        line.amount += price[0] * usage.quantity
+    at_stripe = sums_at_stripe(demo)
+    for tenant_id, line in lines.items():
+        line.at_stripe = at_stripe[tenant_id]
+    return dict(sorted(lines.items()))
+
+
+def _table(bill: Mapping[str, _Line]) -> Table:
     table = Table(
         title="Billed under fin-2026, $0.99 a resolution",
         title_justify="left",
@@ -128,28 +144,16 @@ def _table(bill: list[_Bill], conversations: dict[str, int], at_stripe: dict[str
         pad_edge=False,
         show_footer=True,
     )
-    totals = [
-        str(sum(conversations.values())),
-        str(sum(line.quantity for line in bill)),
-        str(sum(line.confirmed for line in bill)),
-        str(sum(line.assumed for line in bill)),
-        f"${sum(line.amount for line in bill):.2f}",
-        str(sum(at_stripe.values())),
-    ]
+    total = _Line()
+    for line in bill.values():
+        for name, value in vars(line).items():
+            setattr(total, name, getattr(total, name) + value)
     table.add_column("tenant", footer="all")
     names = ("conversations", "resolved", "confirmed", "assumed", "amount", "at Stripe")
-    for name, total in zip(names, totals, strict=True):
-        table.add_column(name, justify="right", footer=total)
-    for line in bill:
-        table.add_row(
-            line.tenant_id,
-            str(conversations[line.tenant_id]),
-            str(line.quantity),
-            str(line.confirmed),
-            str(line.assumed),
-            f"${line.amount:.2f}",
-            str(at_stripe[line.tenant_id]),
-        )
+    for name, cell in zip(names, total.cells(), strict=True):
+        table.add_column(name, justify="right", footer=cell)
+    for tenant_id, line in bill.items():
+        table.add_row(tenant_id, *line.cells())
     return table
 
 
@@ -164,19 +168,15 @@ def _assumed_receipt(demo: Demo, ledger: Ledger) -> list[Receipt]:
 
 def next_steps(tenant_id: str, conversation: str, *, is_kept: bool) -> str:
     """Return the commands and pages to look at next, in rich's markup."""
-    look = f"""look at /metrics, `resmeter usage`,
-                                   `resmeter explain {tenant_id} {conversation}`"""
-    first = (
-        "while it is running             "
-        if is_kept
-        else "make demo KEEP=1                 keeps it running:"
-    )
+    start = "" if is_kept else "keep everything running, then "
+    command = "while it is running" if is_kept else "make demo KEEP=1"
     return f"""
 [bold]Where to go next[/]
-  {first} {look}
-  README.md                        run it on your own Kafka and Stripe
-  docs/events.md                   send your first event
-  docs/outcomes.md                 what bills, and why
+  {command:<21}{start}try `resmeter usage`,
+                       `resmeter explain {tenant_id} {conversation}` and /metrics
+  README.md            run it on your own Kafka and Stripe
+  docs/events.md       send your first event
+  docs/outcomes.md     what bills, and why
 """
 
 

@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class TimeRange(NamedTuple):
-    """`from_ms <= time < to_ms`; None is no bound."""
+    """`from_ms <= time < to_ms`, each None where it is open."""
 
     from_ms: int | None
     to_ms: int | None

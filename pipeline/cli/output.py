@@ -1,7 +1,7 @@
-"""Print to a terminal: tables, progress, and text of others made safe.
+"""Print tables, progress and text from other programs to a terminal, safely.
 
 Chat services choose ids and outcomes. An escape sequence in one of them could rewrite the lines above
-it, so that a bill would read as somebody else wants.
+it and falsify a bill on the screen.
 """
 
 import re
@@ -57,7 +57,7 @@ def print_table(table: Table) -> None:
 def grouped_table(label: str, figures: Sequence[str]) -> Table:
     """Return a table with one line for a group, and lines below it: see `add_group`.
 
-    The names of tenants are long. On lines of their own, they leave room for the figures on 80
+    Names of tenants are long: on lines of their own, they leave room for the figures on 80
     columns.
     """
     table = Table(box=None, pad_edge=False)
@@ -78,7 +78,7 @@ def add_member(table: Table, name: str, figures: Sequence[str]) -> None:
 
 
 def print_text(text: str, indent: str = "", *, err: bool = False) -> None:
-    """Print text of others, wrapped to the terminal; lines after the first begin with `indent`.
+    """Print text from other programs, wrapped to the terminal; lines after the first begin with `indent`.
 
     A pipe gets one line.
     """
@@ -90,7 +90,7 @@ def print_text(text: str, indent: str = "", *, err: bool = False) -> None:
 
 
 def wrapped(text: str, columns: int, indent: str = "") -> str:
-    """Return text of others on lines of at most so many columns, except for longer words."""
+    """Return text from other programs, made safe, on lines of at most so many columns, except for longer words."""
     return textwrap.fill(
         visible(text),
         columns,
@@ -102,7 +102,7 @@ def wrapped(text: str, columns: int, indent: str = "") -> str:
 
 @contextmanager
 def progress(what: str) -> Iterator[OnRecord]:
-    """Show a bar on a terminal, moved by what is yielded; elsewhere show nothing."""
+    """Show a progress bar on a terminal, and yield its `on_record`; elsewhere show nothing."""
     if not sys.stderr.isatty():
         yield ignore_progress
         return

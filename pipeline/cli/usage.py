@@ -71,7 +71,7 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:
-    """Say that there is no usage, and which tenants have some."""
+    """Return a sentence that says there is no usage, and which tenants have some."""
     known = sorted({found.tenant_id for found in reports.usage(ledger)})
     if not known:
         return "The ledger has no usage yet"

@@ -49,7 +49,7 @@ def produce_lines(
 
     Args:
         settings: broker and topics.
-        lines: where each stands, and its content.
+        lines: file, line number and content of each.
         by_event_time: give each record its event's time; otherwise the broker's clock counts.
         is_checked: leave out what a worker would reject.
         signer: signs each record; only tenants of its key may be written.

@@ -32,7 +32,7 @@ class Charge(NamedTuple):
 
 
 def is_correction(record: UsageRecord) -> bool:
-    """Say whether a usage record comes from a rebill plan."""
+    """Return whether a rebill plan made a usage record."""
     return record.reason == REBILL_REASON
 
 
@@ -81,8 +81,8 @@ def difference(
     wanted, have = Counter(charge.price for charge in owed), balance(stored)
     by_id = {record.id: record for record in stored}
     standing = {record.id: record for record in stored if record.quantity > 0}
-    # Reversals of a charge that never came, or was reversed before. Only the reversal itself says
-    # what the charge was.
+    # Reversals whose charge is missing or was reversed before: only the reversal itself says what
+    # the charge was.
     orphans = [
         record
         for record in stored
@@ -107,7 +107,7 @@ def difference(
 
 
 def describe_difference(owed: Sequence[Charge], stored: Sequence[UsageRecord], late: int) -> str:
-    """Say in words what differs; `late`: how many events came too late for the worker."""
+    """Return what differs, as a sentence; `late`: how many events came too late for the worker."""
     reason = f"{late} of its events came too late for the worker; " if late else ""
     return (
         f"{reason}the log owes {_units(Counter(charge.price for charge in owed))}, "

@@ -35,7 +35,7 @@ class ReplayedConversation(msgspec.Struct):
     conversation: Conversation
     emitted: list[UsageRecord]
     owed_count: int = 0
-    is_committed: bool = True  # its last event is
+    is_committed: bool = True  # the worker has committed its last event
     sealed: list[tuple[int, Event]] = []  # offset and event, of histories sealed on the way
     late: list[tuple[int, Event]] = []  # offset and event, of those that came too late
 
@@ -64,7 +64,7 @@ class ReplayedConversation(msgspec.Struct):
 
 
 class PartitionReplay:
-    """What the records of a partition mean. Give it each record, in the order of the offsets.
+    """The decisions of one partition. Give it each record, in the order of the offsets.
 
     Args:
         committed: the worker's committed offset.

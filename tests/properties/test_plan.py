@@ -159,11 +159,11 @@ def test_each_reversal_names_a_standing_charge_and_has_its_price(
         assert record.reason == "rebill"
         if record.quantity < 0:
             assert record.supersedes is not None
-            taken = by_id[record.supersedes]
-            assert taken.quantity == 1
+            charge = by_id[record.supersedes]
+            assert charge.quantity == 1
             assert record.supersedes not in gone
             gone.add(record.supersedes)
-            assert (taken.policy, taken.policy_version) == (record.policy, record.policy_version)
+            assert (charge.policy, charge.policy_version) == (record.policy, record.policy_version)
 
 
 @given(damaged())

@@ -227,7 +227,7 @@ def damaged_zst(given: bytes) -> bytes:
 def test_truncated_or_damaged_packed_file_fails_and_decides_nothing(
     decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    # Of those cut, whole lines come out: nothing but the missing end tells that there were more.
+    # A truncated file yields whole lines first: only the missing end shows that there were more.
     path = tmp_path / f"wrong.{pack.__name__.rpartition('_')[2]}"
     path.write_bytes(pack(answered("c-1")))
 
