@@ -32,110 +32,158 @@ class _Section(BaseModel):
 
 class KafkaSettings(_Section):
     bootstrap_servers: str = Field(
-        "127.0.0.1:9092", min_length=1, description="host:port of the brokers, by commas"
+        "127.0.0.1:9092",
+        min_length=1,
+        description="Kafka brokers, as host:port separated by commas",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="how the brokers are spoken to"
+        "PLAINTEXT", description="Security protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="with a SASL protocol"
+        "PLAIN", description="SASL mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
     )
-    sasl_username: str | None = Field(None, description="with a SASL protocol")
-    sasl_password: SecretStr | None = Field(None, description="with a SASL protocol")
+    sasl_username: str | None = Field(None, description="SASL user name")
+    sasl_password: SecretStr | None = Field(None, description="SASL password")
     ssl_ca_file: FilePath | None = Field(
-        None, description="with an SSL protocol: PEM of the brokers' CA; none: the system's"
+        None,
+        description="PEM file of the CA that signed the brokers' certificates; default: the system's",
     )
     ssl_cert_file: FilePath | None = Field(
-        None, description="with an SSL protocol: PEM of our certificate, where brokers ask for one"
+        None, description="PEM file of our client certificate, where brokers require one"
     )
-    ssl_key_file: FilePath | None = Field(None, description="PEM of its private key")
-    ssl_key_password: SecretStr | None = Field(None, description="where that key is encrypted")
+    ssl_key_file: FilePath | None = Field(
+        None, description="PEM file of the private key of the client certificate"
+    )
+    ssl_key_password: SecretStr | None = Field(
+        None, description="Password of the private key, where it is encrypted"
+    )
 
 
 class TopicSettings(_Section):
-    events: str = Field("conversation.events", description="what chat services write")
-    changelog: str = Field(
-        "resmeter-conversations-changelog", description="the worker's states, compacted"
+    events: str = Field(
+        "conversation.events", description="Topic of the events that chat services write"
     )
-    records: str = Field("usage.records", description="what the worker writes, the sink reads")
-    dead_letters: str = Field("conversation.events.dlq", description="what was rejected, and why")
-    partitions: int = Field(8, ge=1, le=1024, description="of events and of changelog")
-    records_partitions: int = Field(4, ge=1, le=1024, description="of usage records")
-    dead_letter_partitions: int = Field(1, ge=1, le=1024, description="of dead letters")
-    replication_factor: int = Field(1, ge=1, le=7, description="3 in production")
+    changelog: str = Field(
+        "resmeter-conversations-changelog",
+        description="Compacted topic of the worker's conversation states",
+    )
+    records: str = Field(
+        "usage.records", description="Topic of the usage records that workers write and sinks read"
+    )
+    dead_letters: str = Field(
+        "conversation.events.dlq",
+        description="Topic of dead letters: rejected records, with the reason",
+    )
+    partitions: int = Field(
+        8, ge=1, le=1024, description="Partitions of the events topic and of the changelog topic"
+    )
+    records_partitions: int = Field(
+        4, ge=1, le=1024, description="Partitions of the usage record topic"
+    )
+    dead_letter_partitions: int = Field(
+        1, ge=1, le=1024, description="Partitions of the dead-letter topic"
+    )
+    replication_factor: int = Field(
+        1, ge=1, le=7, description="Replicas of each topic; use 3 in production"
+    )
     events_timestamps: Literal["LogAppendTime", "CreateTime"] = Field(
-        "LogAppendTime", description="of the events topic; CreateTime where history is loaded"
+        "LogAppendTime",
+        description="Timestamps of the events topic; use CreateTime to load history",
     )
 
 
 class WorkerSettings(_Section):
-    group: str = Field("resmeter", description="the worker's consumer group (Faust's app id)")
-    http_host: str = Field("127.0.0.1", description="where /metrics and /health listen")
-    http_port: int = Field(9464, ge=0, le=65535, description="0: any free port")
+    group: str = Field("resmeter", description="Consumer group of the workers (Faust's app id)")
+    http_host: str = Field(
+        "127.0.0.1", description="Host on which a worker serves /metrics and /health"
+    )
+    http_port: int = Field(
+        9464, ge=0, le=65535, description="Port of /metrics and /health; 0 takes any free port"
+    )
     processes: int = Field(
         1,
         ge=1,
         le=256,
-        description="of a worker, each with its share of the partitions; one decides on one core",
+        description="Processes of a worker; each uses one core and gets a share of the partitions",
     )
     batch_events_max: int = Field(
         20_000,
         ge=1,
         le=1_000_000,
-        description="events applied at once, of one partition (whole record batches)",
+        description="Maximum events applied at once, from one partition (whole record batches)",
     )
     inflight_batches_max: int = Field(
         4,
         ge=1,
         le=64,
-        description="batches whose acknowledgements are awaited, over all partitions",
+        description="Maximum batches that wait for acknowledgement, over all partitions",
     )
     fetch_bytes_max: int = Field(
-        4 * _MIB, ge=_MIB, le=1024 * _MIB, description="of a fetch, as the records are stored"
+        4 * _MIB,
+        ge=_MIB,
+        le=1024 * _MIB,
+        description="Maximum bytes of a fetch, as the broker stores them (compressed)",
     )
     fetch_partition_bytes_max: int = Field(
         _MIB,
         ge=_MIB // 2,
         le=256 * _MIB,
-        description="of a fetch, of one partition: more of it at once writes fewer states",
+        description="Maximum bytes of a fetch from one partition; larger: fewer states written",
     )
     dead_letter_share_max: float = Field(
-        0.5, gt=0, le=1, description="of dead letters, above which the worker ends; 1: no limit"
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of dead letters above which a worker exits; 1 disables the limit",
     )
     dead_letter_window_records: int = Field(
-        10_000, ge=1, le=10_000_000, description="over how many records that share is taken"
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="Number of latest records over which the share of dead letters is measured",
     )
-    commit_interval_seconds: float = Field(0.2, gt=0, le=60, description="between commits")
-    session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")
+    commit_interval_seconds: float = Field(0.2, gt=0, le=60, description="Time between commits")
+    session_timeout_seconds: float = Field(
+        10.0, ge=2, le=300, description="Session timeout of the workers' consumer group"
+    )
     request_timeout_seconds: float = Field(
-        60.0, ge=1, le=600, description="of one produce, before the process ends"
+        60.0,
+        ge=1,
+        le=600,
+        description="Time limit of one produce request; after it the process exits",
     )
     settle_interval_seconds: float = Field(
-        1.0, gt=0, le=600, description="between looks at what has fallen due"
+        1.0, gt=0, le=600, description="Time between checks for windows that have ended"
     )
     settle_margin_seconds: float = Field(
-        1.0, ge=0, le=600, description="taken off the broker's clock before a window may close"
+        1.0,
+        ge=0,
+        le=600,
+        description="Subtracted from the broker's clock before a window may close",
     )
     settle_quiet_seconds: float = Field(
         5.0,
         ge=0,
         le=3600,
-        description="how long a CreateTime partition must stay at its end before windows close",
+        description="Time that a CreateTime partition must be quiet before windows close",
     )
     seal_after_days: int = Field(
         45,
         ge=1,
         le=3650,
-        description="a conversation without a record for so long is closed to older events",
+        description="Days without events after which a conversation is sealed and takes no older ones",
     )
     stop_seconds_max: float = Field(
         20.0,
         gt=0,
         le=3600,
-        description="for SIGTERM to finish what is under way; then it ends without that commit",
+        description="Time for a worker to finish after SIGTERM; then it exits without committing",
     )
     recovery_seconds_max: float = Field(
-        600.0, gt=0, le=86400, description="not ready for longer than this: the process ends"
+        600.0,
+        gt=0,
+        le=86400,
+        description="Maximum time until a process is ready; after it the process exits",
     )
 
     @property
@@ -147,7 +195,7 @@ class LedgerSettings(_Section):
     url: str = Field(
         "sqlite:///resmeter-data/ledger.sqlite",
         repr=False,  # it may hold a password
-        description="SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
+        description="Ledger's SQLAlchemy URL: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
     )
 
     @field_serializer("url")
@@ -156,44 +204,58 @@ class LedgerSettings(_Section):
 
 
 class SinkSettings(_Section):
-    group: str = Field("resmeter-sink", description="the sink's consumer group")
-    http_host: str = Field("127.0.0.1", description="where /metrics and /health listen")
-    http_port: int = Field(9465, ge=0, le=65535, description="0: any free port")
-    batch_records_max: int = Field(
-        10_000, ge=1, le=1_000_000, description="usage records in one transaction"
+    group: str = Field("resmeter-sink", description="Consumer group of the sinks")
+    http_host: str = Field(
+        "127.0.0.1", description="Host on which a sink serves /metrics and /health"
     )
-    session_timeout_seconds: float = Field(10.0, ge=2, le=300, description="of the group")
+    http_port: int = Field(
+        9465, ge=0, le=65535, description="Port of /metrics and /health; 0 takes any free port"
+    )
+    batch_records_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="Maximum usage records in one transaction"
+    )
+    session_timeout_seconds: float = Field(
+        10.0, ge=2, le=300, description="Session timeout of the sinks' consumer group"
+    )
     flush_interval_seconds: float = Field(
-        60.0, gt=0, le=86400, description="between looks at what can be delivered"
+        60.0, gt=0, le=86400, description="Time between searches for usage to deliver"
     )
     deliveries_concurrent_max: int = Field(
-        16, ge=1, le=1000, description="calls to Stripe at once; one at a time for a customer"
+        16,
+        ge=1,
+        le=1000,
+        description="Maximum calls to Stripe at once; always one at a time for a customer",
     )
     retry_pause_seconds_max: float = Field(
-        60.0, gt=0, le=3600, description="the longest pause between two tries of a delivery"
+        60.0, gt=0, le=3600, description="Maximum pause between two attempts of a delivery"
     )
-    call_timeout_seconds: float = Field(30.0, gt=0, le=600, description="of one call to Stripe")
+    call_timeout_seconds: float = Field(
+        30.0, gt=0, le=600, description="Time limit of one call to Stripe"
+    )
 
 
 class StripeSettings(_Section):
-    api_key: SecretStr | None = Field(None, description="secret or restricted key")
+    api_key: SecretStr | None = Field(None, description="Stripe secret key or restricted key")
     base_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s;@]+$",  # it is shown: no name and password before an @
-        description="another address than Stripe's, such as that of `resmeter emulator`",
+        description="Address used instead of Stripe's, for example of `resmeter emulator`",
     )
 
 
 class EmulatorSettings(_Section):
     control_token: SecretStr | None = Field(
-        None, description="what /_emulator asks for; without one it answers on loopback only"
+        None,
+        description="Token that /_emulator requires; without a token it is open on loopback only",
     )
 
 
 class LogSettings(_Section):
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least shown")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged: debug, info, warning, error"
+    )
     format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto: columns on a terminal, JSON elsewhere"
+        "auto", description="Log format; auto is columns on a terminal and JSON elsewhere"
     )
 
 
@@ -209,7 +271,7 @@ class Settings(BaseSettings):
     )
 
     config: Path | None = Field(
-        None, description="the TOML file that maps tenants to customers and policies"
+        None, description="TOML file that maps tenants to Stripe customers and policies"
     )
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()

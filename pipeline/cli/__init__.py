@@ -1,12 +1,30 @@
-"""Commands: each builds, runs and reports; none decides.
+"""The command line: one file a command, each of options, one call and what it prints.
 
-One file a command. A command's module is imported when the command is called, so that
-`resmeter decide` does not pay for Faust.
+The work is done elsewhere (`replay`, `ledger`, `kafka`, `stream`, `sink`, `dev`), by functions that
+take values and return values, so that another face can call them too. A command decides nothing: it
+turns words into values, calls, and renders the result as a table, as JSON or as a sentence.
+
+What all commands have in common:
+
+1. Data goes to standard output, one JSON object a line or a table; everything else goes to standard
+   error. A pipe never sees a progress bar or a warning.
+2. The exit status is 0 done, 1 failed, 2 bad usage or configuration, 3 found something: rejected
+   lines, findings, a plan that is not empty.
+3. What changes a bill shows first what it would do: `rebill plan`, `dlq redrive` without --apply.
+4. Tables fit 80 columns for names of usual length. Where they do not, lines wrap; no figure is cut.
+5. Ids and outcomes come from other programs: `output` makes them safe to print.
+
+`options` has the options that several commands share, `output` what prints, `files` what reads the
+files a user names. A command's module is imported when the command is called, so that `resmeter
+decide` does not wait for Faust.
+
+The package holds no rules and no queries, and nothing else in `pipeline` imports it.
 """
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import click
 from click import Command, Context, Group
@@ -14,38 +32,49 @@ from click import Command, Context, Group
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, ResmeterError
 
-# In the order in which a newcomer meets them.
-COMMANDS = {
-    "demo": "Run everything once, over 200 real support conversations.",
-    "settings": "List the settings: variable, default, meaning.",
-    "topics": "Create or check the Kafka topics.",
-    "ledger": "Create or upgrade the ledger's tables.",
-    "check": "Check settings, policies, broker, ledger and Stripe key, all at once.",
-    "produce": "Write events from files to the events topic.",
-    "worker": "Decide: read events, write usage records.",
-    "sink": "Bill: read usage records, keep the ledger, deliver to Stripe.",
-    "usage": "Show what is owed, billed and pending.",
-    "audit": "Hold the ledger against the log, decided anew.",
-    "rebill": "Plan corrections of the ledger, and apply a plan.",
-    "explain": "Show the receipt of one conversation.",
-    "dlq": "List, show and send again the dead letters.",
-    "decide": "Decide over files of events, without Kafka.",
-    "emulator": "Run a stand-in for Stripe's billing API.",
-    "kafka": "Run a real Kafka broker out of wheels, for development.",
+# Grouped by who uses them; within a group in the order in which a newcomer meets them.
+SECTIONS = {
+    "Chat services": {
+        "produce": "Write events from files to the events topic.",
+        "decide": "Decide over events in files, without Kafka.",
+        "dlq": "List, show and redrive dead letters: events that were rejected.",
+    },
+    "Operators": {
+        "settings": "List every setting: variable, default, meaning.",
+        "topics": "Create or check the Kafka topics.",
+        "ledger": "Create, upgrade or check the ledger's tables.",
+        "check": "Check settings, tenants, broker, ledger and Stripe key at once.",
+        "worker": "Run a worker: read events, decide, write usage records.",
+        "sink": "Run a sink: store usage records in the ledger, deliver to Stripe.",
+    },
+    "Billing": {
+        "usage": "Show what is owed, billed and pending.",
+        "explain": "Show the receipt of one conversation.",
+        "audit": "Recompute every decision and compare it with ledger and Stripe.",
+        "rebill": "Plan corrections of the ledger, and apply a plan.",
+    },
+    "Development": {
+        "demo": "Run everything once, on 200 real support conversations.",
+        "emulator": "Run a stand-in for Stripe's billing API.",
+        "kafka": "Run a real Kafka broker, without Docker or Java.",
+    },
 }
+COMMANDS = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 DONE, FAILED, MISUSED, FOUND = 0, 1, 2, 3
 
 
-def port_option(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option of a command that listens."""
-    return click.option(
-        "--port",
-        type=click.IntRange(0, 65535),
-        default=default,
-        show_default=True,
-        help="0: any free one.",
-    )
+class CommandGroup(Group):
+    """A group that lists its commands with whole sentences, however narrow the terminal is."""
+
+    def format_commands(self, ctx: Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                rows.append((name, command.get_short_help_str(limit=1_000)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 class _Commands(Group):
@@ -60,13 +89,18 @@ class _Commands(Group):
         return command
 
     def format_commands(self, ctx: Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        width = max(map(len, COMMANDS))
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
+
+
+_CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=_CONTEXT,
     epilog="Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 found something.",
 )
 @click.version_option(__version__, prog_name="resmeter")
@@ -75,14 +109,15 @@ def cli() -> None:
 
     \b
     First time:            resmeter demo
-    Set it up:             resmeter topics create; resmeter ledger upgrade; resmeter check
+    Set it up:             resmeter topics create; resmeter ledger upgrade;
+                           resmeter check
     Run it:                resmeter worker; resmeter sink
     "Why was I billed?":   resmeter explain TENANT CONVERSATION
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line, or these arguments; every known error becomes a clear message and an exit status."""
+    """Run the command line; turn every known error into a message and an exit status."""
     try:
         cli(arguments, standalone_mode=True)
     except ConfigurationError as error:

@@ -9,16 +9,17 @@ import click
 from pipeline import logs
 from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.cli import MISUSED
+from pipeline.cli.output import count_of
 from pipeline.config import Settings, load_valid_settings, unknown_variables
 from pipeline.errors import ConfigurationError, UnavailableError
 
 
 @click.command("check")
 def command() -> None:
-    """Check settings, tenant file and policies, broker, ledger and Stripe key, all at once.
+    """Check settings, tenant file and policies, broker, ledger and Stripe key at once.
 
-    Every problem is listed with what to do about it; the exit status is then 2. Nothing is
-    changed anywhere.
+    Every problem is listed with what to do about it, and the exit status is 2. The check changes
+    nothing.
 
     \b
     Example:
@@ -28,42 +29,42 @@ def command() -> None:
     logs.configure(settings.log)
     _show("settings", [] if problems else ["every variable is valid"], problems)
     for unknown in unknown_variables():
-        # No problem: the tenant file may name it.
+        # Not a problem: the tenant file may name it.
         click.echo(f"-  settings: {unknown}", err=True)
     count = len(problems)
     for section, name, check in _checks(settings):
         if section in wrong:
-            click.echo(f"-  {name}: not looked at, as its settings are wrong", err=True)
+            click.echo(f"-  {name}: not checked, because its settings are wrong", err=True)
             continue
         facts: list[str] = []
         try:
-            found = check(facts)
+            problems = check(facts)
         except ConfigurationError as error:
-            found = list(error.problems)
+            problems = list(error.problems)
         except UnavailableError as error:
-            found = [str(error)]
-        _show(name, facts, found)
-        count += len(found)
+            problems = [str(error)]
+        _show(name, facts, problems)
+        count += len(problems)
     if count:
-        click.echo(f"error: {count} problem{'s' if count > 1 else ''} to solve", err=True)
+        click.echo(f"error: {count_of(count, 'problem')} to solve", err=True)
         sys.exit(MISUSED)
 
 
-Check = Callable[[list[str]], list[str]]  # takes where to put facts, returns problems
+Check = Callable[[list[str]], list[str]]  # adds facts to its argument, returns problems
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
     tenants: list[Tenants] = []
 
     def tenant_file(facts: list[str]) -> list[str]:
-        found = load_tenants(settings.config)
-        tenants.append(found)
+        loaded = load_tenants(settings.config)
+        tenants.append(loaded)
         facts.append(
-            f"{settings.config}: {len(found.customers)} tenants with a Stripe customer"
+            f"{settings.config}: {count_of(len(loaded.customers), 'tenant')} with a Stripe customer"
             if settings.config
-            else "RESMETER_CONFIG is not set: fin-2026 for everyone, and nobody is billed"
+            else "RESMETER_CONFIG is not set: every tenant has the policy fin-2026, none is billed"
         )
-        return found.problems_in_worker(settings.worker.seal_after_ms)
+        return loaded.problems_in_worker(settings.worker.seal_after_ms)
 
     def broker(facts: list[str]) -> list[str]:
         from pipeline.kafka.topics import TopicAdmin
@@ -83,9 +84,9 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
     def stripe(facts: list[str]) -> list[str]:
         from pipeline.sink.stripe.account import check_account
 
-        found = tenants[0] if tenants else load_tenants(None)
+        known = tenants[0] if tenants else load_tenants(None)
         return asyncio.run(
-            check_account(settings.stripe, found.customers, found.event_names, facts.append)
+            check_account(settings.stripe, known.customers, known.event_names, facts.append)
         )
 
     yield "config", "tenant file", tenant_file

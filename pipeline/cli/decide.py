@@ -4,32 +4,15 @@ import sys
 from pathlib import Path
 
 import click
-import orjson
 
 from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
-from pipeline.cli.output import visible
+from pipeline.cli.options import TIME
+from pipeline.cli.output import print_rejected
 from pipeline.errors import ConfigurationError
-from pipeline.events.times import parse_time
 from pipeline.replay.decide import Histories, decide_line
 from pipeline.resolve.policy import Timeline
-
-
-class Time(click.ParamType):
-    """An RFC 3339 time, as milliseconds."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            return parse_time(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command("decide")
@@ -41,39 +24,45 @@ class Time(click.ParamType):
     metavar="NAME_OR_FILE",
     help=f"A preset ({', '.join(PRESETS)}) or a TOML file.",
 )
-@click.option("--as-of", type=Time(), required=True, help="Up to when silence counts (RFC 3339).")
+@click.option(
+    "--as-of",
+    type=TIME,
+    required=True,
+    metavar="TIME",
+    help="The time up to which silence counts: 2026-06-13, or an RFC 3339 time.",
+)
 def command(files: tuple[str, ...], policy: str, as_of: int) -> None:
-    """Decide over events in files, one JSON object a line; print one a conversation.
+    """Decide over events in files, without Kafka: read one event a line, print one conversation a line.
 
-    FILE may be `-`, a .gz or a .zst. Lines that are no events go to standard error, each with its
-    reason, and the exit status is 3.
+    FILE may be `-` (standard input), a .gz or a .zst file. Lines that are not valid events are
+    listed on standard error with the reason, and the exit status is 3.
 
     \b
     Example:
       resmeter decide events.ndjson --as-of 2026-06-13T09:00:00Z
-      zcat old.gz | resmeter decide - --policy zendesk-2026 --as-of 2026-06-13T09:00:00Z
+      cat old.ndjson | resmeter decide - --policy zendesk-2026 --as-of 2026-06-13
     """
     timeline = read_timeline(policy)
     histories = Histories()
     rejected = 0
     for path, number, line in read_lines(files):
-        found = histories.add(line)
-        if found is not None:
+        reason = histories.add(line)
+        if reason is not None:
             rejected += 1
-            report_rejected(path, number, found.reason, found.detail, named=len(files) > 1)
+            print_rejected(path, number, reason, named=len(files) > 1)
     out = sys.stdout.buffer
-    for tenant_id, conversation, history in histories:
-        out.write(decide_line(tenant_id, conversation, history, timeline, as_of) + b"\n")
+    for tenant_id, conversation_id, history in histories:
+        out.write(decide_line(tenant_id, conversation_id, history, timeline, as_of) + b"\n")
     out.flush()
     if rejected:
         sys.exit(FOUND)
 
 
 def read_timeline(policy: str) -> Timeline:
-    """Return the policy of a preset's name or of a file.
+    """Return the timeline of one policy: a preset's name, or a file.
 
     Raises:
-        ConfigurationError: there is no such policy, or it is wrong.
+        ConfigurationError: there is no such policy, or it is not valid.
     """
     if policy in PRESETS:
         return Timeline([preset(policy)])
@@ -84,11 +73,3 @@ def read_timeline(policy: str) -> Timeline:
             [f"policy: {policy!r} is neither a preset ({', '.join(PRESETS)}) nor a file: {error}"]
         ) from None
     return Timeline(read_policies({policy: text}))
-
-
-def report_rejected(path: str, number: int, reason: str, detail: str, *, named: bool) -> None:
-    """Tell on standard error, as one line of JSON, why a line is no event."""
-    line = {"line": number, "reason": reason, "detail": detail}
-    if named:
-        line = {"file": path, **line}
-    click.echo(visible(orjson.dumps(line).decode()), err=True)

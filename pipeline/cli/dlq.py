@@ -1,129 +1,133 @@
 """`resmeter dlq`."""
 
 import sys
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 import orjson
-from confluent_kafka import Message
-from rich.table import Table
 
-from pipeline import logs
-from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import load_tenants
-from pipeline.cli import FOUND
-from pipeline.cli.decide import Time
-from pipeline.cli.output import as_written, print_table, progress, visible
-from pipeline.config import Settings, load_settings
-from pipeline.events.model import REASONS
-from pipeline.events.times import format_time, is_within
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
-from pipeline.kafka.writer import Writer
-from pipeline.replay.redrive import (
-    NOT_LEFT,
-    Count,
-    Letter,
-    counts,
-    headers_again,
-    judge,
-    read_letter,
+from pipeline.cli import FOUND, CommandGroup
+from pipeline.cli.options import (
+    TimeRange,
+    configured,
+    json_option,
+    limit_option,
+    time_range_options,
 )
+from pipeline.cli.output import count_of, print_text, progress, visible
+from pipeline.events.model import REASONS
+from pipeline.events.times import format_time
+from pipeline.replay.deadletters import (
+    Letter,
+    Position,
+    ReasonCount,
+    Selection,
+    count_by_reason,
+    find_letters,
+    read_letters,
+)
+from pipeline.replay.redrive import redrive as redrive_letters
 
 _SHOWN_BYTES_MAX = 2_000
-_SHOWN_CHARACTERS_MAX = 80  # of a detail, in the list
+_EXAMPLE_CHARACTERS_MAX = 160  # of a detail, in the list
+_REASON_COLUMNS = max(map(len, REASONS))
 
 
-@click.group("dlq")
+@click.group("dlq", cls=CommandGroup)
 def command() -> None:
-    """Look at dead letters, and send again what can be taken by now.
+    """List and show dead letters, and redrive those that are accepted now.
 
-    A dead letter is a record of the events topic that is no event: its bytes, the reason, and
-    where it came from.
+    A dead letter is a record of the events topic that is not a valid event: its bytes, the reason,
+    and where it came from. To redrive it is to send it to the events topic again, once its cause is
+    fixed.
 
     \b
-    resmeter dlq list
-    resmeter dlq show 0:1742
-    resmeter dlq redrive --reason unknown_type            # what would be sent
-    resmeter dlq redrive --reason unknown_type --apply
+    Example:
+      resmeter dlq list
+      resmeter dlq show 0:1742
+      resmeter dlq redrive --reason unknown_type          # what would be sent
+      resmeter dlq redrive --reason unknown_type --apply
     """
 
 
-def _selection(function: Any) -> Any:
-    for option in (
-        click.option("--to", "to_ms", type=Time(), help="Written before this time."),
-        click.option("--from", "from_ms", type=Time(), help="Written at this time or later."),
-        click.option(
-            "--reason", "reasons", multiple=True, type=click.Choice(REASONS), help="Of this alone."
-        ),
-    ):
-        function = option(function)
-    return function
+_reason_option: Callable[[Any], Any] = click.option(
+    "--reason",
+    "reasons",
+    multiple=True,
+    type=click.Choice(REASONS),
+    metavar="REASON",
+    help="Only this reason, as `resmeter dlq list` names it. Can be repeated.",
+)
 
 
 @command.command("list")
-@_selection
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_(
-    reasons: tuple[str, ...], from_ms: int | None, to_ms: int | None, *, as_json: bool
-) -> None:
-    """Count dead letters by reason."""
-    settings = _settings()
-    with _letters(settings, reasons, from_ms, to_ms) as letters:
-        found = counts(letters)
+@_reason_option
+@time_range_options("dead letters written")
+@json_option("Print one JSON object a line.")
+def list_(reasons: tuple[str, ...], time_range: TimeRange, *, as_json: bool) -> None:
+    """Count dead letters by reason, and show the newest of each.
+
+    \b
+    Example:
+      resmeter dlq list --from 2026-11-26
+      resmeter dlq list --json | jq 'select(.letters > 100)'
+    """
+    settings = configured()
+    topic = settings.topics.dead_letters
+    with progress(f"reading {topic}") as on_record:
+        selection = Selection(frozenset(reasons), *time_range)
+        counts = count_by_reason(read_letters(settings, selection, on_record))
     if as_json:
-        for reason, count in sorted(found.items()):
-            click.echo(
-                orjson.dumps(
-                    {
-                        "reason": reason,
-                        "letters": count.letters,
-                        "first": format_time(count.first),
-                        "last": format_time(count.last),
-                        "tenants": sorted(count.tenants),
-                        "example": count.example,
-                        "place": _told_place(count.place),
-                    }
-                )
-            )
+        for reason, count in sorted(counts.items()):
+            click.echo(orjson.dumps(_members(reason, count)))
         return
-    print_table(counted(found))
-    if not found:
-        click.echo(f"{settings.topics.dead_letters} holds no such dead letter", err=True)
+    for line in listed(counts):
+        print_text(line, "    ")
+    if not counts:
+        filtered = bool(reasons) or time_range != (None, None)
+        click.echo(f"{topic} has no {'such ' if filtered else ''}dead letter", err=True)
 
 
-def counted(found: Mapping[str, Count]) -> Table:
-    """Return a row for each reason, those with the most letters first."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("reason", "letters", "first", "last", "tenants", "newest", "which says"):
-        table.add_column(name, justify="right" if name == "letters" else "left")
-    for reason, count in sorted(found.items(), key=lambda item: -item[1].letters):
-        table.add_row(
-            reason,
-            str(count.letters),
-            format_time(count.first),
-            format_time(count.last),
-            str(len(count.tenants)),
-            _told_place(count.place),
-            as_written(count.example[:_SHOWN_CHARACTERS_MAX]),
-        )
-    return table
+def _members(reason: str, count: ReasonCount) -> dict[str, object]:
+    return {
+        "reason": reason,
+        "letters": count.letters,
+        "first": format_time(count.first),
+        "last": format_time(count.last),
+        "tenants": sorted(count.tenants),
+        "example": count.example,
+        "place": _position(count.position),
+    }
 
 
-def _told_place(place: tuple[int, int]) -> str:
-    return f"{place[0]}:{place[1]}"
+def listed(counts: Mapping[str, ReasonCount]) -> Iterator[str]:
+    """Yield a header and, for each reason, its figures and its newest; the most frequent first."""
+    if counts:
+        yield f"{'reason':<{_REASON_COLUMNS}}  letters  {'first':<20}  last"
+    for reason, count in sorted(counts.items(), key=lambda item: -item[1].letters):
+        first, last = _seconds(count.first), _seconds(count.last)
+        yield f"{reason:<{_REASON_COLUMNS}}  {count.letters:>7}  {first}  {last}"
+        tenants = count_of(len(count.tenants), "tenant")
+        example = count.example[:_EXAMPLE_CHARACTERS_MAX]
+        yield f"    {tenants}; newest {_position(count.position)}: {example}"
 
 
-class _Place(click.ParamType):
+def _seconds(ms: int) -> str:
+    return f"{format_time(ms)[:19]}Z"
+
+
+def _position(position: Position) -> str:
+    return f"{position[0]}:{position[1]}"
+
+
+class _PositionType(click.ParamType):
     name = "partition:offset"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
+    ) -> Position:
         partition, _, offset = str(value).partition(":")
         if not (partition.isdecimal() and offset.isdecimal()):
             self.fail(f"{value} is not PARTITION:OFFSET such as 0:1742", param, ctx)
@@ -131,160 +135,105 @@ class _Place(click.ParamType):
 
 
 @command.command("show")
-@click.argument("places", nargs=-1, required=True, type=_Place(), metavar="PARTITION:OFFSET...")
-@click.option("--raw", is_flag=True, help="The original value alone, byte for byte.")
-def show(places: tuple[tuple[int, int], ...], *, raw: bool) -> None:
-    """Show dead letters whole: why, where from, and the original bytes.
+@click.argument(
+    "positions", nargs=-1, required=True, type=_PositionType(), metavar="PARTITION:OFFSET..."
+)
+@click.option("--raw", is_flag=True, help="Print only the original value, byte for byte.")
+def show(positions: tuple[Position, ...], *, raw: bool) -> None:
+    """Show dead letters: the reason, the origin and the original bytes.
 
-    They may hold what customers said. PARTITION:OFFSET is the place in the dead-letter topic;
-    `resmeter dlq list` names the newest of each reason.
+    The bytes may contain what customers wrote. PARTITION:OFFSET is a place in the dead-letter
+    topic; `resmeter dlq list` names the newest of each reason.
+
+    \b
+    Example:
+      resmeter dlq show 0:1742
+      resmeter dlq show 0:1742 --raw | jq .
     """
-    settings = _settings()
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
-    try:
-        for place in places:
-            letter = _letter_at(source, place)
-            if letter is None:
-                raise click.UsageError(
-                    f"{settings.topics.dead_letters} has nothing at {place[0]}:{place[1]}"
-                )
-            if raw:
-                sys.stdout.buffer.write(letter.value or b"")
-            else:
-                _show(letter)
-    finally:
-        source.close()
+    settings = configured()
+    for position, letter in find_letters(settings, positions):
+        if letter is None:
+            raise click.UsageError(
+                f"{settings.topics.dead_letters} has no record at {_position(position)}"
+            )
+        if raw:
+            sys.stdout.buffer.write(letter.value or b"")
+        else:
+            _print_letter(letter)
 
 
-def _letter_at(source: Source, place: tuple[int, int]) -> Letter | None:
-    low, high = source.bounds.get(place[0], (0, 0))
-    if not low <= place[1] < high:
-        return None
-    message = next(source.records({place[0]: place[1]}), None)
-    return None if message is None or message.offset() != place[1] else _letter(message)
-
-
-def _show(letter: Letter) -> None:
-    click.echo(f"dead letter  {letter.place[0]}:{letter.place[1]}, {format_time(letter.at)}")
+def _print_letter(letter: Letter) -> None:
+    click.echo(f"dead letter  {_position(letter.position)}, {format_time(letter.at)}")
     click.echo(f"reason       {letter.reason or 'unknown'}: {visible(letter.detail)}")
     if letter.origin is not None:
         topic, partition, offset = letter.origin
         arrived = "" if letter.arrived is None else f", arrived {format_time(letter.arrived)}"
         click.echo(f"origin       {topic}[{partition}] offset {offset}{arrived}")
-    click.echo(f"key          {'absent' if letter.key is None else _shown(letter.key)}")
+    click.echo(f"key          {_content(letter.key)}")
     for name, content in letter.headers:
-        click.echo(f"header       {visible(name)}: {_shown(content or b'')}")
+        click.echo(f"header       {visible(name)}: {_content(content or b'')}")
     if letter.redrives:
-        click.echo(f"sent again   {letter.redrives} times")
+        click.echo(f"redriven     {count_of(letter.redrives, 'time')}")
     if letter.cut:
-        click.echo(f"cut          {letter.cut} bytes in the events topic")
-    click.echo(f"value        {'absent' if letter.value is None else _shown(letter.value)}")
+        click.echo(f"truncated    {letter.cut} bytes in the events topic")
+    click.echo(f"value        {_content(letter.value)}")
     click.echo()
 
 
-def _shown(content: bytes) -> str:
+def _content(content: bytes | None) -> str:
+    if content is None:
+        return "absent"
     text = visible(content[:_SHOWN_BYTES_MAX].decode("utf-8", "backslashreplace"))
-    left = len(content) - _SHOWN_BYTES_MAX
-    return f"{text} ... and {left} bytes (--raw shows all)" if left > 0 else text
+    more = len(content) - _SHOWN_BYTES_MAX
+    return f"{text} ... and {more} more bytes (--raw prints all)" if more > 0 else text
 
 
 @command.command("redrive")
-@_selection
+@_reason_option
+@time_range_options("dead letters written")
 @click.option(
-    "--rate", default=1_000.0, show_default=True, type=click.FloatRange(min=0.1), help="A second."
+    "--rate",
+    default=1_000.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    metavar="NUMBER",
+    help="Maximum records per second.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
-@click.option("--apply", is_flag=True, help="Send; without it, nothing is sent.")
+@limit_option("Send at most this many.")
+@click.option("--apply", is_flag=True, help="Send them. Without --apply, nothing is sent.")
 def redrive(
     reasons: tuple[str, ...],
-    from_ms: int | None,
-    to_ms: int | None,
+    time_range: TimeRange,
     rate: float,
     limit: int | None,
     *,
     apply: bool,
 ) -> None:
-    """Send dead letters again, once their cause is gone.
+    """Send dead letters to the events topic again, once their cause is fixed.
 
-    They go into the events topic the normal way: key, bytes and headers as they were, arriving now.
-    What the present rules would refuse again is left. To repeat it is safe: an event that is there
-    already counts once. Exit status 3: some are left.
+    Key, bytes and headers are as they were; the record arrives now. Dead letters that today's rules
+    would reject again are left. It is safe to repeat: an event that was already accepted counts
+    once. Exit status 3: some are left.
+
+    \b
+    Example:
+      resmeter dlq redrive --reason unknown_type          # what would be sent
+      resmeter dlq redrive --reason unknown_type --apply --rate 200
     """
-    settings = _settings()
-    keys = load_keys(load_tenants(settings.config).producers)
-    now = int(time.time() * 1000)
-    verdicts: Counter[str] = Counter()
-    chosen: list[Letter] = []
-    with _letters(settings, (), from_ms, to_ms) as letters:
-        for verdict in judge(letters, frozenset(reasons), now, keys):
-            if not verdict.why_not and (limit is None or len(chosen) < limit):
-                chosen.append(verdict.letter)
-            else:
-                verdicts[verdict.why_not or "beyond --limit"] += 1
-    if apply:
-        _send(settings, chosen, rate)
+    settings = configured()
+    with progress("redriving") as on_record:
+        result = redrive_letters(
+            settings,
+            load_tenants(settings.config),
+            Selection(frozenset(reasons), *time_range),
+            records_per_second=rate,
+            limit=limit,
+            apply=apply,
+            on_record=on_record,
+        )
     done = f"sent to {settings.topics.events}" if apply else "would be sent; --apply sends"
-    click.echo(f"{len(chosen)} {done}")
-    for why, number in verdicts.most_common():
-        click.echo(f"{number} left: {why}")
-    if verdicts.keys() - NOT_LEFT:
+    click.echo(f"{result.sent:,} {done}")
+    for why, number in result.left.most_common():
+        click.echo(f"{number:,} left: {why}")
+    if not result.is_complete:
         sys.exit(FOUND)
-
-
-def _send(settings: Settings, letters: list[Letter], rate: float) -> None:
-    topic = settings.topics.events
-    began = time.monotonic()
-    with (
-        progress(f"to {topic}", len(letters)) as advance,
-        Writer(kafka_client_options(settings.kafka), topic) as writer,
-    ):
-        for number, letter in enumerate(letters):
-            # No timestamp of old: it arrives when it arrives, or a window that is long over
-            # would be counted by a clock that has moved on.
-            if not writer.write(letter.key, letter.value, headers_again(letter)):
-                return
-            writer.wait(max(0.0, number / rate - (time.monotonic() - began)))
-            advance()
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    logs.configure(settings.log)
-    return settings
-
-
-@contextmanager
-def _letters(
-    settings: Settings, reasons: tuple[str, ...], from_ms: int | None, to_ms: int | None
-) -> Iterator[Iterator[Letter]]:
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
-    try:
-        with progress(f"reading {source.topic}", source.size) as advance:
-            yield (
-                letter
-                for letter in map(_letter, _told(source.records(), advance))
-                if (not reasons or letter.reason in reasons)
-                and is_within(letter.at, from_ms, to_ms)
-            )
-    finally:
-        source.close()
-
-
-def _letter(message: Message) -> Letter:
-    headers: Any = message.headers() or []
-    return read_letter(
-        (message.partition() or 0, message.offset() or 0),
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        headers,
-    )
-
-
-def _told(messages: Iterator[Message], advance: Any) -> Iterator[Message]:
-    for message in messages:
-        advance()
-        yield message

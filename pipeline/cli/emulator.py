@@ -6,29 +6,35 @@ from pathlib import Path
 import click
 
 from pipeline.catalog.tenants import load_tenants
-from pipeline.cli import port_option
-from pipeline.cli.decide import Time
+from pipeline.cli.options import TIME, port_option
 from pipeline.config import load_settings
 from pipeline.dev.emulator.server import Clock, Emulator, run
 from pipeline.dev.emulator.state import State
 
 
 @click.command("emulator")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @port_option(12111)
 @click.option(
     "--tenants",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Begin with the customers and meters that this tenant file names.",
+    help="Start with the customers and meters that this tenant file names.",
 )
-@click.option("--clock", type=Time(), help="Begin at this time (RFC 3339), not at the host's.")
-@click.option("--api-key", metavar="KEY", help="Take this key alone, not any sk_test_ or rk_test_.")
+@click.option(
+    "--clock",
+    type=TIME,
+    metavar="TIME",
+    help="Start at this time (2026-11-01, or RFC 3339) instead of now.",
+)
+@click.option(
+    "--api-key", metavar="KEY", help="Accept only this key; otherwise any sk_test_ or rk_test_ key."
+)
 @click.option(
     "--rate-limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="CALLS",
-    help="Calls a second; 429 beyond.",
+    help="Answer 429 above this many calls per second.",
 )
 def command(
     host: str,
@@ -38,16 +44,17 @@ def command(
     api_key: str | None,
     rate_limit: float | None,
 ) -> None:
-    """Run a stand-in for Stripe's billing API, in memory, until told to stop.
+    """Run a stand-in for Stripe's billing API, in memory, until you stop it.
 
-    Customers, meters, meter events and their summaries, with the limits, duplicates and errors of
-    the real one. /_emulator/sums shows what was counted; /_emulator answers to this machine alone,
-    or to whoever has the token of RESMETER_EMULATOR__CONTROL_TOKEN.
+    It has customers, meters, meter events and their summaries, with the limits, duplicates and
+    errors of the real API. /_emulator/sums shows what was counted. /_emulator is open to this
+    machine only, or to clients with the token in RESMETER_EMULATOR__CONTROL_TOKEN.
 
     \b
     Example:
       resmeter emulator --tenants resmeter.toml &
-      export RESMETER_STRIPE__BASE_URL=http://127.0.0.1:12111 RESMETER_STRIPE__API_KEY=sk_test_x
+      export RESMETER_STRIPE__BASE_URL=http://127.0.0.1:12111
+      export RESMETER_STRIPE__API_KEY=sk_test_x
       resmeter sink
     """
     token = load_settings().emulator.control_token
@@ -65,6 +72,6 @@ def command(
     )
 
     def ready(base_url: str) -> None:
-        click.echo(f"the emulator is ready at {base_url} (Ctrl-C ends it)", err=True)
+        click.echo(f"the emulator is ready at {base_url} (Ctrl-C stops it)", err=True)
 
     asyncio.run(run(emulator, host, port, ready))

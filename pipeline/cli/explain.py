@@ -1,52 +1,43 @@
 """`resmeter explain`."""
 
 import shutil
-import textwrap
 from collections.abc import Iterator
 
 import click
 import msgspec
 
-from pipeline import logs
-from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FAILED
-from pipeline.cli.output import visible
-from pipeline.config import load_settings
-from pipeline.ledger import open_ledger, reports
+from pipeline.cli.options import json_option, opened
+from pipeline.cli.output import TEXT_COLUMNS_MIN, visible, wrapped
+from pipeline.ledger import reports
 from pipeline.ledger.receipt import Explanation, explain
 from pipeline.ledger.receipt_text import render
 
-COLUMNS_MIN = 60
 LABEL_COLUMNS = 13
 
 
 @click.command("explain")
 @click.argument("tenant_id", metavar="TENANT")
 @click.argument("conversation", metavar="CONVERSATION")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@json_option("Print one JSON object.")
 @click.pass_context
 def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: bool) -> None:
     """Show the receipt of one conversation: every charge and correction, and why.
 
-    Each with its evidence, its policy, where it lies in Kafka, and how it reached Stripe.
+    Each has its evidence, its policy, its place in Kafka, and how it reached Stripe.
 
     \b
-    resmeter explain acme c-1042
-    resmeter explain acme c-1042 --json | jq '.records[].reason'
+    Example:
+      resmeter explain acme c-1042
+      resmeter explain acme c-1042 --json | jq '.records[].reason'
     """
-    settings = load_settings()
-    logs.configure(settings.log)
-    tenants = load_tenants(settings.config)
-    ledger = open_ledger(settings.ledger.url)
-    try:
+    with opened() as (_, tenants, ledger):
         receipts = reports.receipts(ledger, tenant_id, conversation)
-    finally:
-        ledger.close()
     if not receipts:
         click.echo(
-            f"error: the ledger {ledger.redacted_url} holds no usage record of conversation "
-            f"{conversation!r} of tenant {tenant_id!r}: nothing of it has been charged so far, or "
-            "the sink has not read it yet",
+            f"error: the ledger {ledger.redacted_url} has no usage record of conversation "
+            f"{conversation!r} of tenant {tenant_id!r}: it has not been charged, or the sink has "
+            "not read the record yet",
             err=True,
         )
         ctx.exit(FAILED)
@@ -59,12 +50,6 @@ def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: b
 
 
 def laid_out(explanation: Explanation, columns: int) -> Iterator[str]:
-    """Yield the lines of the receipt, broken to fit and to stay below their labels."""
+    """Yield the lines of the receipt, wrapped and indented below their labels."""
     for line in render(explanation):
-        yield textwrap.fill(
-            visible(line),
-            max(columns, COLUMNS_MIN),
-            subsequent_indent=" " * LABEL_COLUMNS,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        yield wrapped(line, max(columns, TEXT_COLUMNS_MIN), " " * LABEL_COLUMNS)

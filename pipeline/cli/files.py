@@ -1,4 +1,4 @@
-"""This file reads lines from the paths that a user would expect to work."""
+"""Read lines from plain files, .gz and .zst files, and standard input."""
 
 import gzip
 import io
@@ -14,18 +14,8 @@ import zstandard
 from pipeline.errors import UnavailableError
 
 _LINE_BYTES_MAX = 16 * 1024 * 1024
-# Of a packed file at once: a byte may unpack to 30,000, all of which are held in memory.
+# Read from a packed file at once: one byte may unpack to 30,000, all of them in memory.
 _CHUNK_BYTES = 4 * 1024
-
-
-def size_of(paths: tuple[str, ...]) -> int | None:
-    """Return the bytes of all files together, or None where one is standard input or packed."""
-    total = 0
-    for path in paths:
-        if path == "-" or path.endswith((".gz", ".zst")) or not Path(path).is_file():
-            return None
-        total += Path(path).stat().st_size
-    return total
 
 
 def read_lines(paths: tuple[str, ...]) -> Iterator[tuple[str, int, bytes]]:
@@ -66,13 +56,13 @@ def _opened(path: str) -> Iterator[IO[bytes]]:
 
 
 class _Unpacked(io.RawIOBase):
-    """A .zst file unpacked; unlike the library's reader it tells a file that was cut off."""
+    """An unpacked .zst file. Unlike the library's reader, it detects a truncated file."""
 
     def __init__(self, packed: IO[bytes]) -> None:
         self._packed = packed
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._left = memoryview(b"")
-        self._is_within = False  # a frame that has begun and not ended
+        self._is_within = False  # a frame has begun and not ended
 
     def readable(self) -> bool:
         return True
@@ -86,10 +76,10 @@ class _Unpacked(io.RawIOBase):
             chunk = chunk or self._packed.read(_CHUNK_BYTES)
             if not chunk:
                 if self._is_within:
-                    raise EOFError("the file is cut off: its last frame does not end")
+                    raise EOFError("the file is truncated: its last frame does not end")
                 return 0
             self._is_within = True
-            # A view: cutting bytes off its front copies none of what is left.
+            # A view: taking bytes off its front copies nothing.
             self._left = memoryview(self._frame.decompress(chunk))
             self._is_within = not self._frame.eof
         count = min(len(buffer), len(self._left))

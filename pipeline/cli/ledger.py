@@ -2,39 +2,46 @@
 
 import click
 
-from pipeline import logs
-from pipeline.config import load_settings
+from pipeline.cli import CommandGroup
+from pipeline.cli.options import configured
 from pipeline.ledger import open_ledger, redacted, upgrade
 
 
-@click.group("ledger")
+@click.group("ledger", cls=CommandGroup)
 def command() -> None:
-    """Create or upgrade the ledger's tables.
+    """Create, upgrade or check the ledger's tables.
 
-    RESMETER_LEDGER__URL says where the ledger is: SQLite by default, PostgreSQL by
+    RESMETER_LEDGER__URL says where the ledger is: SQLite by default; for PostgreSQL,
     postgresql+psycopg://USER@HOST/DB.
+
+    \b
+    Example:
+      resmeter ledger upgrade
     """
 
 
 @command.command("upgrade")
 def _upgrade() -> None:
-    """Bring the tables to this version; does nothing where they are.
+    """Create the tables, or upgrade them to this version. Safe to repeat.
 
     \b
-    Run it before a new version of worker and sink starts:
+    Run it before you start a new version of worker and sink:
       resmeter ledger upgrade
     """
-    settings = load_settings()
-    logs.configure(settings.log)
+    settings = configured()
     upgrade(settings.ledger.url)
     click.echo(f"the ledger {redacted(settings.ledger.url)} is ready")
 
 
 @command.command("check")
 def _check() -> None:
-    """Check that the ledger is there, with the tables of this version."""
-    settings = load_settings()
-    logs.configure(settings.log)
+    """Check that the ledger can be opened and has the tables of this version.
+
+    \b
+    Example:
+      resmeter ledger check && resmeter sink
+    """
+    settings = configured()
     ledger = open_ledger(settings.ledger.url)
     ledger.close()
     click.echo(f"the ledger {ledger.redacted_url} is ready")

@@ -1,20 +1,28 @@
-"""This file shows things on a terminal, and makes the text of others safe for it.
+"""Print tables, progress and text from other programs to a terminal, safely.
 
-Ids and outcomes are chosen by chat services: an escape sequence in one would rewrite what stands
-above it, and a bill would read as somebody else wishes.
+Chat services choose ids and outcomes. An escape sequence in one of them could rewrite the lines above
+it and falsify a bill on the screen.
 """
 
 import re
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import click
+import orjson
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.events.model import Rejected
+from pipeline.progress import OnRecord, ignore_progress
+
+TEXT_COLUMNS_MIN = 60
 _COLUMNS_MAX = 10_000
 # C0, delete and C1; then what turns the direction of writing.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -26,14 +34,19 @@ def visible(text: str) -> str:
 
 
 def as_written(text: str) -> Text:
-    """Return the text as a cell that shows it all: in a plain one, `[/]` is rich's own markup."""
+    """Return the text as a cell that shows all of it; rich would read `[/]` as markup."""
     return Text(visible(text))
 
 
-def print_table(table: Table) -> None:
-    """Print a table at the width that it needs, and at that of the terminal where this is more.
+def count_of(number: int, noun: str) -> str:
+    """Return `1 event`, `2 events`, `1,000 events`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
-    A narrow terminal breaks the lines; rich would cut figures and drop columns instead.
+
+def print_table(table: Table) -> None:
+    """Print a table at the width that it needs, or at the terminal's where that is more.
+
+    In a terminal that is too narrow, lines wrap; rich would cut figures and drop columns instead.
     """
     terminal = Console()
     unbounded = terminal.options.update(max_width=_COLUMNS_MAX)
@@ -41,16 +54,72 @@ def print_table(table: Table) -> None:
     Console(width=max(terminal.width, needed)).print(table)
 
 
+def grouped_table(label: str, figures: Sequence[str]) -> Table:
+    """Return a table with one line for a group, and lines below it: see `add_group`.
+
+    Names of tenants are long: on lines of their own, they leave room for the figures on 80
+    columns.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column(label, no_wrap=True)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def add_group(table: Table, name: str) -> None:
+    """Add the line that names a group."""
+    table.add_row(Text(visible(name), style="bold"))
+
+
+def add_member(table: Table, name: str, figures: Sequence[str]) -> None:
+    """Add a line to the group that was added last."""
+    table.add_row(Text(f"  {visible(name)}"), *figures)
+
+
+def print_text(text: str, indent: str = "", *, err: bool = False) -> None:
+    """Print text from other programs, wrapped to the terminal; lines after the first begin with `indent`.
+
+    A pipe gets one line.
+    """
+    stream = sys.stderr if err else sys.stdout
+    columns = _COLUMNS_MAX
+    if stream.isatty():
+        columns = max(shutil.get_terminal_size().columns, TEXT_COLUMNS_MIN)
+    click.echo(wrapped(text, columns, indent), err=err)
+
+
+def wrapped(text: str, columns: int, indent: str = "") -> str:
+    """Return text from other programs, made safe, on lines of at most so many columns, except for longer words."""
+    return textwrap.fill(
+        visible(text),
+        columns,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal; what is yielded moves it by one."""
+def progress(what: str) -> Iterator[OnRecord]:
+    """Show a progress bar on a terminal, and yield its `on_record`; elsewhere show nothing."""
+    if not sys.stderr.isatty():
+        yield ignore_progress
+        return
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
-    ) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda: shown.advance(task)
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_rejected(file: str, number: int, rejected: Rejected, *, named: bool) -> None:
+    """Print to standard error, as one line of JSON, why a line of a file is not a valid event."""
+    members: dict[str, object] = {"file": file} if named else {}
+    members |= {"line": number, "reason": rejected.reason, "detail": rejected.detail}
+    click.echo(visible(orjson.dumps(members).decode()), err=True)

@@ -1,24 +1,29 @@
 """`resmeter settings`."""
 
-import click
-from rich.console import Console
-from rich.table import Table
+import shutil
+import sys
 
+import click
+
+from pipeline.cli.output import TEXT_COLUMNS_MIN, wrapped
 from pipeline.config import describe_settings
 
-WIDTH_WHERE_NO_TERMINAL = 200
-_COLUMNS_MIN = 80  # below, names are cut
+_COLUMNS_MAX = 100
+_INDENT = " " * 4
 
 
 @click.command("settings")
 def command() -> None:
-    """List every setting: its environment variable, default and meaning."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("variable", style="bold", no_wrap=True)
-    table.add_column("default", overflow="fold")
-    table.add_column("meaning", overflow="fold")
-    for row in describe_settings():
-        table.add_row(*row)
-    out = Console()
-    width = max(out.width, _COLUMNS_MIN) if out.is_terminal else WIDTH_WHERE_NO_TERMINAL
-    Console(width=width).print(table)
+    """List every setting: its environment variable, default and meaning.
+
+    \b
+    Example:
+      resmeter settings | grep -A1 SASL
+      RESMETER_SINK__FLUSH_INTERVAL_SECONDS=10 resmeter sink
+    """
+    columns = _COLUMNS_MAX
+    if sys.stdout.isatty():
+        columns = min(columns, max(shutil.get_terminal_size().columns, TEXT_COLUMNS_MIN))
+    for variable, default, meaning in describe_settings():
+        click.echo(f"{click.style(variable, bold=True)}{f' = {default}' if default else ''}")
+        click.echo(wrapped(f"{_INDENT}{meaning}", columns, _INDENT))

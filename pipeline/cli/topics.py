@@ -4,37 +4,49 @@ import sys
 
 import click
 
-from pipeline.cli import MISUSED
+from pipeline.cli import MISUSED, CommandGroup
+from pipeline.cli.output import count_of
 from pipeline.config import load_settings
 
 
-@click.group("topics")
+@click.group("topics", cls=CommandGroup)
 def command() -> None:
-    """Create or check the Kafka topics of these settings."""
+    """Create or check the Kafka topics that the settings name.
+
+    \b
+    Example:
+      resmeter topics create
+    """
 
 
 @command.command("create")
 def create() -> None:
-    """Make the topics that are not there, then check all.
+    """Create the topics that do not exist, then check all. Safe to repeat.
 
-    Safe to run again.
+    \b
+    Example:
+      RESMETER_TOPICS__PARTITIONS=32 resmeter topics create
     """
     from pipeline.kafka.topics import TopicAdmin, wanted_topics
 
     settings = load_settings()
     admin = TopicAdmin(settings)
-    made = set(admin.create())
+    created = set(admin.create())
     for topic in wanted_topics(settings):
-        told = "made" if topic.name in made else "is there"
-        click.echo(f"{topic.name}: {told}, {topic.partitions} partitions", err=True)
+        state = "created" if topic.name in created else "exists"
+        click.echo(f"{topic.name}: {state}, {count_of(topic.partitions, 'partition')}", err=True)
     _report(admin.problems())
 
 
 @command.command("check")
 def check() -> None:
-    """Check that the topics are as they must be.
+    """Check that the topics exist with the configuration that resmeter needs.
 
-    Exit status 2: they are not.
+    Exit status 2: something is wrong, and each problem is listed.
+
+    \b
+    Example:
+      resmeter topics check && resmeter worker
     """
     from pipeline.kafka.topics import TopicAdmin
 
@@ -46,4 +58,4 @@ def _report(problems: list[str]) -> None:
         click.echo(f"error: {problem}", err=True)
     if problems:
         sys.exit(MISUSED)
-    click.echo("topics: as they must be", err=True)
+    click.echo("topics OK", err=True)

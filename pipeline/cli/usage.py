@@ -5,94 +5,94 @@ from decimal import Decimal
 import click
 import orjson
 from rich.table import Table
+from rich.text import Text
 
-from pipeline import logs
-from pipeline.catalog.tenants import load_tenants
-from pipeline.cli.output import as_written, print_table
-from pipeline.config import load_settings
-from pipeline.events.times import parse_time
-from pipeline.ledger import open_ledger, reports
+from pipeline.cli.options import TimeRange, json_option, opened, tenant_option, time_range_options
+from pipeline.cli.output import (
+    add_group,
+    add_member,
+    grouped_table,
+    print_table,
+    print_text,
+    visible,
+)
+from pipeline.ledger import Ledger, reports
 from pipeline.ledger.pricing import PricedUsage, price_usage
 
-
-class _Time(click.ParamType):
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        try:
-            return parse_time(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+_TENANTS_SHOWN_MAX = 20
 
 
 @click.command("usage")
-@click.option("--tenant", "tenant_id", metavar="TENANT", help="This tenant alone.")
-@click.option("--from", "from_ms", type=_Time(), help="What occurred at this time or later.")
-@click.option("--to", "to_ms", type=_Time(), help="What occurred before this time.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def command(
-    tenant_id: str | None, from_ms: int | None, to_ms: int | None, *, as_json: bool
-) -> None:
+@tenant_option("Show this tenant only.")
+@time_range_options("usage that occurred")
+@json_option("Print one JSON object a line.")
+def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> None:
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
-    A unit taken back counts where it was charged: under the same kind and the same price. Pending
-    is what is not at Stripe: not sent yet, refused, or a negative sum that is carried forward.
+    A reversal counts where its charge counted: under the same kind and at the same price. Pending
+    is what Stripe does not have: not sent yet, rejected, or a negative sum that is carried forward.
 
     \b
-    resmeter usage
-    resmeter usage --tenant acme --from 2026-11-01T00:00:00Z --to 2026-12-01T00:00:00Z
-    resmeter usage --json | jq -s 'map(.quantity) | add'
+    Example:
+      resmeter usage --month 2026-11
+      resmeter usage --tenant acme --from 2026-11-01 --to 2026-11-15
+      resmeter usage --json | jq -s 'map(.quantity) | add'
     """
-    settings = load_settings()
-    logs.configure(settings.log)
-    tenants = load_tenants(settings.config)
-    ledger = open_ledger(settings.ledger.url)
-    try:
-        sums = reports.usage(ledger, tenant_id=tenant_id, from_ms=from_ms, to_ms=to_ms)
-    finally:
-        ledger.close()
-    lines = price_usage(sums, tenants)
+    with opened() as (_, tenants, ledger):
+        sums = reports.usage(
+            ledger, tenant_id=tenant_id, from_ms=time_range.from_ms, to_ms=time_range.to_ms
+        )
+        lines = price_usage(sums, tenants)
+        missing = "" if lines or as_json else _no_usage(ledger, tenant_id, time_range)
     if as_json:
         for line in lines:
             click.echo(orjson.dumps(line))
+    elif missing:
+        print_text(missing, err=True)
     else:
         print_table(_table(lines))
-        if not lines:
-            click.echo("the ledger holds no usage here", err=True)
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
-        click.echo(f"warning: no policy names a price for {outcome}", err=True)
+        click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
+
+
+def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:
+    """Return a sentence that says there is no usage, and which tenants have some."""
+    known = sorted({found.tenant_id for found in reports.usage(ledger)})
+    if not known:
+        return "The ledger has no usage yet"
+    at_that_time = "" if time_range == (None, None) else " at that time"
+    if tenant_id is None:
+        return f"No usage{at_that_time}"
+    if tenant_id in known:
+        return f"No usage for tenant {tenant_id!r}{at_that_time}"
+    more = ", ..." if len(known) > _TENANTS_SHOWN_MAX else ""
+    names = ", ".join(known[:_TENANTS_SHOWN_MAX])
+    return f"No usage for tenant {tenant_id!r} (known tenants: {names}{more})"
 
 
 def _table(lines: list[PricedUsage]) -> Table:
-    table = Table(box=None, pad_edge=False, show_footer=False)
-    table.add_column("tenant", style="bold", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
-    for name in ("quantity", "confirmed", "assumed", "amount"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("currency")
-    for name in ("delivered", "pending"):
-        table.add_column(name, justify="right", no_wrap=True)
+    figures = ("quantity", "confirmed", "assumed", "amount", "delivered", "pending")
+    table = grouped_table("tenant, outcome", figures)
+    previous: str | None = None
     for line in lines:
-        table.add_row(
-            *(as_written("-" if value is None else str(value)) for value in line.values())
-        )
-    if lines:
-        table.add_section()
+        if line["tenantid"] != previous:
+            add_group(table, line["tenantid"])
+            previous = line["tenantid"]
+        add_member(table, line["outcome"], _figures([line], line["currency"]))
+    table.add_section()
     for currency in sorted({line["currency"] or "" for line in lines}):
         of_currency = [line for line in lines if (line["currency"] or "") == currency]
-        amount = sum((Decimal(line["amount"] or 0) for line in of_currency), Decimal(0))
-        table.add_row(
-            "total",
-            "",
-            str(sum(line["quantity"] for line in of_currency)),
-            str(sum(line["confirmed"] for line in of_currency)),
-            str(sum(line["assumed"] for line in of_currency)),
-            format(amount, "f") if currency else "-",
-            currency or "-",
-            str(sum(line["delivered"] for line in of_currency)),
-            str(sum(line["pending"] for line in of_currency)),
-            style="bold",
-        )
+        table.add_row(Text("total"), *_figures(of_currency, currency or None), style="bold")
     return table
+
+
+def _figures(lines: list[PricedUsage], currency: str | None) -> list[str]:
+    amount = sum((Decimal(line["amount"] or 0) for line in lines), Decimal(0))
+    return [
+        str(sum(line["quantity"] for line in lines)),
+        str(sum(line["confirmed"] for line in lines)),
+        str(sum(line["assumed"] for line in lines)),
+        f"{amount:f} {currency}" if currency else "no price",
+        str(sum(line["delivered"] for line in lines)),
+        str(sum(line["pending"] for line in lines)),
+    ]

@@ -10,11 +10,11 @@ from pipeline.config import load_settings
 
 @click.command("worker")
 def command() -> None:
-    """Decide which conversations are resolved, until told to stop.
+    """Decide which conversations are resolved, until you stop it.
 
-    Reads the events topic, writes usage records and dead letters. One process decides on one
-    core: RESMETER_WORKER__PROCESSES says how many there are, and several workers share the
-    partitions. SIGTERM and Ctrl-C finish what is under way, commit and leave the group.
+    A worker reads the events topic and writes usage records and dead letters. One process uses one
+    core: set RESMETER_WORKER__PROCESSES to use several. Several workers share the partitions. On
+    SIGTERM or Ctrl-C the worker finishes its batches, commits and leaves the consumer group.
 
     \b
     Example:

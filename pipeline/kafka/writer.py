@@ -1,4 +1,4 @@
-"""This file writes records from a command: each acknowledgement is awaited, none is taken for granted."""
+"""Write records to a topic for a command, and wait for every acknowledgement."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -8,8 +8,8 @@ from confluent_kafka import KafkaException, Producer
 
 from pipeline.errors import UnavailableError
 
-_FLUSH_SECONDS = 60.0
-_ROOM_SECONDS = 0.5
+_FLUSH_SECONDS = 120.0
+_FULL_SECONDS = 0.5
 _VALUE_BYTES_MAX = 1_000_000
 
 Headers = Sequence[tuple[str, str | bytes | None]]
@@ -19,10 +19,11 @@ class Writer:
     """A producer for one topic, as a context: it ends once everything is acknowledged.
 
     Raises:
-        UnavailableError: something was not acknowledged, at the end of the context.
+        UnavailableError: at the end of the context, where something was not acknowledged.
     """
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
+        self.acknowledged = 0
         self._topic = topic
         self._failures: list[str] = []
         self._producer = Producer(
@@ -30,33 +31,51 @@ class Writer:
                 **options,
                 "acks": "all",
                 "enable.idempotence": True,
-                # As all others that write here: what has one key stays in one partition.
+                "compression.type": "lz4",
+                "linger.ms": 20,
+                # The partitioner of all other writers: a key must stay in one partition.
                 "partitioner": "murmur2_random",
                 "message.max.bytes": _VALUE_BYTES_MAX,
             }
         )
 
-    def write(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-        """Hand over a record; return False where one has failed, so that it is of no use to go on."""
+    def write(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        timestamp: int | None = None,
+    ) -> bool:
+        """Hand over a record; return False once any record has failed: stop writing then.
+
+        `timestamp` is in ms; without one, or with one before 1970, the broker's clock counts.
+        """
+        arguments: dict[str, Any] = {"headers": list(headers), "on_delivery": self._delivered}
+        if timestamp is not None and timestamp >= 0:
+            arguments["timestamp"] = timestamp
         while not self._failures:
             try:
-                self._producer.produce(
-                    self._topic, value, key, headers=list(headers), on_delivery=self._delivered
-                )
+                self._producer.produce(self._topic, value, key, **arguments)
                 break
-            except BufferError:  # full: some must be acknowledged first
-                self._producer.poll(_ROOM_SECONDS)
+            except BufferError:  # the queue is full: some records must be acknowledged first
+                self._producer.poll(_FULL_SECONDS)
             except KafkaException as error:
                 self._failures.append(error.args[0].str())
         self.wait(0)
         return not self._failures
 
     def wait(self, seconds: float) -> None:
-        """Take in acknowledgements for so long."""
+        """Handle acknowledgements for this long."""
         self._producer.poll(seconds)
 
+    def flush(self) -> int:
+        """Wait for all acknowledgements; return how many records have none when the time is up."""
+        return self._producer.flush(_FLUSH_SECONDS)
+
     def _delivered(self, error: Any, _: Any) -> None:
-        if error is not None:
+        if error is None:
+            self.acknowledged += 1
+        else:
             self._failures.append(error.str())
 
     def __enter__(self) -> Self:
@@ -68,10 +87,10 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        left = self._producer.flush(_FLUSH_SECONDS)
+        left = self.flush()
         if error is None and (left or self._failures):
             first = self._failures[0] if self._failures else f"no answer in {_FLUSH_SECONDS:.0f} s"
             raise UnavailableError(
                 f"{left + len(self._failures)} records for {self._topic} were not acknowledged "
-                f"({first}); run it again: what is there already counts once"
+                f"({first}); run the command again: records that were written count once"
             )

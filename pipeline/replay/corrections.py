@@ -1,50 +1,52 @@
-"""This file says what to correct in a ledger so that it owes what the log says. Pure.
+"""Correct the ledger so that it owes what the log says. Pure.
 
-A correction is a usage record, as those of the worker are, with the reason `rebill`. Those of a
-conversation are made together, for the ledger as it was seen: `basis` stands for the ids of all its
-records. What is owed and what is there are compared as units by outcome and version of the policy,
-as those make the price. Of what is too much the newest unit goes first, by a -1 that names it; what
-is missing comes back with the evidence that it rests on. Corrections are dated when the plan was
-made: the period of what they correct may be closed.
+A correction is a usage record with the reason `rebill`. The corrections of a conversation are made
+together, for the ledger as it was read: `basis` is a digest of the ids of all its records. Excess
+charges are reversed newest first, each by a -1 that names it; missing charges are added with their
+evidence. Corrections carry the time of the plan, as the period of what they correct may be closed.
 
-An id is a function of the ledger's ids and of what the correction says, time aside. So two plans of
-one difference have the same ids, the same difference that comes up later has others, and none can
-be the worker's, whose ids end in a number.
+An id is a digest of the ledger's ids and of what the correction says, without the time. So two plans
+for one difference have the same ids, and the same difference found again later has others. A
+worker's ids end in a number, so a correction never has one of them.
+
+Here events that came too late for the worker count: a rebill plan is how they are billed. A
+conversation is corrected only once it is certain: the worker has committed all its events, no window
+is open, and each record that the worker may have written is in the ledger or in the topic of usage
+records, which the sink has read. All others are counted as unsettled and left out.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple
 
 import msgspec
 
-from pipeline.resolve.machine import Kind, Transition
+from pipeline.replay.charges import (
+    REBILL_REASON,
+    Charge,
+    Price,
+    describe_difference,
+    difference,
+    is_correction,
+)
+from pipeline.replay.comparison import (
+    Tallies,
+    Tally,
+    by_conversation,
+    compare_conversation,
+    event_tallies,
+    owed_charges,
+)
+from pipeline.replay.partition import PartitionReplay, Place, ReplayedConversation
+from pipeline.resolve.machine import Kind
 from pipeline.usage.record import Origin, UsageRecord
 
-REASON = "rebill"
-_DIGITS = 16
-
-Price: TypeAlias = tuple[str, str, int]  # outcome, policy and its version
-
-
-class Charge(NamedTuple):
-    """A unit that a conversation owes. `at`: when it came to be owed, ms."""
-
-    outcome: str
-    policy: str
-    policy_version: int
-    kind: Kind
-    at: int
-    evidence: tuple[str, ...]
-
-    @property
-    def price(self) -> Price:
-        return (self.outcome, self.policy, self.policy_version)
+_DIGEST_CHARACTERS = 16
 
 
 class Correction(msgspec.Struct, frozen=True):
-    """A usage record to be written, and the time (ms) of the unit that it brings or takes back."""
+    """A usage record to write, and the time (ms) of the charge that it adds or takes back."""
 
     record: UsageRecord
     origin: Origin
@@ -61,142 +63,172 @@ class Correctable(msgspec.Struct, frozen=True):
     corrections: tuple[Correction, ...]
 
 
-def is_correction(record: UsageRecord) -> bool:
-    """Say whether a record came from a plan."""
-    return record.reason == REASON
+class Corrections(NamedTuple):
+    """What to correct in a partition. The tallies count what is left out, and why."""
+
+    conversations: list[Correctable]
+    tallies: Tallies
 
 
-def live(transitions: Iterable[Transition]) -> list[Charge]:
-    """Return the charges that stand after transitions in their order."""
-    charges: list[Charge] = []
-    for step in transitions:
-        if step.delta > 0:
-            charges.append(
-                Charge(
-                    step.outcome,
-                    step.policy,
-                    step.policy_version,
-                    step.kind,
-                    step.at,
-                    step.evidence,
-                )
-            )
-        else:
-            place = max(n for n, charge in enumerate(charges) if charge.outcome == step.outcome)
-            del charges[place]
-    return charges
+def find_corrections(
+    replay: PartitionReplay,
+    ledger: Iterable[UsageRecord],
+    written: AbstractSet[str],
+    source: tuple[str, int],
+    now: int,
+) -> Corrections:
+    """Return corrections for each conversation of which the ledger is certainly wrong.
+
+    Args:
+        replay: the partition, after its last record.
+        ledger: its usage records, in the order in which they came.
+        written: ids of all records that were ever written to the topic of usage records.
+        source: topic and partition of the events.
+        now: the plan's time, ms.
+    """
+    found: list[Correctable] = []
+    tallies = event_tallies(replay)
+    stored = by_conversation(ledger)
+    for replayed in replay.conversations():
+        records = stored.pop(replayed.place, [])
+        tally = tallies.setdefault(replayed.tenant_id, Tally())
+        correctable = _corrected(replay, replayed, records, written, source, now, tally)
+        if correctable is not None:
+            tally.findings += 1
+            found.append(correctable)
+    for place, records in stored.items():
+        corrections = correct(place, [], records, now)
+        tally = tallies.setdefault(place[0], Tally())
+        if corrections and not replay.is_whole:
+            tally.unjudged += 1
+        elif corrections:
+            tally.findings += 1
+            why = f"the log has no such conversation; {describe_difference([], records, 0)}"
+            found.append(_correctable(place, records, why, corrections, source, {}))
+    return Corrections(found, tallies)
 
 
-def balance(records: Iterable[UsageRecord]) -> Counter[Price]:
-    """Add up units; a -1 goes at the price of what it takes back. Zeros are left out."""
-    there = list(records)
-    by_id = {record.id: record for record in there}
-    units: Counter[Price] = Counter()
-    for record in there:
-        units[_price(record, by_id)] += record.quantity
-    return Counter({price: n for price, n in units.items() if n})
+def _corrected(
+    replay: PartitionReplay,
+    replayed: ReplayedConversation,
+    records: list[UsageRecord],
+    written: AbstractSet[str],
+    source: tuple[str, int],
+    now: int,
+    tally: Tally,
+) -> Correctable | None:
+    timeline = replay.timeline_for(replayed.tenant_id)
+    differs = compare_conversation(replayed, timeline, records, written, now, tally)
+    if not (differs or replayed.is_judged_as_a_whole or any(map(is_correction, records))):
+        return None
+    settled = replayed.settled(timeline, now)
+    owed = owed_charges(settled, timeline, now)
+    stored_ids = {record.id for record in records}
+    may_be_written = any(
+        record.id not in stored_ids and record.id not in written
+        for record in settled.emitted[settled.owed_count :]
+    )
+    if not replay.is_whole or replayed.place in replay.uncertain:
+        tally.unjudged += 1
+        return None
+    if owed is None or may_be_written or not replayed.is_committed:
+        tally.unsettled += 1
+        return None
+    corrections = correct(replayed.place, owed, records, now)
+    if not corrections:
+        return None
+    offsets: dict[str, int] = {}
+    for offset, event in settled.entries() + settled.late:
+        offsets.setdefault(event.id, offset)
+    why = describe_difference(owed, records, len(settled.late))
+    return _correctable(replayed.place, records, why, corrections, source, offsets)
 
 
-def _price(record: UsageRecord, by_id: Mapping[str, UsageRecord]) -> Price:
-    came = record if record.supersedes is None else by_id.get(record.supersedes, record)
-    return (came.outcome, came.policy, came.policy_version)
+def _correctable(
+    place: Place,
+    records: list[UsageRecord],
+    why: str,
+    corrections: list[tuple[UsageRecord, int]],
+    source: tuple[str, int],
+    offsets: Mapping[str, int],
+) -> Correctable:
+    found = []
+    for record, of in corrections:
+        is_known = all(event_id in offsets for event_id in record.evidence)
+        evidence = tuple(offsets[event_id] for event_id in record.evidence) if is_known else ()
+        found.append(Correction(record, Origin(*source, evidence), of))
+    return Correctable(*place, basis_of(record.id for record in records), why, tuple(found))
 
 
 def basis_of(ids: Iterable[str]) -> str:
-    """Return what stands for a conversation's records in the ledger."""
-    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:_DIGITS]
+    """Return the digest of a conversation's ids in the ledger."""
+    return _digest("\n".join(sorted(ids)).encode())
+
+
+class _Change(NamedTuple):
+    quantity: int
+    price: Price
+    kind: Kind
+    evidence: tuple[str, ...]
+    supersedes: str | None
+    at: int
 
 
 def correct(
-    place: tuple[str, str],
-    owed: Sequence[Charge],
-    there: Sequence[UsageRecord],
-    made_at: int,
+    place: Place, owed: Sequence[Charge], stored: Sequence[UsageRecord], made_at: int
 ) -> list[tuple[UsageRecord, int]]:
-    """Return the records that make `there` come to `owed`, each with the time of its unit.
+    """Return the records that bring `stored` to `owed`, each with the time of its charge, ms.
 
     Args:
         place: tenant and conversation.
         owed: the charges that must stand.
-        there: all records of the conversation in the ledger, in the order in which they came.
+        stored: all records of the conversation in the ledger, in the order in which they came.
         made_at: the time of the plan, ms.
     """
-    wanted, have = Counter(charge.price for charge in owed), balance(there)
-    by_id = {record.id: record for record in there}
-    standing = {record.id: record for record in there if record.quantity > 0}
-    # What took back a unit that never came, or was gone: only itself tells what it was.
-    orphans = [
-        record
-        for record in there
-        if record.quantity < 0 and standing.pop(record.supersedes or "", None) is None
-    ]
-    removed: list[UsageRecord] = []
-    added: list[Charge] = []
-    for price in sorted({*wanted, *have}):
-        difference = wanted[price] - have[price]
-        if difference < 0:
-            ours = [record for record in standing.values() if _price(record, by_id) == price]
-            removed += ours[difference:][::-1]
-        elif difference > 0:
-            missing = [
-                Charge(*price, record.kind, record.occurred_at, record.evidence or (record.id,))
-                for record in orphans
-                if _price(record, by_id) == price
-            ]
-            missing += [charge for charge in owed if charge.price == price]
-            added += missing[-difference:]
-    tenant_id, conversation = place
-    said = [
-        [-1, record.id, record.outcome, record.policy, record.policy_version] for record in removed
-    ]
-    said += [[1, *charge] for charge in added]
-    digest = hashlib.sha256(
-        msgspec.json.encode([basis_of(by_id), tenant_id, conversation, said])
-    ).hexdigest()[:_DIGITS]
-    found: list[tuple[UsageRecord, int]] = []
-
-    def made(
-        quantity: int, price: Price, kind: Kind, evidence: tuple[str, ...], supersedes: str | None
-    ) -> UsageRecord:
-        outcome, policy, version = price
-        return UsageRecord(
-            id=f"{tenant_id}:{conversation}:{REASON}:{digest}-{len(found) + 1}",
-            tenant_id=tenant_id,
-            conversation=conversation,
-            outcome=outcome,
-            quantity=quantity,
-            kind=kind,
-            reason=REASON,
-            occurred_at=made_at,
-            policy=policy,
-            policy_version=version,
-            evidence=evidence,
-            supersedes=supersedes,
+    excess, missing = difference(owed, stored)
+    content = [[-1, r.id, r.outcome, r.policy, r.policy_version] for r in excess]
+    content += [[1, *charge] for charge in missing]
+    basis = basis_of(record.id for record in stored)
+    digest = _digest(msgspec.json.encode([basis, *place, content]))
+    changes = [
+        _Change(
+            -1,
+            (record.outcome, record.policy, record.policy_version),
+            record.kind,
+            record.evidence or (record.id,),  # a charge without evidence is its own
+            record.id,
+            record.occurred_at,
         )
+        for record in excess
+    ]
+    changes += [
+        _Change(1, charge.price, charge.kind, charge.evidence, None, charge.at)
+        for charge in missing
+    ]
+    return [
+        (_record(place, f"{digest}-{number}", change, made_at), change.at)
+        for number, change in enumerate(changes, 1)
+    ]
 
-    for gone in removed:
-        price = (gone.outcome, gone.policy, gone.policy_version)
-        # One that rests on nothing is its own evidence.
-        evidence = gone.evidence or (gone.id,)
-        found.append((made(-1, price, gone.kind, evidence, gone.id), gone.occurred_at))
-    for charge in added:
-        brought = made(1, charge.price, charge.kind, charge.evidence, None)
-        found.append((brought, charge.at))
-    return found
 
-
-def told(owed: Sequence[Charge], there: Sequence[UsageRecord], late: int) -> str:
-    """Say in words what differs."""
-    came = f"{late} of its events came too late for the worker; " if late else ""
-    return (
-        f"{came}the log owes {_units(Counter(charge.price for charge in owed))}, "
-        f"the ledger has {_units(balance(there))}"
+def _record(place: Place, number: str, change: _Change, made_at: int) -> UsageRecord:
+    tenant_id, conversation_id = place
+    outcome, policy, policy_version = change.price
+    return UsageRecord(
+        id=f"{tenant_id}:{conversation_id}:{REBILL_REASON}:{number}",
+        tenant_id=tenant_id,
+        conversation=conversation_id,
+        outcome=outcome,
+        quantity=change.quantity,
+        kind=change.kind,
+        reason=REBILL_REASON,
+        occurred_at=made_at,
+        policy=policy,
+        policy_version=policy_version,
+        evidence=change.evidence,
+        supersedes=change.supersedes,
     )
 
 
-def _units(units: Counter[Price]) -> str:
-    named = [
-        f"{n} {outcome} ({policy}, version {version})"
-        for (outcome, policy, version), n in units.items()
-    ]
-    return ", ".join(sorted(named)) or "nothing"
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_CHARACTERS]

@@ -1,4 +1,4 @@
-"""This file decides over lines of events without Kafka: section 5 of the specification. Pure."""
+"""Decide over lines of events, without Kafka. Pure."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,54 +13,55 @@ from pipeline.resolve.policy import Timeline
 
 
 class Histories:
-    """Conversations collected from lines, one event per identity, the first that comes wins."""
+    """Conversations collected from lines. Of events with the same source and id the first counts."""
 
     def __init__(self) -> None:
         self._events: dict[tuple[str, str], dict[tuple[str, str], Event]] = {}
 
     def add(self, line: bytes) -> Rejected | None:
-        """Take in one event; return why it is none, where it is none."""
+        """Add the event in a line; return why it is rejected, or None."""
         addressed = decode_value(line)
         if isinstance(addressed, Rejected):
             return addressed
         event = addressed.event
-        known = self._events.setdefault((addressed.tenant_id, addressed.conversation), {})
+        events = self._events.setdefault((addressed.tenant_id, addressed.conversation), {})
         identity = (event.source, event.id)
-        if identity not in known and len(known) >= EVENTS_IN_CONVERSATION_MAX:
+        if identity not in events and len(events) >= EVENTS_IN_CONVERSATION_MAX:
             return Rejected("conversation_too_long", "subject: the conversation has 10,000 events")
-        known.setdefault(identity, event)
+        events.setdefault(identity, event)
         return None
 
     def __iter__(self) -> Iterator[tuple[str, str, Iterable[Event]]]:
-        for (tenant_id, conversation), events in sorted(self._events.items()):
-            yield tenant_id, conversation, events.values()
+        for (tenant_id, conversation_id), events in sorted(self._events.items()):
+            yield tenant_id, conversation_id, events.values()
 
 
 def decide_line(
-    tenant_id: str, conversation: str, history: Iterable[Event], timeline: Timeline, as_of: int
+    tenant_id: str, conversation_id: str, history: Iterable[Event], timeline: Timeline, as_of: int
 ) -> bytes:
-    """Return the decision of one conversation as a line of JSON."""
+    """Return the decision of one conversation as a line of JSON.
+
+    An excluded conversation owes nothing; `would_be` says what it would owe.
+    """
     decision = decide(history, timeline, as_of)
-    meant: dict[str, Any] = {
+    decided: dict[str, Any] = {
         "net": decision.net,
-        "transitions": [_shown(transition) for transition in decision.transitions],
+        "transitions": [_members(transition) for transition in decision.transitions],
     }
-    nothing: dict[str, Any] = {"net": {}, "transitions": []}
-    shown = nothing if decision.excluded else meant
-    answer: dict[str, Any] = {
+    line: dict[str, Any] = {
         "tenantid": tenant_id,
-        "conversation": conversation,
+        "conversation": conversation_id,
         "excluded": decision.excluded,
-        "net": shown["net"],
+        "net": {} if decision.excluded else decided["net"],
         "kind": decision.kind,
-        "transitions": shown["transitions"],
+        "transitions": [] if decision.excluded else decided["transitions"],
     }
     if decision.excluded:
-        answer["would_be"] = meant
-    return orjson.dumps(answer)
+        line["would_be"] = decided
+    return orjson.dumps(line)
 
 
-def _shown(transition: Transition) -> dict[str, Any]:
+def _members(transition: Transition) -> dict[str, Any]:
     return {
         "at": format_time(transition.at),
         "outcome": transition.outcome,

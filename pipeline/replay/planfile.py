@@ -1,7 +1,7 @@
-"""This file is the form in which a plan lies on disk: JSON lines, to be read by people and by `jq`.
+"""The file of a rebill plan: JSON lines, for people and for `jq`. Pure.
 
-The first line says what the plan is and what it comes to, each other line corrects one
-conversation. The plan's id is a digest of all of it: a file that was changed is refused.
+The first line describes the plan and its totals; each further line corrects one conversation. The
+plan's id is a digest of the whole file, so a file that was changed after it was made is rejected.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.catalog.prices import Prices
+from pipeline.catalog.prices import Billing
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import format_time, parse_time
 from pipeline.replay.corrections import Correctable, Correction
@@ -22,7 +22,7 @@ _DIGITS = 16
 
 
 class Total(msgspec.Struct, frozen=True):
-    """What a plan comes to for a tenant's outcome; amounts are null where there is no price."""
+    """The sum of a plan for one outcome of a tenant; without a price, amounts are null."""
 
     tenant_id: str = msgspec.field(name="tenantid")
     outcome: str
@@ -34,7 +34,7 @@ class Total(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line. `log`: partition → the offsets that were read, from and to."""
+    """The first line. `log`: partition → the offsets that were read, the second exclusive."""
 
     resmeter_plan: int
     id: str = ""
@@ -66,12 +66,14 @@ class _Conversation(msgspec.Struct, frozen=True):
     corrections: tuple[_Line, ...]
 
 
-class Plan(NamedTuple):
+class RebillPlan(NamedTuple):
+    """What to correct, conversation by conversation."""
+
     header: Header
     conversations: tuple[Correctable, ...]
 
 
-def totals(found: Iterable[Correctable], prices: Prices) -> tuple[Total, ...]:
+def totals(found: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
     """Add up by tenant, outcome and currency, in that order."""
     sums: dict[tuple[str, str, str | None], list[Decimal | int]] = {}
     for part in found:
@@ -103,37 +105,40 @@ def totals(found: Iterable[Correctable], prices: Prices) -> tuple[Total, ...]:
     )
 
 
-def write_plan(header: Header, found: Sequence[Correctable], prices: Prices) -> tuple[str, bytes]:
-    """Return the plan's id, and the file."""
+def encode_plan(
+    header: Header, found: Sequence[Correctable], prices: Billing
+) -> tuple[RebillPlan, bytes]:
+    """Return the plan, with its id in the header, and the content of its file."""
     lines = [_encoded(part, prices) for part in found]
-    identity = _digest(header, lines)
-    first = msgspec.json.encode(msgspec.structs.replace(header, id=identity))
-    return identity, b"".join(line + b"\n" for line in [first, *lines])
+    header = msgspec.structs.replace(header, id=_digest(header, lines))
+    content = b"".join(line + b"\n" for line in [msgspec.json.encode(header), *lines])
+    return RebillPlan(header, tuple(found)), content
 
 
-def read_plan(name: str, content: bytes) -> Plan:
-    """Return what `write_plan` wrote.
+def decode_plan(name: str, content: bytes) -> RebillPlan:
+    """Return the plan in a file's content; `name` is the file's, for messages.
 
     Raises:
-        ConfigurationError: it is no plan, or it was changed.
+        ConfigurationError: it is not a plan, or it was changed.
     """
     first, *lines = content.splitlines() or [b""]
     try:
         header = msgspec.json.decode(first, type=Header)
         if header.resmeter_plan != FORM:
-            raise ConfigurationError([f"{name}: is of form {header.resmeter_plan}, not {FORM}"])
+            found = f"{name}: its format is {header.resmeter_plan}, this version reads {FORM}"
+            raise ConfigurationError([f"{found}: make a new plan"])
         if _digest(header, lines) != header.id:
             raise ConfigurationError(
-                [f"{name}: was changed since plan {header.id} was made: make a new plan"]
+                [f"{name}: the file was changed after plan {header.id} was made: make a new plan"]
             )
-        return Plan(header, tuple(map(_decoded, lines)))
+        return RebillPlan(header, tuple(map(_decoded, lines)))
     except ValueError as error:
         raise ConfigurationError(
-            [f"{name}: is no plan of `resmeter rebill plan`: {error}"]
+            [f"{name}: not a plan that `resmeter rebill plan` made: {error}"]
         ) from None
 
 
-def _encoded(part: Correctable, prices: Prices) -> bytes:
+def _encoded(part: Correctable, prices: Billing) -> bytes:
     lines = []
     for correction in part.corrections:
         price = _price(correction, prices)
@@ -173,11 +178,11 @@ def _digest(header: Header, lines: Iterable[bytes]) -> str:
     return digest.hexdigest()[:_DIGITS]
 
 
-def _price(correction: Correction, prices: Prices) -> tuple[Decimal, str] | None:
+def _price(correction: Correction, prices: Billing) -> tuple[Decimal, str] | None:
     record = correction.record
     return prices.price_for(record.tenant_id, record.outcome, record.policy, record.policy_version)
 
 
-def bounds(of: Mapping[int, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Return partitions and their offsets as the header has them."""
-    return {str(number): (low, high) for number, (low, high) in sorted(of.items())}
+def offset_bounds(bounds: Mapping[int, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return partition → offsets in the form of the header."""
+    return {str(partition): (low, high) for partition, (low, high) in sorted(bounds.items())}

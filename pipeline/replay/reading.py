@@ -1,11 +1,13 @@
-"""This file reads the whole log anew, a partition at a time, for the audit and for a plan.
+"""Read the events topic again from its beginning, one partition at a time.
 
-First where the worker stands, then what was written by then, then the sink must have taken that: so
-whatever is missing in the ledger afterwards had its time to come.
+The order makes the comparison with the ledger certain. First the worker's position, then what was
+written up to it, then wait until the sink has stored that. What the ledger still lacks afterwards,
+it has lost.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,123 +20,138 @@ from pipeline.errors import UnavailableError
 from pipeline.kafka.options import kafka_client_options
 from pipeline.kafka.reader import Source
 from pipeline.ledger import Ledger, records
-from pipeline.replay.audit import Audit
-from pipeline.replay.redrive import read_letter
+from pipeline.progress import OnRecord, ignore_progress
+from pipeline.replay.deadletters import letter_of, open_dead_letters
+from pipeline.replay.partition import PartitionReplay
 
-_ANSWER_SECONDS_MAX = 10.0
-_LOOK_SECONDS = 0.5
+_TIMEOUT_SECONDS = 10.0
+_PROBE_SECONDS = 0.5
 
 
-class _Named(msgspec.Struct):
+class _Identified(msgspec.Struct):
     id: str
 
 
-_decode_id = msgspec.json.Decoder(_Named).decode
+_decode_id = msgspec.json.Decoder(_Identified).decode
 
 
-class Letters(NamedTuple):
-    """Where the records lay that have a dead letter, by partition of the events topic."""
+class DeadLetterOrigins(NamedTuple):
+    """Offsets of the events topic's records that have a dead letter, by partition."""
 
-    there: dict[int, set[int]]
-    refused: dict[int, set[int]]  # those of them that were not authorized
-    are_whole: bool  # none of them has been deleted yet
+    offsets: dict[int, set[int]]
+    unauthorized_offsets: dict[int, set[int]]  # those with the reason `not_authorized`
+    are_whole: bool  # retention has not deleted any dead letter yet
 
 
-class Reading:
-    """The events topic as it is now, and what was written of it. Close it in the end.
+class Reading(NamedTuple):
+    """The events topic as it is now, and everything that was written because of it."""
 
-    Args:
-        settings: of worker and sink.
-        tenants: whose policies and producers hold.
-        ledger: to be held against the log.
-        wait_seconds: for the sink to take what has been written.
+    settings: Settings
+    tenants: Tenants
+    events: Source
+    committed: Mapping[int, int]  # partition → the worker's committed offset
+    dead_letters: DeadLetterOrigins
+    written: frozenset[str]  # ids of the records in the topic of usage records
 
-    Raises:
-        ConfigurationError: a topic is not there, or the broker refuses us.
-        UnavailableError: no broker answers, or the sink is behind.
-    """
-
-    def __init__(
-        self, settings: Settings, tenants: Tenants, ledger: Ledger, wait_seconds: float
-    ) -> None:
-        self._settings = settings
-        self._tenants = tenants
-        options = kafka_client_options(settings.kafka)
-        self.source = Source(options, settings.topics.events)
-        try:
-            self._committed = _committed(settings, list(self.source.bounds))
-            # A dead letter is written before its record is committed: all of those are there.
-            self.letters = _letters(settings)
-            written = Source(options, settings.topics.records)
-            try:
-                if left := await_sink(ledger, written, wait_seconds):
-                    raise UnavailableError(
-                        f"the sink is {left} usage records behind: see that it runs, and try again"
-                    )
-                self.written = _ids(written)
-            finally:
-                written.close()
-        except BaseException:
-            self.source.close()
-            raise
-
-    def partitions(self, told: Callable[[], object]) -> Iterator[tuple[int, Audit]]:
-        """Yield each partition once it was read, so that memory holds no more than one.
-
-        `told` is called for each record.
-        """
-        keys = load_keys(self._tenants.producers)
-        for number, (low, _) in sorted(self.source.bounds.items()):
-            audit = Audit(
-                self._committed.get(number, 0),
-                self._tenants.timeline_for,
+    def partitions(
+        self, on_record: OnRecord = ignore_progress
+    ) -> Iterator[tuple[int, PartitionReplay]]:
+        """Yield each partition once it is read, so that memory holds one at a time."""
+        keys = load_keys(self.tenants.producers)
+        done, total = 0, self.events.size
+        for partition, (low, _) in sorted(self.events.bounds.items()):
+            replay = PartitionReplay(
+                self.committed.get(partition, 0),
+                self.tenants.timeline_for,
                 keys,
-                self._settings.worker.seal_after_ms,
+                self.settings.worker.seal_after_ms,
                 is_whole=low == 0,
-                refused=self.letters.refused.get(number, set()),
-                letters_are_whole=self.letters.are_whole,
+                unauthorized_offsets=self.dead_letters.unauthorized_offsets.get(partition, set()),
+                dead_letters_are_whole=self.dead_letters.are_whole,
             )
-            for message in self.source.records({number: low}):
+            for message in self.events.records({partition: low}):
                 headers: Any = message.headers() or []
-                audit.take(
+                replay.take(
                     message.offset() or 0,
                     message.timestamp()[1],
                     message.key(),
                     message.value(),
                     headers,
                 )
-                told()
-            yield number, audit
-
-    def close(self) -> None:
-        self.source.close()
+                done += 1
+                on_record(done, total)
+            yield partition, replay
 
 
-def _letters(settings: Settings) -> Letters:
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
-    there: dict[int, set[int]] = {}
-    refused: dict[int, set[int]] = {}
-    try:
-        are_whole = all(low == 0 for low, _ in source.bounds.values())
-        for message in source.records():
-            headers: Any = message.headers() or []
-            letter = read_letter((0, 0), 0, message.key(), message.value(), headers)
+@contextmanager
+def open_reading(
+    settings: Settings, tenants: Tenants, ledger: Ledger, wait_seconds: float
+) -> Iterator[Reading]:
+    """Open the events topic, and wait until the ledger has what was written because of it.
+
+    Args:
+        settings: of worker and sink.
+        tenants: whose policies and producers apply.
+        ledger: the ledger to compare.
+        wait_seconds: how long the sink may take to store what was written.
+
+    Raises:
+        ConfigurationError: a topic is not there, or the broker rejects our credentials.
+        UnavailableError: no broker answers, or the sink is behind.
+    """
+    options = kafka_client_options(settings.kafka)
+    with closing(Source(options, settings.topics.events)) as events:
+        committed = _committed_offsets(settings, list(events.bounds))
+        # A dead letter is written before its record is committed: all of those are there now.
+        dead_letters = _dead_letter_origins(settings)
+        with closing(Source(options, settings.topics.records)) as usage_records:
+            if behind := await_sink(ledger, usage_records, wait_seconds):
+                raise UnavailableError(
+                    f"the sink is {behind} usage records behind: check that it runs, and try again"
+                )
+            written = _ids(usage_records)
+        yield Reading(settings, tenants, events, committed, dead_letters, written)
+
+
+def await_sink(ledger: Ledger, usage_records: Source, seconds: float) -> int:
+    """Wait until the ledger has what the topic of usage records had when it was opened.
+
+    Return how many offsets the sink is still behind when the time is up.
+    """
+    deadline = time.monotonic() + seconds
+    while (behind := _lag(ledger, usage_records)) and time.monotonic() <= deadline:
+        time.sleep(_PROBE_SECONDS)
+    return behind
+
+
+def _lag(ledger: Ledger, usage_records: Source) -> int:
+    stored = records.offsets(ledger, usage_records.topic)
+    return sum(
+        max(0, high - stored.get(partition, low))
+        for partition, (low, high) in usage_records.bounds.items()
+    )
+
+
+def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:
+    offsets: dict[int, set[int]] = {}
+    unauthorized: dict[int, set[int]] = {}
+    with open_dead_letters(settings) as topic:
+        are_whole = all(low == 0 for low, _ in topic.bounds.values())
+        for letter in map(letter_of, topic.records()):
             if letter.origin is None or letter.origin[0] != settings.topics.events:
                 continue
-            _, number, offset = letter.origin
-            there.setdefault(number, set()).add(offset)
+            _, partition, offset = letter.origin
+            offsets.setdefault(partition, set()).add(offset)
             if letter.reason == "not_authorized":
-                refused.setdefault(number, set()).add(offset)
-    finally:
-        source.close()
-    return Letters(there, refused, are_whole)
+                unauthorized.setdefault(partition, set()).add(offset)
+    return DeadLetterOrigins(offsets, unauthorized, are_whole)
 
 
-def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
+def _committed_offsets(settings: Settings, partitions: list[int]) -> dict[int, int]:
     consumer = Consumer({**kafka_client_options(settings.kafka), "group.id": settings.worker.group})
-    places = [TopicPartition(settings.topics.events, number) for number in numbers]
+    asked = [TopicPartition(settings.topics.events, partition) for partition in partitions]
     try:
-        found = consumer.committed(places, timeout=_ANSWER_SECONDS_MAX)
+        found = consumer.committed(asked, timeout=_TIMEOUT_SECONDS)
     except KafkaException as error:
         raise UnavailableError(
             f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
@@ -144,29 +161,11 @@ def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
     return {place.partition: max(0, place.offset) for place in found}
 
 
-def await_sink(ledger: Ledger, written: Source, seconds: float) -> int:
-    """Wait until the ledger has what stood in the topic of usage records when we asked.
-
-    Return how many offsets of it the sink has not passed when the time is up.
-    """
-    deadline = time.monotonic() + seconds
-    while (left := _left(ledger, written)) and time.monotonic() <= deadline:
-        time.sleep(_LOOK_SECONDS)
-    return left
-
-
-def _left(ledger: Ledger, written: Source) -> int:
-    stands = records.offsets(ledger, written.topic)
-    return sum(
-        max(0, high - stands.get(number, low)) for number, (low, high) in written.bounds.items()
-    )
-
-
-def _ids(written: Source) -> set[str]:
-    found: set[str] = set()
-    for message in written.records():
+def _ids(usage_records: Source) -> frozenset[str]:
+    ids: set[str] = set()
+    for message in usage_records.records():
         try:
-            found.add(_decode_id(message.value() or b"").id)
+            ids.add(_decode_id(message.value() or b"").id)
         except ValueError:
-            continue  # the sink has refused it, and keeps it
-    return found
+            continue  # the sink has quarantined it
+    return frozenset(ids)

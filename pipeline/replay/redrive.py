@@ -1,95 +1,108 @@
-"""This file reads dead letters back into what they were, and says which would be taken now. Pure."""
+"""Send dead letters to the events topic again, where today's rules accept them."""
 
 import hashlib
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from pipeline.catalog.producers import load_keys
+from pipeline.catalog.tenants import Tenants
+from pipeline.config import Settings
 from pipeline.events.codec import decode
-from pipeline.events.model import REASONS, Rejected
+from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.writer import Writer
+from pipeline.progress import OnRecord, ignore_progress
+from pipeline.replay.deadletters import REDRIVES_HEADER, Letter, Selection, read_letters
 
-REDRIVES_HEADER = "resmeter-redrives"
-REDRIVES_MAX = 5  # what was refused so often is refused for a reason that stays
-ANOTHER_REASON = "another reason"
-WRITTEN_TWICE = "written twice"
-REFUSED_SINCE = "sent again, and refused again: its newest dead letter stands for it"
-# Another one goes in its place, or none was meant.
-NOT_LEFT = frozenset({ANOTHER_REASON, WRITTEN_TWICE, REFUSED_SINCE})
-_OURS = "resmeter-"
-_SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
-_CUT = "resmeter-cut"
-# What the codec alone cannot see: whether it holds now depends on the conversation.
+REDRIVES_MAX = 5  # a record that was rejected this often is rejected for a reason that stays
+OTHER_REASON = "other reason"
+DUPLICATE = "duplicate dead letter of the same record"
+REJECTED_SINCE = "sent again and rejected again; its newest dead letter is used"
+OVER_LIMIT = "over the limit"
+# Nothing is lost by leaving these: another dead letter is sent instead, or they were not asked for.
+NOT_LEFT = frozenset({OTHER_REASON, DUPLICATE, REJECTED_SINCE})
+# The record alone does not show whether these hold: that depends on the conversation.
 _OF_CONVERSATIONS = frozenset({"conversation_too_long", "too_late"})
 
-Headers = Sequence[tuple[str, bytes | None]]
 
+class Redriven(NamedTuple):
+    """How many dead letters were sent (or would be), and why others were left, and how many."""
 
-class Letter(msgspec.Struct, frozen=True):
-    """A dead letter. `place` is where it lies, `origin` where the record was; both as topic's ends.
+    sent: int
+    left: Counter[str]
 
-    Where headers are missing or unreadable, `reason` is empty and `origin` None: somebody else
-    wrote it.
-    """
-
-    place: tuple[int, int]  # partition, offset
-    at: int  # when it was written, ms
-    reason: str
-    detail: str
-    origin: tuple[str, int, int] | None  # topic, partition, offset
-    arrived: int | None
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]  # those that the record came with
-    redrives: int
-    cut: str  # of what parts only a beginning is here
-
-
-def read_letter(
-    place: tuple[int, int], at: int, key: bytes | None, value: bytes | None, headers: Headers
-) -> Letter:
-    """Return the dead letter in a record of the dead-letter topic; never raises."""
-    ours = {name: _text(content) for name, content in headers if name.startswith(_OURS)}
-    kept = [
-        (name, content)
-        for name, content in headers
-        if not name.startswith(_OURS) or name == _SIGNATURE
-    ]
-    reason = ours.get("resmeter-reason", "")
-    origin: tuple[str, int, int] | None = None
-    arrived: int | None = None
-    try:
-        partition, offset = int(ours["resmeter-partition"]), int(ours["resmeter-offset"])
-        origin = (ours["resmeter-topic"], partition, offset)
-        arrived = int(ours["resmeter-timestamp"])
-    except (KeyError, ValueError):
-        pass
-    redrives = ours.get(REDRIVES_HEADER, "0")
-    return Letter(
-        place,
-        at,
-        reason if reason in REASONS else "",
-        ours.get("resmeter-detail", ""),
-        origin,
-        arrived,
-        key,
-        value,
-        tuple(kept),
-        int(redrives) if redrives.isdecimal() else 0,
-        ours.get(_CUT, ""),
-    )
-
-
-def _text(content: bytes | None) -> str:
-    return (content or b"").decode("utf-8", "replace")
+    @property
+    def is_complete(self) -> bool:
+        """Nothing that was asked for is left."""
+        return not self.left.keys() - NOT_LEFT
 
 
 class Verdict(NamedTuple):
-    """Whether a dead letter is sent again; why not, where it is not."""
+    """Whether a dead letter is sent again."""
 
     letter: Letter
     why_not: str  # empty: it is sent
+
+
+def redrive(
+    settings: Settings,
+    tenants: Tenants,
+    selection: Selection,
+    *,
+    records_per_second: float,
+    limit: int | None,
+    apply: bool,
+    on_record: OnRecord = ignore_progress,
+) -> Redriven:
+    """Send the dead letters of a selection again; without `apply`, say which would be sent.
+
+    Args:
+        settings: broker and topics.
+        tenants: whose producers sign events.
+        selection: which dead letters.
+        records_per_second: how fast to send, at most.
+        limit: how many to send, at most.
+        apply: send them.
+        on_record: called for each dead letter read, then for each record sent.
+
+    Raises:
+        ConfigurationError: a topic is not there, or a producer's key cannot be read.
+        UnavailableError: no broker answers, or it did not acknowledge everything.
+    """
+    keys = load_keys(tenants.producers)
+    now = int(time.time() * 1000)
+    left: Counter[str] = Counter()
+    chosen: list[Letter] = []
+    # All reasons are read: a record may have a dead letter of another one as well.
+    letters = read_letters(settings, selection._replace(reasons=frozenset()), on_record)
+    for letter, why_not in judge(letters, selection.reasons, now, keys):
+        if not why_not and (limit is None or len(chosen) < limit):
+            chosen.append(letter)
+        else:
+            left[why_not or OVER_LIMIT] += 1
+    if apply:
+        _send(settings, chosen, records_per_second, on_record)
+    return Redriven(len(chosen), left)
+
+
+def _send(
+    settings: Settings, letters: Sequence[Letter], records_per_second: float, on_record: OnRecord
+) -> None:
+    started = time.monotonic()
+    with Writer(kafka_client_options(settings.kafka), settings.topics.events) as writer:
+        for number, letter in enumerate(letters):
+            # Without the old timestamp: the record arrives now. Otherwise a worker would measure a
+            # window that is long over by a clock that has moved on.
+            if not writer.write(letter.key, letter.value, redriven_headers(letter)):
+                return
+            due = number / records_per_second - (time.monotonic() - started)
+            writer.wait(max(0.0, due))
+            on_record(number + 1, len(letters))
 
 
 def judge(
@@ -98,30 +111,35 @@ def judge(
     now: int,
     keys: Mapping[str, Key] | None = None,
 ) -> Iterator[Verdict]:
-    """Say of each dead letter whether it goes into the events topic again.
+    """Say for each dead letter whether to send it again.
 
-    Each record goes once, however often its dead letter was written; one that was refused again goes
-    as its newest dead letter, which knows how often that was. What would be refused today is left
-    where it is.
+    A record is sent once, however many dead letters it has. A record that was sent again and
+    rejected again is sent as its newest dead letter, which carries the count. What today's rules
+    would reject stays where it is.
 
     Args:
         letters: in the order of the topic.
-        reasons: those alone; none means all that can be judged here.
-        now: the time at which they would arrive, ms.
-        keys: of producers, where signatures are asked for.
+        reasons: only these; none means all that the record alone can decide.
+        now: when the records would arrive, ms.
+        keys: of producers, where signatures are required.
     """
     listed = [(letter, _digest(letter)) for letter in letters]
-    sent: dict[bytes, int] = {}
-    for letter, content in listed:
-        sent[content] = max(letter.redrives, sent.get(content, 0))
+    redrives: dict[bytes, int] = {}
+    for letter, digest in listed:
+        redrives[digest] = max(letter.redrives, redrives.get(digest, 0))
     seen: set[tuple[str, int, int]] = set()
-    for letter, content in listed:
+    for letter, digest in listed:
         why_not = _why_not(letter, reasons, now, seen, keys)
-        if not why_not and letter.redrives < sent[content]:
-            why_not = REFUSED_SINCE
+        if not why_not and letter.redrives < redrives[digest]:
+            why_not = REJECTED_SINCE
         yield Verdict(letter, why_not)
         if letter.origin is not None:
             seen.add(letter.origin)
+
+
+def redriven_headers(letter: Letter) -> list[tuple[str, str | bytes | None]]:
+    """Return the headers of the record to send: its own, and how often it was sent again."""
+    return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
 
 
 def _digest(letter: Letter) -> bytes:
@@ -139,45 +157,18 @@ def _why_not(
     if letter.origin is None or not letter.reason:
         return "not written by resmeter"
     if reasons and letter.reason not in reasons:
-        return ANOTHER_REASON
+        return OTHER_REASON
     if letter.origin in seen:
-        return WRITTEN_TWICE
+        return DUPLICATE
     if letter.cut:
-        return "cut: the original is in the events topic alone"
+        return "too large to be kept whole; only the events topic has the original"
     if letter.redrives >= REDRIVES_MAX:
-        return f"sent again {letter.redrives} times already"
+        return f"already sent again {letter.redrives} times"
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
-        return "depends on its conversation: name it with --reason"
-    found = decode(letter.value, letter.key, now, letter.headers)
-    if keys and not isinstance(found, Rejected):
-        found = verify(keys, found.tenant_id, letter.key, letter.value, letter.headers) or found
-    return f"refused again: {found.reason}" if isinstance(found, Rejected) else ""
-
-
-def headers_again(letter: Letter) -> list[tuple[str, str | bytes | None]]:
-    """Return the headers of the record that is sent again: its own, and how often it was."""
-    return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
-
-
-def counts(letters: Iterable[Letter]) -> Mapping[str, "Count"]:
-    """Return what there is of each reason."""
-    found: dict[str, Count] = {}
-    for letter in letters:
-        count = found.setdefault(letter.reason or "unknown", Count())
-        count.letters += 1
-        count.first = min(count.first or letter.at, letter.at)
-        count.last = max(count.last, letter.at)
-        count.example, count.place = letter.detail, letter.place
-        count.tenants.add((letter.key or b"").partition(b":")[0].decode("utf-8", "replace"))
-    return found
-
-
-class Count(msgspec.Struct):
-    """Dead letters of one reason. Times in ms; the example is the newest."""
-
-    letters: int = 0
-    first: int = 0
-    last: int = 0
-    example: str = ""
-    tenants: set[str] = msgspec.field(default_factory=set)
-    place: tuple[int, int] = (0, 0)  # of the newest: partition, offset
+        return "depends on its conversation; to send it, select its reason"
+    decoded = decode(letter.value, letter.key, now, letter.headers)
+    if keys and not isinstance(decoded, Rejected):
+        decoded = (
+            verify(keys, decoded.tenant_id, letter.key, letter.value, letter.headers) or decoded
+        )
+    return f"would be rejected again: {decoded.reason}" if isinstance(decoded, Rejected) else ""

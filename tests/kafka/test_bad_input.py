@@ -167,7 +167,7 @@ def test_produce_refuses_bad_lines_before_they_are_sent(run: Run, tmp_path: Path
     result = run.resmeter("produce", str(file))
 
     assert result.returncode == 3
-    assert "3 events sent and acknowledged, 2 refused" in result.stderr
+    assert "3 events sent and acknowledged, 2 rejected" in result.stderr
     said = [orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
     assert [(entry["line"], entry["reason"]) for entry in said] == [
         (2, "malformed_json"),
@@ -188,7 +188,7 @@ def test_produce_refuses_what_has_not_happened_yet_and_sends_the_rest(
     assert result.returncode == 3
     (said,) = (orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{"))
     assert (said["line"], said["reason"]) == (2, "future_time")
-    assert "2 events sent and acknowledged, 1 refused" in result.stderr
+    assert "2 events sent and acknowledged, 1 rejected" in result.stderr
     assert len(run.messages("EVENTS")) == 2
 
 
@@ -201,7 +201,7 @@ def test_produce_sends_what_it_read_before_a_file_that_is_not_there(
     result = run.resmeter("produce", str(file), str(tmp_path / "nothing.ndjson"))
 
     assert result.returncode != 0
-    assert "2 events were sent and acknowledged before this" in result.stderr
+    assert "2 events sent and acknowledged before this" in result.stderr
     assert "nothing.ndjson" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(run.messages("EVENTS")) == 2

@@ -56,8 +56,8 @@ def _demo(env: dict[str, str]) -> subprocess.Popen[str]:
 def _rows(out: str) -> dict[str, tuple[str, str]]:
     rows = {}
     for line in out.splitlines():
-        if line.startswith("│"):
-            cells = [cell.strip() for cell in line.strip("│").split("│")]
+        cells = line.split()
+        if len(cells) == 7 and cells[1].isdigit():
             rows[cells[0]] = (cells[2], cells[5])
             assert cells[6] == cells[2]  # at Stripe
     return rows

@@ -1,4 +1,4 @@
-"""Dead letters on a real broker: they are listed, shown, sent again; and too many stop a worker."""
+"""Dead letters on a real broker: list, show and redrive them; too many of them stop a worker."""
 
 import orjson
 
@@ -8,8 +8,8 @@ from tests.kafka.test_bad_input import AT, KEY, event, resolved
 HOUR_MS = 3_600_000
 
 
-def test_what_can_be_taken_by_now_is_sent_again_and_counts_once(run: Run) -> None:
-    # The thanks came an hour before they were said: a producer's clock was wrong.
+def test_event_that_is_accepted_now_is_sent_again_and_counts_once(run: Run) -> None:
+    # A producer's clock was an hour fast, so its event was rejected as one of the future.
     question, answer, _ = resolved("c1")
     thanks = event("m2", at=AT + HOUR_MS, intent="confirmation")
     run.produce([question, answer, (KEY, thanks, AT + 2), (KEY, b"{garbage", AT + 3)])
@@ -30,7 +30,7 @@ def test_what_can_be_taken_by_now_is_sent_again_and_counts_once(run: Run) -> Non
     tried = run.resmeter("dlq", "redrive")
     assert tried.returncode == 3
     assert "1 would be sent" in tried.stdout
-    assert "1 left: refused again: malformed_json" in tried.stdout
+    assert "1 left: would be rejected again: malformed_json" in tried.stdout
     assert len(run.messages("EVENTS")) == 4
 
     for times in (1, 2):
@@ -42,7 +42,7 @@ def test_what_can_be_taken_by_now_is_sent_again_and_counts_once(run: Run) -> Non
     assert len(run.messages("DEAD_LETTERS")) == 2
 
 
-def test_a_worker_that_gets_mostly_garbage_ends_and_says_what_it_is(run: Run) -> None:
+def test_worker_exits_and_logs_why_when_most_input_is_invalid(run: Run) -> None:
     run.env |= {"RESMETER_WORKER__DEAD_LETTER_WINDOW_RECORDS": "20"}
     run.produce([(KEY, b"{garbage", AT + n) for n in range(30)])
 

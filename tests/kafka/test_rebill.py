@@ -1,12 +1,15 @@
-"""Rebill on a real broker: a plan of what differs, applied once however often it is."""
+"""Rebill on a real broker: a plan names what differs, and applying it twice corrects once."""
 
+import sqlite3
 from pathlib import Path
 
 import orjson
 import pytest
 
+from pipeline.config import Settings
 from pipeline.ledger import open_ledger, reports
-from pipeline.replay.planfile import read_plan
+from pipeline.replay.planfile import decode_plan
+from pipeline.replay.rebill import write_corrections
 from tests.kafka.run import Run, net, wait_until
 from tests.kafka.test_bad_input import AT, event, resolved
 
@@ -15,7 +18,7 @@ DAY_MS = 86_400_000
 
 @pytest.fixture
 def billed(run: Run) -> Run:
-    """Six conversations that are billed, and one whose confirmation came too late."""
+    """Six billed conversations, and one whose confirmation came too late."""
     run.done("ledger", "upgrade")
     messages = [message for n in range(6) for message in resolved(f"c{n}")]
     key = b"acme:old"
@@ -23,7 +26,7 @@ def billed(run: Run) -> Run:
     messages += [
         (key, event("m1", at=old, intent="help_request", subject="old"), old),
         (key, event("m4", "closed", old + 3, actor="workflow", subject="old"), old + 3),
-        # What happened before that, and was heard of 90 days later.
+        # These happened before that, but arrived 90 days later.
         (key, event("a1", "ai_message", old + 1, kind="answer", subject="old"), AT),
         (key, event("m2", at=old + 2, intent="confirmation", subject="old"), AT),
     ]
@@ -34,9 +37,9 @@ def billed(run: Run) -> Run:
     return run
 
 
-def test_a_plan_names_what_differs_and_applied_twice_it_is_applied_once(billed: Run) -> None:
+def test_plan_names_what_differs_and_applying_it_twice_corrects_once(billed: Run) -> None:
     run = billed
-    with run.ledger() as ledger:
+    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
         for table in ("pending_record", "meter_event_record"):
             ledger.execute(f"DELETE FROM {table}")
         ledger.execute("DELETE FROM usage_record WHERE id = 'acme:c0:1'")
@@ -54,21 +57,21 @@ def test_a_plan_names_what_differs_and_applied_twice_it_is_applied_once(billed: 
     made = run.resmeter("rebill", "plan", "--out", str(file))
 
     assert made.returncode == 3, made.stderr
-    plan = read_plan(str(file), file.read_bytes())
-    said = {
+    plan = decode_plan(str(file), file.read_bytes())
+    quantities = {
         part.conversation: [c.record.quantity for c in part.corrections]
         for part in plan.conversations
     }
-    assert said == {"c0": [1], "c2": [-1], "old": [1]}
+    assert quantities == {"c0": [1], "c2": [-1], "old": [1]}
     (total,) = plan.header.totals
     assert (total.added, total.removed, total.amount_added) == (2, 1, "1.98")
     assert "acme old: 2 of its events came too late for the worker" in made.stdout
 
-    # Killed in the middle: only the first correction was written.
+    # As if it was killed in the middle: only the first correction is written.
     (first,) = plan.conversations[0].corrections
     _write(run, file, 1)
     wait_until(lambda: _has(run, first.record.id), "the sink has the first")
-    for expected in ("2 corrections", "0 corrections"):
+    for expected in ("2 corrections of 2 conversations", "0 corrections"):
         applied = run.resmeter("rebill", "apply", str(file))
         assert applied.returncode == 0, applied.stderr
         assert expected in applied.stdout
@@ -84,15 +87,15 @@ def test_a_plan_names_what_differs_and_applied_twice_it_is_applied_once(billed: 
     assert "applied a plan" in receipt
 
 
-def test_a_conversation_that_changed_since_the_plan_is_left_and_named(billed: Run) -> None:
+def test_conversation_that_changed_since_the_plan_is_left_and_named(billed: Run) -> None:
     run = billed
     file = run.folder / "plan.ndjson"
     assert run.resmeter("rebill", "plan", "--out", str(file)).returncode == 3
     other = run.folder / "other.ndjson"
     assert run.resmeter("rebill", "plan", "--out", str(other)).returncode == 3
     run.done("rebill", "apply", str(other))
-    # Somebody adds by hand what the first plan did not see.
-    with run.ledger() as ledger:
+    # Change the ledger so that the first plan no longer fits.
+    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
         ledger.execute("UPDATE usage_record SET id = 'acme:old:9' WHERE reason = 'rebill'")
 
     applied = run.resmeter("rebill", "apply", str(file))
@@ -101,7 +104,7 @@ def test_a_conversation_that_changed_since_the_plan_is_left_and_named(billed: Ru
     assert "left: acme old has changed" in applied.stdout
 
 
-def test_a_plan_that_was_changed_is_refused(billed: Run, tmp_path: Path) -> None:
+def test_changed_plan_file_is_rejected(billed: Run, tmp_path: Path) -> None:
     run = billed
     file = tmp_path / "plan.ndjson"
     assert run.resmeter("rebill", "plan", "--tenant", "acme", "--out", str(file)).returncode == 3
@@ -111,21 +114,18 @@ def test_a_plan_that_was_changed_is_refused(billed: Run, tmp_path: Path) -> None
 
     assert applied.returncode == 2
     assert "was changed" in applied.stderr
-    assert run.resmeter("rebill", "plan", "--out", str(file)).returncode == 2  # it is there
+    assert run.resmeter("rebill", "plan", "--out", str(file)).returncode == 2  # it exists
 
 
 def _write(run: Run, file: Path, count: int) -> None:
-    from pipeline.cli.rebill import _write as write
-    from pipeline.config import Settings
-
-    plan = read_plan(str(file), file.read_bytes())
+    plan = decode_plan(str(file), file.read_bytes())
     settings = Settings.model_validate(
         {
             "kafka": {"bootstrap_servers": run.servers},
             "topics": {"records": run.env["RESMETER_TOPICS__RECORDS"]},
         }
     )
-    write(settings, list(plan.conversations[:count]))
+    write_corrections(settings, plan.conversations[:count])
 
 
 def _has(run: Run, identity: str) -> bool:
@@ -138,6 +138,6 @@ def _has(run: Run, identity: str) -> bool:
 
 
 def _count(run: Run) -> int:
-    with run.ledger() as ledger:
+    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
         (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
     return int(number)

@@ -1,4 +1,4 @@
-"""The audit finds nothing in what a worker leaves, and each thing that is not as it left it."""
+"""The audit finds nothing in what a worker wrote, and each change to it."""
 
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.ledger.findings import Finding
-from pipeline.replay.audit import Audit
+from pipeline.replay.comparison import Tallies, compare, missing_dead_letters
+from pipeline.replay.partition import PartitionReplay
 from pipeline.stream.partition import Partition
 from pipeline.usage.record import UsageRecord
 from tests.oracle.strategies import END
@@ -18,7 +19,7 @@ LOGS = long_logs() | long_logs(seals=True)
 
 
 def _written(log: Log, until: int) -> list[UsageRecord]:
-    """Return what a worker has emitted up to an offset; after the last one windows are over."""
+    """Return what a worker has emitted up to an offset; after the last one every window has ended."""
     partition = _partition(log)
     found = [output.record for output in partition.apply(log.records[:until]).outputs]
     if until == len(log.records):
@@ -40,44 +41,45 @@ def _audit(
     written: AbstractSet[str] = frozenset(),
     *,
     is_whole: bool = True,
-) -> tuple[list[Finding], Audit]:
-    audit = Audit(committed, lambda _: log.timeline, seal_after=log.seal_after, is_whole=is_whole)
+) -> tuple[list[Finding], Tallies, PartitionReplay]:
+    replay = PartitionReplay(
+        committed, lambda _: log.timeline, seal_after_ms=log.seal_after, is_whole=is_whole
+    )
     for record in log.records:
-        audit.take(record.offset, record.timestamp, record.key, record.value, record.headers)
-    return list(audit.compare(ledger, written, now)), audit
+        replay.take(record.offset, record.timestamp, record.key, record.value, record.headers)
+    findings, tallies = compare(replay, ledger, written, now)
+    return findings, tallies, replay
 
 
 @given(LOGS, st.data())
-def test_nothing_differs_in_what_a_worker_has_written_wherever_it_stands(
-    log: Log, data: st.DataObject
-) -> None:
+def test_nothing_differs_wherever_the_worker_has_committed(log: Log, data: st.DataObject) -> None:
     written = data.draw(st.integers(0, len(log.records)))
     committed = data.draw(st.integers(0, written))
 
-    found, audit = _audit(log, _written(log, written), committed)
+    found, tallies, replay = _audit(log, _written(log, written), committed)
 
     assert not found
-    tallies = audit.tallies.values()
-    assert sum(tally.events for tally in tallies) + audit.letters == audit.read == len(log.records)
-    assert audit.rejected.keys() <= set(range(committed))
+    events = sum(tally.events for tally in tallies.values())
+    assert events + replay.dead_letters == replay.read == len(log.records)
+    assert replay.rejected.keys() <= set(range(committed))
 
 
 @given(LOGS, st.data())
-def test_a_record_that_is_lost_is_missing(log: Log, data: st.DataObject) -> None:
-    # What committed events have emitted, windows aside: those may be open still.
+def test_lost_record_is_missing(log: Log, data: st.DataObject) -> None:
+    # Only what committed events have emitted: a window may still be open.
     partition = _partition(log)
     owed = [output.record for output in partition.apply(log.records).outputs]
     assume(owed)
     lost = data.draw(st.sampled_from(owed))
 
-    found, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
+    found, _, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
 
     assert {(f.kind, f.conversation) for f in found} == {("missing", lost.conversation)}
     assert found[0].detail.startswith(lost.id)
 
 
 @given(LOGS, st.data())
-def test_a_record_that_was_written_and_is_not_there_is_missing_though_a_timer_made_it(
+def test_lost_record_that_was_written_is_missing_even_where_a_timer_made_it(
     log: Log, data: st.DataObject
 ) -> None:
     written = _written(log, len(log.records))
@@ -85,13 +87,13 @@ def test_a_record_that_was_written_and_is_not_there_is_missing_though_a_timer_ma
     lost = data.draw(st.sampled_from(written))
 
     kept = [record for record in written if record != lost]
-    found, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
+    found, _, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
 
     assert [(f.kind, f.conversation) for f in found] == [("missing", lost.conversation)]
 
 
 @given(LOGS, st.data())
-def test_a_record_that_says_something_else_differs(log: Log, data: st.DataObject) -> None:
+def test_changed_record_differs(log: Log, data: st.DataObject) -> None:
     written = _written(log, len(log.records))
     assume(written)
     place = data.draw(st.integers(0, len(written) - 1))
@@ -101,13 +103,13 @@ def test_a_record_that_says_something_else_differs(log: Log, data: st.DataObject
     changed = msgspec.structs.replace(written[place], **changes)
     assume(changed != written[place])
 
-    found, _ = _audit(log, [*written[:place], changed, *written[place + 1 :]], len(log.records))
+    found, _, _ = _audit(log, [*written[:place], changed, *written[place + 1 :]], len(log.records))
 
     assert [f.kind for f in found] == ["differs"]
 
 
 @given(LOGS, st.sampled_from(["acme", "elsewhere"]))
-def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenant_id: str) -> None:
+def test_record_without_a_cause_is_unexpected(log: Log, tenant_id: str) -> None:
     written = _written(log, len(log.records))
     added = UsageRecord(
         id=f"{tenant_id}:c0:99",
@@ -123,28 +125,28 @@ def test_a_record_that_nothing_led_to_is_unexpected(log: Log, tenant_id: str) ->
         evidence=(),
     )
 
-    found, audit = _audit(log, [*written, added], len(log.records))
+    found, tallies, _ = _audit(log, [*written, added], len(log.records))
 
     assert "unexpected" in {f.kind for f in found}
     assert all(added.id in f.detail for f in found)
-    assert audit.tallies[tenant_id].findings == len(found)
+    assert tallies[tenant_id].findings == len(found)
 
 
 @given(LOGS)
-def test_what_reaches_back_before_the_log_is_not_judged(log: Log) -> None:
+def test_partition_without_its_beginning_is_not_judged(log: Log) -> None:
     written = _written(log, len(log.records))
     assume(written)
 
-    found, audit = _audit(log, [], len(log.records), is_whole=False)
+    found, tallies, _ = _audit(log, [], len(log.records), is_whole=False)
 
     assert not found
-    assert sum(tally.findings for tally in audit.tallies.values()) == 0
+    assert sum(tally.findings for tally in tallies.values()) == 0
 
 
 @given(LOGS)
-def test_a_rejected_record_without_a_dead_letter_is_named(log: Log) -> None:
-    _, audit = _audit(log, _written(log, len(log.records)), len(log.records))
+def test_rejected_record_without_a_dead_letter_is_found(log: Log) -> None:
+    _, _, replay = _audit(log, _written(log, len(log.records)), len(log.records))
 
-    assert not audit.missing_letters(audit.rejected, "events", 0)
-    found = audit.missing_letters([], "events", 0)
-    assert [f.kind for f in found] == ["no_dead_letter"] * len(audit.rejected)
+    assert not missing_dead_letters(replay.rejected, replay.rejected, "events", 0)
+    found = missing_dead_letters(replay.rejected, [], "events", 0)
+    assert [f.kind for f in found] == ["no_dead_letter"] * len(replay.rejected)

@@ -1,4 +1,4 @@
-"""A plan brings any ledger to what the log owes, once, and leaves nothing for the next."""
+"""A rebill plan brings any ledger to what the log owes; a second plan is empty."""
 
 from collections import Counter
 
@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from pipeline.events.codec import decode
 from pipeline.events.model import Addressed
-from pipeline.replay.audit import Audit
-from pipeline.replay.corrections import Correctable, basis_of
+from pipeline.replay.comparison import compare
+from pipeline.replay.corrections import Correctable, basis_of, find_corrections
+from pipeline.replay.partition import PartitionReplay
 from pipeline.usage.record import UsageRecord
 from tests.oracle.decide import decide, net
 from tests.oracle.strategies import END
@@ -19,20 +20,20 @@ from tests.properties.test_partition import Log, long_logs
 MADE_AT = END + 1
 
 
-def _taken(log: Log, committed: int | None = None) -> Audit:
-    audit = Audit(
+def _replay(log: Log, committed: int | None = None) -> PartitionReplay:
+    replay = PartitionReplay(
         len(log.records) if committed is None else committed,
         lambda _: log.timeline,
-        seal_after=log.seal_after,
+        seal_after_ms=log.seal_after,
     )
     for record in log.records:
-        audit.take(record.offset, record.timestamp, record.key, record.value, record.headers)
-    return audit
+        replay.take(record.offset, record.timestamp, record.key, record.value, record.headers)
+    return replay
 
 
 def _plan(log: Log, ledger: list[UsageRecord], written: list[UsageRecord]) -> list[Correctable]:
     ids = {record.id for record in written}
-    return list(_taken(log).corrections(ledger, ids, ("events", 0), MADE_AT))
+    return find_corrections(_replay(log), ledger, ids, ("events", 0), MADE_AT).conversations
 
 
 def _records(plan: list[Correctable]) -> list[UsageRecord]:
@@ -49,7 +50,7 @@ def _net(records: list[UsageRecord]) -> dict[str, dict[str, int]]:
 
 
 def _decided(log: Log) -> dict[str, dict[str, int]]:
-    """Return what the second implementation decides over all events, also those too late."""
+    """Return what the oracle decides over all events, late ones too."""
     histories: dict[str, dict[tuple[str, str], object]] = {}
     for record in log.records:
         found = decode(record.value, record.key, record.timestamp, record.headers)
@@ -68,7 +69,7 @@ def _decided(log: Log) -> dict[str, dict[str, int]]:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[Log, list[UsageRecord], list[UsageRecord]]:
-    """Return a log, what its worker wrote, and a ledger to which things happened."""
+    """Return a log, what its worker wrote, and a ledger that was damaged since."""
     log = draw(LOGS)
     written = _written(log, len(log.records))
     ledger = [record for record in written if draw(st.integers(0, 3))]
@@ -91,18 +92,17 @@ def damaged(draw: st.DrawFn) -> tuple[Log, list[UsageRecord], list[UsageRecord]]
 
 
 @given(long_logs())
-def test_nothing_is_planned_where_the_worker_wrote_all_and_nothing_was_too_late(log: Log) -> None:
+def test_plan_is_empty_where_the_ledger_is_complete_and_no_event_was_late(log: Log) -> None:
     written = _written(log, len(log.records))
 
     assert _plan(log, written, written) == []
 
 
 @given(damaged())
-def test_a_plan_brings_the_ledger_to_what_is_decided_and_the_next_is_empty(
+def test_plan_brings_the_ledger_to_what_is_decided_and_the_next_plan_is_empty(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]],
 ) -> None:
     log, written, ledger = case
-
     plan = _plan(log, ledger, written)
     event(f"{min(len(plan), 2)} conversations corrected")
 
@@ -114,26 +114,24 @@ def test_a_plan_brings_the_ledger_to_what_is_decided_and_the_next_is_empty(
 
 
 @given(damaged())
-def test_the_audit_finds_nothing_in_units_once_a_plan_is_applied(
+def test_audit_finds_no_difference_in_units_after_a_plan_is_applied(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]],
 ) -> None:
     log, written, ledger = case
     after = ledger + _records(_plan(log, ledger, written))
     assume(len(after) > len(ledger))
 
-    found = {f.kind for f in _taken(log).compare(after, frozenset(), MADE_AT)}
+    findings = compare(_replay(log), after, frozenset(), MADE_AT).findings
 
-    # A record that differs in other than units has no correction; it stays a finding.
-    assert found <= {"differs", "missing", "unexpected", "no_evidence"}
+    # A record that differs in something other than units has no correction and stays a finding.
+    assert {f.kind for f in findings} <= {"differs", "missing", "unexpected", "no_evidence"}
     corrected = {f"{r.tenant_id}:{r.conversation}" for r in after if r.reason == "rebill"}
-    named = {
-        f"{f.tenant_id}:{f.conversation}" for f in _taken(log).compare(after, frozenset(), MADE_AT)
-    }
+    named = {f"{f.tenant_id}:{f.conversation}" for f in findings}
     assert not corrected & named
 
 
 @given(damaged())
-def test_each_minus_names_a_unit_that_stands_and_carries_its_price(
+def test_each_reversal_names_a_standing_charge_and_has_its_price(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]],
 ) -> None:
     log, written, ledger = case
@@ -145,15 +143,15 @@ def test_each_minus_names_a_unit_that_stands_and_carries_its_price(
         assert record.reason == "rebill"
         if record.quantity < 0:
             assert record.supersedes is not None
-            taken = by_id[record.supersedes]
-            assert taken.quantity == 1
+            charge = by_id[record.supersedes]
+            assert charge.quantity == 1
             assert record.supersedes not in gone
             gone.add(record.supersedes)
-            assert (taken.policy, taken.policy_version) == (record.policy, record.policy_version)
+            assert (charge.policy, charge.policy_version) == (record.policy, record.policy_version)
 
 
 @given(damaged())
-def test_the_same_difference_has_the_same_ids_and_one_that_comes_again_has_others(
+def test_same_difference_has_the_same_ids_and_a_later_one_has_others(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]],
 ) -> None:
     log, written, ledger = case
@@ -162,34 +160,35 @@ def test_the_same_difference_has_the_same_ids_and_one_that_comes_again_has_other
 
     again = _records(_plan(log, ledger, written))
     assert [record.id for record in again] == [record.id for record in first]
-    # Somebody takes the correction away and puts another record in its place.
+    # The ledger has another record since, so the next correction must have another id.
     other = msgspec.structs.replace(first[0], id=f"{first[0].tenant_id}:x:77", conversation="x")
     later = _records(_plan(log, [*ledger, *first, other], written))
     assert not {record.id for record in later} & {record.id for record in first}
 
 
 @given(damaged(), st.data())
-def test_what_is_on_its_way_is_left_out(
+def test_conversation_with_uncommitted_events_is_left_out(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]], data: st.DataObject
 ) -> None:
     log, written, ledger = case
     committed = data.draw(st.integers(0, len(log.records)))
 
-    audit = _taken(log, committed)
-    plan = list(audit.corrections(ledger, {r.id for r in written}, ("events", 0), MADE_AT))
+    ids = {record.id for record in written}
+    plan = find_corrections(_replay(log, committed), ledger, ids, ("events", 0), MADE_AT)
 
-    heard = {
+    uncommitted = {
         f"{found.tenant_id}:{found.conversation}"
         for record in log.records[committed:]
         if isinstance(
             found := decode(record.value, record.key, record.timestamp, record.headers), Addressed
         )
     }
-    assert not {f"{part.tenant_id}:{part.conversation}" for part in plan} & heard
+    corrected = {f"{part.tenant_id}:{part.conversation}" for part in plan.conversations}
+    assert not corrected & uncommitted
 
 
 @given(damaged())
-def test_a_basis_changes_with_every_record(
+def test_basis_changes_with_every_record_but_not_with_their_order(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]],
 ) -> None:
     _, written, _ = case

@@ -1,4 +1,4 @@
-"""`resmeter decide`: files of events in, a decision a conversation out."""
+"""`resmeter decide`: files of events in, one decision a conversation out."""
 
 import gzip
 import json
@@ -50,7 +50,7 @@ def event(name: str, subject: str, minute: int, **data: object) -> bytes:
 
 
 def answered(subject: str) -> bytes:
-    """A conversation that silence settles."""
+    """Return the events of a conversation that silence resolves."""
     return event("customer_message", subject, 0, intent="help_request") + event(
         "ai_message", subject, 1, kind="answer"
     )
@@ -60,11 +60,11 @@ def conversations(result: "subprocess.CompletedProcess[bytes]") -> list[str]:
     return [json.loads(line)["conversation"] for line in result.stdout.splitlines()]
 
 
-# --- what is decided ------------------------------------------------------------------------------
+# --- decisions ------------------------------------------------------------------------------------
 
 
 def situations() -> list[tuple[str, str, str]]:
-    """Policies with their changes, and times, so that a process decides many scenarios at once."""
+    """Return policies, their overrides and times, so that one run decides many scenarios."""
     found = {(s["policy"], json.dumps(s["policy_overrides"]), s["as_of"]) for s in SCENARIOS}
     return sorted(found)
 
@@ -98,14 +98,14 @@ def test_every_scenario_is_decided_as_expected(
     for scenario in chosen:
         expected = scenario["expected"]
         decision = found[scenario["events"][0]["subject"]]
-        if "would_be" in decision:  # the file tells the transitions alone
+        if "would_be" in decision:  # the file has the transitions only
             decision["would_be"] = decision["would_be"]["transitions"]
         for transition in (*decision["transitions"], *decision.get("would_be", ())):
             assert transition.pop("evidence")
         assert {key: decision[key] for key in expected} == expected, scenario["title"]
 
 
-def test_a_line_has_the_members_that_are_documented(decide: Run) -> None:
+def test_line_has_the_documented_members(decide: Run) -> None:
     result = decide("-", given=answered("c-1"))
 
     assert result.stdout == (
@@ -116,7 +116,7 @@ def test_a_line_has_the_members_that_are_documented(decide: Run) -> None:
     )
 
 
-def test_what_is_excluded_nets_nothing_and_says_what_it_would_be(decide: Run) -> None:
+def test_excluded_conversation_nets_nothing_and_says_what_it_would(decide: Run) -> None:
     given = answered("c-1").replace(b'"data"', b'"environment": "sandbox", "data"')
 
     decision = json.loads(decide("-", given=given).stdout)
@@ -127,7 +127,7 @@ def test_what_is_excluded_nets_nothing_and_says_what_it_would_be(decide: Run) ->
     assert [t["reason"] for t in decision["would_be"]["transitions"]] == ["silence"]
 
 
-def test_silence_counts_up_to_the_time_that_is_named(decide: Run) -> None:
+def test_silence_counts_up_to_as_of(decide: Run) -> None:
     before = decide("-", given=answered("c-1"), as_of="2026-05-05T09:00:59.999Z")
     at = decide("-", given=answered("c-1"), as_of="2026-05-05T11:01:00+02:00")
 
@@ -144,7 +144,7 @@ def test_order_and_repetition_of_lines_change_nothing(decide: Run) -> None:
     assert shuffled == expected
 
 
-def test_conversations_come_by_tenant_then_by_name(decide: Run) -> None:
+def test_conversations_are_sorted_by_tenant_and_id(decide: Run) -> None:
     given = answered("c-2") + answered("c-10") + answered("c-1")
     given += answered("c-3").replace(b'"acme"', b'"aaa"')
 
@@ -154,9 +154,7 @@ def test_conversations_come_by_tenant_then_by_name(decide: Run) -> None:
 # --- files ----------------------------------------------------------------------------------------
 
 
-def test_standard_input_and_plain_and_packed_files_decide_the_same(
-    decide: Run, tmp_path: Path
-) -> None:
+def test_standard_input_plain_and_packed_files_decide_the_same(decide: Run, tmp_path: Path) -> None:
     given = answered("c-1") + answered("c-2")
     (tmp_path / "plain.ndjson").write_bytes(given)
     (tmp_path / "packed.gz").write_bytes(gzip.compress(given))
@@ -170,7 +168,7 @@ def test_standard_input_and_plain_and_packed_files_decide_the_same(
         assert (result.returncode, result.stdout, result.stderr) == (0, expected.stdout, b"")
 
 
-def test_files_packed_one_after_the_other_are_read_to_the_end(decide: Run, tmp_path: Path) -> None:
+def test_concatenated_packed_files_are_read_to_the_end(decide: Run, tmp_path: Path) -> None:
     one, other = answered("c-1"), answered("c-2")
     (tmp_path / "both.gz").write_bytes(gzip.compress(one) + gzip.compress(other))
     (tmp_path / "both.zst").write_bytes(zstandard.compress(one) + zstandard.compress(other))
@@ -191,13 +189,13 @@ def test_several_files_are_one_log(decide: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("given", [b"", b"\n\n", b" \r\n"])
-def test_an_empty_file_decides_nothing(decide: Run, given: bytes) -> None:
+def test_empty_file_decides_nothing(decide: Run, given: bytes) -> None:
     result = decide("-", given=given)
 
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
 
-def test_blank_lines_other_line_ends_and_a_last_line_without_end_are_read(decide: Run) -> None:
+def test_blank_lines_crlf_and_an_unfinished_last_line_are_read(decide: Run) -> None:
     given = b"\n" + answered("c-1").replace(b"\n", b"\r\n\r\n").strip()
 
     result = decide("-", given=given)
@@ -226,10 +224,10 @@ def damaged_zst(given: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("pack", [unfinished_gz, unfinished_zst, damaged_gz, damaged_zst])
-def test_a_packed_file_that_is_cut_or_damaged_fails_and_decides_nothing(
+def test_truncated_or_damaged_packed_file_fails_and_decides_nothing(
     decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    # Of those cut, whole lines come out: nothing but the missing end tells that there were more.
+    # A truncated file yields whole lines first: only the missing end shows that there were more.
     path = tmp_path / f"wrong.{pack.__name__.rpartition('_')[2]}"
     path.write_bytes(pack(answered("c-1")))
 
@@ -240,7 +238,7 @@ def test_a_packed_file_that_is_cut_or_damaged_fails_and_decides_nothing(
 
 
 @pytest.mark.parametrize("name", ["none.ndjson", "folder", "not.gz", "not.zst"])
-def test_a_file_that_cannot_be_read_is_named(decide: Run, tmp_path: Path, name: str) -> None:
+def test_unreadable_file_is_named(decide: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "not.gz").write_bytes(b"plain text")
     (tmp_path / "not.zst").write_bytes(b"plain text")
@@ -252,10 +250,10 @@ def test_a_file_that_cannot_be_read_is_named(decide: Run, tmp_path: Path, name: 
     assert b"Traceback" not in result.stderr
 
 
-# --- lines that are no events ---------------------------------------------------------------------
+# --- invalid lines --------------------------------------------------------------------------------
 
 
-def test_lines_that_are_no_events_go_to_standard_error_and_the_rest_is_decided(decide: Run) -> None:
+def test_invalid_lines_go_to_standard_error_and_the_rest_is_decided(decide: Run) -> None:
     given = b"nonsense\n\n" + answered("c-1") + event("rating", "c-1", 2, target="ai", score=6)
 
     result = decide("-", given=given)
@@ -272,7 +270,7 @@ def test_lines_that_are_no_events_go_to_standard_error_and_the_rest_is_decided(d
     }
 
 
-def test_of_several_files_that_of_a_bad_line_is_named(decide: Run, tmp_path: Path) -> None:
+def test_with_several_files_an_invalid_line_names_its_file(decide: Run, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.ndjson", tmp_path / "bad.ndjson"
     good.write_bytes(answered("c-1"))
     bad.write_bytes(answered("c-2") + b"{}\n")
@@ -296,7 +294,7 @@ def test_of_several_files_that_of_a_bad_line_is_named(decide: Run, tmp_path: Pat
     ]
     + [("confirmed-only", {}), ("zendesk-2026", {})],
 )
-def test_the_policy_decides_what_silence_is_worth(
+def test_policy_decides_what_silence_is_worth(
     decide: Run, policy: str, net: dict[str, int]
 ) -> None:
     result = decide("-", "--policy", policy, given=answered("c-1"))
@@ -304,7 +302,7 @@ def test_the_policy_decides_what_silence_is_worth(
     assert json.loads(result.stdout)["net"] == net
 
 
-def test_an_unknown_policy_is_bad_usage_and_is_told_with_the_presets(decide: Run) -> None:
+def test_unknown_policy_is_bad_usage_and_lists_the_presets(decide: Run) -> None:
     result = decide("-", "--policy", "fin", given=answered("c-1"))
 
     assert (result.returncode, result.stdout) == (2, b"")
@@ -312,7 +310,7 @@ def test_an_unknown_policy_is_bad_usage_and_is_told_with_the_presets(decide: Run
     assert all(name.encode() in result.stderr for name in PRESETS)
 
 
-def test_all_errors_of_a_policy_file_are_told(decide: Run, tmp_path: Path) -> None:
+def test_all_errors_of_a_policy_file_are_reported(decide: Run, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text('silence = "maybe"\ngrace = "soon"\n[window]\nfax = "1h"\n')
 
@@ -323,23 +321,22 @@ def test_all_errors_of_a_policy_file_are_told(decide: Run, tmp_path: Path) -> No
     assert keys == ["silence", "grace", "window.fax"]
 
 
-def test_a_time_that_is_none_is_bad_usage(decide: Run) -> None:
+def test_invalid_time_is_bad_usage(decide: Run) -> None:
     result = decide("-", as_of="tomorrow")
 
     assert (result.returncode, result.stdout) == (2, b"")
-    assert b"'tomorrow' is not an RFC 3339 time" in result.stderr
+    assert b"'tomorrow' is not a date such as 2026-11-01" in result.stderr
+    assert b"or an RFC 3339 time" in result.stderr
 
 
-def test_no_file_is_bad_usage(decide: Run) -> None:
+def test_missing_file_argument_is_bad_usage(decide: Run) -> None:
     result = decide()
 
     assert (result.returncode, result.stdout) == (2, b"")
     assert b"FILE" in result.stderr
 
 
-def test_the_settings_of_a_deployment_do_not_matter(
-    decide: Run, resmeter_env: dict[str, str]
-) -> None:
+def test_settings_of_a_deployment_do_not_matter(decide: Run, resmeter_env: dict[str, str]) -> None:
     resmeter_env["RESMETER_WORKER__HTTP_PORT"] = "nonsense"
     resmeter_env["RESMETER_CONFIG"] = "none.toml"
 

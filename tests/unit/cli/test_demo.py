@@ -1,4 +1,4 @@
-"""What `resmeter demo` tells whoever stays."""
+"""What `resmeter demo` prints for the time after it."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli.demo import next_steps, sourced
 
 
-def test_what_is_sourced_finds_the_command_and_keeps_what_was_on_the_path(tmp_path: Path) -> None:
+def test_sourced_script_finds_the_command_and_keeps_the_path(tmp_path: Path) -> None:
     scripts = tmp_path / "it's a $HOME"
     scripts.mkdir()
     (scripts / "resmeter").write_text("#!/bin/sh\necho ours\n")
@@ -31,7 +31,7 @@ def test_what_is_sourced_finds_the_command_and_keeps_what_was_on_the_path(tmp_pa
     assert done.stdout.splitlines() == ["ours", f"{scripts}:{os.environ['PATH']}", "a b"]
 
 
-def test_whoever_stays_is_not_told_to_stay() -> None:
+def test_kept_demo_does_not_advise_to_keep_it() -> None:
     assert "KEEP=1" in next_steps("acme", "c1", is_kept=False)
     kept = next_steps("acme", "c1", is_kept=True)
     assert "KEEP=1" not in kept

@@ -1,48 +1,37 @@
-"""`resmeter dlq`, as far as no broker is needed."""
+"""`resmeter dlq`, without a broker."""
 
 import pytest
 
-from pipeline.cli.dlq import counted
-from pipeline.cli.output import print_table
-from pipeline.events.times import format_time
-from pipeline.replay.redrive import Count
+from pipeline.cli.dlq import listed
+from pipeline.cli.output import print_text
+from pipeline.replay.deadletters import ReasonCount
 
 AT = 1_777_885_200_000
 
 
 @pytest.mark.parametrize("detail", ["[/red]", "[red]free", "data.score: [/] is no number"])
-def test_a_detail_is_listed_as_it_is_written(
-    capsys: pytest.CaptureFixture[str], detail: str
-) -> None:
-    print_table(counted({"invalid_data": Count(1, AT, AT, detail, {"acme"})}))
+def test_detail_is_listed_as_it_is_written(capsys: pytest.CaptureFixture[str], detail: str) -> None:
+    for line in listed({"invalid_data": ReasonCount(1, AT, AT, detail, {"acme"})}):
+        print_text(line)
 
     assert detail in capsys.readouterr().out
 
 
-def test_a_narrow_terminal_cuts_no_time(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+def test_list_fits_80_columns_and_cuts_no_figure() -> None:
+    count = ReasonCount(1234567, AT, AT + 1000, "x" * 20, {"acme", "b"}, (0, 1742))
 
-    print_table(counted({"future_time": Count(1234567, AT, AT + 1, "x" * 80, {"acme", "b"})}))
+    header, figures, newest = listed({"conversation_too_long": count})
 
-    header, row = capsys.readouterr().out.splitlines()
-    assert header.split() == [
-        "reason",
-        "letters",
-        "first",
-        "last",
-        "tenants",
-        "newest",
-        "which",
-        "says",
+    assert header.split() == ["reason", "letters", "first", "last"]
+    assert figures.split() == [
+        *("conversation_too_long", "1234567", "2026-05-04T09:00:00Z", "2026-05-04T09:00:01Z")
     ]
-    assert row.split() == [
-        *("future_time", "1234567", format_time(AT), format_time(AT + 1), "2", "0:0", "x" * 80),
-    ]
+    assert newest.strip() == f"2 tenants; newest 0:1742: {'x' * 20}"
+    assert max(map(len, (header, figures, newest))) <= 80
 
 
-def test_reasons_come_by_the_number_of_their_letters(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(counted({"a": Count(1, AT, AT, ""), "b": Count(3, AT, AT, "")}))
+def test_reasons_are_listed_by_the_number_of_their_dead_letters() -> None:
+    lines = listed({"a": ReasonCount(1, AT, AT, ""), "b": ReasonCount(3, AT, AT, "")})
 
-    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()] == ["reason", "b", "a"]
+    reasons = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert reasons == ["reason", "b", "a"]

@@ -1,4 +1,4 @@
-"""`resmeter explain`: the receipt of one conversation, out of the ledger."""
+"""`resmeter explain`: the receipt of one conversation, from the ledger."""
 
 import json
 import subprocess
@@ -89,7 +89,7 @@ def delivered_at_the_second_call(ledger: Ledger) -> None:
         deliveries.conclude(ledger, lease, conclusion, at + 5)
 
 
-def test_a_receipt_tells_charge_reversal_and_every_call(ledger: Ledger, explain: Run) -> None:
+def test_receipt_has_charge_reversal_and_every_call(ledger: Ledger, explain: Run) -> None:
     stored(ledger, record("c-1"))
     delivered_at_the_second_call(ledger)
     stored(ledger, record("c-1", 2))
@@ -112,7 +112,7 @@ def test_a_receipt_tells_charge_reversal_and_every_call(ledger: Ledger, explain:
     assert "   Stripe    Not yet: " in text
 
 
-def test_as_json_it_is_one_object_with_the_same(ledger: Ledger, explain: Run) -> None:
+def test_json_is_one_object_with_the_same_facts(ledger: Ledger, explain: Run) -> None:
     stored(ledger, record("c-1"))
     delivered_at_the_second_call(ledger)
     stored(ledger, record("c-1", 2))
@@ -131,7 +131,7 @@ def test_as_json_it_is_one_object_with_the_same(ledger: Ledger, explain: Run) ->
     assert reversal.delivery is None
 
 
-def test_only_the_conversation_that_is_asked_for_is_told(ledger: Ledger, explain: Run) -> None:
+def test_receipt_has_the_requested_conversation_only(ledger: Ledger, explain: Run) -> None:
     stored(ledger, record("c-1"), record("c-1:2"), record("c-10"))
     stored(ledger, record("c-1", tenant_id="globex"))
 
@@ -141,7 +141,7 @@ def test_only_the_conversation_that_is_asked_for_is_told(ledger: Ledger, explain
         assert [line["id"] for line in found["records"]] == [f"{tenant_id}:{conversation}:1"]
 
 
-def test_long_lines_are_broken_below_their_labels(ledger: Ledger, explain: Run) -> None:
+def test_long_lines_wrap_below_their_labels(ledger: Ledger, explain: Run) -> None:
     stored(ledger, record("c-1"))
 
     wide = explain("acme", "c-1", columns=400).stdout
@@ -154,7 +154,7 @@ def test_long_lines_are_broken_below_their_labels(ledger: Ledger, explain: Run) 
 
 
 @pytest.mark.parametrize(("tenant_id", "conversation"), [("acme", "c-2"), ("globex", "c-1")])
-def test_a_conversation_that_the_ledger_does_not_hold_is_told_with_where_was_looked(
+def test_unknown_conversation_is_reported_with_the_ledger_that_was_read(
     ledger: Ledger, explain: Run, tenant_id: str, conversation: str
 ) -> None:
     stored(ledger, record("c-1"))
@@ -163,28 +163,26 @@ def test_a_conversation_that_the_ledger_does_not_hold_is_told_with_where_was_loo
 
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(
-        f"error: the ledger {ledger.redacted_url} holds no usage record of "
+        f"error: the ledger {ledger.redacted_url} has no usage record of "
     )
     assert f"conversation '{conversation}' of tenant '{tenant_id}'" in result.stderr
 
 
-def test_a_ledger_that_is_not_there_is_told_with_what_to_run(explain: Run) -> None:
+def test_missing_ledger_is_reported_with_the_command_to_run(explain: Run) -> None:
     result = explain("acme", "c-1")
 
     assert (result.returncode, result.stdout) == (2, "")
     assert "run `resmeter ledger upgrade`" in result.stderr
 
 
-def test_a_conversation_must_be_named(explain: Run) -> None:
+def test_missing_conversation_argument_is_bad_usage(explain: Run) -> None:
     result = explain("acme")
 
     assert (result.returncode, result.stdout) == (2, "")
     assert "CONVERSATION" in result.stderr
 
 
-def test_an_id_that_would_steer_the_terminal_is_shown_and_does_nothing(
-    ledger: Ledger, explain: Run
-) -> None:
+def test_control_characters_in_an_id_are_printed_as_escapes(ledger: Ledger, explain: Run) -> None:
     conversation = "c\x1b[2J\x9b\u202e1"
     stored(ledger, record(conversation))
 

@@ -1,10 +1,10 @@
-"""Tables are whole, however narrow the terminal is."""
+"""A narrow terminal cuts no table."""
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.output import print_table
+from pipeline.cli.output import print_table, progress
 
 
 @pytest.fixture(params=["a terminal", "no terminal"], autouse=True)
@@ -20,7 +20,7 @@ def plain(capsys: pytest.CaptureFixture[str]) -> str:
     return Text.from_ansi(capsys.readouterr().out).plain
 
 
-def test_a_table_wider_than_the_terminal_keeps_every_column_and_figure(
+def test_table_wider_than_the_terminal_keeps_every_column_and_figure(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     table = Table(box=None, pad_edge=False)
@@ -39,7 +39,7 @@ def test_a_table_wider_than_the_terminal_keeps_every_column_and_figure(
     ]
 
 
-def test_a_table_with_a_title_and_a_footer_is_as_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_keeps_its_title_and_its_footer(capsys: pytest.CaptureFixture[str]) -> None:
     table = Table(title="Billed under fin-2026: $0.99 a resolution", show_footer=True)
     table.add_column("conversations", footer="200")
     table.add_column("amount", footer="$141.57")
@@ -51,3 +51,21 @@ def test_a_table_with_a_title_and_a_footer_is_as_whole(capsys: pytest.CaptureFix
     for text in ("conversations", "amount", "1234567", "$7.00", "200", "$141.57"):
         assert text in shown
     assert "…" not in shown
+
+
+def test_progress_on_a_terminal_takes_a_known_and_an_unknown_total(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+
+    with progress("reading") as on_record:
+        for done in range(3):
+            on_record(done, None)
+            on_record(done, 3)
+
+
+def test_progress_elsewhere_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("reading") as on_record:
+        on_record(1, 2)
+
+    assert capsys.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""What listens takes a port that there is."""
+"""Commands that listen accept valid ports only."""
 
 import pytest
 
@@ -7,9 +7,7 @@ from tests.command import resmeter
 
 @pytest.mark.parametrize("command", ["emulator", "kafka"])
 @pytest.mark.parametrize("port", ["-1", "65536", "99999", "x"])
-def test_a_port_that_is_none_is_bad_usage(
-    resmeter_env: dict[str, str], command: str, port: str
-) -> None:
+def test_invalid_port_is_bad_usage(resmeter_env: dict[str, str], command: str, port: str) -> None:
     result = resmeter(command, "--port", port, env=resmeter_env)
 
     assert (result.returncode, result.stdout) == (2, b"")

@@ -1,4 +1,4 @@
-"""`resmeter rebill`, as far as no broker is needed."""
+"""`resmeter rebill`, without a broker."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,8 @@ from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.rebill import report
 from pipeline.errors import UnavailableError
 from pipeline.replay.corrections import Correctable, Correction
-from pipeline.replay.planfile import FORM, Header, Total, write_plan
+from pipeline.replay.planfile import FORM, Header, Total, encode_plan
+from pipeline.replay.rebill import AppliedPlan
 from pipeline.usage.record import Origin, UsageRecord
 from tests.command import resmeter
 
@@ -46,7 +47,7 @@ def header(*totals: Total) -> Header:
 
 def written(folder: Path, of: Header, *found: Correctable) -> Path:
     file = folder / "plan.ndjson"
-    file.write_bytes(write_plan(of, found, load_tenants(None))[1])
+    file.write_bytes(encode_plan(of, found, load_tenants(None))[1])
     return file
 
 
@@ -57,7 +58,7 @@ def rows(shown: str) -> list[list[str]]:
 # --- show -----------------------------------------------------------------------------------------
 
 
-def test_what_is_nothing_has_no_sign(rebill: Run, tmp_path: Path) -> None:
+def test_zero_has_no_sign(rebill: Run, tmp_path: Path) -> None:
     file = written(
         tmp_path,
         header(
@@ -71,14 +72,18 @@ def test_what_is_nothing_has_no_sign(rebill: Run, tmp_path: Path) -> None:
 
     assert result.returncode == 0
     assert rows(result.stdout)[1:] == [
-        ["acme", "qualification", "0", "-1", "0.00", "usd", "-9.99", "usd", "-1"],
-        ["acme", "resolution", "+2", "0", "+1.98", "usd", "0.00", "usd", "+2"],
-        ["acme", "signup", "+1", "-1", "no", "price", "no", "price", "0"],
+        ["acme"],
+        ["qualification", "0", "-1", "0.00", "usd", "-9.99", "usd", "-1"],
+        ["resolution", "+2", "0", "+1.98", "usd", "0.00", "usd", "+2"],
+        ["signup", "+1", "-1", "no", "price", "no", "price", "0"],
     ]
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("outcome", ["[/red]", "[red]free", "a\x1b[2Jb"])
-def test_an_outcome_is_shown_as_it_is_written(rebill: Run, tmp_path: Path, outcome: str) -> None:
+def test_outcome_is_printed_as_it_is_written_and_safe(
+    rebill: Run, tmp_path: Path, outcome: str
+) -> None:
     file = written(tmp_path, header(Total("acme", outcome, 1, 0, "0.99", "0", "usd")))
 
     result = rebill("show", file)
@@ -88,7 +93,7 @@ def test_an_outcome_is_shown_as_it_is_written(rebill: Run, tmp_path: Path, outco
     assert "\x1b" not in result.stdout
 
 
-def test_an_empty_plan_says_that_it_is(rebill: Run, tmp_path: Path) -> None:
+def test_empty_plan_says_so(rebill: Run, tmp_path: Path) -> None:
     result = rebill("show", written(tmp_path, header()))
 
     assert (result.returncode, result.stdout) == (0, "")
@@ -98,23 +103,23 @@ def test_an_empty_plan_says_that_it_is(rebill: Run, tmp_path: Path) -> None:
 # --- plan -----------------------------------------------------------------------------------------
 
 
-def test_a_plan_into_no_folder_is_refused_before_anything_is_read(
-    rebill: Run, tmp_path: Path
-) -> None:
+def test_missing_folder_is_reported_before_anything_is_read(rebill: Run, tmp_path: Path) -> None:
     result = rebill("plan", "--out", tmp_path / "none" / "plan.ndjson")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"error: {tmp_path}/none is no folder: no plan can be written there\n"
+    assert result.stderr == (
+        f"error: {tmp_path}/none is not a folder: no plan can be written there\n"
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="root may write everywhere else")
-def test_a_plan_into_a_folder_that_takes_no_file_is_refused_before_anything_is_read(
+def test_folder_that_is_not_writable_is_reported_before_anything_is_read(
     rebill: Run,
 ) -> None:
     result = rebill("plan", "--out", "/proc/self/plan.ndjson")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: /proc/self takes no file: ")
+    assert result.stderr.startswith("error: the folder /proc/self is not writable: ")
 
 
 # --- apply ----------------------------------------------------------------------------------------
@@ -144,38 +149,44 @@ def correctable(conversation: str, records: int = 1) -> Correctable:
     return Correctable("acme", conversation, "basis", "why", tuple(corrections))
 
 
-def test_a_plan_that_the_ledger_has_is_told_as_done(capsys: pytest.CaptureFixture[str]) -> None:
-    report([correctable("c1", 2), correctable("c2")], [correctable("c3")], [], set())
+def test_conversations_that_the_plan_corrected_before_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report(AppliedPlan([correctable("c1", 2), correctable("c2")], [correctable("c3")], [], set()))
 
     assert capsys.readouterr().out.splitlines() == [
         "3 corrections of 2 conversations are in the ledger",
-        "1 conversations had been corrected by this plan before",
+        "1 conversation had been corrected by this plan before",
     ]
 
 
-def test_what_the_sink_refused_is_not_told_as_in_the_ledger(
+def test_quarantined_corrections_are_not_counted_as_in_the_ledger(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(UnavailableError, match="of 2 conversations, the first acme c1: see its"):
+    with pytest.raises(
+        UnavailableError, match="of 2 conversations, the first acme c1: see the sink"
+    ):
         report(
-            [correctable("c1"), correctable("c2", 2), correctable("c3")],
-            [],
-            [],
-            {"acme:c1:r0", "acme:c2:r1"},
+            AppliedPlan(
+                [correctable("c1"), correctable("c2", 2), correctable("c3")],
+                [],
+                [],
+                {"acme:c1:r0", "acme:c2:r1"},
+            )
         )
 
     assert capsys.readouterr().out == "2 corrections of 2 conversations are in the ledger\n"
 
 
-def test_a_refusal_is_told_beside_conversations_that_have_changed(
+def test_quarantine_is_reported_beside_conversations_that_have_changed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(UnavailableError, match="refused corrections of 1 conversations"):
-        report([correctable("c1")], [], [correctable("c2")], {"acme:c1:r0"})
+    with pytest.raises(UnavailableError, match="quarantined corrections of 1 conversation,"):
+        report(AppliedPlan([correctable("c1")], [], [correctable("c2")], {"acme:c1:r0"}))
 
     assert "left: acme c2 has changed" in capsys.readouterr().out
 
 
-def test_conversations_that_have_changed_are_something_found() -> None:
+def test_changed_conversations_give_exit_status_3() -> None:
     with pytest.raises(SystemExit, match="3"):
-        report([], [], [correctable("c2")], set())
+        report(AppliedPlan([], [], [correctable("c2")], set()))

@@ -8,13 +8,17 @@ from tests.command import resmeter
 
 
 @pytest.mark.parametrize("columns", ["20", "60", "80", "200"])
-def test_a_narrow_terminal_drops_no_column(resmeter_env: dict[str, str], columns: str) -> None:
+def test_every_setting_has_its_default_and_its_meaning_at_any_width(
+    resmeter_env: dict[str, str], columns: str
+) -> None:
     shown = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": columns}
 
     result = resmeter("settings", env={**resmeter_env, **shown})
 
     assert result.returncode == 0
-    header, *rows = Text.from_ansi(result.stdout.decode()).plain.splitlines()
-    assert header.split() == ["variable", "default", "meaning"]
-    starts = [row.split()[0] for row in rows if row.startswith("RESMETER_")]
+    text = Text.from_ansi(result.stdout.decode()).plain
+    starts = [row.split()[0] for row in text.splitlines() if row.startswith("RESMETER_")]
     assert starts == [name for name, _, _ in describe_settings()]
+    words = " ".join(text.split())
+    for variable, default, meaning in describe_settings():
+        assert f"{variable}{f' = {default}' if default else ''} {meaning}" in words

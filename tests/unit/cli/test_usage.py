@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from rich.text import Text
 
-from pipeline.events.times import format_time
+from pipeline.events.times import format_time, parse_time
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
 from pipeline.ledger.entries import Conclusion, ConsumedRecord, Lease, Result, Stored
 from pipeline.sink.grouping import Destination, freeze, group_records
@@ -23,6 +23,9 @@ T0 = 1_790_000_000_000
 HOUR_MS = 3_600_000
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+HEADER = [
+    *("tenant,", "outcome", "quantity", "confirmed", "assumed", "amount", "delivered", "pending")
+]
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def usage(resmeter_env: dict[str, str]) -> Run:
 
 
 def record(conversation: str, n: int = 1, **changes: object) -> UsageRecord:
-    """A charge of acme for silence; with `supersedes`, what takes that one back."""
+    """Return a charge of acme for silence; with `supersedes`, a reversal of that charge."""
     fields: dict[str, object] = {
         "tenant_id": "acme",
         "conversation": conversation,
@@ -96,7 +99,7 @@ def lines(result: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
 
 
 def line(**changes: object) -> dict[str, Any]:
-    """What is owed for one resolution of acme that nobody has sent."""
+    """Return the line of one resolution of acme that was not sent."""
     return {
         "tenantid": "acme",
         "outcome": "resolution",
@@ -114,7 +117,7 @@ def line(**changes: object) -> dict[str, Any]:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def test_a_line_has_these_members_in_this_order(ledger: Ledger, usage: Run) -> None:
+def test_line_has_these_members_in_this_order(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1"))
 
     result = usage("--json")
@@ -126,15 +129,13 @@ def test_a_line_has_these_members_in_this_order(ledger: Ledger, usage: Run) -> N
     )
 
 
-def test_an_empty_ledger_has_no_lines(ledger: Ledger, usage: Run) -> None:
+def test_empty_ledger_has_no_lines(ledger: Ledger, usage: Run) -> None:
     result = usage("--json")
 
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_units_are_told_apart_by_kind_and_by_whether_stripe_has_them(
-    ledger: Ledger, usage: Run
-) -> None:
+def test_units_count_by_kind_and_by_whether_stripe_has_them(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1"), record("c-2", kind="confirmed", reason="confirmed"))
     sent(ledger, "delivered")
     stored(ledger, record("c-3"))
@@ -144,10 +145,10 @@ def test_units_are_told_apart_by_kind_and_by_whether_stripe_has_them(
     ]
 
 
-def test_a_unit_taken_back_counts_where_it_was_charged(ledger: Ledger, usage: Run) -> None:
+def test_reversal_counts_where_its_charge_counted(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1", kind="confirmed", reason="confirmed"), record("c-2"))
     sent(ledger, "delivered")
-    # A reversal is `assumed` on its own; what it takes back was `confirmed`.
+    # The reversal itself is `assumed`; its charge was `confirmed`.
     stored(ledger, record("c-1", 2, supersedes="acme:c-1:1"))
 
     assert lines(usage("--json")) == [
@@ -155,9 +156,7 @@ def test_a_unit_taken_back_counts_where_it_was_charged(ledger: Ledger, usage: Ru
     ]
 
 
-def test_charges_that_were_taken_back_before_they_were_sent_are_not_pending(
-    ledger: Ledger, usage: Run
-) -> None:
+def test_charge_reversed_before_it_was_sent_is_not_pending(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1"), record("c-1", 2, supersedes="acme:c-1:1"))
     sent(ledger, "delivered")
 
@@ -167,14 +166,16 @@ def test_charges_that_were_taken_back_before_they_were_sent_are_not_pending(
 
 
 @pytest.mark.parametrize("result", ["failed", "refused", "rejected", "collision", "halted"])
-def test_what_stripe_did_not_take_is_pending(ledger: Ledger, usage: Run, result: Result) -> None:
+def test_usage_that_stripe_did_not_accept_is_pending(
+    ledger: Ledger, usage: Run, result: Result
+) -> None:
     stored(ledger, record("c-1"))
     sent(ledger, result)
 
     assert lines(usage("--json")) == [line(delivered=0, pending=1)]
 
 
-def test_tenants_and_outcomes_have_lines_of_their_own_in_order(ledger: Ledger, usage: Run) -> None:
+def test_each_tenant_and_outcome_has_its_line_in_order(ledger: Ledger, usage: Run) -> None:
     stored(
         ledger,
         record("c-1", tenant_id="globex"),
@@ -190,7 +191,7 @@ def test_tenants_and_outcomes_have_lines_of_their_own_in_order(ledger: Ledger, u
     ]
 
 
-def test_each_unit_has_the_price_of_its_version_and_each_currency_its_line(
+def test_unit_has_the_price_of_its_policy_version_and_each_currency_a_line(
     ledger: Ledger, usage: Run, resmeter_env: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "1.toml").write_text('name = "acme"\nversion = 1\n[price]\nresolution = 0.80\n')
@@ -201,7 +202,7 @@ def test_each_unit_has_the_price_of_its_version_and_each_currency_its_line(
     stored(
         ledger,
         *(record(f"c-{n}", policy="acme", policy_version=n) for n in (1, 2, 3)),
-        # Taken back under the third version, at the price of the first.
+        # Reversed under the third version, at the price of the first.
         record("c-1", 2, policy="acme", policy_version=3, supersedes="acme:c-1:1"),
     )
 
@@ -211,7 +212,7 @@ def test_each_unit_has_the_price_of_its_version_and_each_currency_its_line(
     ]
 
 
-def test_what_no_policy_prices_has_no_amount_and_a_warning(ledger: Ledger, usage: Run) -> None:
+def test_outcome_without_a_price_has_no_amount_and_a_warning(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1", outcome="signup", kind="reported", reason="reported"))
 
     result = usage("--json")
@@ -220,7 +221,7 @@ def test_what_no_policy_prices_has_no_amount_and_a_warning(ledger: Ledger, usage
     assert result.stderr == "warning: no policy names a price for signup\n"
 
 
-def test_a_thousand_tenths_are_a_hundred(
+def test_amounts_are_exact_decimals(
     ledger: Ledger, usage: Run, resmeter_env: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "p.toml").write_text('name = "acme"\nversion = 1\n[price]\nresolution = 0.1\n')
@@ -233,17 +234,17 @@ def test_a_thousand_tenths_are_a_hundred(
     assert found["amount"] == "100.0"
 
 
-# --- what is chosen -------------------------------------------------------------------------------
+# --- selection ------------------------------------------------------------------------------------
 
 
-def test_one_tenant_can_be_asked_for(ledger: Ledger, usage: Run) -> None:
+def test_tenant_option_selects_one_tenant(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1"), record("c-2", tenant_id="globex"))
 
     assert lines(usage("--json", "--tenant", "globex")) == [line(tenantid="globex")]
     assert lines(usage("--json", "--tenant", "nobody")) == []
 
 
-def test_a_time_span_holds_its_begin_and_not_its_end(ledger: Ledger, usage: Run) -> None:
+def test_time_range_includes_its_start_and_not_its_end(ledger: Ledger, usage: Run) -> None:
     stored(ledger, *(record(f"c-{n}", occurred_at=T0 + n * HOUR_MS) for n in range(4)))
 
     result = usage(
@@ -254,19 +255,53 @@ def test_a_time_span_holds_its_begin_and_not_its_end(ledger: Ledger, usage: Run)
 
 
 @pytest.mark.parametrize("option", ["--from", "--to"])
-def test_a_time_that_is_none_is_bad_usage(usage: Run, option: str) -> None:
-    result = usage(option, "2026-11-01")
+def test_invalid_time_is_bad_usage(usage: Run, option: str) -> None:
+    result = usage(option, "2026-11-31")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert "'2026-11-01' is not an RFC 3339 time" in result.stderr
+    assert "'2026-11-31' is not a date such as 2026-11-01" in result.stderr
+    assert "or an RFC 3339 time" in result.stderr
 
 
-# --- for people -----------------------------------------------------------------------------------
+def test_date_is_midnight_utc(ledger: Ledger, usage: Run) -> None:
+    midnight = parse_time("2026-11-02T00:00:00Z")
+    stored(ledger, *(record(f"c-{n}", occurred_at=midnight + n - 1) for n in range(3)))
+
+    assert lines(usage("--json", "--from", "2026-11-02")) == [
+        line(quantity=2, assumed=2, amount="1.98", pending=2)
+    ]
+    assert lines(usage("--json", "--to", "2026-11-02")) == [line()]
 
 
-def test_without_json_there_is_a_table_with_a_total_for_each_currency(
-    ledger: Ledger, usage: Run
-) -> None:
+def test_month_includes_its_first_and_its_last_millisecond(ledger: Ledger, usage: Run) -> None:
+    edges = [parse_time("2026-11-01T00:00:00Z"), parse_time("2026-12-01T00:00:00Z")]
+    times = [edge + ms for edge in edges for ms in (-1, 0)]
+    stored(ledger, *(record(f"c-{n}", occurred_at=at) for n, at in enumerate(times)))
+
+    assert lines(usage("--json", "--month", "2026-11")) == [
+        line(quantity=2, assumed=2, amount="1.98", pending=2)
+    ]
+
+
+def test_month_excludes_from_and_to(usage: Run) -> None:
+    result = usage("--month", "2026-11", "--to", "2026-11-15")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "give --month, or --from and --to, but not both" in result.stderr
+
+
+@pytest.mark.parametrize("month", ["2026-13", "2026", "0000-01", "2026-11-01", "november"])
+def test_invalid_month_is_bad_usage(usage: Run, month: str) -> None:
+    result = usage("--month", month)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"'{month}' is not a month such as 2026-11" in result.stderr
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def test_table_has_a_total_for_each_currency(ledger: Ledger, usage: Run) -> None:
     stored(
         ledger,
         record("c-1"),
@@ -278,18 +313,20 @@ def test_without_json_there_is_a_table_with_a_total_for_each_currency(
 
     assert result.returncode == 0
     header, *rows = (row.split() for row in result.stdout.splitlines())
-    assert header == ["tenant", *list(line())[1:]]
+    assert header == HEADER
     assert rows == [
-        ["acme", "qualification", "1", "1", "0", "9.99", "usd", "0", "1"],
-        ["acme", "resolution", "1", "0", "1", "0.99", "usd", "0", "1"],
-        ["acme", "signup", "1", "0", "0", "-", "-", "0", "1"],
-        ["total", "1", "0", "0", "-", "-", "0", "1"],
+        ["acme"],
+        ["qualification", "1", "1", "0", "9.99", "usd", "0", "1"],
+        ["resolution", "1", "0", "1", "0.99", "usd", "0", "1"],
+        ["signup", "1", "0", "0", "no", "price", "0", "1"],
+        ["total", "1", "0", "0", "no", "price", "0", "1"],
         ["total", "2", "1", "1", "10.98", "usd", "0", "2"],
     ]
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("columns", ["20", "60", "80"])
-def test_a_narrow_terminal_cuts_no_figure_and_no_header(
+def test_narrow_terminal_cuts_no_figure_and_no_header(
     ledger: Ledger, usage: Run, resmeter_env: dict[str, str], columns: str
 ) -> None:
     resmeter_env |= {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": columns}
@@ -302,25 +339,44 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_header(
     result = usage()
 
     header, *rows = (row.split() for row in Text.from_ansi(result.stdout).plain.splitlines())
-    assert header == ["tenant", *list(line())[1:]]
+    assert header == HEADER
     assert rows == [
-        ["acme", "qualification", "1", "0", "0", "9.99", "usd", "0", "1"],
-        ["contoso-travel", "resolution", "143", "0", "143", "141.57", "usd", "0", "143"],
+        ["acme"],
+        ["qualification", "1", "0", "0", "9.99", "usd", "0", "1"],
+        ["contoso-travel"],
+        ["resolution", "143", "0", "143", "141.57", "usd", "0", "143"],
         ["total", "144", "0", "143", "151.56", "usd", "0", "144"],
     ]
 
 
-def test_a_table_without_rows_says_why(ledger: Ledger, usage: Run) -> None:
+def test_unknown_tenant_gets_the_known_ones(ledger: Ledger, usage: Run) -> None:
+    stored(ledger, record("c-1"), record("c-2", tenant_id="globex"))
+
     result = usage("--tenant", "nobody")
 
-    assert result.returncode == 0
-    assert result.stderr == "the ledger holds no usage here\n"
+    assert (result.returncode, result.stdout) == (0, "")
+    assert result.stderr == "No usage for tenant 'nobody' (known tenants: acme, globex)\n"
 
 
-# --- what is not there ----------------------------------------------------------------------------
+def test_no_usage_says_why_without_a_table(ledger: Ledger, usage: Run) -> None:
+    empty = usage()
+    stored(ledger, record("c-1"))
+    another_time = usage("--month", "2020-01")
+    tenant = usage("--month", "2020-01", "--tenant", "acme")
+
+    results = (empty, another_time, tenant)
+    assert [(result.returncode, result.stdout) for result in results] == [(0, "")] * 3
+    assert [result.stderr for result in results] == [
+        "The ledger has no usage yet\n",
+        "No usage at that time\n",
+        "No usage for tenant 'acme' at that time\n",
+    ]
 
 
-def test_a_ledger_that_is_not_there_is_told_with_what_to_run(usage: Run) -> None:
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_missing_ledger_is_reported_with_the_command_to_run(usage: Run) -> None:
     result = usage("--json")
 
     assert (result.returncode, result.stdout) == (2, "")
@@ -328,7 +384,7 @@ def test_a_ledger_that_is_not_there_is_told_with_what_to_run(usage: Run) -> None
     assert "Traceback" not in result.stderr
 
 
-def test_all_wrong_settings_are_told(usage: Run, resmeter_env: dict[str, str]) -> None:
+def test_all_invalid_settings_are_reported(usage: Run, resmeter_env: dict[str, str]) -> None:
     resmeter_env["RESMETER_SINK__HTTP_PORT"] = "x"
     resmeter_env["RESMETER_LOG__LEVEL"] = "loud"
 
@@ -342,7 +398,9 @@ def test_all_wrong_settings_are_told(usage: Run, resmeter_env: dict[str, str]) -
 
 
 @pytest.mark.parametrize("outcome", ["[/]", "[red]free", "a\x1b[2Jb"])
-def test_an_outcome_is_shown_as_it_is_written(ledger: Ledger, usage: Run, outcome: str) -> None:
+def test_outcome_is_printed_as_it_is_written_and_safe(
+    ledger: Ledger, usage: Run, outcome: str
+) -> None:
     stored(ledger, record("c1", outcome=outcome))
 
     result = usage()

@@ -1,4 +1,4 @@
-"""The audit judges by what the worker decided then, where keys of producers have changed since."""
+"""The audit follows the worker's decision, even where producers' keys have changed since."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,9 @@ from pipeline.catalog.policies import preset
 from pipeline.events.signature import HEADER, Key, sign
 from pipeline.events.times import format_time
 from pipeline.ledger.findings import Finding
-from pipeline.replay.audit import Audit, Tally
+from pipeline.replay.comparison import Tally, compare, missing_dead_letters
+from pipeline.replay.corrections import Correctable, find_corrections
+from pipeline.replay.partition import PartitionReplay
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 from pipeline.usage.record import UsageRecord
@@ -28,7 +30,7 @@ class Record(NamedTuple):
 
 
 def resolved(signed: str | None = None, key: Key = OLD) -> list[Record]:
-    """Return a conversation that is confirmed, signed or not."""
+    """Return the records of a confirmed conversation, signed or not."""
     steps = [
         ("customer_message", {"intent": "help_request"}),
         ("ai_message", {"kind": "answer"}),
@@ -56,7 +58,7 @@ def resolved(signed: str | None = None, key: Key = OLD) -> list[Record]:
 
 
 def decided(records: list[Record], keys: dict[str, Key]) -> tuple[list[UsageRecord], set[int]]:
-    """Return what a worker with these keys emits, and the offsets that it refuses."""
+    """Return what a worker with these keys emits, and the offsets that it rejects."""
     partition = Partition("events", 0, lambda _: TIMELINE, keys)
     partition.schedule_all()
     work = partition.apply(records)
@@ -69,74 +71,80 @@ def audited(
     records: list[Record],
     ledger: list[UsageRecord],
     keys: dict[str, Key],
-    refused: set[int],
+    unauthorized: set[int],
     *,
-    letters_are_whole: bool = True,
-) -> tuple[list[Finding], Tally, Audit]:
-    audit = Audit(
+    dead_letters_are_whole: bool = True,
+) -> tuple[list[Finding], Tally, PartitionReplay]:
+    replay = PartitionReplay(
         len(records),
         lambda _: TIMELINE,
         keys,
-        refused=refused,
-        letters_are_whole=letters_are_whole,
+        unauthorized_offsets=unauthorized,
+        dead_letters_are_whole=dead_letters_are_whole,
     )
     for record in records:
-        audit.take(*record)
-    found = list(audit.compare(ledger, set(), T0 + 10**9))
-    return found, audit.tallies.get("acme", Tally()), audit
+        replay.take(*record)
+    found, tallies = compare(replay, ledger, set(), T0 + 10**9)
+    return found, tallies.get("acme", Tally()), replay
 
 
-def test_what_was_taken_under_a_key_that_is_gone_stays_billed() -> None:
+def corrected(replay: PartitionReplay, ledger: list[UsageRecord]) -> list[Correctable]:
+    return find_corrections(replay, ledger, set(), ("events", 0), T0 + 10**9).conversations
+
+
+def test_event_signed_by_a_removed_key_stays_billed() -> None:
     records = resolved("old")
-    ledger, refused = decided(records, {"old": OLD})
+    ledger, unauthorized = decided(records, {"old": OLD})
     assert len(ledger) == 1
 
-    found, tally, audit = audited(records, ledger, {"new": NEW}, refused)
+    found, tally, replay = audited(records, ledger, {"new": NEW}, unauthorized)
 
     assert not found
     assert tally.unjudged == 0
-    assert not list(audit.corrections(ledger, set(), ("events", 0), T0 + 10**9))
+    assert not corrected(replay, ledger)
 
 
-def test_what_came_before_signatures_were_asked_for_stays_billed() -> None:
+def test_unsigned_event_from_before_signatures_were_required_stays_billed() -> None:
     records = resolved()
-    ledger, refused = decided(records, {})
+    ledger, unauthorized = decided(records, {})
 
-    found, _, audit = audited(records, ledger, {"new": NEW}, refused)
+    found, _, replay = audited(records, ledger, {"new": NEW}, unauthorized)
 
     assert not found
-    assert not list(audit.corrections(ledger, set(), ("events", 0), T0 + 10**9))
+    assert not corrected(replay, ledger)
 
 
-def test_what_the_worker_refused_is_not_owed_once_its_key_is_known() -> None:
+def test_event_rejected_as_unauthorized_is_not_owed_after_its_key_is_added() -> None:
     records = resolved("new", NEW)
-    ledger, refused = decided(records, {"old": OLD})
-    assert (ledger, refused) == ([], {0, 1, 2})
+    ledger, unauthorized = decided(records, {"old": OLD})
+    assert (ledger, unauthorized) == ([], {0, 1, 2})
 
-    found, _, audit = audited(records, ledger, {"old": OLD, "new": NEW}, refused)
+    found, _, replay = audited(records, ledger, {"old": OLD, "new": NEW}, unauthorized)
 
     assert not found
-    assert not list(audit.corrections(ledger, set(), ("events", 0), T0 + 10**9))
-    assert audit.missing_letters(refused, "events", 0) == []
+    assert not corrected(replay, ledger)
+    assert missing_dead_letters(replay.rejected, unauthorized, "events", 0) == []
 
 
-def test_where_dead_letters_are_gone_such_a_conversation_is_not_judged() -> None:
+def test_conversation_with_an_unknown_key_is_not_judged_where_dead_letters_are_gone() -> None:
     records = resolved("old")
     ledger, _ = decided(records, {"old": OLD})
 
     for had in (ledger, []):
-        found, tally, audit = audited(records, had, {"new": NEW}, set(), letters_are_whole=False)
+        found, tally, replay = audited(
+            records, had, {"new": NEW}, set(), dead_letters_are_whole=False
+        )
 
         assert not found
         assert tally.unjudged == 1
-        assert not list(audit.corrections(had, set(), ("events", 0), T0 + 10**9))
+        assert not corrected(replay, had)
 
 
-def test_a_forged_event_that_is_not_committed_yet_is_judged_by_the_keys_of_today() -> None:
+def test_uncommitted_event_is_judged_by_todays_keys() -> None:
     records = resolved("old")
-    audit = Audit(0, lambda _: TIMELINE, {"new": NEW})
+    replay = PartitionReplay(0, lambda _: TIMELINE, {"new": NEW})
     for record in records:
-        audit.take(*record)
+        replay.take(*record)
 
-    assert audit.letters == 3
-    assert not list(audit.compare([], set(), T0 + 10**9))
+    assert replay.dead_letters == 3
+    assert not compare(replay, [], set(), T0 + 10**9).findings

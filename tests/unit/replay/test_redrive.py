@@ -1,5 +1,6 @@
-"""Dead letters come back as what they were, and only those that can be taken now go out again."""
+"""A dead letter reads back as its record, and only what is accepted now is sent again."""
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
@@ -8,14 +9,16 @@ from hypothesis import strategies as st
 from pipeline.events.model import CUSTOMER_MESSAGE, REASONS, Event, Rejected
 from pipeline.events.signature import HEADER, Key, sign
 from pipeline.kafka.headers import DeadLetter
+from pipeline.replay.deadletters import Letter, Selection, count_by_reason, read_letter
 from pipeline.replay.redrive import (
+    DUPLICATE,
+    OTHER_REASON,
+    OVER_LIMIT,
     REDRIVES_MAX,
-    REFUSED_SINCE,
-    Letter,
-    counts,
-    headers_again,
+    REJECTED_SINCE,
+    Redriven,
     judge,
-    read_letter,
+    redriven_headers,
 )
 from tests.oracle.wire import value
 from tests.properties.test_partition import Record
@@ -48,7 +51,7 @@ def verdicts(*letters: Letter, reasons: frozenset[str] = frozenset()) -> list[st
     st.sampled_from(REASONS),
     st.text(max_size=40),
 )
-def test_a_dead_letter_reads_back_as_the_record_that_it_was(
+def test_dead_letter_reads_back_as_its_record(
     key: bytes | None,
     content: bytes | None,
     headers: list[tuple[str, bytes]],
@@ -67,84 +70,88 @@ def test_a_dead_letter_reads_back_as_the_record_that_it_was(
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.none() | st.binary(max_size=20))))
-def test_whatever_lies_in_the_topic_is_read(headers: list[tuple[str, bytes | None]]) -> None:
+def test_any_record_in_the_dead_letter_topic_can_be_read(
+    headers: list[tuple[str, bytes | None]],
+) -> None:
     found = read_letter((0, 1), NOW, None, None, [*headers, ("resmeter-offset", b"x")])
 
     assert found.origin is None
     assert verdicts(found) == ["not written by resmeter"]
 
 
-def test_what_is_an_event_by_now_is_sent_and_what_is_none_is_left() -> None:
+def test_valid_event_is_sent_and_invalid_one_is_left() -> None:
     assert verdicts(letter(), letter(b"{", "malformed_json", 8)) == [
         "",
-        "refused again: malformed_json",
+        "would be rejected again: malformed_json",
     ]
 
 
-def test_a_record_whose_dead_letter_was_written_twice_is_sent_once() -> None:
-    assert verdicts(letter(), letter(), letter(offset=8)) == ["", "written twice", ""]
+def test_record_with_two_dead_letters_is_sent_once() -> None:
+    assert verdicts(letter(), letter(), letter(offset=8)) == ["", DUPLICATE, ""]
 
 
-def test_a_reason_that_is_named_leaves_the_others() -> None:
+def test_named_reason_leaves_the_others() -> None:
     found = verdicts(
         letter(), letter(reason="invalid_data", offset=8), reasons=frozenset(["invalid_data"])
     )
 
-    assert found == ["another reason", ""]
+    assert found == ["other reason", ""]
 
 
-def test_what_depends_on_its_conversation_is_sent_only_when_it_is_named() -> None:
+def test_reason_that_depends_on_the_conversation_must_be_named() -> None:
     late = letter(reason="too_late")
 
-    assert verdicts(late) == ["depends on its conversation: name it with --reason"]
+    assert verdicts(late) == ["depends on its conversation; to send it, select its reason"]
     assert verdicts(late, reasons=frozenset(["too_late"])) == [""]
 
 
-def test_a_record_that_was_cut_is_not_sent() -> None:
+def test_truncated_record_is_not_sent() -> None:
     found = letter(b"x" * 900_000, "too_large")
 
     assert found.cut == "value=900000"
-    assert verdicts(found) == ["cut: the original is in the events topic alone"]
+    assert verdicts(found) == ["too large to be kept whole; only the events topic has the original"]
 
 
-def test_each_redrive_is_counted_in_the_record_and_the_last_one_ends_it() -> None:
+def test_record_counts_its_redrives_and_is_left_after_the_last() -> None:
     found = letter()
     for _ in range(REDRIVES_MAX):
         assert verdicts(found) == [""]
-        again = tuple((name, content) for name, content in headers_again(found))
+        again = tuple((name, content) for name, content in redriven_headers(found))
         found = letter(headers=again)  # type: ignore[arg-type]
 
     assert found.redrives == REDRIVES_MAX
-    assert verdicts(found) == ["sent again 5 times already"]
+    assert verdicts(found) == ["already sent again 5 times"]
 
 
-def test_what_was_refused_again_goes_as_its_newest_letter_and_does_not_double() -> None:
+def test_record_rejected_again_is_sent_as_its_newest_dead_letter_only() -> None:
     letters = [letter()]
     for run in range(1, 9):
         found = list(judge(letters, frozenset(), NOW))
-        # All that goes is refused again, behind those that are there.
+        # Everything that is sent is rejected again, after the dead letters that exist.
         for verdict in found:
             if not verdict.why_not:
-                again: Any = tuple(headers_again(verdict.letter))
+                again: Any = tuple(redriven_headers(verdict.letter))
                 letters.append(letter(offset=100 * run, headers=again))
 
     assert len(letters) == 1 + REDRIVES_MAX
-    told = [verdict.why_not for verdict in judge(letters, frozenset(), NOW)]
-    assert told == [REFUSED_SINCE] * REDRIVES_MAX + ["sent again 5 times already"]
+    reasons = [verdict.why_not for verdict in judge(letters, frozenset(), NOW)]
+    assert reasons == [REJECTED_SINCE] * REDRIVES_MAX + ["already sent again 5 times"]
 
 
-def test_what_no_key_of_today_has_signed_is_left() -> None:
+def test_event_that_no_current_key_signed_is_left() -> None:
     keys = {"chat": Key(b"s" * 32, None)}
     signature = sign("chat", b"s" * 32, b"acme:c1", GOOD, [])
     signed = letter(reason="not_authorized", offset=8, headers=((HEADER, signature),))
 
     found = judge([letter(reason="not_authorized"), signed], frozenset(), NOW, keys)
 
-    assert [verdict.why_not for verdict in found] == ["refused again: not_authorized", ""]
+    assert [verdict.why_not for verdict in found] == ["would be rejected again: not_authorized", ""]
 
 
-def test_letters_are_counted_by_reason_with_the_newest_as_the_example() -> None:
-    found = counts([letter(), letter(offset=8, key=b"best:c2"), letter(reason="invalid_data")])
+def test_dead_letters_are_counted_by_reason_with_the_newest_as_the_example() -> None:
+    found = count_by_reason(
+        [letter(), letter(offset=8, key=b"best:c2"), letter(reason="invalid_data")]
+    )
 
     assert {reason: count.letters for reason, count in found.items()} == {
         "future_time": 2,
@@ -152,4 +159,19 @@ def test_letters_are_counted_by_reason_with_the_newest_as_the_example() -> None:
     }
     assert found["future_time"].tenants == {"acme", "best"}
     assert found["future_time"].example == "why"
-    assert found["future_time"].place == (0, 8)
+    assert found["future_time"].position == (0, 8)
+
+
+def test_redrive_is_complete_where_only_unselected_letters_are_left() -> None:
+    assert Redriven(1, Counter({OTHER_REASON: 2, DUPLICATE: 1})).is_complete
+    assert not Redriven(1, Counter({OTHER_REASON: 2, OVER_LIMIT: 1})).is_complete
+
+
+def test_selection_is_by_reason_and_by_time_with_an_exclusive_end() -> None:
+    found = letter(reason="too_late")
+
+    assert Selection().contains(found)
+    assert Selection(frozenset(["too_late"]), NOW, NOW + 1).contains(found)
+    assert not Selection(frozenset(["future_time"])).contains(found)
+    assert not Selection(from_ms=NOW + 1).contains(found)
+    assert not Selection(to_ms=NOW).contains(found)

@@ -1,0 +1,176 @@
+"""Options that several commands share, and what a command opens before it works."""
+
+import re
+from calendar import monthrange
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from pipeline import logs
+from pipeline.catalog.tenants import Tenants, load_tenants
+from pipeline.config import Settings, load_settings
+from pipeline.events.times import parse_time
+from pipeline.ledger import Ledger, open_ledger
+
+_DAY_MS = 86_400_000
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_MONTH = re.compile(r"(\d{4})-(\d\d)", re.ASCII)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class TimeRange(NamedTuple):
+    """`from_ms <= time < to_ms`, each None where it is open."""
+
+    from_ms: int | None
+    to_ms: int | None
+
+
+class _Time(click.ParamType):
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        try:
+            return parse_time(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
+        except ValueError:
+            self.fail(
+                f"{text[:40]!r} is not a date such as 2026-11-01 (midnight UTC) or an RFC 3339 "
+                "time such as 2026-11-01T09:30:00Z",
+                param,
+                ctx,
+            )
+
+
+class _Month(click.ParamType):
+    name = "month"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> TimeRange:
+        if isinstance(value, TimeRange):
+            return value
+        match = _MONTH.fullmatch(str(value))
+        if match is None or not (1 <= int(match[2]) <= 12 and int(match[1]) >= 1):
+            self.fail(f"{str(value)[:40]!r} is not a month such as 2026-11", param, ctx)
+        start = parse_time(f"{value}-01T00:00:00Z")
+        return TimeRange(start, start + monthrange(int(match[1]), int(match[2]))[1] * _DAY_MS)
+
+
+TIME = _Time()  # milliseconds
+MONTH = _Month()  # a TimeRange in UTC
+
+
+def time_range_options(what: str) -> Callable[[Command], Command]:
+    """Add --from, --to and --month; the command gets one argument, `time_range`.
+
+    `what` completes the help texts: "usage that occurred".
+    """
+
+    def decorate(function: Command) -> Command:
+        @wraps(function)
+        def command(
+            *args: Any,
+            from_ms: int | None,
+            to_ms: int | None,
+            month: TimeRange | None,
+            **kwargs: Any,
+        ) -> Any:
+            if month is not None and (from_ms is not None or to_ms is not None):
+                raise click.UsageError("give --month, or --from and --to, but not both")
+            return function(*args, time_range=month or TimeRange(from_ms, to_ms), **kwargs)
+
+        options = [
+            click.option(
+                "--from",
+                "from_ms",
+                type=TIME,
+                metavar="TIME",
+                help=f"Only {what} at this time or later: 2026-11-01, or an RFC 3339 time.",
+            ),
+            click.option(
+                "--to", "to_ms", type=TIME, metavar="TIME", help=f"Only {what} before this time."
+            ),
+            click.option(
+                "--month",
+                type=MONTH,
+                metavar="MONTH",
+                help=f"Only {what} in this month, UTC: 2026-11. Replaces --from and --to.",
+            ),
+        ]
+        for option in reversed(options):
+            command = option(command)
+        return command  # type: ignore[return-value]
+
+    return decorate
+
+
+def tenant_option(help_text: str) -> Callable[[Command], Command]:
+    """Add --tenant TENANT; the command gets `tenant_id`."""
+    return click.option("--tenant", "tenant_id", metavar="TENANT", help=help_text)
+
+
+def json_option(help_text: str) -> Callable[[Command], Command]:
+    """Add --json; the command gets `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=help_text)
+
+
+wait_option = click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the sink to store what has been written.",
+)
+
+
+def limit_option(help_text: str) -> Callable[[Command], Command]:
+    """Add --limit NUMBER."""
+    return click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help=help_text)
+
+
+def port_option(default: int) -> Callable[[Command], Command]:
+    """Add --port for a command that listens."""
+    return click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=default,
+        show_default=True,
+        help="The port to listen on; 0 takes any free port.",
+    )
+
+
+class Opened(NamedTuple):
+    """What a command works with."""
+
+    settings: Settings
+    tenants: Tenants
+    ledger: Ledger
+
+
+def configured() -> Settings:
+    """Load the settings, and configure logging by them."""
+    settings = load_settings()
+    logs.configure(settings.log)
+    return settings
+
+
+@contextmanager
+def opened() -> Iterator[Opened]:
+    """Load settings and tenants, and open the ledger; close it in the end."""
+    settings = configured()
+    tenants = load_tenants(settings.config)
+    ledger = open_ledger(settings.ledger.url)
+    try:
+        yield Opened(settings, tenants, ledger)
+    finally:
+        ledger.close()

@@ -1,0 +1,119 @@
+"""Write events from lines of JSON to the events topic, each one checked before it is sent."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+import orjson
+
+from pipeline.config import Settings
+from pipeline.errors import UnavailableError
+from pipeline.events.codec import decode_value, hold_against
+from pipeline.events.model import Rejected
+from pipeline.events.signature import HEADER, Key, sign
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.topics import TopicAdmin
+from pipeline.kafka.writer import Writer
+from pipeline.progress import OnRecord, ignore_progress
+
+Line: TypeAlias = tuple[str, int, bytes]  # file, line number from 1, content
+_HEADERS: list[tuple[str, bytes]] = [("content-type", b"application/cloudevents+json")]
+
+
+class Signer(NamedTuple):
+    """A producer's key, and its id in the tenant file."""
+
+    key_id: str
+    key: Key
+
+
+class Produced(NamedTuple):
+    """How many events were acknowledged, and how many lines were rejected."""
+
+    sent: int
+    rejected: int
+
+
+def produce_lines(
+    settings: Settings,
+    lines: Iterable[Line],
+    *,
+    by_event_time: bool = True,
+    is_checked: bool = True,
+    signer: Signer | None = None,
+    on_rejected: Callable[[str, int, Rejected], object],
+    on_interrupted: Callable[[int], object],
+    on_record: OnRecord = ignore_progress,
+) -> Produced:
+    """Write lines to the events topic, and wait until the broker has acknowledged all of them.
+
+    Args:
+        settings: broker and topics.
+        lines: file, line number and content of each.
+        by_event_time: give each record its event's time; otherwise the broker's clock counts.
+        is_checked: leave out what a worker would reject.
+        signer: signs each record; only tenants of its key may be written.
+        on_rejected: called with file, line number and reason of each line that is left out.
+        on_interrupted: called with the number of acknowledged events, where reading a line fails or
+            the user interrupts.
+        on_record: called for each event sent.
+
+    Raises:
+        UnavailableError: the topic is not there, or the broker did not acknowledge everything.
+    """
+    topic = settings.topics.events
+    if topic not in TopicAdmin(settings).existing():
+        raise UnavailableError(f"there is no topic {topic}: run `resmeter topics create`")
+    sent = rejected = 0
+    with Writer(kafka_client_options(settings.kafka), topic) as writer:
+        try:
+            for file, number, line in lines:
+                key, event_ms, reason = _check(line, int(time.time() * 1000))
+                if reason is None and signer is not None:
+                    reason = _check_signer(key, signer)
+                if reason is not None and is_checked:
+                    rejected += 1
+                    on_rejected(file, number, reason)
+                    continue
+                headers = _HEADERS if signer is None else _signed_headers(signer, key, line)
+                timestamp = event_ms if by_event_time else None
+                if not writer.write(key, line, headers, timestamp):
+                    break
+                sent += 1
+                on_record(sent, None)
+        except BaseException:
+            writer.flush()
+            on_interrupted(writer.acknowledged)
+            raise
+    return Produced(sent, rejected)
+
+
+def _check(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | None]:
+    """Return the key and time (ms) of a line's event, and why a worker would reject it."""
+    addressed = decode_value(line)
+    if not isinstance(addressed, Rejected):
+        tenant_id, conversation_id = addressed.tenant_id, addressed.conversation
+        key = f"{tenant_id}:{conversation_id}".encode()
+        # By the time of arrival, which is now: an event of the future is rejected whichever
+        # timestamp its record gets.
+        reason = hold_against(tenant_id, conversation_id, addressed.event, key, now)
+        return key, addressed.event.at, reason
+    try:
+        value = orjson.loads(line)
+        return f"{value['tenantid']}:{value['subject']}".encode(), None, addressed
+    except (ValueError, TypeError, KeyError):
+        return None, None, addressed
+
+
+def _check_signer(key: bytes | None, signer: Signer) -> Rejected | None:
+    tenant_id = (key or b"").decode().partition(":")[0]
+    if signer.key.tenants is None or tenant_id in signer.key.tenants:
+        return None
+    return Rejected(
+        "not_authorized", f"the key {signer.key_id!r} may not write for tenant {tenant_id!r}"
+    )
+
+
+def _signed_headers(signer: Signer, key: bytes | None, line: bytes) -> list[tuple[str, bytes]]:
+    signature = sign(signer.key_id, signer.key.secret, key, line, _HEADERS)
+    return [*_HEADERS, (HEADER, signature)]

@@ -1,0 +1,267 @@
+"""Compare a replayed partition with the ledger. Pure.
+
+The records that a conversation must have in the ledger are known from its replay:
+
+- *owed*: what its events up to the worker's committed offset emit. The ledger must have them.
+- *optional*: what follows from later events, and from windows that have ended by now. A running
+  worker may or may not have written them yet; both are right.
+- The ledger must have nothing else.
+
+Ids count up within a conversation. So the ledger's records must be a prefix of *owed* followed by
+*optional*, and at least all of *owed*.
+
+Each decision is made twice: event by event, as the worker does, and by `decide` over the whole
+history. Where the two differ, this program is wrong and not the ledger (`undecided`).
+
+Where retention has deleted the beginning of a partition, a conversation that differs may reach back
+before it: such conversations count as unjudged, never as wrong.
+
+Once a rebill plan has corrected a conversation, its records are no longer what the worker emits. It
+is then compared by its units alone.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from pipeline.ledger.findings import Finding, FindingKind
+from pipeline.replay.charges import (
+    Charge,
+    balance,
+    describe_difference,
+    is_correction,
+    standing_charges,
+)
+from pipeline.replay.partition import PartitionReplay, Place, ReplayedConversation
+from pipeline.resolve.machine import decide, fold_history
+from pipeline.resolve.policy import Timeline
+from pipeline.usage.record import UsageRecord
+
+_END = 2**62
+
+
+class Tally(msgspec.Struct):
+    """Counts of a tenant. The events of all tenants and the dead letters add up to the log."""
+
+    conversations: int = 0
+    events: int = 0
+    duplicates: int = 0
+    records: int = 0  # usage records in the ledger
+    pending: int = 0  # conversations with a window that is open, or that has just ended
+    unjudged: int = 0  # conversations that differ where retention has deleted the evidence
+    unsettled: int = 0  # conversations that differ, but the worker is not done with them
+    corrected: int = 0  # conversations that a plan has corrected
+    findings: int = 0
+
+    def add(self, other: "Tally") -> None:
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+Tallies: TypeAlias = dict[str, Tally]  # by tenant
+
+
+class Comparison(NamedTuple):
+    findings: list[Finding]
+    tallies: Tallies
+
+
+def compare(
+    replay: PartitionReplay, ledger: Iterable[UsageRecord], written: AbstractSet[str], now: int
+) -> Comparison:
+    """Return what differs between the log and the ledger's records of this partition.
+
+    Args:
+        replay: the partition, after its last record.
+        ledger: its usage records, in the order in which they came.
+        written: ids of all records in the topic of usage records that the sink has read: the
+            ledger must have them.
+        now: the arrival time up to which windows may have ended, ms.
+    """
+    findings: list[Finding] = []
+    tallies = event_tallies(replay)
+
+    def judge(place: Place, differences: list[Finding]) -> None:
+        tally = tallies.setdefault(place[0], Tally())
+        if place in replay.uncertain or (differences and not replay.is_whole):
+            tally.unjudged += 1
+        else:
+            tally.findings += len(differences)
+            findings.extend(differences)
+
+    stored = by_conversation(ledger)
+    for replayed in replay.conversations():
+        records = stored.pop(replayed.place, [])
+        tally = tallies.setdefault(replayed.tenant_id, Tally())
+        timeline = replay.timeline_for(replayed.tenant_id)
+        judge(
+            replayed.place, compare_conversation(replayed, timeline, records, written, now, tally)
+        )
+    for place, records in stored.items():
+        tallies.setdefault(place[0], Tally()).records += len(records)
+        if balance(records) or not any(map(is_correction, records)):
+            judge(place, [_unexpected(r, "the log has no such conversation") for r in records])
+    counted = sum(tally.events for tally in tallies.values())
+    assert counted + replay.dead_letters == replay.read, "each record is an event or a dead letter"
+    return Comparison(findings, tallies)
+
+
+def event_tallies(replay: PartitionReplay) -> Tallies:
+    """Return tallies with the events of each tenant, before anything is compared."""
+    return {
+        tenant_id: Tally(events=events, duplicates=replay.duplicates[tenant_id])
+        for tenant_id, events in replay.events.items()
+    }
+
+
+def by_conversation(ledger: Iterable[UsageRecord]) -> dict[Place, list[UsageRecord]]:
+    """Return usage records by tenant and conversation, each list in its order."""
+    stored: dict[Place, list[UsageRecord]] = {}
+    for record in ledger:
+        stored.setdefault((record.tenant_id, record.conversation), []).append(record)
+    return stored
+
+
+def compare_conversation(
+    replayed: ReplayedConversation,
+    timeline: Timeline,
+    stored: list[UsageRecord],
+    written: AbstractSet[str],
+    now: int,
+    tally: Tally,
+) -> list[Finding]:
+    """Return what differs in one conversation, and count it in the tenant's tally."""
+    tally.conversations += 1
+    tally.records += len(stored)
+    tally.pending += (
+        replayed.conversation.due_arrival_ms is not None
+        or len(replayed.emitted) > replayed.owed_count
+    )
+    settled = replayed.settled(timeline, now)
+    findings = _decided_twice(settled, timeline)
+    if any(map(is_correction, stored)):
+        owed = owed_charges(settled, timeline, now)
+        if owed is None or Counter(charge.price for charge in owed) == balance(stored):
+            tally.corrected += 1
+        else:
+            detail = describe_difference(owed, stored, len(settled.late))
+            at = stored[-1].occurred_at
+            findings.append(Finding("unbalanced", *settled.place, detail, at))
+        return findings
+    findings += _differing_records(settled, {record.id: record for record in stored}, written)
+    findings += [
+        _finding("no_evidence", record, "names no event")
+        for record in stored
+        if not record.evidence
+    ]
+    return findings
+
+
+def owed_charges(
+    settled: ReplayedConversation, timeline: Timeline, now: int
+) -> list[Charge] | None:
+    """Return the charges that must stand in the ledger, or None while a window is open.
+
+    That is what the worker has emitted, under the policies that it had. Where events came too late, or
+    an identity came again after a seal, it is what the whole history decides.
+    """
+    conversation = settled.conversation
+    if not settled.is_judged_as_a_whole:
+        if conversation.due_arrival_ms is not None:
+            return None
+        by_number = {record.id.rpartition(":")[2]: record for record in settled.emitted}
+        return [
+            Charge(
+                charge.outcome,
+                charge.policy,
+                charge.policy_version,
+                charge.kind,
+                by_number[str(charge.n)].occurred_at,
+                by_number[str(charge.n)].evidence,
+            )
+            for charge in conversation.charges
+        ]
+    state = fold_history(settled.whole_history(), timeline)
+    due = None if state.excluded else state.due_event_ms(timeline)
+    if due is not None and due + state.grace_ms(timeline) > now:
+        return None
+    state.settle(timeline, now)
+    return [] if state.excluded else standing_charges(state.transitions)
+
+
+def missing_dead_letters(
+    rejected: Mapping[int, str], existing: Iterable[int], topic: str, partition: int
+) -> list[Finding]:
+    """Return the rejected records that have no dead letter.
+
+    Args:
+        rejected: offset → reason, of the records that must have one.
+        existing: offsets of the records that have one.
+        topic: of the records.
+        partition: of the records.
+    """
+    return [
+        Finding("no_dead_letter", "", "", f"{topic}[{partition}] offset {offset}: {reason}")
+        for offset, reason in sorted(
+            item for item in rejected.items() if item[0] not in set(existing)
+        )
+    ]
+
+
+def _differing_records(
+    settled: ReplayedConversation, by_id: dict[str, UsageRecord], written: AbstractSet[str]
+) -> list[Finding]:
+    emitted = settled.emitted
+    findings = []
+    for number, record in enumerate(emitted):
+        stored = by_id.pop(record.id, None)
+        if stored is None:
+            # Where this one is missing, the ledger must have none of those after it.
+            if number < settled.owed_count or record.id in written:
+                findings.append(_finding("missing", record, _described(record)))
+            elif any(later.id in by_id for later in emitted[number + 1 :]):
+                detail = "the ledger has a later record of this conversation"
+                findings.append(_finding("missing", record, detail))
+        elif stored != record:
+            detail = f"is {_described(stored)}; must be {_described(record)}"
+            findings.append(_finding("differs", record, detail))
+    findings += [_unexpected(record, _described(record)) for record in by_id.values()]
+    return findings
+
+
+def _decided_twice(settled: ReplayedConversation, timeline: Timeline) -> list[Finding]:
+    conversation = settled.conversation
+    emitted: Counter[str] = Counter()
+    for record in settled.emitted:
+        emitted[record.outcome] += record.quantity
+    history = [event for _, event in settled.entries()]
+    # Silence that is already counted is complete; silence that is still due is not.
+    as_of = _END if conversation.due_arrival_ms is None else conversation.newest_at
+    decision = decide(history, timeline, as_of)
+    net = {} if decision.excluded else decision.net
+    if net == {outcome: units for outcome, units in emitted.items() if units}:
+        return []
+    detail = f"emitted {dict(emitted)}, decided {net}"
+    return [Finding("undecided", *settled.place, detail)]
+
+
+def _unexpected(record: UsageRecord, detail: str) -> Finding:
+    return _finding("unexpected", record, detail)
+
+
+def _finding(
+    kind: FindingKind,
+    record: UsageRecord,
+    detail: str,
+) -> Finding:
+    place = (record.tenant_id, record.conversation)
+    return Finding(kind, *place, f"{record.id}: {detail}", record.occurred_at)
+
+
+def _described(record: UsageRecord) -> str:
+    sign = "+1" if record.quantity > 0 else "-1"
+    evidence = ", ".join(record.evidence)
+    return f"{sign} {record.outcome} ({record.kind}, {record.reason}) for {evidence}"

@@ -1,0 +1,175 @@
+"""Read dead letters back into the records that they were: count them, find them, choose among them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+from confluent_kafka import Message
+
+from pipeline.config import Settings
+from pipeline.events.model import REASONS
+from pipeline.events.times import is_within
+from pipeline.kafka.headers import CUT_HEADER
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.reader import Source
+from pipeline.progress import OnRecord, ignore_progress
+
+REDRIVES_HEADER = "resmeter-redrives"
+_OURS = "resmeter-"
+_SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
+
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
+Position: TypeAlias = tuple[int, int]  # partition and offset in the dead-letter topic
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter. `position` is its own place, `origin` that of the rejected record.
+
+    Where headers are missing or unreadable, `reason` is empty and `origin` None: a program other
+    than resmeter wrote it.
+    """
+
+    position: Position
+    at: int  # when it was written, ms
+    reason: str
+    detail: str
+    origin: tuple[str, int, int] | None  # topic, partition, offset
+    arrived: int | None  # when the rejected record arrived, ms
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]  # those that the record came with
+    redrives: int  # how often it was sent again
+    cut: str  # the parts that were too large, and their bytes: "value=60000000"
+
+
+class Selection(NamedTuple):
+    """Which dead letters: of these reasons (none: all), written between these times."""
+
+    reasons: frozenset[str] = frozenset()
+    from_ms: int | None = None
+    to_ms: int | None = None
+
+    def contains(self, letter: Letter) -> bool:
+        has_reason = not self.reasons or letter.reason in self.reasons
+        return has_reason and is_within(letter.at, self.from_ms, self.to_ms)
+
+
+class ReasonCount(msgspec.Struct):
+    """Dead letters of one reason. Times in ms; the example is the detail of the newest."""
+
+    letters: int = 0
+    first: int = 0
+    last: int = 0
+    example: str = ""
+    tenants: set[str] = msgspec.field(default_factory=set)
+    position: Position = (0, 0)  # of the newest
+
+
+def open_dead_letters(settings: Settings) -> closing[Source]:
+    """Open the dead-letter topic, as a context."""
+    return closing(Source(kafka_client_options(settings.kafka), settings.topics.dead_letters))
+
+
+def read_letters(
+    settings: Settings, selection: Selection, on_record: OnRecord = ignore_progress
+) -> Iterator[Letter]:
+    """Yield the dead letters of a selection, in the order of the topic.
+
+    Raises:
+        ConfigurationError: there is no such topic, or the broker rejects our credentials.
+        UnavailableError: no broker answers.
+    """
+    with open_dead_letters(settings) as topic:
+        for number, message in enumerate(topic.records(), 1):
+            letter = letter_of(message)
+            if selection.contains(letter):
+                yield letter
+            on_record(number, topic.size)
+
+
+def find_letters(
+    settings: Settings, positions: Iterable[Position]
+) -> Iterator[tuple[Position, Letter | None]]:
+    """Yield the dead letter at each position, or None where the topic has none.
+
+    Raises:
+        ConfigurationError: there is no such topic, or the broker rejects our credentials.
+        UnavailableError: no broker answers.
+    """
+    with open_dead_letters(settings) as topic:
+        for position in positions:
+            yield position, _letter_at(topic, position)
+
+
+def _letter_at(topic: Source, position: Position) -> Letter | None:
+    partition, offset = position
+    low, high = topic.bounds.get(partition, (0, 0))
+    if not low <= offset < high:
+        return None
+    message = next(topic.records({partition: offset}), None)
+    return None if message is None or message.offset() != offset else letter_of(message)
+
+
+def count_by_reason(letters: Iterable[Letter]) -> Mapping[str, ReasonCount]:
+    """Count dead letters by their reason; those of other programs count as `unknown`."""
+    counts: dict[str, ReasonCount] = {}
+    for letter in letters:
+        count = counts.setdefault(letter.reason or "unknown", ReasonCount())
+        count.letters += 1
+        count.first = min(count.first or letter.at, letter.at)
+        count.last = max(count.last, letter.at)
+        count.example, count.position = letter.detail, letter.position
+        count.tenants.add((letter.key or b"").partition(b":")[0].decode("utf-8", "replace"))
+    return counts
+
+
+def read_letter(
+    position: Position, at: int, key: bytes | None, value: bytes | None, headers: Headers
+) -> Letter:
+    """Return the dead letter in a record of the dead-letter topic; any record can be read."""
+    ours = {name: _text(content) for name, content in headers if name.startswith(_OURS)}
+    original = [
+        (name, content)
+        for name, content in headers
+        if not name.startswith(_OURS) or name == _SIGNATURE
+    ]
+    reason = ours.get("resmeter-reason", "")
+    origin: tuple[str, int, int] | None = None
+    arrived: int | None = None
+    try:
+        partition, offset = int(ours["resmeter-partition"]), int(ours["resmeter-offset"])
+        origin = (ours["resmeter-topic"], partition, offset)
+        arrived = int(ours["resmeter-timestamp"])
+    except (KeyError, ValueError):
+        pass  # keep what was read: `origin` alone is enough to send the record again
+    redrives = ours.get(REDRIVES_HEADER, "0")
+    return Letter(
+        position,
+        at,
+        reason if reason in REASONS else "",
+        ours.get("resmeter-detail", ""),
+        origin,
+        arrived,
+        key,
+        value,
+        tuple(original),
+        int(redrives) if redrives.isdecimal() else 0,
+        ours.get(CUT_HEADER, ""),
+    )
+
+
+def _text(content: bytes | None) -> str:
+    return (content or b"").decode("utf-8", "replace")
+
+
+def letter_of(message: Message) -> Letter:
+    """Return the dead letter in a message of the dead-letter topic."""
+    headers: Any = message.headers() or []
+    return read_letter(
+        (message.partition() or 0, message.offset() or 0),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        headers,
+    )

@@ -1,0 +1,210 @@
+"""Replay one partition of the events topic through the pure stages. Pure.
+
+No code of the worker or the sink runs here, so that their mistakes cannot hide: only the stages
+`events`, `resolve` and `usage`, which define what an event means.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TypeAlias
+
+import msgspec
+
+from pipeline.events.codec import decode
+from pipeline.events.model import Addressed, Event, Reason, Rejected
+from pipeline.events.signature import Key, verify
+from pipeline.resolve.policy import Timeline
+from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
+from pipeline.usage.record import UsageRecord
+
+TimelineFor: TypeAlias = Callable[[str], Timeline]
+Place: TypeAlias = tuple[str, str]  # tenant and conversation
+
+
+class ReplayedConversation(msgspec.Struct):
+    """A conversation after its last event in the log.
+
+    Of `emitted`, the first `owed_count` follow from events that the worker has committed: the
+    ledger must have them. The others are optional: the worker may or may not have written them.
+    """
+
+    tenant_id: str
+    conversation_id: str
+    conversation: Conversation
+    emitted: list[UsageRecord]
+    owed_count: int = 0
+    is_committed: bool = True  # the worker has committed its last event
+    sealed: list[tuple[int, Event]] = []  # offset and event, of histories sealed on the way
+    late: list[tuple[int, Event]] = []  # offset and event, of those that came too late
+
+    @property
+    def place(self) -> Place:
+        return (self.tenant_id, self.conversation_id)
+
+    def entries(self) -> list[tuple[int, Event]]:
+        """Return offset and event of everything that was applied, in order of arrival."""
+        return self.sealed + self.conversation.entries()
+
+    @property
+    def is_judged_as_a_whole(self) -> bool:
+        """Say whether the whole history decides what is owed, and not what the worker emitted.
+
+        A worker leaves out events that came too late. It also applies an identity a second time
+        where a seal has made it forget the first.
+        """
+        if self.late or not self.sealed:
+            return bool(self.late)
+        entries = self.entries()
+        return len({(event.source, event.id) for _, event in entries}) < len(entries)
+
+    def whole_history(self) -> list[Event]:
+        """Return every event of the log, those that came too late among them, one per identity.
+
+        The first arrival of an identity counts (docs/reference/outcomes.md §1.2).
+        """
+        first: dict[tuple[str, str], Event] = {}
+        for _, event in sorted(self.entries() + self.late, key=lambda entry: entry[0]):
+            first.setdefault((event.source, event.id), event)
+        return list(first.values())
+
+    def add_late(self, offset: int, event: Event) -> None:
+        """Remember an event that came too late, unless it is a duplicate."""
+        identity = (event.source, event.id)
+        if all((known.source, known.id) != identity for _, known in self.entries() + self.late):
+            self.late.append((offset, event))
+
+    def settled(self, timeline: Timeline, now: int) -> "ReplayedConversation":
+        """Return the conversation after the windows that have ended by `now`; this one is unchanged."""
+        due = self.conversation.due_arrival_ms
+        if due is None or due > now:
+            return self
+        conversation, emitted = copy.deepcopy(self.conversation), list(self.emitted)
+        emitted += conversation.settle(self.tenant_id, self.conversation_id, now, timeline)
+        return msgspec.structs.replace(self, conversation=conversation, emitted=emitted)
+
+
+class PartitionReplay:
+    """The decisions of one partition. Give it each record, in the order of the offsets.
+
+    Args:
+        committed: the worker's committed offset.
+        timeline_for: the policies of a tenant.
+        keys: of producers, where the tenant file names any.
+        seal_after_ms: the worker's setting.
+        is_whole: retention has not deleted the partition's first record yet.
+        unauthorized_offsets: records with a dead letter `not_authorized`. The worker's decision
+            stands, whatever keys there are today.
+        dead_letters_are_whole: retention has not deleted any dead letter yet. Where it may have,
+            a conversation is uncertain as soon as no key of today fits one of its events.
+    """
+
+    def __init__(
+        self,
+        committed: int,
+        timeline_for: TimelineFor,
+        keys: Mapping[str, Key] | None = None,
+        seal_after_ms: int = SEAL_AFTER_MS,
+        *,
+        is_whole: bool = True,
+        unauthorized_offsets: AbstractSet[int] = frozenset(),
+        dead_letters_are_whole: bool = True,
+    ) -> None:
+        self.timeline_for = timeline_for
+        self.is_whole = is_whole
+        self.read = 0
+        self.dead_letters = 0
+        self.rejected: dict[int, Reason] = {}  # offset → why, of committed records
+        self.events: Counter[str] = Counter()  # by tenant
+        self.duplicates: Counter[str] = Counter()
+        self.uncertain: set[Place] = set()
+        self._conversations: dict[bytes, ReplayedConversation] = {}
+        self._committed = committed
+        self._keys = keys or None
+        self._seal_after_ms = seal_after_ms
+        self._unauthorized_offsets = unauthorized_offsets
+        self._dead_letters_are_whole = dead_letters_are_whole
+
+    def conversations(self) -> Sequence[ReplayedConversation]:
+        """Return all conversations of the partition, in order of their first event."""
+        return list(self._conversations.values())
+
+    def take(
+        self,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> None:
+        """Apply a record of the events topic."""
+        self.read += 1
+        addressed = decode(value, key, timestamp, headers)
+        if not isinstance(addressed, Rejected):
+            addressed = self._authorized(offset, addressed, key, value, headers)
+        if isinstance(addressed, Rejected):
+            self._reject(offset, addressed.reason)
+            return
+        assert key is not None
+        replayed = self._conversations.get(key)
+        if replayed is None:
+            replayed = ReplayedConversation(
+                addressed.tenant_id, addressed.conversation, Conversation(), []
+            )
+            self._conversations[key] = replayed
+        replayed.is_committed = offset < self._committed
+        self._apply(replayed, offset, timestamp, addressed.event)
+
+    def _apply(
+        self, replayed: ReplayedConversation, offset: int, timestamp: int, event: Event
+    ) -> None:
+        conversation = replayed.conversation
+        is_quiet = timestamp >= conversation.arrival_ms + self._seal_after_ms
+        history = conversation.entries() if is_quiet else []
+        received = conversation.receive(
+            replayed.tenant_id,
+            replayed.conversation_id,
+            [(offset, timestamp, event)],
+            self.timeline_for(replayed.tenant_id),
+            self._seal_after_ms,
+        )
+        replayed.emitted += received.records
+        if received.sealed:
+            replayed.sealed += history
+        if received.too_late:
+            replayed.add_late(offset, event)
+            self._reject(offset, "too_late")
+        elif received.too_long:
+            self._reject(offset, "conversation_too_long")
+        else:
+            self.events[replayed.tenant_id] += 1
+            self.duplicates[replayed.tenant_id] += received.duplicates
+            if offset < self._committed:
+                replayed.owed_count = len(replayed.emitted)
+
+    def _authorized(
+        self,
+        offset: int,
+        addressed: Addressed,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes | None]],
+    ) -> Addressed | Rejected:
+        is_committed = offset < self._committed
+        if is_committed and offset in self._unauthorized_offsets:
+            return Rejected("not_authorized", "")
+        if self._keys is None:
+            return addressed
+        rejected = verify(self._keys, addressed.tenant_id, key, value, headers)
+        if rejected is None or not is_committed:
+            return rejected or addressed
+        # The worker accepted it: its key was another one then, or none was asked for.
+        if not self._dead_letters_are_whole:
+            self.uncertain.add((addressed.tenant_id, addressed.conversation))
+        return addressed
+
+    def _reject(self, offset: int, reason: Reason) -> None:
+        self.dead_letters += 1
+        if offset < self._committed:
+            self.rejected[offset] = reason

@@ -1,0 +1,196 @@
+"""Rebill: plan corrections where the ledger is not what the log says, and apply a plan."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from typing import NamedTuple
+
+from pipeline.catalog.tenants import Tenants
+from pipeline.config import Settings
+from pipeline.errors import UnavailableError
+from pipeline.events.times import format_time, is_within
+from pipeline.kafka.headers import ORIGIN_HEADER
+from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.reader import Source
+from pipeline.kafka.writer import Writer
+from pipeline.ledger import Ledger, reports
+from pipeline.progress import OnRecord, ignore_progress
+from pipeline.replay.corrections import Correctable, basis_of, find_corrections
+from pipeline.replay.planfile import FORM, Header, RebillPlan, encode_plan, offset_bounds, totals
+from pipeline.replay.reading import await_sink, open_reading
+from pipeline.usage.record import encode_origin, encode_record
+
+
+class MadePlan(NamedTuple):
+    """A plan, the bytes of its file, and the tenants that have events."""
+
+    plan: RebillPlan
+    content: bytes
+    tenants: frozenset[str]
+
+
+class AppliedPlan(NamedTuple):
+    """What became of a plan's conversations."""
+
+    written: list[Correctable]  # now
+    written_before: list[Correctable]  # by an earlier run of this plan
+    changed: list[Correctable]  # since the plan was made: left as they are
+    missing: set[str]  # ids that were written and are not in the ledger, though the sink read them
+
+    @property
+    def stored(self) -> list[set[str]]:
+        """The ids that are in the ledger now, of each conversation that has any."""
+        return [ids for part in self.written if (ids := correction_ids(part) - self.missing)]
+
+    @property
+    def quarantined(self) -> list[Correctable]:
+        """The conversations of which the sink has quarantined a correction."""
+        return [part for part in self.written if correction_ids(part) & self.missing]
+
+
+def make_plan(
+    settings: Settings,
+    tenants: Tenants,
+    ledger: Ledger,
+    *,
+    tenant_id: str | None = None,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+    wait_seconds: float,
+    on_record: OnRecord = ignore_progress,
+) -> MadePlan:
+    """Recompute every decision from the log, and return what to correct in the ledger.
+
+    Args:
+        settings: of worker and sink.
+        tenants: whose policies and producers apply.
+        ledger: the ledger to correct.
+        tenant_id: only this tenant.
+        from_ms: only conversations with a correction of a charge at this time or later.
+        to_ms: and before this time.
+        wait_seconds: how long the sink may take to store what was written.
+        on_record: called for each record of the events topic.
+
+    Raises:
+        ConfigurationError: a topic is not there, or the broker rejects our credentials.
+        UnavailableError: no broker answers, or the sink is behind.
+    """
+    made_at = int(time.time() * 1000)
+    found: list[Correctable] = []
+    unsettled = unjudged = 0
+    known: set[str] = set()
+    with open_reading(settings, tenants, ledger, wait_seconds) as reading:
+        topic = reading.events.topic
+        for partition, replay in reading.partitions(on_record):
+            rows = reports.decided_from(ledger, topic, partition)
+            source = (topic, partition)
+            corrections = find_corrections(replay, rows, reading.written, source, made_at)
+            found += [
+                part
+                for part in corrections.conversations
+                if _is_selected(part, tenant_id, from_ms, to_ms)
+            ]
+            known.update(corrections.tallies)
+            for name, tally in corrections.tallies.items():
+                if tenant_id in {None, name}:
+                    unsettled += tally.unsettled
+                    unjudged += tally.unjudged
+        log = offset_bounds(reading.events.bounds)
+    found.sort(key=lambda part: (part.tenant_id, part.conversation))
+    header = Header(
+        resmeter_plan=FORM,
+        made_at=format_time(made_at),
+        tenant=tenant_id,
+        from_=None if from_ms is None else format_time(from_ms),
+        to=None if to_ms is None else format_time(to_ms),
+        topic=topic,
+        log=log,
+        conversations=len(found),
+        unsettled=unsettled,
+        unjudged=unjudged,
+        totals=totals(found, tenants),
+    )
+    plan, content = encode_plan(header, found, tenants)
+    return MadePlan(plan, content, frozenset(known))
+
+
+def apply_plan(
+    settings: Settings,
+    ledger: Ledger,
+    plan: RebillPlan,
+    *,
+    wait_seconds: float,
+    on_record: OnRecord = ignore_progress,
+) -> AppliedPlan:
+    """Write a plan's corrections to the topic of usage records, and wait until the ledger has them.
+
+    Applying a plan again writes nothing that the ledger already has.
+
+    Args:
+        settings: broker and topics.
+        ledger: the ledger that the plan was made for.
+        plan: what to apply.
+        wait_seconds: how long the sink may take to store the corrections.
+        on_record: called for each conversation checked, then for each one written.
+
+    Raises:
+        UnavailableError: the broker did not acknowledge everything, or the sink is behind.
+    """
+    fresh: list[Correctable] = []
+    written_before: list[Correctable] = []
+    changed: list[Correctable] = []
+    for number, part in enumerate(plan.conversations, 1):
+        ours, stored = correction_ids(part), _stored_ids(ledger, part)
+        if ours <= stored:
+            written_before.append(part)
+        elif basis_of(stored - ours) == part.basis:
+            fresh.append(part)  # some may be there already: writing them again changes nothing
+        else:
+            changed.append(part)
+        on_record(number, len(plan.conversations))
+    write_corrections(settings, fresh, on_record)
+    with closing(Source(kafka_client_options(settings.kafka), settings.topics.records)) as topic:
+        behind = await_sink(ledger, topic, wait_seconds)
+    if behind:
+        raise UnavailableError(
+            f"the corrections are written, but the sink is {behind} usage records behind: check "
+            "that it runs, and apply the plan again to see the result"
+        )
+    missing = {id_ for part in fresh for id_ in correction_ids(part) - _stored_ids(ledger, part)}
+    return AppliedPlan(fresh, written_before, changed, missing)
+
+
+def write_corrections(
+    settings: Settings, parts: Sequence[Correctable], on_record: OnRecord = ignore_progress
+) -> None:
+    """Write corrections to the topic of usage records.
+
+    Raises:
+        UnavailableError: the broker did not acknowledge everything.
+    """
+    with Writer(kafka_client_options(settings.kafka), settings.topics.records) as writer:
+        for number, part in enumerate(parts, 1):
+            for correction in part.corrections:
+                record = correction.record
+                headers = [(ORIGIN_HEADER, encode_origin(correction.origin))]
+                if not writer.write(record.tenant_id.encode(), encode_record(record), headers):
+                    return
+            on_record(number, len(parts))
+
+
+def correction_ids(part: Correctable) -> set[str]:
+    """Return the ids of a conversation's corrections."""
+    return {correction.record.id for correction in part.corrections}
+
+
+def _stored_ids(ledger: Ledger, part: Correctable) -> set[str]:
+    return set(reports.ids_of(ledger, part.tenant_id, part.conversation))
+
+
+def _is_selected(
+    part: Correctable, tenant_id: str | None, from_ms: int | None, to_ms: int | None
+) -> bool:
+    # A conversation is corrected as a whole: it is in where any of its charges is.
+    return tenant_id in {None, part.tenant_id} and any(
+        is_within(correction.of, from_ms, to_ms) for correction in part.corrections
+    )
