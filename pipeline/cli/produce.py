@@ -17,9 +17,9 @@ from pipeline.cli.decide import report_rejected
 from pipeline.cli.files import read_lines
 from pipeline.config import Settings, load_settings
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.events.codec import decode_value, hold_against
 from pipeline.events.model import Rejected
-from pipeline.events.signature import HEADER, Key, sign
+from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
+from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.options import kafka_client_options
 from pipeline.kafka.topics import TopicAdmin
 
@@ -144,7 +144,7 @@ def produce(
                 headers = _HEADERS
                 if signer is not None:
                     signature = sign(signer[0], signer[1].secret, key, line, _HEADERS)
-                    headers = [*_HEADERS, (HEADER, signature)]
+                    headers = [*_HEADERS, (SIGNATURE_HEADER, signature)]
                 _send(producer, topic, line, key, headers, at if by_event else None, delivered)
                 sent += 1
                 if sent % _POLL_EVERY == 0:
@@ -171,12 +171,11 @@ def produce(
 
 
 def _read(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | None]:
-    addressed = decode_value(line)
+    addressed = read_event(line)
     if not isinstance(addressed, Rejected):
-        tenant_id, name, event = addressed.tenant_id, addressed.conversation, addressed.event
-        key = f"{tenant_id}:{name}".encode()
+        key = f"{addressed.tenant_id}:{addressed.conversation_id}".encode()
         # It would arrive now; with a time of its own an event of the future is no better.
-        return key, event.at, hold_against(tenant_id, name, event, key, now)
+        return key, addressed.event.at, check_record(addressed, key, now)
     try:
         value = orjson.loads(line)
         return f"{value['tenantid']}:{value['subject']}".encode(), None, addressed

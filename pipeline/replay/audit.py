@@ -32,9 +32,9 @@ from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from pipeline.events.codec import decode
 from pipeline.events.model import Addressed, Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.wire import read_record
 from pipeline.ledger.findings import Finding
 from pipeline.replay.corrections import (
     Charge,
@@ -141,7 +141,7 @@ class Audit:
     ) -> None:
         """Take in a record of the events topic, in the order of the offsets."""
         self.read += 1
-        found = decode(value, key, timestamp, headers)
+        found = read_record(value, key, timestamp, headers)
         if not isinstance(found, Rejected):
             found = self._unless_forged(offset, found, key, value, headers)
         if isinstance(found, Rejected):
@@ -150,7 +150,7 @@ class Audit:
         assert key is not None
         known = self._known.get(key)
         if known is None:
-            known = _Known(found.tenant_id, found.conversation, Conversation(), [])
+            known = _Known(found.tenant_id, found.conversation_id, Conversation(), [])
             self._known[key] = known
         known.is_committed = offset < self._committed
         conversation = known.conversation
@@ -196,7 +196,7 @@ class Audit:
         if forged is None or not is_committed:
             return forged or found
         if not self._letters_are_whole:
-            self._uncertain.add((found.tenant_id, found.conversation))
+            self._uncertain.add((found.tenant_id, found.conversation_id))
         return found  # its key was another one then, or none was asked for
 
     def _reject(self, offset: int, rejected: Rejected) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 
-from pipeline.events.codec import decode_value
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, Event, Rejected
 from pipeline.events.times import format_time
+from pipeline.events.wire import read_event
 from pipeline.resolve.machine import Transition, decide
 from pipeline.resolve.policy import Timeline
 
@@ -20,11 +20,11 @@ class Histories:
 
     def add(self, line: bytes) -> Rejected | None:
         """Take in one event; return why it is none, where it is none."""
-        addressed = decode_value(line)
+        addressed = read_event(line)
         if isinstance(addressed, Rejected):
             return addressed
         event = addressed.event
-        known = self._events.setdefault((addressed.tenant_id, addressed.conversation), {})
+        known = self._events.setdefault((addressed.tenant_id, addressed.conversation_id), {})
         identity = (event.source, event.id)
         if identity not in known and len(known) >= EVENTS_IN_CONVERSATION_MAX:
             return Rejected("conversation_too_long", "subject: the conversation has 10,000 events")

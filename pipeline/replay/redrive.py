@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.events.codec import decode
 from pipeline.events.model import REASONS, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.wire import read_record
 
 REDRIVES_HEADER = "resmeter-redrives"
 REDRIVES_MAX = 5  # what was refused so often is refused for a reason that stays
@@ -148,7 +148,7 @@ def _why_not(
         return f"sent again {letter.redrives} times already"
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
         return "depends on its conversation: name it with --reason"
-    found = decode(letter.value, letter.key, now, letter.headers)
+    found = read_record(letter.value, letter.key, now, letter.headers)
     if keys and not isinstance(found, Rejected):
         found = verify(keys, found.tenant_id, letter.key, letter.value, letter.headers) or found
     return f"refused again: {found.reason}" if isinstance(found, Rejected) else ""

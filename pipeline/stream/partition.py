@@ -8,9 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from pipeline.events.codec import hold_against, read
 from pipeline.events.model import TYPES, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.due_queue import Wheel
@@ -205,11 +205,11 @@ class Partition:
         batch: dict[bytes | None, _Taken] = {}
         for record in records:
             key, offset, timestamp = record.key, record.offset, record.timestamp
-            found = read(record.value, record.headers)
+            found = read_event(record.value, record.headers)
             if type(found) is Rejected:
                 self._reject(work, record, found)
                 continue
-            tenant_id, name, event = found
+            tenant_id, name, event = found.tenant_id, found.conversation_id, found.event
             if keys is not None:
                 forged = verify(keys, tenant_id, key, record.value, record.headers)
                 if forged is not None:
@@ -222,7 +222,7 @@ class Partition:
                 or taken.tenant_id != tenant_id
                 or event.at > timestamp
             ):
-                rejected = hold_against(tenant_id, name, event, key, timestamp)
+                rejected = check_record(found, key, timestamp)
                 if rejected is not None:
                     self._reject(work, record, rejected)
                     continue

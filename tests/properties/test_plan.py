@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from pipeline.events.codec import decode
 from pipeline.events.model import Addressed
+from pipeline.events.wire import read_record
 from pipeline.replay.audit import Audit
 from pipeline.replay.corrections import Correctable, basis_of
 from pipeline.usage.record import UsageRecord
@@ -52,9 +52,9 @@ def _decided(log: Log) -> dict[str, dict[str, int]]:
     """Return what the second implementation decides over all events, also those too late."""
     histories: dict[str, dict[tuple[str, str], object]] = {}
     for record in log.records:
-        found = decode(record.value, record.key, record.timestamp, record.headers)
+        found = read_record(record.value, record.key, record.timestamp, record.headers)
         if isinstance(found, Addressed):
-            place = f"{found.tenant_id}:{found.conversation}"
+            place = f"{found.tenant_id}:{found.conversation_id}"
             identity = (found.event.source, found.event.id)
             histories.setdefault(place, {}).setdefault(identity, found.event)
     decided = {}
@@ -179,10 +179,11 @@ def test_what_is_on_its_way_is_left_out(
     plan = list(audit.corrections(ledger, {r.id for r in written}, ("events", 0), MADE_AT))
 
     heard = {
-        f"{found.tenant_id}:{found.conversation}"
+        f"{found.tenant_id}:{found.conversation_id}"
         for record in log.records[committed:]
         if isinstance(
-            found := decode(record.value, record.key, record.timestamp, record.headers), Addressed
+            found := read_record(record.value, record.key, record.timestamp, record.headers),
+            Addressed,
         )
     }
     assert not {f"{part.tenant_id}:{part.conversation}" for part in plan} & heard

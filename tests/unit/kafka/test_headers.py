@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.events.codec import decode
 from pipeline.events.model import REASONS, Reason, Rejected
+from pipeline.events.wire import read_record
 from pipeline.kafka.headers import BYTES_MAX, DeadLetter
 
 NAMES = [
@@ -97,7 +97,7 @@ def test_reason_and_offset_are_at_hand_for_counting_and_placing(reason: Reason) 
 
 def test_the_reason_is_that_which_the_codec_gave() -> None:
     record = Arrived(value=b"[]")
-    rejected = decode(record.value, record.key, record.timestamp, record.headers)
+    rejected = read_record(record.value, record.key, record.timestamp, record.headers)
     assert isinstance(rejected, Rejected)
 
     made = DeadLetter.of(record, "conversation.events", 3, rejected)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.model import CUSTOMER_MESSAGE, REASONS, Event, Rejected
-from pipeline.events.signature import HEADER, Key, sign
+from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
 from pipeline.kafka.headers import DeadLetter
 from pipeline.replay.redrive import (
     REDRIVES_MAX,
@@ -136,7 +136,7 @@ def test_what_was_refused_again_goes_as_its_newest_letter_and_does_not_double() 
 def test_what_no_key_of_today_has_signed_is_left() -> None:
     keys = {"chat": Key(b"s" * 32, None)}
     signature = sign("chat", b"s" * 32, b"acme:c1", GOOD, [])
-    signed = letter(reason="not_authorized", offset=8, headers=((HEADER, signature),))
+    signed = letter(reason="not_authorized", offset=8, headers=((SIGNATURE_HEADER, signature),))
 
     found = judge([letter(reason="not_authorized"), signed], frozenset(), NOW, keys)
 
