@@ -51,7 +51,7 @@ def test_produce_signs_every_record_and_refuses_what_the_key_may_not_write(
     said = [orjson.loads(line) for line in refused.stderr.splitlines() if line.startswith("{")]
     assert {entry["reason"] for entry in said} == {"not_authorized"}
     assert unknown.returncode == 2
-    assert "there is no producer 'nobody'" in unknown.stderr
+    assert "has no producer 'nobody'" in unknown.stderr
 
 
 def test_a_worker_takes_what_is_signed_for_its_tenant_and_nothing_else(
