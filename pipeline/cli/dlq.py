@@ -21,9 +21,9 @@ from pipeline.cli.output import as_written, print_table, progress, visible
 from pipeline.config import Settings, load_settings
 from pipeline.events.model import REASONS
 from pipeline.events.times import format_time, is_within
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
-from pipeline.kafka.writer import Writer
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader
+from pipeline.kafka.writer import TopicWriter
 from pipeline.replay.redrive import (
     NOT_LEFT,
     Count,
@@ -140,7 +140,7 @@ def show(places: tuple[tuple[int, int], ...], *, raw: bool) -> None:
     `resmeter dlq list` names the newest of each reason.
     """
     settings = _settings()
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
+    source = TopicReader(librdkafka_options(settings.kafka), settings.topics.dead_letters)
     try:
         for place in places:
             letter = _letter_at(source, place)
@@ -156,7 +156,7 @@ def show(places: tuple[tuple[int, int], ...], *, raw: bool) -> None:
         source.close()
 
 
-def _letter_at(source: Source, place: tuple[int, int]) -> Letter | None:
+def _letter_at(source: TopicReader, place: tuple[int, int]) -> Letter | None:
     low, high = source.bounds.get(place[0], (0, 0))
     if not low <= place[1] < high:
         return None
@@ -236,14 +236,14 @@ def _send(settings: Settings, letters: list[Letter], rate: float) -> None:
     began = time.monotonic()
     with (
         progress(f"to {topic}", len(letters)) as advance,
-        Writer(kafka_client_options(settings.kafka), topic) as writer,
+        TopicWriter(librdkafka_options(settings.kafka), topic) as writer,
     ):
         for number, letter in enumerate(letters):
             # No timestamp of old: it arrives when it arrives, or a window that is long over
             # would be counted by a clock that has moved on.
             if not writer.write(letter.key, letter.value, headers_again(letter)):
                 return
-            writer.wait(max(0.0, number / rate - (time.monotonic() - began)))
+            writer.poll(max(0.0, number / rate - (time.monotonic() - began)))
             advance()
 
 
@@ -260,7 +260,7 @@ def _settings() -> Settings:
 def _letters(
     settings: Settings, reasons: tuple[str, ...], from_ms: int | None, to_ms: int | None
 ) -> Iterator[Iterator[Letter]]:
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
+    source = TopicReader(librdkafka_options(settings.kafka), settings.topics.dead_letters)
     try:
         with progress(f"reading {source.topic}", source.size) as advance:
             yield (

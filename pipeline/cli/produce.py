@@ -20,7 +20,7 @@ from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.events.model import Rejected
 from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
 from pipeline.events.wire import check_record, read_event
-from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.topics import TopicAdmin
 
 _HEADERS: list[tuple[str, bytes]] = [("content-type", b"application/cloudevents+json")]
@@ -110,7 +110,7 @@ def produce(
 
     producer = Producer(
         {
-            **kafka_client_options(settings.kafka),
+            **librdkafka_options(settings.kafka),
             "acks": "all",
             "enable.idempotence": True,
             "compression.type": "lz4",

@@ -18,9 +18,10 @@ from pipeline.cli.output import as_written, print_table, progress, visible
 from pipeline.config import Settings, load_settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.events.times import format_time, is_within
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
-from pipeline.kafka.writer import Writer
+from pipeline.kafka.headers import ORIGIN_HEADER
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader
+from pipeline.kafka.writer import TopicWriter
 from pipeline.ledger import Ledger, open_ledger, reports
 from pipeline.replay.corrections import Correctable, basis_of
 from pipeline.replay.planfile import FORM, Header, Plan, bounds, read_plan, totals, write_plan
@@ -311,19 +312,19 @@ def _write(settings: Settings, parts: list[Correctable]) -> None:
     topic = settings.topics.records
     with (
         progress(f"to {topic}", len(parts)) as advance,
-        Writer(kafka_client_options(settings.kafka), topic) as writer,
+        TopicWriter(librdkafka_options(settings.kafka), topic) as writer,
     ):
         for part in parts:
             for correction in part.corrections:
                 record = correction.record
-                origin = [("resmeter-origin", encode_origin(correction.origin))]
+                origin = [(ORIGIN_HEADER, encode_origin(correction.origin))]
                 if not writer.write(record.tenant_id.encode(), encode_record(record), origin):
                     return
             advance()
 
 
 def _await_sink(settings: Settings, ledger: Ledger, seconds: float) -> None:
-    written = Source(kafka_client_options(settings.kafka), settings.topics.records)
+    written = TopicReader(librdkafka_options(settings.kafka), settings.topics.records)
     written.close()
     if left := await_sink(ledger, written, seconds):
         raise UnavailableError(

@@ -1,25 +1,24 @@
-"""This file writes records from a command: each acknowledgement is awaited, none is taken for granted."""
+"""Write records from a command, and wait until every one of them is acknowledged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import KafkaException, Producer
 
 from pipeline.errors import UnavailableError
+from pipeline.events.model import Headers
 
 _FLUSH_SECONDS = 60.0
-_ROOM_SECONDS = 0.5
+_FULL_QUEUE_SECONDS = 0.5
 _VALUE_BYTES_MAX = 1_000_000
 
-Headers = Sequence[tuple[str, str | bytes | None]]
 
-
-class Writer:
-    """A producer for one topic, as a context: it ends once everything is acknowledged.
+class TopicWriter:
+    """A producer for one topic, as a context that ends once every record is acknowledged.
 
     Raises:
-        UnavailableError: something was not acknowledged, at the end of the context.
+        UnavailableError: at the end of the context, if a record was not acknowledged.
     """
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
@@ -30,32 +29,32 @@ class Writer:
                 **options,
                 "acks": "all",
                 "enable.idempotence": True,
-                # As all others that write here: what has one key stays in one partition.
+                # That of every writer of these topics: records of one key stay in one partition.
                 "partitioner": "murmur2_random",
                 "message.max.bytes": _VALUE_BYTES_MAX,
             }
         )
 
     def write(self, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-        """Hand over a record; return False where one has failed, so that it is of no use to go on."""
+        """Queue a record; return False once any record has failed, so that the caller can stop."""
         while not self._failures:
             try:
                 self._producer.produce(
-                    self._topic, value, key, headers=list(headers), on_delivery=self._delivered
+                    self._topic, value, key, headers=[*headers], on_delivery=self._on_delivery
                 )
                 break
-            except BufferError:  # full: some must be acknowledged first
-                self._producer.poll(_ROOM_SECONDS)
+            except BufferError:  # the queue is full: wait for acknowledgements
+                self._producer.poll(_FULL_QUEUE_SECONDS)
             except KafkaException as error:
                 self._failures.append(error.args[0].str())
-        self.wait(0)
+        self.poll(0)
         return not self._failures
 
-    def wait(self, seconds: float) -> None:
-        """Take in acknowledgements for so long."""
+    def poll(self, seconds: float) -> None:
+        """Process acknowledgements for this long."""
         self._producer.poll(seconds)
 
-    def _delivered(self, error: Any, _: Any) -> None:
+    def _on_delivery(self, error: Any, _: Any) -> None:
         if error is not None:
             self._failures.append(error.str())
 
@@ -73,5 +72,5 @@ class Writer:
             first = self._failures[0] if self._failures else f"no answer in {_FLUSH_SECONDS:.0f} s"
             raise UnavailableError(
                 f"{left + len(self._failures)} records for {self._topic} were not acknowledged "
-                f"({first}); run it again: what is there already counts once"
+                f"({first}); run it again: a record that is written twice counts once"
             )

@@ -9,19 +9,17 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader, committed_offsets
 from pipeline.ledger import Ledger, records
 from pipeline.replay.audit import Audit
 from pipeline.replay.redrive import read_letter
 
-_ANSWER_SECONDS_MAX = 10.0
 _LOOK_SECONDS = 0.5
 
 
@@ -59,13 +57,15 @@ class Reading:
     ) -> None:
         self._settings = settings
         self._tenants = tenants
-        options = kafka_client_options(settings.kafka)
-        self.source = Source(options, settings.topics.events)
+        options = librdkafka_options(settings.kafka)
+        self.source = TopicReader(options, settings.topics.events)
         try:
-            self._committed = _committed(settings, list(self.source.bounds))
+            self._committed = committed_offsets(
+                settings.kafka, settings.worker.group, settings.topics.events, self.source.bounds
+            )
             # A dead letter is written before its record is committed: all of those are there.
             self.letters = _letters(settings)
-            written = Source(options, settings.topics.records)
+            written = TopicReader(options, settings.topics.records)
             try:
                 if left := await_sink(ledger, written, wait_seconds):
                     raise UnavailableError(
@@ -111,7 +111,7 @@ class Reading:
 
 
 def _letters(settings: Settings) -> Letters:
-    source = Source(kafka_client_options(settings.kafka), settings.topics.dead_letters)
+    source = TopicReader(librdkafka_options(settings.kafka), settings.topics.dead_letters)
     there: dict[int, set[int]] = {}
     refused: dict[int, set[int]] = {}
     try:
@@ -130,21 +130,7 @@ def _letters(settings: Settings) -> Letters:
     return Letters(there, refused, are_whole)
 
 
-def _committed(settings: Settings, numbers: list[int]) -> dict[int, int]:
-    consumer = Consumer({**kafka_client_options(settings.kafka), "group.id": settings.worker.group})
-    places = [TopicPartition(settings.topics.events, number) for number in numbers]
-    try:
-        found = consumer.committed(places, timeout=_ANSWER_SECONDS_MAX)
-    except KafkaException as error:
-        raise UnavailableError(
-            f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
-        ) from error
-    finally:
-        consumer.close()
-    return {place.partition: max(0, place.offset) for place in found}
-
-
-def await_sink(ledger: Ledger, written: Source, seconds: float) -> int:
+def await_sink(ledger: Ledger, written: TopicReader, seconds: float) -> int:
     """Wait until the ledger has what stood in the topic of usage records when we asked.
 
     Return how many offsets of it the sink has not passed when the time is up.
@@ -155,14 +141,14 @@ def await_sink(ledger: Ledger, written: Source, seconds: float) -> int:
     return left
 
 
-def _left(ledger: Ledger, written: Source) -> int:
+def _left(ledger: Ledger, written: TopicReader) -> int:
     stands = records.offsets(ledger, written.topic)
     return sum(
         max(0, high - stands.get(number, low)) for number, (low, high) in written.bounds.items()
     )
 
 
-def _ids(written: Source) -> set[str]:
+def _ids(written: TopicReader) -> set[str]:
     found: set[str] = set()
     for message in written.records():
         try:

@@ -1,29 +1,24 @@
 """This file reads dead letters back into what they were, and says which would be taken now. Pure."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from pipeline.events.model import REASONS, Rejected
+from pipeline.events.model import Headers, Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.events.wire import read_record
+from pipeline.kafka.headers import REDRIVES_HEADER, read_dead_letter_headers
 
-REDRIVES_HEADER = "resmeter-redrives"
 REDRIVES_MAX = 5  # what was refused so often is refused for a reason that stays
 ANOTHER_REASON = "another reason"
 WRITTEN_TWICE = "written twice"
 REFUSED_SINCE = "sent again, and refused again: its newest dead letter stands for it"
 # Another one goes in its place, or none was meant.
 NOT_LEFT = frozenset({ANOTHER_REASON, WRITTEN_TWICE, REFUSED_SINCE})
-_OURS = "resmeter-"
-_SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
-_CUT = "resmeter-cut"
-# What the codec alone cannot see: whether it holds now depends on the conversation.
+# What reading alone cannot see: whether it holds now depends on the conversation.
 _OF_CONVERSATIONS = frozenset({"conversation_too_long", "too_late"})
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -50,39 +45,20 @@ def read_letter(
     place: tuple[int, int], at: int, key: bytes | None, value: bytes | None, headers: Headers
 ) -> Letter:
     """Return the dead letter in a record of the dead-letter topic; never raises."""
-    ours = {name: _text(content) for name, content in headers if name.startswith(_OURS)}
-    kept = [
-        (name, content)
-        for name, content in headers
-        if not name.startswith(_OURS) or name == _SIGNATURE
-    ]
-    reason = ours.get("resmeter-reason", "")
-    origin: tuple[str, int, int] | None = None
-    arrived: int | None = None
-    try:
-        partition, offset = int(ours["resmeter-partition"]), int(ours["resmeter-offset"])
-        origin = (ours["resmeter-topic"], partition, offset)
-        arrived = int(ours["resmeter-timestamp"])
-    except (KeyError, ValueError):
-        pass
-    redrives = ours.get(REDRIVES_HEADER, "0")
+    read = read_dead_letter_headers(headers)
     return Letter(
         place,
         at,
-        reason if reason in REASONS else "",
-        ours.get("resmeter-detail", ""),
-        origin,
-        arrived,
+        read.reason,
+        read.detail,
+        read.origin,
+        read.arrived_ms,
         key,
         value,
-        tuple(kept),
-        int(redrives) if redrives.isdecimal() else 0,
-        ours.get(_CUT, ""),
+        read.original,
+        read.redrives,
+        read.cut,
     )
-
-
-def _text(content: bytes | None) -> str:
-    return (content or b"").decode("utf-8", "replace")
 
 
 class Verdict(NamedTuple):
@@ -154,7 +130,7 @@ def _why_not(
     return f"refused again: {found.reason}" if isinstance(found, Rejected) else ""
 
 
-def headers_again(letter: Letter) -> list[tuple[str, str | bytes | None]]:
+def headers_again(letter: Letter) -> list[tuple[str, bytes | None]]:
     """Return the headers of the record that is sent again: its own, and how often it was."""
     return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
 

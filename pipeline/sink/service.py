@@ -13,7 +13,7 @@ from pipeline.catalog.prices import Billing
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
-from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
@@ -67,7 +67,7 @@ async def _run(settings: Settings, billing: Billing, stop: asyncio.Event) -> Non
         lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
     )
     intake = Intake(
-        kafka_client_options(settings.kafka),
+        librdkafka_options(settings.kafka),
         settings.topics.records,
         settings.sink.group,
         ledger,

@@ -10,7 +10,7 @@ from aiokafka.partitioner import murmur2
 
 from pipeline.config import Settings
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
-from pipeline.kafka.options import aiokafka_credentials
+from pipeline.kafka.options import aiokafka_options
 from pipeline.stream.partition import Output
 
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
@@ -38,7 +38,7 @@ class Outputs:
             # At one tenth of the time that aiokafka's lz4 takes (which it runs at level 9).
             compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
-            **aiokafka_credentials(self._settings),
+            **aiokafka_options(self._settings.kafka),
         )
         await self._producer.start()
         self._records_partitions = len(await self._producer.partitions_for(topics.records))
@@ -121,4 +121,4 @@ def _hash(key: bytes) -> int:
     return int(murmur2(key)) % 2**31
 
 
-_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]

@@ -24,7 +24,7 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
-from pipeline.kafka.options import ssl_context
+from pipeline.kafka.options import security_of
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import configure, get_logger
 from pipeline.memory import limit_arenas
@@ -87,18 +87,16 @@ def build_app(settings: Settings, tenants: Tenants, metrics: WorkerMetrics, data
 
 
 def _credentials(settings: Settings) -> Any:
-    kafka = settings.kafka
-    if kafka.security_protocol == "PLAINTEXT":
-        return None
-    if kafka.security_protocol == "SSL":
-        return faust.SSLCredentials(ssl_context(settings))
-    password = kafka.sasl_password
-    return faust.SASLCredentials(
-        username=kafka.sasl_username,
-        password=password.get_secret_value() if password else "",
-        mechanism=kafka.sasl_mechanism,
-        ssl_context=ssl_context(settings) if kafka.security_protocol == "SASL_SSL" else None,
-    )
+    security = security_of(settings.kafka)
+    context = None if security.tls is None else security.tls.context()
+    if security.sasl is not None:
+        return faust.SASLCredentials(
+            username=security.sasl.username,
+            password=security.sasl.password,
+            mechanism=security.sasl.mechanism,
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 def run_worker(settings: Settings, tenants: Tenants) -> int:

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config import (
     PREFIX,
-    KafkaSettings,
     Settings,
     describe_settings,
     load_settings,
@@ -17,7 +16,6 @@ from pipeline.config import (
     unknown_variables,
 )
 from pipeline.errors import ConfigurationError
-from pipeline.kafka.options import kafka_client_options
 
 SECRETS = (
     "RESMETER_KAFKA__SASL_PASSWORD",
@@ -242,71 +240,11 @@ def test_every_default_that_is_described_is_valid(monkeypatch: pytest.MonkeyPatc
 # --- Kafka ----------------------------------------------------------------------------------------
 
 
-def test_without_sasl_no_credentials_go_to_the_client() -> None:
-    kafka = KafkaSettings.model_validate(
-        {"bootstrap_servers": "a:9092", "sasl_username": "u", "sasl_password": "p"}
-    )
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "a:9092",
-        "security.protocol": "PLAINTEXT",
-    }
-
-
-@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
-def test_with_sasl_the_client_gets_mechanism_name_and_password(protocol: str) -> None:
-    kafka = KafkaSettings.model_validate(
-        {
-            "security_protocol": protocol,
-            "sasl_mechanism": "SCRAM-SHA-512",
-            "sasl_username": "meter",
-            "sasl_password": "hunter2",
-        }
-    )
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "127.0.0.1:9092",
-        "security.protocol": protocol,
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": "meter",
-        "sasl.password": "hunter2",
-    }
-
-
 @pytest.fixture
 def pem(tmp_path: Path) -> str:
     path = tmp_path / "some.pem"
     path.touch()
     return str(path)
-
-
-def test_with_ssl_the_client_gets_the_brokers_ca(pem: str) -> None:
-    kafka = KafkaSettings.model_validate({"security_protocol": "SSL", "ssl_ca_file": pem})
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "127.0.0.1:9092",
-        "security.protocol": "SSL",
-        "ssl.ca.location": pem,
-    }
-
-
-def test_with_a_certificate_the_client_gets_it_with_its_key(pem: str) -> None:
-    kafka = KafkaSettings.model_validate(
-        {
-            "security_protocol": "SSL",
-            "ssl_cert_file": pem,
-            "ssl_key_file": pem,
-            "ssl_key_password": "hunter2",
-        }
-    )
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "127.0.0.1:9092",
-        "security.protocol": "SSL",
-        "ssl.certificate.location": pem,
-        "ssl.key.location": pem,
-        "ssl.key.password": "hunter2",
-    }
 
 
 def test_files_that_would_not_be_used_are_told_as_the_connection_is_not_encrypted(
