@@ -30,6 +30,7 @@ from pipeline.events.times import format_time, parse_canonical
 
 # What most producers send, as aiokafka gives it.
 _STRUCTURED = [("content-type", b"application/cloudevents+json")]
+_BACKSLASH = ord("\\")
 _CE_PREFIXES = frozenset({"ce_", "CE_", "Ce_", "cE_"})
 _Sequence = Annotated[str, Meta(max_length=SEQUENCE_CHARACTERS_MAX)]
 
@@ -121,48 +122,66 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
         wire = _decode_wire(value)
         if not value.isascii():
             value.decode()  # msgspec does not look into the members that it ignores
-        if b"\\u0000" in value:
+        # An escaped NUL. The search for a single byte is 20 times as fast, and enough for most values.
+        if _BACKSLASH in value and b"\\u0000" in value:
             return reader.read_structured(value)
-        at = parse_canonical(wire.time)
+        event = _event(wire)
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return reader.read_structured(value)
     tenant_id = wire.tenant_id
     if tenant_id not in _tenants and not _is_tenant_id(tenant_id):
         return reader.read_structured(value)
+    return Addressed(tenant_id, wire.subject, event)
+
+
+def _event(wire: _Wire) -> Event:
+    """Return the event; raises a ValueError if a time in it is not valid."""
+    at = parse_canonical(wire.time)
     source = _sources.get(wire.source)
     if source is None:
         source = _memoised_source(wire.source)
     rank, channel, live, data = wire.rank, wire.channel, wire.environment == "live", wire.data
-    # What every event has stands by position, which is 5 percent of this function's time. The types
-    # that make up most of a stream need no dict of members.
+    # The types that make up most of a stream come first, and need no dict of members.
     if rank == AI_MESSAGE:
-        event = Event(
-            at,
-            rank,
-            source,
-            wire.id,
-            wire.sequence,
-            channel,
-            live,
+        return Event(
+            at=at,
+            rank=rank,
+            source=source,
+            id=wire.id,
+            sequence=wire.sequence,
+            channel=channel,
+            live=live,
             kind=data.kind,
             billable=data.billable,
         )
-    elif rank == CUSTOMER_MESSAGE:
-        event = Event(at, rank, source, wire.id, wire.sequence, channel, live, intent=data.intent)
-    elif rank in _PLAIN:
-        event = Event(at, rank, source, wire.id, wire.sequence, channel, live)
-    else:
-        try:
-            members = data.members()
-        except ValueError:
-            return reader.read_structured(value)
-        event = Event(at, rank, source, wire.id, wire.sequence, channel, live, **members)
-    return Addressed(tenant_id, wire.subject, event)
+    if rank == CUSTOMER_MESSAGE:
+        return Event(
+            at=at,
+            rank=rank,
+            source=source,
+            id=wire.id,
+            sequence=wire.sequence,
+            channel=channel,
+            live=live,
+            intent=data.intent,
+        )
+    members = _NO_MEMBERS if rank in _PLAIN else data.members()
+    return Event(
+        at=at,
+        rank=rank,
+        source=source,
+        id=wire.id,
+        sequence=wire.sequence,
+        channel=channel,
+        live=live,
+        **members,
+    )
 
 
 _PLAIN = frozenset(  # the types that set no members of their own
     rank for rank, data in DATA.items() if data.members is Data.members
 )
+_NO_MEMBERS: dict[str, Any] = {}
 
 # Memoised: tenant ids known to be valid, and one string for all events of a source, which keeps
 # more of a batch in the processor's cache. Neither changes what is returned.
