@@ -129,7 +129,7 @@ class WorkerSettings(Section):
         10_000,
         ge=1,
         le=10_000_000,
-        description="number of latest records over which the share of rejected records is taken",
+        description="number of latest records over which the share of rejected records is measured",
     )
     commit_interval_seconds: float = Field(
         0.2, gt=0, le=60, description="seconds between commits of the worker's offsets"

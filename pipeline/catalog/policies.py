@@ -328,7 +328,7 @@ def preset(name: str) -> Policy:
     """Return a shipped policy.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        ConfigurationError: no preset has this name.
     """
     if name not in PRESETS:
         raise ConfigurationError([f"policy: is {name!r}; it must be one of {', '.join(PRESETS)}"])

@@ -47,6 +47,7 @@ class Tenants:
         self._default_timeline = self._timelines[default_policy]
 
     def timeline_for(self, tenant_id: str) -> Timeline:
+        """Return the versions of the tenant's policy; of the default policy if it has no entry."""
         return self._of_tenant.get(tenant_id, self._default_timeline)
 
     def customer_for(self, tenant_id: str) -> str | None:
@@ -54,6 +55,7 @@ class Tenants:
         return self.customers.get(tenant_id)
 
     def event_name_for(self, outcome: str) -> str:
+        """Return the `event_name` of the Stripe meter that counts an outcome."""
         return self._meters.get(outcome, f"resmeter_{outcome}")
 
     @property
@@ -183,7 +185,7 @@ def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
     try:
         policies = read_policies(texts)
     except ConfigurationError as error:
-        # A tenant may name a policy whose file has problems: that is no second problem.
+        # A tenant may name a policy whose file has problems. That is not a second problem.
         return versions | dict.fromkeys(_names_in(texts), ()), [*problems, *error.problems]
     for label, policy in zip(texts, policies, strict=True):
         other = labels.get((policy.name, policy.version))

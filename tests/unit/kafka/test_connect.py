@@ -1,4 +1,4 @@
-"""A broker that rejects us is told from one that is unreachable."""
+"""A broker that rejects us is distinguished from one that is unreachable."""
 
 import pytest
 from confluent_kafka import KafkaError
