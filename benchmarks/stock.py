@@ -17,8 +17,8 @@ import faust
 import orjson
 
 from pipeline.catalog.policies import DEFAULT, preset
-from pipeline.events.codec import decode
 from pipeline.events.model import Rejected
+from pipeline.events.wire import read_record
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import Conversation
@@ -66,13 +66,13 @@ def build(
                 seen["began"], seen["cpu"] = time.perf_counter(), time.process_time()
             message = event.message
             arrival = int(message.timestamp * 1000)
-            addressed = decode(message.value, message.key, arrival, message.headers or ())
+            addressed = read_record(message.value, message.key, arrival, message.headers or ())
             if not isinstance(addressed, Rejected):
                 stored = states.get(message.key)
                 conversation = Conversation() if stored is None else decode_state(stored)
                 received = conversation.receive(
                     addressed.tenant_id,
-                    addressed.conversation,
+                    addressed.conversation_id,
                     [(message.offset, arrival, addressed.event)],
                     timeline,
                 )

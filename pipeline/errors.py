@@ -1,26 +1,27 @@
-"""This file holds the exceptions; each says who must act.
+"""The exceptions. Each says who must act.
 
 ::
 
     ResmeterError
-    ├── ConfigurationError     the operator: settings, policy or tenant file; carries *all* problems
-    ├── UnavailableError       the platform: a broker, database or Stripe cannot be reached
-    ├── TooManyDeadLettersError  whoever made the producer: most of what comes is no event
-    ├── UnknownStateError      the operator: a newer version wrote the changelog; run that version
-    └── BrokenInvariantError   us: an assumption does not hold; the process ends without a commit
+    ├── ConfigurationError       the operator: the settings, a policy or the tenant file are wrong
+    ├── UnavailableError         the platform: Kafka, the database or Stripe cannot be reached
+    ├── TooManyDeadLettersError  the authors of a producer: most of its records are rejected
+    ├── UnknownStateError        the operator: a newer version wrote the changelog; run that version
+    └── BrokenInvariantError     the authors of resmeter: an assumption does not hold
 
-Bad input is never an exception: the codec returns a value, `events.Rejected`.
+A worker or sink that raises one exits without committing, so nothing is lost. Bad input is never
+an exception: reading an event returns a value, `pipeline.events.model.Rejected`.
 """
 
 from collections.abc import Sequence
 
 
 class ResmeterError(Exception):
-    """The root: what the command line turns into one clear message and an exit status."""
+    """The root. A command prints the message and exits with 1; with 2 for a `ConfigurationError`."""
 
 
 class ConfigurationError(ResmeterError):
-    """Settings, a policy or the tenant file are wrong. `problems` lists every one of them."""
+    """Settings, a policy or the tenant file are wrong. `problems` has every problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -28,16 +29,16 @@ class ConfigurationError(ResmeterError):
 
 
 class UnavailableError(ResmeterError):
-    """Something that we depend on cannot be reached; the message says what and where."""
+    """Kafka, the database or Stripe cannot be reached; the message says which, and where."""
 
 
 class BrokenInvariantError(ResmeterError):
-    """What must be true is not. Nothing may be committed after this."""
+    """An assumption of the code does not hold. Nothing may be committed after this."""
 
 
 class TooManyDeadLettersError(ResmeterError):
-    """Most of what comes is no event: whoever made the producer must look."""
+    """Most records are rejected: a producer is broken, and its authors must act."""
 
 
 class UnknownStateError(ResmeterError):
-    """A stored state has a form that this version cannot read; a newer version wrote it."""
+    """A stored state has a form that this version cannot read: a newer version wrote it."""

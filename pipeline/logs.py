@@ -1,8 +1,8 @@
-"""This file configures structlog: columns on a terminal, JSON elsewhere, always to stderr.
+"""Configure structlog: columns on a terminal, JSON lines elsewhere, always on standard error.
 
-Guide: the event is a constant such as `batch_delivered`, facts are keys, ids never bodies. One
-line a unit of work, none a record. `error` means that somebody must act. Libraries that log
-through `logging` come out in the same form.
+How to log: the event is a constant such as `batch_delivered`, and facts are keys: ids, never the
+content of an event. Write one line for a unit of work and none for a record. `error` means that
+somebody must act. Libraries that use `logging` come out in the same form.
 """
 
 import logging
@@ -44,7 +44,7 @@ def configure(log: LogSettings) -> None:
         ]
         if on_terminal
         else [
-            # Plain: a traceback with local variables would show secrets.
+            # Without local variables in tracebacks: they could contain secrets.
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
@@ -69,13 +69,13 @@ def configure(log: LogSettings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[log.level])
-    # These tell of every request at `info`; ours is one line a unit of work.
+    # These log every request at `info`.
     for chatty in ("stripe", "aiohttp.access", "alembic", "httpx"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, _LEVELS[log.level]))
-    # It tells of every request at `debug`, with all that is in it: the SASL password is in one.
+    # aiokafka logs the content of every request at `debug`, the SASL password among them.
     logging.getLogger("aiokafka.conn").setLevel(max(logging.INFO, _LEVELS[log.level]))
 
 
 def get_logger(name: str) -> Any:
-    """Return a logger; get it where it is used, so that importing `pipeline` does nothing."""
+    """Return a logger. Call this where you log, so that importing a module does nothing."""
     return structlog.stdlib.get_logger(name)

@@ -1,4 +1,8 @@
-"""Read policies: what bills, as TOML, in versions with effective dates; and the presets."""
+"""Read policies: what bills, as TOML, in versions with effective dates; and the presets.
+
+A file gives the keys of `pipeline.resolve.policy.Policy` (docs/reference/outcomes.md §2.1). What it
+leaves out comes from its `base`: a preset or another file, and the default preset in the end.
+"""
 
 import difflib
 import re
@@ -8,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from importlib import resources
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import Cause, Channel
@@ -28,89 +32,97 @@ _ABSENT = "absent"  # how a file takes back what its base sets, as TOML has no n
 _UNBOUNDED = "unbounded"
 _PRICE_MAX = 1_000_000_000
 _PRICE_DECIMALS_MAX = 12
-_T = TypeVar("_T")
-
 _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)", re.ASCII)
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+_Table = dict[str, Any]  # a TOML table
+_Parse = Callable[[object], Any]  # raises ValueError with a text that follows the key's name
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _invalid(value: object, expected: str) -> ValueError:
+    return ValueError(f"is {value!r}; it must be {expected}")
 
 
 def parse_duration(text: object) -> int:
     """Return milliseconds for `"24h"`, `"7d"`, `"90m"`, `"30s"`.
 
     Raises:
-        ValueError: naming what is wrong.
+        ValueError: the message shows the text and says what it must be.
     """
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError(f'{text!r} is not a duration such as "24h", "7d", "90m" or "30s"')
+        raise _invalid(text, 'a duration such as "24h", "7d", "90m" or "30s"')
     return int(match[1]) * _UNITS_MS[match[2]]
 
 
-def _one_of(literal: object) -> Callable[[object], Any]:
+def _one_of(literal: object) -> _Parse:
     choices = get_args(literal)
 
-    def read(value: object) -> object:
+    def parse(value: object) -> object:
         if value not in choices:
-            raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+            raise _invalid(value, f"one of {', '.join(choices)}")
         return value
 
-    return read
+    return parse
 
 
-def _names_of(literal: object | None) -> Callable[[object], tuple[str, ...]]:
-    choices = get_args(literal) if literal else None
+def _names(choices: Sequence[str] | None = None) -> _Parse:
+    """Parse a list of names; where there are choices, only of those."""
 
-    def read(value: object) -> tuple[str, ...]:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{value!r} is not a list of names")
+    def parse(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise _invalid(value, 'a list of names, such as ["resolution"]')
         for name in value:
             if not isinstance(name, str) or not 1 <= len(name) <= 64:
-                raise ValueError(f"{name!r} is not a name of 1 to 64 characters")
+                raise ValueError(f"has {name!r}; a name has 1 to 64 characters")
             if choices is not None and name not in choices:
-                raise ValueError(f"{name!r} is none of {', '.join(choices)}")
-        if len(set(value)) != len(value):
-            raise ValueError("a name stands there twice")
+                raise ValueError(f"has {name!r}; each name must be one of {', '.join(choices)}")
+            if value.count(name) > 1:
+                raise ValueError(f"duplicate name {name!r}")
         return tuple(value)
 
-    return read
+    return parse
 
 
-def _whole(least: int, most: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
+def _whole(lowest: int, highest: int) -> _Parse:
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise _invalid(value, f"a whole number from {lowest} to {highest}")
         return value
 
-    return read
+    return parse
 
 
-def _or_absent(read: Callable[[object], int]) -> Callable[[object], int | None]:
-    return lambda value: None if value == _ABSENT else read(value)
+def _or_absent(parse: _Parse) -> _Parse:
+    return lambda value: None if value == _ABSENT else parse(value)
 
 
 def _truth(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
+        raise _invalid(value, "true or false")
     return value
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value, re.ASCII):
-        raise ValueError(f"{value!r} is not a name: 1 to 64 characters of A-Z a-z 0-9 . _ -")
+        raise _invalid(value, "1 to 64 characters of A-Z a-z 0-9 . _ -")
     return value
 
 
 def _time(value: object) -> int:
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise ValueError(f"{value} has no time zone: write {value.isoformat()}Z")
+            raise ValueError(f"has no time zone: write {value.isoformat()}Z")
         try:
             return parse_time(value.astimezone(UTC).isoformat())
         except OverflowError:
             raise ValueError(f"{value} is out of range") from None
     if isinstance(value, str):
         return parse_time(value)
-    raise ValueError(f"{value} is not a time such as 2026-01-01T00:00:00Z")
+    raise ValueError(f"is {value}; it must be a time such as 2026-01-01T00:00:00Z")
 
 
 def _horizon(value: object) -> int | None:
@@ -118,27 +130,27 @@ def _horizon(value: object) -> int | None:
 
 
 def _price(value: object) -> Decimal:
-    # A float in TOML was written as a decimal: its shortest text is what was meant.
+    # TOML gives 0.1 as a float; its shortest text is the decimal that the file has.
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise ValueError(f"{value!r} is not a decimal such as 0.99")
+        raise _invalid(value, "a decimal such as 0.99")
     try:
         price = Decimal(str(value))
     except InvalidOperation:
-        raise ValueError(f"{value!r} is not a decimal such as 0.99") from None
+        raise _invalid(value, "a decimal such as 0.99") from None
     if not price.is_finite() or not 0 <= price <= _PRICE_MAX:
-        raise ValueError(f"{value!r} is not an amount from 0 to {_PRICE_MAX}")
+        raise _invalid(value, f"an amount from 0 to {_PRICE_MAX}")
     if int(price.as_tuple().exponent) < -_PRICE_DECIMALS_MAX:
-        raise ValueError(f"{value!r} has more than {_PRICE_DECIMALS_MAX} decimals")
+        raise ValueError(f"is {value!r}; it may have at most {_PRICE_DECIMALS_MAX} decimals")
     return price
 
 
 def _currency(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[a-z]{3}", value):
-        raise ValueError(f'{value!r} is not a currency such as "usd"')
+        raise _invalid(value, 'a currency such as "usd"')
     return value
 
 
-_KEYS: dict[str, Callable[[object], Any]] = {
+_KEYS: dict[str, _Parse] = {
     "name": _name,
     "version": _whole(1, 1_000_000),
     "effective_from": _time,
@@ -148,10 +160,10 @@ _KEYS: dict[str, Callable[[object], Any]] = {
     "human_reply": _one_of(HumanReply),
     "human_request_sticky": _truth,
     "unknown_intent": _one_of(UnknownIntent),
-    "handoff_causes_billed": _names_of(Cause),
-    "outcomes_billed": _names_of(None),
-    "precedence": _names_of(None),
-    "reversible": _names_of(None),
+    "handoff_causes_billed": _names(get_args(Cause)),
+    "outcomes_billed": _names(),
+    "precedence": _names(),
+    "reversible": _names(),
     "reversal_horizon": _horizon,
     "csat_reverses_below": _or_absent(_whole(2, 5)),
     "csat_confirms_from": _or_absent(_whole(1, 5)),
@@ -159,29 +171,36 @@ _KEYS: dict[str, Callable[[object], Any]] = {
     "grace": parse_duration,
     "currency": _currency,
 }
-_WINDOW_KEYS = ("default", *get_args(Channel))
+# Tables, which merge with those of the base: how their values are parsed, and their keys if limited.
+_TABLES: dict[str, tuple[_Parse, Sequence[str] | None]] = {
+    "window": (parse_duration, ("default", *get_args(Channel))),
+    "price": (_price, None),
+}
+
+
+# --- files ----------------------------------------------------------------------------------------
 
 
 def read_policies(texts: Mapping[str, str]) -> list[Policy]:
-    """Return the policy in each TOML text; `base` may name a preset or another of them.
+    """Return the policy in each TOML text; `base` may name a preset or another of the texts.
 
     Args:
-        texts: TOML by the name that errors shall use, such as a file's.
+        texts: TOML by the name that errors use, such as the file's.
 
     Raises:
         ConfigurationError: with every problem of every text.
     """
     problems: list[str] = []
-    raw: dict[str, dict[str, Any]] = {}
+    tables: dict[str, _Table] = {}
     for label, text in texts.items():
         try:
-            raw[label] = tomllib.loads(text)
+            tables[label] = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            problems.append(f"{label}: not TOML: {error}")
+            problems.append(f"{label}: is not valid TOML: {error}")
     policies: list[Policy] = []
-    for label in raw:
+    for label in tables:
         try:
-            policies.append(_read(label, raw))
+            policies.append(_policy(label, tables))
         except ConfigurationError as error:
             problems.extend(error.problems)
     if problems:
@@ -189,33 +208,44 @@ def read_policies(texts: Mapping[str, str]) -> list[Policy]:
     return policies
 
 
-def _read(label: str, raw: Mapping[str, dict[str, Any]]) -> Policy:
+def _policy(label: str, tables: Mapping[str, _Table]) -> Policy:
     problems: list[str] = []
-    merged: dict[str, Any] = {}
-    for source, table in _chain(label, raw, problems):
-        _merge(merged, table, source, problems if source == label else [])
+    try:
+        chain = _chain(label, tables)
+    except ValueError as error:
+        problems.append(f"{label}: base: {error}")
+        chain = [(DEFAULT, _preset_table(DEFAULT)), (label, tables[label])]
+    merged: _Table = {"csat_reverses_below": None, "csat_confirms_from": None}
+    for source, table in chain:
+        values, found = _parse_table(source, table)
+        if source == label:  # another file reports its own
+            problems += found
+        merged |= {
+            key: merged.get(key, {}) | value if key in _TABLES else value
+            for key, value in values.items()
+        }
+    problems = problems or [
+        f"{label}: {key}: is missing" for key in Policy.__struct_fields__ if key not in merged
+    ]
     if problems:
         raise ConfigurationError(problems)
-    missing = [key for key in Policy.__struct_fields__ if key not in merged]
-    if missing:
-        raise ConfigurationError([f"{label}: {key}: is absent" for key in missing])
     return Policy(**merged)
 
 
-def _chain(
-    label: str, raw: Mapping[str, dict[str, Any]], problems: list[str]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return the tables that a policy rests on, the deepest base first.
+def _chain(label: str, tables: Mapping[str, _Table]) -> list[tuple[str, _Table]]:
+    """Return the tables that a policy is merged from, the deepest base first.
 
-    Where a base is wrong it ends there, and whatever else is wrong can be told: by the file whose
-    it is.
+    If a base of its base is wrong, the chain ends there: that file reports it.
+
+    Raises:
+        ValueError: the policy's own base is wrong.
     """
-    by_name: dict[str, tuple[str, dict[str, Any]]] = {}
-    for other, table in raw.items():
+    by_name: dict[str, tuple[str, _Table]] = {}
+    for other, table in tables.items():
         if isinstance(table.get("name"), str):
             by_name.setdefault(table["name"], (other, table))
             by_name[f"{table['name']}@{table.get('version')}"] = (other, table)
-    chain = [(label, raw[label])]
+    chain = [(label, tables[label])]
     while True:
         source, table = chain[0]
         base = table.get("base", None if source == DEFAULT else DEFAULT)
@@ -225,70 +255,62 @@ def _chain(
             found = (base, _preset_table(base))
         elif isinstance(base, str) and base in by_name:
             found = by_name[base]
+        elif source == label:
+            others = {name for name, (other, _) in by_name.items() if other != label}
+            raise _invalid(base, f"one of {', '.join(sorted({*PRESETS, *others}))}")
         else:
-            if source == label:
-                others = {name for name, (other, _) in by_name.items() if other != label}
-                known = ", ".join(sorted({*PRESETS, *others}))
-                problems.append(f"{source}: base: {base!r} is none of {known}")
-            return [(DEFAULT, _preset_table(DEFAULT)), *chain]
-        if found[0] in (entry[0] for entry in chain):
-            if found[0] == label:
-                problems.append(f"{label}: base: {table['base']!r} rests on itself")
-            return [(DEFAULT, _preset_table(DEFAULT)), *chain]
+            break
+        if found[0] == label:
+            raise ValueError(f"cycle: {tables[label]['base']!r} is based on this policy")
+        if found[0] in (name for name, _ in chain):
+            break
         chain.insert(0, found)
+    return [(DEFAULT, _preset_table(DEFAULT)), *chain]
 
 
-def _merge(
-    merged: dict[str, Any], table: Mapping[str, Any], label: str, problems: list[str]
-) -> None:
-    merged.setdefault("csat_reverses_below", None)
-    merged.setdefault("csat_confirms_from", None)
+def _parse_table(label: str, table: _Table) -> tuple[_Table, list[str]]:
+    """Return the valid values of a policy's table, and its problems."""
+    values: _Table = {}
+    problems: list[str] = []
     for key, value in table.items():
-        if key == "base":
-            continue
-        if key == "window":
-            merged["window"] = merged.get("window", {}) | _entries(
-                value, label, key, parse_duration, _WINDOW_KEYS, problems
-            )
-        elif key == "price":
-            merged["price"] = merged.get("price", {}) | _entries(
-                value, label, key, _price, None, problems
-            )
+        if key in _TABLES:
+            values[key], found = _parse_entries(f"{label}: {key}", value, *_TABLES[key])
+            problems += found
         elif key in _KEYS:
             try:
-                merged[key] = _KEYS[key](value)
+                values[key] = _KEYS[key](value)
             except ValueError as error:
                 problems.append(f"{label}: {key}: {error}")
-        else:
-            problems.append(f"{label}: {key}: {_unknown(key, [*_KEYS, 'window', 'price', 'base'])}")
+        elif key != "base":
+            problems.append(f"{label}: {key}: {_unknown(key, [*_KEYS, *_TABLES, 'base'])}")
+    return values, problems
 
 
-def _entries(
-    value: object,
-    label: str,
-    key: str,
-    read: Callable[[object], _T],
-    known: Sequence[str] | None,
-    problems: list[str],
-) -> dict[str, _T]:
-    if not isinstance(value, dict):
-        problems.append(f"{label}: {key}: {value!r} is not a table: write [{key}]")
-        return {}
-    entries: dict[str, _T] = {}
-    for name, entry in value.items():
-        if known is not None and name not in known:
-            problems.append(f"{label}: {key}.{name}: {_unknown(name, known)}")
+def _parse_entries(
+    where: str, table: object, parse: _Parse, keys: Sequence[str] | None
+) -> tuple[_Table, list[str]]:
+    if not isinstance(table, dict):
+        key = where.rpartition(": ")[2]
+        return {}, [f"{where}: is {table!r}; it must be a table: write [{key}]"]
+    values: _Table = {}
+    problems: list[str] = []
+    for key, value in table.items():
+        if keys is not None and key not in keys:
+            problems.append(f"{where}.{key}: {_unknown(key, keys)}")
             continue
         try:
-            entries[name] = read(entry)
+            values[key] = parse(value)
         except ValueError as error:
-            problems.append(f"{label}: {key}.{name}: {error}")
-    return entries
+            problems.append(f"{where}.{key}: {error}")
+    return values, problems
 
 
-def _unknown(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    return f"is no key of a policy{f'; did you mean {close[0]}?' if close else ''}"
+def _unknown(key: str, keys: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, keys, 1)
+    return "unknown key" + (f"; did you mean {close[0]}?" if close else "")
+
+
+# --- presets --------------------------------------------------------------------------------------
 
 
 @cache
@@ -297,7 +319,7 @@ def _preset_text(name: str) -> str:
 
 
 @cache
-def _preset_table(name: str) -> dict[str, Any]:
+def _preset_table(name: str) -> _Table:
     return tomllib.loads(_preset_text(name))
 
 
@@ -306,8 +328,8 @@ def preset(name: str) -> Policy:
     """Return a shipped policy.
 
     Raises:
-        ConfigurationError: there is none of that name.
+        ConfigurationError: no preset has this name.
     """
     if name not in PRESETS:
-        raise ConfigurationError([f"policy: {name!r} is none of {', '.join(PRESETS)}"])
+        raise ConfigurationError([f"policy: is {name!r}; it must be one of {', '.join(PRESETS)}"])
     return read_policies({name: _preset_text(name)})[0]

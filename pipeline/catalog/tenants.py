@@ -1,4 +1,4 @@
-"""This file reads the tenant file: who is billed, under which policy, into which meter."""
+"""Read the tenant file: who is billed, under which policy, into which meter."""
 
 import re
 import tomllib
@@ -11,14 +11,15 @@ from typing import Any
 from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.catalog.producers import Producer, load_keys, read_producers
 from pipeline.errors import ConfigurationError
-from pipeline.events.model import FUTURE_MS_MAX
+from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import Policy, Timeline
 
-_TENANT = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,240}", re.ASCII)
 _DAY_MS = 24 * 3_600_000
 _EVENT_NAME_CHARACTERS_MAX = 100  # Stripe's limit of a meter's event_name
+_FILE_KEYS = ("policy", "policy_files", "meters", "tenants", "producers")
+_Versions = dict[str, tuple[Policy, ...]]  # of each policy, by its name
 
 
 class Tenants:
@@ -34,7 +35,7 @@ class Tenants:
         producers: Mapping[str, Producer] | None = None,
     ) -> None:
         self.customers = customers
-        self.producers = producers or {}  # none: whoever can write events may, for every tenant
+        self.producers = producers or {}  # none: any record may be for any tenant, unsigned
         self._policies = policies
         self._default = default_policy
         self._meters = meters
@@ -46,16 +47,15 @@ class Tenants:
         self._default_timeline = self._timelines[default_policy]
 
     def timeline_for(self, tenant_id: str) -> Timeline:
+        """Return the versions of the tenant's policy; of the default policy if it has no entry."""
         return self._of_tenant.get(tenant_id, self._default_timeline)
 
-    def policy_name_for(self, tenant_id: str) -> str:
-        return self._policies.get(tenant_id, self._default)
-
     def customer_for(self, tenant_id: str) -> str | None:
-        """Return the Stripe customer, or None: the tenant's usage is parked until there is one."""
+        """Return the Stripe customer. Without one, the tenant's usage is parked."""
         return self.customers.get(tenant_id)
 
     def event_name_for(self, outcome: str) -> str:
+        """Return the `event_name` of the Stripe meter that counts an outcome."""
         return self._meters.get(outcome, f"resmeter_{outcome}")
 
     @property
@@ -69,36 +69,36 @@ class Tenants:
                 outcomes.add(PROCEDURE_HANDOFF)
         return sorted(map(self.event_name_for, outcomes))
 
-    def problems_in_worker(self, seal_after: int) -> list[str]:
-        """Say what would keep a worker from deciding: its windows, and producers' secrets, read now.
+    def problems_in_worker(self, seal_after_ms: int) -> list[str]:
+        """Return what would keep a worker from deciding. The producers' secrets are read now.
 
         Args:
-            seal_after: as for `problems_of_sealing`.
+            seal_after_ms: see `problems_of_sealing`.
         """
-        problems = self.problems_of_sealing(seal_after)
+        problems = self.problems_of_sealing(seal_after_ms)
         try:
             load_keys(self.producers)
         except ConfigurationError as error:
             problems += error.problems
         return problems
 
-    def problems_of_sealing(self, seal_after: int) -> list[str]:
-        """Say which windows would still be open when their conversations are sealed.
+    def problems_of_sealing(self, seal_after_ms: int) -> list[str]:
+        """Return a problem for each policy with windows longer than conversations stay unsealed.
 
-        An event that comes within a window and its grace must not be too late.
+        An event within a window and its grace period must never be too late.
 
         Args:
-            seal_after: how many milliseconds without a record seal a conversation.
+            seal_after_ms: milliseconds without a record after which a conversation is sealed.
         """
         problems: list[str] = []
         for name in sorted({self._default, *self._policies.values()}):
             for policy in self._timelines[name].versions:
-                # An event may say that it happened a little after its arrival.
+                # An event may happen a little later than it arrives, by its own clock.
                 waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
-                if policy.silence != "never" and waits > seal_after:
+                if policy.silence != "never" and waits > seal_after_ms:
                     problems.append(
                         f"RESMETER_WORKER__SEAL_AFTER_DAYS: policy {name!r}, version "
-                        f"{policy.version}, keeps windows open for longer: set it to "
+                        f"{policy.version}, has windows that stay open longer: set it to "
                         f"{-(-waits // _DAY_MS)} or more"
                     )
         return problems
@@ -114,92 +114,114 @@ class Tenants:
 
 
 def load_tenants(path: Path | None) -> Tenants:
-    """Read the tenant file and the policies that it names; none means the default for everyone.
+    """Read the tenant file and the policy files that it names.
+
+    Without a file, every tenant has the default policy and none has a customer.
 
     Raises:
-        ConfigurationError: with every problem.
+        ConfigurationError: with every problem of all files.
     """
     if path is None:
-        return Tenants({}, {}, DEFAULT, {}, {name: (preset(name),) for name in PRESETS})
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            [f"{path}: cannot be read: {error.strerror}; RESMETER_CONFIG names it"]
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"{path}: not TOML: {error}"]) from None
-    problems = [
-        f"{path}: {key}: is no key of the tenant file"
-        for key in table
-        if key not in {"policy", "policy_files", "meters", "tenants", "producers"}
-    ]
-    versions = _versions(path, table.get("policy_files", []), problems)
-    default = table.get("policy", DEFAULT)
-    if not isinstance(default, str) or default not in versions:
-        problems.append(_no_policy(f"{path}: policy", default, versions))
-    meters = _meters(path, table.get("meters", {}), problems)
-    customers: dict[str, str] = {}
-    policies: dict[str, str] = {}
-    tenants = table.get("tenants", {})
-    if not isinstance(tenants, dict):
-        problems.append(f"{path}: tenants: is not a table: write [tenants.NAME]")
-        tenants = {}
-    for tenant_id, entry in tenants.items():
-        _tenant(
-            f"{path}: tenants.{tenant_id}",
-            tenant_id,
-            entry,
-            versions,
-            customers,
-            policies,
-            problems,
-        )
-    producers = read_producers(path, table["producers"], problems) if "producers" in table else {}
+        return Tenants({}, {}, DEFAULT, {}, _presets())
+    table = _read_toml(path)
+    versions, policy_problems = _read_versions(path, table.get("policy_files", []))
+    default, meters = table.get("policy", DEFAULT), table.get("meters", {})
+    tenants: Any = table.get("tenants", {})
+    problems = [f"{path}: {key}: unknown key" for key in table if key not in _FILE_KEYS]
+    problems += policy_problems
+    problems += _problems_of_policy(f"{path}: policy", default, versions)
+    problems += _problems_of_meters(path, meters)
+    if isinstance(tenants, dict):
+        for tenant_id, entry in tenants.items():
+            problems += _problems_of_tenant(path, tenant_id, entry, versions)
+    else:
+        problems.append(f"{path}: tenants: must be a table: write [tenants.NAME]")
+    producers: dict[str, Producer] = {}
+    if "producers" in table:
+        try:
+            producers = read_producers(path, table["producers"])
+        except ConfigurationError as error:
+            problems += error.problems
     if problems:
         raise ConfigurationError(problems)
-    return Tenants(customers, policies, default, meters, versions, producers)
+    return Tenants(
+        _column(tenants, "stripe_customer"),
+        _column(tenants, "policy"),
+        default,
+        meters,
+        versions,
+        producers,
+    )
 
 
-def _versions(path: Path, patterns: Any, problems: list[str]) -> dict[str, tuple[Policy, ...]]:
-    versions: dict[str, tuple[Policy, ...]] = {name: (preset(name),) for name in PRESETS}
-    if not isinstance(patterns, list) or not all(p and isinstance(p, str) for p in patterns):
-        problems.append(f"{path}: policy_files: is not a list of paths")
-        return versions
-    texts: dict[str, str] = {}
-    for pattern in patterns:
-        found = (
-            sorted(path.parent.glob(pattern))
-            if not Path(pattern).is_absolute()
-            else [Path(pattern)]
-        )
-        if not found:
-            problems.append(f"{path}: policy_files: {pattern!r} names no file")
-        for file in found:
-            try:
-                texts[str(file)] = file.read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{file}: cannot be read: {error}")
+def _column(tenants: Mapping[str, Mapping[str, str]], key: str) -> dict[str, str]:
+    """Return one key of the tenants that have it, by tenant."""
+    return {tenant_id: entry[key] for tenant_id, entry in tenants.items() if key in entry}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            [f"{path}: cannot be read: {error.strerror}; check RESMETER_CONFIG"]
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"{path}: is not valid TOML: {error}"]) from None
+
+
+# --- policy files ---------------------------------------------------------------------------------
+
+
+def _presets() -> _Versions:
+    return {name: (preset(name),) for name in PRESETS}
+
+
+def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
+    """Return the versions of all policies, those of the presets first; and the problems."""
+    versions = _presets()
+    texts, problems = _read_policy_files(path, patterns)
     labels: dict[tuple[str, int], str] = {(name, preset(name).version): name for name in PRESETS}
     try:
-        read = read_policies(texts)
+        policies = read_policies(texts)
     except ConfigurationError as error:
-        problems.extend(error.problems)
-        return versions | dict.fromkeys(_names(texts), ())  # wrong, but there
-    for label, policy in zip(texts, read, strict=True):
-        known = labels.get((policy.name, policy.version))
-        if known is not None:
+        # A tenant may name a policy whose file has problems. That is not a second problem.
+        return versions | dict.fromkeys(_names_in(texts), ()), [*problems, *error.problems]
+    for label, policy in zip(texts, policies, strict=True):
+        other = labels.get((policy.name, policy.version))
+        if other is not None:
             problems.append(
-                f"{label}: {policy.name!r} version {policy.version} is that of {known} already: "
-                "give it a name or a version of its own"
+                f"{label}: {policy.name!r} version {policy.version} already exists in {other}: "
+                "change its name or its version"
             )
             continue
         labels[policy.name, policy.version] = label
         versions[policy.name] = (*versions.get(policy.name, ()), policy)
-    return versions
+    return versions, problems
 
 
-def _names(texts: Mapping[str, str]) -> list[str]:
+def _read_policy_files(path: Path, patterns: Any) -> tuple[dict[str, str], list[str]]:
+    """Return the text of each file by its path, and the problems."""
+    if not isinstance(patterns, list) or not all(p and isinstance(p, str) for p in patterns):
+        return {}, [f"{path}: policy_files: must be a list of paths"]
+    texts: dict[str, str] = {}
+    problems: list[str] = []
+    for pattern in patterns:
+        if Path(pattern).is_absolute():
+            files = [Path(pattern)]
+        else:
+            files = sorted(path.parent.glob(pattern))
+        if not files:
+            problems.append(f"{path}: policy_files: no file matches {pattern!r}")
+        for file in files:
+            try:
+                texts[str(file)] = file.read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{file}: cannot be read: {error}")
+    return texts, problems
+
+
+def _names_in(texts: Mapping[str, str]) -> list[str]:
     names = []
     for text in texts.values():
         with suppress(tomllib.TOMLDecodeError):
@@ -207,46 +229,40 @@ def _names(texts: Mapping[str, str]) -> list[str]:
     return names
 
 
-def _meters(path: Path, table: Any, problems: list[str]) -> dict[str, str]:
+# --- problems -------------------------------------------------------------------------------------
+
+
+def _problems_of_policy(where: str, name: object, versions: _Versions) -> list[str]:
+    if isinstance(name, str) and name in versions:
+        return []
+    return [f"{where}: is {name!r}; it must be one of {', '.join(versions)}"]
+
+
+def _problems_of_meters(path: Path, table: Any) -> list[str]:
     if not isinstance(table, dict):
-        problems.append(f"{path}: meters: is not a table: write [meters]")
-        return {}
-    for outcome, name in table.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= _EVENT_NAME_CHARACTERS_MAX:
-            problems.append(f"{path}: meters.{outcome}: {name!r} is not 1 to 100 characters")
-    return table
+        return [f"{path}: meters: must be a table: write [meters]"]
+    return [
+        f"{path}: meters.{outcome}: is {name!r}; it must be a string of 1 to "
+        f"{_EVENT_NAME_CHARACTERS_MAX} characters"
+        for outcome, name in table.items()
+        if not isinstance(name, str) or not 1 <= len(name) <= _EVENT_NAME_CHARACTERS_MAX
+    ]
 
 
-def _tenant(
-    where: str,
-    tenant_id: str,
-    entry: Any,
-    versions: Mapping[str, object],
-    customers: dict[str, str],
-    policies: dict[str, str],
-    problems: list[str],
-) -> None:
-    if not _TENANT.fullmatch(tenant_id):
-        problems.append(f"{where}: is not 1 to 128 characters of A-Z a-z 0-9 . _ -")
+def _problems_of_tenant(path: Path, tenant_id: str, entry: Any, versions: _Versions) -> list[str]:
+    where = f"{path}: tenants.{tenant_id}"
+    problems = []
+    if not TENANT_ID.fullmatch(tenant_id):
+        problems.append(f"{where}: the name must be 1 to 128 characters of A-Z a-z 0-9 . _ -")
     if not isinstance(entry, dict):
-        problems.append(f"{where}: is not a table: write [tenants.{tenant_id}]")
-        return
+        return [*problems, f"{where}: must be a table: write [tenants.{tenant_id}]"]
     for key, value in entry.items():
-        if key == "stripe_customer":
-            if isinstance(value, str) and _CUSTOMER.fullmatch(value):
-                customers[tenant_id] = value
-            else:
-                problems.append(
-                    f"{where}.stripe_customer: {value!r} is no customer such as cus_123"
-                )
-        elif key == "policy":
-            if isinstance(value, str) and value in versions:
-                policies[tenant_id] = value
-            else:
-                problems.append(_no_policy(f"{where}.policy", value, versions))
-        else:
-            problems.append(f"{where}.{key}: is no key of a tenant")
-
-
-def _no_policy(where: str, name: object, versions: Mapping[str, object]) -> str:
-    return f"{where}: {name!r} is none of {', '.join(versions)}"
+        if key == "policy":
+            problems += _problems_of_policy(f"{where}.policy", value, versions)
+        elif key != "stripe_customer":
+            problems.append(f"{where}.{key}: unknown key")
+        elif not isinstance(value, str) or not _CUSTOMER.fullmatch(value):
+            problems.append(
+                f"{where}.stripe_customer: is {value!r}; it must be a customer's id, such as cus_123"
+            )
+    return problems

@@ -21,7 +21,7 @@ from pipeline.config import Settings
 from pipeline.dev.broker import KAFKA_VERSION, running_kafka
 from pipeline.dev.process import Process, run
 from pipeline.events.times import format_time
-from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import open_ledger, records, reports
 from pipeline.replay.decide import Histories
 
@@ -226,7 +226,7 @@ def _is_billed(servers: str, env: dict[str, str], settings: Settings) -> bool:
 
 def _end(servers: str, topic: str, settings: Settings) -> int:
     """Return how many records a topic holds, over all partitions."""
-    options = {**kafka_client_options(settings.kafka), "bootstrap.servers": servers}
+    options = {**librdkafka_options(settings.kafka), "bootstrap.servers": servers}
     consumer = Consumer({**options, "group.id": "resmeter-demo-look"})
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
@@ -242,7 +242,7 @@ def _delete_topics(settings: Settings, servers: str, env: dict[str, str]) -> Non
     """Remove the run's topics; a broker of our own is thrown away as it is."""
     if "bootstrap_servers" not in settings.kafka.model_fields_set:
         return
-    options = {**kafka_client_options(settings.kafka), "bootstrap.servers": servers}
+    options = {**librdkafka_options(settings.kafka), "bootstrap.servers": servers}
     names = [
         value
         for name, value in env.items()

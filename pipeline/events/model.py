@@ -1,8 +1,12 @@
-"""This file defines what the codec yields: `Event`, or `Rejected` with a reason. Pure."""
+"""The values that reading a record gives: `Event` in an `Addressed`, or `Rejected`. Pure."""
 
-from typing import Literal, final, get_args
+import re
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, final, get_args
 
 import msgspec
+
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
 Reason = Literal[
     "malformed_json",
@@ -16,12 +20,12 @@ Reason = Literal[
     "future_time",
     "conversation_too_long",
     "too_late",
-    "not_authorized",  # resmeter's own: the specification has no producers
+    "not_authorized",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-# In the order of the specification's table: the position is the rank of events that happened in
-# the same millisecond.
+# An event stores the position of its type in this table, and among events of one millisecond the
+# position decides which comes first: append new types, never reorder.
 TYPES = (
     "conversation.started",
     "conversation.customer_message",
@@ -74,65 +78,69 @@ Cause = Literal[
     "api",
 ]
 
+TENANT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 EVENT_BYTES_MAX = 256 * 1024
 EVENTS_IN_CONVERSATION_MAX = 10_000
-# And in the form in which they are kept, so that a state fits into a Kafka record whatever is in
-# them: a conversation of 10,000 reaches it where its events have over 300 bytes of texts each.
+# The second limit of a conversation: its encoded events. A state must fit into one Kafka record,
+# and 10,000 events with more than 300 bytes of text each would not.
 HISTORY_BYTES_MAX = 3 * 1024 * 1024
-# The specification has none; without one, a hundred events fill what a state may be.
+# Without a limit, a hundred events could fill a whole state.
 SEQUENCE_CHARACTERS_MAX = 256
 FUTURE_MS_MAX = 5 * 60_000
 
 
 @final
 class Rejected(msgspec.Struct, frozen=True):
-    """Why a record is not an event: it goes to the dead letters. `detail` names the attribute."""
+    """Why a record becomes a dead letter. `detail` names the attribute and says what to do."""
 
     reason: Reason
     detail: str
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What of an event can affect a decision; the rest stays in the log.
+    """The part of an event that can affect a decision; the rest stays in the log.
 
-    `at` is in milliseconds since the epoch, UTC. `rank` is the position of the type in `TYPES`.
-    The tenant and the conversation are not here: they are the key. Members after `sequence` are
-    set by the types that have them.
+    The tenant and the conversation are not members: they are the key of the state that the event
+    is stored in. The members after `live` are set by the types that have them (`events/data.py`).
+
+    The one-letter names are how a state stores the event (docs/internals/state-format.md). They
+    keep states small, and they never change: old states must stay readable.
     """
 
-    at: int = msgspec.field(name="t")
-    rank: int = msgspec.field(name="r")
+    at: int = msgspec.field(name="t")  # ms since the epoch, UTC
+    rank: int = msgspec.field(name="r")  # the type: its position in `TYPES`
     source: str = msgspec.field(name="s")
     id: str = msgspec.field(name="i")
     sequence: str = msgspec.field(name="q", default="")
     channel: Channel = msgspec.field(name="c", default="messenger")
-    live: bool = msgspec.field(name="l", default=True)
+    live: bool = msgspec.field(name="l", default=True)  # environment is "live"
     intent: Intent | None = msgspec.field(name="n", default=None)
     kind: AnswerKind | None = msgspec.field(name="k", default=None)
     billable: bool = msgspec.field(name="b", default=True)
-    internal: bool = msgspec.field(name="v", default=False)
+    internal: bool = msgspec.field(name="v", default=False)  # visibility is "internal"
     cause: Cause | None = msgspec.field(name="u", default=None)
     outcome: str = msgspec.field(name="o", default="")
-    rates_ai: bool = msgspec.field(name="a", default=False)
+    rates_ai: bool = msgspec.field(name="a", default=False)  # target is "ai"
     score: int = msgspec.field(name="x", default=0)
     verified: bool = msgspec.field(name="w", default=False)
     message_id: str = msgspec.field(name="m", default="")
-    secondary: bool = msgspec.field(name="y", default=False)
-    last_answer_at: int | None = msgspec.field(name="z", default=None)
+    secondary: bool = msgspec.field(name="y", default=False)  # role is "secondary"
+    last_answer_at: int | None = msgspec.field(name="z", default=None)  # ms since the epoch
 
     @property
     def type(self) -> str:
+        """The name of the type, as the wire has it."""
         return TYPES[self.rank]
 
     @property
     def order(self) -> tuple[int, str, int, str, str]:
-        """The order of a history (specification, section 3)."""
+        """The order of a history (docs/reference/outcomes.md §3.1)."""
         return (self.at, self.sequence, self.rank, self.source, self.id)
 
 
 class Addressed(msgspec.Struct, frozen=True, gc=False):
-    """An event with the tenant and the conversation that it is about."""
+    """An event with its tenant and its conversation."""
 
     tenant_id: str
-    conversation: str
+    conversation_id: str
     event: Event

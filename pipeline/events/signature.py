@@ -1,46 +1,43 @@
-"""This file signs records of the events topic, and says whether a producer may write one. Pure.
+"""Sign records of the events topic, and verify that a producer may write for a tenant. Pure.
 
-Kafka tells a consumer nothing of who wrote a record, and its ACLs end at the topic. So a producer
-that may write at all could write for any tenant. Where that matters, each producer has a key, and
-each key the tenants that it may write for.
+Kafka does not tell a consumer who wrote a record, and its ACLs end at the topic: a producer that
+may write to the topic could write for any tenant. Where that matters, each producer has a key, and
+each key lists the tenants that it may write for.
 
-The header `resmeter-signature` is `v1:<key id>:<64 hex digits>`: an HMAC-SHA256 under the key's
-secret. What it covers, each part with its length before it, so that no two records read the same:
+The header `resmeter-signature` is `v1:<key id>:<64 hex digits>`: an HMAC-SHA256 with the key's
+secret. It covers these parts, each preceded by its length, so that no two records sign alike:
 
 =============  =============================================================================
 part           why
 =============  =============================================================================
-`v1`           no signature of another form is one of this
-key id         one producer's secret does not speak for another's key id
-record key     tenant and conversation: the codec holds them against the event
+`v1`           a signature of a later version is never valid as this one
+key id         a secret signs only under its own key id
+record key     tenant and conversation, which must be those of the event
 value          the event
 some headers   `ce_` and `content-type`, in their order: in binary mode they are the event, and
-               they decide which mode it is. Others may be added on the way
+               they decide which mode it is. Other headers may be added on the way
 =============  =============================================================================
 
-A record that is sent again verifies again: its event is the same event, and counts once.
+A copy of a signed record verifies too. It carries the same event, which counts once.
 """
 
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import msgspec
 
-from pipeline.events.model import Rejected
+from pipeline.events.model import Headers, Rejected
 
-Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
-
-HEADER = "resmeter-signature"
+SIGNATURE_HEADER = "resmeter-signature"
 SECRET_BYTES_MIN = 32
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _SIGNATURE = re.compile(rb"v1:([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A producer's secret, and the tenants that it may write for; None: for all."""
+    """A producer's secret, and the tenants that it may write for; None means all."""
 
     secret: bytes
     tenants: frozenset[str] | None
@@ -52,7 +49,7 @@ class Key(msgspec.Struct, frozen=True):
 def sign(
     key_id: str, secret: bytes, key: bytes | None, value: bytes | None, headers: Headers
 ) -> bytes:
-    """Return the value of the header `resmeter-signature` for a record with these other headers."""
+    """Return the value of the header `resmeter-signature`, for a record with these headers."""
     digest = hmac.digest(secret, _covered(key_id, key, value, headers), hashlib.sha256)
     return f"v1:{key_id}:{digest.hex()}".encode()
 
@@ -64,35 +61,35 @@ def verify(
     value: bytes | None,
     headers: Headers,
 ) -> Rejected | None:
-    """Say why a record was not written by somebody who may write for its tenant, or None.
+    """Return why the record's signature does not allow it to write for the tenant, or None.
 
     Args:
-        keys: by key id.
-        tenant_id: of the event in the record; that the record's key names it too is not looked at.
-        key: the record's.
-        value: the record's.
-        headers: all of the record's.
+        keys: the producers' keys, by key id.
+        tenant_id: the tenant of the event. `check_record` compares it with the record's key.
+        key: the record's key.
+        value: the record's value.
+        headers: all of the record's headers.
     """
-    given = [content for name, content in headers if name == HEADER]
+    given = [content for name, content in headers if name == SIGNATURE_HEADER]
     if len(given) != 1:
-        return _rejected("is absent" if not given else f"stands {len(given)} times")
+        return _rejected("is missing" if not given else f"occurs {len(given)} times")
     found = _SIGNATURE.fullmatch(given[0] or b"")
     if found is None:
-        return _rejected("is not v1:<key id>:<64 hex digits>")
+        return _rejected("must be v1:<key id>:<64 hex digits>")
     key_id = found[1].decode()
     known = keys.get(key_id)
     if known is None:
-        return _rejected(f"names the key {key_id!r}, which is not known")
+        return _rejected(f"names the unknown key {key_id!r}; add the producer to the tenant file")
     expected = sign(key_id, known.secret, key, value, headers)
     if not hmac.compare_digest(expected, given[0] or b""):
-        return _rejected(f"was not made with the key {key_id!r} for this record")
+        return _rejected(f"does not match this record and the secret of key {key_id!r}")
     if known.tenants is not None and tenant_id not in known.tenants:
-        return _rejected(f"is of the key {key_id!r}, which may not write for {tenant_id!r}")
+        return _rejected(f"key {key_id!r} may not write for tenant {tenant_id!r}")
     return None
 
 
 def _rejected(why: str) -> Rejected:
-    return Rejected("not_authorized", f"{HEADER}: {why}")
+    return Rejected("not_authorized", f"{SIGNATURE_HEADER}: {why}")
 
 
 def _covered(key_id: str, key: bytes | None, value: bytes | None, headers: Headers) -> bytes:
@@ -101,7 +98,7 @@ def _covered(key_id: str, key: bytes | None, value: bytes | None, headers: Heade
         lowered = name.lower()
         if lowered == "content-type" or lowered.startswith("ce_"):
             parts += [name.encode("utf-8", "surrogatepass"), content]
-    # Absent is not empty: a length of its own stands for it.
+    # An absent part gets a length that no real part has: absent and empty must differ.
     return b"".join(
         b"\xff" * 8 if part is None else len(part).to_bytes(8, "big") + part for part in parts
     )

@@ -1,7 +1,7 @@
-"""This file asks Kafka through librdkafka, and tells a broker that refuses us from one that is away.
+"""Open clients of librdkafka, and tell a broker that rejects us from one that is unreachable.
 
-librdkafka tries again for ever, whatever the reason, and gives it to a callback only: without that,
-a wrong password looks like a broker that does not answer.
+librdkafka retries every failed connection for ever, whatever the reason, and gives the reason only
+to a callback. Without the callback, a wrong password looks like a broker that does not answer.
 """
 
 import logging
@@ -14,36 +14,36 @@ from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 
 from pipeline.errors import ConfigurationError
 
-_LOOK_SECONDS = 1.0
-_REFUSALS = {KafkaError._AUTHENTICATION, KafkaError._SSL}
+_POLL_SECONDS = 1.0
+_AUTH_ERRORS = {KafkaError._AUTHENTICATION, KafkaError._SSL}
 
 
-class Asked(Protocol):
+class Client(Protocol):
     """A client of librdkafka: an admin client or a consumer."""
 
     def list_topics(self, topic: Any = ..., timeout: Any = ...) -> ClusterMetadata: ...
     def poll(self, timeout: float = ...) -> Any: ...
 
 
-_Client = TypeVar("_Client", bound=Asked)
+_Client = TypeVar("_Client", bound=Client)
 
 
-class Refusals:
-    """What the brokers have against us. `hear` is the client's `error_cb`, or called by it."""
+class AuthFailure:
+    """Collect why brokers reject us, or we them. Pass `on_error` as `error_cb`, or call it there."""
 
     def __init__(self) -> None:
-        self.last: str | None = None
-        self.suspected: str | None = None
+        self.reason: str | None = None
+        self.suspected: str | None = None  # it may also be a broker that is only restarting
 
-    def hear(self, error: KafkaError) -> bool:
-        """Take in an error; return whether it is a refusal: no time of waiting heals that."""
+    def on_error(self, error: KafkaError) -> bool:
+        """Collect an error; return whether it is an authentication failure: retrying cannot help."""
         # "sasl_ssl://host:port/bootstrap: reason (after 3ms in state ...)"
         text = error.str().split("/bootstrap: ")[-1].split(" (after ")[0]
-        if error.code() in _REFUSALS:
-            self.last = text
+        if error.code() in _AUTH_ERRORS:
+            self.reason = text
             return True
         if error.code() == KafkaError._TRANSPORT and "SSL" in text:
-            # A certificate that the broker misses comes as this; so does a broker that just ends.
+            # A broker that misses our certificate closes the connection, as a stopping one does.
             self.suspected = text
         return False
 
@@ -60,17 +60,17 @@ def open_client(make: Callable[[dict[str, Any]], _Client], options: Mapping[str,
         raise ConfigurationError(
             [
                 (
-                    f"the settings of Kafka cannot be used: {error.args[0].str()}; look at "
+                    f"cannot use the Kafka settings: {error.args[0].str()}; check "
                     "RESMETER_KAFKA__SECURITY_PROTOCOL, SASL_… and SSL_…"
                 )
             ]
         ) from error
 
 
-def quiet() -> dict[str, Any]:
-    """Return the options of a client that says nothing by itself.
+def silent_options() -> dict[str, Any]:
+    """Return the options of a client that logs nothing.
 
-    librdkafka tells of each connection that it tries; the error that we raise says it once.
+    librdkafka logs each attempt to connect; the error that we raise says it once.
     """
     logger = logging.getLogger("resmeter.librdkafka")
     logger.setLevel(logging.CRITICAL)
@@ -78,33 +78,33 @@ def quiet() -> dict[str, Any]:
 
 
 def list_topics(
-    client: Asked, refusals: Refusals, servers: str, topic: str | None = None, *, seconds: float
+    client: Client, failure: AuthFailure, servers: str, topic: str | None = None, *, seconds: float
 ) -> ClusterMetadata:
-    """Return what the brokers say of all topics, or of one.
+    """Return the brokers' metadata of all topics, or of one.
 
     Raises:
-        ConfigurationError: the brokers refuse us, or we them; the message says why.
-        KafkaException: none answers in this time.
+        ConfigurationError: the brokers reject us, or we them; the message says why.
+        KafkaException: none answers within this time.
     """
     deadline = time.monotonic() + seconds
     while True:
         left = deadline - time.monotonic()
         try:
-            return client.list_topics(topic, timeout=min(max(left, 0.1), _LOOK_SECONDS))
+            return client.list_topics(topic, timeout=min(max(left, 0.1), _POLL_SECONDS))
         except KafkaException:
-            client.poll(0)  # calls back what was said meanwhile
-            is_last = left <= _LOOK_SECONDS
-            why = refusals.last or (refusals.suspected if is_last else None)
-            if why is not None:
-                raise ConfigurationError([told_refused(servers, why)]) from None
+            client.poll(0)  # runs the callback for the errors since
+            is_last = left <= _POLL_SECONDS
+            reason = failure.reason or (failure.suspected if is_last else None)
+            if reason is not None:
+                raise ConfigurationError([auth_failure_message(servers, reason)]) from None
             if is_last:
                 raise
 
 
-def told_refused(servers: str, why: str) -> str:
-    """Say that brokers answer, and will not deal with us (or we not with them)."""
+def auth_failure_message(servers: str, reason: str) -> str:
+    """Return the message for brokers that answer and reject us, or that we reject."""
     return (
-        f"no connection to Kafka at {servers} is possible: {why}; look at "
+        f"cannot connect to Kafka at {servers}: {reason}; check "
         "RESMETER_KAFKA__SECURITY_PROTOCOL, SASL_MECHANISM, SASL_USERNAME, SASL_PASSWORD, "
         "SSL_CA_FILE, SSL_CERT_FILE and SSL_KEY_FILE"
     )

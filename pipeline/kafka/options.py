@@ -1,58 +1,107 @@
-"""Translate the settings of the broker for each client: librdkafka, aiokafka and Faust."""
+"""Translate the settings of the broker: once into neutral form, then into that of each client."""
 
 import ssl
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from pipeline.config import KafkaSettings, Settings
+import msgspec
+
+from pipeline.config import KafkaSettings
+
+ClientOptions: TypeAlias = dict[str, str | int | float | bool]
 
 
-def kafka_client_options(kafka: KafkaSettings) -> dict[str, str | int | float | bool]:
-    """Return the options of librdkafka that say where the brokers are and who we are."""
-    options: dict[str, str | int | float | bool] = {
-        "bootstrap.servers": kafka.bootstrap_servers,
-        "security.protocol": kafka.security_protocol,
-    }
+class Sasl(msgspec.Struct, frozen=True):
+    """The user name and password that we show to the brokers."""
+
+    mechanism: str
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Sasl(mechanism={self.mechanism!r}, username={self.username!r}, password=...)"
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """Whom we trust, and the certificate that we show. Both are optional."""
+
+    ca_file: Path | None  # None: the CAs that the system trusts
+    cert_file: Path | None
+    key_file: Path | None
+    key_password: str
+
+    def __repr__(self) -> str:
+        return f"Tls(ca_file={self.ca_file}, cert_file={self.cert_file}, key_file={self.key_file})"
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for Python's `ssl`, with certificates and key read now."""
+        context = ssl.create_default_context(cafile=self.ca_file)
+        if self.cert_file is not None and self.key_file is not None:
+            # Without a password OpenSSL would ask for one on the terminal, so it is never None.
+            context.load_cert_chain(self.cert_file, self.key_file, password=self.key_password)
+        return context
+
+
+class Security(msgspec.Struct, frozen=True):
+    """How a connection is secured: only what the protocol uses is set."""
+
+    protocol: str
+    sasl: Sasl | None
+    tls: Tls | None
+
+
+def security_of(kafka: KafkaSettings) -> Security:
+    """Return the part of the settings that the security protocol uses."""
+    sasl: Sasl | None = None
+    tls: Tls | None = None
     if kafka.security_protocol.startswith("SASL"):
-        options["sasl.mechanism"] = kafka.sasl_mechanism
-        options["sasl.username"] = kafka.sasl_username or ""
         password = kafka.sasl_password
-        options["sasl.password"] = password.get_secret_value() if password else ""
-    if kafka.security_protocol.endswith("SSL"):
-        if kafka.ssl_ca_file:
-            options["ssl.ca.location"] = str(kafka.ssl_ca_file)
-        if kafka.ssl_cert_file and kafka.ssl_key_file:
-            options["ssl.certificate.location"] = str(kafka.ssl_cert_file)
-            options["ssl.key.location"] = str(kafka.ssl_key_file)
-            if kafka.ssl_key_password:
-                options["ssl.key.password"] = kafka.ssl_key_password.get_secret_value()
-    return options
-
-
-def aiokafka_credentials(settings: Settings) -> dict[str, Any]:
-    """Return the options of aiokafka that say who we are."""
-    kafka = settings.kafka
-    options: dict[str, Any] = {"security_protocol": kafka.security_protocol}
-    if kafka.security_protocol.startswith("SASL"):
-        password = kafka.sasl_password
-        options |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username or "",
-            "sasl_plain_password": password.get_secret_value() if password else "",
-        }
-    if kafka.security_protocol.endswith("SSL"):
-        options["ssl_context"] = ssl_context(settings)
-    return options
-
-
-def ssl_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context that trusts the brokers' CA, or the system's, and shows who we are."""
-    kafka = settings.kafka
-    ca, certificate, key = kafka.ssl_ca_file, kafka.ssl_cert_file, kafka.ssl_key_file
-    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
-    if certificate is not None and key is not None:
-        password = kafka.ssl_key_password
-        # Never None: OpenSSL would ask for the password of an encrypted key on the terminal.
-        context.load_cert_chain(
-            certificate, key, password=password.get_secret_value() if password else ""
+        sasl = Sasl(
+            kafka.sasl_mechanism,
+            kafka.sasl_username or "",
+            password.get_secret_value() if password else "",
         )
-    return context
+    if kafka.security_protocol.endswith("SSL"):
+        key_password = kafka.ssl_key_password
+        tls = Tls(
+            kafka.ssl_ca_file,
+            kafka.ssl_cert_file,
+            kafka.ssl_key_file,
+            key_password.get_secret_value() if key_password else "",
+        )
+    return Security(kafka.security_protocol, sasl, tls)
+
+
+def librdkafka_options(kafka: KafkaSettings) -> ClientOptions:
+    """Return the options of librdkafka for the brokers' addresses and the security."""
+    security = security_of(kafka)
+    options: ClientOptions = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": security.protocol,
+    }
+    if (sasl := security.sasl) is not None:
+        options["sasl.mechanism"] = sasl.mechanism
+        options["sasl.username"] = sasl.username
+        options["sasl.password"] = sasl.password
+    if (tls := security.tls) is not None:
+        if tls.ca_file:
+            options["ssl.ca.location"] = str(tls.ca_file)
+        if tls.cert_file and tls.key_file:
+            options["ssl.certificate.location"] = str(tls.cert_file)
+            options["ssl.key.location"] = str(tls.key_file)
+            if tls.key_password:
+                options["ssl.key.password"] = tls.key_password
+    return options
+
+
+def aiokafka_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """Return the options of aiokafka for the security; the brokers' addresses are not among them."""
+    security = security_of(kafka)
+    options: dict[str, Any] = {"security_protocol": security.protocol}
+    if (sasl := security.sasl) is not None:
+        options["sasl_mechanism"] = sasl.mechanism
+        options["sasl_plain_username"] = sasl.username
+        options["sasl_plain_password"] = sasl.password
+    if security.tls is not None:
+        options["ssl_context"] = security.tls.context()
+    return options

@@ -8,12 +8,12 @@ import orjson
 
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
-from pipeline.events.codec import decode_value, hold_against
 from pipeline.events.model import Rejected
-from pipeline.events.signature import HEADER, Key, sign
-from pipeline.kafka.options import kafka_client_options
+from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
+from pipeline.events.wire import check_record, read_event
+from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.topics import TopicAdmin
-from pipeline.kafka.writer import Writer
+from pipeline.kafka.writer import TopicWriter
 from pipeline.progress import OnRecord, ignore_progress
 
 Line: TypeAlias = tuple[str, int, bytes]  # file, line number from 1, content
@@ -65,7 +65,7 @@ def produce_lines(
     if topic not in TopicAdmin(settings).existing():
         raise UnavailableError(f"there is no topic {topic}: run `resmeter topics create`")
     sent = rejected = 0
-    with Writer(kafka_client_options(settings.kafka), topic) as writer:
+    with TopicWriter(librdkafka_options(settings.kafka), topic) as writer:
         try:
             for file, number, line in lines:
                 key, event_ms, reason = _check(line, int(time.time() * 1000))
@@ -90,14 +90,12 @@ def produce_lines(
 
 def _check(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | None]:
     """Return the key and time (ms) of a line's event, and why a worker would reject it."""
-    addressed = decode_value(line)
+    addressed = read_event(line)
     if not isinstance(addressed, Rejected):
-        tenant_id, conversation_id = addressed.tenant_id, addressed.conversation
-        key = f"{tenant_id}:{conversation_id}".encode()
+        key = f"{addressed.tenant_id}:{addressed.conversation_id}".encode()
         # By the time of arrival, which is now: an event of the future is rejected whichever
         # timestamp its record gets.
-        reason = hold_against(tenant_id, conversation_id, addressed.event, key, now)
-        return key, addressed.event.at, reason
+        return key, addressed.event.at, check_record(addressed, key, now)
     try:
         value = orjson.loads(line)
         return f"{value['tenantid']}:{value['subject']}".encode(), None, addressed
@@ -116,4 +114,4 @@ def _check_signer(key: bytes | None, signer: Signer) -> Rejected | None:
 
 def _signed_headers(signer: Signer, key: bytes | None, line: bytes) -> list[tuple[str, bytes]]:
     signature = sign(signer.key_id, signer.key.secret, key, line, _HEADERS)
-    return [*_HEADERS, (HEADER, signature)]
+    return [*_HEADERS, (SIGNATURE_HEADER, signature)]

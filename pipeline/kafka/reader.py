@@ -1,114 +1,156 @@
-"""This file reads a topic from its beginning to the end that it has now, in no group."""
+"""Read a topic from its beginning to its present end, in no group; and a group's offsets."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from pipeline.config import KafkaSettings
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.kafka.connect import Refusals, list_topics, open_client, quiet
+from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
+from pipeline.kafka.options import librdkafka_options
 
-_SECONDS_MAX = 10.0  # for an answer
-_BATCH = 1_000
+_TIMEOUT_SECONDS = 10.0
+_BATCH_RECORDS = 1_000
 _WAIT_SECONDS = 1.0
-_SILENCE_MAX = 30  # waits without a record before we give up
+_EMPTY_WAITS_MAX = 30  # then the broker counts as gone
+_RETRY_SECONDS = 0.05
+_NO_COORDINATOR = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD,
+}
 
 
-class Source:
-    """A topic as it is now. Close it in the end.
+class TopicReader:
+    """A topic with the bounds that it has now. Close it at the end.
+
+    `bounds` is partition → (first offset, end offset); the end is exclusive.
 
     Raises:
-        ConfigurationError: there is no such topic, or the broker refuses us.
+        ConfigurationError: the topic does not exist, or the broker rejects us.
         UnavailableError: no broker answers.
     """
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
         self.topic = topic
         self._servers = str(options["bootstrap.servers"])
-        refusals = Refusals()
+        failure = AuthFailure()
         self._consumer = open_client(
             Consumer,
             {
                 **options,
-                "group.id": "resmeter-reads",  # none is joined, nothing is committed
+                "group.id": "resmeter-reads",  # never joined, and nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": False,
                 "auto.offset.reset": "earliest",
-                "error_cb": refusals.hear,
-                **quiet(),
+                "error_cb": failure.on_error,
+                **silent_options(),
             },
         )
         try:
-            self.bounds = self._look(refusals)
+            self.bounds = self._read_bounds(failure)
         except KafkaException as error:
             self.close()
-            raise self._unavailable(error) from error
+            raise _unavailable(self._servers, error) from error
         except ConfigurationError:
             self.close()
             raise
 
-    def _look(self, refusals: Refusals) -> dict[int, tuple[int, int]]:
-        found = list_topics(
-            self._consumer, refusals, self._servers, self.topic, seconds=_SECONDS_MAX
+    def _read_bounds(self, failure: AuthFailure) -> dict[int, tuple[int, int]]:
+        metadata = list_topics(
+            self._consumer, failure, self._servers, self.topic, seconds=_TIMEOUT_SECONDS
         ).topics[self.topic]
-        if found.error is not None:
+        if metadata.error is not None:
             raise ConfigurationError(
                 [
                     f"Kafka at {self._servers} has no topic {self.topic}: run `resmeter topics create`"
                 ]
             )
         return {
-            number: self._consumer.get_watermark_offsets(
-                TopicPartition(self.topic, number), timeout=_SECONDS_MAX
+            partition: self._consumer.get_watermark_offsets(
+                TopicPartition(self.topic, partition), timeout=_TIMEOUT_SECONDS
             )
-            for number in found.partitions
+            for partition in metadata.partitions
         }
 
     @property
     def size(self) -> int:
-        """How many offsets there are, at most as many records."""
-        return sum(high - low for low, high in self.bounds.values())
+        """The number of offsets within the bounds; there may be fewer records."""
+        return sum(end - first for first, end in self.bounds.values())
 
-    def records(self, places: Mapping[int, int] | None = None) -> Iterator[Message]:
-        """Yield the records up to the end, each partition in its order.
+    def records(self, offsets: Mapping[int, int] | None = None) -> Iterator[Message]:
+        """Yield the records up to the end; those of a partition are in order.
 
         Args:
-            places: partition → offset to begin at; none means all, from their first.
+            offsets: partition → offset to begin at. None means all partitions, from their first.
 
         Raises:
-            UnavailableError: the broker does not answer any more.
+            UnavailableError: the broker has stopped to answer.
         """
-        begin = {n: low for n, (low, _) in self.bounds.items()} if places is None else places
+        begin = {n: first for n, (first, _) in self.bounds.items()} if offsets is None else offsets
         ends = {n: self.bounds[n][1] for n, at in begin.items() if at < self.bounds[n][1]}
         self._consumer.assign([TopicPartition(self.topic, n, begin[n]) for n in ends])
-        silence = 0
+        empty_waits = 0
         while ends:
             try:
-                messages = self._consumer.consume(_BATCH, timeout=_WAIT_SECONDS)
+                messages = self._consumer.consume(_BATCH_RECORDS, timeout=_WAIT_SECONDS)
             except KafkaException as error:
-                raise self._unavailable(error) from error
-            silence = 0 if messages else silence + 1
-            if silence >= _SILENCE_MAX:
-                raise UnavailableError(f"Kafka at {self._servers} sends no more of {self.topic}")
+                raise _unavailable(self._servers, error) from error
+            empty_waits = 0 if messages else empty_waits + 1
+            if empty_waits >= _EMPTY_WAITS_MAX:
+                raise UnavailableError(
+                    f"Kafka at {self._servers} has stopped sending records of {self.topic}"
+                )
             for message in messages:
-                number, offset = message.partition(), message.offset()
-                if message.error() is not None or number is None or offset is None:
+                partition, offset = message.partition(), message.offset()
+                if message.error() is not None or partition is None or offset is None:
                     continue
-                if number in ends and offset < ends[number]:
+                if partition in ends and offset < ends[partition]:
                     yield message
-            self._drop_those_read(ends)
+            self._drop_finished(ends)
 
-    def _drop_those_read(self, ends: dict[int, int]) -> None:
-        # By position, not by record: the last offsets may hold a transaction's markers alone.
-        places = [TopicPartition(self.topic, number) for number in ends]
-        for place in self._consumer.position(places):
-            if place.offset >= ends[place.partition]:
-                del ends[place.partition]
+    def _drop_finished(self, ends: dict[int, int]) -> None:
+        # By position, not by record: the last offsets may be only the markers of a transaction.
+        partitions = [TopicPartition(self.topic, partition) for partition in ends]
+        for found in self._consumer.position(partitions):
+            if found.offset >= ends[found.partition]:
+                del ends[found.partition]
 
     def close(self) -> None:
         self._consumer.close()
 
-    def _unavailable(self, error: KafkaException) -> UnavailableError:
-        return UnavailableError(
-            f"Kafka at {self._servers}: {error.args[0].str()}; "
-            "RESMETER_KAFKA__BOOTSTRAP_SERVERS names it"
-        )
+
+def committed_offsets(
+    kafka: KafkaSettings, group: str, topic: str, partitions: Iterable[int]
+) -> dict[int, int]:
+    """Return the offset that a group has committed in each partition; 0 where it has none.
+
+    Raises:
+        UnavailableError: no broker answers.
+    """
+    consumer = open_client(
+        Consumer, {**librdkafka_options(kafka), "group.id": group, "log_level": 0}
+    )
+    asked = [TopicPartition(topic, partition) for partition in partitions]
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    try:
+        while True:
+            try:
+                found = consumer.committed(asked, timeout=_TIMEOUT_SECONDS)
+            except KafkaException as error:
+                # A broker that has just started has no coordinator for a moment.
+                if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                    raise _unavailable(kafka.bootstrap_servers, error) from error
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return {place.partition: max(0, place.offset) for place in found}
+    finally:
+        consumer.close()
+
+
+def _unavailable(servers: str, error: KafkaException) -> UnavailableError:
+    return UnavailableError(
+        f"Kafka at {servers}: {error.args[0].str()}; check RESMETER_KAFKA__BOOTSTRAP_SERVERS"
+    )

@@ -1,4 +1,4 @@
-"""This file makes and checks the topics. Workers never create any."""
+"""Create and check the topics. A worker never creates one."""
 
 import time
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -16,33 +16,28 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
-from pipeline.kafka.connect import Refusals, list_topics, open_client, quiet
-from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader, committed_offsets
 
 _DAY_MS = 86_400_000
 _TIMEOUT_SECONDS = 5.0
-_LOOK_SECONDS = 0.05
-_NO_COORDINATOR = {
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError._WAIT_COORD,
-}
+_POLL_SECONDS = 0.05
 TIMESTAMPS = "message.timestamp.type"
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic as it should be. `config` values are Kafka's own texts."""
+    """A topic as it must be. The values of `config` are as Kafka spells them."""
 
     name: str
     partitions: int
-    setting: str  # that says how many
+    setting: str  # the name of the setting for `partitions`
     config: dict[str, str]
     required: tuple[str, ...]  # keys of `config` without which bills go wrong
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """Return the topics of these settings."""
+    """Return the four topics, as these settings describe them."""
     topics = settings.topics
     return [
         Topic(
@@ -65,7 +60,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
             {
                 "cleanup.policy": "compact",
                 "min.compaction.lag.ms": str(3_600_000),
-                # The worker reads the broker's clock from what it appends here.
+                # The worker reads the broker's clock from the records that it appends here.
                 TIMESTAMPS: "LogAppendTime",
                 "max.message.bytes": "16000000",
             },
@@ -89,37 +84,37 @@ def wanted_topics(settings: Settings) -> list[Topic]:
 
 
 class TopicAdmin:
-    """Kafka's admin API, as far as topics need it.
+    """Kafka's admin API, as far as our topics need it.
 
     Raises:
-        UnavailableError: from each method, where no broker answers.
-        ConfigurationError: from each method, where they refuse us or we them.
+        UnavailableError: from each method, if no broker answers.
+        ConfigurationError: from each method, if the brokers reject us or we them.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._servers = settings.kafka.bootstrap_servers
         self._wanted = wanted_topics(settings)
         self._replication = settings.topics.replication_factor
-        self._refusals = Refusals()
+        self._failure = AuthFailure()
         self._client = open_client(
             AdminClient,
             {
-                **kafka_client_options(settings.kafka),
-                "error_cb": self._refusals.hear,
-                **quiet(),
+                **librdkafka_options(settings.kafka),
+                "error_cb": self._failure.on_error,
+                **silent_options(),
             },
         )
 
     def existing(self) -> dict[str, tuple[int, int]]:
-        """Return partitions and replicas of each topic there is."""
+        """Return the number of partitions and of replicas of each existing topic."""
         try:
             listed = list_topics(
-                self._client, self._refusals, self._servers, seconds=_TIMEOUT_SECONDS
+                self._client, self._failure, self._servers, seconds=_TIMEOUT_SECONDS
             )
         except KafkaException as error:
             raise UnavailableError(
                 f"no Kafka broker answers at {self._servers}: {error.args[0].str()}; "
-                "RESMETER_KAFKA__BOOTSTRAP_SERVERS names it, `resmeter kafka` starts one"
+                "check RESMETER_KAFKA__BOOTSTRAP_SERVERS, or start one with `resmeter kafka`"
             ) from error
         return {
             name: (
@@ -130,9 +125,9 @@ class TopicAdmin:
         }
 
     def create(self) -> list[str]:
-        """Make what is not there; return the names made."""
-        there = self.existing()
-        missing = [topic for topic in self._wanted if topic.name not in there]
+        """Create the topics that do not exist; return their names."""
+        existing = self.existing()
+        missing = [topic for topic in self._wanted if topic.name not in existing]
         if not missing:
             return []
         futures = self._client.create_topics(
@@ -142,55 +137,55 @@ class TopicAdmin:
             ],
             request_timeout=_TIMEOUT_SECONDS,
         )
-        made = []
+        created = []
         for name, future in futures.items():
             try:
                 future.result()
             except KafkaException as error:
                 if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                     raise UnavailableError(
-                        f"topic {name} cannot be made: {error.args[0].str()}"
+                        f"cannot create topic {name}: {error.args[0].str()}"
                     ) from error
             else:
-                made.append(name)
-        self._await_visible(set(made))
-        return made
+                created.append(name)
+        self._await_visible(set(created))
+        return created
 
     def _await_visible(self, names: set[str]) -> None:
-        # The broker answers before all that ask it know of the topics.
+        # The broker acknowledges before every request shows the topics.
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while not names <= set(self.existing()):
             if time.monotonic() > deadline:
                 raise UnavailableError(
-                    f"topics {', '.join(sorted(names))} were made, but the broker does not show them"
+                    f"topics {', '.join(sorted(names))} were created, but the broker does not list them"
                 )
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the topics, each with what to do about it."""
-        there = self.existing()
+        """Return what is wrong with the topics, and what to do about each problem."""
+        existing = self.existing()
         problems = [
-            f"topic {topic.name} is not there: run `resmeter topics create`"
+            f"topic {topic.name} does not exist: run `resmeter topics create`"
             for topic in self._wanted
-            if topic.name not in there
+            if topic.name not in existing
         ]
         problems += [
-            f"topic {topic.name} has {there[topic.name][0]} partitions, the settings say "
-            f"{topic.partitions}: a conversation's partition must not change; set "
-            f"RESMETER_TOPICS__{topic.setting}={there[topic.name][0]}"
+            f"topic {topic.name} has {existing[topic.name][0]} partitions, but the settings say "
+            f"{topic.partitions}: a conversation must stay in its partition, so set "
+            f"RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
             for topic in self._wanted
-            if topic.name in there and there[topic.name][0] != topic.partitions
+            if topic.name in existing and existing[topic.name][0] != topic.partitions
         ]
-        present = [topic for topic in self._wanted if topic.name in there]
+        present = [topic for topic in self._wanted if topic.name in existing]
         problems += [
-            f"topic {topic.name} has {there[topic.name][1]} of the {self._replication} replicas that "
-            "RESMETER_TOPICS__REPLICATION_FACTOR asks for: add them, or lower it"
+            f"topic {topic.name} has {existing[topic.name][1]} of the {self._replication} replicas that "
+            "RESMETER_TOPICS__REPLICATION_FACTOR asks for: add replicas, or lower the setting"
             for topic in present
-            if there[topic.name][1] < self._replication
+            if existing[topic.name][1] < self._replication
         ]
         for topic, config in zip(present, self._configs(present), strict=True):
             problems += [
-                f"topic {topic.name}: {key} is {config.get(key)}, it must be {topic.config[key]}"
+                f"topic {topic.name}: {key} is {config.get(key)}; it must be {topic.config[key]}"
                 for key in topic.required
                 if config.get(key) != topic.config[key]
             ]
@@ -210,53 +205,33 @@ class TopicAdmin:
             ]
         except KafkaException as error:
             raise UnavailableError(
-                f"the topics' configuration cannot be read: {error.args[0].str()}"
+                f"cannot read the configuration of the topics: {error.args[0].str()}"
             ) from error
 
 
 def lost_states(settings: Settings) -> list[str]:
-    """Say where the group has read events whose states are gone: it must not decide without them.
+    """Return a problem for each partition whose states are gone: it must not decide without them.
 
-    A worker that reads a partition writes to its changelog before it commits, states or at least a
-    reading of the clock. So one that is empty was deleted.
+    A worker that reads a partition writes to its changelog before it commits: states, or at least
+    a reading of the clock. So the changelog of a committed partition is never empty, unless
+    somebody has deleted it.
 
     Raises:
         UnavailableError: no broker answers.
     """
     topics, group = settings.topics, settings.worker.group
-    consumer = open_client(
-        Consumer, {**kafka_client_options(settings.kafka), "group.id": group, "log_level": 0}
-    )
-    try:
-        return [
-            f"{topics.changelog}[{place.partition}] is empty, but the group {group} has read "
-            f"{topics.events}[{place.partition}] up to offset {place.offset}: the states of its "
-            "conversations are gone, and without them it would bill wrongly. Rebuild them from the "
-            f"events: with all workers stopped, reset the group's offsets of {topics.events} to the "
-            "earliest, and start again; what was emitted comes out again and is known by its ids"
-            for place in _committed(consumer, topics.events, topics.partitions)
-            if place.offset > 0
-            and consumer.get_watermark_offsets(
-                TopicPartition(topics.changelog, place.partition), timeout=_TIMEOUT_SECONDS
-            )[1]
-            == 0
-        ]
-    except KafkaException as error:
-        raise UnavailableError(
-            f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
-        ) from error
-    finally:
-        consumer.close()
-
-
-def _committed(consumer: Consumer, topic: str, partitions: int) -> list[TopicPartition]:
-    places = [TopicPartition(topic, number) for number in range(partitions)]
-    deadline = time.monotonic() + _TIMEOUT_SECONDS
-    while True:
-        try:
-            return consumer.committed(places, timeout=_TIMEOUT_SECONDS)
-        except KafkaException as error:
-            # A broker that has just started has no coordinator for a moment.
-            if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
-                raise
-            time.sleep(_LOOK_SECONDS)
+    partitions = range(topics.partitions)
+    committed = committed_offsets(settings.kafka, group, topics.events, partitions)
+    if not any(committed.values()):
+        return []
+    changelog = TopicReader(librdkafka_options(settings.kafka), topics.changelog)
+    changelog.close()
+    return [
+        f"{topics.changelog}[{partition}] is empty, but the group {group} has read "
+        f"{topics.events}[{partition}] up to offset {offset}: the states of its conversations are "
+        "lost, and without them the worker would bill wrongly. Rebuild them from the events: stop "
+        f"all workers, reset the group's offsets of {topics.events} to the earliest, and start "
+        "again. Usage records that come out a second time have the same ids, and count once"
+        for partition, offset in committed.items()
+        if offset > 0 and changelog.bounds[partition][1] == 0
+    ]

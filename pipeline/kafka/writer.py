@@ -1,21 +1,20 @@
 """Write records to a topic for a command, and wait for every acknowledgement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import KafkaException, Producer
 
 from pipeline.errors import UnavailableError
+from pipeline.events.model import Headers
 
 _FLUSH_SECONDS = 120.0
 _FULL_SECONDS = 0.5
 _VALUE_BYTES_MAX = 1_000_000
 
-Headers = Sequence[tuple[str, str | bytes | None]]
 
-
-class Writer:
+class TopicWriter:
     """A producer for one topic, as a context: it ends once everything is acknowledged.
 
     Raises:
@@ -61,10 +60,10 @@ class Writer:
                 self._producer.poll(_FULL_SECONDS)
             except KafkaException as error:
                 self._failures.append(error.args[0].str())
-        self.wait(0)
+        self.poll(0)
         return not self._failures
 
-    def wait(self, seconds: float) -> None:
+    def poll(self, seconds: float) -> None:
         """Handle acknowledgements for this long."""
         self._producer.poll(seconds)
 

@@ -1,6 +1,6 @@
 """Read dead letters back into the records that they were: count them, find them, choose among them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple, TypeAlias
 
@@ -8,18 +8,13 @@ import msgspec
 from confluent_kafka import Message
 
 from pipeline.config import Settings
-from pipeline.events.model import REASONS
+from pipeline.events.model import Headers
 from pipeline.events.times import is_within
-from pipeline.kafka.headers import CUT_HEADER
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
+from pipeline.kafka.headers import read_dead_letter_headers
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader
 from pipeline.progress import OnRecord, ignore_progress
 
-REDRIVES_HEADER = "resmeter-redrives"
-_OURS = "resmeter-"
-_SIGNATURE = "resmeter-signature"  # the producer's, and part of what it sent
-
-Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 Position: TypeAlias = tuple[int, int]  # partition and offset in the dead-letter topic
 
 
@@ -66,9 +61,9 @@ class ReasonCount(msgspec.Struct):
     position: Position = (0, 0)  # of the newest
 
 
-def open_dead_letters(settings: Settings) -> closing[Source]:
+def open_dead_letters(settings: Settings) -> closing[TopicReader]:
     """Open the dead-letter topic, as a context."""
-    return closing(Source(kafka_client_options(settings.kafka), settings.topics.dead_letters))
+    return closing(TopicReader(librdkafka_options(settings.kafka), settings.topics.dead_letters))
 
 
 def read_letters(
@@ -102,7 +97,7 @@ def find_letters(
             yield position, _letter_at(topic, position)
 
 
-def _letter_at(topic: Source, position: Position) -> Letter | None:
+def _letter_at(topic: TopicReader, position: Position) -> Letter | None:
     partition, offset = position
     low, high = topic.bounds.get(partition, (0, 0))
     if not low <= offset < high:
@@ -128,39 +123,20 @@ def read_letter(
     position: Position, at: int, key: bytes | None, value: bytes | None, headers: Headers
 ) -> Letter:
     """Return the dead letter in a record of the dead-letter topic; any record can be read."""
-    ours = {name: _text(content) for name, content in headers if name.startswith(_OURS)}
-    original = [
-        (name, content)
-        for name, content in headers
-        if not name.startswith(_OURS) or name == _SIGNATURE
-    ]
-    reason = ours.get("resmeter-reason", "")
-    origin: tuple[str, int, int] | None = None
-    arrived: int | None = None
-    try:
-        partition, offset = int(ours["resmeter-partition"]), int(ours["resmeter-offset"])
-        origin = (ours["resmeter-topic"], partition, offset)
-        arrived = int(ours["resmeter-timestamp"])
-    except (KeyError, ValueError):
-        pass  # keep what was read: `origin` alone is enough to send the record again
-    redrives = ours.get(REDRIVES_HEADER, "0")
+    parsed = read_dead_letter_headers(headers)
     return Letter(
         position,
         at,
-        reason if reason in REASONS else "",
-        ours.get("resmeter-detail", ""),
-        origin,
-        arrived,
+        parsed.reason,
+        parsed.detail,
+        parsed.origin,
+        parsed.arrived_ms,
         key,
         value,
-        tuple(original),
-        int(redrives) if redrives.isdecimal() else 0,
-        ours.get(CUT_HEADER, ""),
+        parsed.original,
+        parsed.redrives,
+        parsed.cut,
     )
-
-
-def _text(content: bytes | None) -> str:
-    return (content or b"").decode("utf-8", "replace")
 
 
 def letter_of(message: Message) -> Letter:

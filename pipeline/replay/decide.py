@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 
-from pipeline.events.codec import decode_value
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, Event, Rejected
 from pipeline.events.times import format_time
+from pipeline.events.wire import read_event
 from pipeline.resolve.machine import Transition, decide
 from pipeline.resolve.policy import Timeline
 
@@ -20,11 +20,11 @@ class Histories:
 
     def add(self, line: bytes) -> Rejected | None:
         """Add the event in a line; return why it is rejected, or None."""
-        addressed = decode_value(line)
+        addressed = read_event(line)
         if isinstance(addressed, Rejected):
             return addressed
         event = addressed.event
-        events = self._events.setdefault((addressed.tenant_id, addressed.conversation), {})
+        events = self._events.setdefault((addressed.tenant_id, addressed.conversation_id), {})
         identity = (event.source, event.id)
         if identity not in events and len(events) >= EVENTS_IN_CONVERSATION_MAX:
             return Rejected("conversation_too_long", "subject: the conversation has 10,000 events")

@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from pipeline.events.codec import decode
 from pipeline.events.model import Addressed, Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.wire import read_record
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.record import UsageRecord
@@ -140,7 +140,7 @@ class PartitionReplay:
     ) -> None:
         """Apply a record of the events topic."""
         self.read += 1
-        addressed = decode(value, key, timestamp, headers)
+        addressed = read_record(value, key, timestamp, headers)
         if not isinstance(addressed, Rejected):
             addressed = self._authorized(offset, addressed, key, value, headers)
         if isinstance(addressed, Rejected):
@@ -150,7 +150,7 @@ class PartitionReplay:
         replayed = self._conversations.get(key)
         if replayed is None:
             replayed = ReplayedConversation(
-                addressed.tenant_id, addressed.conversation, Conversation(), []
+                addressed.tenant_id, addressed.conversation_id, Conversation(), []
             )
             self._conversations[key] = replayed
         replayed.is_committed = offset < self._committed
@@ -201,7 +201,7 @@ class PartitionReplay:
             return rejected or addressed
         # The worker accepted it: its key was another one then, or none was asked for.
         if not self._dead_letters_are_whole:
-            self.uncertain.add((addressed.tenant_id, addressed.conversation))
+            self.uncertain.add((addressed.tenant_id, addressed.conversation_id))
         return addressed
 
     def _reject(self, offset: int, reason: Reason) -> None:

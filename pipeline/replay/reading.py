@@ -17,8 +17,8 @@ from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader
 from pipeline.ledger import Ledger, records
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.deadletters import letter_of, open_dead_letters
@@ -48,7 +48,7 @@ class Reading(NamedTuple):
 
     settings: Settings
     tenants: Tenants
-    events: Source
+    events: TopicReader
     committed: Mapping[int, int]  # partition → the worker's committed offset
     dead_letters: DeadLetterOrigins
     written: frozenset[str]  # ids of the records in the topic of usage records
@@ -99,12 +99,12 @@ def open_reading(
         ConfigurationError: a topic is not there, or the broker rejects our credentials.
         UnavailableError: no broker answers, or the sink is behind.
     """
-    options = kafka_client_options(settings.kafka)
-    with closing(Source(options, settings.topics.events)) as events:
+    options = librdkafka_options(settings.kafka)
+    with closing(TopicReader(options, settings.topics.events)) as events:
         committed = _committed_offsets(settings, list(events.bounds))
         # A dead letter is written before its record is committed: all of those are there now.
         dead_letters = _dead_letter_origins(settings)
-        with closing(Source(options, settings.topics.records)) as usage_records:
+        with closing(TopicReader(options, settings.topics.records)) as usage_records:
             if behind := await_sink(ledger, usage_records, wait_seconds):
                 raise UnavailableError(
                     f"the sink is {behind} usage records behind: check that it runs, and try again"
@@ -113,7 +113,7 @@ def open_reading(
         yield Reading(settings, tenants, events, committed, dead_letters, written)
 
 
-def await_sink(ledger: Ledger, usage_records: Source, seconds: float) -> int:
+def await_sink(ledger: Ledger, usage_records: TopicReader, seconds: float) -> int:
     """Wait until the ledger has what the topic of usage records had when it was opened.
 
     Return how many offsets the sink is still behind when the time is up.
@@ -124,7 +124,7 @@ def await_sink(ledger: Ledger, usage_records: Source, seconds: float) -> int:
     return behind
 
 
-def _lag(ledger: Ledger, usage_records: Source) -> int:
+def _lag(ledger: Ledger, usage_records: TopicReader) -> int:
     stored = records.offsets(ledger, usage_records.topic)
     return sum(
         max(0, high - stored.get(partition, low))
@@ -148,7 +148,7 @@ def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:
 
 
 def _committed_offsets(settings: Settings, partitions: list[int]) -> dict[int, int]:
-    consumer = Consumer({**kafka_client_options(settings.kafka), "group.id": settings.worker.group})
+    consumer = Consumer({**librdkafka_options(settings.kafka), "group.id": settings.worker.group})
     asked = [TopicPartition(settings.topics.events, partition) for partition in partitions]
     try:
         found = consumer.committed(asked, timeout=_TIMEOUT_SECONDS)
@@ -161,7 +161,7 @@ def _committed_offsets(settings: Settings, partitions: list[int]) -> dict[int, i
     return {place.partition: max(0, place.offset) for place in found}
 
 
-def _ids(usage_records: Source) -> frozenset[str]:
+def _ids(usage_records: TopicReader) -> frozenset[str]:
     ids: set[str] = set()
     for message in usage_records.records():
         try:

@@ -10,9 +10,9 @@ from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.events.times import format_time, is_within
 from pipeline.kafka.headers import ORIGIN_HEADER
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.reader import Source
-from pipeline.kafka.writer import Writer
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.reader import TopicReader
+from pipeline.kafka.writer import TopicWriter
 from pipeline.ledger import Ledger, reports
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.corrections import Correctable, basis_of, find_corrections
@@ -149,7 +149,7 @@ def apply_plan(
             changed.append(part)
         on_record(number, len(plan.conversations))
     write_corrections(settings, fresh, on_record)
-    with closing(Source(kafka_client_options(settings.kafka), settings.topics.records)) as topic:
+    with closing(TopicReader(librdkafka_options(settings.kafka), settings.topics.records)) as topic:
         behind = await_sink(ledger, topic, wait_seconds)
     if behind:
         raise UnavailableError(
@@ -168,7 +168,7 @@ def write_corrections(
     Raises:
         UnavailableError: the broker did not acknowledge everything.
     """
-    with Writer(kafka_client_options(settings.kafka), settings.topics.records) as writer:
+    with TopicWriter(librdkafka_options(settings.kafka), settings.topics.records) as writer:
         for number, part in enumerate(parts, 1):
             for correction in part.corrections:
                 record = correction.record

@@ -11,13 +11,14 @@ import msgspec
 from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
-from pipeline.events.codec import decode
 from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
-from pipeline.kafka.options import kafka_client_options
-from pipeline.kafka.writer import Writer
+from pipeline.events.wire import read_record
+from pipeline.kafka.headers import REDRIVES_HEADER
+from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.writer import TopicWriter
 from pipeline.progress import OnRecord, ignore_progress
-from pipeline.replay.deadletters import REDRIVES_HEADER, Letter, Selection, read_letters
+from pipeline.replay.deadletters import Letter, Selection, read_letters
 
 REDRIVES_MAX = 5  # a record that was rejected this often is rejected for a reason that stays
 OTHER_REASON = "other reason"
@@ -94,14 +95,14 @@ def _send(
     settings: Settings, letters: Sequence[Letter], records_per_second: float, on_record: OnRecord
 ) -> None:
     started = time.monotonic()
-    with Writer(kafka_client_options(settings.kafka), settings.topics.events) as writer:
+    with TopicWriter(librdkafka_options(settings.kafka), settings.topics.events) as writer:
         for number, letter in enumerate(letters):
             # Without the old timestamp: the record arrives now. Otherwise a worker would measure a
             # window that is long over by a clock that has moved on.
             if not writer.write(letter.key, letter.value, redriven_headers(letter)):
                 return
             due = number / records_per_second - (time.monotonic() - started)
-            writer.wait(max(0.0, due))
+            writer.poll(max(0.0, due))
             on_record(number + 1, len(letters))
 
 
@@ -137,7 +138,7 @@ def judge(
             seen.add(letter.origin)
 
 
-def redriven_headers(letter: Letter) -> list[tuple[str, str | bytes | None]]:
+def redriven_headers(letter: Letter) -> list[tuple[str, bytes | None]]:
     """Return the headers of the record to send: its own, and how often it was sent again."""
     return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
 
@@ -166,7 +167,7 @@ def _why_not(
         return f"already sent again {letter.redrives} times"
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
         return "depends on its conversation; to send it, select its reason"
-    decoded = decode(letter.value, letter.key, now, letter.headers)
+    decoded = read_record(letter.value, letter.key, now, letter.headers)
     if keys and not isinstance(decoded, Rejected):
         decoded = (
             verify(keys, decoded.tenant_id, letter.key, letter.value, letter.headers) or decoded

@@ -24,7 +24,7 @@ from confluent_kafka import (
 
 from pipeline.config import SinkSettings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
-from pipeline.kafka.connect import Refusals, list_topics, open_client, told_refused
+from pipeline.kafka.connect import AuthFailure, auth_failure_message, list_topics, open_client
 from pipeline.kafka.headers import ORIGIN_HEADER
 from pipeline.ledger import Ledger, records
 from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
@@ -75,7 +75,7 @@ class Intake:
         self._joined = False
         self._lag_measured_at = 0.0
         self._unreached: str | None = None
-        self._refusals = Refusals()
+        self._auth_failure = AuthFailure()
         self._stored: dict[int, int | None] = {}  # partition → next offset in the ledger
         self._read: dict[int, int] = {}  # partition → next offset to consume
 
@@ -132,7 +132,11 @@ class Intake:
     def _check_topic(self, consumer: Consumer) -> None:
         try:
             metadata = list_topics(
-                consumer, self._refusals, self._servers, self._topic, seconds=CONNECT_SECONDS_MAX
+                consumer,
+                self._auth_failure,
+                self._servers,
+                self._topic,
+                seconds=CONNECT_SECONDS_MAX,
             )
         except KafkaException as error:
             raise UnavailableError(
@@ -281,10 +285,10 @@ class Intake:
                 _, high = consumer.get_watermark_offsets(position, timeout=LAG_TIMEOUT_SECONDS)
                 self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
         except KafkaException as error:
-            if self._refusals.last is None:
+            if self._auth_failure.reason is None:
                 self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"
             return
-        self._unreached = self._refusals.last = None
+        self._unreached = self._auth_failure.reason = None
 
     def _on_message_error(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
@@ -300,12 +304,12 @@ class Intake:
     def _on_kafka_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._failure = UnavailableError(f"Kafka at {self._servers}: {error.str()}")
-        elif self._refusals.hear(error):
-            why = told_refused(self._servers, str(self._refusals.last))
+        elif self._auth_failure.on_error(error):
+            why = auth_failure_message(self._servers, str(self._auth_failure.reason))
             if why != self._unreached:
                 self._log.error("kafka_refuses", detail=why)
             self._unreached = why
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._refusals.last is None:
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and self._auth_failure.reason is None:
             self._unreached = f"Kafka at {self._servers}: {error.str()}"
             self._log.warning("kafka_unreachable", detail=error.str())
         else:

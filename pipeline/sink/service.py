@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from pipeline.catalog.prices import Billing
 from pipeline.config import Settings
 from pipeline.http import listen, serving, text_of
-from pipeline.kafka.options import kafka_client_options
+from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
@@ -58,7 +58,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                 ),
             )
             intake = Intake(
-                kafka_client_options(settings.kafka),
+                librdkafka_options(settings.kafka),
                 settings.topics.records,
                 settings.sink,
                 ledger,

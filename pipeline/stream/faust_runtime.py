@@ -66,7 +66,7 @@ from faust.types import TP
 
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
-from pipeline.kafka.options import ssl_context
+from pipeline.kafka.options import security_of
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
 from pipeline.stream.runner import BatchRunner, Timers
@@ -93,18 +93,16 @@ def check_versions(installed: Callable[[str], str] = importlib.metadata.version)
 
 def faust_credentials(settings: Settings) -> Any:
     """Return what Faust authenticates with at the brokers; None without TLS and SASL."""
-    kafka = settings.kafka
-    if kafka.security_protocol == "PLAINTEXT":
-        return None
-    if kafka.security_protocol == "SSL":
-        return faust.SSLCredentials(ssl_context(settings))
-    password = kafka.sasl_password
-    return faust.SASLCredentials(
-        username=kafka.sasl_username,
-        password=password.get_secret_value() if password else "",
-        mechanism=kafka.sasl_mechanism,
-        ssl_context=ssl_context(settings) if kafka.security_protocol == "SASL_SSL" else None,
-    )
+    security = security_of(settings.kafka)
+    context = None if security.tls is None else security.tls.context()
+    if security.sasl is not None:
+        return faust.SASLCredentials(
+            username=security.sasl.username,
+            password=security.sasl.password,
+            mechanism=security.sasl.mechanism,
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)
 
 
 # --- the app --------------------------------------------------------------------------------------

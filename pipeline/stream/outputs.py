@@ -10,14 +10,14 @@ from aiokafka.partitioner import murmur2
 
 from pipeline.config import Settings
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
-from pipeline.kafka.options import aiokafka_credentials
+from pipeline.kafka.options import aiokafka_options
 from pipeline.stream.batch import Output
 
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
 _BATCH_BYTES_MAX = 900_000
 _REQUEST_BYTES_MAX = 16_000_000  # one state of a very long conversation
 
-_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]  # key, value, headers
+_Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]  # key, value, headers
 
 
 class Outputs:
@@ -44,7 +44,7 @@ class Outputs:
             # A tenth of the processor time of aiokafka's lz4, which runs at level 9.
             compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
-            **aiokafka_credentials(self._settings),
+            **aiokafka_options(self._settings.kafka),
         )
         await self._producer.start()
         self._records_partitions = len(await self._producer.partitions_for(topics.records))

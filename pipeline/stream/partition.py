@@ -17,9 +17,9 @@ where                 why                                                 reason
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from pipeline.events.codec import hold_against, read
 from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
@@ -145,10 +145,10 @@ class Partition:
     ) -> Rejected | None:
         """Read a record and add its event to its conversation, or say why it is rejected."""
         key, timestamp = record.key, record.timestamp
-        found = read(record.value, record.headers)
+        found = read_event(record.value, record.headers)
         if type(found) is Rejected:
             return found
-        tenant_id, conversation_id, event = found
+        tenant_id, conversation_id, event = found.tenant_id, found.conversation_id, found.event
         if self._keys is not None:
             forged = verify(self._keys, tenant_id, key, record.value, record.headers)
             if forged is not None:
@@ -160,7 +160,7 @@ class Partition:
             or pending.tenant_id != tenant_id
             or event.at > timestamp
         ):
-            rejected = hold_against(tenant_id, conversation_id, event, key, timestamp)
+            rejected = check_record(found, key, timestamp)
             if rejected is not None:
                 return rejected
             if pending is None:

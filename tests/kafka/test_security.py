@@ -1,4 +1,4 @@
-"""A broker that asks who comes: every process passes what it is given, and says what is wrong."""
+"""With a secured broker, every process connects with its credentials, and says what is wrong."""
 
 import subprocess
 from collections.abc import Iterator
@@ -29,9 +29,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 
 @pytest.fixture
 def run(secured: Secured, tmp_path: Path) -> Iterator[Run]:
-    """A run over SASL_SSL; its own reading and writing of topics is over the open listener."""
+    """Return a run over SASL_SSL. The test itself reads and writes over the open listener."""
     with runs.made(secured.plain, tmp_path) as made:
-        # At `debug` all is in the logs that the libraries say: none of it may be a secret.
+        # At `debug` the libraries log everything: none of it may be a secret.
         made.env |= {**secured.env["SASL_SSL"], "RESMETER_LOG__LEVEL": "debug"}
         upgrade(made.env["RESMETER_LEDGER__URL"])
         yield made
@@ -39,7 +39,7 @@ def run(secured: Secured, tmp_path: Path) -> Iterator[Run]:
 
 @pytest.fixture
 def stripe(tmp_path: Path) -> Iterator[tuple[Emulator, dict[str, str]]]:
-    """An emulator with a customer, and the settings that lead to it."""
+    """Return an emulator with a customer, and the settings for it."""
     tenants = tmp_path / "resmeter.toml"
     tenants.write_text('[tenants.acme]\nstripe_customer = "cus_acme"\n')
     emulator = Emulator(clock=Clock(A_WEEK_LATER))
@@ -51,7 +51,7 @@ def stripe(tmp_path: Path) -> Iterator[tuple[Emulator, dict[str, str]]]:
         )
 
 
-def test_every_process_goes_over_sasl_ssl_and_conversations_are_billed(
+def test_every_process_connects_over_sasl_ssl_and_conversations_are_billed(
     run: Run, tmp_path: Path, stripe: tuple[Emulator, dict[str, str]]
 ) -> None:
     emulator, run_env = stripe
@@ -69,7 +69,7 @@ def test_every_process_goes_over_sasl_ssl_and_conversations_are_billed(
         assert not any(secret in process.log() for secret in SECRETS)
 
 
-def test_processes_over_a_plain_password_and_over_certificates_share_the_work(
+def test_processes_with_a_password_and_with_certificates_share_the_work(
     run: Run, secured: Secured, tmp_path: Path, stripe: tuple[Emulator, dict[str, str]]
 ) -> None:
     emulator, run_env = stripe
@@ -91,7 +91,7 @@ def test_processes_over_a_plain_password_and_over_certificates_share_the_work(
         assert not any(secret in worker.log() for secret in SECRETS)
 
 
-def test_a_wrong_password_is_told_by_every_command_and_nothing_is_lost(
+def test_every_command_reports_a_wrong_password_and_nothing_is_lost(
     run: Run, tmp_path: Path
 ) -> None:
     run.done("topics", "create")
@@ -109,9 +109,7 @@ def test_a_wrong_password_is_told_by_every_command_and_nothing_is_lost(
     assert len(run.usage_records()) == 1
 
 
-def test_a_broker_whose_certificate_is_of_an_unknown_ca_is_refused(
-    run: Run, tmp_path: Path
-) -> None:
+def test_a_broker_with_a_certificate_of_an_unknown_ca_is_rejected(run: Run, tmp_path: Path) -> None:
     stranger = Authority(tmp_path / "stranger")
 
     for result in _tried(run, None, RESMETER_KAFKA__SSL_CA_FILE=str(stranger.ca)):
@@ -121,7 +119,7 @@ def test_a_broker_whose_certificate_is_of_an_unknown_ca_is_refused(
         assert "Traceback" not in result.stderr
 
 
-def test_a_certificate_of_ours_that_the_broker_does_not_know_or_no_key_opens_is_told(
+def test_an_unknown_client_certificate_and_a_wrong_key_password_are_reported(
     run: Run, secured: Secured, tmp_path: Path
 ) -> None:
     ours, key = Authority(tmp_path / "stranger").issue("meter")

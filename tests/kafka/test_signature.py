@@ -1,4 +1,4 @@
-"""`resmeter produce --sign` writes what a worker that asks for signatures takes."""
+"""A worker that requires signatures accepts what `resmeter produce --sign` writes."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ SECRET = "0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def signing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run whose tenant file lets chat-eu write for acme, and chat-us for another tenant."""
+    """Return a run where chat-eu may write for acme, and chat-us for another tenant."""
     file = tmp_path / "resmeter.toml"
     file.write_text("""
         producers.chat-eu = { secret_env = "CHAT_SECRET", tenants = ["acme"] }
@@ -33,7 +33,7 @@ def _file(folder: Path, subject: str) -> str:
     return str(path)
 
 
-def test_produce_signs_every_record_and_refuses_what_the_key_may_not_write(
+def test_produce_signs_every_record_and_rejects_what_the_key_may_not_write(
     signing: Run, tmp_path: Path
 ) -> None:
     keys = load_keys(load_tenants(Path(signing.env["RESMETER_CONFIG"])).producers)
@@ -51,10 +51,10 @@ def test_produce_signs_every_record_and_refuses_what_the_key_may_not_write(
     said = [orjson.loads(line) for line in refused.stderr.splitlines() if line.startswith("{")]
     assert {entry["reason"] for entry in said} == {"not_authorized"}
     assert unknown.returncode == 2
-    assert "there is no producer 'nobody'" in unknown.stderr
+    assert "has no producer 'nobody'" in unknown.stderr
 
 
-def test_a_worker_takes_what_is_signed_for_its_tenant_and_nothing_else(
+def test_a_worker_accepts_only_records_that_are_signed_for_their_tenant(
     signing: Run, tmp_path: Path
 ) -> None:
     signing.done("produce", "--sign", "chat-eu", _file(tmp_path, "c1"))

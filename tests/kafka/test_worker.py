@@ -237,7 +237,7 @@ def test_a_worker_does_not_start_without_its_changelog_and_rebuilds_it_from_the_
 
     assert refused.returncode == 2
     assert f"{changelog}[" in refused.stderr
-    assert "the states of its conversations are gone" in refused.stderr
+    assert "the states of its conversations are lost" in refused.stderr
     events = run.env["RESMETER_TOPICS__EVENTS"]
     places = [TopicPartition(events, number, 0) for number in range(PARTITIONS)]
     group = ConsumerGroupTopicPartitions(run.env["RESMETER_WORKER__GROUP"], places)

@@ -16,8 +16,8 @@ import sqlalchemy
 from confluent_kafka import Consumer, TopicPartition
 
 from pipeline.catalog.policies import preset
-from pipeline.events.codec import decode
 from pipeline.events.model import Event, Rejected
+from pipeline.events.wire import read_record
 from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
 
@@ -55,13 +55,13 @@ def read_truth(servers: str, topic: str) -> Truth:
     count = 0
     for message in _messages(servers, topic):
         count += 1
-        found = decode(
+        found = read_record(
             message.value(), message.key(), message.timestamp()[1], message.headers() or []
         )
         if isinstance(found, Rejected):
             rejected.add((message.partition(), message.offset()))
             continue
-        history = histories.setdefault((found.tenant_id, found.conversation), {})
+        history = histories.setdefault((found.tenant_id, found.conversation_id), {})
         history.setdefault((found.event.source, found.event.id), found.event)
     units: Units = Counter()
     for (tenant_id, conversation), history in histories.items():

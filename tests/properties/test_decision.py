@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalog.policies import parse_duration, preset, read_policies
-from pipeline.events.codec import decode_value
 from pipeline.events.model import (
     AI_MESSAGE,
     CLOSED,
@@ -22,6 +21,7 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.events.times import format_time, parse_time
+from pipeline.events.wire import read_event
 from pipeline.replay.decide import Histories, decide_line
 from pipeline.resolve.machine import Fold, decide
 from pipeline.resolve.policy import Policy, Timeline
@@ -57,7 +57,7 @@ SCENARIOS = [
 def _history(scenario: dict[str, Any]) -> list[Event]:
     found: dict[tuple[str, str], Event] = {}
     for event in scenario["events"]:
-        addressed = decode_value(orjson.dumps(event))
+        addressed = read_event(orjson.dumps(event))
         assert isinstance(addressed, Addressed), addressed
         found.setdefault((addressed.event.source, addressed.event.id), addressed.event)
     return list(found.values())

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalog.policies import preset
-from pipeline.events.codec import decode
 from pipeline.events.model import (
     AI_MESSAGE,
     CUSTOMER_MESSAGE,
@@ -19,6 +18,7 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.events.times import format_time
+from pipeline.events.wire import read_record
 from pipeline.kafka.headers import DeadLetter
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output
@@ -232,7 +232,7 @@ def test_a_partition_agrees_with_the_second_implementation(log: Log) -> None:
     conversations: dict[bytes, Oracle] = {}
     too_late: list[int] = []
     for record in log.records:
-        decoded = decode(record.value, record.key, record.timestamp, record.headers)
+        decoded = read_record(record.value, record.key, record.timestamp, record.headers)
         if isinstance(decoded, Addressed):
             assert record.key is not None
             oracle = conversations.setdefault(

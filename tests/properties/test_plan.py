@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from pipeline.events.codec import decode
 from pipeline.events.model import Addressed
+from pipeline.events.wire import read_record
 from pipeline.replay.comparison import compare
 from pipeline.replay.corrections import Correctable, basis_of, find_corrections
 from pipeline.replay.partition import PartitionReplay
@@ -53,9 +53,9 @@ def _decided(log: Log) -> dict[str, dict[str, int]]:
     """Return what the oracle decides over all events, late ones too."""
     histories: dict[str, dict[tuple[str, str], object]] = {}
     for record in log.records:
-        found = decode(record.value, record.key, record.timestamp, record.headers)
+        found = read_record(record.value, record.key, record.timestamp, record.headers)
         if isinstance(found, Addressed):
-            place = f"{found.tenant_id}:{found.conversation}"
+            place = f"{found.tenant_id}:{found.conversation_id}"
             identity = (found.event.source, found.event.id)
             histories.setdefault(place, {}).setdefault(identity, found.event)
     decided = {}
@@ -177,10 +177,11 @@ def test_conversation_with_uncommitted_events_is_left_out(
     plan = find_corrections(_replay(log, committed), ledger, ids, ("events", 0), MADE_AT)
 
     uncommitted = {
-        f"{found.tenant_id}:{found.conversation}"
+        f"{found.tenant_id}:{found.conversation_id}"
         for record in log.records[committed:]
         if isinstance(
-            found := decode(record.value, record.key, record.timestamp, record.headers), Addressed
+            found := read_record(record.value, record.key, record.timestamp, record.headers),
+            Addressed,
         )
     }
     corrected = {f"{part.tenant_id}:{part.conversation}" for part in plan.conversations}

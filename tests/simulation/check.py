@@ -3,8 +3,8 @@
 import orjson
 
 from pipeline.catalog.tenants import Tenants
-from pipeline.events.codec import decode
 from pipeline.events.model import Rejected
+from pipeline.events.wire import read_record
 from tests.oracle.usage import Oracle
 from tests.simulation.histories import CUSTOMERS, SEAL_AFTER, History
 from tests.simulation.run import Outcome
@@ -51,7 +51,7 @@ def _expected(
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
-        decoded = decode(sent.value, sent.key, sent.at)
+        decoded = read_record(sent.value, sent.key, sent.at)
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue

@@ -1,4 +1,4 @@
-"""Settings come from the environment; what is wrong with them is told all at once."""
+"""Settings come from the environment, and all problems are reported together."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config import (
     PREFIX,
-    KafkaSettings,
     Settings,
     describe_settings,
     load_settings,
@@ -17,7 +16,6 @@ from pipeline.config import (
     unknown_variables,
 )
 from pipeline.errors import ConfigurationError
-from pipeline.kafka.options import kafka_client_options
 
 SECRETS = (
     "RESMETER_KAFKA__SASL_PASSWORD",
@@ -35,7 +33,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fields() -> Iterator[tuple[str, object]]:
-    """Every setting by its variable, with its default, from the classes themselves."""
+    """Yield (variable, default) of every setting, from the classes themselves."""
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
@@ -54,7 +52,7 @@ def problems() -> tuple[str, ...]:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def test_without_variables_every_setting_stands_at_its_default() -> None:
+def test_without_variables_every_setting_has_its_default() -> None:
     assert load_settings() == Settings.model_construct()
 
 
@@ -84,7 +82,7 @@ def test_one_variable_of_a_section_leaves_its_others_at_their_defaults(
     assert sink == Settings.model_construct().sink.model_copy(update={"http_port": 0})
 
 
-def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, _ in fields():
         monkeypatch.setenv(variable, "")
 
@@ -107,7 +105,7 @@ def test_settings_cannot_be_changed() -> None:
         settings.kafka.bootstrap_servers = "elsewhere:9092"  # type: ignore[misc]
 
 
-# --- what is wrong --------------------------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_settings_cannot_be_changed() -> None:
         ("RESMETER_LOG__FORMAT", "xml", "'auto', 'console' or 'json'"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_variable(
+def test_an_invalid_value_is_reported_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -135,7 +133,7 @@ def test_a_wrong_value_is_told_with_its_variable(
     assert says in problem
 
 
-def test_a_variable_that_no_section_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_variable_of_a_section_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESMETER_KAFKA__BOOTSTRAP_SERVER", "a:9092")
 
     (problem,) = problems()
@@ -143,7 +141,7 @@ def test_a_variable_that_no_section_has_is_told(monkeypatch: pytest.MonkeyPatch)
     assert problem.startswith("RESMETER_KAFKA__BOOTSTRAP_SERVER: ")
 
 
-def test_a_value_for_a_whole_section_is_told_with_its_variable(
+def test_a_value_for_a_whole_section_is_reported_with_its_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RESMETER_KAFKA", "a:9092")
@@ -153,7 +151,7 @@ def test_a_value_for_a_whole_section_is_told_with_its_variable(
     assert problem.startswith("RESMETER_KAFKA: ")
 
 
-def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESMETER_TOPICS__PARTITIONS", "0")
     monkeypatch.setenv("RESMETER_WORKER__HTTP_PORT", "x")
     monkeypatch.setenv("RESMETER_SINK__HTTP_PORT", "-1")
@@ -169,7 +167,7 @@ def test_all_problems_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_a_check_gets_the_sections_that_are_valid_and_the_problems_of_the_others(
+def test_a_check_gets_the_valid_sections_and_the_problems_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RESMETER_KAFKA__BOOTSTRAP_SERVERS", "a:9092")
@@ -187,7 +185,7 @@ def test_a_check_gets_the_sections_that_are_valid_and_the_problems_of_the_others
     assert settings.worker == Settings.model_construct().worker
 
 
-def test_a_check_finds_nothing_where_all_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_of_valid_settings_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESMETER_TOPICS__PARTITIONS", "16")
 
     assert load_valid_settings() == (load_settings(), [], set())
@@ -220,7 +218,7 @@ def test_a_problem_does_not_show_a_value(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "hunter2" not in "\n".join(problems())
 
 
-# --- what is told about them ----------------------------------------------------------------------
+# --- descriptions ----------------------------------------------------------------------
 
 
 def test_every_setting_is_described_with_default_and_meaning() -> None:
@@ -232,7 +230,7 @@ def test_every_setting_is_described_with_default_and_meaning() -> None:
     assert all(meaning for _, _, meaning in described)
 
 
-def test_every_default_that_is_described_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_described_default_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, default, _ in describe_settings():
         monkeypatch.setenv(variable, default)
 
@@ -242,37 +240,6 @@ def test_every_default_that_is_described_is_valid(monkeypatch: pytest.MonkeyPatc
 # --- Kafka ----------------------------------------------------------------------------------------
 
 
-def test_without_sasl_no_credentials_go_to_the_client() -> None:
-    kafka = KafkaSettings.model_validate(
-        {"bootstrap_servers": "a:9092", "sasl_username": "u", "sasl_password": "p"}
-    )
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "a:9092",
-        "security.protocol": "PLAINTEXT",
-    }
-
-
-@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
-def test_with_sasl_the_client_gets_mechanism_name_and_password(protocol: str) -> None:
-    kafka = KafkaSettings.model_validate(
-        {
-            "security_protocol": protocol,
-            "sasl_mechanism": "SCRAM-SHA-512",
-            "sasl_username": "meter",
-            "sasl_password": "hunter2",
-        }
-    )
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "127.0.0.1:9092",
-        "security.protocol": protocol,
-        "sasl.mechanism": "SCRAM-SHA-512",
-        "sasl.username": "meter",
-        "sasl.password": "hunter2",
-    }
-
-
 @pytest.fixture
 def pem(tmp_path: Path) -> str:
     path = tmp_path / "some.pem"
@@ -280,36 +247,7 @@ def pem(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_with_ssl_the_client_gets_the_brokers_ca(pem: str) -> None:
-    kafka = KafkaSettings.model_validate({"security_protocol": "SSL", "ssl_ca_file": pem})
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "127.0.0.1:9092",
-        "security.protocol": "SSL",
-        "ssl.ca.location": pem,
-    }
-
-
-def test_with_a_certificate_the_client_gets_it_with_its_key(pem: str) -> None:
-    kafka = KafkaSettings.model_validate(
-        {
-            "security_protocol": "SSL",
-            "ssl_cert_file": pem,
-            "ssl_key_file": pem,
-            "ssl_key_password": "hunter2",
-        }
-    )
-
-    assert kafka_client_options(kafka) == {
-        "bootstrap.servers": "127.0.0.1:9092",
-        "security.protocol": "SSL",
-        "ssl.certificate.location": pem,
-        "ssl.key.location": pem,
-        "ssl.key.password": "hunter2",
-    }
-
-
-def test_files_that_would_not_be_used_are_told_as_the_connection_is_not_encrypted(
+def test_certificates_without_an_encrypted_protocol_are_reported(
     monkeypatch: pytest.MonkeyPatch, pem: str
 ) -> None:
     monkeypatch.setenv("RESMETER_KAFKA__SSL_CA_FILE", pem)
@@ -328,7 +266,7 @@ def test_files_that_would_not_be_used_are_told_as_the_connection_is_not_encrypte
         ({"SECURITY_PROTOCOL": "SSL", "SSL_KEY_FILE": "PEM"}, "SSL_CERT_FILE"),
     ],
 )
-def test_half_of_what_identifies_us_is_told_with_the_other_half(
+def test_half_of_a_pair_of_credentials_is_reported_with_the_other_half(
     monkeypatch: pytest.MonkeyPatch, pem: str, given: dict[str, str], missing: str
 ) -> None:
     for name, value in given.items():
@@ -341,7 +279,7 @@ def test_half_of_what_identifies_us_is_told_with_the_other_half(
     assert (found, wrong) == ([problem], {"kafka"})
 
 
-def test_a_file_that_is_not_there_is_told_with_its_variable(
+def test_a_missing_file_is_reported_with_its_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RESMETER_KAFKA__SECURITY_PROTOCOL", "SSL")
@@ -356,7 +294,7 @@ def test_a_file_that_is_not_there_is_told_with_its_variable(
 
 
 @pytest.mark.parametrize(
-    ("key", "address", "is_taken"),
+    ("key", "address", "is_accepted"),
     [
         ("rk_live_1", "http://stripe.example", False),
         ("sk_live_1", "http://10.0.0.7:12111", False),
@@ -366,20 +304,20 @@ def test_a_file_that_is_not_there_is_told_with_its_variable(
         ("sk_test_1", "http://emulator:12111", True),
     ],
 )
-def test_a_live_key_goes_over_no_connection_that_is_not_encrypted(
-    monkeypatch: pytest.MonkeyPatch, key: str, address: str, is_taken: bool
+def test_a_live_key_is_sent_only_over_an_encrypted_connection(
+    monkeypatch: pytest.MonkeyPatch, key: str, address: str, is_accepted: bool
 ) -> None:
     monkeypatch.setenv("RESMETER_STRIPE__API_KEY", key)
     monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", address)
 
-    if is_taken:
+    if is_accepted:
         assert load_settings().stripe.base_url == address
     else:
         (problem,) = problems()
         assert problem.startswith("RESMETER_STRIPE__BASE_URL: is not encrypted")
 
 
-def test_a_variable_that_is_no_setting_is_told_with_the_one_that_was_meant(
+def test_an_unknown_setting_is_reported_with_the_one_that_was_meant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in list(os.environ):
@@ -391,7 +329,10 @@ def test_a_variable_that_is_no_setting_is_told_with_the_one_that_was_meant(
     monkeypatch.setenv("RESMETER_XYZ", "1")
 
     assert list(unknown_variables()) == [
-        "RESMETER_KAFKA_BOOTSTRAP_SERVERS is no setting; is RESMETER_KAFKA__BOOTSTRAP_SERVERS meant?",
-        "RESMETER_LEGDER__URL is no setting; is RESMETER_LEDGER__URL meant?",
-        "RESMETER_XYZ is no setting",
+        (
+            "RESMETER_KAFKA_BOOTSTRAP_SERVERS: unknown setting; "
+            "did you mean RESMETER_KAFKA__BOOTSTRAP_SERVERS?"
+        ),
+        "RESMETER_LEGDER__URL: unknown setting; did you mean RESMETER_LEDGER__URL?",
+        "RESMETER_XYZ: unknown setting",
     ]

@@ -149,7 +149,7 @@ def test_tenant_file_is_valid_and_shows_every_key(path: Path) -> None:
 
     assert set(table) == {"policy", "policy_files", "meters", "tenants"}
     assert set(tenants.customers) == set(table["tenants"])
-    assert tenants.policy_name_for("acme") == "acme"
+    assert {version.name for version in tenants.timeline_for("acme").versions} == {"acme"}
     assert tenants.event_name_for("resolution") == "resmeter_resolution"
 
 

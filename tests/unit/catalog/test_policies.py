@@ -1,4 +1,4 @@
-"""Policies are data: presets, files that rest on others, versions with effective dates."""
+"""Policies are data: presets, files with a base, versions with effective dates."""
 
 from decimal import Decimal
 
@@ -26,7 +26,7 @@ def problems(*texts: str) -> list[str]:
 
 
 def changed(policy: Policy) -> set[str]:
-    """Where a policy differs from the default one."""
+    """Return the keys in which a policy differs from the default."""
     default = preset(DEFAULT)
     return {
         name for name in Policy.__struct_fields__ if getattr(policy, name) != getattr(default, name)
@@ -37,7 +37,7 @@ def changed(policy: Policy) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_has_the_name_it_is_asked_for_and_is_in_force_from_the_start(name: str) -> None:
+def test_a_preset_has_its_name_and_is_in_force_from_the_start(name: str) -> None:
     policy = preset(name)
 
     assert (policy.name, policy.version, policy.effective_from) == (name, 1, 0)
@@ -80,13 +80,15 @@ def test_the_other_presets_differ_from_the_default_in_what_they_say(
     assert changed(preset(name)) == differs | {"name"}
 
 
-def test_a_preset_that_does_not_exist_is_told_with_those_that_do() -> None:
-    with pytest.raises(ConfigurationError, match=f"'fin' is none of {', '.join(PRESETS)}"):
+def test_an_unknown_preset_is_reported_with_the_known_ones() -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"is 'fin'; it must be one of {', '.join(PRESETS)}"
+    ):
         preset("fin")
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_is_written_reads_as_the_same_policy(name: str) -> None:
+def test_reading_reverses_writing(name: str) -> None:
     policy = msgspec.structs.replace(preset(name), name="written", csat_reverses_below=3)
 
     assert read(write_policy(policy)) == policy
@@ -95,11 +97,11 @@ def test_what_is_written_reads_as_the_same_policy(name: str) -> None:
 # --- base -----------------------------------------------------------------------------------------
 
 
-def test_a_policy_rests_on_the_default_unless_told() -> None:
+def test_the_base_of_a_policy_is_the_default_preset() -> None:
     assert changed(read('name = "acme"')) == {"name"}
 
 
-def test_a_policy_takes_from_its_base_what_it_does_not_say() -> None:
+def test_a_policy_takes_from_its_base_what_it_leaves_out() -> None:
     policy = read('base = "zendesk-2026"\nname = "acme"\nsilence = "never"')
 
     assert policy.silence == "never"
@@ -128,7 +130,7 @@ def test_lists_are_replaced_as_a_whole() -> None:
     assert policy.handoff_causes_billed == ()
 
 
-def test_a_policy_can_rest_on_another_file_by_name_or_by_version() -> None:
+def test_the_base_can_be_another_file_by_name_or_by_version() -> None:
     texts = {
         "1.toml": 'name = "acme"\nversion = 1\n[window]\ndefault = "48h"',
         "2.toml": 'base = "acme@1"\nname = "acme"\nversion = 2\ngrace = "1h"',
@@ -142,7 +144,7 @@ def test_a_policy_can_rest_on_another_file_by_name_or_by_version() -> None:
     assert (first.grace, second.grace) == (600_000, HOUR_MS)
 
 
-def test_a_file_takes_back_what_its_base_sets() -> None:
+def test_absent_takes_back_what_the_base_sets() -> None:
     first, second = read_policies(
         {
             "1.toml": 'name = "rated"\ncsat_reverses_below = 3\ncsat_confirms_from = 4',
@@ -154,16 +156,16 @@ def test_a_file_takes_back_what_its_base_sets() -> None:
     assert (second.csat_reverses_below, second.csat_confirms_from) == (None, 4)
 
 
-def test_a_base_that_does_not_exist_is_told_with_those_that_do() -> None:
+def test_an_unknown_base_is_reported_with_the_known_ones() -> None:
     (problem,) = problems('base = "fin"\nname = "acme"', 'name = "globex"\nversion = 1')
 
-    assert problem.startswith("0.toml: base: 'fin' is none of ")
+    assert problem.startswith("0.toml: base: is 'fin'; it must be one of ")
     for name in (*PRESETS, "globex"):
         assert name in problem
     assert "acme" not in problem
 
 
-def test_a_wrong_base_hides_nothing_else_and_is_told_once() -> None:
+def test_a_wrong_base_hides_no_other_problem_and_is_reported_once() -> None:
     found = problems(
         'base = "fin"\nname = "a"\nversion = 0\nsilenc = "never"',
         'base = "a"\nname = "b"\ngrace = "soon"',
@@ -177,10 +179,13 @@ def test_a_wrong_base_hides_nothing_else_and_is_told_once() -> None:
     ]
 
 
-def test_policies_that_rest_on_each_other_are_a_problem_of_both() -> None:
+def test_a_base_cycle_is_a_problem_of_both_policies() -> None:
     found = problems('base = "b"\nname = "a"', 'base = "a"\nname = "b"')
 
-    assert found == ["0.toml: base: 'a' rests on itself", "1.toml: base: 'b' rests on itself"]
+    assert found == [
+        "0.toml: base: cycle: 'b' is based on this policy",
+        "1.toml: base: cycle: 'a' is based on this policy",
+    ]
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -206,19 +211,19 @@ def test_a_duration_is_a_number_and_a_unit(text: str, ms: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "24", "h", "-1h", "1.5h", "24 h", "1w", "٣h", "1h\n", 24, None]
 )
-def test_what_is_no_duration_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="is not a duration"):
+def test_an_invalid_duration_is_rejected(text: object) -> None:
+    with pytest.raises(ValueError, match="it must be a duration"):
         parse_duration(text)
 
 
-def test_a_price_written_as_a_number_is_the_decimal_that_was_written() -> None:
+def test_a_price_written_as_a_number_is_exactly_that_decimal() -> None:
     policy = read('name = "acme"\n[price]\nresolution = 0.1\nsignup = "0.10"')
 
     assert str(policy.price["resolution"]) == "0.1"
     assert str(policy.price["signup"]) == "0.10"
 
 
-def test_a_time_is_read_in_its_zone_whether_it_is_quoted_or_not() -> None:
+def test_a_time_is_read_in_its_zone_quoted_or_not() -> None:
     bare = read('name = "acme"\neffective_from = 2026-05-04T09:00:00+02:00')
     quoted = read('name = "acme"\neffective_from = "2026-05-04T09:00:00+02:00"')
 
@@ -228,39 +233,51 @@ def test_a_time_is_read_in_its_zone_whether_it_is_quoted_or_not() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('name = "a b"', "name: 'a b' is not a name"),
-        ("version = 0", "version: 0 is not a whole number from 1"),
-        ("version = true", "version: True is not a whole number"),
-        ('unit = "segments"', "unit: 'segments' is none of conversation, segment"),
+        ('name = "a b"', "name: is 'a b'; it must be 1 to 64 characters"),
+        ("version = 0", "version: is 0; it must be a whole number from 1"),
+        ("version = true", "version: is True; it must be a whole number"),
+        ('unit = "segments"', "unit: is 'segments'; it must be one of conversation, segment"),
         ("effective_from = 2026-01-01T00:00:00", "write 2026-01-01T00:00:00Z"),
-        ("effective_from = 2026-01-01", "effective_from: 2026-01-01 is not a time"),
+        ("effective_from = 2026-01-01", "effective_from: is 2026-01-01; it must be a time"),
         ("effective_from = 9999-12-31T23:59:59-10:00", "effective_from: "),
-        ('human_request_sticky = "yes"', "human_request_sticky: 'yes' is neither true nor false"),
-        ('handoff_causes_billed = ["boredom"]', "handoff_causes_billed: 'boredom' is none of"),
-        ('outcomes_billed = "signup"', "outcomes_billed: 'signup' is not a list"),
-        ('precedence = ["resolution", "resolution"]', "precedence: a name stands there twice"),
-        ('reversal_horizon = "never"', "reversal_horizon: 'never' is not a duration"),
-        ("csat_reverses_below = 1", "csat_reverses_below: 1 is not a whole number from 2 to 5"),
-        ('currency = "USD"', "currency: 'USD' is not a currency"),
-        ("grace = 600", "grace: 600 is not a duration"),
-        ('window = "24h"', "window: '24h' is not a table: write [window]"),
-        ('window = { fax = "24h" }', "window.fax: is no key"),
-        ('window = { email = "a day" }', "window.email: 'a day' is not a duration"),
-        ("price = { resolution = -1 }", "price.resolution: -1 is not an amount"),
-        ("price = { resolution = nan }", "price.resolution: nan is not an amount"),
-        ('price = { resolution = "a dollar" }', "price.resolution: 'a dollar' is not a decimal"),
-        ('window_anker = "last_answer"', "window_anker: is no key of a policy; did you mean"),
-        ('base = ["gorgias"]', "base: ['gorgias'] is none of"),
+        (
+            'human_request_sticky = "yes"',
+            "human_request_sticky: is 'yes'; it must be true or false",
+        ),
+        (
+            'handoff_causes_billed = ["boredom"]',
+            "handoff_causes_billed: has 'boredom'; each name must be one of",
+        ),
+        ('outcomes_billed = "signup"', "outcomes_billed: is 'signup'; it must be a list"),
+        ('precedence = ["resolution", "resolution"]', "precedence: duplicate name 'resolution'"),
+        ('reversal_horizon = "never"', "reversal_horizon: is 'never'; it must be a duration"),
+        (
+            "csat_reverses_below = 1",
+            "csat_reverses_below: is 1; it must be a whole number from 2 to 5",
+        ),
+        ('currency = "USD"', "currency: is 'USD'; it must be a currency"),
+        ("grace = 600", "grace: is 600; it must be a duration"),
+        ('window = "24h"', "window: is '24h'; it must be a table: write [window]"),
+        ('window = { fax = "24h" }', "window.fax: unknown key"),
+        ('window = { email = "a day" }', "window.email: is 'a day'; it must be a duration"),
+        ("price = { resolution = -1 }", "price.resolution: is -1; it must be an amount"),
+        ("price = { resolution = nan }", "price.resolution: is nan; it must be an amount"),
+        (
+            'price = { resolution = "a dollar" }',
+            "price.resolution: is 'a dollar'; it must be a decimal",
+        ),
+        ('window_anker = "last_answer"', "window_anker: unknown key; did you mean window_anchor?"),
+        ('base = ["gorgias"]', "base: is ['gorgias']; it must be one of"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_file_and_key(line: str, says: str) -> None:
+def test_an_invalid_value_is_reported_with_its_file_and_key(line: str, says: str) -> None:
     (problem,) = problems(line)
 
     assert problem.startswith("0.toml: ")
     assert says in problem
 
 
-def test_three_errors_of_one_file_are_told_at_once() -> None:
+def test_three_errors_of_one_file_are_reported_together() -> None:
     found = problems(
         'name = "acme"\nsilence = "maybe"\n[window]\nemail = "3 days"\n[price]\nresolution = "free"'
     )
@@ -272,17 +289,17 @@ def test_three_errors_of_one_file_are_told_at_once() -> None:
     ]
 
 
-def test_errors_of_several_files_are_told_at_once_each_with_its_file() -> None:
+def test_errors_of_several_files_are_reported_together() -> None:
     found = problems('silence = "maybe"', "name = ", 'name = "fine"', 'grace = "soon"')
 
     assert sorted(problem.partition(": ")[0] for problem in found) == ["0.toml", "1.toml", "3.toml"]
 
 
-def test_an_error_of_a_base_is_told_once_with_the_bases_file() -> None:
+def test_an_error_in_a_base_is_reported_once_with_its_own_file() -> None:
     found = problems('name = "a"\ngrace = "soon"', 'base = "a"\nname = "b"')
 
     assert found == [
-        '0.toml: grace: \'soon\' is not a duration such as "24h", "7d", "90m" or "30s"'
+        '0.toml: grace: is \'soon\'; it must be a duration such as "24h", "7d", "90m" or "30s"'
     ]
 
 
@@ -298,7 +315,7 @@ def number_at(timeline: Timeline, ms: int) -> int | None:
     return None if policy is None else policy.version
 
 
-def test_the_version_in_force_is_the_last_that_has_begun() -> None:
+def test_the_version_in_force_is_the_latest_that_has_begun() -> None:
     timeline = Timeline([version(2, 200), version(1, 100), version(3, 300)])
 
     found = [number_at(timeline, ms) for ms in (99, 100, 199, 200, 299, 300, 10**15)]
@@ -312,7 +329,7 @@ def test_a_single_version_is_in_force_from_its_date() -> None:
     assert [number_at(timeline, ms) for ms in (99, 100, 101)] == [None, 4, 4]
 
 
-def test_of_two_versions_of_one_date_the_higher_is_in_force() -> None:
+def test_the_higher_of_two_versions_with_one_date_is_in_force() -> None:
     timeline = Timeline([version(2, 100), version(1, 100)])
 
     assert number_at(timeline, 100) == 2

@@ -1,4 +1,4 @@
-"""Who may write events stands in the tenant file; the secrets do not."""
+"""The tenant file says which producers may write events; their secrets are elsewhere."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def problems(file: Path, text: str) -> list[str]:
     return [problem.removeprefix(f"{file}: ") for problem in caught.value.problems]
 
 
-def test_without_producers_nothing_is_asked_of_them(file: Path) -> None:
+def test_a_file_without_producers_has_none(file: Path) -> None:
     file.write_text("[tenants.acme]")
 
     assert load_tenants(file).producers == {}
@@ -70,7 +70,7 @@ def test_only_the_secrets_that_are_needed_are_read(
     assert set(load_keys(load_tenants(file).producers, ["chat-eu"])) == {"chat-eu"}
 
 
-def test_every_secret_that_is_missing_or_weak_is_told_and_none_is_shown(
+def test_missing_and_weak_secrets_are_reported_and_never_shown(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WEAK", "hunter2")
@@ -88,35 +88,38 @@ def test_every_secret_that_is_missing_or_weak_is_told_and_none_is_shown(
     assert a.endswith("producers.a: the environment variable NOT_SET is not set")
     assert "producers.b: the secret has 7 bytes; make one of at least 32" in b
     assert c.endswith("not-there: No such file or directory")
-    assert "there is no producer 'd' in the tenant file: a, b, c" in d
+    assert "the tenant file has no producer 'd'; it has: a, b, c" in d
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("producers = 1", "producers: is not a table"),
-        ("[producers]", "producers: is not a table"),
-        ("producers.a = 1", "producers.a: is not a table"),
-        ('producers.a = { secret_env = "S" }', "producers.a.tenants: is not a list"),
-        ('producers.a = { secret_env = "S", tenants = [] }', "producers.a.tenants: is not"),
-        ('producers.a = { secret_env = "S", tenants = "acme" }', "producers.a.tenants: is not"),
-        ('producers.a = { secret_env = "S", tenants = ["a b"] }', "producers.a.tenants: is not"),
-        ('producers.a = { tenants = "*" }', "producers.a: name the secret by one of"),
+        ("producers = 1", "producers: must be a table"),
+        ("[producers]", "producers: must be a table"),
+        ("producers.a = 1", "producers.a: must be a table"),
+        ('producers.a = { secret_env = "S" }', "producers.a.tenants: must be a list"),
+        ('producers.a = { secret_env = "S", tenants = [] }', "producers.a.tenants: must be"),
+        ('producers.a = { secret_env = "S", tenants = "acme" }', "producers.a.tenants: must be"),
+        ('producers.a = { secret_env = "S", tenants = ["a b"] }', "producers.a.tenants: must be"),
+        ('producers.a = { tenants = "*" }', "producers.a: set exactly one of"),
         (
             'producers.a = { secret_env = "S", secret_file = "s", tenants = "*" }',
-            "producers.a: name the secret by one of",
+            "producers.a: set exactly one of",
         ),
-        ('producers.a = { secret_env = "a b", tenants = "*" }', "producers.a.secret_env: is not"),
-        ('producers.a = { secret_file = 1, tenants = "*" }', "producers.a.secret_file: is not"),
-        ('producers."a b" = { secret_env = "S", tenants = "*" }', "producers.a b: is not 1 to 64"),
+        ('producers.a = { secret_env = "a b", tenants = "*" }', "producers.a.secret_env: must be"),
+        ('producers.a = { secret_file = 1, tenants = "*" }', "producers.a.secret_file: must be"),
+        (
+            'producers."a b" = { secret_env = "S", tenants = "*" }',
+            "producers.a b: the key id must be 1 to 64",
+        ),
         (
             'producers.a = { secret_env = "S", tenants = "*", secret = "hunter2" }',
-            "producers.a.secret: is no key of a producer",
+            "producers.a.secret: unknown key",
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place_and_without_its_value(
+def test_problems_are_reported_with_their_place_and_without_the_value(
     file: Path, text: str, named: str
 ) -> None:
     (problem,) = problems(file, text)

@@ -24,16 +24,21 @@ def loaded(file: Path, text: str) -> Tenants:
 
 
 def problems(file: Path, text: str) -> list[str]:
-    """What is wrong, without the file's name."""
+    """Return what is wrong, without the file's name."""
     with pytest.raises(ConfigurationError) as caught:
         loaded(file, text)
     return [problem.removeprefix(f"{file}: ") for problem in caught.value.problems]
 
 
+def policy_of(tenants: Tenants, tenant_id: str) -> str:
+    (policy,) = tenants.timeline_for(tenant_id).versions
+    return policy.name
+
+
 def test_no_file_means_the_default_policy_for_everyone_and_no_customers() -> None:
     tenants = load_tenants(None)
 
-    assert tenants.policy_name_for("acme") == DEFAULT
+    assert policy_of(tenants, "acme") == DEFAULT
     assert tenants.timeline_for("acme").at(NOW) == preset(DEFAULT)
     assert tenants.customer_for("acme") is None
     assert tenants.customers == {}
@@ -42,7 +47,7 @@ def test_no_file_means_the_default_policy_for_everyone_and_no_customers() -> Non
 def test_an_empty_file_means_the_same(file: Path) -> None:
     tenants = loaded(file, "")
 
-    assert tenants.policy_name_for("acme") == DEFAULT
+    assert policy_of(tenants, "acme") == DEFAULT
     assert tenants.customer_for("acme") is None
 
 
@@ -60,13 +65,13 @@ def test_a_tenant_has_its_customer_and_its_policy(file: Path) -> None:
     )
 
     assert tenants.customer_for("acme") == "cus_Acme1"
-    assert tenants.policy_name_for("acme") == "zendesk-2026"
+    assert policy_of(tenants, "acme") == "zendesk-2026"
     assert tenants.timeline_for("acme").at(NOW) == preset("zendesk-2026")
     assert tenants.customer_for("blue.jay-2") == "cus_blue_jay"
-    assert tenants.policy_name_for("blue.jay-2") == "gorgias"
+    assert policy_of(tenants, "blue.jay-2") == "gorgias"
 
 
-def test_a_tenant_that_the_file_does_not_name_gets_the_files_policy_and_no_customer(
+def test_other_tenants_get_the_policy_of_the_file_and_no_customer(
     file: Path,
 ) -> None:
     tenants = loaded(file, 'policy = "gorgias"')
@@ -75,7 +80,7 @@ def test_a_tenant_that_the_file_does_not_name_gets_the_files_policy_and_no_custo
     assert tenants.customer_for("nobody") is None
 
 
-def test_versions_of_a_policy_in_files_make_one_timeline(file: Path) -> None:
+def test_the_versions_of_a_policy_form_one_timeline(file: Path) -> None:
     policies = file.parent / "policies"
     policies.mkdir()
     (policies / "1.toml").write_text(
@@ -98,7 +103,7 @@ def test_versions_of_a_policy_in_files_make_one_timeline(file: Path) -> None:
     assert after.version == 2
 
 
-def test_a_version_of_a_preset_follows_the_one_that_is_shipped(file: Path) -> None:
+def test_a_file_can_add_a_version_to_a_preset(file: Path) -> None:
     (file.parent / "dearer.toml").write_text(
         'name = "gorgias"\nversion = 2\nbase = "gorgias"\neffective_from = 2026-05-01T00:00:00Z\n'
     )
@@ -108,7 +113,7 @@ def test_a_version_of_a_preset_follows_the_one_that_is_shipped(file: Path) -> No
     assert [version.version for version in tenants.timeline_for("acme").versions] == [1, 2]
 
 
-def test_prices_are_those_of_the_version_that_decided(file: Path) -> None:
+def test_prices_come_from_the_version_that_decided(file: Path) -> None:
     (file.parent / "acme.toml").write_text(
         'name = "acme"\ncurrency = "eur"\n[price]\nresolution = 0.80\n'
     )
@@ -119,7 +124,7 @@ def test_prices_are_those_of_the_version_that_decided(file: Path) -> None:
     assert tenants.price_for("acme", "qualification", "acme", 1) == (Decimal("9.99"), "eur")
 
 
-def test_there_is_no_price_where_no_policy_names_one() -> None:
+def test_an_outcome_without_a_price_in_the_policy_has_none() -> None:
     tenants = load_tenants(None)
 
     assert tenants.price_for("acme", "signup", DEFAULT, 1) is None
@@ -129,14 +134,14 @@ def test_there_is_no_price_where_no_policy_names_one() -> None:
     assert tenants.price_for("acme", "resolution", "", 0) is None
 
 
-def test_meters_are_named_by_the_file_or_after_the_outcome(file: Path) -> None:
+def test_meters_have_the_name_from_the_file_or_that_of_the_outcome(file: Path) -> None:
     tenants = loaded(file, '[meters]\nresolution = "resolved"\n')
 
     assert tenants.event_name_for("resolution") == "resolved"
     assert tenants.event_name_for("qualification") == "resmeter_qualification"
 
 
-def test_the_meters_needed_are_those_of_the_policies_in_use(file: Path) -> None:
+def test_only_the_policies_in_use_need_meters(file: Path) -> None:
     resolution_only = loaded(file, 'policy = "gorgias"')
     one_tenant_more = loaded(file, f'policy = "gorgias"\n[tenants.acme]\npolicy = "{DEFAULT}"\n')
 
@@ -152,27 +157,27 @@ def test_the_meters_needed_are_those_of_the_policies_in_use(file: Path) -> None:
 # --- what is wrong --------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there_is_told_with_the_variable_that_names_it(file: Path) -> None:
+def test_a_missing_file_is_reported_with_its_variable(file: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_tenants(file)
 
     assert caught.value.problems == (
-        f"{file}: cannot be read: No such file or directory; RESMETER_CONFIG names it",
+        f"{file}: cannot be read: No such file or directory; check RESMETER_CONFIG",
     )
 
 
 @pytest.mark.parametrize("content", [b"policy = ", b"policy = '\xff'"], ids=["cut off", "latin 1"])
-def test_a_file_that_is_no_toml_is_told(file: Path, content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_reported(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
     with pytest.raises(ConfigurationError) as caught:
         load_tenants(file)
 
     (problem,) = caught.value.problems
-    assert problem.startswith(f"{file}: not TOML: ")
+    assert problem.startswith(f"{file}: is not valid TOML: ")
 
 
-def test_all_problems_of_a_file_are_told_at_once(file: Path) -> None:
+def test_all_problems_of_a_file_are_reported_together(file: Path) -> None:
     found = problems(
         file,
         """
@@ -201,7 +206,7 @@ def test_all_problems_of_a_file_are_told_at_once(file: Path) -> None:
     ]
 
 
-def test_the_problems_of_a_policy_file_are_told_with_those_of_the_tenant_file(file: Path) -> None:
+def test_problems_of_policy_files_and_of_the_tenant_file_are_reported_together(file: Path) -> None:
     policy = file.parent / "acme.toml"
     policy.write_text('name = "acme"\nsilent = "bills"\ngrace = "soon"\n')
 
@@ -214,7 +219,7 @@ def test_the_problems_of_a_policy_file_are_told_with_those_of_the_tenant_file(fi
     ]
 
 
-def test_a_tenant_whose_policy_has_an_error_is_no_problem_of_its_own(file: Path) -> None:
+def test_a_tenant_with_an_invalid_policy_is_not_a_second_problem(file: Path) -> None:
     own = file.parent / "own.toml"
     own.write_text('name = "own"\nversion = 1\ngrace = "soon"')
 
@@ -223,13 +228,13 @@ def test_a_tenant_whose_policy_has_an_error_is_no_problem_of_its_own(file: Path)
     assert problem.startswith(f"{own}: grace: ")
 
 
-def test_a_policy_that_does_not_exist_is_told_with_those_that_do(file: Path) -> None:
+def test_an_unknown_policy_is_reported_with_the_known_ones(file: Path) -> None:
     (problem,) = problems(file, 'policy = "fin"')
 
-    assert problem == f"policy: 'fin' is none of {', '.join(PRESETS)}"
+    assert problem == f"policy: is 'fin'; it must be one of {', '.join(PRESETS)}"
 
 
-def test_one_version_in_two_files_is_told_with_both(file: Path) -> None:
+def test_a_version_in_two_files_is_reported_with_both(file: Path) -> None:
     for name in ("a", "b"):
         (file.parent / f"{name}.toml").write_text('name = "acme"\n')
 
@@ -238,15 +243,17 @@ def test_one_version_in_two_files_is_told_with_both(file: Path) -> None:
 
     (problem,) = caught.value.problems
     assert problem == (
-        f"{file.parent / 'b.toml'}: 'acme' version 1 is that of {file.parent / 'a.toml'} already: "
-        "give it a name or a version of its own"
+        f"{file.parent / 'b.toml'}: 'acme' version 1 already exists in {file.parent / 'a.toml'}: "
+        "change its name or its version"
     )
 
 
 def test_a_file_cannot_replace_a_preset(file: Path) -> None:
     (file.parent / "mine.toml").write_text(f'name = "{DEFAULT}"\ngrace = "1h"\n')
 
-    with pytest.raises(ConfigurationError, match=f"'{DEFAULT}' version 1 is that of {DEFAULT}"):
+    with pytest.raises(
+        ConfigurationError, match=f"'{DEFAULT}' version 1 already exists in {DEFAULT}"
+    ):
         loaded(file, 'policy_files = ["mine.toml"]')
 
 
@@ -270,7 +277,7 @@ def test_a_file_cannot_replace_a_preset(file: Path) -> None:
         ("[tenants.acme]\npolicy = { name = 1 }", "tenants.acme.policy"),
     ],
 )
-def test_a_value_of_a_wrong_form_is_a_problem_with_its_place(
+def test_a_value_of_the_wrong_form_is_reported_with_its_key(
     file: Path, text: str, named: str
 ) -> None:
     (problem,) = problems(file, text)
@@ -283,7 +290,7 @@ def test_a_value_of_a_wrong_form_is_a_problem_with_its_place(
 HOUR_MS = 3_600_000
 
 
-def test_every_shipped_policy_is_decided_long_before_its_conversations_are_sealed(
+def test_the_windows_of_every_preset_close_long_before_sealing(
     file: Path,
 ) -> None:
     for name in PRESETS:
@@ -292,7 +299,7 @@ def test_every_shipped_policy_is_decided_long_before_its_conversations_are_seale
         assert tenants.problems_of_sealing(4 * 24 * HOUR_MS) == []
 
 
-def test_a_window_that_would_still_be_open_when_it_is_sealed_is_told_with_the_days_it_needs(
+def test_a_window_longer_than_sealing_is_reported_with_the_days_it_needs(
     file: Path,
 ) -> None:
     (file.parent / "slow.toml").write_text(
@@ -303,13 +310,13 @@ def test_a_window_that_would_still_be_open_when_it_is_sealed_is_told_with_the_da
     (problem,) = tenants.problems_of_sealing(60 * 24 * HOUR_MS)
 
     assert problem == (
-        "RESMETER_WORKER__SEAL_AFTER_DAYS: policy 'slow', version 3, keeps windows open for "
-        "longer: set it to 61 or more"
+        "RESMETER_WORKER__SEAL_AFTER_DAYS: policy 'slow', version 3, has windows that stay "
+        "open longer: set it to 61 or more"
     )
     assert tenants.problems_of_sealing(61 * 24 * HOUR_MS) == []
 
 
-def test_windows_that_are_never_waited_for_or_of_no_tenant_keep_nothing_open(file: Path) -> None:
+def test_only_windows_that_can_bill_and_have_a_tenant_matter_for_sealing(file: Path) -> None:
     (file.parent / "slow.toml").write_text(
         'name = "slow"\nversion = 3\n[window]\nemail = "60d"\n', "utf-8"
     )

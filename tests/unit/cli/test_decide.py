@@ -266,7 +266,7 @@ def test_invalid_lines_go_to_standard_error_and_the_rest_is_decided(decide: Run)
     assert wrong == {
         "line": 5,
         "reason": "invalid_data",
-        "detail": "data.score: 6 is not a whole number from 1 to 5",
+        "detail": "data.score: is 6; it must be a whole number from 1 to 5",
     }
 
 

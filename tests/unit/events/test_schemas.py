@@ -1,30 +1,32 @@
-"""The published schemas, their examples and the codec agree with one another."""
+"""The published schemas, their examples and the readers agree with one another."""
 
 import json
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
+import msgspec
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from pipeline.events.codec import decode
+from pipeline.events.data import DATA
 from pipeline.events.model import EVENT_BYTES_MAX, FUTURE_MS_MAX, REASONS, TYPES, Rejected
 from pipeline.events.times import format_time, parse_time
+from pipeline.events.wire import read_record
 
 ROOT = Path(__file__).resolve().parents[3] / "schemas"
 SCHEMAS = sorted(ROOT.rglob("*.schema.json"))
 EXAMPLES = sorted((ROOT / "examples").glob("conversation.*.json"))
 RECORDS = sorted((ROOT / "examples").glob("usage_record*.json"))
-REFUSED = sorted((ROOT / "examples" / "rejected").glob("*.json"))
-# What only the record around an event shows: its key, its arrival, that its bytes are no JSON.
+REJECTED = sorted((ROOT / "examples" / "rejected").glob("*.json"))
+# Faults that only the record around an event can have: in its key, its arrival, its JSON.
 BEYOND_SCHEMA = {"key_mismatch", "future_time", "malformed_json"}
-# What no single event shows.
+# Reasons that no single event can show.
 BEYOND_EXAMPLE = {"too_large", "conversation_too_long", "too_late", "not_authorized"}
 HEADERS = [("content-type", b"application/cloudevents+json")]
 
@@ -39,7 +41,7 @@ def read(path: Path) -> Any:
 
 @cache
 def validator(relative: str) -> Draft202012Validator:
-    """A validator of one schema; the registry holds our files only, so nothing is fetched."""
+    """Return a validator of one schema; the registry has only our files, so nothing is fetched."""
     # By file name alone: `envelope.schema.json` is how its neighbours refer to it.
     registry: Registry[Any] = Registry().with_resources(
         (path.name, DRAFT202012.create_resource(read(path))) for path in SCHEMAS
@@ -48,7 +50,7 @@ def validator(relative: str) -> Draft202012Validator:
 
 
 def validator_of(event: object) -> Draft202012Validator:
-    """The validator of the event's type, or of the envelope where the type is not one of ours."""
+    """Return the validator of the event's type, or of the envelope if the type is unknown."""
     kind = event.get("type") if isinstance(event, dict) else None
     name = kind if kind in TYPES else "envelope"
     return validator(f"events/{name}.schema.json")
@@ -72,10 +74,10 @@ def refs(node: Any) -> Iterator[str]:
             yield from refs(inner)
 
 
-def decoded(
+def rejection(
     event: object, key: bytes | None = None, arrived_at: int | None = None
 ) -> Rejected | None:
-    """What the codec has against the event, under the key and the arrival that it should have."""
+    """Return why the event is rejected, under the key and the arrival that it should have."""
     if key is None and isinstance(event, dict):
         key = f"{event.get('tenantid')}:{event.get('subject')}".encode()
     if arrived_at is None:
@@ -83,12 +85,12 @@ def decoded(
             arrived_at = parse_time(event["time"])  # type: ignore[index]
         except (KeyError, TypeError, ValueError):
             arrived_at = 0
-    result = decode(json.dumps(event).encode(), key, arrived_at, HEADERS)
+    result = read_record(json.dumps(event).encode(), key, arrived_at, HEADERS)
     return result if isinstance(result, Rejected) else None
 
 
 @pytest.mark.parametrize("path", SCHEMAS, ids=named)
-def test_schema_is_a_schema(path: Path) -> None:
+def test_schema_is_valid(path: Path) -> None:
     schema = read(path)
 
     Draft202012Validator.check_schema(schema)
@@ -98,7 +100,7 @@ def test_schema_is_a_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SCHEMAS, ids=named)
-def test_references_between_schemas_are_to_neighbours(path: Path) -> None:
+def test_schemas_refer_only_to_their_neighbours(path: Path) -> None:
     for ref in refs(read(path)):
         assert (path.parent / ref).is_file()
 
@@ -122,8 +124,27 @@ def test_example_fits_its_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=named)
-def test_example_is_taken_by_the_codec(path: Path) -> None:
-    assert decoded(read(path)) is None
+def test_example_is_accepted(path: Path) -> None:
+    assert rejection(read(path)) is None
+
+
+@pytest.mark.parametrize("rank", DATA)
+def test_the_schema_of_data_has_the_members_of_the_table(rank: int) -> None:
+    members = msgspec.structs.fields(DATA[rank])
+
+    data = read(ROOT / "events" / f"{TYPES[rank]}.schema.json")["properties"].get("data", {})
+
+    assert set(data.get("properties", {})) == {member.name for member in members}
+    assert set(data.get("required", [])) == {member.name for member in members if member.required}
+    for member in members:
+        if "enum" in data["properties"][member.name]:
+            assert set(data["properties"][member.name]["enum"]) == _choices(member.type)
+
+
+def _choices(form: Any) -> set[object]:
+    """Return the values of a `Literal`, also of one in a union with `UnsetType`."""
+    literals = [inner for inner in (form, *get_args(form)) if get_origin(inner) is Literal]
+    return {value for literal in literals for value in get_args(literal)}
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=named)
@@ -147,17 +168,17 @@ def test_usage_record_example_fits_its_schema(path: Path) -> None:
     ],
     ids=str,
 )
-def test_usage_record_schema_refuses(change: dict[str, object]) -> None:
+def test_usage_record_schema_rejects(change: dict[str, object]) -> None:
     record = read(ROOT / "examples" / "usage_record.json") | change
 
     assert not validator("usage_record.schema.json").is_valid(record)
 
 
 def test_every_reason_that_one_event_can_show_has_an_example() -> None:
-    assert {read(path)["reason"] for path in REFUSED} == set(REASONS) - BEYOND_EXAMPLE
+    assert {read(path)["reason"] for path in REJECTED} == set(REASONS) - BEYOND_EXAMPLE
 
 
-@pytest.mark.parametrize("path", REFUSED, ids=named)
+@pytest.mark.parametrize("path", REJECTED, ids=named)
 def test_rejected_example_fails_its_schema_where_a_schema_can_say_so(path: Path) -> None:
     example = read(path)
     if "event" not in example:
@@ -169,45 +190,45 @@ def test_rejected_example_fails_its_schema_where_a_schema_can_say_so(path: Path)
     assert valid == (example["reason"] in BEYOND_SCHEMA)
 
 
-@pytest.mark.parametrize("path", REFUSED, ids=named)
+@pytest.mark.parametrize("path", REJECTED, ids=named)
 def test_rejected_example_is_rejected_for_its_reason(path: Path) -> None:
     example = read(path)
     key = example["key"].encode() if "key" in example else None
     arrived_at = parse_time(example["arrived_at"]) if "arrived_at" in example else None
 
     if "text" in example:
-        answer = decode(example["text"].encode(), key, 0, HEADERS)
+        answer = read_record(example["text"].encode(), key, 0, HEADERS)
         rejected = answer if isinstance(answer, Rejected) else None
     else:
-        rejected = decoded(example["event"], key, arrived_at)
+        rejected = rejection(example["event"], key, arrived_at)
 
     assert rejected is not None
     assert rejected.reason == example["reason"]
     assert re.search(rf"(^|\W){re.escape(example['detail_names'])}\b", rejected.detail)
 
 
-def test_an_event_at_the_size_limit_is_taken_and_one_byte_more_is_too_large() -> None:
+def test_an_event_at_the_size_limit_is_accepted_and_one_byte_more_is_too_large() -> None:
     event = read(ROOT / "examples" / "conversation.customer_message.json")
     event["data"]["note"] = ""
     event["data"]["note"] = "x" * (EVENT_BYTES_MAX - len(json.dumps(event)))
 
-    assert decoded(event) is None
+    assert rejection(event) is None
 
     event["data"]["note"] += "x"
-    rejected = decoded(event)
+    rejected = rejection(event)
 
     assert rejected is not None
     assert rejected.reason == "too_large"
 
 
-def test_five_minutes_ahead_is_taken_and_a_millisecond_more_is_future_time() -> None:
+def test_five_minutes_ahead_is_accepted_and_a_millisecond_more_is_future_time() -> None:
     example = read(ROOT / "examples" / "rejected" / "future_time.json")
     arrived_at = parse_time(example["arrived_at"])
     event = example["event"] | {"time": format_time(arrived_at + FUTURE_MS_MAX)}
 
-    assert decoded(event, arrived_at=arrived_at) is None
+    assert rejection(event, arrived_at=arrived_at) is None
 
-    rejected = decoded(example["event"], arrived_at=arrived_at)
+    rejected = rejection(example["event"], arrived_at=arrived_at)
 
     assert rejected is not None
     assert rejected.reason == "future_time"
@@ -245,12 +266,12 @@ ODD: tuple[object, ...] = (
 
 
 def variants(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the event with each attribute and each member of its data made odd, or left out."""
+    """Yield the event with each attribute and each member of its data changed, or left out."""
     data = event.get("data", {})
     known = set(event) | {"channel", "environment", "sequence", "data", "data_base64"}
     for name in sorted(known):
         for value in ODD:
-            # With another type it would be another schema's matter; examples show that.
+            # Another type has another schema: the examples cover that.
             if name != "type":
                 yield f"{name}={value!r}", event | {name: value}
         yield f"no {name}", {key: value for key, value in event.items() if key != name}
@@ -262,10 +283,10 @@ def variants(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=named)
-def test_schema_and_codec_agree_on_whatever_is_changed(path: Path) -> None:
+def test_schema_and_readers_agree_on_every_change(path: Path) -> None:
     differences = []
     for change, event in variants(read(path)):
-        rejected = decoded(event)
+        rejected = rejection(event)
         if (rejected is None) != validator_of(event).is_valid(event):
             differences.append((change, rejected))
 
@@ -288,7 +309,7 @@ def test_asyncapi_describes_all_four_topics() -> None:
     assert {document["components"]["messages"][name]["name"] for name in events} == set(TYPES)
 
 
-def test_every_reference_in_asyncapi_leads_somewhere() -> None:
+def test_every_reference_in_asyncapi_resolves() -> None:
     document = yaml.safe_load((ROOT / "asyncapi.yaml").read_text())
 
     found = list(refs(document))

@@ -1,4 +1,4 @@
-"""A signature says that a producer wrote exactly this record, and whom it may write for."""
+"""A signature proves which producer wrote a record, and for which tenants it may write."""
 
 import hashlib
 import hmac
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.events.model import Rejected
-from pipeline.events.signature import HEADER, Headers, Key, sign, verify
+from pipeline.events.model import Headers, Rejected
+from pipeline.events.signature import SIGNATURE_HEADER, Key, sign, verify
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 OTHER = b"fedcba9876543210fedcba9876543210"
@@ -32,10 +32,10 @@ def signed(
     value: bytes | None = VALUE,
     headers: Headers = STRUCTURED,
 ) -> list[tuple[str, bytes | None]]:
-    return [*headers, (HEADER, sign(key_id, secret, key, value, headers))]
+    return [*headers, (SIGNATURE_HEADER, sign(key_id, secret, key, value, headers))]
 
 
-def refused(
+def why_rejected(
     headers: Headers,
     tenant_id: str = "acme",
     key: bytes | None = KEY,
@@ -44,7 +44,7 @@ def refused(
     found = verify(KEYS, tenant_id, key, value, headers)
     assert isinstance(found, Rejected)
     assert found.reason == "not_authorized"
-    assert found.detail.startswith(f"{HEADER}: ")
+    assert found.detail.startswith(f"{SIGNATURE_HEADER}: ")
     return found.detail
 
 
@@ -54,13 +54,13 @@ def test_a_record_that_was_signed_for_its_tenant_is_authorized() -> None:
     assert verify(KEYS, "anyone", KEY, VALUE, signed("all", OTHER)) is None
 
 
-def test_headers_that_are_added_on_the_way_change_nothing() -> None:
+def test_headers_that_are_added_on_the_way_do_not_matter() -> None:
     headers = [("traceparent", b"00-1"), *signed(), ("resmeter-redrives", b"1")]
 
     assert verify(KEYS, "acme", KEY, VALUE, headers) is None
 
 
-def test_the_form_of_a_signature_is_what_other_languages_must_make() -> None:
+def test_other_languages_can_make_the_signature_from_this_form() -> None:
     def part(content: bytes) -> bytes:
         return len(content).to_bytes(8, "big") + content
 
@@ -75,28 +75,31 @@ def test_the_form_of_a_signature_is_what_other_languages_must_make() -> None:
 @pytest.mark.parametrize(
     ("headers", "why"),
     [
-        ([], "is absent"),
-        ([*signed(), *signed()], "stands 2 times"),
-        ([(HEADER, None)], "is not v1"),
-        ([(HEADER, b"v1:chat-eu:00")], "is not v1"),
-        ([(HEADER, sign("chat-eu", SECRET, KEY, VALUE, []).replace(b"v1", b"v2"))], "is not v1"),
-        ([(HEADER, sign("chat-eu", SECRET, KEY, VALUE, []) + b"\n")], "is not v1"),
-        (signed("nobody"), "names the key 'nobody', which is not known"),
-        (signed("chat-eu", OTHER), "was not made with the key 'chat-eu' for this record"),
+        ([], "is missing"),
+        ([*signed(), *signed()], "occurs 2 times"),
+        ([(SIGNATURE_HEADER, None)], "must be v1"),
+        ([(SIGNATURE_HEADER, b"v1:chat-eu:00")], "must be v1"),
+        (
+            [(SIGNATURE_HEADER, sign("chat-eu", SECRET, KEY, VALUE, []).replace(b"v1", b"v2"))],
+            "must be v1",
+        ),
+        ([(SIGNATURE_HEADER, sign("chat-eu", SECRET, KEY, VALUE, []) + b"\n")], "must be v1"),
+        (signed("nobody"), "names the unknown key 'nobody'"),
+        (signed("chat-eu", OTHER), "does not match this record and the secret of key 'chat-eu'"),
     ],
 )
-def test_what_is_no_signature_of_a_known_key_is_refused(headers: Headers, why: str) -> None:
-    assert why in refused(headers)
+def test_anything_but_a_signature_of_a_known_key_is_rejected(headers: Headers, why: str) -> None:
+    assert why in why_rejected(headers)
 
 
-def test_a_key_writes_for_its_tenants_alone() -> None:
-    assert "may not write for 'zoo'" in refused(signed(), tenant_id="zoo")
+def test_a_key_writes_only_for_its_tenants() -> None:
+    assert "may not write for tenant 'zoo'" in why_rejected(signed(), tenant_id="zoo")
 
 
 def test_a_producer_cannot_use_the_key_id_of_another() -> None:
     lent = sign("all", OTHER, KEY, VALUE, STRUCTURED).replace(b"all", b"chat-eu")
 
-    assert "was not made with the key" in refused([*STRUCTURED, (HEADER, lent)])
+    assert "does not match this record" in why_rejected([*STRUCTURED, (SIGNATURE_HEADER, lent)])
 
 
 @pytest.mark.parametrize(
@@ -113,28 +116,30 @@ def test_a_producer_cannot_use_the_key_id_of_another() -> None:
         (KEY, VALUE, [*STRUCTURED, ("CE_TYPE", b"conversation.closed")]),
     ],
 )
-def test_a_signature_fits_no_other_record(
+def test_a_signature_does_not_match_another_record(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> None:
     taken = sign("chat-eu", SECRET, KEY, VALUE, STRUCTURED)
 
-    assert "was not made" in refused([*headers, (HEADER, taken)], key=key, value=value)
+    assert "does not match" in why_rejected(
+        [*headers, (SIGNATURE_HEADER, taken)], key=key, value=value
+    )
 
 
 def test_in_binary_mode_the_headers_are_signed_in_their_order() -> None:
     taken = sign("chat-eu", SECRET, KEY, VALUE, BINARY)
 
-    assert verify(KEYS, "acme", KEY, VALUE, [*BINARY, (HEADER, taken)]) is None
-    assert "was not made" in refused([*reversed(BINARY), (HEADER, taken)])
+    assert verify(KEYS, "acme", KEY, VALUE, [*BINARY, (SIGNATURE_HEADER, taken)]) is None
+    assert "does not match" in why_rejected([*reversed(BINARY), (SIGNATURE_HEADER, taken)])
 
 
-def test_absent_is_not_empty() -> None:
+def test_an_absent_part_differs_from_an_empty_part() -> None:
     assert sign("k", SECRET, None, VALUE, []) != sign("k", SECRET, b"", VALUE, [])
 
 
 _HEADERS = st.lists(
     st.tuples(
-        st.sampled_from(["content-type", "ce_id", "ce_type", "CE_ID", "other", HEADER]),
+        st.sampled_from(["content-type", "ce_id", "ce_type", "CE_ID", "other", SIGNATURE_HEADER]),
         st.none() | st.binary(max_size=90),
     ),
     max_size=4,
@@ -142,10 +147,10 @@ _HEADERS = st.lists(
 
 
 @given(key=st.none() | st.binary(), value=st.none() | st.binary(), headers=_HEADERS)
-def test_whatever_comes_is_refused_without_the_secret_and_never_raises(
+def test_any_record_is_rejected_without_the_secret_and_nothing_raises(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> None:
-    assert "resmeter-signature" in refused(headers, key=key, value=value)
+    assert "resmeter-signature" in why_rejected(headers, key=key, value=value)
 
 
 def test_a_key_does_not_show_its_secret() -> None:

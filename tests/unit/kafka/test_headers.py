@@ -1,4 +1,4 @@
-"""A dead letter is the record as it came, with why and where from in its headers."""
+"""A dead letter is the unchanged record, with the reason and its origin in headers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline.events.codec import decode
 from pipeline.events.model import REASONS, Reason, Rejected
-from pipeline.kafka.headers import BYTES_MAX, DeadLetter
+from pipeline.events.wire import read_record
+from pipeline.kafka.headers import BYTES_MAX, DeadLetter, read_dead_letter_headers
 
 NAMES = [
     "resmeter-reason",
@@ -21,7 +21,7 @@ NAMES = [
 
 
 class Arrived(msgspec.Struct):
-    """What of a Kafka record is looked at."""
+    """A Kafka record, as far as a dead letter needs it."""
 
     key: bytes | None = b"acme:c-1"
     value: bytes | None = b"{"
@@ -38,13 +38,13 @@ def letter(
 
 @pytest.mark.parametrize("key", [None, b"", b"acme:c-1", b"\xff\xfe"])
 @pytest.mark.parametrize("value", [None, b"", b"{", b"\xff\x00" * 1000], ids=repr)
-def test_key_and_value_are_the_bytes_that_came(key: bytes | None, value: bytes | None) -> None:
+def test_key_and_value_are_unchanged(key: bytes | None, value: bytes | None) -> None:
     made = letter(Arrived(key=key, value=value))
 
     assert (made.key, made.value) == (key, value)
 
 
-def test_why_and_where_from_are_in_the_headers_as_text() -> None:
+def test_reason_and_origin_are_in_the_headers_as_text() -> None:
     assert letter(Arrived()).headers == (
         ("resmeter-reason", b"malformed_json"),
         ("resmeter-detail", b"the value is not JSON"),
@@ -55,7 +55,7 @@ def test_why_and_where_from_are_in_the_headers_as_text() -> None:
     )
 
 
-def test_the_headers_that_came_are_kept_and_stand_first() -> None:
+def test_the_headers_of_the_record_are_kept_and_come_first() -> None:
     came = [("ce_specversion", b"1.0"), ("ce_id", b"ev-1"), ("ce_id", b"ev-2")]
 
     made = letter(Arrived(headers=came))
@@ -64,10 +64,10 @@ def test_the_headers_that_came_are_kept_and_stand_first() -> None:
     assert [name for name, _ in made.headers[3:]] == NAMES
 
 
-def test_of_a_record_that_is_rejected_again_the_last_headers_are_the_new_ones() -> None:
+def test_the_last_headers_of_a_record_that_is_rejected_again_are_the_new_ones() -> None:
     first = letter(Arrived(offset=7), "future_time", "time is ahead")
 
-    again = letter(Arrived(headers=first.headers, offset=8), "key_mismatch", "key is absent")
+    again = letter(Arrived(headers=first.headers, offset=8), "key_mismatch", "key is missing")
 
     assert dict(again.headers)["resmeter-reason"] == b"key_mismatch"
     assert dict(again.headers)["resmeter-offset"] == b"8"
@@ -75,29 +75,30 @@ def test_of_a_record_that_is_rejected_again_the_last_headers_are_the_new_ones() 
 
 
 def test_a_detail_in_any_language_is_utf8() -> None:
-    made = letter(Arrived(), detail="channel: 'fäx 📠' is none of messenger")
+    made = letter(Arrived(), detail="channel: is 'fäx 📠'; it must be one of messenger")
 
     assert (
-        dict(made.headers)["resmeter-detail"] == "channel: 'fäx 📠' is none of messenger".encode()
+        dict(made.headers)["resmeter-detail"]
+        == "channel: is 'fäx 📠'; it must be one of messenger".encode()
     )
 
 
-def test_a_detail_that_has_no_utf8_is_written_nonetheless() -> None:
-    made = letter(Arrived(), detail="channel: '\ud800' is none of messenger")
+def test_a_detail_without_a_utf8_form_is_written_with_replacements() -> None:
+    made = letter(Arrived(), detail="channel: is '\ud800'; it must be one of messenger")
 
-    assert dict(made.headers)["resmeter-detail"] == b"channel: '?' is none of messenger"
+    assert dict(made.headers)["resmeter-detail"] == b"channel: is '?'; it must be one of messenger"
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_reason_and_offset_are_at_hand_for_counting_and_placing(reason: Reason) -> None:
+def test_reason_and_offset_are_members_too(reason: Reason) -> None:
     made = letter(Arrived(offset=5), reason)
 
     assert (made.reason, made.offset) == (reason, 5)
 
 
-def test_the_reason_is_that_which_the_codec_gave() -> None:
+def test_reason_and_detail_are_those_of_the_reader() -> None:
     record = Arrived(value=b"[]")
-    rejected = decode(record.value, record.key, record.timestamp, record.headers)
+    rejected = read_record(record.value, record.key, record.timestamp, record.headers)
     assert isinstance(rejected, Rejected)
 
     made = DeadLetter.of(record, "conversation.events", 3, rejected)
@@ -127,7 +128,9 @@ def size(made: DeadLetter) -> int:
         ),
     ],
 )
-def test_what_no_topic_would_take_is_cut_and_says_so(record: Arrived, cut: str) -> None:
+def test_a_record_larger_than_the_topic_allows_is_cut_and_says_so(
+    record: Arrived, cut: str
+) -> None:
     made = letter(record)
 
     assert dict(made.headers)["resmeter-cut"] == cut.encode()
@@ -137,7 +140,7 @@ def test_what_no_topic_would_take_is_cut_and_says_so(record: Arrived, cut: str) 
     assert dict(made.headers)["resmeter-offset"] == b"90211"
 
 
-def test_what_just_fits_is_not_cut() -> None:
+def test_a_record_that_just_fits_is_not_cut() -> None:
     value = b"v" * (BYTES_MAX - len(b"acme:c-1") - len("h") - 8)
 
     made = letter(Arrived(value=value, headers=[("h", None)]))
@@ -147,7 +150,31 @@ def test_what_just_fits_is_not_cut() -> None:
     assert "resmeter-cut" not in dict(made.headers)
 
 
-def test_a_detail_that_repeats_a_long_name_is_cut() -> None:
+def test_a_long_detail_is_cut() -> None:
     made = letter(Arrived(), detail="x" * 2_000_000)
 
     assert len(dict(made.headers)["resmeter-detail"] or b"") == 1_000
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_reading_the_headers_reverses_writing_them(reason: Reason) -> None:
+    came = (("ce_id", b"ev-1"), ("resmeter-signature", b"v1:k:00"), ("empty", None))
+    record = Arrived(value=b"v" * BYTES_MAX, headers=came[:2])
+
+    read = read_dead_letter_headers(letter(record, reason, "channel: is 'fäx'").headers)
+
+    assert (read.reason, read.detail) == (reason, "channel: is 'fäx'")
+    assert read.origin == ("conversation.events", 3, 90211)
+    assert read.arrived_ms == 1_777_885_260_000
+    assert read.redrives == 0
+    assert read.cut == f"value={BYTES_MAX}"
+    assert read.original == came[:2]
+
+
+def test_headers_of_another_program_have_no_reason_and_no_origin() -> None:
+    read = read_dead_letter_headers(
+        [("resmeter-reason", b"boredom"), ("resmeter-offset", b"x"), ("h", None)]
+    )
+
+    assert (read.reason, read.origin, read.arrived_ms) == ("", None, None)
+    assert read.original == (("h", None),)

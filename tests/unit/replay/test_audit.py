@@ -6,7 +6,7 @@ from typing import NamedTuple
 import orjson
 
 from pipeline.catalog.policies import preset
-from pipeline.events.signature import HEADER, Key, sign
+from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
 from pipeline.events.times import format_time
 from pipeline.ledger.findings import Finding
 from pipeline.replay.comparison import Tally, compare, missing_dead_letters
@@ -52,7 +52,7 @@ def resolved(signed: str | None = None, key: Key = OLD) -> list[Record]:
         )
         headers: list[tuple[str, bytes]] = []
         if signed is not None:
-            headers.append((HEADER, sign(signed, key.secret, b"acme:c1", value, headers)))
+            headers.append((SIGNATURE_HEADER, sign(signed, key.secret, b"acme:c1", value, headers)))
         records.append(Record(n, T0 + n, b"acme:c1", value, headers))
     return records
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.model import CUSTOMER_MESSAGE, REASONS, Event, Rejected
-from pipeline.events.signature import HEADER, Key, sign
+from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
 from pipeline.kafka.headers import DeadLetter
 from pipeline.replay.deadletters import Letter, Selection, count_by_reason, read_letter
 from pipeline.replay.redrive import (
@@ -141,7 +141,7 @@ def test_record_rejected_again_is_sent_as_its_newest_dead_letter_only() -> None:
 def test_event_that_no_current_key_signed_is_left() -> None:
     keys = {"chat": Key(b"s" * 32, None)}
     signature = sign("chat", b"s" * 32, b"acme:c1", GOOD, [])
-    signed = letter(reason="not_authorized", offset=8, headers=((HEADER, signature),))
+    signed = letter(reason="not_authorized", offset=8, headers=((SIGNATURE_HEADER, signature),))
 
     found = judge([letter(reason="not_authorized"), signed], frozenset(), NOW, keys)
 

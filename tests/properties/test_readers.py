@@ -1,4 +1,4 @@
-"""Decoding: no bytes raise, and the fast reader is the slow one."""
+"""No record raises, and the fast reader and the authority give the same event, byte for byte."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.events import codec
-from pipeline.events.codec import decode, decode_value
 from pipeline.events.model import REASONS, Addressed, Event, Rejected
+from pipeline.events.reader import read_structured
+from pipeline.events.wire import read_event, read_record
 from tests.oracle.strategies import histories
 from tests.oracle.wire import cloudevent, value
 
@@ -28,7 +28,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-# What is nearly right, as JSON text: where two readers of one rule part.
+# JSON texts that are nearly right: where two readers of one rule could differ.
 NEARLY = st.sampled_from(
     [
         "null",
@@ -96,7 +96,7 @@ HEADERS = st.lists(
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Return an example with bytes, or members, that are not as they were."""
+    """Return an example with changed bytes or members."""
     original = draw(SOME)
     if draw(st.integers(0, 3)) == 0:
         at = draw(st.integers(0, len(original)))
@@ -142,13 +142,13 @@ def _object(members: list[tuple[str, str]]) -> str:
     st.integers(-1, 2**62),
     HEADERS,
 )
-def test_decode_never_raises_and_names_a_reason(
+def test_reading_a_record_never_raises_and_gives_a_reason(
     value: bytes | None,
     key: bytes | None,
     timestamp: int,
     headers: list[tuple[str, bytes | None]],
 ) -> None:
-    found = decode(value, key, timestamp, headers)
+    found = read_record(value, key, timestamp, headers)
 
     assert isinstance(found, Addressed | Rejected)
     if isinstance(found, Rejected):
@@ -157,31 +157,31 @@ def test_decode_never_raises_and_names_a_reason(
 
 
 @given(mutated())
-def test_what_is_wrong_can_be_written_into_a_dead_letter(value: bytes) -> None:
-    found = decode(value, b"acme:c1", 2**40)
+def test_every_detail_can_be_written_into_a_dead_letter(value: bytes) -> None:
+    found = read_record(value, b"acme:c1", 2**40)
 
     if isinstance(found, Rejected):
         assert found.detail.encode("utf-8", "replace")
     else:
-        assert f"{found.tenant_id}:{found.conversation}".encode() == b"acme:c1"
+        assert f"{found.tenant_id}:{found.conversation_id}".encode() == b"acme:c1"
 
 
 @given(mutated())
-def test_the_fast_reader_accepts_exactly_what_the_slow_one_does(value: bytes) -> None:
-    assert decode_value(value) == codec._read_structured(value)
+def test_the_fast_reader_accepts_exactly_what_the_authority_accepts(value: bytes) -> None:
+    assert read_event(value) == read_structured(value)
 
 
 @given(mutated())
 def test_both_readers_store_the_same_bytes(value: bytes) -> None:
-    # A member that is left out and one that states its default mean the same, and are stored alike:
-    # equal events must not differ in the changelog by the reader that they came through.
-    fast, slow = decode_value(value), codec._read_structured(value)
+    # A member that is left out and a member that states its default mean the same. Both are stored
+    # in the same bytes, whichever reader the event came through.
+    fast, slow = read_event(value), read_structured(value)
 
     assert msgspec.msgpack.encode(fast) == msgspec.msgpack.encode(slow)
 
 
 @pytest.mark.parametrize("content", EXAMPLES, ids=lambda c: orjson.loads(c)["type"])
-def test_a_stated_default_is_stored_as_one_that_is_left_out(content: bytes) -> None:
+def test_a_stated_default_is_stored_like_one_that_is_left_out(content: bytes) -> None:
     event = orjson.loads(content)
     defaults = {"channel": "messenger", "environment": "live", "sequence": ""}
     stated = orjson.dumps(defaults | event | defaults)
@@ -189,7 +189,7 @@ def test_a_stated_default_is_stored_as_one_that_is_left_out(content: bytes) -> N
 
     stored = {
         msgspec.msgpack.encode(read(text))
-        for read in (decode_value, codec._read_structured)
+        for read in (read_event, read_structured)
         for text in (stated, left_out)
     }
 
@@ -197,27 +197,27 @@ def test_a_stated_default_is_stored_as_one_that_is_left_out(content: bytes) -> N
 
 
 @pytest.mark.parametrize("number", ["1E400", "-1E400", "9" * 5_000], ids=lambda n: n[:6])
-def test_a_number_that_no_machine_holds_in_a_member_that_is_ignored_is_ignored(number: str) -> None:
+def test_a_number_out_of_range_in_an_ignored_member_is_ignored(number: str) -> None:
     content = (
         '{"specversion":"1.0","id":"e1","source":"/s","type":"conversation.ai_message",'
         '"subject":"c1","time":"2026-05-04T09:01:00.000Z","tenantid":"acme",'
         f'"data":{{"kind":"answer","confidence":{number}}}}}'
     ).encode()
 
-    found = codec._read_structured(content)
+    found = read_structured(content)
 
     assert isinstance(found, Addressed)
-    assert decode_value(content) == found
+    assert read_event(content) == found
 
 
-def test_every_example_is_read_by_the_fast_reader_as_by_the_slow_one() -> None:
+def test_every_example_is_read_alike_by_both_readers() -> None:
     for content in EXAMPLES:
-        assert isinstance(decode_value(content), Addressed)
-        assert decode_value(content) == codec._read_structured(content)
+        assert isinstance(read_event(content), Addressed)
+        assert read_event(content) == read_structured(content)
 
 
 @pytest.mark.parametrize("content", EXAMPLES, ids=lambda c: orjson.loads(c)["type"])
-def test_a_member_that_stands_there_twice_is_read_by_both_readers_alike(content: bytes) -> None:
+def test_a_member_that_occurs_twice_is_read_alike_by_both_readers(content: bytes) -> None:
     event = orjson.loads(content)
     for name in event:
         for other in EXAMPLES:
@@ -226,29 +226,29 @@ def test_a_member_that_stands_there_twice_is_read_by_both_readers_alike(content:
                 _object([(name, again), *((k, json.dumps(v)) for k, v in event.items())]),
                 _object([*((k, json.dumps(v)) for k, v in event.items()), (name, again)]),
             ):
-                found = decode_value(twice.encode())
+                found = read_event(twice.encode())
 
-                assert found == codec._read_structured(twice.encode()), twice
+                assert found == read_structured(twice.encode()), twice
 
 
 @given(histories())
-def test_an_event_comes_back_from_what_a_chat_service_writes(history: list[Event]) -> None:
+def test_reading_reverses_what_a_chat_service_writes(history: list[Event]) -> None:
     for event in history:
-        for read in (decode_value, codec._read_structured):
+        for read in (read_event, read_structured):
             found = read(value(event, "acme", "c1"))
 
             assert found == Addressed("acme", "c1", event)
 
 
 @given(histories())
-def test_an_event_may_be_five_minutes_ahead_of_its_arrival_and_no_more(
+def test_an_event_may_be_at_most_five_minutes_ahead_of_its_arrival(
     history: list[Event],
 ) -> None:
     for event in history:
         content = value(event, "acme", "c1")
 
-        ahead = decode(content, b"acme:c1", event.at - 300_000)
-        too_far = decode(content, b"acme:c1", event.at - 300_001)
+        ahead = read_record(content, b"acme:c1", event.at - 300_000)
+        too_far = read_record(content, b"acme:c1", event.at - 300_001)
 
         assert ahead == Addressed("acme", "c1", event)
         assert isinstance(too_far, Rejected)
@@ -256,12 +256,12 @@ def test_an_event_may_be_five_minutes_ahead_of_its_arrival_and_no_more(
 
 
 @given(histories())
-def test_binary_mode_says_the_same_as_structured_mode(history: list[Event]) -> None:
+def test_binary_mode_gives_the_same_event_as_structured_mode(history: list[Event]) -> None:
     for event in history:
         attributes = cloudevent(event, "acme", "c1")
         data = orjson.dumps(attributes.pop("data"))
         headers = [(f"ce_{name}", content.encode()) for name, content in attributes.items()]
 
-        found = decode(data, b"acme:c1", event.at, [("content-type", b"text/json"), *headers])
+        found = read_record(data, b"acme:c1", event.at, [("content-type", b"text/json"), *headers])
 
         assert found == Addressed("acme", "c1", event)

@@ -1,4 +1,4 @@
-"""Bytes become an event, or a reason; both readers of the codec and both modes say the same."""
+"""A record becomes an event or a reason, the same in both readers and in both modes."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,6 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.events.codec import Headers, _read_structured, decode, decode_value
 from pipeline.events.model import (
     AI_MESSAGE,
     EVENT_BYTES_MAX,
@@ -20,9 +19,12 @@ from pipeline.events.model import (
     TYPES,
     Addressed,
     Event,
+    Headers,
     Rejected,
 )
+from pipeline.events.reader import read_structured
 from pipeline.events.times import format_time, parse_time
+from pipeline.events.wire import read_event, read_record
 
 EXAMPLES = sorted(
     (Path(__file__).resolve().parents[3] / "schemas" / "examples").glob("conversation.*.json")
@@ -67,35 +69,35 @@ def data(**members: object) -> bytes:
 def rejected(
     value: bytes | None, headers: Headers = (), *, key: bytes | None = b"acme:c-1042", at: int = NOW
 ) -> tuple[str, str]:
-    """Reason and the name of what is wrong."""
-    found = decode(value, key, at, headers)
+    """Return the reason, and the name that the detail begins with."""
+    found = read_record(value, key, at, headers)
     assert isinstance(found, Rejected), found
     return found.reason, found.detail.split(": ")[0]
 
 
-def taken(value: bytes, headers: Headers = ()) -> Event:
-    found = decode_value(value, headers)
+def accepted(value: bytes, headers: Headers = ()) -> Event:
+    found = read_event(value, headers)
     assert isinstance(found, Addressed), found
     return found.event
 
 
 def binary(attributes: dict[str, str], prefix: str = "ce_") -> list[tuple[str, bytes]]:
-    made = [(f"{prefix}{name}", value.encode()) for name, value in attributes.items()]
-    return [*made, ("content-type", b"application/json")]
+    headers = [(f"{prefix}{name}", value.encode()) for name, value in attributes.items()]
+    return [*headers, ("content-type", b"application/json")]
 
 
 ATTRIBUTES = {name: str(value) for name, value in ANSWER.items() if name != "data"}
 
 
-# --- what is read ---------------------------------------------------------------------------------
+# --- valid events ---------------------------------------------------------------------------------
 
 
 def test_an_event_is_read_with_its_tenant_and_conversation() -> None:
-    assert decode(event(), b"acme:c-1042", NOW, STRUCTURED) == EXPECTED
+    assert read_record(event(), b"acme:c-1042", NOW, STRUCTURED) == EXPECTED
 
 
-def test_attributes_that_are_not_stated_stand_at_their_defaults() -> None:
-    found = taken(event())
+def test_attributes_that_are_left_out_have_their_defaults() -> None:
+    found = accepted(event())
 
     assert (found.channel, found.live, found.sequence, found.billable) == (
         "messenger",
@@ -106,15 +108,15 @@ def test_attributes_that_are_not_stated_stand_at_their_defaults() -> None:
 
 
 def test_optional_attributes_are_read() -> None:
-    found = taken(event(channel="email", environment="sandbox", sequence="0009"))
+    found = accepted(event(channel="email", environment="sandbox", sequence="0009"))
 
     assert (found.channel, found.live, found.sequence) == ("email", False, "0009")
 
 
-def test_null_is_as_absent_and_what_is_not_known_is_passed_over() -> None:
+def test_null_means_absent_and_unknown_members_are_ignored() -> None:
     value = event(channel=None, dataschema=None, traceparent="00-1", other={"deep": [1, None]})
 
-    assert decode_value(value, STRUCTURED) == EXPECTED
+    assert read_event(value, STRUCTURED) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -159,17 +161,17 @@ def test_the_members_of_each_type_are_read(
 ) -> None:
     name = f"conversation.{kind}"
 
-    found = taken(event(type=name, data=members))
+    found = accepted(event(type=name, data=members))
 
     assert found == Event(NOW, TYPES.index(name), "/chat/eu-1", "ev-2", **expected)
 
 
 @pytest.mark.parametrize("kind", ["closed", "handoff", "rating"])
-def test_data_that_is_left_out_is_an_empty_object(kind: str) -> None:
+def test_absent_data_means_an_empty_object(kind: str) -> None:
     absent = event(type=f"conversation.{kind}", data=None)
     empty = event(type=f"conversation.{kind}", data={})
 
-    assert decode_value(absent, STRUCTURED) == decode_value(empty, STRUCTURED)
+    assert read_event(absent, STRUCTURED) == read_event(empty, STRUCTURED)
 
 
 # --- both modes, as the CloudEvents SDK writes them -----------------------------------------------
@@ -191,14 +193,14 @@ def from_sdk(write: Callable[..., KafkaMessage], example: dict[str, Any]) -> Add
     message = write(sdk_event(example), key_mapper=key_of)
     key = str(message.key).encode()
     arrival = parse_time(example["time"])
-    return decode(message.value, key, arrival, list(message.headers.items()))
+    return read_record(message.value, key, arrival, list(message.headers.items()))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=named)
-def test_both_modes_of_the_sdk_read_as_the_example_does(path: Path) -> None:
+def test_both_modes_of_the_sdk_give_the_event_of_the_example(path: Path) -> None:
     example = read(path)
 
-    expected = decode_value(path.read_bytes(), STRUCTURED)
+    expected = read_event(path.read_bytes(), STRUCTURED)
 
     assert isinstance(expected, Addressed)
     assert from_sdk(to_structured_event, example) == expected
@@ -207,16 +209,16 @@ def test_both_modes_of_the_sdk_read_as_the_example_does(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"tenantid": "a b"}, {"channel": "fax"}, {"type": "other"}])
 @pytest.mark.parametrize("write", [to_structured_event, to_binary_event])
-def test_both_modes_of_the_sdk_are_rejected_for_one_reason(
+def test_both_modes_of_the_sdk_are_rejected_for_the_same_reason(
     write: Callable[..., KafkaMessage], change: dict[str, str]
 ) -> None:
-    expected = decode_value(event(**change), STRUCTURED)
+    expected = read_event(event(**change), STRUCTURED)
 
     assert isinstance(expected, Rejected)
     assert from_sdk(write, {**ANSWER, **change}) == expected
 
 
-def test_microseconds_of_the_sdk_are_cut() -> None:
+def test_microseconds_from_the_sdk_are_cut_off() -> None:
     example = {**ANSWER, "time": "2026-05-04T09:01:00.000999Z"}
 
     assert from_sdk(to_binary_event, example) == EXPECTED
@@ -227,7 +229,7 @@ def test_microseconds_of_the_sdk_are_cut() -> None:
 def test_in_binary_mode_the_case_of_header_names_does_not_matter(prefix: str) -> None:
     value = json.dumps(ANSWER["data"]).encode()
 
-    assert decode_value(value, binary(ATTRIBUTES, prefix)) == EXPECTED
+    assert read_event(value, binary(ATTRIBUTES, prefix)) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -238,21 +240,21 @@ def test_in_binary_mode_the_case_of_header_names_does_not_matter(prefix: str) ->
         [("content-type", b"application/cloudevents+json; charset=utf-8")],
         [("Content-Type", b"application/cloudevents+json"), ("traceparent", b"00-1")],
         [("traceparent", None)],
-        # A bridge that copied attributes into headers and left the value as it was.
+        # A bridge copied the attributes into headers and left the value unchanged.
         [*binary(ATTRIBUTES)[:-1], ("content-type", b"application/cloudevents+json")],
         [("ce_id", b"ev-9")],
     ],
     ids=str,
 )
-def test_without_the_marks_of_binary_mode_the_value_is_the_event(headers: Headers) -> None:
-    assert decode_value(event(), headers) == EXPECTED
+def test_without_the_headers_of_binary_mode_the_value_is_the_event(headers: Headers) -> None:
+    assert read_event(event(), headers) == EXPECTED
 
 
-def test_in_binary_mode_an_empty_value_is_no_data() -> None:
+def test_in_binary_mode_an_empty_value_means_empty_data() -> None:
     closed = {**ATTRIBUTES, "type": "conversation.closed"}
     deleted = {**ATTRIBUTES, "type": "conversation.deleted"}
 
-    assert taken(b"", binary(deleted)).type == "conversation.deleted"
+    assert accepted(b"", binary(deleted)).type == "conversation.deleted"
     assert rejected(b"", binary(closed)) == ("invalid_data", "data.actor")
     assert rejected(None, binary(closed)) == ("invalid_data", "data.actor")
 
@@ -262,7 +264,7 @@ def test_in_binary_mode_an_empty_value_is_no_data() -> None:
     [
         (b"{", ("malformed_json", "the value is not JSON in UTF-8")),
         (b"\xff", ("malformed_json", "the value is not JSON in UTF-8")),
-        (b"[" * 100_000, ("malformed_json", "the value is nested too deep")),
+        (b"[" * 100_000, ("malformed_json", "the value is nested too deeply")),
         (b"[1]", ("invalid_data", "data")),
         (b'{"kind": "answr"}', ("invalid_data", "data.kind")),
     ],
@@ -272,20 +274,20 @@ def test_in_binary_mode_wrong_data_is_rejected(value: bytes, expected: tuple[str
     assert rejected(value, binary(ATTRIBUTES)) == expected
 
 
-def test_in_binary_mode_a_header_that_is_not_utf8_is_rejected_by_its_name() -> None:
+def test_in_binary_mode_a_header_that_is_not_utf8_is_rejected_with_its_name() -> None:
     headers = [*binary(ATTRIBUTES), ("ce_sequence", b"\xff")]
 
     assert rejected(b'{"kind": "answer"}', headers) == ("invalid_attribute", "sequence")
 
 
-def test_in_binary_mode_an_attribute_that_is_missing_is_rejected_by_its_name() -> None:
+def test_in_binary_mode_a_missing_attribute_is_rejected_with_its_name() -> None:
     for name in ("id", "source", "type", "subject", "time", "tenantid"):
         headers = binary({key: ATTRIBUTES[key] for key in ATTRIBUTES if key != name})
 
         assert rejected(b'{"kind": "answer"}', headers) == ("missing_attribute", name)
 
 
-# --- what is rejected -----------------------------------------------------------------------------
+# --- rejected records -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, b""], ids=["absent", "empty"])
@@ -307,36 +309,36 @@ def test_an_empty_value_is_malformed(value: bytes | None) -> None:
         event().replace(b'"ev-2"', b"NaN"),
     ],
 )
-def test_what_is_no_json_is_malformed(value: bytes) -> None:
+def test_invalid_json_is_malformed(value: bytes) -> None:
     assert rejected(value) == ("malformed_json", "the value is not JSON in UTF-8")
 
 
-def test_text_that_is_not_utf8_is_malformed_even_in_what_is_passed_over() -> None:
+def test_text_that_is_not_utf8_is_malformed_even_in_an_ignored_member() -> None:
     value = event(note="NOTE").replace(b"NOTE", b"gar\xe7on")
 
     assert rejected(value) == ("malformed_json", "the value is not JSON in UTF-8")
 
 
 @pytest.mark.parametrize("value", [b"[" * 100_000, b'{"a":' * 40_000], ids=["lists", "objects"])
-def test_what_is_nested_without_end_is_malformed(value: bytes) -> None:
-    assert rejected(value) == ("malformed_json", "the value is nested too deep")
+def test_endless_nesting_is_malformed(value: bytes) -> None:
+    assert rejected(value) == ("malformed_json", "the value is nested too deeply")
 
 
 @pytest.mark.parametrize("value", [b"null", b"1", b'"text"', b"[]", b"{}", b"true"])
-def test_json_that_is_no_cloudevent_is_rejected_as_such(value: bytes) -> None:
+def test_json_that_is_not_a_cloudevent_is_rejected(value: bytes) -> None:
     assert rejected(value)[0] == "not_cloudevents"
 
 
-def test_300_kib_are_too_large_in_either_mode_whatever_they_hold() -> None:
+def test_300_kib_are_too_large_in_either_mode_whatever_the_content() -> None:
     size = 300 * 1024
 
     for headers in ((), STRUCTURED, binary(ATTRIBUTES)):
         for value in (b"x" * size, event(note="x" * size), b"\xff" * size):
-            found = decode_value(value, headers)
+            found = read_event(value, headers)
 
             assert isinstance(found, Rejected)
             assert found.reason == "too_large"
-            assert found.detail == f"{len(value)} bytes; at most {EVENT_BYTES_MAX} are taken"
+            assert found.detail == f"{len(value)} bytes; the limit is {EVENT_BYTES_MAX}"
 
 
 @pytest.mark.parametrize(
@@ -344,8 +346,8 @@ def test_300_kib_are_too_large_in_either_mode_whatever_they_hold() -> None:
     [None, b"", b"acme", b"acme:c-1042 ", b"Acme:c-1042", b"c-1042", b"\xff\xfe", b"x" * 1000],
     ids=str,
 )
-def test_another_key_than_tenant_and_subject_is_rejected_with_both(key: bytes | None) -> None:
-    found = decode(event(), key, NOW, STRUCTURED)
+def test_a_key_other_than_tenant_and_subject_is_rejected_with_both_keys(key: bytes | None) -> None:
+    found = read_record(event(), key, NOW, STRUCTURED)
 
     assert isinstance(found, Rejected)
     assert found.reason == "key_mismatch"
@@ -353,35 +355,35 @@ def test_another_key_than_tenant_and_subject_is_rejected_with_both(key: bytes | 
     assert len(found.detail) < 400
 
 
-def test_a_key_of_a_conversation_in_any_language_is_taken() -> None:
+def test_the_key_of_a_conversation_may_be_in_any_language() -> None:
     value = event(subject="gespräch:1")
 
-    assert isinstance(decode(value, "acme:gespräch:1".encode(), NOW, STRUCTURED), Addressed)
+    assert isinstance(read_record(value, "acme:gespräch:1".encode(), NOW, STRUCTURED), Addressed)
 
 
 @pytest.mark.parametrize("headers", [STRUCTURED, binary(ATTRIBUTES)], ids=["structured", "binary"])
-def test_a_time_further_ahead_than_the_limit_is_rejected_with_both_times(headers: Headers) -> None:
+def test_a_time_too_far_in_the_future_is_rejected_with_both_times(headers: Headers) -> None:
     value = event() if headers == STRUCTURED else b'{"kind": "answer"}'
     arrival = NOW - FUTURE_MS_MAX
 
-    assert decode(value, b"acme:c-1042", arrival, headers) == EXPECTED
-    found = decode(value, b"acme:c-1042", arrival - 1, headers)
+    assert read_record(value, b"acme:c-1042", arrival, headers) == EXPECTED
+    found = read_record(value, b"acme:c-1042", arrival - 1, headers)
     assert isinstance(found, Rejected)
     assert found.reason == "future_time"
     assert format_time(NOW) in found.detail
     assert format_time(arrival - 1) in found.detail
 
 
-def test_an_event_of_long_ago_is_taken() -> None:
+def test_an_old_event_is_accepted() -> None:
     value = event(time="1999-12-31T23:59:59.999Z")
 
-    assert isinstance(decode(value, b"acme:c-1042", NOW, STRUCTURED), Addressed)
+    assert isinstance(read_record(value, b"acme:c-1042", NOW, STRUCTURED), Addressed)
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        # The envelope before what is in it; the value before its key and its arrival.
+        # The envelope comes before its data, the value before its key and its arrival.
         (event(specversion="0.3", type="other"), ("not_cloudevents", "specversion")),
         (event(type="other", id=None), ("unknown_type", "type")),
         (event(id=None, source=""), ("missing_attribute", "id")),
@@ -390,21 +392,77 @@ def test_an_event_of_long_ago_is_taken() -> None:
         (event(subject="c-7", time="2030-01-01T00:00:00Z"), ("key_mismatch", "key is 'acme")),
     ],
 )
-def test_of_several_faults_the_outermost_is_told(value: bytes, expected: tuple[str, str]) -> None:
+def test_the_outermost_of_several_faults_wins(value: bytes, expected: tuple[str, str]) -> None:
     reason, detail = rejected(value)
 
     assert reason == expected[0]
     assert detail.startswith(expected[1])
 
 
-def test_a_long_value_is_shown_cut() -> None:
-    found = decode_value(event(channel="x" * 10_000))
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        (
+            event(type="customer_message"),
+            (
+                "type: unknown event type 'customer_message'; "
+                "did you mean 'conversation.customer_message'?"
+            ),
+        ),
+        (
+            event(type="conversation.ai_mesage"),
+            (
+                "type: unknown event type 'conversation.ai_mesage'; "
+                "did you mean 'conversation.ai_message'?"
+            ),
+        ),
+        (event(type="order.placed"), "type: unknown event type 'order.placed'"),
+        (
+            b"[{}, {}]",
+            "expected one JSON object, got an array of 2; send each event as its own record",
+        ),
+        (b"[]", "expected one JSON object, got an empty array; send each event as its own record"),
+        (b'"event"', "expected one JSON object, got the string 'event'"),
+        (b"null", "expected one JSON object, got null"),
+        (
+            event(time="2026-05-04T09:01:00"),
+            "time: '2026-05-04T09:01:00' has no time zone: add Z or an offset such as +00:00",
+        ),
+        (
+            event(channel="sms ", data={}),
+            "channel: is 'sms '; it must be one of messenger, email, sms, voice, social, api",
+        ),
+        (event(sequence=7), "sequence: is 7; it must be a string"),
+        (event(id=True), "id: is true; it must be a string"),
+        (event(source="x" * 300), "source: has 300 characters; it must have 1 to 256"),
+        (event(subject="a\0"), "subject: contains a NUL character; remove it"),
+        (event(tenantid="a b"), "tenantid: is 'a b'; it may contain only A-Z a-z 0-9 . _ -"),
+        (event(id=None), "id: is missing"),
+        (data(), "data.kind: is missing"),
+        (event(data=[]), "data: expected a JSON object, got an empty array"),
+        (data(kind="answer", billable=None), "data.billable: is null; it must be true or false"),
+        (
+            event(type="conversation.rating", data={"target": "ai", "score": 6}),
+            "data.score: is 6; it must be a whole number from 1 to 5",
+        ),
+    ],
+)
+def test_the_detail_says_what_is_wrong_and_what_to_do(value: bytes, detail: str) -> None:
+    for read in (read_event, read_structured):
+        found = read(value)
+
+        assert isinstance(found, Rejected)
+        assert found.detail == detail
+
+
+def test_a_long_value_is_cut_in_the_detail() -> None:
+    found = read_event(event(channel="x" * 10_000))
 
     assert isinstance(found, Rejected)
     assert len(found.detail) < 200
 
 
-# --- whatever comes -------------------------------------------------------------------------------
+# --- any input -------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -425,10 +483,10 @@ JSON = st.recursive(
         max_size=4,
     ),
 )
-def test_whatever_comes_is_an_event_or_a_reason(
+def test_any_record_is_an_event_or_a_reason(
     value: bytes | None, key: bytes | None, timestamp: int, headers: list[tuple[str, bytes | None]]
 ) -> None:
-    found = decode(value, key, timestamp, headers)
+    found = read_record(value, key, timestamp, headers)
 
     assert isinstance(found, Addressed | Rejected)
     if isinstance(found, Rejected):
@@ -445,12 +503,12 @@ def test_whatever_comes_is_an_event_or_a_reason(
         },
     )
 )
-def test_both_readers_say_the_same_of_a_changed_attribute(changes: dict[str, object]) -> None:
+def test_both_readers_agree_on_a_changed_attribute(changes: dict[str, object]) -> None:
     value = event(**changes)
 
-    assert decode_value(value) == _read_structured(value)
+    assert read_event(value) == read_structured(value)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=named)
-def test_both_readers_say_the_same_of_an_example(path: Path) -> None:
-    assert decode_value(path.read_bytes()) == _read_structured(path.read_bytes())
+def test_both_readers_agree_on_an_example(path: Path) -> None:
+    assert read_event(path.read_bytes()) == read_structured(path.read_bytes())

@@ -1,0 +1,314 @@
+"""Read an event and explain what is wrong with it: the authority on what is accepted. Pure.
+
+`wire` reads the ordinary event faster, and passes everything else to this module. So whatever is
+accepted or rejected here decides, and a property test compares the two readers.
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, get_args
+
+import msgspec
+from msgspec import inspect
+
+from pipeline.events.data import DATA, Data
+from pipeline.events.model import (
+    SEQUENCE_CHARACTERS_MAX,
+    TENANT_ID,
+    TYPES,
+    Addressed,
+    Channel,
+    Environment,
+    Event,
+    Headers,
+    Reason,
+    Rejected,
+)
+from pipeline.events.times import parse_time
+
+REQUIRED = ("id", "source", "type", "subject", "time", "tenantid")
+_decode_any = msgspec.json.Decoder().decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _RejectedError(Exception):
+    """Carries a `Rejected` out of the checks, to the function that returns it."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.rejected = Rejected(reason, detail)
+
+
+# --- JSON and headers: the envelope's attributes, and `data` --------------------------------------
+
+
+def read_structured(value: bytes) -> Addressed | Rejected:
+    """Return the event in a value that has all of it, as JSON."""
+    if not value:
+        return Rejected("malformed_json", "the value is empty")
+    envelope = _json(value)
+    if isinstance(envelope, Rejected):
+        return envelope
+    if not isinstance(envelope, dict):
+        hint = "; send each event as its own record" if isinstance(envelope, list) else ""
+        detail = f"expected one JSON object, got {_kind_of(envelope)}{hint}"
+        return Rejected("not_cloudevents", detail)
+    attributes = {name: member for name, member in envelope.items() if member is not None}
+    data = attributes.get("data", {})
+    if "data_base64" in attributes and "data" not in attributes:
+        data = Rejected("invalid_data", "data_base64: send data as a JSON object instead")
+    return _read(attributes, data)
+
+
+def read_binary(attributes: Mapping[str, Any], value: bytes) -> Addressed | Rejected:
+    """Return the event whose attributes are in headers; the value is `data`, as JSON."""
+    data = _json(value) if value else {}
+    if isinstance(data, Rejected):
+        return data
+    return _read(attributes, {} if data is None else data)
+
+
+def binary_attributes(headers: Headers) -> dict[str, Any] | Rejected | None:
+    """Return the attributes in the headers, or None where the record is in structured mode."""
+    attributes: dict[str, Any] = {}
+    structured = False
+    for name, content in headers:
+        lowered = name.lower()
+        if lowered == "content-type":
+            structured = (content or b"").lower().startswith(b"application/cloudevents")
+        elif lowered.startswith("ce_") and content is not None:
+            try:
+                attributes[lowered[3:]] = content.decode()
+            except UnicodeDecodeError:
+                return Rejected("invalid_attribute", f"{lowered[3:]}: header {name} is not UTF-8")
+    return None if structured or "specversion" not in attributes else attributes
+
+
+class _OutOfRange:
+    """A number that no machine type can represent: an error only in a member that is used."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _json(text: bytes) -> object:
+    """Return what a JSON text says, or a `Rejected`."""
+    try:
+        text.decode()
+        return _decode(text, depth=2)
+    except RecursionError:
+        return Rejected("malformed_json", "the value is nested too deeply")
+    except ValueError as error:
+        brief = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        return Rejected("malformed_json", f"the value is not JSON in UTF-8: {brief}")
+
+
+def _decode(text: bytes | msgspec.Raw, depth: int) -> object:
+    # The envelope and `data` are decoded member by member, so that a number out of range spoils
+    # no member but its own.
+    if depth:
+        try:
+            members = _decode_members(text)
+        except msgspec.ValidationError:
+            pass  # not an object
+        else:
+            return {name: _decode(member, depth - 1) for name, member in members.items()}
+    try:
+        return _decode_any(text)
+    except msgspec.ValidationError:
+        return _OutOfRange(bytes(text).decode())
+
+
+# --- the envelope ---------------------------------------------------------------------------------
+
+
+def _read(attributes: Mapping[str, Any], data: object) -> Addressed | Rejected:
+    try:
+        return _checked_event(attributes, data)
+    except _RejectedError as error:
+        return error.rejected
+
+
+def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
+    _check_envelope(attributes)
+    wrong: Reason = "invalid_attribute"
+    event_id = _identifier(attributes["id"], "id", wrong)
+    source = _identifier(attributes["source"], "source", wrong)
+    conversation_id = _identifier(attributes["subject"], "subject", wrong)
+    at = _time(attributes["time"], "time", wrong)
+    tenant_id = _identifier(attributes["tenantid"], "tenantid", wrong, 128)
+    if not TENANT_ID.fullmatch(tenant_id):
+        raise _RejectedError(
+            wrong, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
+        )
+    channel = _choice(attributes.get("channel", "messenger"), get_args(Channel), "channel", wrong)
+    environment = _choice(
+        attributes.get("environment", "live"), get_args(Environment), "environment", wrong
+    )
+    sequence = _string(attributes.get("sequence", ""), "sequence", wrong)
+    if len(sequence) > SEQUENCE_CHARACTERS_MAX:
+        raise _RejectedError(
+            wrong,
+            f"sequence: has {len(sequence)} characters; the limit is {SEQUENCE_CHARACTERS_MAX}",
+        )
+    if isinstance(data, Rejected):
+        raise _RejectedError(data.reason, data.detail)
+    if not isinstance(data, dict):
+        raise _RejectedError("invalid_data", f"data: expected a JSON object, got {_kind_of(data)}")
+    rank = TYPES.index(attributes["type"])
+    event = Event(
+        at=at,
+        rank=rank,
+        source=source,
+        id=event_id,
+        sequence=sequence,
+        channel=channel,
+        live=environment == "live",
+        **_checked_members(rank, data),
+    )
+    return Addressed(tenant_id, conversation_id, event)
+
+
+def _check_envelope(attributes: Mapping[str, Any]) -> None:
+    """Check that this is an event of a known type, with every required attribute."""
+    if attributes.get("specversion") != "1.0":
+        found = _brief(attributes["specversion"]) if "specversion" in attributes else "missing"
+        raise _RejectedError("not_cloudevents", f'specversion: is {found}; it must be "1.0"')
+    name = attributes.get("type")
+    if name is not None:
+        _string(name, "type", "invalid_attribute")
+        if name not in TYPES:
+            raise _RejectedError("unknown_type", f"type: unknown event type {_suggested(name)}")
+    for required in REQUIRED:
+        if required not in attributes:
+            raise _RejectedError("missing_attribute", f"{required}: is missing")
+
+
+@lru_cache(1_000)  # a producer that writes one wrong name writes it into every event
+def _suggested(name: str) -> str:
+    """Return the name of a type that does not exist, and the one that was probably meant."""
+    full_name = f"conversation.{name}"
+    close = [full_name] if full_name in TYPES else get_close_matches(name[:60], TYPES, 1, 0.8)
+    return _brief(name) + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def _checked_members(rank: int, data: Mapping[str, object]) -> dict[str, Any]:
+    """Return the members of `Event` that `data` sets, once its class accepts every member."""
+    form = DATA[rank]
+    checked: dict[str, Any] = {}
+    for field in _FIELDS[form]:
+        if field.name in data:
+            checked[field.name] = _checked(data[field.name], field.type, f"data.{field.name}")
+        elif field.required:
+            raise _RejectedError("invalid_data", f"data.{field.name}: is missing")
+    return form(**checked).members()
+
+
+def _fields_of(form: type[Data]) -> Sequence[inspect.Field]:
+    described = inspect.type_info(form)
+    assert isinstance(described, inspect.StructType)
+    return described.fields
+
+
+_FIELDS = {form: _fields_of(form) for form in DATA.values()}
+
+
+def _checked(value: object, form: inspect.Type, name: str) -> object:
+    """Return a member of `data` in the form that its class asks for."""
+    wrong: Reason = "invalid_data"
+    match form:
+        case inspect.LiteralType(values=choices):
+            return _choice(value, choices, name, wrong)
+        case inspect.BoolType():
+            if not isinstance(value, bool):
+                raise _RejectedError(wrong, f"{name}: is {_brief(value)}; it must be true or false")
+            return value
+        case inspect.IntType(ge=int(lowest), le=int(highest)):
+            return _whole_number(value, lowest, highest, name, wrong)
+        case inspect.StrType(max_length=int(longest)):
+            return _identifier(value, name, wrong, longest)
+        case inspect.Metadata(extra={"format": "RFC 3339"}):
+            _time(value, name, wrong)
+            return value
+        case inspect.StrType():
+            return _string(value, name, wrong)
+        case _:
+            raise TypeError(f"{name}: this reader has no check for {form}")
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _string(value: object, name: str, reason: Reason) -> str:
+    if not isinstance(value, str):
+        raise _RejectedError(reason, f"{name}: is {_brief(value)}; it must be a string")
+    return value
+
+
+def _identifier(value: object, name: str, reason: Reason, longest: int = 256) -> str:
+    text = _string(value, name, reason)
+    if not 1 <= len(text) <= longest:
+        raise _RejectedError(
+            reason, f"{name}: has {len(text)} characters; it must have 1 to {longest}"
+        )
+    if "\0" in text:
+        raise _RejectedError(reason, f"{name}: contains a NUL character; remove it")
+    return text
+
+
+def _choice(value: object, choices: Sequence[Any], name: str, reason: Reason) -> Any:
+    if not isinstance(value, str) or value not in choices:
+        raise _RejectedError(
+            reason, f"{name}: is {_brief(value)}; it must be one of {', '.join(choices)}"
+        )
+    # The literal itself: `Event` leaves a default out of its encoding where it is the same object,
+    # and both readers must give the same bytes.
+    return choices[choices.index(value)]
+
+
+def _whole_number(value: object, lowest: int, highest: int, name: str, reason: Reason) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise _RejectedError(
+            reason,
+            f"{name}: is {_brief(value)}; it must be a whole number from {lowest} to {highest}",
+        )
+    return value
+
+
+def _time(value: object, name: str, reason: Reason) -> int:
+    text = _string(value, name, reason)
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise _RejectedError(reason, f"{name}: {error}") from None
+
+
+def _brief(value: object) -> str:
+    """Return a value for a message: as JSON has it, and cut where it is long."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _kind_of(value: object) -> str:
+    """Return what a value is, in words, where an object was expected."""
+    match value:
+        case []:
+            return "an empty array"
+        case list():
+            return f"an array of {len(value)}"
+        case str():
+            return f"the string {_brief(value)}"
+        case _:
+            return _brief(value)

@@ -1,0 +1,289 @@
+"""The settings: names, defaults, bounds and meanings. `config` reads them from the environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_serializer
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "RESMETER_"
+_MIB = 1024 * 1024
+
+
+class Section(BaseModel):
+    """A group of settings. `resmeter settings` prints each description by itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(Section):
+    """Where the brokers are, and how the connection is secured."""
+
+    bootstrap_servers: str = Field(
+        "127.0.0.1:9092", min_length=1, description="host:port of the brokers, separated by commas"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="security protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="SASL mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    sasl_username: str | None = Field(
+        None, description="SASL user name; required with a SASL protocol"
+    )
+    sasl_password: SecretStr | None = Field(
+        None, description="SASL password; required with a SASL protocol"
+    )
+    ssl_ca_file: FilePath | None = Field(
+        None, description="PEM file of the brokers' CA; if not set, the system's CAs are trusted"
+    )
+    ssl_cert_file: FilePath | None = Field(
+        None, description="PEM file of the client certificate, if the brokers ask for one"
+    )
+    ssl_key_file: FilePath | None = Field(
+        None, description="PEM file of the client certificate's private key"
+    )
+    ssl_key_password: SecretStr | None = Field(
+        None, description="password of the client certificate's private key, if it is encrypted"
+    )
+
+
+class TopicSettings(Section):
+    """The four topics. All processes must agree on them."""
+
+    events: str = Field("conversation.events", description="topic that chat services write to")
+    changelog: str = Field(
+        "resmeter-conversations-changelog", description="compacted topic of the worker's states"
+    )
+    records: str = Field(
+        "usage.records", description="topic that the worker writes usage records to"
+    )
+    dead_letters: str = Field(
+        "conversation.events.dlq", description="topic of rejected records with their reasons"
+    )
+    partitions: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="partitions of the events topic and of the changelog; never change it later",
+    )
+    records_partitions: int = Field(
+        4, ge=1, le=1024, description="partitions of the topic of usage records"
+    )
+    dead_letter_partitions: int = Field(
+        1, ge=1, le=1024, description="partitions of the topic of dead letters"
+    )
+    replication_factor: int = Field(
+        1, ge=1, le=7, description="replicas of each topic; use 3 in production"
+    )
+    events_timestamps: Literal["LogAppendTime", "CreateTime"] = Field(
+        "LogAppendTime",
+        description="timestamps of the events topic: LogAppendTime, or CreateTime to load history",
+    )
+
+
+class WorkerSettings(Section):
+    """`resmeter worker`."""
+
+    group: str = Field("resmeter", description="consumer group of the workers (Faust's app id)")
+    http_host: str = Field(
+        "127.0.0.1", description="address on which the worker serves /metrics and /health"
+    )
+    http_port: int = Field(
+        9464, ge=0, le=65535, description="port of the worker's /metrics and /health; 0: any free"
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="processes of a worker; each uses one core and has a share of the partitions",
+    )
+    batch_events_max: int = Field(
+        20_000, ge=1, le=1_000_000, description="events of one partition that are applied at once"
+    )
+    inflight_batches_max: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="batches of all partitions that may wait for Kafka's acknowledgement",
+    )
+    fetch_bytes_max: int = Field(
+        4 * _MIB,
+        ge=_MIB,
+        le=1024 * _MIB,
+        description="bytes that the worker fetches at once, compressed as they are stored",
+    )
+    fetch_partition_bytes_max: int = Field(
+        _MIB,
+        ge=_MIB // 2,
+        le=256 * _MIB,
+        description="bytes of one partition that the worker fetches at once; more writes fewer states",
+    )
+    dead_letter_share_max: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of rejected records above which the worker exits; 1: no limit",
+    )
+    dead_letter_window_records: int = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="number of latest records over which the share of rejected records is measured",
+    )
+    commit_interval_seconds: float = Field(
+        0.2, gt=0, le=60, description="seconds between commits of the worker's offsets"
+    )
+    session_timeout_seconds: float = Field(
+        10.0,
+        ge=2,
+        le=300,
+        description="seconds without a heartbeat after which a worker loses its partitions",
+    )
+    request_timeout_seconds: float = Field(
+        60.0,
+        ge=1,
+        le=600,
+        description="seconds that a write may wait for Kafka before the worker exits",
+    )
+    settle_interval_seconds: float = Field(
+        1.0, gt=0, le=600, description="seconds between checks for windows that have ended"
+    )
+    settle_margin_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=600,
+        description="seconds by which a window must have ended on the broker's clock",
+    )
+    settle_quiet_seconds: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="seconds that a CreateTime partition must stay at its end before windows close",
+    )
+    seal_after_days: int = Field(
+        45,
+        ge=1,
+        le=3650,
+        description="days without a record after which a conversation is sealed",
+    )
+    stop_seconds_max: float = Field(
+        20.0,
+        gt=0,
+        le=3600,
+        description="seconds that the worker may take to finish after SIGTERM, before it just exits",
+    )
+    recovery_seconds_max: float = Field(
+        600.0, gt=0, le=86400, description="seconds without readiness after which the worker exits"
+    )
+
+    @property
+    def seal_after_ms(self) -> int:
+        return self.seal_after_days * 24 * 3_600_000
+
+
+class LedgerSettings(Section):
+    """The database that remembers every usage record and delivery."""
+
+    url: str = Field(
+        "sqlite:///resmeter-data/ledger.sqlite",
+        repr=False,  # it may contain a password
+        description="SQLAlchemy URL of the ledger: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
+    )
+
+    @field_serializer("url")
+    def _hide_url(self, url: str) -> str:
+        return "**********"  # as a `SecretStr` is dumped
+
+
+class SinkSettings(Section):
+    """`resmeter sink`."""
+
+    group: str = Field("resmeter-sink", description="consumer group of the sinks")
+    http_host: str = Field(
+        "127.0.0.1", description="address on which the sink serves /metrics and /health"
+    )
+    http_port: int = Field(
+        9465, ge=0, le=65535, description="port of the sink's /metrics and /health; 0: any free"
+    )
+    batch_records_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="usage records stored in one transaction"
+    )
+    session_timeout_seconds: float = Field(
+        10.0,
+        ge=2,
+        le=300,
+        description="seconds without a heartbeat after which a sink loses its partitions",
+    )
+    flush_interval_seconds: float = Field(
+        60.0, gt=0, le=86400, description="seconds between checks for usage that can be delivered"
+    )
+    deliveries_concurrent_max: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="calls to Stripe at once, at most one for each customer and meter",
+    )
+    retry_pause_seconds_max: float = Field(
+        60.0, gt=0, le=3600, description="longest pause in seconds between attempts of a delivery"
+    )
+    call_timeout_seconds: float = Field(
+        30.0, gt=0, le=600, description="seconds after which a call to Stripe is given up"
+    )
+
+
+class StripeSettings(Section):
+    """The account that is billed."""
+
+    api_key: SecretStr | None = Field(None, description="Stripe's secret or restricted API key")
+    base_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s;@]+$",  # it is logged: no name and password before an @
+        description="address to use instead of Stripe's, such as that of `resmeter emulator`",
+    )
+
+
+class EmulatorSettings(Section):
+    """`resmeter emulator`."""
+
+    control_token: SecretStr | None = Field(
+        None,
+        description="token that the emulator's /_emulator requires; without one, loopback only",
+    )
+
+
+class LogSettings(Section):
+    """Logs, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="lowest level that is logged: debug, info, warning or error"
+    )
+    format: Literal["auto", "console", "json"] = Field(
+        "auto",
+        description="log format: console, json, or auto: console on a terminal and json elsewhere",
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, nested by stage: `RESMETER_KAFKA__BOOTSTRAP_SERVERS` and so on."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+    )
+
+    config: Path | None = Field(
+        None,
+        description="path of the tenant file, which gives tenants their customers and policies",
+    )
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    worker: WorkerSettings = WorkerSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    sink: SinkSettings = SinkSettings()
+    stripe: StripeSettings = StripeSettings()
+    emulator: EmulatorSettings = EmulatorSettings()
+    log: LogSettings = LogSettings()
