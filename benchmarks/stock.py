@@ -1,9 +1,9 @@
-"""This file does the worker's job with what Faust gives: an agent per event and a table.
+"""The worker's job as a plain Faust agent: one event at a time, and a Faust table.
 
     python -m benchmarks.stock BOOTSTRAP TOPIC CHANGELOG OUTPUT COUNT PARTITIONS GROUP
 
-The same decoding, the same decision and the same state as the worker's; only the way through
-Faust differs: one event at a time, `table[key] = state`, `await output.send(...)`.
+Decoding, decision and state are the worker's. Only the way through Faust differs: an agent gets one
+event, sets `table[key] = state` and awaits `output.send(...)`.
 """
 
 import os

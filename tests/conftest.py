@@ -3,8 +3,6 @@
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +14,9 @@ import pytest
 import sqlalchemy
 
 from pipeline.dev.broker import running_kafka
-from tests import containers
-from tests.shared import shared
+from tests.support import containers
+from tests.support.environment import clean_environment
+from tests.support.shared import shared
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
@@ -113,29 +112,9 @@ def postgres_database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def resmeter_env(tmp_path: Path) -> dict[str, str]:
-    """The environment of a `resmeter` process, without what the developer's shell has set."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("RESMETER_") or name == "RESMETER_TEST"
+    """The environment of a `resmeter` process, with a ledger of its own."""
+    return {
+        **clean_environment(),
+        "NO_COLOR": "1",
+        "RESMETER_LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite",
     }
-    return {**kept, "NO_COLOR": "1", "RESMETER_LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite"}
-
-
-@contextlib.contextmanager
-def running(*arguments: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `resmeter` with these arguments for as long as the context is open."""
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *arguments], env=env, stdout=out, stderr=out
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from benchmarks.load import events
+from pipeline.dev.load import events
 from tests.kafka.run import Run, running
-from tests.shared import shared
+from tests.support.shared import shared
 
 LOAD_EVENTS = 30_000
 
@@ -42,7 +42,7 @@ def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load
         file = folder / "load.ndjson"
         file.write_bytes(b"".join(event.value + b"\n" for event in sent))
         with running(broker, folder) as undisturbed:
-            undisturbed.produce((event.key, event.value, event.at) for event in sent)
+            undisturbed.produce((event.key, event.value, event.timestamp_ms) for event in sent)
             worker = undisturbed.start("worker")
             undisturbed.until_decided(worker, len(sent))
             records = undisturbed.usage_records()

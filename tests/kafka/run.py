@@ -1,14 +1,13 @@
-"""This file runs the pipeline's processes for a test, on topics and groups of its own."""
+"""Run the pipeline's processes for one test, on topics and groups of its own."""
 
 import contextlib
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +16,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from pipeline.dev import process as processes
 from pipeline.dev.process import Process
 from pipeline.errors import UnavailableError
 from pipeline.usage.record import UsageRecord, decode_record
-from tests.command import resmeter
+from tests.support.command import resmeter
+from tests.support.environment import clean_environment
 
 PARTITIONS = 4
 SECONDS_MAX = 90.0
@@ -77,18 +78,11 @@ class Run:
 
     def resmeter(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit status."""
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", *arguments],
-            env={**_clean_environment(), **self.env, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS_MAX,
-        )
+        return processes.run(arguments, self._whole(env), seconds_max=SECONDS_MAX)
 
     def done(self, *arguments: str, **env: str) -> str:
         """Run a command that must succeed, in this process; return what it printed."""
-        result = resmeter(*arguments, env={**_clean_environment(), **self.env, **env})
+        result = resmeter(*arguments, env=self._whole(env))
         assert result.returncode == 0, result.stderr.decode()
         return result.stdout.decode()
 
@@ -96,9 +90,12 @@ class Run:
         """Start worker or sink in the background; it ends with the test."""
         self._started += 1
         log = self.folder / f"{name}-{self._started}.log"
-        process = Process(name, [name], {**self.env, **env}, log)
+        process = Process(name, [name], self._whole(env), log)
         self._stack.callback(process.stop)
         return process
+
+    def _whole(self, env: Mapping[str, str]) -> dict[str, str]:
+        return {**clean_environment(), **self.env, **env}
 
     def port(self, process: Process) -> int:
         return int(process.find(r'"http_port": (\d+)', SECONDS_MAX))
@@ -297,7 +294,3 @@ def made(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]
 def session_seconds() -> str:
     """Return after what time a killed process is noticed: a broker's default takes no less than 6."""
     return os.environ.get("RESMETER_TEST_SESSION_SECONDS", "6")
-
-
-def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RESMETER_")}

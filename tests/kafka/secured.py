@@ -13,7 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from pipeline.dev.broker import free_port, running_kafka
-from tests.certificates import Authority
+from tests.support.certificates import Authority
 
 USER, PASSWORD = "meter", "hunter2-kafka"
 KEY_PASSWORD = "hunter2-key"

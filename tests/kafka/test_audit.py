@@ -5,7 +5,7 @@ import sqlite3
 import orjson
 
 from tests.kafka.run import Run, wait_until
-from tests.kafka.test_bad_input import AT, KEY, resolved
+from tests.support.events import AT, KEY, resolved
 
 
 def test_the_audit_names_what_was_taken_from_the_ledger_and_what_was_put_in(run: Run) -> None:

@@ -12,44 +12,8 @@ from confluent_kafka import Producer
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.server import Emulator, running
-from pipeline.events.times import format_time
 from tests.kafka.run import Run, metric, net
-
-AT = 1_777_885_200_000  # 2026-05-04T09:00:00Z
-KEY = b"acme:c1"
-
-
-def event(
-    identity: str,
-    type_: str = "customer_message",
-    at: int = AT,
-    *,
-    subject: str = "c1",
-    **data: object,
-) -> bytes:
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": identity,
-            "source": "/chat",
-            "type": f"conversation.{type_}",
-            "subject": subject,
-            "time": format_time(at),
-            "tenantid": "acme",
-            "data": data,
-        }
-    )
-
-
-def resolved(subject: str) -> list[tuple[bytes | None, bytes | None, int]]:
-    """A conversation that bills one resolution."""
-    key = f"acme:{subject}".encode()
-    return [
-        (key, event("m1", intent="help_request", subject=subject), AT),
-        (key, event("a1", "ai_message", AT + 1, kind="answer", subject=subject), AT + 1),
-        (key, event("m2", at=AT + 2, intent="confirmation", subject=subject), AT + 2),
-    ]
-
+from tests.support.events import AT, KEY, event, resolved
 
 BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
     # key, value, reason, in the detail

@@ -72,7 +72,7 @@ def test_the_demo_bills_the_real_conversations_on_a_broker_of_its_own(
 
     assert process.returncode == 0, err
     assert _rows(out) == BILL
-    assert "out of wheels" in err
+    assert "started from Python packages" in err
     assert "The ledger and Stripe's own sums agree." in out
     assert "The AI's answer stood" in out
     assert not list(tmp_path.glob("resmeter-*"))

@@ -9,7 +9,7 @@ import pytest
 from pipeline.ledger import open_ledger, reports
 from pipeline.replay.planfile import read_plan
 from tests.kafka.run import Run, net, wait_until
-from tests.kafka.test_bad_input import AT, event, resolved
+from tests.support.events import AT, event, resolved
 
 DAY_MS = 86_400_000
 

@@ -3,7 +3,7 @@
 import random
 from typing import NamedTuple
 
-from benchmarks.load import events
+from pipeline.dev.load import events
 
 _GRACE_MS = 600_000
 _GARBAGE = (b"", b"{", b"\xff\xfe", b"[]", b'{"specversion":"1.0"}', b'{"hello":"world"}')
@@ -33,7 +33,7 @@ def draw(size: int, seed: int, mess: Mess) -> list[Sent]:
     each = 2.0 if mess.everything_repeated else 1.0 + 1.5 * mess.repeated
     sent: list[Sent] = []
     for event in events(int(size / (each + mess.garbage)), seed=seed):
-        at = event.at
+        at = event.timestamp_ms
         lot = chance.random()
         if lot < mess.late_beyond:
             at += chance.randrange(_GRACE_MS, 48 * 3_600_000)
@@ -46,5 +46,5 @@ def draw(size: int, seed: int, mess: Mess) -> list[Sent]:
             sent.append(Sent(at, event.key, event.value))
             at += chance.randrange(120_000)
         if chance.random() < mess.garbage:
-            sent.append(Sent(event.at, event.key, chance.choice(_GARBAGE)))
+            sent.append(Sent(event.timestamp_ms, event.key, chance.choice(_GARBAGE)))
     return sorted(sent, key=lambda record: record.at)

@@ -17,6 +17,7 @@ from pipeline.dev.process import Process
 from tests.kafka.run import Run
 from tests.proof.auditor import Truth, Verdict, connected, judge, read_truth
 from tests.proof.load import Sent
+from tests.support.environment import clean_environment
 
 _AFTER_THE_LOAD = 1_778_600_000.0  # seconds since the epoch: some days later
 _LOOK_SECONDS = 0.1
@@ -158,9 +159,9 @@ class Stand:
         process = Process(
             name,
             [point, number, command] if dies else [command],
-            {**self.run.env, **env},
+            {**clean_environment(), **self.run.env, **env},
             log,
-            "tests.proof.crashing" if dies else "pipeline",
+            module="tests.proof.crashing" if dies else "pipeline",
         )
         self._stack.callback(process.kill)
         self._kept[name] = (command, dies, disk, env, process)

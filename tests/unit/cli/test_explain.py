@@ -12,7 +12,7 @@ from pipeline.ledger.entries import Arrival, Claim, Stored
 from pipeline.ledger.receipt import Explanation
 from pipeline.sink.grouping import fix, plan
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000

@@ -12,7 +12,7 @@ from pipeline.errors import UnavailableError
 from pipeline.replay.corrections import Correctable, Correction
 from pipeline.replay.planfile import FORM, Header, Total, write_plan
 from pipeline.usage.record import Origin, UsageRecord
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

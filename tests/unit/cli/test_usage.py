@@ -15,7 +15,7 @@ from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
 from pipeline.ledger.entries import Arrival, Claim, Result, Stored
 from pipeline.sink.grouping import fix, plan
 from pipeline.usage.record import UsageRecord, encode_record
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from pipeline.dev.broker import KAFKA_VERSION, cluster_id, known_digests
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 
 def test_a_cluster_id_is_never_taken_for_an_option() -> None:
