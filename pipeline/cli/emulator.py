@@ -9,7 +9,8 @@ from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import port_option
 from pipeline.cli.decide import Time
 from pipeline.config import load_settings
-from pipeline.dev.emulator.server import Clock, Emulator, run
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.server import Emulator, run
 from pipeline.dev.emulator.state import State
 
 

@@ -141,11 +141,11 @@ class LocalKafka:
             self._process = None
 
     def freeze(self) -> None:
-        """Stop the broker's process in its tracks; `thaw` lets it go on."""
+        """Stop the broker's process in its tracks; `resume` continues it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 

@@ -14,8 +14,10 @@ import pytest
 import stripe
 from aiohttp import web
 
-from pipeline.dev.emulator.server import Clock, Emulator, is_this_machine, running
-from pipeline.dev.emulator.state import Fault
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.control import is_this_machine
+from pipeline.dev.emulator.faults import Fault
+from pipeline.dev.emulator.server import Emulator, running
 
 NOW = 1_790_000_040  # on a minute
 HOUR = 3_600

@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.config import StripeSettings
-from pipeline.dev.emulator.server import Clock, Emulator, running
-from pipeline.dev.emulator.state import Fault
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.faults import Fault
+from pipeline.dev.emulator.server import Emulator, running
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, deliveries, open_ledger, records, reports, upgrade
 from pipeline.ledger.entries import Arrival, Receipt, Stored
@@ -212,7 +213,7 @@ async def test_a_duplicate_answer_after_a_lost_one_is_understood_through_the_led
     planned = plan_pending(bench.ledger, bench.tenants, T0)
     assert planned.events == 1
     # Stripe keeps keys and identifiers apart: the key is forgotten, the identifier is not.
-    bench.emulator.state.keep = lambda *_: None  # type: ignore[method-assign]
+    bench.emulator.state.idempotency_keys.keep = lambda *_: None  # type: ignore[method-assign]
 
     await bench.flush()
 
@@ -228,7 +229,7 @@ async def test_an_identifier_that_is_not_ours_is_a_collision_and_not_called_deli
     plan_pending(bench.ledger, bench.tenants, T0)
     (receipt,) = bench.receipts()
     assert receipt.meter_event is not None
-    bench.emulator.state.create_meter_event(
+    bench.emulator.state.meter_events.create(
         {
             "event_name": "resmeter_resolution",
             "identifier": receipt.meter_event.identifier,

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog.tenants import load_tenants
-from pipeline.dev.emulator.server import Clock, Emulator, running
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.server import Emulator, running
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports, upgrade
 from tests.kafka import run as runs

@@ -301,7 +301,7 @@ class _Run:
             place = (found.tenant_id, found.outcome)
             delivered[place] = delivered.get(place, 0) + found.delivered
         stripe: dict[tuple[str, str, int], int] = {}
-        for counted in self._stripe.events:
+        for counted in self._stripe.meter_events.counted:
             assert counted.problem is None, counted
             where = (counted.customer, counted.event_name, counted.timestamp // 3600)
             stripe[where] = stripe.get(where, 0) + counted.value
@@ -319,7 +319,9 @@ class _Run:
                 (found.tenant_id, found.outcome): found.quantity
                 for found in deliveries.pending_sums(ledger)
             },
-            identifiers=Counter(counted.identifier for counted in self._stripe.events),
+            identifiers=Counter(
+                counted.identifier for counted in self._stripe.meter_events.counted
+            ),
             dead_letters=letters,
             events={
                 key: None if is_sealed(stored) else decode_state(stored).events

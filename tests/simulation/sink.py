@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine
 
 from pipeline.catalog.tenants import Tenants
-from pipeline.dev.emulator import state
+from pipeline.dev.emulator.response import Response
+from pipeline.dev.emulator.state import State
 from pipeline.ledger import Ledger
 from pipeline.ledger.entries import MeterEvent
 from pipeline.metrics import SinkMetrics
@@ -126,7 +127,7 @@ class _Consumer:
 class _Meter:
     """The network to Stripe: the call and its answer are effects, and each may fail."""
 
-    def __init__(self, world: World, process: Process, stripe: state.State, faults: float) -> None:
+    def __init__(self, world: World, process: Process, stripe: State, faults: float) -> None:
         self._world = world
         self._process = process
         self._stripe = stripe
@@ -164,11 +165,11 @@ class _Meter:
         params: dict[str, Any] = {**content}
         acted = False
 
-        def act() -> state.Answer:
+        def act() -> Response:
             nonlocal acted
             acted = True
-            counted = self._stripe.create_meter_event(params, now)
-            return state.Answer(500, {}) if breaks else counted
+            counted = self._stripe.meter_events.create(params, now)
+            return Response(500, {}) if breaks else counted
 
         answer = self._stripe.once(key, orjson.dumps(content), act, now)
         return Answer(
@@ -188,7 +189,7 @@ class Sink:
         name: str,
         engine: Engine,
         tenants: Tenants,
-        stripe: state.State,
+        stripe: State,
         *,
         faults: float = 0.0,
     ) -> None:
