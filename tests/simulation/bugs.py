@@ -1,8 +1,9 @@
-"""Plant real bugs one at a time in a copy of the project, and see whether the simulator finds each.
+"""Plant bugs one at a time in a copy of the project, and check that the simulator finds each.
 
     python -m tests.simulation.bugs [--seeds 500]
 
-Each is a mistake that somebody makes in a system like this. Exit 3 where one goes unnoticed.
+The bugs are mistakes that people make in systems like this one. The exit status is 3 if the
+simulator misses one.
 """
 
 import re
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Bug(NamedTuple):
-    """A mistake, where it is made, and what the code reads with it."""
+    """A mistake: its name, its file, the correct code, and the wrong code."""
 
     name: str
     file: str
@@ -45,7 +46,7 @@ BUGS = (
         "        if work.outputs or work.dead_letters:\n",
     ),
     Bug(
-        "batches are done in whatever order they are acknowledged",
+        "batches are done in the order of their acknowledgements",
         "pipeline/stream/runner.py",
         "            await asyncio.wait([before])\n"
         "            if before.cancelled() or before.exception() is not None:\n"
@@ -53,7 +54,7 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
-        "no offset guard: at recovery the last state written wins, a zombie's too",
+        "at recovery the last state written wins, even a paused worker's older one",
         "pipeline/stream/state.py",
         "    if other is None:\n",
         "    if True:\n",
@@ -77,13 +78,13 @@ BUGS = (
         "known = False",
     ),
     Bug(
-        "a conversation is sealed when a timer gets to it, not when the log says",
+        "a conversation is sealed when a timer reaches it, not when the log says",
         "pipeline/usage/conversation.py",
         "if timestamp >= highest + seal_after or (self.is_sealed and not fresh):",
         "if self.is_sealed and not fresh:",
     ),
     Bug(
-        "a usage record says when it was written, by the host's clock",
+        "a usage record is dated by the host's clock",
         "pipeline/usage/conversation.py",
         "                occurred_at=at,\n",
         "                occurred_at=__import__('time').time_ns() // 1_000_000,\n",
@@ -95,13 +96,13 @@ BUGS = (
         "    with ledger.writing() as connection:\n        # 2. The records.",
     ),
     Bug(
-        "a planned record is not taken off the pending ones",
+        "a grouped record stays among the pending ones",
         "pipeline/ledger/deliveries.py",
         "        if _delete_pending(connection, taken) != len(taken):",
         "        if not taken:",
     ),
     Bug(
-        "the identifier of a meter event is drawn anew at each attempt",
+        "the identifier of a meter event is drawn again for each attempt",
         "pipeline/sink/dispatcher.py",
         "        answer = await self._meter.send(event, claim.idempotency_key)",
         "        import uuid, msgspec\n"
@@ -109,7 +110,7 @@ BUGS = (
         "        answer = await self._meter.send(event_, uuid.uuid4().hex)",
     ),
     Bug(
-        "a retry goes out with a fresh timestamp",
+        "a retry goes out with a new timestamp",
         "pipeline/sink/dispatcher.py",
         "        answer = await self._meter.send(event, claim.idempotency_key)",
         "        import msgspec\n"
@@ -117,13 +118,13 @@ BUGS = (
         "        answer = await self._meter.send(event_, claim.idempotency_key)",
     ),
     Bug(
-        "an answer that never came is taken for a refusal, and the event for new",
+        "a missing response counts as a rejection, and the event is sent as a new one",
         "pipeline/sink/stripe/responses.py",
         'return ("duplicate" if perhaps_counted else "collision"), "done"',
         'return "rejected", "done"',
     ),
     Bug(
-        "a delivery is held for good by a sink that died",
+        "a dead sink holds its lease for ever",
         "pipeline/ledger/deliveries.py",
         "or_(m.lease_until <= now, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
@@ -133,10 +134,15 @@ BUGS = (
 
 @click.command()
 @click.option("--seeds", default=400, show_default=True, help="Random runs for each bug, at most.")
-@click.option("--exhaustive", default=3, show_default=True, help="Histories killed everywhere.")
-@click.option("--only", help="Bugs whose name has this in it.")
+@click.option(
+    "--exhaustive",
+    default=3,
+    show_default=True,
+    help="Histories that are run once for each kill: before and after every effect.",
+)
+@click.option("--only", help="Only bugs whose name contains this.")
 def main(seeds: int, exhaustive: int, only: str | None) -> None:
-    """Plant each bug in a scratch copy and run the simulator on it."""
+    """Plant each bug in a copy of the project, and run the simulator on it."""
     table = Table("planted", "found by", "first sign", title="Planted bugs")
     unnoticed = 0
     for bug in BUGS:

@@ -36,14 +36,14 @@ class _Ledger(Ledger):
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        seam = self._world.seam
-        before, after = seam.before_and_after(self._process, "transaction")
+        fault_point = self._world.fault_point
+        before, after = fault_point.enter(self._process, "transaction")
         with super().writing() as connection:
             yield connection
             if before:
-                seam.kill(self._process, "before transaction")
+                fault_point.kill(self._process, "before transaction")
         if after:
-            seam.kill(self._process, "after transaction")
+            fault_point.kill(self._process, "after transaction")
 
 
 class _Message:
@@ -145,7 +145,7 @@ class _Meter:
             return Answer(status=world.draw.choice([429, 409, 500]))
         # Stripe keeps a failure for the key, though the event may have been counted.
         breaks = fault < self._faults * 3 / 5
-        answer = world.seam.pass_through(
+        answer = world.fault_point.pass_through(
             self._process, "call", lambda: self._answer(event, idempotency_key, breaks=breaks)
         )
         await asyncio.sleep(0)
