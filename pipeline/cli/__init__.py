@@ -24,6 +24,7 @@ COMMANDS = {
     "produce": "Write events from files to the events topic.",
     "worker": "Decide: read events, write usage records.",
     "sink": "Bill: read usage records, keep the ledger, deliver to Stripe.",
+    "health": "Ask a worker or a sink on this machine whether it is ready.",
     "usage": "Show what is owed, billed and pending.",
     "audit": "Hold the ledger against the log, decided anew.",
     "rebill": "Plan corrections of the ledger, and apply a plan.",
