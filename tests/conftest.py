@@ -1,4 +1,4 @@
-"""Fixtures: a real broker, a real database, nothing but loopback."""
+"""Fixtures: a real broker, a real database, no connections but loopback."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
 )
 
-# Brokers that live for a test do not earn back what they compile: a third less to compute.
+# A broker of one test run ends before optimised code pays off: a third less processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +50,7 @@ def only_loopback() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Kafka: the named one, testcontainers', or one out of wheels."""
+    """The address of a real Kafka: the one that is set, a container, or one from Python packages."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
@@ -65,7 +65,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named
         return
-    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow it
+    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow that
     with shared(tmp_path_factory, "kafka", start) as address:
         yield address
 
