@@ -8,6 +8,7 @@ same topic. The worker's time is from when it is ready to when its last offset i
 sink's is up to the last record in the ledger.
 """
 
+import contextlib
 import os
 import sqlite3
 import sys
@@ -176,13 +177,15 @@ def _sink(env: Mapping[str, str], bootstrap: str, ledger: Path, log: Path) -> Me
     """Measure a sink from its first transaction to the last record in the ledger."""
     count = _end(bootstrap, env["RESMETER_TOPICS__RECORDS"], _RECORDS_PARTITIONS)
     run_or_raise(["ledger", "upgrade"], env)
-    reader = sqlite3.connect(ledger)
+    with (
+        contextlib.closing(sqlite3.connect(ledger)) as reader,
+        running("sink", ["sink"], env, log) as process,
+    ):
 
-    def stored() -> int:
-        [(total,)] = reader.execute("SELECT sum(next_offset) FROM consumer_offset").fetchall()
-        return total or 0
+        def stored() -> int:
+            [(total,)] = reader.execute("SELECT sum(next_offset) FROM consumer_offset").fetchall()
+            return total or 0
 
-    with running("sink", ["sink"], env, log) as process:
         watched = [psutil.Process(process.pid)]
         until(lambda: stored() > 0, "the ledger has a record", process, probe_seconds=0.01)
         first, began, cpu = stored(), perf_counter(), cpu_seconds(watched)

@@ -25,10 +25,8 @@ from pipeline.usage.conversation import Conversation
 from pipeline.usage.record import UsageRecord, encode_record
 
 
-def build(
-    bootstrap: str, topic: str, changelog: str, output: str, count: int, partitions: int, group: str
-) -> Any:
-    app = faust.App(
+def _app(bootstrap: str, partitions: int, group: str) -> Any:
+    return faust.App(
         group,
         broker=f"kafka://{bootstrap}",
         store="memory://",
@@ -47,6 +45,12 @@ def build(
         producer_max_batch_size=262_144,
         producer_compression_type="lz4",
     )
+
+
+def build(
+    bootstrap: str, topic: str, changelog: str, output: str, count: int, partitions: int, group: str
+) -> Any:
+    app = _app(bootstrap, partitions, group)
     events = app.topic(topic, key_type=bytes, value_type=bytes)
     records = app.topic(output, key_type=bytes, value_type=bytes)
     states = app.Table(

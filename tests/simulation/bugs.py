@@ -46,7 +46,7 @@ BUGS = (
         "        if work.outputs or work.dead_letters:\n",
     ),
     Bug(
-        "batches are done in the order of their acknowledgements",
+        "batches are done in whatever order they are acknowledged",
         "pipeline/stream/runner.py",
         "            await asyncio.wait([before])\n"
         "            if before.cancelled() or before.exception() is not None:\n"
@@ -54,7 +54,7 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
-        "at recovery the last state written wins, even a paused worker's older one",
+        "no offset guard: at recovery the last state written wins, a zombie's too",
         "pipeline/stream/state.py",
         "    if other is None:\n",
         "    if True:\n",
@@ -78,13 +78,13 @@ BUGS = (
         "known = False",
     ),
     Bug(
-        "a conversation is sealed when a timer reaches it, not when the log says",
+        "a conversation is sealed when a timer gets to it, not when the log says",
         "pipeline/usage/conversation.py",
         "if timestamp >= highest + seal_after or (self.is_sealed and not fresh):",
         "if self.is_sealed and not fresh:",
     ),
     Bug(
-        "a usage record is dated by the host's clock",
+        "a usage record says when it was written, by the host's clock",
         "pipeline/usage/conversation.py",
         "                occurred_at=at,\n",
         "                occurred_at=__import__('time').time_ns() // 1_000_000,\n",
@@ -96,13 +96,13 @@ BUGS = (
         "    with ledger.writing() as connection:\n        # 2. The records.",
     ),
     Bug(
-        "a grouped record stays among the pending ones",
+        "a planned record is not taken off the pending ones",
         "pipeline/ledger/deliveries.py",
         "        if _delete_pending(connection, taken) != len(taken):",
         "        if not taken:",
     ),
     Bug(
-        "the identifier of a meter event is drawn again for each attempt",
+        "the identifier of a meter event is drawn anew at each attempt",
         "pipeline/sink/dispatcher.py",
         "        answer = await self._meter.send(event, claim.idempotency_key)",
         "        import uuid, msgspec\n"
@@ -110,7 +110,7 @@ BUGS = (
         "        answer = await self._meter.send(event_, uuid.uuid4().hex)",
     ),
     Bug(
-        "a retry goes out with a new timestamp",
+        "a retry goes out with a fresh timestamp",
         "pipeline/sink/dispatcher.py",
         "        answer = await self._meter.send(event, claim.idempotency_key)",
         "        import msgspec\n"
@@ -118,13 +118,13 @@ BUGS = (
         "        answer = await self._meter.send(event_, claim.idempotency_key)",
     ),
     Bug(
-        "a missing response counts as a rejection, and the event is sent as a new one",
+        "an answer that never came is taken for a refusal, and the event for new",
         "pipeline/sink/stripe/responses.py",
         'return ("duplicate" if perhaps_counted else "collision"), "done"',
         'return "rejected", "done"',
     ),
     Bug(
-        "a dead sink holds its lease for ever",
+        "a delivery is held for good by a sink that died",
         "pipeline/ledger/deliveries.py",
         "or_(m.lease_until <= now, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
