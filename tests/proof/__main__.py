@@ -165,7 +165,7 @@ def _write(results: list[Result]) -> None:
     lines.pop("| what fails", None)
     where = (
         f"{platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}, "
-        "Kafka out of wheels; each row with the day and the commit of its run:"
+        "Kafka from Python packages; each row with the day and the commit of its run:"
     )
     heading = [
         "| what fails | events | faults | lost | doubled | wrong | recovered in | run |",
