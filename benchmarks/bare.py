@@ -1,4 +1,4 @@
-"""This file is the ceiling: a bare consumer that parses each event and does nothing with it.
+"""The ceiling: a bare consumer that parses each event and does nothing with it.
 
 python -m benchmarks.bare BOOTSTRAP TOPIC COUNT
 """
@@ -24,19 +24,19 @@ def main(bootstrap: str, topic: str, count: int) -> dict[str, float]:
         }
     )
     consumer.subscribe([topic])
-    got = first = 0
+    read = first = 0
     began = cpu = 0.0
-    while got < count:
+    while read < count:
         messages = consumer.consume(10_000, timeout=1.0)
         if messages and not began:
             began, cpu, first = time.perf_counter(), time.process_time(), len(messages)
-        got += len(messages)
+        read += len(messages)
         for message in messages:
             orjson.loads(message.value() or b"")
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     consumer.close()
     return {
-        "events": got - first,
+        "events": read - first,
         "seconds": seconds,
         "cpu_seconds": cpu,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -1,75 +1,202 @@
-"""This file measures the speed of worker and sink, as ratios to a bare consumer in the same run.
+"""Measure the speed of worker and sink as ratios to a bare consumer in the same run.
 
     python -m benchmarks.bench [--events 2000000] [--stock-events 60000]
 
-One real broker: the one that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, else one out of wheels. All
-measured parts are processes of their own, one after the other, over the same topic. The worker is
-timed from the moment it is ready to the moment its last offset is committed; the sink likewise to
-the last record in the ledger.
+The broker is a real one: the one that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, or one that is
+started here. The measured parts run one after the other, each in a process of its own, over the
+same topic. The worker's time is from when it is ready to when its last offset is committed; the
+sink's is up to the last record in the ledger.
 """
 
 import contextlib
 import os
-import platform
 import sqlite3
-import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from time import perf_counter
 
 import click
 import orjson
 import psutil
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.load import events
-from benchmarks.processes import (
+from benchmarks.measuring import (
     PARTITIONS,
     Committed,
-    answers,
+    Sender,
     broker,
+    cpu_seconds,
+    environment,
+    machine,
     metric,
     peak_mib,
-    running,
+    rss_bytes,
     until,
+    until_ok,
 )
 from pipeline.config import load_settings
 from pipeline.dev.broker import free_port
+from pipeline.dev.load import events
+from pipeline.dev.process import run_or_raise, running
 
+Measured = dict[str, float]
+
+_RECORDS_PARTITIONS = 4
+_MODULE_SECONDS_MAX = 1_800.0
 _console = Console(stderr=True)
 
 
-def _load(bootstrap: str, topic: str, count: int) -> None:
-    producer = Producer(
+@click.command()
+@click.option(
+    "--events",
+    "count",
+    type=click.IntRange(min=200_000),  # fewer would all be in the sink's first transaction
+    default=2_000_000,
+    show_default=True,
+)
+@click.option("--stock-events", default=60_000, show_default=True, help="For the stock agent.")
+def main(count: int, stock_events: int) -> None:
+    """Measure a bare consumer, a worker of one process and of one a core, a stock agent, the sink."""
+    with (
+        tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
+        broker(Path(folder)) as bootstrap,
+    ):
+        _report(_measure(Path(folder), bootstrap, count, min(stock_events, count)))
+
+
+def _measure(data: Path, bootstrap: str, count: int, stock_events: int) -> dict[str, Measured]:
+    name = f"bench-{uuid.uuid4().hex[:8]}"
+    port, ledger, log = free_port(), data / "ledger.sqlite", data / "log"
+    env = environment(
+        name,
+        bootstrap,
         {
-            "bootstrap.servers": bootstrap,
-            "linger.ms": 20,
-            "compression.type": "lz4",
-            "queue.buffering.max.messages": 1_000_000,
-            "partitioner": "murmur2_random",
-        }
+            "RESMETER_TOPICS__RECORDS_PARTITIONS": str(_RECORDS_PARTITIONS),
+            "RESMETER_WORKER__HTTP_PORT": str(port),
+            "RESMETER_SINK__HTTP_PORT": "0",
+            "RESMETER_LEDGER__URL": f"sqlite:///{ledger}",
+            "RESMETER_STRIPE__API_KEY": "sk_test_bench",
+            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{free_port()}",
+        },
     )
-    headers: list[tuple[str, str | bytes | None]] = [
-        ("content-type", b"application/cloudevents+json")
-    ]
-    for number, sent in enumerate(events(count)):
-        while True:
-            try:
-                producer.produce(topic, sent.value, sent.key, timestamp=sent.at, headers=headers)
-                break
-            except BufferError:
-                producer.poll(0.1)
+    load_settings()
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    all_cores_env = {
+        **env,
+        "RESMETER_TOPICS__CHANGELOG": f"{name}-cores-changelog",
+        "RESMETER_TOPICS__RECORDS": f"{name}-cores.records",
+        "RESMETER_WORKER__GROUP": f"{name}-cores",
+        "RESMETER_WORKER__PROCESSES": str(min(cores, PARTITIONS)),
+    }
+    stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"{name}-stock-changelog"}
+    for each in (env, stock_env, all_cores_env):
+        run_or_raise(["topics", "create"], each)
+    topic = env["RESMETER_TOPICS__EVENTS"]
+    measured: dict[str, Measured] = {}
+    with _console.status(f"loading {count:,} events"):
+        _load(bootstrap, topic, count)
+    with _console.status("bare consumer"):
+        measured["bare_before"] = _module("benchmarks.bare", bootstrap, topic, count)
+    with _console.status("worker"):
+        measured["worker"] = _worker(env, bootstrap, count, port, log)
+    with _console.status("worker, a process a core"):
+        measured["worker_all_cores"] = _worker(all_cores_env, bootstrap, count, port, log)
+    with _console.status("bare consumer, again"):
+        measured["bare_after"] = _module("benchmarks.bare", bootstrap, topic, count)
+    with _console.status("sink"):
+        measured["sink"] = _sink(env, bootstrap, ledger, log)
+    with _console.status("stock Faust agent"):
+        measured["stock"] = _module(
+            "benchmarks.stock",
+            bootstrap,
+            topic,
+            stock_env["RESMETER_TOPICS__CHANGELOG"],
+            env["RESMETER_TOPICS__RECORDS"],
+            stock_events,
+            PARTITIONS,
+            f"{name}-stock",
+        )
+    return measured
+
+
+def _load(bootstrap: str, topic: str, count: int) -> None:
+    sender = Sender(bootstrap)
+    headers = [("content-type", b"application/cloudevents+json")]
+    for number, record in enumerate(events(count)):
+        sender.send(topic, record, headers=headers)
         if number % 2_000 == 0:
-            producer.poll(0)
-    producer.flush(120)
+            sender.poll()
+    sender.flush()
 
 
-def _ends(bootstrap: str, topic: str, partitions: int) -> int:
+def _module(module: str, *arguments: object) -> Measured:
+    """Run a module that prints what it measured as its last line."""
+    printed = run_or_raise(
+        list(map(str, arguments)), os.environ, module=module, seconds_max=_MODULE_SECONDS_MAX
+    )
+    result: Measured = orjson.loads(printed.splitlines()[-1])
+    return result
+
+
+def _worker(env: Mapping[str, str], bootstrap: str, count: int, port: int, log: Path) -> Measured:
+    """Measure a worker from when it is ready: all its processes have their partitions."""
+    committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
+    with running("worker", ["worker"], env, log) as process:
+        until_ok(f"http://127.0.0.1:{port}/health/ready", process)
+        watched = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+        first, began = committed.total(), perf_counter()
+        cpu, rss = cpu_seconds(watched), rss_bytes(watched)
+        until(lambda: committed.total() >= count, "it has committed all events", process)
+        seconds, cpu = perf_counter() - began, cpu_seconds(watched) - cpu
+        peak, grown = sum(map(peak_mib, watched)), rss_bytes(watched) - rss
+        conversations = metric(port, "resmeter_conversations")
+        committed.close()
+        # Once the partitions have stayed at their end, the windows close: records for the sink.
+        until(
+            lambda: metric(port, "resmeter_open_conversations") == 0,
+            "no conversation is open",
+            process,
+            probe_seconds=1.0,
+        )
+    return {
+        "events": count - first,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "peak_mib": peak,
+        "conversations": conversations,
+        "grown_bytes": grown,
+    }
+
+
+def _sink(env: Mapping[str, str], bootstrap: str, ledger: Path, log: Path) -> Measured:
+    """Measure a sink from its first transaction to the last record in the ledger."""
+    count = _end(bootstrap, env["RESMETER_TOPICS__RECORDS"], _RECORDS_PARTITIONS)
+    run_or_raise(["ledger", "upgrade"], env)
+    with (
+        contextlib.closing(sqlite3.connect(ledger)) as reader,
+        running("sink", ["sink"], env, log) as process,
+    ):
+
+        def stored() -> int:
+            [(total,)] = reader.execute("SELECT sum(next_offset) FROM consumer_offset").fetchall()
+            return total or 0
+
+        watched = [psutil.Process(process.pid)]
+        until(lambda: stored() > 0, "the ledger has a record", process, probe_seconds=0.01)
+        first, began, cpu = stored(), perf_counter(), cpu_seconds(watched)
+        until(lambda: stored() >= count, "the ledger has all", process, probe_seconds=0.02)
+        seconds, cpu = perf_counter() - began, cpu_seconds(watched) - cpu
+        peak = peak_mib(watched[0])
+    return {"events": count - first, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
+
+
+def _end(bootstrap: str, topic: str, partitions: int) -> int:
+    """Return how many records a topic has, over all partitions."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench-ends"})
     try:
         return sum(
@@ -80,216 +207,51 @@ def _ends(bootstrap: str, topic: str, partitions: int) -> int:
         consumer.close()
 
 
-def _worker(
-    env: dict[str, str], bootstrap: str, count: int, port: int, log: Path
-) -> dict[str, float]:
-    """Measure a worker from when it is ready: all its processes have their partitions."""
-    committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
-    with running("worker", env=env, log=log) as process:
-        until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"), 0.05, process)
-        watched = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
-        done, began = committed.total(), time.perf_counter()
-        cpu, before = _cpu_seconds(watched), _rss(watched)
-        until(lambda: committed.total() >= count, 0.05, process)
-        seconds, cpu = time.perf_counter() - began, _cpu_seconds(watched) - cpu
-        peak, grown = sum(map(peak_mib, watched)), _rss(watched) - before
-        conversations = metric(port, "resmeter_conversations")
-        committed.close()
-        # The windows close once the partitions have stayed at their end: records for the sink.
-        until(lambda: metric(port, "resmeter_open_conversations") == 0, 1.0, process)
-    return {
-        "events": count - done,
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "peak_mib": peak,
-        "conversations": conversations,
-        "grown_bytes": grown,
+def _rate(measured: Measured) -> float:
+    return measured["events"] / measured["seconds"]
+
+
+def _report(measured: Mapping[str, Measured]) -> None:
+    ceiling = (_rate(measured["bare_before"]) + _rate(measured["bare_after"])) / 2
+    rows = {
+        "bare_before": "bare consumer, before",
+        "worker": "worker, one process",
+        "worker_all_cores": "worker, a process a core",
+        "bare_after": "bare consumer, after",
+        "stock": "stock Faust agent",
+        "sink": "sink (usage records)",
     }
-
-
-def _cpu_seconds(processes: Sequence[psutil.Process]) -> float:
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
-
-
-def _rss(processes: Sequence[psutil.Process]) -> float:
-    return float(sum(process.memory_info().rss for process in processes))
-
-
-def _sink(env: dict[str, str], bootstrap: str, ledger: Path, log: Path) -> dict[str, float]:
-    count = _ends(bootstrap, env["RESMETER_TOPICS__RECORDS"], 4)
-    subprocess.run(
-        [sys.executable, "-m", "pipeline", "ledger", "upgrade"],
-        env=env,
-        check=True,
-        capture_output=True,
-    )
-    with (
-        contextlib.closing(sqlite3.connect(ledger)) as reader,
-        running("sink", env=env, log=log) as process,
-    ):
-
-        def stored() -> int:
-            total: int | None = reader.execute(
-                "SELECT sum(next_offset) FROM consumer_offset"
-            ).fetchone()[0]
-            return total or 0
-
-        watched = psutil.Process(process.pid)
-        until(lambda: stored() > 0, 0.01, process)
-        first, began, cpu = stored(), time.perf_counter(), sum(watched.cpu_times()[:2])
-        until(lambda: stored() >= count, 0.02, process)
-        seconds, cpu = time.perf_counter() - began, sum(watched.cpu_times()[:2]) - cpu
-        peak = peak_mib(watched)
-    return {"events": count - first, "seconds": seconds, "cpu_seconds": cpu, "peak_mib": peak}
-
-
-def _measured(module: str, *arguments: object) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
-    result: dict[str, float] = orjson.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-@click.command()
-@click.option(
-    "--events",
-    "count",
-    type=click.IntRange(min=200_000),  # with less, the sink's first transaction takes all
-    default=2_000_000,
-    show_default=True,
-)
-@click.option("--stock-events", default=60_000, show_default=True, help="for the stock agent")
-def main(count: int, stock_events: int) -> None:
-    """Measure a bare consumer, a worker of one process and of one a core, a stock agent, the sink."""
-    with (
-        tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
-        broker(Path(folder)) as bootstrap,
-    ):
-        data = Path(folder)
-        run = uuid.uuid4().hex[:8]
-        port = free_port()
-        names = {
-            "EVENTS": f"bench-{run}.events",
-            "CHANGELOG": f"bench-{run}-changelog",
-            "RECORDS": f"bench-{run}.records",
-            "DEAD_LETTERS": f"bench-{run}.dlq",
-        }
-        ledger = data / "ledger.sqlite"
-        env = {
-            **os.environ,
-            **{f"RESMETER_TOPICS__{name}": topic for name, topic in names.items()},
-            "RESMETER_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
-            "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
-            "RESMETER_TOPICS__RECORDS_PARTITIONS": "4",
-            "RESMETER_WORKER__GROUP": f"bench-{run}",
-            "RESMETER_WORKER__HTTP_PORT": str(port),
-            "RESMETER_SINK__GROUP": f"bench-{run}-sink",
-            "RESMETER_SINK__HTTP_PORT": "0",
-            "RESMETER_LEDGER__URL": f"sqlite:///{ledger}",
-            "RESMETER_STRIPE__API_KEY": "sk_test_bench",
-            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{free_port()}",
-        }
-        load_settings()
-        log = data / "log"
-        stock_env = {**env, "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-stock-changelog"}
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        again = {
-            **env,
-            "RESMETER_TOPICS__CHANGELOG": f"bench-{run}-cores-changelog",
-            "RESMETER_TOPICS__RECORDS": f"bench-{run}-cores.records",
-            "RESMETER_WORKER__GROUP": f"bench-{run}-cores",
-            "RESMETER_WORKER__PROCESSES": str(min(cores, PARTITIONS)),
-        }
-        for which in (env, stock_env, again):
-            subprocess.run(
-                [sys.executable, "-m", "pipeline", "topics", "create"],
-                env=which,
-                check=True,
-                capture_output=True,
-            )
-        try:
-            with _console.status(f"loading {count:,} events"):
-                _load(bootstrap, names["EVENTS"], count)
-            with _console.status("bare consumer"):
-                bare = [_measured("benchmarks.bare", bootstrap, names["EVENTS"], count)]
-            with _console.status("worker"):
-                worker = _worker(env, bootstrap, count, port, log)
-            with _console.status("worker, a process a core"):
-                spread = _worker(again, bootstrap, count, port, log)
-            with _console.status("bare consumer, again"):
-                bare.append(_measured("benchmarks.bare", bootstrap, names["EVENTS"], count))
-            with _console.status("sink"):
-                sink = _sink(env, bootstrap, ledger, log)
-            with _console.status("stock Faust agent"):
-                stock = _measured(
-                    "benchmarks.stock",
-                    bootstrap,
-                    names["EVENTS"],
-                    stock_env["RESMETER_TOPICS__CHANGELOG"],
-                    names["RECORDS"],
-                    min(stock_events, count),
-                    PARTITIONS,
-                    f"bench-{run}-stock",
-                )
-        except Exception:
-            if log.exists():
-                _console.print(log.read_text()[-4_000:], markup=False)
-            raise
-    _report(bare, worker, spread, stock, sink)
-
-
-def _report(
-    bare: list[dict[str, float]],
-    worker: dict[str, float],
-    spread: dict[str, float],
-    stock: dict[str, float],
-    sink: dict[str, float],
-) -> None:
-    def rate(part: dict[str, float]) -> float:
-        return part["events"] / part["seconds"]
-
-    ceiling = sum(map(rate, bare)) / len(bare)
-    rows = [
-        ("bare consumer, before", bare[0]),
-        ("worker, one process", worker),
-        ("worker, a process a core", spread),
-        ("bare consumer, after", bare[1]),
-        ("stock Faust agent", stock),
-        ("sink (usage records)", sink),
-    ]
-    table = Table(
-        title=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
+    table = Table(title=machine())
     for column in ("", "events", "events/s", "CPU µs an event", "peak MiB", "to bare"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, part in rows:
+        table.add_column(column, justify="right" if column else "left")
+    for key, name in rows.items():
+        part = measured[key]
         table.add_row(
             name,
             f"{part['events']:,.0f}",
-            f"{rate(part):,.0f}",
+            f"{_rate(part):,.0f}",
             f"{part['cpu_seconds'] / part['events'] * 1e6:.1f}",
             f"{part['peak_mib']:,.0f}",
-            f"{rate(part) / ceiling:.2f}",
+            f"{_rate(part) / ceiling:.2f}",
         )
     out = Console()
     (out if out.is_terminal else Console(width=100)).print(table)
+    worker = measured["worker"]
     click.echo(
-        f"worker: {rate(spread) / ceiling:.2f} of the bare consumer on all cores, "
-        f"{rate(worker) / ceiling:.2f} on one; {rate(worker) / rate(stock):.1f} times the stock agent, "
+        f"worker: {_rate(measured['worker_all_cores']) / ceiling:.2f} of the bare consumer on all "
+        f"cores, {_rate(worker) / ceiling:.2f} on one; "
+        f"{_rate(worker) / _rate(measured['stock']):.1f} times the stock agent, "
         f"{worker['grown_bytes'] / worker['conversations']:,.0f} bytes a conversation "
-        f"({worker['conversations']:,.0f} held)"
+        f"({worker['conversations']:,.0f} in memory)"
     )
-    click.echo(
-        orjson.dumps(
-            {"bare": bare, "worker": worker, "spread": spread, "stock": stock, "sink": sink}
-        ).decode(),
-        err=True,
-    )
+    as_json = {
+        "bare": [measured["bare_before"], measured["bare_after"]],
+        "worker": worker,
+        "spread": measured["worker_all_cores"],
+        "stock": measured["stock"],
+        "sink": measured["sink"],
+    }
+    click.echo(orjson.dumps(as_json).decode(), err=True)
 
 
 if __name__ == "__main__":

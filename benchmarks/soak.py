@@ -1,19 +1,16 @@
-"""This file runs worker and sink for long under a steady load, and writes down what they hold.
+"""Run worker and sink under a steady load for an hour, and record their memory and lag.
 
     python -m benchmarks.soak [--minutes 60] [--rate 28000] [--out docs/soak]
 
-A fixed number of customers keeps coming back: every fifty hours of the log's time each begins an
-episode of a few events, so that each return finds its conversation sealed. An hour at 28,000 events
-a second is some fifty returns of 400,000 customers, or four months of the log's time. Stripe's
-stand-in keeps the log's time. Written are samples (NDJSON) and a plot of them (SVG).
+A fixed number of customers keeps coming back. Every fifty hours of the log's time each of them
+begins an episode of a few events, so that each return finds its conversation sealed. An hour at
+28,000 events a second is some fifty returns of 400,000 customers, or four months of the log's time.
+The Stripe emulator runs on the log's time. The results are samples (NDJSON) and a plot (SVG).
 """
 
+import contextlib
 import heapq
-import os
-import platform
 import random
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -25,7 +22,6 @@ from typing import NamedTuple
 import click
 import orjson
 import psutil
-from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -35,9 +31,20 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from rich.console import Console
 
+from benchmarks.measuring import (
+    Sender,
+    broker,
+    cpu_seconds,
+    environment,
+    machine,
+    metric,
+    until,
+    until_ok,
+)
 from benchmarks.plot import Panel, draw
-from benchmarks.processes import PARTITIONS, answers, broker, metric, running, until
 from pipeline.dev.broker import free_port
+from pipeline.dev.load import EventRecord
+from pipeline.dev.process import Process, run_or_raise, running
 from pipeline.events.times import format_time
 
 _TENANTS = 40
@@ -47,39 +54,34 @@ _BILLED_SHARE = 0.1  # of episodes
 _SAMPLE_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _START_MS = 1_760_000_000_000
-# Disk is not what is measured: the log keeps enough for a worker that is minutes behind.
+# Bounds the disk that the run takes, and keeps enough for a worker that is minutes behind.
 _TOPIC_CONFIG = {
     "EVENTS": {"retention.bytes": "400000000", "segment.bytes": "50000000"},
     "CHANGELOG": {"min.compaction.lag.ms": "60000", "segment.bytes": "50000000"},
     "RECORDS": {"retention.bytes": "400000000", "segment.bytes": "50000000"},
 }
+_LEDGER = "ledger.sqlite"
 _console = Console(stderr=True)
 
 
-class _Sent(NamedTuple):
-    at: int
-    key: bytes
-    value: bytes
-
-
 class Customers:
-    """Customers that come back, one after the other, in the order of the log's time."""
+    """The events of customers that keep coming back, in the order of the log's time."""
 
     def __init__(self, number: int, seed: int = 1) -> None:
         self._number = number
         self._draw = random.Random(seed)
 
-    def events(self) -> Iterator[_Sent]:
-        waiting: list[tuple[int, int, _Sent]] = []
+    def events(self) -> Iterator[EventRecord]:
+        waiting: list[tuple[int, int, EventRecord]] = []
         order = count()
         for episode in count():
             start = _START_MS + episode * _CYCLE_MS // self._number
             while waiting and waiting[0][0] <= start:
                 yield heapq.heappop(waiting)[2]
-            for sent in self._episode(episode, start):
-                heapq.heappush(waiting, (sent.at, next(order), sent))
+            for record in self._episode(episode, start):
+                heapq.heappush(waiting, (record.timestamp_ms, next(order), record))
 
-    def _episode(self, episode: int, at: int) -> Iterator[_Sent]:
+    def _episode(self, episode: int, at: int) -> Iterator[EventRecord]:
         customer = episode % self._number
         tenant = customer % _TENANTS
         key = b"t%d:c%d" % (tenant, customer)
@@ -97,7 +99,7 @@ class Customers:
             steps.append(("customer_message", b'{"intent":"confirmation"}'))
         for n, (kind, data) in enumerate(steps):
             at += 1 + int(draw() * 60_000)
-            yield _Sent(
+            yield EventRecord(
                 at,
                 key,
                 b'{"specversion":"1.0","id":"e%d-%d","source":"/chat/soak",'
@@ -107,39 +109,35 @@ class Customers:
 
 
 class Load:
-    """The producer, held to a rate."""
+    """Produces the customers' events, and counts them."""
 
     def __init__(self, bootstrap: str, topic: str, customers: Customers) -> None:
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "linger.ms": 20,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 1_000_000,
-                "partitioner": "murmur2_random",
-            }
-        )
+        self._sender = Sender(bootstrap)
         self._topic = topic
-        self._coming = customers.events()
+        self._events = customers.events()
         self.sent = 0
         self.at = _START_MS
 
     def send(self, number: int) -> None:
-        produce, topic = self._producer.produce, self._topic
+        """Produce the next events."""
         for _ in range(number):
-            at, key, value = next(self._coming)
-            while True:
-                try:
-                    produce(topic, value, key, timestamp=at)
-                    break
-                except BufferError:
-                    self._producer.poll(0.1)
-        self._producer.poll(0)
+            record = next(self._events)
+            self._sender.send(self._topic, record)
+        self._sender.poll()
         self.sent += number
-        self.at = at
+        self.at = record.timestamp_ms
 
-    def end(self) -> None:
-        self._producer.flush(60)
+    def flush(self) -> None:
+        self._sender.flush()
+
+
+class _Running(NamedTuple):
+    """The processes of a run, and their ports by name."""
+
+    worker: Process
+    sink: Process
+    emulator: Process
+    ports: dict[str, int]
 
 
 def _configure(bootstrap: str, env: dict[str, str]) -> None:
@@ -233,91 +231,95 @@ def main(minutes: float, rate: int, customers: int, out: Path) -> None:
         tempfile.TemporaryDirectory(prefix="resmeter-soak-") as folder,
         broker(Path(folder)) as bootstrap,
     ):
-        data = Path(folder)
-        tenants = data / "resmeter.toml"
-        tenants.write_text(
-            "".join(f'[tenants.t{n}]\nstripe_customer = "cus_soak{n}"\n' for n in range(_TENANTS))
-        )
         ports = {name: free_port() for name in ("worker", "sink", "emulator")}
-        ledger = data / "ledger.sqlite"
-        env = {
-            **os.environ,
-            "RESMETER_CONFIG": str(tenants),
-            "RESMETER_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
-            "RESMETER_TOPICS__EVENTS": "soak.events",
-            "RESMETER_TOPICS__CHANGELOG": "soak-changelog",
-            "RESMETER_TOPICS__RECORDS": "soak.records",
-            "RESMETER_TOPICS__DEAD_LETTERS": "soak.dlq",
-            "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
-            "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
-            "RESMETER_WORKER__GROUP": "soak",
-            "RESMETER_WORKER__HTTP_PORT": str(ports["worker"]),
-            "RESMETER_WORKER__SEAL_AFTER_DAYS": str(_SEAL_AFTER_DAYS),
-            "RESMETER_SINK__GROUP": "soak-sink",
-            "RESMETER_SINK__HTTP_PORT": str(ports["sink"]),
-            "RESMETER_LEDGER__URL": f"sqlite:///{ledger}",
-            "RESMETER_STRIPE__API_KEY": "sk_test_soak",
-            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{ports['emulator']}",
-        }
-        for command in (["topics", "create"], ["ledger", "upgrade"]):
-            subprocess.run(
-                [sys.executable, "-m", "pipeline", *command],
-                env=env,
-                check=True,
-                capture_output=True,
-            )
+        env = _environment(Path(folder), bootstrap, ports)
+        run_or_raise(["topics", "create"], env)
+        run_or_raise(["ledger", "upgrade"], env)
         _configure(bootstrap, env)
-        load = Load(bootstrap, "soak.events", Customers(customers))
-        log = data / "log"
-        stand_in = ["emulator", "--port", str(ports["emulator"]), "--tenants", str(tenants)]
-        with (
-            running(*stand_in, env=env, log=log) as stripe,
-            running("worker", env=env, log=log) as worker,
-            running("sink", env=env, log=log) as sink,
-        ):
-            for name, process in (("worker", worker), ("sink", sink)):
-                url = f"http://127.0.0.1:{ports[name]}/health/ready"
-                until(lambda url=url: answers(url), 0.1, process)
-            until(
-                lambda: answers(f"http://127.0.0.1:{ports['emulator']}/_emulator/health"),
-                0.1,
-                stripe,
-            )
-            watched = {"worker": psutil.Process(worker.pid), "sink": psutil.Process(sink.pid)}
-            cpu = sum(watched["worker"].cpu_times()[:2])
+        load = Load(bootstrap, env["RESMETER_TOPICS__EVENTS"], Customers(customers))
+        with _running(env, ports, Path(folder) / "log") as processes:
+            worker = [psutil.Process(processes.worker.pid)]
+            cpu = cpu_seconds(worker)
             samples = []
             with out.with_suffix(".ndjson").open("wb") as file:
-                began = time.monotonic()
-                next_sample = 0.0
-                while (now := time.monotonic() - began) < minutes * 60:
-                    behind = int(now * rate) - load.sent
-                    if behind < rate * _TICK_SECONDS:
-                        time.sleep(_TICK_SECONDS / 2)
-                        continue
-                    load.send(min(behind, rate))
-                    if now < next_sample:
-                        continue
-                    next_sample = now + _SAMPLE_SECONDS
-                    _set_clock(ports["emulator"], load.at)
-                    samples.append(_sample(now, load, ports, watched, ledger))
-                    file.write(orjson.dumps(samples[-1]) + b"\n")
+                for sample in _samples(processes, load, minutes, rate, Path(folder)):
+                    samples.append(sample)
+                    file.write(orjson.dumps(sample) + b"\n")
                     file.flush()
-                    _console.print(samples[-1], highlight=False)
-                    for process in (worker, sink, stripe):
-                        if process.poll() is not None:
-                            _console.print(log.read_text()[-4_000:], markup=False)
-                            raise click.ClickException("a process ended")
-                load.end()
-                until(lambda: metric(ports["worker"], "resmeter_lag_records{") == 0, 0.5, worker)
-                cpu = sum(watched["worker"].cpu_times()[:2]) - cpu
-                samples.append(_sample(time.monotonic() - began, load, ports, watched, ledger))
-                file.write(orjson.dumps(samples[-1]) + b"\n")
+                    _console.print(sample, highlight=False)
+            cpu = cpu_seconds(worker) - cpu
         out.with_suffix(".svg").write_text(_draw(samples))
     click.echo(
-        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}: "
-        f"{load.sent:,} events in {minutes:g} minutes, {cpu / load.sent * 1e6:.1f} µs of the "
-        f"worker's CPU an event"
+        f"{machine()}: {load.sent:,} events in {minutes:g} minutes, "
+        f"{cpu / load.sent * 1e6:.1f} µs of the worker's CPU an event"
     )
+
+
+def _environment(data: Path, bootstrap: str, ports: Mapping[str, int]) -> dict[str, str]:
+    tenants = data / "resmeter.toml"
+    tenants.write_text(
+        "".join(f'[tenants.t{n}]\nstripe_customer = "cus_soak{n}"\n' for n in range(_TENANTS))
+    )
+    return environment(
+        "soak",
+        bootstrap,
+        {
+            "RESMETER_CONFIG": str(tenants),
+            "RESMETER_WORKER__HTTP_PORT": str(ports["worker"]),
+            "RESMETER_WORKER__SEAL_AFTER_DAYS": str(_SEAL_AFTER_DAYS),
+            "RESMETER_SINK__HTTP_PORT": str(ports["sink"]),
+            "RESMETER_LEDGER__URL": f"sqlite:///{data / _LEDGER}",
+            "RESMETER_STRIPE__API_KEY": "sk_test_soak",
+            "RESMETER_STRIPE__BASE_URL": f"http://127.0.0.1:{ports['emulator']}",
+        },
+    )
+
+
+@contextlib.contextmanager
+def _running(env: Mapping[str, str], ports: dict[str, int], log: Path) -> Iterator[_Running]:
+    """Run worker, sink and emulator; yield them once they are ready."""
+    emulator_options = ["--port", str(ports["emulator"]), "--tenants", env["RESMETER_CONFIG"]]
+    with (
+        running("emulator", ["emulator", *emulator_options], env, log) as emulator,
+        running("worker", ["worker"], env, log) as worker,
+        running("sink", ["sink"], env, log) as sink,
+    ):
+        until_ok(f"http://127.0.0.1:{ports['worker']}/health/ready", worker)
+        until_ok(f"http://127.0.0.1:{ports['sink']}/health/ready", sink)
+        until_ok(f"http://127.0.0.1:{ports['emulator']}/_emulator/health", emulator)
+        yield _Running(worker, sink, emulator, ports)
+
+
+def _samples(
+    processes: _Running, load: Load, minutes: float, rate: int, data: Path
+) -> Iterator[dict[str, float]]:
+    """Send the load at its rate; yield a sample every few seconds, the last once all is decided."""
+    watched = {
+        "worker": psutil.Process(processes.worker.pid),
+        "sink": psutil.Process(processes.sink.pid),
+    }
+    ports, began, next_sample = processes.ports, time.monotonic(), 0.0
+    while (now := time.monotonic() - began) < minutes * 60:
+        behind = int(now * rate) - load.sent
+        if behind < rate * _TICK_SECONDS:
+            time.sleep(_TICK_SECONDS / 2)
+            continue
+        load.send(min(behind, rate))
+        if now < next_sample:
+            continue
+        next_sample = now + _SAMPLE_SECONDS
+        _set_clock(ports["emulator"], load.at)
+        yield _sample(now, load, ports, watched, data / _LEDGER)
+        for process in (processes.worker, processes.sink, processes.emulator):
+            process.check()
+    load.flush()
+    until(
+        lambda: metric(ports["worker"], "resmeter_lag_records{") == 0,
+        "it has read all events",
+        processes.worker,
+        probe_seconds=0.5,
+    )
+    yield _sample(time.monotonic() - began, load, ports, watched, data / _LEDGER)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""This file does the worker's job with what Faust gives: an agent per event and a table.
+"""The worker's job as a plain Faust agent: one event at a time, and a Faust table.
 
     python -m benchmarks.stock BOOTSTRAP TOPIC CHANGELOG OUTPUT COUNT PARTITIONS GROUP
 
-The same decoding, the same decision and the same state as the worker's; only the way through
-Faust differs: one event at a time, `table[key] = state`, `await output.send(...)`.
+Decoding, decision and state are the worker's. Only the way through Faust differs: an agent gets one
+event, sets `table[key] = state` and awaits `output.send(...)`.
 """
 
 import os
@@ -25,10 +25,8 @@ from pipeline.usage.conversation import Conversation
 from pipeline.usage.record import encode_record
 
 
-def build(
-    bootstrap: str, topic: str, changelog: str, output: str, count: int, partitions: int, group: str
-) -> Any:
-    app = faust.App(
+def _app(bootstrap: str, partitions: int, group: str) -> Any:
+    return faust.App(
         group,
         broker=f"kafka://{bootstrap}",
         store="memory://",
@@ -47,6 +45,12 @@ def build(
         producer_max_batch_size=262_144,
         producer_compression_type="lz4",
     )
+
+
+def build(
+    bootstrap: str, topic: str, changelog: str, output: str, count: int, partitions: int, group: str
+) -> Any:
+    app = _app(bootstrap, partitions, group)
     events = app.topic(topic, key_type=bytes, value_type=bytes)
     records = app.topic(output, key_type=bytes, value_type=bytes)
     states = app.Table(

@@ -1,10 +1,8 @@
-"""Fixtures: a real broker, a real database, nothing but loopback."""
+"""Fixtures: a real broker, a real database, no connections but loopback."""
 
 import contextlib
 import os
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +13,10 @@ import pytest
 import sqlalchemy
 
 from pipeline.dev.broker import running_kafka
-from tests import containers
-from tests.postgres import running_postgres
-from tests.shared import shared
+from tests.support import containers
+from tests.support.environment import clean_environment
+from tests.support.postgres import running_postgres
+from tests.support.shared import shared
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
@@ -26,7 +25,7 @@ hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
 )
 
-# Brokers that live for a test do not earn back what they compile: a third less to compute.
+# A broker of one test run ends before optimised code pays off: a third less processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +50,7 @@ def only_loopback() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Kafka: the named one, testcontainers', or one out of wheels."""
+    """The address of a real Kafka: the one that is set, a container, or one from Python packages."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
@@ -66,7 +65,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named
         return
-    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow it
+    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow that
     with shared(tmp_path_factory, "kafka", start) as address:
         yield address
 
@@ -107,29 +106,9 @@ def postgres_database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def resmeter_env(tmp_path: Path) -> dict[str, str]:
-    """The environment of a `resmeter` process, without what the developer's shell has set."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("RESMETER_") or name == "RESMETER_TEST"
+    """The environment of a `resmeter` process, with a ledger of its own."""
+    return {
+        **clean_environment(),
+        "NO_COLOR": "1",
+        "RESMETER_LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite",
     }
-    return {**kept, "NO_COLOR": "1", "RESMETER_LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite"}
-
-
-@contextlib.contextmanager
-def running(*arguments: str, env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `resmeter` with these arguments for as long as the context is open."""
-    with log.open("ab") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline", *arguments], env=env, stdout=out, stderr=out
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()

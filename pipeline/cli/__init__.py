@@ -44,6 +44,7 @@ SECTIONS = {
         "topics": "Create or check the Kafka topics.",
         "ledger": "Create, upgrade or check the ledger's tables.",
         "check": "Check settings, tenants, broker, ledger and Stripe key at once.",
+        "health": "Ask a worker or a sink on this machine whether it is ready.",
         "worker": "Run a worker: read events, decide, write usage records.",
         "sink": "Run a sink: store usage records in the ledger, deliver to Stripe.",
     },

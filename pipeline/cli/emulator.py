@@ -8,7 +8,8 @@ import click
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.options import TIME, port_option
 from pipeline.config import load_settings
-from pipeline.dev.emulator.server import Clock, Emulator, run
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.server import Emulator, run
 from pipeline.dev.emulator.state import State
 
 

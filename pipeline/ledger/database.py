@@ -189,11 +189,7 @@ _EXAMPLES = "sqlite:///PATH or postgresql+psycopg://USER@HOST/DB"
 
 def _connect(url: URL) -> Ledger:
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(
-            url, connect_args={"timeout": LOCK_SECONDS_MAX}, hide_parameters=True
-        )
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        engine = connect_sqlite(url)
     else:
         arguments: dict[str, object] = {"client_encoding": "utf8"}
         if "connect_timeout" not in url.query:
@@ -203,6 +199,14 @@ def _connect(url: URL) -> Ledger:
             url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True
         )
     return Ledger(engine)
+
+
+def connect_sqlite(url: URL) -> Engine:
+    """Return an engine for a SQLite file, with the settings that the ledger needs."""
+    engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS_MAX}, hide_parameters=True)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:

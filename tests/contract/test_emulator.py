@@ -1,10 +1,7 @@
-"""The emulator answers Stripe's own SDK as Stripe does, ugly parts included."""
+"""The emulator responds to Stripe's own SDK as Stripe does, errors included."""
 
 import asyncio
-import re
-import signal
-import subprocess
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +11,11 @@ import pytest
 import stripe
 from aiohttp import web
 
-from pipeline.dev.emulator.server import Clock, Emulator, is_this_machine, running
-from pipeline.dev.emulator.state import Fault
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.control import is_this_machine
+from pipeline.dev.emulator.faults import Fault
+from pipeline.dev.emulator.server import Emulator, running
+from pipeline.dev.process import running as running_process
 
 NOW = 1_790_000_040  # on a minute
 HOUR = 3_600
@@ -81,21 +81,21 @@ def served() -> Iterator[Served]:
 
 
 async def control(served: Served, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    """Call what is under /_emulator."""
+    """Call a path of /_emulator."""
     async with (
         aiohttp.ClientSession() as session,
-        session.request(method, f"{served.base_url}/_emulator/{path}", json=body) as answer,
+        session.request(method, f"{served.base_url}/_emulator/{path}", json=body) as response,
     ):
-        return answer.status, await answer.json()
+        return response.status, await response.json()
 
 
-def refused(call: Any) -> stripe.StripeError:
+def error_of(call: Any) -> stripe.StripeError:
     with pytest.raises(stripe.StripeError) as caught:
         call()
     return caught.value
 
 
-def test_what_was_created_can_be_read_back(served: Served) -> None:
+def test_created_customers_and_meters_can_be_retrieved(served: Served) -> None:
     client = served.client
 
     assert client.v1.customers.retrieve(served.customer).name == "Acme"
@@ -115,7 +115,7 @@ def test_lists_are_newest_first_and_paged(served: Served) -> None:
     assert [customer.id for customer in page.auto_paging_iter()] == made[::-1]
 
 
-def test_an_event_counts_for_its_customer_and_comes_back_as_it_was_sent(served: Served) -> None:
+def test_a_meter_event_counts_for_its_customer_and_is_returned_as_sent(served: Served) -> None:
     made = served.send("e1", 3)
 
     assert (made.identifier, made.timestamp, made.livemode) == ("e1", NOW, False)
@@ -124,7 +124,7 @@ def test_an_event_counts_for_its_customer_and_comes_back_as_it_was_sent(served: 
     assert served.total() == 3
 
 
-async def test_the_async_client_is_answered_alike(served: Served) -> None:
+async def test_the_async_client_gets_the_same_responses(served: Served) -> None:
     http = stripe.AIOHTTPClient()
     client = client_of(served.base_url, "rk_test_1", http)
     params: Any = {
@@ -145,7 +145,7 @@ async def test_the_async_client_is_answered_alike(served: Served) -> None:
     assert served.total() == 2
 
 
-def test_events_without_an_identifier_get_one_each(served: Served) -> None:
+def test_meter_events_without_an_identifier_get_different_ones(served: Served) -> None:
     payload = {"stripe_customer_id": served.customer, "value": "1"}
     events = served.client.v1.billing.meter_events
 
@@ -157,12 +157,12 @@ def test_events_without_an_identifier_get_one_each(served: Served) -> None:
     assert served.total() == 2
 
 
-def test_a_known_identifier_is_a_400_without_a_code_that_must_not_be_retried(
+def test_a_known_identifier_is_a_400_without_a_code_and_must_not_be_retried(
     served: Served,
 ) -> None:
     served.send("e1")
 
-    error = refused(lambda: served.send("e1"))
+    error = error_of(lambda: served.send("e1"))
 
     assert isinstance(error, stripe.InvalidRequestError)
     assert error.http_status == 400
@@ -173,10 +173,10 @@ def test_a_known_identifier_is_a_400_without_a_code_that_must_not_be_retried(
     assert served.total() == 1
 
 
-def test_an_identifier_is_forgotten_after_a_day_and_then_bills_twice(served: Served) -> None:
+def test_an_identifier_sent_again_after_a_day_bills_twice(served: Served) -> None:
     served.send("e1")
     served.emulator.clock.set(NOW + DAY - 60)
-    assert refused(lambda: served.send("e1")).http_status == 400
+    assert error_of(lambda: served.send("e1")).http_status == 400
 
     served.emulator.clock.set(NOW + DAY + 60)
     served.send("e1")
@@ -187,10 +187,10 @@ def test_an_identifier_is_forgotten_after_a_day_and_then_bills_twice(served: Ser
 @pytest.mark.parametrize(
     ("offset", "said"), [(-35 * DAY - HOUR, "35 calendar days"), (400, "5 minutes in the future")]
 )
-def test_times_too_far_off_are_refused_like_duplicates_but_for_the_message(
+def test_timestamps_out_of_range_differ_from_duplicates_only_by_the_message(
     served: Served, offset: int, said: str
 ) -> None:
-    error = refused(lambda: served.send("e1", timestamp=NOW + offset))
+    error = error_of(lambda: served.send("e1", timestamp=NOW + offset))
 
     assert isinstance(error, stripe.InvalidRequestError)
     assert error.code is None
@@ -199,11 +199,11 @@ def test_times_too_far_off_are_refused_like_duplicates_but_for_the_message(
 
 
 @pytest.mark.parametrize("offset", [-34 * DAY, 200])
-def test_times_within_the_limits_are_taken(served: Served, offset: int) -> None:
+def test_timestamps_within_the_limits_are_accepted(served: Served, offset: int) -> None:
     assert served.send("e1", timestamp=NOW + offset).timestamp == NOW + offset
 
 
-def test_one_key_gets_its_first_answer_back(served: Served) -> None:
+def test_an_idempotency_key_gets_its_first_response_again(served: Served) -> None:
     first = served.send("e1", key="k1")
     second = served.send("e1", key="k1")
 
@@ -215,26 +215,26 @@ def test_one_key_gets_its_first_answer_back(served: Served) -> None:
     assert served.total() == 1
 
 
-def test_one_key_with_another_body_is_an_error(served: Served) -> None:
+def test_an_idempotency_key_with_another_body_is_an_error(served: Served) -> None:
     served.send("e1", key="k1")
 
-    error = refused(lambda: served.send("e2", key="k1"))
+    error = error_of(lambda: served.send("e2", key="k1"))
 
     assert isinstance(error, stripe.IdempotencyError)
     assert served.total() == 1
 
 
-def test_one_key_at_another_path_is_an_error(served: Served) -> None:
+def test_an_idempotency_key_at_another_path_is_an_error(served: Served) -> None:
     params: Any = {"name": "Beta"}
     options: Any = {"idempotency_key": "k1"}
     served.client.v1.customers.create(params, options=options)
 
-    error = refused(lambda: served.client.v1.billing.meters.create(params, options=options))
+    error = error_of(lambda: served.client.v1.billing.meters.create(params, options=options))
 
     assert isinstance(error, stripe.IdempotencyError)
 
 
-def test_a_key_is_forgotten_after_a_day(served: Served) -> None:
+def test_an_idempotency_key_is_forgotten_after_a_day(served: Served) -> None:
     served.send("e1", key="k1")
     served.emulator.clock.set(NOW + DAY + 60)
 
@@ -245,16 +245,16 @@ def test_a_key_is_forgotten_after_a_day(served: Served) -> None:
     assert served.total() == 2
 
 
-def test_a_refusal_is_kept_for_its_key_too(served: Served) -> None:
-    refused(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
+def test_an_error_is_kept_for_its_idempotency_key(served: Served) -> None:
+    error_of(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
 
-    error = refused(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
+    error = error_of(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
 
     assert error.headers is not None
     assert error.headers["idempotent-replayed"] == "true"
 
 
-def test_a_200_does_not_mean_recorded(served: Served) -> None:
+def test_a_200_does_not_mean_that_the_event_counts(served: Served) -> None:
     served.send("e1", payload={"stripe_customer_id": "cus_nobody", "value": "1"})
     served.send("e2", event_name="unknown")
     served.send("e3", payload={"stripe_customer_id": served.customer, "value": "1.5"})
@@ -298,7 +298,7 @@ def test_summaries_must_be_aligned(
     if window is not None:
         params["value_grouping_window"] = window
 
-    error = refused(
+    error = error_of(
         lambda: served.client.v1.billing.meters.event_summaries.list(served.meter, params)
     )
 
@@ -318,25 +318,27 @@ async def test_a_second_call_in_flight_for_a_customer_and_meter_is_a_409(served:
     assert served.total() == 1
 
 
-def test_too_many_calls_a_second_are_a_429() -> None:
+def test_calls_above_the_rate_limit_are_a_429() -> None:
     with running(Emulator(calls_per_second_max=2)) as base_url:
         client = client_of(base_url)
 
-        errors = [e for _ in range(10) if (e := _error_of(client.v1.customers.list)) is not None]
+        errors = [
+            e for _ in range(10) if (e := error_or_none(client.v1.customers.list)) is not None
+        ]
 
     assert errors
     assert all(isinstance(error, stripe.RateLimitError) for error in errors)
 
 
-def test_less_than_one_call_a_second_lets_the_first_through() -> None:
+def test_a_rate_limit_below_one_call_a_second_allows_the_first_call() -> None:
     with running(Emulator(calls_per_second_max=0.01)) as base_url:
         client = client_of(base_url)
 
         assert client.v1.customers.list().data == []
-        assert isinstance(refused(client.v1.customers.list), stripe.RateLimitError)
+        assert isinstance(error_of(client.v1.customers.list), stripe.RateLimitError)
 
 
-def _error_of(call: Any) -> stripe.StripeError | None:
+def error_or_none(call: Any) -> stripe.StripeError | None:
     try:
         call()
     except stripe.StripeError as error:
@@ -347,21 +349,21 @@ def _error_of(call: Any) -> stripe.StripeError | None:
 @pytest.mark.parametrize("key", ["sk_live_1", "sk_test_other"])
 def test_a_wrong_key_is_a_401(key: str) -> None:
     with running(Emulator(api_key="sk_test_right")) as base_url:
-        error = refused(client_of(base_url, key).v1.customers.list)
+        error = error_of(client_of(base_url, key).v1.customers.list)
 
     assert isinstance(error, stripe.AuthenticationError)
 
 
 async def test_a_call_without_a_key_is_a_401_in_stripes_form(served: Served) -> None:
-    # The SDK refuses to make such a call.
+    # The SDK does not make such a call.
     async with (
         aiohttp.ClientSession() as session,
-        session.get(f"{served.base_url}/v1/customers") as answer,
+        session.get(f"{served.base_url}/v1/customers") as response,
     ):
-        error = (await answer.json())["error"]
+        error = (await response.json())["error"]
 
-    assert answer.status == 401
-    assert answer.headers["Request-Id"].startswith("req_")
+    assert response.status == 401
+    assert response.headers["Request-Id"].startswith("req_")
     assert error == {
         "type": "invalid_request_error",
         "message": "You did not provide an API key.",
@@ -385,23 +387,25 @@ def test_faults_happen_before_or_after_the_effect(
 ) -> None:
     served.fault(kind)
 
-    error = refused(lambda: served.send("e1"))
+    error = error_of(lambda: served.send("e1"))
 
     assert error.http_status == status
     assert served.total() == counted
 
 
-def test_a_fault_hits_every_nth_event_so_many_times(served: Served) -> None:
+def test_a_fault_hits_every_nth_event_as_often_as_asked(served: Served) -> None:
     served.fault("500_before", times=2, every=3)
 
-    hit = [_error_of(lambda n=n: served.send(f"e{n}")) is not None for n in range(1, 13)]
+    hit = [error_or_none(lambda n=n: served.send(f"e{n}")) is not None for n in range(1, 13)]
 
     assert [n for n, failed in enumerate(hit, 1) if failed] == [3, 6]
 
 
-def test_what_was_cut_after_its_effect_is_answered_again_under_its_key(served: Served) -> None:
+def test_a_call_that_was_cut_after_its_effect_gets_its_response_at_the_next_try(
+    served: Served,
+) -> None:
     served.fault("cut_after")
-    refused(lambda: served.send("e1", key="k1"))
+    error_of(lambda: served.send("e1", key="k1"))
 
     again = served.send("e1", key="k1")
 
@@ -410,7 +414,9 @@ def test_what_was_cut_after_its_effect_is_answered_again_under_its_key(served: S
 
 
 @pytest.mark.parametrize("value", ["--5", "5-", "\u00b2", "1.5", "", "1" * 16])
-def test_what_is_no_value_is_taken_and_set_aside(served: Served, value: str) -> None:
+def test_an_event_with_an_invalid_value_is_accepted_and_does_not_count(
+    served: Served, value: str
+) -> None:
     served.send("e1", payload={"stripe_customer_id": served.customer, "value": value})
 
     (aside,) = served.emulator.state.sums()["unvalidated"]
@@ -419,10 +425,10 @@ def test_what_is_no_value_is_taken_and_set_aside(served: Served, value: str) -> 
     assert served.total() == 0
 
 
-async def test_control_tells_what_was_counted_and_asked(served: Served) -> None:
+async def test_control_shows_sums_and_requests(served: Served) -> None:
     served.send("e1", 2, key="k1")
     served.send("e2", 3)
-    refused(lambda: served.send("e2", 3))
+    error_of(lambda: served.send("e2", 3))
 
     _, sums = await control(served, "GET", "sums")
     _, requests = await control(served, "GET", "requests")
@@ -450,7 +456,7 @@ async def test_control_sets_the_clock(served: Served, now: object) -> None:
 
 async def test_control_sets_and_clears_faults(served: Served) -> None:
     await control(served, "POST", "faults", {"kind": "500_before"})
-    assert refused(lambda: served.send("e1")).http_status == 500
+    assert error_of(lambda: served.send("e1")).http_status == 500
 
     await control(served, "POST", "faults", {"kind": "500_before", "times": 5})
     await control(served, "DELETE", "faults")
@@ -470,7 +476,7 @@ async def test_control_sets_and_clears_faults(served: Served) -> None:
         ("POST", "faults", {"kind": "slow", "second": 1}),
     ],
 )
-async def test_control_says_what_is_wrong(
+async def test_control_rejects_invalid_requests(
     served: Served, method: str, path: str, body: object
 ) -> None:
     status, answer = await control(served, method, path, body)
@@ -479,25 +485,18 @@ async def test_control_says_what_is_wrong(
     assert answer["error"]
 
 
-def test_the_command_says_where_it_listens_and_ends_well_at_sigterm() -> None:
+def test_the_command_prints_its_address_and_exits_with_0_at_sigterm(tmp_path: Path) -> None:
     arguments = ["emulator", "--port", "0", "--clock", "2026-09-22T14:14:00Z", "--api-key", "k"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *arguments], stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stderr is not None
-            said = re.search(r"ready at (http://\S+)", process.stderr.readline())
-            assert said is not None
-            made = client_of(said[1], "k").v1.customers.create()
-            process.send_signal(signal.SIGTERM)
+    with running_process("emulator", arguments, os.environ, tmp_path / "log") as process:
+        base_url = process.find(r"ready at (http://\S+)", 60)
+        made = client_of(base_url, "k").v1.customers.create()
+        process.stop()
 
-            assert process.wait(20) == 0
-            assert NOW + DAY <= made.created < NOW + DAY + 60
-        finally:
-            process.kill()
+    assert process.status == 0
+    assert NOW + DAY <= made.created < NOW + DAY + 60
 
 
-# --- who may look into it -------------------------------------------------------------------------
+# --- who may use /_emulator -----------------------------------------------------------------------
 
 
 async def asked(
@@ -507,12 +506,12 @@ async def asked(
         aiohttp.ClientSession() as session,
         session.request(
             method, f"{base_url}/_emulator/{path}", data=b"{}", headers=headers
-        ) as answer,
+        ) as response,
     ):
-        return answer.status, await answer.text()
+        return response.status, await response.text()
 
 
-async def test_with_a_token_control_is_for_who_has_it_and_health_for_all() -> None:
+async def test_with_a_control_token_only_health_is_open_to_everybody() -> None:
     emulator = Emulator(control_token="hunter2")
     with running(emulator) as base_url:
         without = await asked(base_url)
@@ -525,22 +524,22 @@ async def test_with_a_token_control_is_for_who_has_it_and_health_for_all() -> No
     assert "hunter2" not in without[1] + wrong[1]
 
 
-async def test_without_a_token_who_does_not_come_from_loopback_gets_no_control(
+async def test_without_a_control_token_only_loopback_may_use_control(
     tmp_path: Path,
 ) -> None:
-    path = str(tmp_path / "socket")  # who calls here has no address at all
+    path = str(tmp_path / "socket")  # a caller on it has no address
     runner = web.AppRunner(Emulator().application())
     await runner.setup()
     await web.UnixSite(runner, path).start()
     async with (
         aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session,
-        session.post("http://emulator/_emulator/faults", data=b"{}") as answer,
+        session.post("http://emulator/_emulator/faults", data=b"{}") as response,
     ):
-        said = await answer.text()
+        text = await response.text()
     await runner.cleanup()
 
-    assert answer.status == 403
-    assert "its own machine alone" in said
+    assert response.status == 403
+    assert "its own machine alone" in text
 
 
 @pytest.mark.parametrize(
@@ -557,11 +556,11 @@ async def test_without_a_token_who_does_not_come_from_loopback_gets_no_control(
         (None, False),
     ],
 )
-def test_only_loopback_is_this_machine(address: str | None, is_ours: bool) -> None:
+def test_only_loopback_addresses_are_this_machine(address: str | None, is_ours: bool) -> None:
     assert is_this_machine(address) == is_ours
 
 
-async def test_without_a_token_a_page_in_a_browser_may_not_change_anything(
+async def test_without_a_control_token_a_page_in_a_browser_may_not_use_control(
     served: Served,
 ) -> None:
     status, _ = await asked(served.base_url, "POST", "faults", Origin="http://evil.example")
@@ -570,8 +569,8 @@ async def test_without_a_token_a_page_in_a_browser_may_not_change_anything(
     assert served.emulator.state.faults == []
 
 
-def test_every_answer_has_a_request_id_and_unknown_paths_are_stripes_404(served: Served) -> None:
-    error = refused(served.client.v1.products.list)
+def test_every_response_has_a_request_id_and_unknown_paths_are_stripes_404(served: Served) -> None:
+    error = error_of(served.client.v1.products.list)
 
     assert error.http_status == 404
     assert error.request_id is not None

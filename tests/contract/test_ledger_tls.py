@@ -17,7 +17,7 @@ from sqlalchemy import URL, make_url
 
 from pipeline.errors import UnavailableError
 from pipeline.ledger import open_ledger, upgrade
-from tests.certificates import Authority
+from tests.support.certificates import Authority
 
 _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 

@@ -84,7 +84,7 @@ async def test_a_duplicate_response_after_a_lost_one_is_explained_by_the_ledger(
     planned = plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
     assert planned.events == 1
     # Stripe keeps keys and identifiers apart: the key is forgotten, the identifier is not.
-    bench.emulator.state.keep = lambda *_: None  # type: ignore[method-assign]
+    bench.emulator.state.idempotency_keys.keep = lambda *_: None  # type: ignore[method-assign]
 
     await bench.flush()
 
@@ -100,7 +100,7 @@ async def test_an_identifier_that_is_not_ours_is_a_collision_and_not_delivered(
     plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
     (receipt,) = bench.receipts()
     assert receipt.meter_event is not None
-    bench.emulator.state.create_meter_event(
+    bench.emulator.state.meter_events.create(
         {
             "event_name": "resmeter_resolution",
             "identifier": receipt.meter_event.identifier,

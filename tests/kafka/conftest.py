@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from benchmarks.load import events
+from pipeline.dev.load import events
 from tests.kafka.run import Run, running
-from tests.shared import shared
+from tests.support.shared import shared
 
 LOAD_EVENTS = 30_000
 
@@ -33,21 +33,21 @@ class Load(NamedTuple):
 
 @pytest.fixture(scope="session")
 def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
-    """The load, run once for all processes of the test run."""
+    """The load, decided once for all processes of the test run."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
         folder = tmp_path_factory.mktemp("load")
-        sent = list(events(LOAD_EVENTS, seed=7))
+        records = list(events(LOAD_EVENTS, seed=7))
         file = folder / "load.ndjson"
-        file.write_bytes(b"".join(event.value + b"\n" for event in sent))
+        file.write_bytes(b"".join(event.value + b"\n" for event in records))
         with running(broker, folder) as undisturbed:
-            undisturbed.produce((event.key, event.value, event.at) for event in sent)
+            undisturbed.produce((event.key, event.value, event.timestamp_ms) for event in records)
             worker = undisturbed.start("worker")
-            undisturbed.until_decided(worker, len(sent))
-            records = undisturbed.usage_records()
+            undisturbed.until_decided(worker, len(records))
+            usage_records = undisturbed.usage_records()
             topic = undisturbed.env["RESMETER_TOPICS__EVENTS"]
-        made = Load(topic, str(file), len(sent), records)
+        made = Load(topic, str(file), len(records), usage_records)
         (folder / "load").write_bytes(msgspec.msgpack.encode(made))
         yield str(folder / "load")
 
@@ -57,6 +57,6 @@ def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load
 
 @pytest.fixture
 def loaded_run(broker: str, load: Load, tmp_path: Path) -> Iterator[Run]:
-    """A run over the load's events topic, with all else its own."""
+    """A run over the load's events topic; everything else is its own."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(running(broker, tmp_path, load.topic))

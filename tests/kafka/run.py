@@ -1,15 +1,14 @@
-"""This file runs the pipeline's processes for a test, on topics and groups of its own."""
+"""Run the pipeline's processes for one test, on topics and groups of its own."""
 
 import contextlib
 import os
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +17,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from pipeline.dev import process as processes
 from pipeline.dev.process import Process
 from pipeline.errors import UnavailableError
 from pipeline.usage.record import UsageRecord, decode_record
-from tests.command import resmeter
+from tests.support.command import resmeter
+from tests.support.environment import clean_environment
 
 PARTITIONS = 4
 SECONDS_MAX = 90.0
@@ -70,7 +71,7 @@ class Run:
             "RESMETER_SINK__SESSION_TIMEOUT_SECONDS": session_seconds(),
             "RESMETER_SINK__FLUSH_INTERVAL_SECONDS": "0.2",
             "RESMETER_STRIPE__API_KEY": "sk_test_tests",
-            "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",  # nobody is there
+            "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",  # nothing listens there
             "RESMETER_LOG__FORMAT": "json",
         }
 
@@ -78,18 +79,11 @@ class Run:
 
     def resmeter(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit status."""
-        return subprocess.run(
-            [sys.executable, "-m", "pipeline", *arguments],
-            env={**_clean_environment(), **self.env, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS_MAX,
-        )
+        return processes.run(arguments, self._whole(env), seconds_max=SECONDS_MAX)
 
     def done(self, *arguments: str, **env: str) -> str:
         """Run a command that must succeed, in this process; return what it printed."""
-        result = resmeter(*arguments, env={**_clean_environment(), **self.env, **env})
+        result = resmeter(*arguments, env=self._whole(env))
         assert result.returncode == 0, result.stderr.decode()
         return result.stdout.decode()
 
@@ -97,9 +91,12 @@ class Run:
         """Start worker or sink in the background; it ends with the test."""
         self._started += 1
         log = self.folder / f"{name}-{self._started}.log"
-        process = Process(name, [name], {**self.env, **env}, log)
+        process = Process(name, [name], self._whole(env), log)
         self._stack.callback(process.stop)
         return process
+
+    def _whole(self, env: Mapping[str, str]) -> dict[str, str]:
+        return {**clean_environment(), **self.env, **env}
 
     def port(self, process: Process) -> int:
         return int(process.find(r'"http_port": (\d+)', SECONDS_MAX))
@@ -134,7 +131,7 @@ class Run:
     # --- what comes out ---------------------------------------------------------------------------
 
     def messages(self, topic: str) -> list[Message]:
-        """Return all that a topic (`EVENTS`, `RECORDS`, ...) holds, by partition and offset."""
+        """Return all messages of a topic (`EVENTS`, `RECORDS`, ...), by partition and offset."""
         name = self.env[f"RESMETER_TOPICS__{topic}"]
         consumer = Consumer(
             {
@@ -170,7 +167,7 @@ class Run:
         return sorted(found, key=lambda m: (m.partition, m.offset))
 
     def usage_records(self) -> dict[str, bytes]:
-        """Return the usage records by id; the same id with other content fails the test."""
+        """Return the usage records by id; an id with two contents fails the test."""
         found: dict[str, bytes] = {}
         for message in self.messages("RECORDS"):
             assert message.value is not None
@@ -187,7 +184,7 @@ class Run:
             yield ledger
 
     def until_decided(self, process: Process, count: int) -> None:
-        """Wait until one worker holds all partitions, has taken everything and no window is open."""
+        """Wait until one worker has all partitions and has read all events, and no window is open."""
         port = self.port(process)
         try:
             process.wait_until(
@@ -195,7 +192,7 @@ class Run:
                     self.committed() >= count
                     and _partitions_held(port) == PARTITIONS
                     and readiness(port)[0] == 200
-                    and _left(port) == 0
+                    and _open_work(port) == 0
                 ),
                 SECONDS_MAX,
                 f"{count} events are decided",
@@ -203,7 +200,7 @@ class Run:
         except UnavailableError as error:
             raise AssertionError(
                 f"{self.committed()} of {count} are committed; ready: {readiness(port)}; "
-                f"{_partitions_held(port)} partitions held, {_left(port)} left; {error}"
+                f"{_partitions_held(port)} partitions held, {_open_work(port)} open; {error}"
             ) from error
 
     def committed(self) -> int:
@@ -223,7 +220,7 @@ class Run:
 
 
 def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
-    """Add usage records up: (tenant, conversation) → outcome → units, without zeros."""
+    """Sum up usage records: (tenant, conversation) → outcome → units, without zeros."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     for value in values:
         record: UsageRecord = decode_record(value)
@@ -235,7 +232,7 @@ def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def decided(lines: bytes) -> dict[tuple[str, str], dict[str, int]]:
-    """Read what `resmeter decide` printed in the form of `net`."""
+    """Return what `resmeter decide` printed, in the form of `net`."""
     answers = map(orjson.loads, lines.splitlines())
     return {(a["tenantid"], a["conversation"]): a["net"] for a in answers if a["net"]}
 
@@ -260,7 +257,7 @@ def _partitions_held(port: int) -> int:
     return sum(sample.name == "resmeter_lag_records" for sample in _samples(port))
 
 
-def _left(port: int) -> float:
+def _open_work(port: int) -> float:
     return metric(port, "resmeter_open_conversations") + metric(
         port, "resmeter_unacknowledged_batches"
     )
@@ -279,15 +276,15 @@ def readiness(port: int) -> tuple[int, dict[str, Any]]:
 def wait_until(holds: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + SECONDS_MAX
     while not holds():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"waited {SECONDS_MAX:.0f} s: {what}"
         time.sleep(0.05)
 
 
 @contextlib.contextmanager
 def running(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
-    """Make the topics of a run; its processes end with the context.
+    """Create the topics of a run; its processes end with the context.
 
-    `events` names an events topic that is there already, shared with other runs.
+    `events` is the name of an existing events topic that several runs share.
     """
     with made(servers, folder, events) as run:
         run.done("topics", "create")
@@ -296,15 +293,11 @@ def running(servers: str, folder: Path, events: str | None = None) -> Iterator[R
 
 @contextlib.contextmanager
 def made(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
-    """Make a run whose topics are not there yet."""
+    """Yield a run whose topics do not exist yet."""
     with contextlib.ExitStack() as stack:
         yield Run(servers, folder, stack, events)
 
 
 def session_seconds() -> str:
-    """Return after what time a killed process is noticed: a broker's default takes no less than 6."""
+    """Return the session timeout of the processes, seconds; a broker's default minimum is 6."""
     return os.environ.get("RESMETER_TEST_SESSION_SECONDS", "6")
-
-
-def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RESMETER_")}

@@ -1,4 +1,4 @@
-"""This file runs a real broker that asks who comes: one listener for each way to answer."""
+"""Run a real broker that authenticates its clients, with one listener for each method."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from pipeline.dev.broker import free_port, running_kafka
-from tests.certificates import Authority
+from tests.support.certificates import Authority
 
 USER, PASSWORD = "meter", "hunter2-kafka"
 KEY_PASSWORD = "hunter2-key"
@@ -24,9 +24,9 @@ _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
 
 class Secured(NamedTuple):
-    """The broker, by listener: the settings with which `resmeter` may use it."""
+    """The broker, and by listener the settings with which `resmeter` can use it."""
 
-    plain: str  # the address of the listener that asks nothing: for the tests themselves
+    plain: str  # the address of the listener without authentication, for the tests themselves
     env: dict[str, dict[str, str]]
     authority: Authority
 

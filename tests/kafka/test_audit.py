@@ -3,7 +3,7 @@
 import orjson
 
 from tests.kafka.run import Run, wait_until
-from tests.kafka.test_bad_input import AT, KEY, resolved
+from tests.support.events import AT, KEY, resolved
 
 
 def test_audit_finds_records_that_were_changed_in_the_ledger(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""Bad input on a real broker: a clear message, a counter, and nothing else is lost."""
+"""Bad input on a real broker: a clear message, a counter, and no effect on anything else."""
 
 import random
 import socket
@@ -12,44 +12,8 @@ from confluent_kafka import Producer
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.server import Emulator, running
-from pipeline.events.times import format_time
 from tests.kafka.run import Run, metric, net
-
-AT = 1_777_885_200_000  # 2026-05-04T09:00:00Z
-KEY = b"acme:c1"
-
-
-def event(
-    identity: str,
-    type_: str = "customer_message",
-    at: int = AT,
-    *,
-    subject: str = "c1",
-    **data: object,
-) -> bytes:
-    return orjson.dumps(
-        {
-            "specversion": "1.0",
-            "id": identity,
-            "source": "/chat",
-            "type": f"conversation.{type_}",
-            "subject": subject,
-            "time": format_time(at),
-            "tenantid": "acme",
-            "data": data,
-        }
-    )
-
-
-def resolved(subject: str) -> list[tuple[bytes | None, bytes | None, int]]:
-    """A conversation that bills one resolution."""
-    key = f"acme:{subject}".encode()
-    return [
-        (key, event("m1", intent="help_request", subject=subject), AT),
-        (key, event("a1", "ai_message", AT + 1, kind="answer", subject=subject), AT + 1),
-        (key, event("m2", at=AT + 2, intent="confirmation", subject=subject), AT + 2),
-    ]
-
+from tests.support.events import AT, KEY, event, resolved
 
 BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
     # key, value, reason, in the detail
@@ -104,13 +68,13 @@ def test_every_bad_record_becomes_a_dead_letter_with_its_origin_and_the_rest_bil
 @pytest.mark.parametrize(
     ("value", "headers", "packing"),
     [
-        (random.Random(1).randbytes(1_048_300), [], "none"),  # just what the topic takes
-        (bytes(40_000_000), [], "zstd"),  # far more than it, once it is unpacked
+        (random.Random(1).randbytes(1_048_300), [], "none"),  # the most that the topic accepts
+        (bytes(40_000_000), [], "zstd"),  # far more than that once it is unpacked
         (b"{}", [("ce_" + "x" * 900_000, b"\xff"), ("ce_specversion", b"1.0")], "none"),
     ],
     ids=["as large as Kafka takes", "packed", "header"],
 )
-def test_a_record_too_large_to_be_written_again_stops_nobody(
+def test_a_record_too_large_for_a_dead_letter_does_not_stop_the_worker(
     run: Run, value: bytes, headers: list[tuple[str, str | bytes | None]], packing: str
 ) -> None:
     producer = Producer(
@@ -135,7 +99,7 @@ def test_a_record_too_large_to_be_written_again_stops_nobody(
     assert net(run.usage_records().values()) == {("acme", "c1"): {"resolution": 1}}
 
 
-def test_a_conversation_takes_10_000_events_and_the_others_go_on(run: Run) -> None:
+def test_a_conversation_accepts_10_000_events_and_others_are_not_affected(run: Run) -> None:
     long = [(KEY, event(f"m{n}", at=AT + n, intent="help_request"), AT + n) for n in range(10_001)]
     run.produce([*long, *resolved("c2")])
     worker = run.start("worker")
@@ -149,7 +113,7 @@ def test_a_conversation_takes_10_000_events_and_the_others_go_on(run: Run) -> No
     assert metric(run.port(worker), "resmeter_rejected_total", reason="conversation_too_long") == 1
 
 
-def test_what_a_producer_sends_again_changes_nothing_and_is_counted(run: Run) -> None:
+def test_repeated_events_change_nothing_and_are_counted(run: Run) -> None:
     run.produce(resolved("c1") * 3)
     worker = run.start("worker")
 
@@ -159,7 +123,7 @@ def test_what_a_producer_sends_again_changes_nothing_and_is_counted(run: Run) ->
     assert metric(run.port(worker), "resmeter_duplicates_total") == 6
 
 
-def test_produce_refuses_bad_lines_before_they_are_sent(run: Run, tmp_path: Path) -> None:
+def test_produce_rejects_invalid_lines_before_it_sends_them(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     good = [value for _, value, _ in resolved("c1") if value is not None]
     file.write_bytes(b"\n".join([good[0], b"{oops", *good[1:], event("d1", intent="bliss")]))
@@ -168,15 +132,15 @@ def test_produce_refuses_bad_lines_before_they_are_sent(run: Run, tmp_path: Path
 
     assert result.returncode == 3
     assert "3 events sent and acknowledged, 2 rejected" in result.stderr
-    said = [orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
-    assert [(entry["line"], entry["reason"]) for entry in said] == [
+    problems = [orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    assert [(entry["line"], entry["reason"]) for entry in problems] == [
         (2, "malformed_json"),
         (5, "invalid_data"),
     ]
     assert len(run.messages("EVENTS")) == 3
 
 
-def test_produce_refuses_what_has_not_happened_yet_and_sends_the_rest(
+def test_produce_rejects_events_from_the_future_and_sends_the_rest(
     run: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "events.ndjson"
@@ -186,15 +150,13 @@ def test_produce_refuses_what_has_not_happened_yet_and_sends_the_rest(
     result = run.resmeter("produce", str(file))
 
     assert result.returncode == 3
-    (said,) = (orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{"))
-    assert (said["line"], said["reason"]) == (2, "future_time")
+    (problem,) = (orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{"))
+    assert (problem["line"], problem["reason"]) == (2, "future_time")
     assert "2 events sent and acknowledged, 1 rejected" in result.stderr
     assert len(run.messages("EVENTS")) == 2
 
 
-def test_produce_sends_what_it_read_before_a_file_that_is_not_there(
-    run: Run, tmp_path: Path
-) -> None:
+def test_produce_sends_the_lines_before_a_missing_file(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     file.write_bytes(event("m1") + b"\n" + event("m2"))
 
@@ -218,12 +180,12 @@ def test_produce_unchecked_sends_lines_as_they_are(run: Run, tmp_path: Path) -> 
     assert message.value == b"{oops"
 
 
-def test_a_broker_that_is_not_there_is_named_by_every_command(run: Run) -> None:
+def test_every_command_names_an_unreachable_broker(run: Run) -> None:
     run.done("ledger", "upgrade")
     commands = [("worker",), ("sink",), ("topics", "create"), ("produce", "-")]
-    with socket.socket() as nobody, ThreadPoolExecutor() as pool:
-        nobody.bind(("127.0.0.1", 0))  # bound, and listened on by none
-        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with socket.socket() as unused, ThreadPoolExecutor() as pool:
+        unused.bind(("127.0.0.1", 0))  # bound, but nothing listens on it
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
 
         def tried(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
             return run.resmeter(*command, RESMETER_KAFKA__BOOTSTRAP_SERVERS=address)
@@ -253,7 +215,7 @@ def test_check_lists_all_problems_at_once(run: Run, tmp_path: Path) -> None:
     )
 
     assert result.returncode == 2
-    for said in (
+    for text in (
         "RESMETER_SINK__HTTP_PORT",
         "version",
         "silence",
@@ -263,11 +225,11 @@ def test_check_lists_all_problems_at_once(run: Run, tmp_path: Path) -> None:
         "resmeter ledger upgrade",
         "cannot reach Stripe",
     ):
-        assert said in result.stderr
+        assert text in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_check_is_content_where_all_is_well(run: Run) -> None:
+def test_check_reports_no_problem_if_there_is_none(run: Run) -> None:
     tenants = run.folder / "resmeter.toml"
     tenants.write_text('[tenants.acme]\nstripe_customer = "cus_acme"\n')
     emulator = Emulator()

@@ -1,6 +1,5 @@
-"""`resmeter demo`, as a newcomer runs it."""
+"""`resmeter demo`, as a new user runs it."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.kafka.run import wait_until
+from tests.support.environment import clean_environment
 
 BILL = {
     "aurora": ("32", "$31.68"),
@@ -25,11 +25,10 @@ BILL = {
 
 @pytest.fixture
 def env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An environment whose temporary files are this test's alone: nothing may stay in them."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESMETER_")}
-    yield {**kept, "TMPDIR": str(tmp_path)}
-    left = [process for process in _processes() if str(tmp_path) in " ".join(_cmdline(process))]
-    assert left == []
+    """An environment with a temporary folder of its own, in which no process may be left."""
+    yield {**clean_environment(), "TMPDIR": str(tmp_path)}
+    orphans = [process for process in _processes() if str(tmp_path) in " ".join(_cmdline(process))]
+    assert orphans == []
 
 
 def _processes() -> list[psutil.Process]:
@@ -63,7 +62,7 @@ def _rows(out: str) -> dict[str, tuple[str, str]]:
     return rows
 
 
-def test_the_demo_bills_the_real_conversations_on_a_broker_of_its_own(
+def test_the_demo_bills_the_recorded_conversations_on_its_own_broker(
     env: dict[str, str], tmp_path: Path
 ) -> None:
     process = _demo(env)
@@ -72,13 +71,13 @@ def test_the_demo_bills_the_real_conversations_on_a_broker_of_its_own(
 
     assert process.returncode == 0, err
     assert _rows(out) == BILL
-    assert "out of wheels" in err
+    assert "started from Python packages" in err
     assert "The ledger and Stripe's own sums agree." in out
     assert "The AI's answer stood" in out
     assert not list(tmp_path.glob("resmeter-*"))
 
 
-def test_the_demo_runs_on_the_broker_that_is_named_and_leaves_no_topic(
+def test_the_demo_uses_the_broker_in_the_settings_and_deletes_its_topics(
     env: dict[str, str], broker: str
 ) -> None:
     process = _demo({**env, "RESMETER_KAFKA__BOOTSTRAP_SERVERS": broker})
@@ -96,7 +95,7 @@ def test_the_demo_runs_on_the_broker_that_is_named_and_leaves_no_topic(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_demo_that_is_interrupted_ends_everything_that_it_started(
+def test_an_interrupted_demo_stops_everything_that_it_started(
     env: dict[str, str], tmp_path: Path, number: signal.Signals
 ) -> None:
     process = _demo(env)
@@ -108,12 +107,12 @@ def test_a_demo_that_is_interrupted_ends_everything_that_it_started(
 
     assert process.returncode == 130
     assert "interrupted" in err
-    # One that was just being started ends with its parent, a moment later.
+    # A process that was just being started ends a moment after its parent.
     wait_until(lambda: not any(child.is_running() for child in children), "all have ended")
     assert not list(tmp_path.glob("resmeter-*"))
 
 
-def test_a_demo_that_is_killed_takes_its_processes_with_it(env: dict[str, str]) -> None:
+def test_the_processes_of_a_killed_demo_end(env: dict[str, str]) -> None:
     process = _demo(env)
     wait_until(lambda: len(psutil.Process(process.pid).children()) >= 4, "all is up")
     children = psutil.Process(process.pid).children(recursive=True)

@@ -3,7 +3,7 @@
 import orjson
 
 from tests.kafka.run import Run, net, wait_until
-from tests.kafka.test_bad_input import AT, KEY, event, resolved
+from tests.support.events import AT, KEY, event, resolved
 
 HOUR_MS = 3_600_000
 

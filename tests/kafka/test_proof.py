@@ -1,4 +1,4 @@
-"""Some rows of the matrix, small: `python -m tests.proof` runs all of them."""
+"""A few rows of the matrix over a small load; `python -m tests.proof` runs them all."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.proof import rows
 from tests.proof.auditor import judge
-from tests.proof.load import Mess, draw
-from tests.proof.stand import Broker, Loaded, Stand, loaded, running_broker, stand
+from tests.proof.billing_faults import nothing, sink_points, stripe_fails
+from tests.proof.load import Disorder, draw
+from tests.proof.rig import Broker, Loaded, Rig, loaded, running_broker, running_rig
+from tests.proof.server_faults import produce_errors
+from tests.proof.worker_faults import generations, worker_points
 
 EVENTS = 12_000
 
@@ -26,37 +28,38 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESMETER_TEST_SESSION_SECONDS", "3")
         with running_broker(folder / "kafka") as kafka:
-            yield Scene(kafka, loaded(kafka, folder / "load", draw(EVENTS, 11, Mess())))
+            records = draw(EVENTS, 11, Disorder())
+            yield Scene(kafka, loaded(kafka, folder / "load", records))
 
 
 @pytest.mark.parametrize(
-    "play",
+    "fault",
     [
-        pytest.param(partial(rows.worker_points, times=1), id="worker-points"),
-        pytest.param(partial(rows.sink_points, times=1), id="sink-points"),
-        pytest.param(rows.generations, id="generations"),
-        pytest.param(rows.produce_errors, id="produce-errors"),
-        pytest.param(rows.stripe_cut, id="stripe-cut"),
+        pytest.param(partial(worker_points, times=1), id="worker-points"),
+        pytest.param(partial(sink_points, times=1), id="sink-points"),
+        pytest.param(generations, id="generations"),
+        pytest.param(produce_errors, id="produce-errors"),
+        pytest.param(stripe_fails("cut_after"), id="stripe-cut"),
     ],
 )
 def test_a_row_of_the_matrix_loses_and_doubles_nothing(
-    scene: Scene, tmp_path: Path, play: Callable[[Stand], None]
+    scene: Scene, tmp_path: Path, fault: Callable[[Rig], None]
 ) -> None:
-    with stand(scene.kafka, scene.load, tmp_path / "row", None, 120) as made:
-        play(made)
-        made.finish()
+    with running_rig(scene.kafka, scene.load, tmp_path / "row", None, 120) as rig:
+        fault(rig)
+        rig.finish()
 
-        assert made.faults > 0
-        verdict = made.verdict()
+        assert rig.faults > 0
+        verdict = rig.verdict()
     assert verdict.is_clean, verdict
 
 
-def test_the_auditor_sees_what_is_lost_doubled_and_wrong(scene: Scene, tmp_path: Path) -> None:
-    with stand(scene.kafka, scene.load, tmp_path / "row", None, 120) as made:
-        rows.nothing(made)
-        made.finish()
-        verdict = made.verdict()
-        url = made.run.env["RESMETER_LEDGER__URL"]
+def test_the_auditor_finds_lost_doubled_and_wrong_units(scene: Scene, tmp_path: Path) -> None:
+    with running_rig(scene.kafka, scene.load, tmp_path / "row", None, 120) as rig:
+        nothing(rig)
+        rig.finish()
+        verdict = rig.verdict()
+        url = rig.run.env["RESMETER_LEDGER__URL"]
     assert verdict.is_clean, verdict
     truth, undisturbed = scene.load.truth, scene.load.undisturbed
     written = list(undisturbed.items())
@@ -66,6 +69,6 @@ def test_the_auditor_sees_what_is_lost_doubled_and_wrong(scene: Scene, tmp_path:
     fewer = truth._replace(units=truth.units - type(truth.units)({place: 1}))
     assert judge(more, url, undisturbed, written, truth.rejected, {}).lost >= 1
     assert judge(fewer, url, undisturbed, written, truth.rejected, {}).doubled == 1
-    changed = [(identity, content + b" ") for identity, content in written[:2]]
+    changed = [(record_id, content + b" ") for record_id, content in written[:2]]
     assert judge(truth, url, undisturbed, changed, truth.rejected, {}).wrong == 2
     assert judge(truth, url, undisturbed, written, set(), {}).problems

@@ -11,7 +11,7 @@ from pipeline.ledger import open_ledger, reports
 from pipeline.replay.planfile import decode_plan
 from pipeline.replay.rebill import write_corrections
 from tests.kafka.run import Run, net, wait_until
-from tests.kafka.test_bad_input import AT, event, resolved
+from tests.support.events import AT, event, resolved
 
 DAY_MS = 86_400_000
 

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog.tenants import load_tenants
-from pipeline.dev.emulator.server import Clock, Emulator, running
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.server import Emulator, running
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports, upgrade
-from tests.certificates import Authority
 from tests.kafka import run as runs
 from tests.kafka.run import Run, metric, readiness
 from tests.kafka.secured import PASSWORD, Secured, running_secured
-from tests.kafka.test_bad_input import resolved
+from tests.support.certificates import Authority
+from tests.support.events import resolved
 
 A_WEEK_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
 SECRETS = (PASSWORD, "hunter2")

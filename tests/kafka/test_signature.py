@@ -9,7 +9,7 @@ from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import load_tenants
 from pipeline.events.signature import verify
 from tests.kafka.run import Run, net
-from tests.kafka.test_bad_input import resolved
+from tests.support.events import resolved
 
 SECRET = "0123456789abcdef0123456789abcdef"
 

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from pipeline.catalog.tenants import load_tenants
-from pipeline.dev.emulator.server import Clock, Emulator, running
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.server import Emulator, running
 from pipeline.dev.process import Process
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
@@ -70,7 +71,7 @@ def test_killed_workers_and_sinks_bill_exactly_what_decide_says(
     audit = run.resmeter("audit", "--stripe", "--stripe-lag", "0")
     assert "nothing differs" in audit.stderr, audit.stdout
 
-    stripe.state.create_meter_event(_unit_of_nobody(stripe), stripe.clock.now())
+    stripe.state.meter_events.create(_unit_of_nobody(stripe), stripe.clock.now())
     audit = run.resmeter("audit", "--stripe", "--stripe-lag", "0", "--json")
     assert audit.returncode == 3
     (found,) = (line for line in map(orjson.loads, audit.stdout.splitlines()) if "finding" in line)

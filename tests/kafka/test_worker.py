@@ -23,7 +23,7 @@ from tests.kafka.run import (
     running,
     wait_until,
 )
-from tests.kafka.test_bad_input import AT, KEY, resolved
+from tests.support.events import AT, KEY, resolved
 
 AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
 DATA = resources.files("pipeline.dev") / "data" / "airline_support.events.ndjson"

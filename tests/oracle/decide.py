@@ -12,7 +12,7 @@ from pipeline.resolve.policy import Policy, Timeline
 
 
 class Step(NamedTuple):
-    """A transition."""
+    """A transition: one unit charged or reversed."""
 
     at: int
     outcome: str
@@ -26,8 +26,8 @@ class Step(NamedTuple):
 class Outcome(NamedTuple):
     excluded: bool
     steps: list[Step]
-    kind: str | None  # of the current count
-    counted: str | None  # the outcome of the current count
+    kind: str | None  # of the standing charge
+    counted: str | None  # the outcome of the standing charge
 
 
 def in_order(history: Iterable[Event]) -> list[Event]:
@@ -37,7 +37,7 @@ def in_order(history: Iterable[Event]) -> list[Event]:
 def decide(
     history: Iterable[Event], timeline: Timeline, as_of: int, *, with_grace: bool = False
 ) -> Outcome:
-    """Decide from the start. `as_of` bounds silence, less the policy's grace where that is asked."""
+    """Decide from the start. `as_of` bounds silence; `with_grace` subtracts the policy's grace period."""
     events = in_order(history)
     fold = Fold(timeline)
     for event in events:
@@ -46,12 +46,12 @@ def decide(
             fold.take(event)
     standing = timeline.at(fold.standing["at"]) if fold.standing else None
     fold.silence_until(as_of - (standing.grace if with_grace and standing else 0))
-    count = fold.count
+    charge = fold.charge
     return Outcome(
         any(not event.live for event in events),
         fold.steps,
-        count["kind"] if count else None,
-        count["outcome"] if count else None,
+        charge["kind"] if charge else None,
+        charge["outcome"] if charge else None,
     )
 
 
@@ -63,7 +63,7 @@ def net(steps: Iterable[Step]) -> dict[str, int]:
 
 
 class Fold:
-    """Everything that is known of a conversation up to an event."""
+    """The state of a conversation up to an event."""
 
     def __init__(self, timeline: Timeline) -> None:
         self.timeline = timeline
@@ -71,7 +71,7 @@ class Fold:
         self.human_requested = False
         self.ended = ""
         self.standing: dict[str, Any] | None = None
-        self.count: dict[str, Any] | None = None
+        self.charge: dict[str, Any] | None = None
         self.messages: list[int] = []  # times of messages of the conversation or segment
         self.steps: list[Step] = []
 
@@ -100,7 +100,7 @@ class Fold:
                 (policy.name, policy.version),
             )
         )
-        self.count = {
+        self.charge = {
             "outcome": "resolution",
             "kind": "assumed",
             "at": due,
@@ -109,7 +109,7 @@ class Fold:
 
     def due(self) -> int | None:
         standing = self.standing
-        if standing is None or self.count or self.ended or self.human_requested:
+        if standing is None or self.charge or self.ended or self.human_requested:
             return None
         policy = self.timeline.at(standing["at"])
         if policy is None or policy.silence == "never":
@@ -128,17 +128,19 @@ class Fold:
             moments.append(standing["verified_at"])
         return int(max(moments))
 
-    # --- claim and return -----------------------------------------------------------------------
+    # --- charge and return ----------------------------------------------------------------------
 
-    def claim(self, policy: Policy, outcome: str, kind: str, event: Event, reason: str) -> None:
+    def charge_outcome(
+        self, policy: Policy, outcome: str, kind: str, event: Event, reason: str
+    ) -> None:
         if self.human_requested or self.ended:
             return
 
         def rank(name: str) -> int:
             return ([*policy.precedence, name]).index(name)
 
-        if self.count is not None:
-            if rank(self.count["outcome"]) <= rank(outcome):
+        if self.charge is not None:
+            if rank(self.charge["outcome"]) <= rank(outcome):
                 return
             self.reverse(policy, event, "superseded")
         answer = self.standing["id"] if self.standing else None
@@ -146,29 +148,29 @@ class Fold:
         self.steps.append(
             Step(event.at, outcome, 1, kind, reason, evidence, (policy.name, policy.version))
         )
-        self.count = {"outcome": outcome, "kind": kind, "at": event.at, "answer": answer}
+        self.charge = {"outcome": outcome, "kind": kind, "at": event.at, "answer": answer}
 
     def comes_back(self, policy: Policy | None, event: Event, reason: str) -> None:
         self.standing = None
-        count = self.count
-        if count is None or policy is None or count["outcome"] not in policy.reversible:
+        charge = self.charge
+        if charge is None or policy is None or charge["outcome"] not in policy.reversible:
             return
         horizon = policy.reversal_horizon
-        if horizon is None or event.at - count["at"] <= horizon:
+        if horizon is None or event.at - charge["at"] <= horizon:
             self.reverse(policy, event, reason)
         elif policy.unit == "segment":
-            self.count = None
+            self.charge = None
             self.human_requested = False
             self.messages = []
 
     def reverse(self, policy: Policy | None, event: Event, reason: str) -> None:
-        count = self.count
-        assert count is not None
+        charge = self.charge
+        assert charge is not None
         named = (policy.name, policy.version) if policy else ("", 0)
         self.steps.append(
-            Step(event.at, count["outcome"], -1, count["kind"], reason, (event.id,), named)
+            Step(event.at, charge["outcome"], -1, charge["kind"], reason, (event.id,), named)
         )
-        self.count = None
+        self.charge = None
 
     # --- the table ------------------------------------------------------------------------------
 
@@ -204,14 +206,14 @@ class Fold:
                 self.human_requested = True
 
     def confirms(self, policy: Policy | None, event: Event) -> None:
-        if self.count is not None:
-            if self.count["kind"] == "assumed":
-                self.count["kind"] = "confirmed"
+        if self.charge is not None:
+            if self.charge["kind"] == "assumed":
+                self.charge["kind"] = "confirmed"
         elif self.standing is not None and policy is not None:
-            self.claim(policy, "resolution", "confirmed", event, "confirmed")
+            self.charge_outcome(policy, "resolution", "confirmed", event, "confirmed")
 
     def on_ai_message(self, policy: Policy | None, event: Event) -> None:
-        if self.count is not None:
+        if self.charge is not None:
             return
         if event.kind in {"answer", "custom_answer"}:
             if not self.asked or self.human_requested:
@@ -230,7 +232,7 @@ class Fold:
             self.standing = None
 
     def on_human_message(self, policy: Policy | None, event: Event) -> None:
-        if event.internal or self.count is not None or policy is None:
+        if event.internal or self.charge is not None or policy is None:
             return
         if policy.human_reply in {"clears_answer", "voids_conversation"}:
             self.standing = None
@@ -239,7 +241,7 @@ class Fold:
 
     def on_handoff(self, policy: Policy | None, event: Event) -> None:
         if policy is not None and event.cause in policy.handoff_causes_billed:
-            self.claim(policy, "procedure_handoff", "handoff", event, str(event.cause))
+            self.charge_outcome(policy, "procedure_handoff", "handoff", event, str(event.cause))
             self.standing = None
         elif event.cause == "customer_request":
             self.customer_says(policy, event, "human_request")
@@ -248,7 +250,7 @@ class Fold:
 
     def on_outcome_reported(self, policy: Policy | None, event: Event) -> None:
         if policy is not None and event.outcome in policy.outcomes_billed:
-            self.claim(policy, event.outcome, "reported", event, "reported")
+            self.charge_outcome(policy, event.outcome, "reported", event, "reported")
 
     def on_rating(self, policy: Policy | None, event: Event) -> None:
         if not event.rates_ai:
@@ -271,13 +273,13 @@ class Fold:
     def on_undelivered(self, policy: Policy | None, event: Event) -> None:
         if self.standing is not None and self.standing["id"] == event.message_id:
             self.standing = None
-        count = self.count
-        if count and count["kind"] == "assumed" and count["answer"] == event.message_id:
+        charge = self.charge
+        if charge and charge["kind"] == "assumed" and charge["answer"] == event.message_id:
             self.reverse(policy, event, "undelivered")
 
     def on_merged(self, policy: Policy | None, event: Event) -> None:
         if event.secondary:
-            if self.count is not None:
+            if self.charge is not None:
                 self.reverse(policy, event, "merged")
             self.ended = "merged"
             return
@@ -285,7 +287,7 @@ class Fold:
         if at is None:
             return
         self.asked = True
-        if self.count is not None or self.human_requested:
+        if self.charge is not None or self.human_requested:
             return
         if self.standing is None or self.standing["at"] <= at:
             self.standing = {
@@ -299,6 +301,6 @@ class Fold:
 
     def on_spam_flagged(self, policy: Policy | None, event: Event) -> None:
         grace = policy.spam_grace if policy else -1
-        if self.count is not None and event.at - self.count["at"] <= grace:
+        if self.charge is not None and event.at - self.charge["at"] <= grace:
             self.reverse(policy, event, "spam")
         self.ended = "spam"

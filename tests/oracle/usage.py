@@ -1,4 +1,4 @@
-"""Section 4 of the rules, read naively: after each arrival everything is decided anew."""
+"""docs/reference/outcomes.md §4, read naively: every arrival decides the whole history again."""
 
 from pipeline.events.model import Event
 from pipeline.resolve.policy import Policy, Timeline
@@ -22,10 +22,10 @@ Place = tuple[int, str, int]  # time, sequence, rank
 
 
 class Oracle:
-    """One conversation: its history, and what was emitted for it.
+    """One conversation: its history, and the usage records that were emitted for it.
 
-    To seal only closes what is past: nothing is ever dropped here, and everything is decided from
-    the first event on.
+    Sealing only closes the past. The oracle never drops an event, and always decides from the first
+    one.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class Oracle:
         self._seal_after = seal_after
         self._history: list[Event] = []
         self._known: set[tuple[str, str]] = set()  # since the last seal
-        self._closed: Place | None = None  # up to here all is too late
-        self._heard: int | None = None  # the newest timestamp of a record that was taken
+        self._closed: Place | None = None  # every new event up to here is too late
+        self._newest: int | None = None  # newest timestamp of an accepted record, ms
         self._arrival = 0
         self._accounted: list[Step] = []
         self.records: list[Record] = []
@@ -45,28 +45,28 @@ class Oracle:
 
     @property
     def held(self) -> int:
-        """How many events there are since the last seal."""
+        """The number of events since the last seal."""
         return len(self._known)
 
     def receive(self, event: Event, arrival: int) -> None:
-        """Take in a record: silence first, then the event."""
+        """Receive a record: silence is decided first, then the event."""
         known, closed = self._known, self._closed
-        if self._heard is not None and arrival - self._heard >= self._seal_after:
+        if self._newest is not None and arrival - self._newest >= self._seal_after:
             known, closed = set(), max(_place(past) for past in self._history)
-        identity = (event.source, event.id)
-        if identity not in known and closed is not None and _place(event) <= closed:
+        key = (event.source, event.id)
+        if key not in known and closed is not None and _place(event) <= closed:
             self.too_late.append(event)
             return
         self._known, self._closed = known, closed
-        self._heard = arrival if self._heard is None else max(arrival, self._heard)
+        self._newest = arrival if self._newest is None else max(arrival, self._newest)
         self.tick(arrival)
-        if identity not in known:
-            known.add(identity)
+        if key not in known:
+            known.add(key)
             self._history.append(event)
             self._decide_again(event)
 
     def tick(self, clock: int) -> None:
-        """Let arrival time advance."""
+        """Advance arrival time."""
         self._arrival = max(self._arrival, clock)
         self._decide_again(None)
 
@@ -86,7 +86,7 @@ class Oracle:
                     step.evidence,
                 )
         else:
-            assert event is not None, "silence alone never rewrites the past"
+            assert event is not None, "silence alone does not change the past"
             self._correct(steps, event, outcome.kind, outcome.counted)
         self._accounted = steps
 
@@ -146,9 +146,9 @@ class Oracle:
             supersedes, policy = newest[0], newest[6]
             kind = kind or newest[3]
         assert kind is not None
-        identity = f"{self._prefix}:{len(self.records) + 1}"
+        record_id = f"{self._prefix}:{len(self.records) + 1}"
         self.records.append(
-            (identity, outcome, quantity, kind, reason, at, policy, evidence, supersedes)
+            (record_id, outcome, quantity, kind, reason, at, policy, evidence, supersedes)
         )
 
 

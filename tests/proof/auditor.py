@@ -1,8 +1,8 @@
-"""The judge of a row. It shares no line with worker, sink or ledger: a bare consumer, the pure
-decision, and SQL.
+"""The judge of a row: a bare consumer, the pure decision, and SQL.
 
-From the log: each conversation's events, one per identity, decided by `decide` when all windows are
-over. From the ledger: units by conversation and outcome. From Stripe's stand-in: its own sums.
+The auditor shares no line with worker, sink or ledger. From the log it takes each conversation's
+events, one per source and id, and lets `decide` decide them after all windows have ended. From the
+ledger it takes units by conversation and outcome, from the Stripe emulator its sums.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ Units = Counter[tuple[str, str, str]]  # tenant, conversation, outcome
 
 
 class Verdict(NamedTuple):
-    """What a row came to; the last says what is wrong besides, in words."""
+    """The result of a row."""
 
-    lost: int
-    doubled: int
-    wrong: int
-    problems: list[str]
+    lost: int  # units
+    doubled: int  # units
+    wrong: int  # usage records that differ from those of the undisturbed run
+    problems: list[str]  # in words
 
     @property
     def is_clean(self) -> bool:
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What the log says."""
+    """What follows from the log."""
 
     units: Units
     records: int
@@ -55,14 +55,14 @@ def read_truth(servers: str, topic: str) -> Truth:
     count = 0
     for message in _messages(servers, topic):
         count += 1
-        found = read_record(
+        result = read_record(
             message.value(), message.key(), message.timestamp()[1], message.headers() or []
         )
-        if isinstance(found, Rejected):
+        if isinstance(result, Rejected):
             rejected.add((message.partition(), message.offset()))
             continue
-        history = histories.setdefault((found.tenant_id, found.conversation_id), {})
-        history.setdefault((found.event.source, found.event.id), found.event)
+        history = histories.setdefault((result.tenant_id, result.conversation_id), {})
+        history.setdefault((result.event.source, result.event.id), result.event)
     units: Units = Counter()
     for (tenant_id, conversation), history in histories.items():
         decision = decide(history.values(), _TIMELINE, _FAR)
@@ -80,14 +80,14 @@ def judge(
     dead_letters: set[tuple[int, int]],
     at_stripe: dict[str, int],
 ) -> Verdict:
-    """Compare a row's end with the log, with an undisturbed run, and with Stripe.
+    """Compare the end of a row with the log, with an undisturbed run, and with Stripe.
 
     Args:
-        truth: of the log.
-        ledger_url: SQLAlchemy's form.
+        truth: what follows from the log.
+        ledger_url: as SQLAlchemy takes it.
         undisturbed: usage records of an undisturbed run, by id.
-        written: all that stands in the row's topic of usage records: id and content.
-        dead_letters: origins, partition and offset.
+        written: id and content of every record in the row's topic of usage records.
+        dead_letters: partition and offset of their origins.
         at_stripe: units by tenant.
     """
     problems: list[str] = []
@@ -95,12 +95,12 @@ def judge(
         units: Units = Counter()
         owed: Counter[str] = Counter()
         stored = []
-        for identity, tenant_id, conversation, outcome, quantity in execute(
+        for record_id, tenant_id, conversation, outcome, quantity in execute(
             "SELECT id, tenantid, conversation, outcome, quantity FROM usage_record"
         ):
             units[tenant_id, conversation, outcome] += quantity
             owed[tenant_id] += quantity
-            stored.append(identity)
+            stored.append(record_id)
         delivered: Counter[str] = Counter()
         for tenant_id, value in execute(
             "SELECT tenantid, value FROM meter_event WHERE state IN ('delivered', 'netted')"
@@ -116,24 +116,25 @@ def judge(
     lost = sum((truth.units - units).values())
     doubled = sum((units - truth.units).values())
     wrong = 0
-    for identity, content in written:
-        if undisturbed.get(identity) != content:
+    for record_id, content in written:
+        if undisturbed.get(record_id) != content:
             wrong += 1
-            problems.append(f"not as in the undisturbed run: {identity}")
+            problems.append(f"differs from the undisturbed run: {record_id}")
     wrong += len(undisturbed.keys() ^ set(stored))
     if len(stored) != len(set(stored)):
-        problems.append("an id stands twice in the ledger")
+        problems.append("the ledger has an id twice")
     for tenant_id in sorted({*delivered, *owed, *at_stripe}):
         sums = (owed[tenant_id], delivered[tenant_id], at_stripe.get(tenant_id, 0))
         if len(set(sums)) > 1:
             problems.append(
-                f"{tenant_id}: owed less pending {sums[0]}, delivered {sums[1]}, Stripe has {sums[2]}"
+                f"{tenant_id}: owed and not pending {sums[0]}, delivered {sums[1]}, "
+                f"at Stripe {sums[2]}"
             )
             lost += max(0, sums[0] - sums[2])
             doubled += max(0, sums[2] - sums[0])
     if dead_letters != truth.rejected:
         differing = len(dead_letters ^ truth.rejected)
-        problems.append(f"{differing} dead letters are missing or nothing was wrong with them")
+        problems.append(f"{differing} dead letters are missing, or their records are valid")
     return Verdict(lost, doubled, wrong, problems[:20])
 
 
@@ -162,7 +163,7 @@ def _messages(servers: str, topic: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[Any]:
-    """Connect to a ledger; what is yielded runs a query and returns all rows."""
+    """Connect to a ledger; yield a function that runs a query and returns all rows."""
     where = sqlalchemy.make_url(url)
     if where.get_backend_name() == "sqlite":
         with contextlib.closing(sqlite3.connect(str(where.database))) as sqlite:

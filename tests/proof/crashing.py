@@ -1,11 +1,11 @@
-"""Run a worker or sink that dies at a named point, or whose clock steps.
+"""Run a worker or a sink that crashes at a named point, or in a mode that disturbs it.
 
     python -m tests.proof.crashing POINT N worker|sink
 
-The process kills itself with SIGKILL when it comes to POINT for the Nth time. Three points kill nobody:
-`clock`, where every N seconds the host's clock steps by an hour, there and back, `generation`, where at
-every Nth look of the worker's loop a rebalance seems to have come in between, and `slow`, where each batch
-takes N seconds more.
+The process kills itself with SIGKILL when it reaches POINT for the Nth time. Three modes take the
+place of a point: `clock` moves the host's clock by an hour, forwards and back, every N seconds;
+`generation` shows the worker's loop a rebalance at every Nth check; `slow` makes each batch take N
+seconds more.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ SINK_POINTS = (
     "after store",
     "before plan",
     "after plan",
-    "before claim",
+    "before lease",
     "before call",
     "after call",
     "after conclude",
@@ -38,7 +38,7 @@ SINK_POINTS = (
 
 
 def main() -> None:
-    """Plant the point, and run the command."""
+    """Plant the point or the mode, and run the command."""
     point, number, *arguments = sys.argv[1:]
     if point == "clock":
         _step_the_clock(float(number))
@@ -48,44 +48,46 @@ def main() -> None:
         _slow_down(float(number))
     else:
         places = _worker_places() if arguments[0] == "worker" else _sink_places()
-        _plant(point, _Count(int(number)), places)
+        _plant(point, _Countdown(int(number)), places)
     sys.argv = ["resmeter", *arguments]
     from pipeline.cli import main as resmeter
 
     resmeter()
 
 
-class _Count:
-    def __init__(self, number: int) -> None:
-        self._left = number
+class _Countdown:
+    """Kills the process at the Nth `tick`."""
 
-    def here(self) -> None:
-        self._left -= 1
-        if self._left <= 0:
+    def __init__(self, number: int) -> None:
+        self._remaining = number
+
+    def tick(self) -> None:
+        self._remaining -= 1
+        if self._remaining <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _plant(point: str, count: _Count, places: dict[str, tuple[Any, str]]) -> None:
-    """Count each time that a function is called, or has returned."""
+def _plant(point: str, countdown: _Countdown, places: dict[str, tuple[Any, str]]) -> None:
+    """Tick before each call of the point's function, or after it."""
     when, what = point.split()
     holder, name = places[what]
     original: Callable[..., Any] = getattr(holder, name)
 
     def planted(*arguments: Any, **more: Any) -> Any:
         if when == "before":
-            count.here()
-        answer = original(*arguments, **more)
+            countdown.tick()
+        result = original(*arguments, **more)
         if when == "after":
-            count.here()
-        return answer
+            countdown.tick()
+        return result
 
     async def planted_in_loop(*arguments: Any, **more: Any) -> Any:
         if when == "before":
-            count.here()
-        answer = await original(*arguments, **more)
+            countdown.tick()
+        result = await original(*arguments, **more)
         if when == "after":
-            count.here()
-        return answer
+            countdown.tick()
+        return result
 
     setattr(holder, name, planted_in_loop if iscoroutinefunction(original) else planted)
 
@@ -108,7 +110,7 @@ def _sink_places() -> dict[str, tuple[Any, str]]:
     return {
         "store": (records, "store"),
         "plan": (deliveries, "store_planned"),
-        "claim": (deliveries, "lease"),
+        "lease": (deliveries, "lease"),
         "call": (StripeMeter, "deliver"),
         "conclude": (deliveries, "conclude"),
     }

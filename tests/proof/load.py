@@ -1,50 +1,42 @@
-"""What producers send: generated conversations, sent again, late, out of order, with garbage."""
+"""What producers send: generated conversations, repeated, late, out of order, and with garbage."""
 
 import random
 from typing import NamedTuple
 
-from benchmarks.load import events
+from pipeline.dev.load import EventRecord, events
 
 _GRACE_MS = 600_000
 _GARBAGE = (b"", b"{", b"\xff\xfe", b"[]", b'{"specversion":"1.0"}', b'{"hello":"world"}')
 
 
-class Mess(NamedTuple):
-    """How much goes wrong on the way; each a share of the events."""
+class Disorder(NamedTuple):
+    """How much goes wrong on the way to Kafka: shares of the events."""
 
     repeated: float = 0.05  # sent twice or three times
-    late_within: float = 0.05  # within the grace
+    late_within: float = 0.05  # late, within the grace period
     late_beyond: float = 0.01
     garbage: float = 0.01
     everything_repeated: bool = False  # every event one to three times
 
 
-class Sent(NamedTuple):
-    """A record of the events topic; `at` is its timestamp, the arrival, ms."""
-
-    at: int
-    key: bytes
-    value: bytes
-
-
-def draw(size: int, seed: int, mess: Mess) -> list[Sent]:
-    """Return about `size` records in the order of their arrival."""
+def draw(size: int, seed: int, disorder: Disorder) -> list[EventRecord]:
+    """Return about `size` records in the order of their arrival; that is their timestamp."""
     chance = random.Random(seed)
-    each = 2.0 if mess.everything_repeated else 1.0 + 1.5 * mess.repeated
-    sent: list[Sent] = []
-    for event in events(int(size / (each + mess.garbage)), seed=seed):
-        at = event.at
+    repeats = 2.0 if disorder.everything_repeated else 1.0 + 1.5 * disorder.repeated
+    records: list[EventRecord] = []
+    for event in events(int(size / (repeats + disorder.garbage)), seed=seed):
+        at = event.timestamp_ms
         lot = chance.random()
-        if lot < mess.late_beyond:
+        if lot < disorder.late_beyond:
             at += chance.randrange(_GRACE_MS, 48 * 3_600_000)
-        elif lot < mess.late_beyond + mess.late_within:
+        elif lot < disorder.late_beyond + disorder.late_within:
             at += chance.randrange(_GRACE_MS)
         times = 1
-        if mess.everything_repeated or chance.random() < mess.repeated:
-            times = chance.randint(1 if mess.everything_repeated else 2, 3)
+        if disorder.everything_repeated or chance.random() < disorder.repeated:
+            times = chance.randint(1 if disorder.everything_repeated else 2, 3)
         for _ in range(times):
-            sent.append(Sent(at, event.key, event.value))
+            records.append(event._replace(timestamp_ms=at))
             at += chance.randrange(120_000)
-        if chance.random() < mess.garbage:
-            sent.append(Sent(event.at, event.key, chance.choice(_GARBAGE)))
-    return sorted(sent, key=lambda record: record.at)
+        if chance.random() < disorder.garbage:
+            records.append(event._replace(value=chance.choice(_GARBAGE)))
+    return sorted(records, key=lambda record: record.timestamp_ms)

@@ -1,7 +1,7 @@
-"""A relay in front of the broker, which answers some of what is produced with an error.
+"""A relay in front of the broker that answers some produce requests with an error.
 
-It knows Kafka's frames, and of their contents the produce requests alone. An error comes *before* the
-effect (the broker never sees the request) or *after* it (the broker has appended, and says otherwise).
+The relay reads Kafka's frames, and of their contents only produce requests. An error comes *before*
+the effect (the broker never gets the request) or *after* it (the broker has appended the records).
 """
 
 import asyncio
@@ -18,44 +18,44 @@ _NO_OFFSET = -1
 _START_SECONDS_MAX = 10.0
 
 
-class Trouble(NamedTuple):
-    """An answer to a produce request."""
+class ProduceError(NamedTuple):
+    """An error in response to a produce request."""
 
-    code: int  # Kafka's, or 0: the line is cut
+    code: int  # Kafka's error code, or 0: the connection is cut
     when: Literal["before", "after"]
 
 
-TROUBLES = (
-    Trouble(19, "before"),  # NOT_ENOUGH_REPLICAS
-    Trouble(20, "after"),  # NOT_ENOUGH_REPLICAS_AFTER_APPEND
-    Trouble(7, "after"),  # REQUEST_TIMED_OUT
-    Trouble(7, "before"),
-    Trouble(6, "before"),  # NOT_LEADER_OR_FOLLOWER
-    Trouble(0, "after"),
-    Trouble(10, "before"),  # MESSAGE_TOO_LARGE
+PRODUCE_ERRORS = (
+    ProduceError(19, "before"),  # NOT_ENOUGH_REPLICAS
+    ProduceError(20, "after"),  # NOT_ENOUGH_REPLICAS_AFTER_APPEND
+    ProduceError(7, "after"),  # REQUEST_TIMED_OUT
+    ProduceError(7, "before"),
+    ProduceError(6, "before"),  # NOT_LEADER_OR_FOLLOWER
+    ProduceError(0, "after"),
+    ProduceError(10, "before"),  # MESSAGE_TOO_LARGE
 )
 
 
 class Relay:
-    """Answers every `every`-th produce request with the next trouble, while it is `on`."""
+    """Answers every `every`-th produce request with the next error, while it is `on`."""
 
     def __init__(self, broker_port: int, every: int) -> None:
         self.on = True
-        self.troubles = 0
+        self.errors = 0
         self._broker_port = broker_port
         self._every = every
         self._requests = 0
 
-    def _trouble(self, api_key: int, version: int) -> Trouble | None:
+    def _next_error(self, api_key: int, version: int) -> ProduceError | None:
         if api_key != _PRODUCE or not self.on:
             return None
         assert version == _VERSION, f"produce requests have version {version}"
         self._requests += 1
         if self._requests % self._every:
             return None
-        trouble = TROUBLES[self.troubles % len(TROUBLES)]
-        self.troubles += 1
-        return trouble
+        error = PRODUCE_ERRORS[self.errors % len(PRODUCE_ERRORS)]
+        self.errors += 1
+        return error
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection until either side ends it."""
@@ -64,12 +64,12 @@ class Relay:
         except OSError:
             writer.close()
             return
-        # What is to be answered, in the order of the requests, as Kafka has it: our own answer, or
-        # the broker's with what becomes of it.
-        order: asyncio.Queue[tuple[bytes | None, Trouble | None]] = asyncio.Queue()
+        # Kafka answers in the order of the requests: with our own response, or with the broker's,
+        # which an error may replace.
+        order: asyncio.Queue[tuple[bytes | None, ProduceError | None]] = asyncio.Queue()
         pumps = [
-            asyncio.ensure_future(self._requests_of(reader, upstream[1], order)),
-            asyncio.ensure_future(self._answers_of(upstream[0], writer, order)),
+            asyncio.ensure_future(self._relay_requests(reader, upstream[1], order)),
+            asyncio.ensure_future(self._relay_responses(upstream[0], writer, order)),
         ]
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for pump in pumps:
@@ -78,38 +78,38 @@ class Relay:
         for side in (writer, upstream[1]):
             side.close()
 
-    async def _requests_of(
+    async def _relay_requests(
         self,
         client: asyncio.StreamReader,
         broker: asyncio.StreamWriter,
-        order: "asyncio.Queue[tuple[bytes | None, Trouble | None]]",
+        order: "asyncio.Queue[tuple[bytes | None, ProduceError | None]]",
     ) -> None:
         while True:
             frame = await _frame(client)
             api_key, version = (int.from_bytes(frame[i : i + 2], "big") for i in (0, 2))
-            trouble = self._trouble(api_key, version)
-            if trouble is not None and trouble.when == "before":
-                order.put_nowait((_refusal(frame, trouble.code), trouble))
+            error = self._next_error(api_key, version)
+            if error is not None and error.when == "before":
+                order.put_nowait((_error_response(frame, error.code), error))
             else:
-                order.put_nowait((None, trouble))
+                order.put_nowait((None, error))
                 broker.write(len(frame).to_bytes(4, "big") + frame)
                 await broker.drain()
 
-    async def _answers_of(
+    async def _relay_responses(
         self,
         broker: asyncio.StreamReader,
         client: asyncio.StreamWriter,
-        order: "asyncio.Queue[tuple[bytes | None, Trouble | None]]",
+        order: "asyncio.Queue[tuple[bytes | None, ProduceError | None]]",
     ) -> None:
         while True:
-            answer, trouble = await order.get()
-            if answer is None:
-                answer = await _frame(broker)
-                if trouble is not None and not trouble.code:
-                    return  # counted, and the client never hears of it
-                if trouble is not None:
-                    answer = answer[:4] + _with_code(answer[4:], trouble.code)
-            client.write(len(answer).to_bytes(4, "big") + answer)
+            response, error = await order.get()
+            if response is None:
+                response = await _frame(broker)
+                if error is not None and not error.code:
+                    return  # the records are appended, and the client gets no response
+                if error is not None:
+                    response = response[:4] + _with_code(response[4:], error.code)
+            client.write(len(response).to_bytes(4, "big") + response)
             await client.drain()
 
 
@@ -117,8 +117,8 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
     return await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
 
 
-def _refusal(frame: bytes, code: int) -> bytes:
-    """Return the answer to a produce request that the broker never saw."""
+def _error_response(frame: bytes, code: int) -> bytes:
+    """Return the response to a produce request that the broker never gets."""
     body = 10 + max(0, int.from_bytes(frame[8:10], "big", signed=True))  # after the client's id
     request: Any = ProduceRequest_v7.decode(BytesIO(frame[body:]))
     topics = [
@@ -128,11 +128,11 @@ def _refusal(frame: bytes, code: int) -> bytes:
     return frame[4:8] + bytes(ProduceResponse_v7(topics=topics, throttle_time_ms=0).encode())
 
 
-def _with_code(answer: bytes, code: int) -> bytes:
-    response: Any = ProduceResponse_v7.decode(BytesIO(answer))
+def _with_code(response: bytes, code: int) -> bytes:
+    decoded: Any = ProduceResponse_v7.decode(BytesIO(response))
     topics = [
         (topic, [(number, code, _NO_OFFSET, *more) for number, _, _, *more in partitions])
-        for topic, partitions in response.topics
+        for topic, partitions in decoded.topics
     ]
     return bytes(ProduceResponse_v7(topics=topics, throttle_time_ms=0).encode())
 

@@ -1,4 +1,4 @@
-"""python -m tests.simulation --seeds 100000: random runs, until one fails."""
+"""Run random histories and faults until a run fails: python -m tests.simulation --seeds 10000."""
 
 import logging
 import sys
@@ -8,31 +8,36 @@ from collections import Counter
 import click
 import structlog
 
-from tests.simulation.plan import killed_run, random_run
+from tests.simulation.draws import killed_run, random_run
 
 
 @click.command()
-@click.option("--seeds", default=1_000, show_default=True, help="How many random runs.")
+@click.option("--seeds", default=1_000, show_default=True, help="Number of random runs.")
 @click.option("--first", default=0, show_default=True, help="The first seed.")
-@click.option("--seed", type=int, help="One run alone, told in full.")
-@click.option("--exhaustive", default=0, show_default=True, help="Histories killed everywhere.")
+@click.option("--seed", type=int, help="Only this run, with all its effects.")
+@click.option(
+    "--exhaustive",
+    default=0,
+    show_default=True,
+    help="Histories that are run once for each kill: before and after every effect.",
+)
 def main(seeds: int, first: int, seed: int | None, exhaustive: int) -> None:
-    """Run the pipeline over drawn histories and faults, and hold every run to its properties."""
-    # What is wrong is told at the end; what the processes say on the way would bury it.
+    """Run the pipeline over random histories and faults, and check the properties of every run."""
+    # The processes' own logs would hide the report.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable()
     if seed is not None:
         result = random_run(seed)
         for effect in result.outcome.effects:
             click.echo(effect)
-        click.echo(result.told if result.problems else "all properties hold")
+        click.echo(result.report if result.problems else "all properties hold")
         sys.exit(3 if result.problems else 0)
     began = time.monotonic()
     totals: Counter[str] = Counter()
     for number in range(first, first + seeds):
         result = random_run(number)
         if result.problems:
-            click.echo(result.told)
+            click.echo(result.report)
             sys.exit(3)
         totals.update(
             runs=1,
@@ -48,12 +53,12 @@ def main(seeds: int, first: int, seed: int | None, exhaustive: int) -> None:
                 result = killed_run(number, kill_at, after=after)
                 if result.problems:
                     click.echo(f"kill at effect {kill_at}, after={after}")
-                    click.echo(result.told)
+                    click.echo(result.report)
                     sys.exit(3)
                 totals.update(runs=1, effects=len(result.outcome.effects), kills=1)
     seconds = time.monotonic() - began
-    shown = ", ".join(f"{name} {count:,}" for name, count in totals.items())
-    click.echo(f"all properties hold: {shown}, in {seconds:.0f} s")
+    summary = ", ".join(f"{name} {count:,}" for name, count in totals.items())
+    click.echo(f"all properties hold: {summary}, in {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Plant real bugs one at a time in a copy of the project, and see whether the simulator finds each.
+"""Plant bugs one at a time in a copy of the project, and check that the simulator finds each.
 
     python -m tests.simulation.bugs [--seeds 500]
 
-Each is a mistake that somebody makes in a system like this. Exit 3 where one goes unnoticed.
+The bugs are mistakes that people make in systems like this one. The exit status is 3 if the
+simulator misses one.
 """
 
 import re
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Bug(NamedTuple):
-    """A mistake, where it is made, and what the code reads with it."""
+    """A mistake: its name, its file, the correct code, and the wrong code."""
 
     name: str
     file: str
@@ -133,10 +134,15 @@ BUGS = (
 
 @click.command()
 @click.option("--seeds", default=400, show_default=True, help="Random runs for each bug, at most.")
-@click.option("--exhaustive", default=3, show_default=True, help="Histories killed everywhere.")
-@click.option("--only", help="Bugs whose name has this in it.")
+@click.option(
+    "--exhaustive",
+    default=3,
+    show_default=True,
+    help="Histories that are run once for each kill: before and after every effect.",
+)
+@click.option("--only", help="Only bugs whose name contains this.")
 def main(seeds: int, exhaustive: int, only: str | None) -> None:
-    """Plant each bug in a scratch copy and run the simulator on it."""
+    """Plant each bug in a copy of the project, and run the simulator on it."""
     table = Table("planted", "found by", "first sign", title="Planted bugs")
     unnoticed = 0
     for bug in BUGS:

@@ -1,4 +1,4 @@
-"""The properties that hold after every run, whatever failed in it."""
+"""The properties that every run must have at its end, whatever failed in it."""
 
 import orjson
 
@@ -13,7 +13,7 @@ _FAR = 10**15
 
 
 def problems(history: History, outcome: Outcome) -> list[str]:
-    """Return what is wrong with an outcome."""
+    """Return what is wrong with an outcome, in words."""
     expected, letters, events = _expected(history)
     have = {key: row[:-1] for key, row in outcome.records.items()}
     found = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
@@ -28,23 +28,23 @@ def problems(history: History, outcome: Outcome) -> list[str]:
         for key, values in outcome.emitted.items()
         if len(values) > 1
     ]
-    if outcome.refused:
-        found.append(f"{outcome.refused} usage records were refused by the ledger")
+    if outcome.quarantined:
+        found.append(f"{outcome.quarantined} usage records are quarantined")
     found += [f"no evidence: {key}" for key, row in have.items() if not orjson.loads(row[7])]
-    found += _live(outcome)
+    found += _reversals(outcome)
     found += _billed(history, outcome)
     if outcome.dead_letters != letters:
         found.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
-    held = {key: events.get(key) if n is None else n for key, n in outcome.events.items()}
-    if held != events:
-        found.append(f"events held: {outcome.events}, not {events}")
+    stored = {key: events.get(key) if n is None else n for key, n in outcome.events.items()}
+    if stored != events:
+        found.append(f"events in the states: {outcome.events}, not {events}")
     return found
 
 
 def _expected(
     history: History,
 ) -> tuple[dict[str, tuple[object, ...]], set[tuple[int, int]], dict[bytes, int]]:
-    """Return what the second implementation derives: records, the rejected, events by key."""
+    """Return what the oracle derives: usage records, offsets of rejected records, events by key."""
     oracles: dict[bytes, Oracle] = {}
     letters: set[tuple[int, int]] = set()
     offsets: dict[int, int] = {}
@@ -89,20 +89,20 @@ def _expected(
     return records, letters, {key: oracle.held for key, oracle in oracles.items()}
 
 
-def _live(outcome: Outcome) -> list[str]:
-    """A -1 takes back one live charge, once."""
+def _reversals(outcome: Outcome) -> list[str]:
+    """Check that every -1 reverses one standing charge, and none is reversed twice."""
     found: list[str] = []
-    taken: set[object] = set()
+    reversed_: set[object] = set()
     for key, row in outcome.records.items():
         if row[1] == -1:
-            if row[8] in taken or row[8] not in outcome.records:
-                found.append(f"takes back what is not there, or twice: {key}")
-            taken.add(row[8])
+            if row[8] in reversed_ or row[8] not in outcome.records:
+                found.append(f"reverses a charge that is absent or already reversed: {key}")
+            reversed_.add(row[8])
     return found
 
 
 def _billed(history: History, outcome: Outcome) -> list[str]:
-    """Billed is settled less reversed: for each tenant and outcome, at Stripe as in the ledger."""
+    """Check that billed is settled less reversed, by tenant and outcome, in the ledger and at Stripe."""
     policy = history.policy
     tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
     owed: dict[tuple[str, str], int] = {}
@@ -127,7 +127,7 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
                 found.append(f"{tenant_id} {name}: delivered without a customer")
             continue
         if pending > 0:
-            found.append(f"{tenant_id} {name}: {pending} units stay pending")
+            found.append(f"{tenant_id} {name}: {pending} units are still pending")
         counted = at_stripe.get((CUSTOMERS[tenant_id], tenants.event_name_for(name)), 0)
         if counted != delivered:
             found.append(f"{tenant_id} {name}: Stripe has {counted}, the ledger {delivered}")

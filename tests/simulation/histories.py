@@ -34,20 +34,20 @@ CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # a third tenant has
 TENANTS = (*CUSTOMERS, "nobody")
 
 
-class Sent(NamedTuple):
-    """A record on its way to the events topic: when it arrives, and where."""
+class EventRecord(NamedTuple):
+    """A record for the events topic: when it arrives, and in which partition."""
 
-    at: int
+    at: int  # ms
     partition: int
     key: bytes
     value: bytes
 
 
 class History(NamedTuple):
-    """All that is sent in a run, in order of arrival, and under which policy."""
+    """All records of a run in the order of their arrival, and the policy."""
 
     policy: Policy
-    sent: list[Sent]
+    sent: list[EventRecord]
 
     @property
     def timeline(self) -> Timeline:
@@ -74,34 +74,36 @@ _KINDS: list[tuple[int, dict[str, Any]]] = [
     (STARTED, {}),
 ]
 _PAUSES = [0, 1, 5_000, MINUTE, GRACE, WINDOW // 2, WINDOW, WINDOW + GRACE, WINDOW + GRACE + 1]
-# How much later than it happened an event arrives: inside the grace and beyond, and a producer
-# whose clock is ahead by minutes.
+# How much later than it happened an event arrives: within the grace period, beyond it, and before
+# it happened, from a producer whose clock is minutes ahead.
 _DELAYS = [0, 0, 0, 0, 1_000, GRACE, GRACE + 1, WINDOW + 2 * GRACE, -2 * MINUTE]
 
 
 def draw_policy(draw: random.Random) -> Policy:
-    """Return a preset with windows that are short, so that a run is."""
-    found = preset(draw.choice(["fin-2026", "fin-2026", *PRESETS]))
+    """Return a preset with short windows, so that a run is short."""
+    policy = preset(draw.choice(["fin-2026", "fin-2026", *PRESETS]))
     return msgspec.structs.replace(
-        found, window=dict.fromkeys(found.window, WINDOW), grace=draw.choice([0, GRACE, GRACE])
+        policy, window=dict.fromkeys(policy.window, WINDOW), grace=draw.choice([0, GRACE, GRACE])
     )
 
 
 def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
-    """Return what is sent in the run of a seed."""
+    """Return the history of a seed."""
     draw = random.Random(seed)
-    sent: list[Sent] = []
+    sent: list[EventRecord] = []
     for number in range(conversations):
         tenant_id, name = draw.choice(TENANTS), f"c{number}"
         sent += _conversation(draw, tenant_id, name, number % partitions)
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
-        sent.append(Sent(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
+        sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
     sent += _after_a_long_quiet(random.Random(f"quiet {seed}"), sent)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
-def _conversation(draw: random.Random, tenant_id: str, name: str, partition: int) -> list[Sent]:
+def _conversation(
+    draw: random.Random, tenant_id: str, name: str, partition: int
+) -> list[EventRecord]:
     key = f"{tenant_id}:{name}".encode()
     at = T0 + draw.randrange(WINDOW)
     kinds: list[tuple[int, dict[str, Any]]] = [
@@ -109,34 +111,34 @@ def _conversation(draw: random.Random, tenant_id: str, name: str, partition: int
         (AI_MESSAGE, {"kind": "answer"}),
     ]
     kinds += [draw.choice(_KINDS) for _ in range(draw.randrange(7))]
-    sent: list[Sent] = []
+    sent: list[EventRecord] = []
     for n, (rank, members) in enumerate(kinds):
         at += draw.choice(_PAUSES)
         event = Event(at, rank, "/s", f"e{n}", **members)
         content = value(event, tenant_id, name)
         arrives = at + draw.choice(_DELAYS)
         for _ in range(draw.choice([1, 1, 1, 2, 3])):
-            sent.append(Sent(max(arrives, T0), partition, key, content))
+            sent.append(EventRecord(max(arrives, T0), partition, key, content))
             arrives += draw.choice([0, 1, MINUTE, WINDOW])
     return sent
 
 
-def _after_a_long_quiet(draw: random.Random, sent: list[Sent]) -> list[Sent]:
-    """Return what comes of a conversation that was sealed, or nearly: old records and new events."""
+def _after_a_long_quiet(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
+    """Return records for a conversation that is sealed, or nearly: old ones again, and new events."""
     if draw.random() < 0.8:
         return []
     named = draw.choice(sent)
     tenant_id, _, name = named.key.decode().partition(":")
     known = [record for record in sent if record.key == named.key]
     at = max(record.at for record in known)
-    found: list[Sent] = []
+    records: list[EventRecord] = []
     for n in range(draw.randrange(1, 6)):
         at += draw.choice([SEAL_AFTER - 1, SEAL_AFTER, SEAL_AFTER + DAY // 40, 2 * DAY, MINUTE, 0])
         if draw.random() < 0.3:
-            found.append(draw.choice(known)._replace(at=at))
+            records.append(draw.choice(known)._replace(at=at))
             continue
         rank, members = draw.choice(_KINDS)
         happened = at - draw.choice([0, 0, 0, 1_000, SEAL_AFTER, 3 * DAY])
         event = Event(happened, rank, "/s", f"late{n}", **members)
-        found.append(Sent(at, named.partition, named.key, value(event, tenant_id, name)))
-    return found
+        records.append(EventRecord(at, named.partition, named.key, value(event, tenant_id, name)))
+    return records

@@ -1,32 +1,34 @@
-"""One run of the pipeline: from a history and faults to a ledger and Stripe's sums."""
+"""Run the pipeline once: from a history and faults to a ledger and Stripe's sums."""
 
 import asyncio
 import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import Engine, make_url, select
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
 from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
-from pipeline.ledger.database import _begin_sqlite, _prepare_sqlite
+from pipeline.ledger.database import connect_sqlite
 from pipeline.ledger.tables import refused_record, usage_record
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
-from tests.simulation.world import Ended, Loop, Seam, World
+from tests.simulation.world import FaultPoint, Loop, ProcessKilled, World
+
+_Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
-_QUIET = 3_600_000
+_LONG_QUIET_MS = 3_600_000
 _SETTINGS = Settings(
     worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
     stripe=StripeSettings(),
@@ -34,49 +36,51 @@ _SETTINGS = Settings(
 
 
 class Faults(NamedTuple):
-    """What happens besides the kills of the seam; each is a chance at every turn."""
+    """Faults besides the kills of the fault point: their chances."""
 
-    rebalance: float = 0.0
-    stop: float = 0.0  # a process is stopped, evicted, and goes on later: a zombie
-    stripe: float = 0.0  # of a call that fails, before or after its effect
+    rebalance: float = 0.0  # at every turn
+    stop: float = 0.0  # at every turn: a worker is stopped, loses its partitions, goes on: a zombie
+    stripe: float = 0.0  # at every call: it fails, before or after its effect
     second_sink: bool = False
     workers_max: int = 1
 
 
 class Outcome(NamedTuple):
-    """What a run came to."""
+    """The end of a run."""
 
-    records: dict[str, tuple[Any, ...]]  # by id: all that the record says
-    emitted: dict[str, set[bytes]]  # what was written to the topic, by id
-    refused: int
-    delivered: dict[tuple[str, str], int]  # by the ledger: tenant and outcome → units
-    stripe: dict[tuple[str, str, int], int]  # customer, event name, hour → units
+    records: dict[str, tuple[Any, ...]]  # usage records in the ledger, by id
+    emitted: dict[str, set[bytes]]  # usage records in the topic: contents by id
+    quarantined: int
+    delivered: dict[tuple[str, str], int]  # in the ledger: tenant, outcome → units
+    stripe: dict[tuple[str, str, int], int]  # at Stripe: customer, event name, hour → units
     pending: dict[tuple[str, str], int]
-    identifiers: Counter[str]
+    identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
-    events: dict[bytes, int | None]  # held of each conversation; None: sealed
+    events: dict[bytes, int | None]  # in the state of each conversation; None: sealed
     counts: dict[str, int]
     effects: list[str]
     kills: list[str]
 
 
-def run(history: History, seam: Seam, faults: Faults, seed: int, partitions: int) -> Outcome:
-    """Play a history to its end, whatever fails, and return what came of it."""
+def run(
+    history: History, fault_point: FaultPoint, faults: Faults, seed: int, partitions: int
+) -> Outcome:
+    """Play a history to its end under faults, and return the outcome."""
     with _ledger() as engine, asyncio.Runner(loop_factory=Loop) as runner:
-        return runner.run(_Run(history, seam, faults, seed, partitions, engine).play())
+        return runner.run(_Run(history, fault_point, faults, seed, partitions, engine).play())
 
 
 class _Run:
     def __init__(
         self,
         history: History,
-        seam: Seam,
+        fault_point: FaultPoint,
         faults: Faults,
         seed: int,
         partitions: int,
         engine: Engine,
     ) -> None:
-        self.world = World(seam, T0, partitions, seed)
+        self.world = World(fault_point, T0, partitions, seed)
         self._history = history
         self._faults = faults
         self._draw = random.Random(seed)
@@ -94,17 +98,17 @@ class _Run:
         self._counts: Counter[str] = Counter()
 
     async def play(self) -> Outcome:
-        """Feed the log, take turns, and go on until nothing is left to do."""
+        """Append to the log and take turns until no work is left."""
         waiting = list(self._history.sent)
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
-            if waiting and self._is_calling(waiting[0].at):
+            if waiting and self._has_open_calls(waiting[0].at):
                 self.world.time += LEASE_SECONDS * 1000
             elif waiting:
                 self._wait(waiting[0].at)
                 for _ in range(self._draw.randrange(4)):
-                    if waiting and not self._is_calling(waiting[0].at):
+                    if waiting and not self._has_open_calls(waiting[0].at):
                         self._arrive(waiting.pop(0))
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
@@ -113,16 +117,16 @@ class _Run:
             if calm and await self._is_done():
                 await self._leave()
                 return self._outcome()
-        raise AssertionError(f"the run does not end: {self.world.seam.effects[-20:]}")
+        raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
 
-    def _is_calling(self, until: int) -> bool:
-        """Say whether a long quiet would go by over a call: Stripe forgets what it was about."""
-        if until - self.world.time < _QUIET:
+    def _has_open_calls(self, until: int) -> bool:
+        """Return whether calls are open that Stripe would forget in the time up to `until`."""
+        if until - self.world.time < _LONG_QUIET_MS:
             return False
         return bool(deliveries.due(Ledger(self._engine), until, 1))
 
     def _wait(self, until: int) -> None:
-        """Let time pass, up to the next arrival: something may fall due in between."""
+        """Let time pass up to the next arrival, so that timers fire in between."""
         world = self.world
         if until > world.time and self._draw.random() < 0.5:
             world.time = self._draw.randint(world.time, until)
@@ -145,21 +149,21 @@ class _Run:
         for worker in list(self._workers):
             if worker.process.is_stopped:
                 continue
-            await self._alive(worker, worker.turn(draw.randrange(1, 6)))
+            await self._step(worker, worker.turn(draw.randrange(1, 6)))
             if not worker.process.is_dead and (calm or draw.random() < 0.5):
-                await self._alive(worker, _now(worker.commit))
+                await self._step(worker, _now(worker.commit))
         for sink in list(self._sinks):
             if sink.process.is_stopped:
                 continue
-            await self._alive(sink, _now(sink.take))
+            await self._step(sink, _now(sink.take))
             if not sink.process.is_dead and (calm or draw.random() < 0.5):
-                await self._alive(sink, sink.flush())
+                await self._step(sink, sink.flush())
         await self._restart_the_dead()
 
-    async def _alive(self, process: Worker | Sink, step: Any) -> None:
-        """Take a step of a process, which may be its last."""
+    async def _step(self, process: Worker | Sink, step: Any) -> None:
+        """Take a step of a process; it may be killed in it."""
         task = asyncio.ensure_future(step)
-        # A process that is stopped stays in the middle of its step: others go on.
+        # A stopped process stays in the middle of its step while others go on.
         while not task.done() and not process.process.is_stopped and not process.process.is_dead:
             await asyncio.sleep(0)
         if process.process.is_dead or not task.done():
@@ -167,7 +171,7 @@ class _Run:
             await asyncio.gather(task, return_exceptions=True)
             return
         error = task.exception()
-        if error is not None and not isinstance(error, Ended):
+        if error is not None and not isinstance(error, ProcessKilled):
             raise error
 
     async def _restart_the_dead(self) -> None:
@@ -184,7 +188,7 @@ class _Run:
     # --- the group --------------------------------------------------------------------------------
 
     def _rebalance(self, size: int) -> None:
-        """Give the partitions to `size` workers that run; new ones are started for it."""
+        """Give the partitions to `size` running workers; start new ones if there are fewer."""
         world = self.world
         world.generation += 1
         running = [worker for worker in self._workers if not worker.process.is_stopped]
@@ -198,9 +202,9 @@ class _Run:
     async def _join_or_leave(self) -> None:
         running = [worker for worker in self._workers if not worker.process.is_stopped]
         for worker in running:
-            await self._alive(worker, worker.revoke())
+            await self._step(worker, worker.revoke())
         if any(worker.process.is_dead for worker in running):
-            return  # whoever died is replaced at the end of the turn
+            return  # the dead are replaced at the end of the turn
         size = self._draw.randint(1, self._faults.workers_max)
         for worker in running[size:]:
             self._workers.remove(worker)
@@ -209,7 +213,7 @@ class _Run:
             self._sinks.append(self._new_sink())
 
     def _stop_one(self) -> None:
-        """Stop a process that has work under way; the group gives its partitions to another."""
+        """Stop a worker with work in flight; the group gives its partitions to others."""
         running = [worker for worker in self._workers if not worker.process.is_stopped]
         worker = self._draw.choice(running)
         worker.process.is_stopped = True
@@ -217,13 +221,13 @@ class _Run:
         self._rebalance(max(1, len(running) - 1))
 
     async def _continue_all(self) -> None:
-        """Let zombies go on: what they had under way is written, their commit is refused."""
+        """Let zombies go on: they write what was in flight; their commit is rejected."""
         for worker in [w for w in self._workers if w.process.is_stopped]:
             worker.process.is_stopped = False
-            # It does not know yet: it reads on, and writes, before the group tells it.
-            await self._alive(worker, worker.turn(2))
+            # It does not know yet that it lost its partitions: it reads and writes once more.
+            await self._step(worker, worker.turn(2))
             if not worker.process.is_dead:
-                await self._alive(worker, worker.revoke())
+                await self._step(worker, worker.revoke())
             if not worker.process.is_dead:
                 self._workers.remove(worker)
 
@@ -256,8 +260,8 @@ class _Run:
                 if world.committed.get(number, 0) < len(world.events.partitions[number]):
                     return False
         ledger = Ledger(self._engine)
-        stands = sum(records.offsets(ledger, "usage.records").values())
-        if stands < sum(map(len, world.records.partitions)):
+        stored = sum(records.offsets(ledger, "usage.records").values())
+        if stored < sum(map(len, world.records.partitions)):
             return False
         open_events = deliveries.due(ledger, world.time + 10**9, 1)
         pending = [
@@ -269,58 +273,35 @@ class _Run:
 
     async def _leave(self) -> None:
         for worker in self._workers:
-            await self._alive(worker, worker.revoke())
+            await self._step(worker, worker.revoke())
 
     def _outcome(self) -> Outcome:
         world, ledger = self.world, Ledger(self._engine)
-        with ledger.reading() as connection:
-            rows = connection.execute(
-                select(
-                    usage_record.c.id,
-                    usage_record.c.outcome,
-                    usage_record.c.quantity,
-                    usage_record.c.kind,
-                    usage_record.c.reason,
-                    usage_record.c.occurred_at,
-                    usage_record.c.policy,
-                    usage_record.c.policy_version,
-                    usage_record.c.evidence,
-                    usage_record.c.supersedes,
-                    usage_record.c.origin_offsets,
-                )
-            ).all()
-            refused = len(connection.execute(select(refused_record.c.offset)).all())
-        emitted: dict[str, set[bytes]] = {}
-        for partition in world.records.partitions:
-            for record in partition:
-                assert record.value is not None
-                identity = record.value.split(b'"', 4)[3].decode()
-                emitted.setdefault(identity, set()).add(record.value)
-        delivered: dict[tuple[str, str], int] = {}
-        for found in reports.usage(ledger):
-            place = (found.tenant_id, found.outcome)
-            delivered[place] = delivered.get(place, 0) + found.delivered
-        stripe: dict[tuple[str, str, int], int] = {}
-        for counted in self._stripe.events:
-            assert counted.problem is None, counted
-            where = (counted.customer, counted.event_name, counted.timestamp // 3600)
-            stripe[where] = stripe.get(where, 0) + counted.value
-        letters = set()
-        for letter in world.dead_letters.partitions[0]:
-            headers = dict(letter.headers)
-            letters.add((int(headers["resmeter-partition"]), int(headers["resmeter-offset"])))
+        stored, quarantined = _stored(ledger)
+        counted = self._stripe.meter_events.counted
+        assert not any(event.problem for event in counted), counted
+        letters = [dict(letter.headers) for letter in world.dead_letters.partitions[0]]
         return Outcome(
-            records={row[0]: tuple(row)[1:] for row in rows},
-            emitted=emitted,
-            refused=refused,
-            delivered=delivered,
-            stripe=stripe,
+            records=stored,
+            emitted=self._emitted(),
+            quarantined=quarantined,
+            delivered=_summed(
+                ((usage.tenant_id, usage.outcome), usage.delivered)
+                for usage in reports.usage(ledger)
+            ),
+            stripe=_summed(
+                ((event.customer, event.event_name, event.timestamp // 3600), event.value)
+                for event in counted
+            ),
             pending={
-                (found.tenant_id, found.outcome): found.quantity
-                for found in deliveries.pending_sums(ledger)
+                (pending.tenant_id, pending.outcome): pending.quantity
+                for pending in deliveries.pending_sums(ledger)
             },
-            identifiers=Counter(counted.identifier for counted in self._stripe.events),
-            dead_letters=letters,
+            identifiers=Counter(event.identifier for event in counted),
+            dead_letters={
+                (int(headers["resmeter-partition"]), int(headers["resmeter-offset"]))
+                for headers in letters
+            },
             events={
                 key: None if is_sealed(stored) else decode_state(stored).events
                 for worker in self._workers
@@ -328,9 +309,47 @@ class _Run:
                 for key, stored in partition.states.items()
             },
             counts=dict(self._counts),
-            effects=world.seam.effects,
-            kills=world.seam.kills,
+            effects=world.fault_point.effects,
+            kills=world.fault_point.kills,
         )
+
+    def _emitted(self) -> dict[str, set[bytes]]:
+        emitted: dict[str, set[bytes]] = {}
+        for partition in self.world.records.partitions:
+            for record in partition:
+                assert record.value is not None
+                record_id = record.value.split(b'"', 4)[3].decode()
+                emitted.setdefault(record_id, set()).add(record.value)
+        return emitted
+
+
+def _stored(ledger: Ledger) -> tuple[dict[str, tuple[Any, ...]], int]:
+    """Return the ledger's usage records by id, and how many are quarantined."""
+    with ledger.reading() as connection:
+        rows = connection.execute(
+            select(
+                usage_record.c.id,
+                usage_record.c.outcome,
+                usage_record.c.quantity,
+                usage_record.c.kind,
+                usage_record.c.reason,
+                usage_record.c.occurred_at,
+                usage_record.c.policy,
+                usage_record.c.policy_version,
+                usage_record.c.evidence,
+                usage_record.c.supersedes,
+                usage_record.c.origin_offsets,
+            )
+        ).all()
+        quarantined = connection.execute(select(refused_record.c.offset)).all()
+    return {row[0]: tuple(row)[1:] for row in rows}, len(quarantined)
+
+
+def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
+    sums: dict[_Key, int] = {}
+    for key, number in units:
+        sums[key] = sums.get(key, 0) + number
+    return sums
 
 
 async def _now(step: Any) -> None:
@@ -339,13 +358,11 @@ async def _now(step: Any) -> None:
 
 @contextmanager
 def _ledger() -> Iterator[Engine]:
-    """Open a fresh ledger: a copy of one that was made once."""
+    """Open a new ledger: a copy of one that is created once."""
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
         path = Path(folder) / "ledger.sqlite"
         shutil.copyfile(_template(), path)
-        engine = create_engine(f"sqlite:///{path}")
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        engine = connect_sqlite(make_url(f"sqlite:///{path}"))
         try:
             yield engine
         finally:

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, Engine
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import SinkSettings
-from pipeline.dev.emulator import state
+from pipeline.dev.emulator.response import Response
+from pipeline.dev.emulator.state import State
 from pipeline.ledger import Ledger
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
 from pipeline.metrics import SinkMetrics
@@ -36,14 +37,14 @@ class _Ledger(Ledger):
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        seam = self._world.seam
-        before, after = seam.before_and_after(self._process, "transaction")
+        fault_point = self._world.fault_point
+        before, after = fault_point.enter(self._process, "transaction")
         with super().writing() as connection:
             yield connection
             if before:
-                seam.kill(self._process, "before transaction")
+                fault_point.kill(self._process, "before transaction")
         if after:
-            seam.kill(self._process, "after transaction")
+            fault_point.kill(self._process, "after transaction")
 
 
 class _Message:
@@ -130,7 +131,7 @@ class _Meter:
     name = "Stripe"
     remembered_seconds = REMEMBERED_SECONDS
 
-    def __init__(self, world: World, process: Process, stripe: state.State, faults: float) -> None:
+    def __init__(self, world: World, process: Process, stripe: State, faults: float) -> None:
         self._world = world
         self._process = process
         self._stripe = stripe
@@ -156,7 +157,7 @@ class _Meter:
             return StripeResponse(status=world.draw.choice([429, 409, 500]))
         # Stripe keeps a failure for the key, though the event may have been counted.
         breaks = fault < self._faults * 3 / 5
-        response = world.seam.pass_through(
+        response = world.fault_point.pass_through(
             self._process, "call", lambda: self._respond(event, idempotency_key, breaks=breaks)
         )
         await asyncio.sleep(0)
@@ -174,11 +175,11 @@ class _Meter:
         params: dict[str, Any] = {**content}
         acted = False
 
-        def act() -> state.Answer:
+        def act() -> Response:
             nonlocal acted
             acted = True
-            counted = self._stripe.create_meter_event(params, now)
-            return state.Answer(500, {}) if breaks else counted
+            counted = self._stripe.meter_events.create(params, now)
+            return Response(500, {}) if breaks else counted
 
         answer = self._stripe.once(key, orjson.dumps(content), act, now)
         return StripeResponse(
@@ -198,7 +199,7 @@ class Sink:
         name: str,
         engine: Engine,
         tenants: Tenants,
-        stripe: state.State,
+        stripe: State,
         *,
         faults: float = 0.0,
     ) -> None:

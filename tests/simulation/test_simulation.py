@@ -1,29 +1,29 @@
-"""Whatever fails, and wherever: the ledger and Stripe come to what the log says."""
+"""Whatever fails and wherever, the ledger and Stripe end with what follows from the log."""
 
 import pytest
 
 from tests.simulation.bugs import BUGS, ROOT, Bug
-from tests.simulation.plan import killed_run, random_run
+from tests.simulation.draws import killed_run, random_run
 
 SEEDS = 200
 STEP = 25
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, STEP))
-def test_no_drawn_fault_changes_what_is_billed(first: int) -> None:
+def test_random_faults_do_not_change_what_is_billed(first: int) -> None:
     for seed in range(first, first + STEP):
         result = random_run(seed)
 
-        assert not result.problems, result.told
+        assert not result.problems, result.report
 
 
-# A partition went and came back while a state of before was on its way: what that had settled was
-# committed, though the states that were read back did not have it.
+# A worker lost a partition and got it back while an older state was still being written. It
+# committed offsets of events that the states it had read back did not have.
 @pytest.mark.parametrize("seed", [3592])
-def test_what_failed_once_does_not_fail_again(seed: int) -> None:
+def test_seeds_that_failed_once_do_not_fail_again(seed: int) -> None:
     result = random_run(seed)
 
-    assert not result.problems, result.told
+    assert not result.problems, result.report
 
 
 @pytest.mark.parametrize("seed", [13, 22, 75])
@@ -36,13 +36,13 @@ def test_a_kill_before_or_after_any_effect_changes_nothing(seed: int) -> None:
             result = killed_run(seed, kill_at, after=after)
 
             where = f"killed {'after' if after else 'before'} effect {kill_at}"
-            assert not result.problems, f"{where}: {result.told}"
-            # When a unit and its reversal meet before they are sent, neither goes out: what is
-            # at Stripe may differ in that, and `problems` has held it against the ledger.
+            assert not result.problems, f"{where}: {result.report}"
+            # Stripe may differ: if a unit and its reversal meet before they are sent, neither is
+            # sent. `problems` has compared Stripe with the ledger.
             assert result.outcome.records == undisturbed.records, where
 
 
-def test_the_faults_that_are_drawn_do_happen() -> None:
+def test_every_kind_of_fault_happens() -> None:
     outcomes = [random_run(seed).outcome for seed in range(40)]
 
     kills = {kill.split(" ", 1)[1] for outcome in outcomes for kill in outcome.kills}
@@ -51,9 +51,9 @@ def test_the_faults_that_are_drawn_do_happen() -> None:
     assert sum(outcome.counts.get("stopped", 0) for outcome in outcomes) > 10
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)
-    assert any(held is None for outcome in outcomes for held in outcome.events.values())
+    assert any(events is None for outcome in outcomes for events in outcome.events.values())
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_a_planted_bug_changes_the_code_as_it_is_now(bug: Bug) -> None:
+def test_each_planted_bug_still_finds_the_code_it_changes(bug: Bug) -> None:
     assert (ROOT / bug.file).read_text().count(bug.right) == 1

@@ -64,7 +64,7 @@ class _Outputs:
             await asyncio.sleep(0)
         while process.is_stopped:
             await asyncio.sleep(0)
-        world.seam.pass_through(
+        world.fault_point.pass_through(
             process, name, lambda: topic.append(partition, world.time, key, value, headers)
         )
 
@@ -120,7 +120,7 @@ class Worker:
             return
         for number, offset in sorted(self.runner.done.items()):
             if world.committed.get(number, 0) < offset:
-                world.seam.pass_through(
+                world.fault_point.pass_through(
                     self.process, "commit", partial(world.committed.update, {number: offset})
                 )
 

@@ -1,4 +1,4 @@
-"""What surrounds the processes: a clock, a log, a group, and the seam that all effects pass."""
+"""What surrounds the processes: a clock, topics, and the fault point that every effect passes."""
 
 import asyncio
 import random
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 _T = TypeVar("_T")
 
 
-class Ended(BaseException):
-    """The process has been killed: nothing after this point of it happens."""
+class ProcessKilled(BaseException):
+    """Raised in a process that is killed, so that nothing after this point happens."""
 
 
 class Process:
-    """A worker or a sink, as far as it can be killed or stopped."""
+    """A worker or a sink: it may be dead, or stopped (SIGSTOP)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,13 +25,15 @@ class Process:
         self.is_dead = True
 
 
-class Seam:
-    """Counts effects; kills the process that is about to make, or has made, the one that is named.
+class FaultPoint:
+    """Counts effects, and kills the process before or after one of them.
 
     Args:
-        kill_at: which effect, from 1; 0 for none.
-        after: whether it still takes place.
-        chance: of a kill at each effect, drawn from `draw`, where `kill_at` is 0.
+        kill_at: the number of the effect, from 1; 0 for none.
+        after: kill after the effect, not before.
+        chance: of a kill at each effect, drawn from `draw`, if `kill_at` is 0.
+        kills_max: the most kills by chance.
+        draw: the source of chance.
     """
 
     def __init__(
@@ -52,42 +54,38 @@ class Seam:
         self._draw = draw or random.Random(0)
 
     def pass_through(self, process: Process, name: str, effect: Callable[[], _T]) -> _T:
-        """Make an effect, unless the process ends first."""
-        before, after = self._verdict(process, name)
+        """Make an effect, unless the process is killed first."""
+        before, after = self.enter(process, name)
         if before:
-            self._kill(process, f"before {name}")
-        made = effect()
+            self.kill(process, f"before {name}")
+        result = effect()
         if after:
-            self._kill(process, f"after {name}")
-        return made
+            self.kill(process, f"after {name}")
+        return result
 
-    def before_and_after(self, process: Process, name: str) -> "tuple[bool, bool]":
-        """Say whether to kill before, and after, an effect that the caller makes itself."""
-        return self._verdict(process, name)
-
-    def _verdict(self, process: Process, name: str) -> tuple[bool, bool]:
+    def enter(self, process: Process, name: str) -> tuple[bool, bool]:
+        """Count an effect that the caller makes itself; return whether to kill before and after."""
         if process.is_dead:
-            raise Ended(process.name)
+            raise ProcessKilled(process.name)
         self.effects.append(f"{process.name} {name}")
         if self._kill_at:
-            hit = len(self.effects) == self._kill_at
-            return hit and not self._after, hit and self._after
+            is_hit = len(self.effects) == self._kill_at
+            return is_hit and not self._after, is_hit and self._after
         if self._chance and len(self.kills) < self._kills_max:
-            hit = self._draw.random() < self._chance
+            is_hit = self._draw.random() < self._chance
             after = self._draw.random() < 0.5
-            return hit and not after, hit and after
+            return is_hit and not after, is_hit and after
         return False, False
 
-    def _kill(self, process: Process, where: str) -> None:
+    def kill(self, process: Process, where: str) -> None:
+        """Kill a process; this call does not return."""
         self.kills.append(f"{process.name} {where}")
         process.end()
-        raise Ended(f"{process.name} {where}")
-
-    kill = _kill
+        raise ProcessKilled(f"{process.name} {where}")
 
 
 class Record(NamedTuple):
-    """A record as aiokafka gives it."""
+    """A record, as aiokafka returns it."""
 
     offset: int
     timestamp: int
@@ -97,7 +95,7 @@ class Record(NamedTuple):
 
 
 class Topic:
-    """Partitions of records, appended to for good."""
+    """A topic: records by partition, never deleted."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
@@ -118,15 +116,15 @@ class Topic:
 class World:
     """One run's clock and topics. Time is milliseconds since the epoch."""
 
-    def __init__(self, seam: Seam, start: int, partitions: int, seed: int = 0) -> None:
-        self.seam = seam
+    def __init__(self, fault_point: FaultPoint, start: int, partitions: int, seed: int = 0) -> None:
+        self.fault_point = fault_point
         self.time = start
         self.draw = random.Random(seed)
         self.events = Topic(partitions)
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
-        self.committed: dict[int, int] = {}  # of the workers' group
+        self.committed: dict[int, int] = {}  # by the workers' group, by partition
         self.generation = 0
 
     def seconds(self) -> float:

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.config import StripeSettings
-from pipeline.dev.emulator.server import Clock, Emulator, running
-from pipeline.dev.emulator.state import Fault
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.faults import Fault
+from pipeline.dev.emulator.server import Emulator, running
 from pipeline.ledger import Ledger, open_ledger, records, reports, upgrade
 from pipeline.ledger.entries import ConsumedRecord, Receipt, Stored
 from pipeline.metrics import SinkMetrics

@@ -1,4 +1,4 @@
-"""What `deploy/` and the examples say about settings, files and policies is true."""
+"""The files in `deploy/` agree with the settings, the commands and each other."""
 
 import re
 import tomllib
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 YAML = sorted([*DEPLOY.rglob("*.yaml"), *DEPLOY.rglob("*.yml")])
-TENANT_FILES = [DEPLOY / "resmeter.toml", ROOT / "resmeter.example.toml"]
+TENANT_FILE = DEPLOY / "resmeter.toml"
 ONE_SHOT = {"topics", "ledger"}
 SETTINGS = {variable for variable, _, _ in describe_settings()}
 
@@ -43,30 +43,30 @@ def test_yaml_parses(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*YAML, DEPLOY / "Dockerfile", *TENANT_FILES, *sorted(DEPLOY.rglob("*.toml")), *DOCS],
+    [*YAML, DEPLOY / "Dockerfile", *sorted(DEPLOY.rglob("*.toml")), *DOCS],
     ids=relative,
 )
-def test_every_variable_named_is_a_setting(path: Path) -> None:
+def test_every_variable_that_a_file_names_is_a_setting(path: Path) -> None:
     named = set(re.findall(r"\bRESMETER_[A-Z0-9_]*[A-Z0-9]", path.read_text()))
 
     assert named - SETTINGS == set()
 
 
-def test_the_values_given_are_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_services_have_valid_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, service in services():
         environment: dict[str, object] = service.get("environment", {})
         for variable in SETTINGS:
             monkeypatch.delenv(variable, raising=False)
         for variable, value in environment.items():
             if variable in SETTINGS:
-                # What stands after the sign is what compose takes where nothing is set.
+                # compose takes the default after the sign if the variable is not set.
                 default = re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
                 monkeypatch.setenv(variable, default)
 
         assert load_settings(), name
 
 
-def test_everything_mounted_exists() -> None:
+def test_every_mount_exists() -> None:
     volumes = compose()["volumes"]
     for name, service in services():
         for mount in service.get("volumes", []):
@@ -77,7 +77,7 @@ def test_everything_mounted_exists() -> None:
                 assert source in volumes, f"{name}: {mount}"
 
 
-def test_images_are_pinned_and_ours_is_built() -> None:
+def test_images_are_pinned_and_our_image_is_built() -> None:
     for name, service in services():
         _, _, tag = service["image"].rpartition(":")
 
@@ -95,7 +95,9 @@ def test_our_services_run_commands_that_exist() -> None:
     assert set(ours.values()) <= set(COMMANDS)
 
 
-def test_what_keeps_running_has_a_health_check_and_what_is_waited_for_can_become_so() -> None:
+def test_services_that_keep_running_have_a_health_check_and_others_are_awaited_to_their_end() -> (
+    None
+):
     known = dict(services())
     for name, service in known.items():
         assert ("healthcheck" in service) == (name not in ONE_SHOT), name
@@ -128,7 +130,7 @@ def test_prometheus_scrapes_the_ports_that_worker_and_sink_serve() -> None:
         assert environment[f"RESMETER_{name.upper()}__HTTP_PORT"] == port
 
 
-def test_the_image_holds_what_it_is_made_of() -> None:
+def test_the_builder_gets_every_file_that_the_image_copies() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [line.split()[1] for line in lines if re.match(r"COPY (?!--from)", line)]
@@ -141,11 +143,24 @@ def test_the_image_holds_what_it_is_made_of() -> None:
     assert "USER resmeter" in lines
 
 
-@pytest.mark.parametrize("path", TENANT_FILES, ids=relative)
-def test_tenant_file_is_valid_and_shows_every_key(path: Path) -> None:
-    table = tomllib.loads(path.read_text())
+def test_health_checks_ask_the_port_that_the_service_listens_on() -> None:
+    for name, service in services():
+        if service["image"] != "resmeter:local" or "healthcheck" not in service:
+            continue
+        test = service["healthcheck"]["test"]
+        settings = service.get("environment", {})
+        port = settings.get(f"RESMETER_{name.upper()}__HTTP_PORT", 12111)
 
-    tenants = load_tenants(path)
+        assert test[:4] == ["CMD", "resmeter", "health", "--port"], name
+        assert test[4] == str(port), name
+        if name == "emulator":
+            assert test[4] == service["command"][service["command"].index("--port") + 1]
+
+
+def test_the_tenant_file_is_valid_and_shows_every_key() -> None:
+    table = tomllib.loads(TENANT_FILE.read_text())
+
+    tenants = load_tenants(TENANT_FILE)
 
     assert set(table) == {"policy", "policy_files", "meters", "tenants"}
     assert set(tenants.customers) == set(table["tenants"])
@@ -153,7 +168,7 @@ def test_tenant_file_is_valid_and_shows_every_key(path: Path) -> None:
     assert tenants.event_name_for("resolution") == "resmeter_resolution"
 
 
-def test_every_test_that_the_threats_name_is_there() -> None:
+def test_every_test_that_the_threat_model_names_exists() -> None:
     named = set(
         re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / "operate" / "threats.md").read_text())
     )

@@ -1,15 +1,23 @@
-"""A stand-in for the part of Stripe's billing API that resmeter calls, ugly parts included.
+"""An emulator of the part of Stripe's billing API that resmeter calls, errors and limits included.
 
-Customers, meters, v1 meter events and their summaries, as Stripe's documentation and SDK describe
-them (https://docs.stripe.com/api/billing). Driven by the official SDK in tests and in the demo.
+It has customers, meters, v1 meter events and their summaries, as Stripe's documentation and SDK
+describe them (https://docs.stripe.com/api/billing/meter-event). Tests and the demo call it through
+Stripe's own SDK. What resmeter relies on, and what can go wrong, is as at Stripe:
 
-What holds:
+- An identifier counts once in 24 hours. Later, the same identifier counts again.
+- A second call with the same `Idempotency-Key` gets the first response, also if that was an error.
+- A 200 does not mean that usage counts: an unknown customer or meter is found later, without a
+  response to anybody. `/_emulator/sums` shows such events as unvalidated.
+- Timestamps reach 35 days into the past and 5 minutes into the future.
+- Only one call at a time for a customer and meter (409), and a rate limit if you set one (429).
+- Faults can be injected: errors and cut connections, before or after the event is counted.
 
-- An identifier counts once for as long as it is remembered (24 hours); after that, it counts again.
-- A second call with one `Idempotency-Key` gets the first answer back, whatever has happened since.
-- A 200 does not mean recorded: an unknown customer or meter is found out later, and is kept aside.
-- Time is the emulator's own, set by the test or the command line.
+The emulator's clock is its own; tests and the command line set it.
 
-What it does not do: bill, invoice, keep anything beyond the process, or check what a real account
-checks. `state` is pure, `server` speaks HTTP, and `/_emulator` is there for tests and people.
+It has no invoices, prices, subscriptions, webhooks, meter event streams or adjustments, and no
+accounts; it keeps nothing when the process ends. It checks the form of what resmeter sends, not
+everything that Stripe checks.
+
+`server` speaks HTTP, `control` is `/_emulator` for tests and people, and the rest is pure: `state`
+and its parts take the time as an argument.
 """

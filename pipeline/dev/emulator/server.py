@@ -1,21 +1,7 @@
-"""This file serves the emulator over HTTP: Stripe's paths, and `/_emulator` for tests and people.
-
-| path under /_emulator | what it does                                                        |
-|-----------------------|---------------------------------------------------------------------|
-| GET health            | 200 once it serves                                                  |
-| GET, PUT clock        | `{"now": seconds or RFC 3339}`; null goes back to the host's clock  |
-| GET sums              | units by customer and meter, and what validation set aside          |
-| GET requests          | the last calls: path, status, identifier, key, digest of the body   |
-| POST, DELETE faults   | add a `Fault`, remove all                                           |
-
-All but health ask for a token where the emulator has one, and answer to this machine alone where
-it has none.
-"""
+"""Serve the emulator over HTTP, at Stripe's paths; `control` serves those under /_emulator."""
 
 import asyncio
 import hashlib
-import hmac
-import ipaddress
 import itertools
 import re
 import signal
@@ -23,41 +9,32 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import datetime
-from typing import Any
-from urllib.parse import parse_qsl
 
-import msgspec
-import orjson
 from aiohttp import web
 
-from pipeline.dev.emulator.state import Answer, Fault, Params, Refusal, State, concurrent
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.control import BEARER, PREFIX, Control
+from pipeline.dev.emulator.faults import next_fault
+from pipeline.dev.emulator.params import Params, nested
+from pipeline.dev.emulator.response import (
+    Response,
+    StripeError,
+    concurrent,
+    internal,
+    rate_limited,
+    unauthorized,
+    unrecognized,
+)
+from pipeline.dev.emulator.state import State
 from pipeline.errors import UnavailableError
 
 SHUTDOWN_SECONDS_MAX = 1.0
 _START_SECONDS_MAX = 10.0
-_BEARER = re.compile(r"Bearer (\S+)")
 _TEST_KEY = re.compile(r"(?:sk|rk)_test_\S+")
-_NESTED = re.compile(r"\[([^\]]*)\]")
-
-
-class Clock:
-    """The emulator's time: the host's, or one that was set and runs on from there."""
-
-    def __init__(self, now: float | None = None) -> None:
-        self._ahead = 0.0
-        self.set(now)
-
-    def now(self) -> float:
-        return time.time() + self._ahead
-
-    def set(self, now: float | None) -> None:
-        """Set the time, in seconds since the epoch; None goes back to the host's."""
-        self._ahead = 0.0 if now is None else now - time.time()
 
 
 class Emulator:
-    """One emulator: its state, clock and rules."""
+    """One emulator: its state, its clock, and who may call it how often."""
 
     def __init__(
         self,
@@ -70,50 +47,40 @@ class Emulator:
     ) -> None:
         self.state = state or State()
         self.clock = clock or Clock()
+        self._control = Control(self.state, self.clock, control_token)
         self._api_key = api_key
-        self._control_token = control_token
         self._rate = calls_per_second_max
-        # A bucket that holds less than one token never lets a call through.
+        # A bucket of less than one token would never let a call through.
         self._tokens_max = max(calls_per_second_max or 0.0, 1.0)
         self._tokens = self._tokens_max
         self._filled_at = time.monotonic()
-        self._numbers = itertools.count(1)
+        self._request_numbers = itertools.count(1)
 
     def application(self) -> web.Application:
+        """Return the application, to be served by `serving`."""
         app = web.Application(middlewares=[self._middleware])
-        state, now = self.state, self.clock.now
-        routes = app.router
-        routes.add_post("/v1/customers", self._call(lambda r, p: state.create_customer(p, now())))
-        routes.add_get("/v1/customers", self._call(lambda r, p: state.list_customers(p)))
-        routes.add_get(
-            "/v1/customers/{id}", self._call(lambda r, p: state.retrieve_customer(_id(r)))
-        )
-        meters = "/v1/billing/meters"
-        routes.add_post(meters, self._call(lambda r, p: state.create_meter(p, now())))
-        routes.add_get(meters, self._call(lambda r, p: state.list_meters(p)))
-        routes.add_get(meters + "/{id}", self._call(lambda r, p: state.retrieve_meter(_id(r))))
+        state, now, call, routes = self.state, self.clock.now, self._call, app.router
+        customers, meters = "/v1/customers", "/v1/billing/meters"
+        routes.add_post(customers, call(lambda r, p: state.customers.create(p, now())))
+        routes.add_get(customers, call(lambda r, p: state.customers.list(p)))
+        routes.add_get(customers + "/{id}", call(lambda r, p: state.customers.retrieve(_id(r))))
+        routes.add_post(meters, call(lambda r, p: state.meters.create(p, now())))
+        routes.add_get(meters, call(lambda r, p: state.meters.list(p)))
+        routes.add_get(meters + "/{id}", call(lambda r, p: state.meters.retrieve(_id(r))))
         routes.add_get(
             meters + "/{id}/event_summaries",
-            self._call(lambda r, p: state.summaries(_id(r), p)),
+            call(lambda r, p: state.meter_events.summaries(_id(r), p)),
         )
         routes.add_post("/v1/billing/meter_events", self._meter_event)
-        routes.add_get("/_emulator/health", self._health)
-        routes.add_get("/_emulator/clock", self._clock)
-        routes.add_put("/_emulator/clock", self._set_clock)
-        routes.add_get("/_emulator/sums", self._sums)
-        routes.add_get("/_emulator/requests", self._requests)
-        routes.add_post("/_emulator/faults", self._add_fault)
-        routes.add_delete("/_emulator/faults", self._clear_faults)
+        self._control.add_routes(routes)
         return app
-
-    # --- Stripe's side --------------------------------------------------------------------------
 
     @web.middleware
     async def _middleware(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if request.path.startswith("/_emulator/"):
-            why = None if request.path == "/_emulator/health" else self._refused_control(request)
+        if request.path.startswith(PREFIX):
+            why = self._control.why_forbidden(request)
             if why is not None:
                 return web.json_response({"error": why}, status=403)
             return await handler(request)
@@ -122,39 +89,22 @@ class Emulator:
             self._authorize(request)
             self._take_token()
             response = await handler(request)
-        except web.HTTPException:  # no such route, or method
-            message = f"Unrecognized request URL ({request.method}: {request.path})."
-            response = _response(
-                Answer(404, {"error": {"type": "invalid_request_error", "message": message}})
-            )
-        except Refusal as refusal:
-            response = _response(Answer(refusal.status, refusal.body, refusal.headers))
-        response.headers["Request-Id"] = f"req_emulated{next(self._numbers):08d}"
+        except web.HTTPException:  # no such path or method
+            response = _as_http(unrecognized(request.method, request.path).response())
+        except StripeError as error:
+            response = _as_http(error.response())
+        response.headers["Request-Id"] = f"req_emulated{next(self._request_numbers):08d}"
         self._log(request, body, response.status)
         return response
-
-    def _refused_control(self, request: web.Request) -> str | None:
-        """Say why this caller may not look into the emulator or change it."""
-        if self._control_token is not None:
-            given = _BEARER.fullmatch(request.headers.get("Authorization", ""))
-            if given and hmac.compare_digest(given[1].encode(), self._control_token.encode()):
-                return None
-            return "the header `Authorization: Bearer TOKEN` does not have the control token"
-        if not is_this_machine(request.remote):
-            return "without a control token, /_emulator answers to its own machine alone"
-        if "Origin" in request.headers:
-            # A browser on this machine, told to by a page from anywhere.
-            return "without a control token, /_emulator answers no page in a browser"
-        return None
 
     def _authorize(self, request: web.Request) -> None:
         header = request.headers.get("Authorization")
         if header is None:
-            raise _unauthorized("You did not provide an API key.")
-        given = _BEARER.fullmatch(header)
+            raise unauthorized("You did not provide an API key.")
+        given = BEARER.fullmatch(header)
         key = given[1] if given else ""
         if not (_TEST_KEY.fullmatch(key) if self._api_key is None else key == self._api_key):
-            raise _unauthorized()
+            raise unauthorized()
 
     def _take_token(self) -> None:
         if self._rate is None:
@@ -163,56 +113,60 @@ class Emulator:
         self._tokens = min(self._tokens_max, self._tokens + (at - self._filled_at) * self._rate)
         self._filled_at = at
         if self._tokens < 1:
-            raise _too_many()
+            raise rate_limited()
         self._tokens -= 1
 
     def _call(
-        self, answer: Callable[[web.Request, Params], Answer]
+        self, respond: Callable[[web.Request, Params], Response]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
-            return self._idempotent(request, await request.read(), lambda p: answer(request, p))
+            return self._idempotent(request, await request.read(), lambda p: respond(request, p))
 
         return handle
 
     def _idempotent(
-        self, request: web.Request, body: bytes, act: Callable[[Params], Answer]
+        self, request: web.Request, body: bytes, act: Callable[[Params], Response]
     ) -> web.Response:
-        """Answer a call, a second one with the same key as the first."""
+        """Respond to a call; for a known idempotency key with the first response again."""
         params = nested(_text(body) if request.method == "POST" else request.query_string)
         key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
         # The same form at another path is another request.
         call = request.path.encode() + b"?" + body
-        return _response(self.state.once(key, call, lambda: act(params), self.clock.now()))
+        return _as_http(self.state.once(key, call, lambda: act(params), self.clock.now()))
 
     async def _meter_event(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        fault = self.state.next_fault()
+        meter_events = self.state.meter_events
+        fault = next_fault(self.state.faults)
         kind = fault.kind if fault else None
+        # 1. Fail before the call has begun: nothing is counted, and nothing kept for its key.
         if kind == "401":
-            raise _unauthorized()
+            raise unauthorized()
         if kind == "409":
             raise concurrent()
         if kind == "429":
-            raise _too_many()
-        # Refused at the door: neither counted nor kept for the key.
-        lane = self.state.enter(nested(_text(body)))
+            raise rate_limited()
+        in_flight = meter_events.enter(nested(_text(body)))
         try:
+            # 2. Wait, or fail before the effect.
             if fault is not None and kind == "slow":
                 await asyncio.sleep(fault.seconds)
             if kind == "cut_before":
                 return _cut(request)
             if kind == "500_before":
-                raise _broken()
+                raise internal()
+            # 3. The effect.
             response = self._idempotent(
-                request, body, lambda p: self.state.create_meter_event(p, self.clock.now())
+                request, body, lambda p: meter_events.create(p, self.clock.now())
             )
+            # 4. Fail after it.
             if kind == "cut_after":
                 return _cut(request)
             if kind == "500_after":
-                raise _broken()
+                raise internal()
             return response
         finally:
-            self.state.leave(lane)
+            meter_events.leave(in_flight)
 
     def _log(self, request: web.Request, body: bytes, status: int) -> None:
         self.state.requests.append(
@@ -226,114 +180,24 @@ class Emulator:
             }
         )
 
-    # --- our side -------------------------------------------------------------------------------
-
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"ready": True})
-
-    async def _clock(self, _: web.Request) -> web.Response:
-        return web.json_response({"now": self.clock.now()})
-
-    async def _set_clock(self, request: web.Request) -> web.Response:
-        try:
-            self.clock.set(_time(orjson.loads(await request.read())["now"]))
-        except (ValueError, TypeError, KeyError) as error:
-            message = f'expected {{"now": seconds, RFC 3339 or null}}: {error}'
-            return web.json_response({"error": message}, status=400)
-        return await self._clock(request)
-
-    async def _sums(self, _: web.Request) -> web.Response:
-        return web.json_response(self.state.sums())
-
-    async def _requests(self, _: web.Request) -> web.Response:
-        return web.json_response(list(self.state.requests))
-
-    async def _add_fault(self, request: web.Request) -> web.Response:
-        try:
-            self.state.faults.append(msgspec.json.decode(await request.read(), type=Fault))
-        except msgspec.DecodeError as error:
-            return web.json_response({"error": str(error)}, status=400)
-        return web.json_response({"faults": len(self.state.faults)})
-
-    async def _clear_faults(self, _: web.Request) -> web.Response:
-        self.state.faults.clear()
-        return web.json_response({"faults": 0})
-
-
-def is_this_machine(address: str | None) -> bool:
-    """Return whether a caller's address is one of loopback."""
-    try:
-        found = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback
-
-
-def nested(form: str) -> dict[str, Any]:
-    """Read form parameters, nested by their brackets: `payload[value]=1`."""
-    found: dict[str, Any] = {}
-    for name, value in parse_qsl(form, keep_blank_values=True):
-        parts = [name.split("[", 1)[0], *_NESTED.findall(name)]
-        place = found
-        for part in parts[:-1]:
-            inner = place.setdefault(part, {})
-            if not isinstance(inner, dict):
-                break
-            place = inner
-        else:
-            place[parts[-1]] = value
-    return found
-
 
 def _text(body: bytes) -> str:
     return body.decode(errors="replace")
-
-
-def _time(given: object) -> float | None:
-    if given is None:
-        return None
-    if isinstance(given, str):
-        at = datetime.fromisoformat(given)
-        if at.tzinfo is None:
-            raise ValueError(f"{given} has no offset from UTC")
-        return at.timestamp()
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise ValueError(f"{given!r} is no time")
-    return float(given)
 
 
 def _id(request: web.Request) -> str:
     return request.match_info["id"]
 
 
-def _response(answer: Answer) -> web.Response:
-    return web.json_response(answer.body, status=answer.status, headers=answer.headers)
+def _as_http(response: Response) -> web.Response:
+    return web.json_response(response.body, status=response.status, headers=response.headers)
 
 
 def _cut(request: web.Request) -> web.Response:
-    # The client sees a connection that broke; what we return goes nowhere.
+    # The client sees a broken connection; nothing receives the response.
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)
-
-
-def _unauthorized(message: str = "Invalid API Key provided.") -> Refusal:
-    return Refusal(401, "invalid_request_error", message)
-
-
-def _too_many() -> Refusal:
-    return Refusal(
-        429,
-        "invalid_request_error",
-        "Request rate limit exceeded. Learn more about rate limits here "
-        "https://stripe.com/docs/rate-limits.",
-        code="rate_limit",
-    )
-
-
-def _broken() -> Refusal:
-    return Refusal(500, "api_error", "An unknown error occurred")
 
 
 # --- running it -----------------------------------------------------------------------------------
@@ -366,7 +230,7 @@ async def serving(emulator: Emulator, host: str, port: int) -> AsyncIterator[str
 
 
 async def run(emulator: Emulator, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the base URL."""
+    """Serve until SIGTERM or SIGINT; call `ready` with the base URL once it serves."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from pipeline.catalog.policies import PRESETS
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 SCENARIOS = [
     json.loads(line)

@@ -4,7 +4,7 @@ import click
 import pytest
 
 from pipeline.cli import COMMANDS, SECTIONS, cli
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 STEPS = ("topics create", "ledger upgrade", "check", "worker", "sink")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 
 @pytest.mark.parametrize("command", ["emulator", "kafka"])

@@ -13,7 +13,7 @@ from pipeline.replay.corrections import Correctable, Correction
 from pipeline.replay.planfile import FORM, Header, Total, encode_plan
 from pipeline.replay.rebill import AppliedPlan
 from pipeline.usage.record import Origin, UsageRecord
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -4,7 +4,7 @@ import pytest
 from rich.text import Text
 
 from pipeline.config import describe_settings
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 
 @pytest.mark.parametrize("columns", ["20", "60", "80", "200"])

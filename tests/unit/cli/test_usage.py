@@ -16,7 +16,7 @@ from pipeline.ledger.entries import Conclusion, ConsumedRecord, Lease, Result, S
 from pipeline.sink.grouping import Destination, freeze, group_records
 from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import UsageRecord, encode_record
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000

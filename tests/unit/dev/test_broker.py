@@ -1,19 +1,19 @@
-"""The broker out of wheels, as far as no broker is needed."""
+"""The broker from Python packages: what can be tested without starting one."""
 
 import os
 import re
 from pathlib import Path
 
 from pipeline.dev.broker import KAFKA_VERSION, cluster_id, known_digests
-from tests.command import resmeter
+from tests.support.command import resmeter
 
 
-def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+def test_a_cluster_id_never_looks_like_an_option() -> None:
     for _ in range(2_000):  # one draw in 64 would begin with "-"
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", cluster_id())
 
 
-def test_a_jar_that_is_another_file_is_named_and_not_run(tmp_path: Path) -> None:
+def test_a_jar_with_another_digest_is_named_and_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "resmeter" / f"kafka-{KAFKA_VERSION}"
     folder.mkdir(parents=True)
     for name in known_digests():
@@ -22,7 +22,7 @@ def test_a_jar_that_is_another_file_is_named_and_not_run(tmp_path: Path) -> None
     ended = resmeter("kafka", "--fetch", env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)})
 
     assert ended.returncode == 1
-    assert f"{folder}/{next(iter(known_digests()))} is not the file that we know" in (
+    assert f"{folder}/{next(iter(known_digests()))} is not the expected file" in (
         ended.stderr.decode()
     )
 

@@ -1,4 +1,4 @@
-"""The emulator's rules, without HTTP: time is an argument."""
+"""The emulator's rules, without HTTP; the time is an argument."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.dev.emulator.state import Answer, Refusal, State
+from pipeline.dev.emulator.response import Response, StripeError
+from pipeline.dev.emulator.state import State
 
 NOW = 1_790_000_000.0
 DAY = 24 * 3600
@@ -30,8 +31,8 @@ def params(identifier: str, value: int = 1) -> dict[str, Any]:
 
 def accepted(state: State, identifier: str, value: int = 1, now: float = NOW) -> bool:
     try:
-        state.create_meter_event(params(identifier, value), now)
-    except Refusal:
+        state.meter_events.create(params(identifier, value), now)
+    except StripeError:
         return False
     return True
 
@@ -51,7 +52,7 @@ def test_the_sum_is_of_the_first_event_of_each_identifier(sent: list[tuple[str, 
 
 
 @given(st.lists(st.tuples(identifiers, st.floats(0, 2 * DAY))))
-def test_an_identifier_counts_again_when_it_is_forgotten(sent: list[tuple[str, float]]) -> None:
+def test_an_identifier_counts_again_after_a_day(sent: list[tuple[str, float]]) -> None:
     state = opened()
     counted_at: dict[str, float] = {}
     now = NOW
@@ -64,7 +65,7 @@ def test_an_identifier_counts_again_when_it_is_forgotten(sent: list[tuple[str, f
             counted_at[identifier] = now
 
 
-def test_a_clock_that_was_set_back_keeps_no_identifier_for_longer() -> None:
+def test_a_clock_that_is_set_back_does_not_extend_the_memory_of_identifiers() -> None:
     state = opened()
     accepted(state, "later", now=NOW + DAY)
     accepted(state, "earlier", now=NOW)
@@ -73,17 +74,17 @@ def test_a_clock_that_was_set_back_keeps_no_identifier_for_longer() -> None:
     assert accepted(state, "earlier", now=NOW + DAY)
 
 
-def test_a_value_that_cannot_be_read_still_uses_up_its_identifier() -> None:
+def test_an_event_with_an_invalid_value_uses_up_its_identifier() -> None:
     state = opened()
     event = params("e1")
     event["payload"]["value"] = "--5"
-    state.create_meter_event(event, NOW)
+    state.meter_events.create(event, NOW)
 
     assert not accepted(state, "e1")
     assert [entry["code"] for entry in state.sums()["unvalidated"]] == ["meter_event_invalid_value"]
 
 
-def test_how_long_is_remembered_can_be_set() -> None:
+def test_the_time_of_remembering_can_be_set() -> None:
     state = opened(remembered_seconds=60)
     accepted(state, "e1")
 
@@ -91,46 +92,47 @@ def test_how_long_is_remembered_can_be_set() -> None:
     assert accepted(state, "e1", now=NOW + 60)
 
 
-def test_a_key_answers_for_its_own_body_alone_and_for_a_day() -> None:
+def test_an_idempotency_key_is_remembered_for_a_day_and_for_one_body() -> None:
     state = opened()
-    state.keep("k1", b"body", Answer(200, {"id": "1"}), NOW)
+    state.idempotency_keys.keep("k1", b"body", Response(200, {"id": "1"}), NOW)
 
-    kept = state.kept("k1", b"body", NOW + DAY - 1)
-    assert kept == Answer(200, {"id": "1"}, {"idempotent-replayed": "true"})
-    with pytest.raises(Refusal, match="same parameters") as caught:
-        state.kept("k1", b"other", NOW)
+    kept = state.idempotency_keys.get("k1", b"body", NOW + DAY - 1)
+    assert kept == Response(200, {"id": "1"}, {"idempotent-replayed": "true"})
+    with pytest.raises(StripeError, match="same parameters") as caught:
+        state.idempotency_keys.get("k1", b"other", NOW)
     assert caught.value.body["error"]["type"] == "idempotency_error"
-    assert state.kept("k1", b"other", NOW + DAY) is None
+    assert state.idempotency_keys.get("k1", b"other", NOW + DAY) is None
 
 
-def test_what_is_forgotten_takes_no_memory() -> None:
+def test_forgotten_identifiers_and_keys_take_no_memory() -> None:
     state = opened()
     for n in range(100):
         accepted(state, f"e{n}", now=NOW + n)
-        state.keep(f"k{n}", b"", Answer(200, {}), NOW + n)
+        state.idempotency_keys.keep(f"k{n}", b"", Response(200, {}), NOW + n)
 
     accepted(state, "last", now=NOW + 100 + DAY)
+    state.idempotency_keys.keep("last", b"", Response(200, {}), NOW + 100 + DAY)
 
-    assert (len(state._identifiers), len(state._kept)) == (1, 0)
+    assert (len(state.meter_events.identifiers), len(state.idempotency_keys)) == (1, 1)
 
 
-def test_one_event_at_a_time_for_a_customer_and_meter() -> None:
+def test_a_second_event_in_flight_for_a_customer_and_meter_is_a_409() -> None:
     state = opened()
-    lane = state.enter(params("e1"))
-    with pytest.raises(Refusal) as caught:
-        state.enter(params("e2"))
+    in_flight = state.meter_events.enter(params("e1"))
+    with pytest.raises(StripeError) as caught:
+        state.meter_events.enter(params("e2"))
     assert caught.value.status == 409
     assert caught.value.body["error"]["code"] == "too_many_concurrent_requests"
 
-    state.leave(lane)
+    state.meter_events.leave(in_flight)
 
-    assert state.enter(params("e2")) == lane
+    assert state.meter_events.enter(params("e2")) == in_flight
 
 
 @pytest.mark.parametrize("field", ["event_name", "identifier"])
-def test_names_are_a_hundred_characters_at_most(field: str) -> None:
+def test_names_and_identifiers_have_at_most_100_characters(field: str) -> None:
     state = opened()
-    state.create_meter_event({**params("e1"), field: "n" * 100}, NOW)
+    state.meter_events.create({**params("e1"), field: "n" * 100}, NOW)
 
-    with pytest.raises(Refusal, match="at most 100 characters"):
-        state.create_meter_event({**params("e2"), field: "n" * 101}, NOW)
+    with pytest.raises(StripeError, match="at most 100 characters"):
+        state.meter_events.create({**params("e2"), field: "n" * 101}, NOW)

@@ -1,4 +1,8 @@
-"""This file lets the processes of one test run share a server that is slow to start."""
+"""Share a server that is slow to start between the processes of one test run.
+
+This is the pattern that pytest-xdist documents for session fixtures that must run once: a file
+lock in the run's folder, and the address in a file beside it.
+"""
 
 import contextlib
 import fcntl
@@ -14,12 +18,15 @@ import pytest
 def shared(
     folders: pytest.TempPathFactory, name: str, start: Callable[[], AbstractContextManager[str]]
 ) -> Iterator[str]:
-    """Yield what `start` yields, started by the first process that asks.
+    """Yield what `start` yields; the first process that asks starts it.
 
-    The process that started it ends it, once no other uses it; who asks later starts anew.
+    That process also ends it, once no other process uses it. A process that asks later starts it
+    again.
     """
     folder = folders.getbasetemp()
-    if folder.name.startswith("popen-"):  # one of several processes: the run's own folder is above
+    if folder.name.startswith(
+        "popen-"
+    ):  # one process of several: the run's own folder is its parent
         folder = folder.parent
     address = folder / f"{name}.address"
     with ExitStack() as mine, (folder / f"{name}.use").open("w") as use:
@@ -27,14 +34,14 @@ def shared(
             is_mine = not address.exists()
             if is_mine:
                 address.write_text(mine.enter_context(start()))
-            said = address.read_text()
+            shared_address = address.read_text()
             fcntl.flock(use, fcntl.LOCK_SH)
         try:
-            yield said
+            yield shared_address
         finally:
             if is_mine:
                 with _locked(folder / f"{name}.start"):
-                    fcntl.flock(use, fcntl.LOCK_EX)  # waits for those that still use it
+                    fcntl.flock(use, fcntl.LOCK_EX)  # waits until no process uses it
                     address.unlink()
                     mine.close()
 

@@ -1,4 +1,4 @@
-"""This file runs `resmeter` within the test's process: what a new one imports takes most of its time."""
+"""Run `resmeter` commands within the test's process; a new process spends most of its time on imports."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from pipeline.cli import main
 def resmeter(
     *arguments: str, env: Mapping[str, str], given: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a command that ends by itself; `env` is its whole environment."""
+    """Run a command that ends by itself; `env` is its whole environment, `given` its input."""
     only = {**dict.fromkeys(os.environ), **env}
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -1,11 +1,11 @@
-"""Kafka and PostgreSQL in containers, where a Docker engine answers and has their images."""
+"""Kafka and PostgreSQL in containers, if a Docker engine answers and has their images."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.dev.broker import ALONE, free_port
+from pipeline.dev.broker import SINGLE_BROKER, free_port
 
 KAFKA, POSTGRES = "apache/kafka:4.1.0", "postgres:16"
 _INSIDE = 9092
@@ -14,7 +14,7 @@ _SECONDS_MAX = 120
 
 
 def available(image: str) -> bool:
-    """Say whether an engine answers, shows its ports on loopback, and has an image or can get it."""
+    """Return whether an engine answers, publishes ports on loopback, and has or can pull an image."""
     if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
         return False
     from docker.errors import DockerException, ImageNotFound
@@ -41,17 +41,17 @@ def available(image: str) -> bool:
 def kafka() -> Iterator[str]:
     """Run a broker; yield its address.
 
-    testcontainers' own Kafka is for another vendor's images: this one takes Apache's.
+    testcontainers' own Kafka needs another vendor's images; this uses Apache's.
     """
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-    # A broker tells its clients where it is: the port must be known before it starts.
+    # The broker advertises its address, so the port must be known before it starts.
     port = free_port()
     address = f"127.0.0.1:{port}"
     container = DockerContainer(KAFKA).with_bind_ports(_INSIDE, port)
     settings = {
-        **ALONE,
+        **SINGLE_BROKER,
         "controller.quorum.voters": "1@localhost:9093",
         "listeners": f"PLAINTEXT://:{_INSIDE},CONTROLLER://:9093",
         "advertised.listeners": f"PLAINTEXT://{address}",

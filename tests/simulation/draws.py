@@ -1,4 +1,4 @@
-"""A run by its seed: what is drawn from it, and the command that repeats it."""
+"""A run by its seed: what the seed draws, and the command that repeats the run."""
 
 import random
 from typing import NamedTuple
@@ -6,33 +6,33 @@ from typing import NamedTuple
 from tests.simulation.check import problems
 from tests.simulation.histories import draw_history
 from tests.simulation.run import Faults, Outcome, run
-from tests.simulation.world import Seam
+from tests.simulation.world import FaultPoint
 
 PARTITIONS = 3
 
 
 class Result(NamedTuple):
-    """What a seed came to."""
+    """The outcome of a seed's run, and what is wrong with it."""
 
     seed: int
     outcome: Outcome
     problems: list[str]
 
     @property
-    def told(self) -> str:
-        """What failed, and how to see it again."""
+    def report(self) -> str:
+        """What failed, and how to repeat it."""
         return "\n".join(
             [
-                f"seed {self.seed}: {len(self.problems)} problems; repeat it with",
+                f"seed {self.seed}: {len(self.problems)} problems; repeat with",
                 f"    python -m tests.simulation --seed {self.seed}",
-                f"killed: {'; '.join(self.outcome.kills) or 'nobody'}",
+                f"killed: {'; '.join(self.outcome.kills) or 'no process'}",
                 *self.problems[:20],
             ]
         )
 
 
 def random_run(seed: int) -> Result:
-    """Run what a seed draws: history, kills, rebalances, zombies, Stripe's faults."""
+    """Run what a seed draws: a history, kills, rebalances, zombies, faults of Stripe."""
     draw = random.Random(seed)
     history = draw_history(seed, conversations=draw.randint(1, 6), partitions=PARTITIONS)
     faults = Faults(
@@ -42,13 +42,13 @@ def random_run(seed: int) -> Result:
         second_sink=draw.random() < 0.5,
         workers_max=draw.randint(1, 3),
     )
-    seam = Seam(chance=draw.choice([0.0, 0.02, 0.1]), kills_max=12, draw=draw)
-    outcome = run(history, seam, faults, seed, PARTITIONS)
+    fault_point = FaultPoint(chance=draw.choice([0.0, 0.02, 0.1]), kills_max=12, draw=draw)
+    outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 
 
 def killed_run(seed: int, kill_at: int, *, after: bool) -> Result:
-    """Run a small history with one kill, before or after one effect; 0 for none."""
+    """Run a small history with one kill, before or after one effect; `kill_at` 0 is no kill."""
     history = draw_history(seed, conversations=2, partitions=2)
-    outcome = run(history, Seam(kill_at, after=after), Faults(), seed, 2)
+    outcome = run(history, FaultPoint(kill_at, after=after), Faults(), seed, 2)
     return Result(seed, outcome, problems(history, outcome))

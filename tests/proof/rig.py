@@ -1,43 +1,44 @@
-"""What a row stands on: a log, processes that a supervisor restarts, a ledger, Stripe's stand-in."""
+"""A test rig: a log, processes that are restarted when they end, a ledger, and a Stripe emulator."""
 
 import contextlib
-import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.broker import LocalKafka, free_port
-from pipeline.dev.emulator.server import Clock, Emulator
+from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.server import Emulator
 from pipeline.dev.emulator.server import running as running_emulator
+from pipeline.dev.load import EventRecord
 from pipeline.dev.process import Process
 from tests.kafka.run import Run
 from tests.proof.auditor import Truth, Verdict, connected, judge, read_truth
-from tests.proof.load import Sent
+from tests.support.environment import clean_environment
 
 _AFTER_THE_LOAD = 1_778_600_000.0  # seconds since the epoch: some days later
-_LOOK_SECONDS = 0.1
-_DYING_SECONDS_MAX = 60.0
+_PROBE_SECONDS = 0.1
+_CRASH_SECONDS_MAX = 60.0
 
 
 class Broker(LocalKafka):
-    """A broker with a second listener: who comes to that one is sent through a relay."""
+    """A broker with a second listener, whose clients are sent through a relay."""
 
     def __init__(self, data: Path) -> None:
-        port, self.behind, self.relayed = free_port(), free_port(), free_port()
+        port, self.behind_port, self.relay_port = free_port(), free_port(), free_port()
         super().__init__(
             data,
             port,
-            more_listeners={"RELAYED": self.behind},
+            more_listeners={"RELAYED": self.behind_port},
             properties={
                 "listener.security.protocol.map": (
                     "PLAINTEXT:PLAINTEXT,RELAYED:PLAINTEXT,CONTROLLER:PLAINTEXT"
                 ),
                 "advertised.listeners": (
-                    f"PLAINTEXT://127.0.0.1:{port},RELAYED://127.0.0.1:{self.relayed}"
+                    f"PLAINTEXT://127.0.0.1:{port},RELAYED://127.0.0.1:{self.relay_port}"
                 ),
             },
         )
@@ -45,7 +46,7 @@ class Broker(LocalKafka):
 
 @contextlib.contextmanager
 def running_broker(folder: Path) -> Iterator[Broker]:
-    """Run the broker of a matrix for as long as the context is open."""
+    """Run the matrix's broker for as long as the context is open."""
     broker = Broker(folder)
     broker.start()
     try:
@@ -59,39 +60,37 @@ class Loaded(NamedTuple):
 
     topic: str
     truth: Truth
-    undisturbed: dict[str, bytes]
+    undisturbed: dict[str, bytes]  # usage records by id
     tenants: frozenset[str]
 
 
-class Row(NamedTuple):
-    """What a row came to."""
-
-    name: str
-    about: str
-    events: int
-    faults: int
-    verdict: Verdict
-    recovery_seconds: float
-    seconds: float
-
-
-def loaded(kafka: LocalKafka, folder: Path, sent: list[Sent]) -> Loaded:
-    """Write a load to a topic of its own, and let one worker decide it in peace."""
+def loaded(kafka: LocalKafka, folder: Path, records: Sequence[EventRecord]) -> Loaded:
+    """Write a load to a topic of its own, and let one worker decide it without a fault."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         run = Run(kafka.bootstrap_servers, folder, stack)
         run.done("topics", "create")
-        run.produce((record.key, record.value, record.at) for record in sent)
+        run.produce((record.key, record.value, record.timestamp_ms) for record in records)
         topic = run.env["RESMETER_TOPICS__EVENTS"]
         truth = read_truth(kafka.bootstrap_servers, topic)
-        assert truth.records == len(sent)
-        run.until_decided(run.start("worker"), len(sent))
-        tenants = frozenset(record.key.split(b":")[0].decode() for record in sent)
+        assert truth.records == len(records)
+        run.until_decided(run.start("worker"), len(records))
+        tenants = frozenset(record.key.split(b":")[0].decode() for record in records)
         return Loaded(topic, truth, run.usage_records(), tenants)
 
 
-class Stand:
-    """One row under way. Processes that end are started again, as a platform would."""
+class _Supervised(NamedTuple):
+    """A process that is restarted whenever it ends, and how it was started."""
+
+    command: str
+    mode: str
+    disk: str
+    env: dict[str, str]
+    process: Process
+
+
+class Rig:
+    """One row while it runs. Processes that end are restarted, as a supervisor would."""
 
     def __init__(
         self,
@@ -108,12 +107,12 @@ class Stand:
         self.folder = folder
         self.run = Run(kafka.bootstrap_servers, folder, stack, load.topic)
         self.faults = 0
-        self.deaths: Counter[str] = Counter()  # by the point at which a process killed itself
+        self.crashes: Counter[str] = Counter()  # by the point at which a process killed itself
         self.postgres: Any = None  # the server's handle, where the ledger is in PostgreSQL
         self._seconds_max = seconds_max
         self._stack = stack
         self._started = 0
-        self._kept: dict[str, tuple[str, str, str, dict[str, str], Process]] = {}
+        self._supervised: dict[str, _Supervised] = {}
         self._fault_ended = time.monotonic()
         self.emulator = Emulator(clock=Clock(_AFTER_THE_LOAD))
         file = folder / "resmeter.toml"
@@ -123,8 +122,8 @@ class Stand:
                 for name in sorted(load.tenants)
             )
         )
-        found = load_tenants(file)
-        self.emulator.state.prepare(found.customers.values(), found.event_names, 0)
+        tenants = load_tenants(file)
+        self.emulator.state.prepare(tenants.customers.values(), tenants.event_names, 0)
         base_url = stack.enter_context(running_emulator(self.emulator))
         self.run.env |= {
             "RESMETER_CONFIG": str(file),
@@ -135,7 +134,7 @@ class Stand:
             "RESMETER_SINK__RETRY_PAUSE_SECONDS_MAX": "1",
             "RESMETER_SINK__BATCH_RECORDS_MAX": "500",
             "RESMETER_WORKER__BATCH_EVENTS_MAX": "2000",
-            # A load has its share of garbage, and a fault may gather it.
+            # The load has garbage on purpose, and a fault may bring much of it at once.
             "RESMETER_WORKER__DEAD_LETTER_SHARE_MAX": "1",
         }
         self.run.done("topics", "create")
@@ -143,106 +142,115 @@ class Stand:
 
     # --- processes --------------------------------------------------------------------------------
 
-    def keep(
-        self, name: str, command: str, *, dies: str = "", disk: str = "", **env: str
+    def start(
+        self, name: str, command: str, *, mode: str = "", disk: str = "", **env: str
     ) -> Process:
-        """Start `worker` or `sink` under a name, and start it again whenever it has ended.
+        """Start `worker` or `sink` under a name, and restart it whenever it ends.
 
-        `dies` is a point and a number of `crashing`; on `disk` lie its log and its other files.
+        `mode` is a point or a mode of `crashing`, and its number. `disk` is a folder for its log
+        and its temporary files.
         """
         self._started += 1
         log = Path(disk or self.folder) / f"{command}-{self._started}.log"
         if disk:
             env["TMPDIR"] = disk
-        point, _, number = dies.rpartition(" ")
+        point, _, number = mode.rpartition(" ")
         process = Process(
             name,
-            [point, number, command] if dies else [command],
-            {**self.run.env, **env},
+            [point, number, command] if mode else [command],
+            {**clean_environment(), **self.run.env, **env},
             log,
-            "tests.proof.crashing" if dies else "pipeline",
+            module="tests.proof.crashing" if mode else "pipeline",
         )
         self._stack.callback(process.kill)
-        self._kept[name] = (command, dies, disk, env, process)
+        self._supervised[name] = _Supervised(command, mode, disk, env, process)
         return process
 
-    def let_go(self, name: str) -> None:
-        """End a process in order, for good."""
-        self._kept.pop(name)[4].stop()
+    def retire(self, name: str) -> None:
+        """Stop a process in order; it is not restarted."""
+        self._supervised.pop(name).process.stop()
 
     def process(self, name: str) -> Process:
-        return self._kept[name][4]
+        return self._supervised[name].process
 
     def kill(self, name: str) -> None:
-        """End a process as a power cut does; the supervisor starts it again."""
+        """Kill a process as a power cut does; it is restarted."""
         self.process(name).kill()
         self.faults += 1
-        self.supervise()
+        self.restart_ended()
 
-    def stop(self, name: str) -> None:
-        """Stop a process in its tracks."""
-        os.kill(self.process(name).pid, signal.SIGSTOP)
+    def freeze(self, name: str) -> None:
+        """Stop a process in the middle of its work (SIGSTOP)."""
+        self.process(name).freeze()
         self.faults += 1
 
-    def go_on(self, name: str) -> None:
-        os.kill(self.process(name).pid, signal.SIGCONT)
+    def resume(self, name: str) -> None:
+        self.process(name).resume()
 
-    def supervise(self) -> int:
-        """Start again whatever has ended; return how many those were."""
-        ended = 0
-        for name, (command, dies, disk, env, process) in list(self._kept.items()):
+    def restart_ended(self) -> None:
+        """Restart every process that has ended."""
+        for name, (command, mode, disk, env, process) in list(self._supervised.items()):
             if process.status is not None:
-                self.keep(name, command, dies=dies, disk=disk, **env)
-                ended += 1
-        return ended
+                self.start(name, command, mode=mode, disk=disk, **env)
 
-    def dies_at(self, point: str, number: int, command: str, **env: str) -> None:
+    def crash_at(self, point: str, nth: int, command: str, **env: str) -> None:
         """Run a process that kills itself at a point, and wait until it has."""
-        name = f"{command} that dies"
-        process = self.keep(name, command, dies=f"{point} {number}", **env)
-        del self._kept[name]  # it is not to come again
-        deadline = time.monotonic() + _DYING_SECONDS_MAX
-        # Where nothing is left to do, it never comes to its point.
+        name = f"{command} that crashes"
+        process = self.start(name, command, mode=f"{point} {nth}", **env)
+        del self._supervised[name]  # it must not be restarted
+        deadline = time.monotonic() + _CRASH_SECONDS_MAX
+        # If no work is left, the process never reaches its point.
         while process.status is None and time.monotonic() < deadline and not self.is_done():
-            self.supervise()
-            time.sleep(_LOOK_SECONDS)
+            self.restart_ended()
+            time.sleep(_PROBE_SECONDS)
         if process.status == -signal.SIGKILL:
             self.faults += 1
-            self.deaths[point] += 1
+            self.crashes[point] += 1
         process.kill()
+
+    def check_crashes(self, points: Sequence[str], times: int) -> None:
+        """Fail if the log ended before processes crashed that often at each point."""
+        missing = [f"{at} {self.crashes[at]}" for at in points if self.crashes[at] < times]
+        assert not missing, f"fewer than {times} crashes at a point: {', '.join(missing)}"
 
     # --- waiting ----------------------------------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
-        """Let a fault last, or a process work on; it is no wait for something to come true."""
+        """Let a fault last for some time, or let a process work. No condition depends on it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            self.supervise()
-            time.sleep(_LOOK_SECONDS)
+            self.restart_ended()
+            time.sleep(_PROBE_SECONDS)
 
-    def until(self, holds: Callable[[], bool], what: str) -> None:
+    def until(self, is_true: Callable[[], bool], what: str) -> None:
+        """Wait until a condition is true.
+
+        Raises:
+            TimeoutError: it took longer than a row may take.
+        """
         deadline = time.monotonic() + self._seconds_max
-        while not holds():
-            self.supervise()
+        while not is_true():
+            self.restart_ended()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {self._seconds_max:.0f} s: {what}")
-            time.sleep(_LOOK_SECONDS)
+                raise TimeoutError(f"waited {self._seconds_max:.0f} s: {what}")
+            time.sleep(_PROBE_SECONDS)
 
     def until_share_decided(self, share: float) -> None:
         wanted = int(self.load.truth.records * share)
         self.until(lambda: self.run.committed() >= wanted, f"{share:.0%} is decided")
 
     def fault_is_over(self) -> None:
+        """Start the time of recovery."""
         self._fault_ended = time.monotonic()
 
     def is_done(self) -> bool:
-        """Say whether everything is decided, stored and delivered."""
+        """Return whether everything is decided, stored and delivered."""
         if self.run.committed() < self.load.truth.records:
             return False
         try:
             with connected(self.run.env["RESMETER_LEDGER__URL"]) as execute:
                 [(stored,)] = execute("SELECT count(*) FROM usage_record")
-                [(open_,)] = execute(
+                [(open_events,)] = execute(
                     "SELECT count(*) FROM meter_event WHERE state IN ('planned', 'sent')"
                 )
                 pending = execute(
@@ -250,21 +258,23 @@ class Stand:
                     "HAVING sum(quantity) > 0"
                 )
         except Exception:
-            return False
-        return stored >= len(self.load.undisturbed) and open_ == 0 and not pending
+            return False  # the database is the fault, or does not exist yet
+        return stored >= len(self.load.undisturbed) and open_events == 0 and not pending
+
+    # --- the end ----------------------------------------------------------------------------------
 
     def finish(self) -> float:
-        """Let a worker and a sink work to the end; return seconds since the fault was over."""
+        """Let a worker and a sink finish the work; return seconds since the fault was over."""
         for command in ("worker", "sink"):
-            if not any(kept[0] == command for kept in self._kept.values()):
-                self.keep(f"last {command}", command)
+            if not any(entry.command == command for entry in self._supervised.values()):
+                self.start(f"last {command}", command)
         self.until(self.is_done, "everything is decided, stored and delivered")
         return time.monotonic() - self._fault_ended
 
     def verdict(self) -> Verdict:
-        """Judge what is there now, once all processes have ended in order."""
-        for name in list(self._kept):
-            self.let_go(name)
+        """Stop all processes in order, and judge the result."""
+        for name in list(self._supervised):
+            self.retire(name)
         written = []
         for message in self.run.messages("RECORDS"):
             assert message.value is not None
@@ -292,14 +302,14 @@ class Stand:
 
 
 @contextlib.contextmanager
-def stand(
+def running_rig(
     kafka: Broker, load: Loaded, folder: Path, ledger_url: str | None, seconds_max: float
-) -> Iterator[Stand]:
-    """Set the scene of one row; everything in it ends with the context."""
+) -> Iterator[Rig]:
+    """Set up the rig of one row; everything in it ends with the context."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         url = ledger_url or f"sqlite:///{folder}/ledger.sqlite"
-        yield Stand(kafka, load, folder, stack, url, seconds_max=seconds_max)
+        yield Rig(kafka, load, folder, stack, url, seconds_max=seconds_max)
 
 
 def _customer(tenant_id: str) -> str:

@@ -1,4 +1,4 @@
-"""This file makes certificates for a test: a CA, and what it has signed."""
+"""Make certificates for a test: a CA, and certificates that it signs."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ _A_DAY = timedelta(days=1)
 
 
 class Authority:
-    """A CA whose files lie in a folder: `ca.pem`, and two for each certificate that it issues."""
+    """A CA with its files in a folder: `ca.pem`, and two files for each certificate that it issues."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,124 @@
+"""Faults of the sink and of Stripe, no fault at all, and everything at once."""
+
+import random
+import time
+from collections.abc import Callable
+
+from pipeline.dev.emulator.faults import Fault, FaultKind
+from tests.proof.crashing import SINK_POINTS
+from tests.proof.rig import Rig
+from tests.proof.worker_faults import SLOW
+
+# --- the sink -------------------------------------------------------------------------------------
+
+
+def sink_killed(rig: Rig) -> None:
+    rig.start("worker", "worker", **SLOW)
+    rig.start("sink", "sink")
+    chance = random.Random(3)
+    for _ in range(10):
+        rig.pause(chance.uniform(0.8, 3.0))
+        rig.kill("sink")
+    rig.fault_is_over()
+
+
+def sink_points(rig: Rig, times: int = 10) -> None:
+    # A slow worker gives the sink something to store and to deliver until the last crash.
+    rig.start("worker", "worker", mode="slow 1", **SLOW)
+    chance = random.Random(4)
+    for _ in range(times):
+        for point in SINK_POINTS:
+            rig.crash_at(point, chance.randint(1, 3), "sink")
+    rig.check_crashes(SINK_POINTS, times)
+    rig.retire("worker")
+    rig.fault_is_over()
+
+
+def two_sinks(rig: Rig) -> None:
+    rig.start("worker", "worker", **SLOW)
+    for name in ("one", "two"):
+        rig.start(name, "sink")
+    rig.until_share_decided(0.3)
+    rig.kill("one")
+    rig.fault_is_over()
+
+
+# --- Stripe ---------------------------------------------------------------------------------------
+
+
+def stripe_fails(kind: FaultKind, seconds: float = 0.0) -> Callable[[Rig], None]:
+    """Return a fault: every second call of Stripe fails in this way, 40 times."""
+
+    def fault(rig: Rig) -> None:
+        rig.start("worker", "worker", **SLOW)
+        faults = rig.emulator.state.faults
+        faults.append(Fault(kind=kind, times=40, every=2, seconds=seconds))
+        rig.start("sink", "sink")
+        rig.until(lambda: not faults, "Stripe has failed 40 times")
+        rig.faults += 40
+        rig.fault_is_over()
+
+    return fault
+
+
+def stripe_throttles(rig: Rig) -> None:
+    rig.start("worker", "worker", **SLOW)
+    faults = rig.emulator.state.faults
+    faults.append(Fault(kind="429", times=1_000_000))
+    rig.start("sink", "sink")
+    rig.pause(60)
+    rig.faults += faults[0].seen
+    faults.clear()
+    rig.fault_is_over()
+
+
+# --- nothing, and everything ----------------------------------------------------------------------
+
+
+def nothing(rig: Rig) -> None:
+    rig.start("worker", "worker")
+    rig.start("sink", "sink")
+    rig.fault_is_over()
+
+
+_STRIPE_KINDS: tuple[FaultKind, ...] = (
+    "500_before",
+    "500_after",
+    "cut_before",
+    "cut_after",
+    "slow",
+    "429",
+)
+
+
+def everything(rig: Rig, seconds: float = 600) -> None:
+    chance = random.Random(5)
+    names = ["a", "b", "c", "one", "two"]
+    for name in names:
+        rig.start(name, "worker" if len(name) == 1 else "sink", **SLOW)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        lot, name = chance.random(), chance.choice(names)
+        if lot < 0.5:
+            rig.kill(name)
+        elif lot < 0.65:
+            rig.freeze(name)
+            rig.pause(chance.uniform(1, 6))
+            rig.resume(name)
+        elif lot < 0.72:
+            rig.kafka.kill()
+            rig.faults += 1
+            rig.pause(chance.uniform(0, 2))
+            rig.kafka.start()
+        elif lot < 0.76:
+            rig.kafka.freeze()
+            rig.faults += 1
+            time.sleep(chance.uniform(1, 8))
+            rig.kafka.resume()
+        else:
+            kind = chance.choice(_STRIPE_KINDS)
+            rig.emulator.state.faults.append(Fault(kind=kind, times=10, every=3, seconds=3.0))
+            rig.faults += 10
+        rig.pause(chance.uniform(0.5, 3))
+    rig.emulator.state.faults.clear()
+    rig.fault_is_over()
