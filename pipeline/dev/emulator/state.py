@@ -1,4 +1,4 @@
-"""All that the emulator keeps, and the response to a call. Pure: the time is an argument."""
+"""All that the emulator keeps, and the response to a call. Pure. Time is an argument."""
 
 import itertools
 from collections import deque
