@@ -42,7 +42,6 @@ from pipeline.usage.history import (
     decode_entries,
     encode_entries,
     is_full,
-    may_contain,
     offsets_by_id,
 )
 from pipeline.usage.record import UsageRecord
@@ -169,7 +168,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             is_known = False
             if self.seen & bit:
                 self._append(pending)
-                is_known = may_contain(self.history, event) and contains(self.entries(), event)
+                is_known = contains(self.history, self.events, self.source, event)
             arrival_ms = max(self.arrival_ms, timestamp)
             # 3. The newest event moves the decision on by one step.
             if (

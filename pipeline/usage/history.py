@@ -8,7 +8,6 @@ The source of the first event is kept once, beside the history: an event from th
 an empty string in its place, and `entries` puts the source back.
 """
 
-from collections.abc import Iterable
 from functools import lru_cache
 from zlib import crc32
 
@@ -28,6 +27,7 @@ _SHARED_SOURCE_MIN, _SHARED_SOURCE_MAX = 8, 31
 _SOURCE_MEMBER = b"\xa1s"
 _EMPTY_SOURCE_MEMBER = b"\xa1s\xa0"
 _ID_MEMBER = b"\xa1i"
+_SHORT_SOURCE_MEMBER_BYTES = len(_SOURCE_MEMBER) + 32  # with the one byte of a short string's head
 
 _BITS = tuple(1 << n for n in range(64))
 
@@ -96,19 +96,25 @@ def offsets_by_id(history: bytes, events: int) -> dict[str, int]:
     return offsets
 
 
-def may_contain(history: bytes, event: Event) -> bool:
-    """Say whether an event's id is found in the bytes.
+def contains(history: bytes, events: int, source: str, event: Event) -> bool:
+    """Say whether a history has an event of the same source and id.
 
-    An id is one run of bytes in the encoding of its event. Where the run is absent, the event is
-    new. Where it is found, it may belong to another source or stand in the text of another member:
-    the caller must look at the events.
+    Source and id stand side by side in an encoding, so an event is found by one run of bytes. The
+    run cannot be part of a number, which has fewer bytes. It cannot be part of a text either, if its
+    source is shorter than 32 bytes: the head of such a source never follows a letter in UTF-8. For a
+    longer source, the events that the run is found in are decoded.
     """
-    return _ID_MEMBER + _encode(event.id) in history
-
-
-def contains(entries: Iterable[tuple[int, Event]], event: Event) -> bool:
-    """Say whether an event of the same source and id is among the entries."""
-    return any(known.id == event.id and known.source == event.source for _, known in entries)
+    member = _EMPTY_SOURCE_MEMBER
+    if event.source != source or _source_member(source) is None:
+        member = _SOURCE_MEMBER + _encode(event.source)
+    if member + _ID_MEMBER + _encode(event.id) not in history:
+        return False
+    if len(member) <= _SHORT_SOURCE_MEMBER_BYTES:
+        return True
+    identity = (event.source, event.id)
+    return any(
+        (known.source, known.id) == identity for _, known in decode_entries(history, events, source)
+    )
 
 
 @lru_cache(1_000)

@@ -74,7 +74,7 @@ BUGS = (
     Bug(
         "an event that a producer sends again counts again",
         "pipeline/usage/conversation.py",
-        "is_known = may_contain(self.history, event) and contains(self.entries(), event)",
+        "is_known = contains(self.history, self.events, self.source, event)",
         "is_known = False",
     ),
     Bug(
