@@ -1,6 +1,5 @@
 """Rebill on a real broker: a plan names what differs, and applying it twice corrects once."""
 
-import sqlite3
 from pathlib import Path
 
 import orjson
@@ -39,7 +38,7 @@ def billed(run: Run) -> Run:
 
 def test_plan_names_what_differs_and_applying_it_twice_corrects_once(billed: Run) -> None:
     run = billed
-    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
+    with run.ledger() as ledger:
         for table in ("pending_record", "meter_event_record"):
             ledger.execute(f"DELETE FROM {table}")
         ledger.execute("DELETE FROM usage_record WHERE id = 'acme:c0:1'")
@@ -95,7 +94,7 @@ def test_conversation_that_changed_since_the_plan_is_left_and_named(billed: Run)
     assert run.resmeter("rebill", "plan", "--out", str(other)).returncode == 3
     run.done("rebill", "apply", str(other))
     # Change the ledger so that the first plan no longer fits.
-    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
+    with run.ledger() as ledger:
         ledger.execute("UPDATE usage_record SET id = 'acme:old:9' WHERE reason = 'rebill'")
 
     applied = run.resmeter("rebill", "apply", str(file))
@@ -138,6 +137,6 @@ def _has(run: Run, identity: str) -> bool:
 
 
 def _count(run: Run) -> int:
-    with sqlite3.connect(run.folder / "ledger.sqlite") as ledger:
+    with run.ledger() as ledger:
         (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
     return int(number)
