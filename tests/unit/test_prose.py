@@ -98,7 +98,12 @@ def _find(suffix: str, text: str) -> Iterator[tuple[int, str, str]]:
 def _read_markdown(text: str) -> Iterator[tuple[int, str]]:
     """Yield the page without its code, and with the same lines."""
     code = r"^ *(```+|~~~+).*?^ *\1 *$|`[^`\n]*`"
-    yield 1, re.sub(code, lambda match: "\n" * match[0].count("\n"), text, flags=re.M | re.S)
+    yield (
+        1,
+        re.sub(
+            code, lambda match: "\n" * match[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL
+        ),
+    )
 
 
 def _read_python(text: str) -> Iterator[tuple[int, str]]:
