@@ -12,16 +12,16 @@ _TICKS_MAX = 6
 
 
 class Panel(NamedTuple):
-    """A chart of one or two lines, by name."""
+    """A chart with one or two named lines."""
 
     title: str
     lines: dict[str, list[float]]
 
 
 def draw(panels: Sequence[Panel], xs: Sequence[float], x_title: str) -> str:
-    """Return an SVG document with the panels in two columns, each from zero upwards.
+    """Return an SVG document with the panels in two columns.
 
-    All lines share `xs`.
+    The axes of each panel begin at zero. All lines share `xs`.
     """
     width, height = 2 * _WIDTH, math.ceil(len(panels) / 2) * _HEIGHT
     parts = [
@@ -75,7 +75,7 @@ def _panel(panel: Panel, xs: Sequence[float], x_title: str) -> list[str]:
 
 
 def _ticks(greatest: float) -> list[float]:
-    """Return round numbers, from zero to the first that reaches the greatest value."""
+    """Return round numbers at equal steps, from zero to `greatest` or just above."""
     least = greatest / _TICKS_MAX
     if least <= 0:
         return [0.0, 1.0]

@@ -44,7 +44,7 @@ BANNED = {
     r"\b(?:set|sets|setting) aside\b": "quarantine",
     r"\bthat which\b": "name the thing",
     r"\bas (?:it|they) must be\b": "as required",
-    r"\btak(?:e|es|ing) (?:its|their) time\b": "is slow",
+    r"\btak(?:e|es|ing) (?:its|their) time(?=[.,;:)])": "is slow",
     r"\bin (?:its|their|our) hands\b": "holds, has",
     r"\bout of (?:a |the )?wheels?\b": "from a wheel",
     r"\b(?:where|there|here)(?:by|in|of|upon|to|unto)\b|\bhenceforth\b": "in which, by which, from",
