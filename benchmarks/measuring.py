@@ -66,14 +66,14 @@ class Sender:
             }
         )
 
-    def send(self, topic: str, record: EventRecord, **more: object) -> None:
-        self.produce(topic, record.value, record.key, timestamp=record.timestamp_ms, **more)
+    def send(self, topic: str, record: EventRecord, **options: object) -> None:
+        self.produce(topic, record.value, record.key, timestamp=record.timestamp_ms, **options)
 
-    def produce(self, *arguments: object, **more: object) -> None:
+    def produce(self, *arguments: object, **options: object) -> None:
         """Call confluent-kafka's `produce`, and repeat the call while the buffer is full."""
         while True:
             try:
-                self._producer.produce(*arguments, **more)  # type: ignore[arg-type]
+                self._producer.produce(*arguments, **options)  # type: ignore[arg-type]
             except BufferError:
                 self._producer.poll(0.1)
             else:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 _COLOURS = ("#1f77b4", "#ff7f0e")
 _WIDTH, _HEIGHT = 430, 250  # of a panel, in pixels
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 46, 40  # its margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 46, 40  # the margins of a panel
 _TICKS_MAX = 6
 
 

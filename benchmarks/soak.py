@@ -4,8 +4,8 @@
 
 A fixed number of customers returns every fifty hours of log time, each with an episode of a few
 events. Conversations are sealed after two days, so each customer returns to a sealed conversation.
-In an hour at 28,000 events a second, 400,000 customers return more than fifty times, in about four
-months of log time. The clock of the Stripe emulator follows the log. The results are samples
+In an hour at 28,000 events a second, 400,000 customers return more than fifty times; the log covers
+about four months. The clock of the Stripe emulator follows the log. The results are samples
 (NDJSON) and a plot (SVG).
 """
 

@@ -104,7 +104,7 @@ class Run:
     # --- input ------------------------------------------------------------------------------------
 
     def produce(
-        self, messages: Iterable[tuple[bytes | None, bytes | None, int]], **more: Any
+        self, messages: Iterable[tuple[bytes | None, bytes | None, int]], **options: Any
     ) -> None:
         """Produce (key, value, timestamp in ms) to the events topic; wait for acknowledgements."""
         producer = Producer(
@@ -117,7 +117,7 @@ class Run:
             }
         )
         for key, value, timestamp in messages:
-            arguments = {"headers": _HEADERS, **more}
+            arguments = {"headers": _HEADERS, **options}
             producer.produce(
                 self.env["RESMETER_TOPICS__EVENTS"],
                 value,
@@ -143,7 +143,7 @@ class Run:
         result: list[Message] = []
         try:
             numbers = consumer.list_topics(name, timeout=10).topics[name].partitions
-            ends: dict[int, int] = {}  # of the partitions that are not read to the end
+            ends: dict[int, int] = {}  # by partition, until the partition is read to its end
             starts = []
             for number in numbers:
                 low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=10)

@@ -3,7 +3,7 @@
 The auditor uses the project's event reader and its rules (`decide`), but no code of worker, sink or
 ledger. It reads each conversation's events from the log, drops repetitions of a source and id, and
 decides each conversation as of a time after all windows. It compares the result with the ledger's
-units by conversation and outcome, and the ledger's sums with those of the Stripe emulator.
+units by conversation and outcome, and the ledger's sums by tenant with the Stripe emulator's.
 """
 
 import contextlib

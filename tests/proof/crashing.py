@@ -73,18 +73,18 @@ def _plant(point: str, countdown: _Countdown, functions: dict[str, tuple[Any, st
     holder, name = functions[step]
     original: Callable[..., Any] = getattr(holder, name)
 
-    def planted(*arguments: Any, **more: Any) -> Any:
+    def planted(*arguments: Any, **options: Any) -> Any:
         if when == "before":
             countdown.tick()
-        result = original(*arguments, **more)
+        result = original(*arguments, **options)
         if when == "after":
             countdown.tick()
         return result
 
-    async def planted_in_loop(*arguments: Any, **more: Any) -> Any:
+    async def planted_in_loop(*arguments: Any, **options: Any) -> Any:
         if when == "before":
             countdown.tick()
-        result = await original(*arguments, **more)
+        result = await original(*arguments, **options)
         if when == "after":
             countdown.tick()
         return result

@@ -65,8 +65,8 @@ class Relay:
         except OSError:
             writer.close()
             return
-        # Kafka responds in the order of the requests. Each entry is one request: our own response to
-        # it, or None for the broker's, and the error to put into the broker's response.
+        # Kafka responds in the order of the requests. An entry is a request: the relay's response, or
+        # None to wait for the broker's, and the error to put into the broker's response.
         order: asyncio.Queue[tuple[bytes | None, ProduceError | None]] = asyncio.Queue()
         pumps = [
             asyncio.ensure_future(self._relay_requests(reader, upstream[1], order)),

@@ -145,7 +145,7 @@ class Rig:
     def start(
         self, name: str, command: str, *, mode: str = "", disk: str = "", **env: str
     ) -> Process:
-        """Start `worker` or `sink` under a name; it is restarted when it ends.
+        """Start `worker` or `sink` under a name; the rig restarts the process when it ends.
 
         `mode` is a point or a mode of `crashing` and its number, such as `slow 1`. `disk` is a
         folder for the log and the temporary files of the process.

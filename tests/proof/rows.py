@@ -13,7 +13,7 @@ class Row(NamedTuple):
     """One kind of fault, over one load."""
 
     name: str
-    about: str  # its first cell in the table, by which `--write` finds the line to replace
+    about: str  # the first cell of its line in the table; `--write` finds the line by this text
     fault: Callable[[Rig], None]
     load: str = "usual"
     ledger: Literal["sqlite", "postgres"] = "sqlite"

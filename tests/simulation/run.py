@@ -39,9 +39,7 @@ class Faults(NamedTuple):
     """The probabilities of faults other than kills (see `FaultPoint`)."""
 
     rebalance: float = 0.0  # at every turn
-    stop: float = (
-        0.0  # at every turn: a worker stops, loses its partitions, and resumes as a zombie
-    )
+    stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     second_sink: bool = False
     workers_max: int = 1

@@ -100,15 +100,17 @@ class _Consumer:
         (self._topic,) = topics
         self._on_assign = on_assign
 
-    def get_watermark_offsets(self, place: TopicPartition, **_: object) -> tuple[int, int]:
-        return 0, len(self._world.records.partitions[place.partition])
+    def get_watermark_offsets(
+        self, topic_partition: TopicPartition, **_: object
+    ) -> tuple[int, int]:
+        return 0, len(self._world.records.partitions[topic_partition.partition])
 
-    def assign(self, places: list[TopicPartition]) -> None:
-        for place in places:
-            self.seek(place)
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            self.seek(partition)
 
-    def seek(self, place: TopicPartition) -> None:
-        self._positions[place.partition] = 0 if place.offset == OFFSET_BEGINNING else place.offset
+    def seek(self, to: TopicPartition) -> None:
+        self._positions[to.partition] = 0 if to.offset == OFFSET_BEGINNING else to.offset
 
     def commit(self, **_: object) -> None:
         """Do nothing: only lag tools read it."""

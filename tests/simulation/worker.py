@@ -98,11 +98,11 @@ class Worker:
 
     def assign(self, numbers: Iterable[int]) -> None:
         """Take over partitions: restore their states, and start from the committed offsets."""
-        world, wanted = self._world, set(numbers)
+        world, assigned = self._world, set(numbers)
         self.generation = world.generation
-        self.runner.drop(set(self.runner.partitions) - wanted)
-        self.positions = {number: world.committed.get(number, 0) for number in wanted}
-        for number in wanted - set(self.runner.partitions):
+        self.runner.drop(set(self.runner.partitions) - assigned)
+        self.positions = {number: world.committed.get(number, 0) for number in assigned}
+        for number in assigned - set(self.runner.partitions):
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
             partition.schedule_all()
