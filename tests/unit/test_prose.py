@@ -19,7 +19,7 @@ FILES = sorted(
             for folder in ("pipeline", "tests", "benchmarks")
             for path in (ROOT / folder).rglob("*.py")
         ),
-        *(path for end in ("*.yaml", "*.yml") for path in (ROOT / "deploy").rglob(end)),
+        *(path for end in ("*.yaml", "*.yml", "*.json") for path in (ROOT / "deploy").rglob(end)),
     ]
 )
 
@@ -81,7 +81,7 @@ def test_a_banned_phrase_is_found_on_its_line(suffix: str, text: str, lines: lis
 
 def _find(suffix: str, text: str) -> Iterator[tuple[int, str, str]]:
     """Yield line, phrase and alternative of each banned phrase in a file's text."""
-    blocks = {".md": _read_markdown, ".py": _read_python}.get(suffix, _read_yaml)(text)
+    blocks = {".md": _read_markdown, ".py": _read_python}.get(suffix, _read_data)(text)
     for first, block in blocks:
         words = [
             (word, first + number)
@@ -134,6 +134,6 @@ def _comments(text: str) -> Iterator[tuple[int, str]]:
     yield first, "\n".join(block)
 
 
-def _read_yaml(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the whole text, without the marks of its comments."""
+def _read_data(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the whole text of a YAML or JSON file, without the marks of comments."""
     yield 1, text.replace("#", " ")
