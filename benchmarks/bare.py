@@ -1,4 +1,4 @@
-"""The ceiling: a bare consumer that parses each event and does nothing with it.
+"""Measure a bare consumer, which only parses each event: the ceiling for the worker.
 
 python -m benchmarks.bare BOOTSTRAP TOPIC COUNT
 """

@@ -1,11 +1,12 @@
-"""Measure the speed of worker and sink as ratios to a bare consumer in the same run.
+"""Measure the throughput of worker and sink, and compare it with a bare consumer's.
 
     python -m benchmarks.bench [--events 2000000] [--stock-events 60000]
 
-The broker is a real one: the one that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, or one that is
-started here. The measured parts run one after the other, each in a process of its own, over the
-same topic. The worker's time is from when it is ready to when its last offset is committed; the
-sink's is up to the last record in the ledger.
+The benchmark uses the broker at RESMETER_KAFKA__BOOTSTRAP_SERVERS, or starts one. The measured parts
+run one after the other, each in a separate process: bare consumer, workers and stock agent over the
+same topic, the sink over the worker's usage records. The worker's time begins when the worker is
+ready, and ends when its last offset is committed. The sink's time begins with its first transaction,
+and ends when the last usage record is in the ledger.
 """
 
 import contextlib
@@ -59,9 +60,11 @@ _console = Console(stderr=True)
     default=2_000_000,
     show_default=True,
 )
-@click.option("--stock-events", default=60_000, show_default=True, help="For the stock agent.")
+@click.option(
+    "--stock-events", default=60_000, show_default=True, help="Events for the stock agent."
+)
 def main(count: int, stock_events: int) -> None:
-    """Measure a bare consumer, a worker of one process and of one a core, a stock agent, the sink."""
+    """Measure a bare consumer, a worker (one process, then one per core), a stock agent, the sink."""
     with (
         tempfile.TemporaryDirectory(prefix="resmeter-bench-") as folder,
         broker(Path(folder)) as bootstrap,
@@ -104,7 +107,7 @@ def _measure(data: Path, bootstrap: str, count: int, stock_events: int) -> dict[
         measured["bare_before"] = _module("benchmarks.bare", bootstrap, topic, count)
     with _console.status("worker"):
         measured["worker"] = _worker(env, bootstrap, count, port, log)
-    with _console.status("worker, a process a core"):
+    with _console.status("worker, one process per core"):
         measured["worker_all_cores"] = _worker(all_cores_env, bootstrap, count, port, log)
     with _console.status("bare consumer, again"):
         measured["bare_after"] = _module("benchmarks.bare", bootstrap, topic, count)
@@ -135,7 +138,7 @@ def _load(bootstrap: str, topic: str, count: int) -> None:
 
 
 def _module(module: str, *arguments: object) -> Measured:
-    """Run a module that prints what it measured as its last line."""
+    """Run a module that prints its measurements as JSON in its last line."""
     printed = run_or_raise(
         list(map(str, arguments)), os.environ, module=module, seconds_max=_MODULE_SECONDS_MAX
     )
@@ -144,7 +147,7 @@ def _module(module: str, *arguments: object) -> Measured:
 
 
 def _worker(env: Mapping[str, str], bootstrap: str, count: int, port: int, log: Path) -> Measured:
-    """Measure a worker from when it is ready: all its processes have their partitions."""
+    """Measure a worker, from the time when all its processes have their partitions."""
     committed = Committed(bootstrap, env["RESMETER_WORKER__GROUP"], env["RESMETER_TOPICS__EVENTS"])
     with running("worker", ["worker"], env, log) as process:
         until_ok(f"http://127.0.0.1:{port}/health/ready", process)
@@ -156,7 +159,7 @@ def _worker(env: Mapping[str, str], bootstrap: str, count: int, port: int, log: 
         peak, grown = sum(map(peak_mib, watched)), rss_bytes(watched) - rss
         conversations = metric(port, "resmeter_conversations")
         committed.close()
-        # Once the partitions have stayed at their end, the windows close: records for the sink.
+        # Wait until the windows are closed, so that the sink gets all usage records.
         until(
             lambda: metric(port, "resmeter_open_conversations") == 0,
             "no conversation is open",
@@ -174,7 +177,7 @@ def _worker(env: Mapping[str, str], bootstrap: str, count: int, port: int, log: 
 
 
 def _sink(env: Mapping[str, str], bootstrap: str, ledger: Path, log: Path) -> Measured:
-    """Measure a sink from its first transaction to the last record in the ledger."""
+    """Measure a sink, from its first transaction to its last."""
     count = _end(bootstrap, env["RESMETER_TOPICS__RECORDS"], _RECORDS_PARTITIONS)
     run_or_raise(["ledger", "upgrade"], env)
     with (
@@ -216,13 +219,13 @@ def _report(measured: Mapping[str, Measured]) -> None:
     rows = {
         "bare_before": "bare consumer, before",
         "worker": "worker, one process",
-        "worker_all_cores": "worker, a process a core",
+        "worker_all_cores": "worker, one process per core",
         "bare_after": "bare consumer, after",
         "stock": "stock Faust agent",
         "sink": "sink (usage records)",
     }
     table = Table(title=machine())
-    for column in ("", "events", "events/s", "CPU µs an event", "peak MiB", "to bare"):
+    for column in ("", "events", "events/s", "CPU µs per event", "peak MiB", "to bare"):
         table.add_column(column, justify="right" if column else "left")
     for key, name in rows.items():
         part = measured[key]
@@ -241,7 +244,7 @@ def _report(measured: Mapping[str, Measured]) -> None:
         f"worker: {_rate(measured['worker_all_cores']) / ceiling:.2f} of the bare consumer on all "
         f"cores, {_rate(worker) / ceiling:.2f} on one; "
         f"{_rate(worker) / _rate(measured['stock']):.1f} times the stock agent, "
-        f"{worker['grown_bytes'] / worker['conversations']:,.0f} bytes a conversation "
+        f"{worker['grown_bytes'] / worker['conversations']:,.0f} bytes per conversation "
         f"({worker['conversations']:,.0f} in memory)"
     )
     as_json = {

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a broker, the settings of a run, and readings of running processes."""
+"""Common parts of the benchmarks: a broker, settings, a producer, and readings of processes."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ _SECONDS_MAX = 1_800.0
 
 @contextlib.contextmanager
 def broker(data: Path) -> Iterator[str]:
-    """Yield the address of the broker that RESMETER_KAFKA__BOOTSTRAP_SERVERS names, or of our own."""
+    """Yield RESMETER_KAFKA__BOOTSTRAP_SERVERS, or the address of a broker that is started here."""
     named = os.environ.get("RESMETER_KAFKA__BOOTSTRAP_SERVERS")
     if named:
         yield named
@@ -48,7 +48,7 @@ def environment(name: str, bootstrap: str, settings: Mapping[str, str]) -> dict[
 
 
 def machine() -> str:
-    """Return what the numbers were measured on."""
+    """Return a description of the machine."""
     return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
@@ -66,14 +66,14 @@ class Sender:
             }
         )
 
-    def send(self, topic: str, record: EventRecord, **more: object) -> None:
-        self.produce(topic, record.value, record.key, timestamp=record.timestamp_ms, **more)
+    def send(self, topic: str, record: EventRecord, **options: object) -> None:
+        self.produce(topic, record.value, record.key, timestamp=record.timestamp_ms, **options)
 
-    def produce(self, *arguments: object, **more: object) -> None:
-        """Call confluent-kafka's `produce`, again and again while the buffer is full."""
+    def produce(self, *arguments: object, **options: object) -> None:
+        """Call confluent-kafka's `produce`, and repeat the call while the buffer is full."""
         while True:
             try:
-                self._producer.produce(*arguments, **more)  # type: ignore[arg-type]
+                self._producer.produce(*arguments, **options)  # type: ignore[arg-type]
             except BufferError:
                 self._producer.poll(0.1)
             else:
@@ -87,15 +87,16 @@ class Sender:
 
 
 class Committed:
-    """What a group has committed of a topic."""
+    """Reads the offsets that a group has committed for a topic."""
 
     def __init__(self, bootstrap: str, group: str, topic: str) -> None:
         self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
         self._partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
 
     def total(self) -> int:
-        """Return how many records that is, over all partitions."""
-        return sum(max(found.offset, 0) for found in self._consumer.committed(self._partitions))
+        """Return the sum of the committed offsets, that is, the number of records."""
+        committed = self._consumer.committed(self._partitions)
+        return sum(max(partition.offset, 0) for partition in committed)
 
     def close(self) -> None:
         self._consumer.close()
@@ -107,7 +108,7 @@ def until(
     """Wait until a condition of a measured process is true.
 
     Raises:
-        UnavailableError: the process ended first, or it took half an hour.
+        UnavailableError: the process ended, or the condition was false for half an hour.
     """
     process.wait_until(is_true, _SECONDS_MAX, what, probe_seconds=probe_seconds)
 
@@ -116,7 +117,7 @@ def until_ok(url: str, process: Process, *, probe_seconds: float = 0.05) -> None
     """Wait until a process answers a URL with 200.
 
     Raises:
-        UnavailableError: as `until`.
+        UnavailableError: as for `until`.
     """
     until(lambda: _is_ok(url), f"{url} answers 200", process, probe_seconds=probe_seconds)
 
@@ -130,7 +131,7 @@ def _is_ok(url: str) -> bool:
 
 
 def metric(port: int, name: str, label: str = "") -> float:
-    """Return the sum of a series; with `label`, such as `result="sent"`, only of its samples."""
+    """Return the sum of a series, or of its samples with a label such as `result="sent"`."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     return sum(
@@ -149,7 +150,7 @@ def rss_bytes(processes: Sequence[psutil.Process]) -> float:
 
 
 def peak_mib(process: psutil.Process) -> float:
-    """Return the peak resident memory where the system counts it, else the current one."""
+    """Return the peak resident memory, or the current one if the system does not record the peak."""
     status = Path(f"/proc/{process.pid}/status")
     if status.exists():
         for line in status.read_text().splitlines():

@@ -7,21 +7,21 @@ from typing import NamedTuple
 
 _COLOURS = ("#1f77b4", "#ff7f0e")
 _WIDTH, _HEIGHT = 430, 250  # of a panel, in pixels
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 46, 40  # its margins
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 46, 40  # the margins of a panel
 _TICKS_MAX = 6
 
 
 class Panel(NamedTuple):
-    """A chart of one or two lines, by name."""
+    """A chart with one or two named lines."""
 
     title: str
     lines: dict[str, list[float]]
 
 
 def draw(panels: Sequence[Panel], xs: Sequence[float], x_title: str) -> str:
-    """Return an SVG document with the panels in two columns, each from zero upwards.
+    """Return an SVG document with the panels in two columns.
 
-    All lines share `xs`.
+    The axes of each panel begin at zero. All lines share `xs`.
     """
     width, height = 2 * _WIDTH, math.ceil(len(panels) / 2) * _HEIGHT
     parts = [
@@ -75,7 +75,7 @@ def _panel(panel: Panel, xs: Sequence[float], x_title: str) -> list[str]:
 
 
 def _ticks(greatest: float) -> list[float]:
-    """Return round numbers, from zero to the first that reaches the greatest value."""
+    """Return round numbers at equal steps, from zero to `greatest` or just above."""
     least = greatest / _TICKS_MAX
     if least <= 0:
         return [0.0, 1.0]

@@ -1,12 +1,13 @@
-"""Measure how long a worker takes from its start to its first decision, and a failover.
+"""Measure how long a worker takes to start with many conversations, and how long a failover takes.
 
     python -m benchmarks.recovery [--conversations 1000000]
 
-The changelog is filled with the states of that many conversations, as the worker writes them, and
-one new event waits in each partition. Then a worker starts. It is timed until it is ready, and
-until it has decided and committed the new events. For comparison, a bare consumer reads the same
-changelog. For the failover, a second worker joins, the first is killed, and one new event in each
-partition is timed until all are decided.
+The benchmark fills the changelog with the states of the conversations, as the worker writes them,
+and produces one new event to each partition. Then it starts a worker, and measures the time until
+the worker is ready, and until it has decided and committed the new events. For the failover, a
+second worker joins and the first is killed; the benchmark produces one more event to each partition,
+and measures the time until all of them are committed. For comparison, a bare consumer reads the same
+changelog.
 """
 
 import tempfile
@@ -58,14 +59,14 @@ class _Record(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """Seconds since the start of the worker's process, unless the name says something else."""
+    """The measurements. `alive`, `ready` and `decided` are seconds since the worker's start."""
 
-    states: int
-    state_bytes: int
+    states: int  # number of states in the changelog
+    state_bytes: int  # size of all of them
     alive: float
     ready: float
     decided: float
-    conversations: float
+    conversations: float  # number in the worker's memory
     peak_mib: float
     failover_seconds: float
     bare_seconds: float
@@ -74,7 +75,7 @@ class _Measured(NamedTuple):
 @click.command()
 @click.option("--conversations", default=1_000_000, show_default=True)
 def main(conversations: int) -> None:
-    """Fill a changelog, start a worker on it, and time it."""
+    """Fill a changelog, start a worker on it, and measure the times."""
     with (
         tempfile.TemporaryDirectory(prefix="resmeter-recovery-") as folder,
         broker(Path(folder)) as bootstrap,
@@ -109,7 +110,7 @@ def _measure(data: Path, bootstrap: str, conversations: int) -> _Measured:
         ready = time.perf_counter() - began
         until(
             lambda: committed.total() >= new,
-            "it has committed the new events",
+            "the worker has committed the new events",
             worker,
             probe_seconds=0.02,
         )
@@ -123,7 +124,10 @@ def _measure(data: Path, bootstrap: str, conversations: int) -> _Measured:
 
 
 def _states(conversations: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield partition, key and state of about so many conversations, decided as a worker does."""
+    """Yield partition, key and state of about `conversations` conversations.
+
+    The worker's own `Partition` decides them.
+    """
     timeline = Timeline([preset("fin-2026")])
     partitions = [Partition("events", number, lambda _: timeline) for number in range(PARTITIONS)]
     offset = 0
@@ -138,7 +142,7 @@ def _states(conversations: int) -> Iterator[tuple[int, bytes, bytes]]:
             partition.apply(records)
     for partition in partitions:
         for key, stored in partition.states.items():
-            # Offset 0, as this run's events topic has none of the events that made the states.
+            # The offset is 0, because the events topic of this run is empty.
             yield partition.number, key, encode_state(0, decode_state(stored))
 
 
@@ -147,7 +151,7 @@ def _partition_of(key: bytes) -> int:
 
 
 def _fill(bootstrap: str, topic: str, conversations: int) -> tuple[int, int]:
-    """Write states to the changelog; return their number and their bytes."""
+    """Write states to the changelog; return their number and their size in bytes."""
     sender = Sender(bootstrap, compression="snappy")
     count = size = 0
     for number, key, stored in _states(conversations):
@@ -160,7 +164,7 @@ def _fill(bootstrap: str, topic: str, conversations: int) -> tuple[int, int]:
 
 
 def _add_one_to_each(bootstrap: str, topic: str, seed: int) -> int:
-    """Produce one new event to each partition; return how many those are."""
+    """Produce one new event to each partition; return the number of partitions."""
     sender = Sender(bootstrap)
     missing = set(range(PARTITIONS))
     for event in events(10_000, seed=seed):
@@ -175,6 +179,7 @@ def _add_one_to_each(bootstrap: str, topic: str, seed: int) -> int:
 
 
 def _bare(bootstrap: str, topic: str, count: int) -> float:
+    """Read a topic with a bare consumer; return seconds."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "recovery-bare"})
     began = time.perf_counter()
     consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
@@ -194,18 +199,22 @@ def _failover(
     committed: Committed,
     decided: int,
 ) -> float:
-    """Kill a worker while a second one runs; return seconds until new events are decided."""
+    """Kill a worker while a second one runs; return seconds until new events are committed."""
     port = free_port()
     second_env = {**env, "RESMETER_WORKER__HTTP_PORT": str(port)}
     with running("second worker", ["worker"], second_env, log) as second:
         until_ok(f"http://127.0.0.1:{port}/health/ready", second)
-        until(lambda: metric(port, "resmeter_conversations") > 0, "it has partitions", second)
+        until(
+            lambda: metric(port, "resmeter_conversations") > 0,
+            "the second worker has partitions",
+            second,
+        )
         began = time.perf_counter()
         first.kill()
         count = decided + _add_one_to_each(bootstrap, env["RESMETER_TOPICS__EVENTS"], 98)
         until(
             lambda: committed.total() >= count,
-            "it has committed the new events",
+            "the second worker has committed the new events",
             second,
             probe_seconds=0.02,
         )
@@ -222,7 +231,8 @@ def _report(measured: _Measured) -> None:
     )
     table.add_row("first new event decided and committed", f"{measured.decided:.1f}")
     table.add_row(
-        "failover: all partitions decide after a kill", f"{measured.failover_seconds:.1f}"
+        "failover: after a kill, all partitions commit new events",
+        f"{measured.failover_seconds:.1f}",
     )
     table.add_row("a bare consumer reads the changelog", f"{measured.bare_seconds:.1f}")
     out = Console()
@@ -230,7 +240,7 @@ def _report(measured: _Measured) -> None:
     out.print(
         f"{measured.states:,} states of {measured.state_bytes / measured.states:.0f} bytes; "
         f"peak memory {measured.peak_mib:.0f} MiB, "
-        f"{measured.peak_mib * 2**20 / max(measured.conversations, 1):.0f} bytes a conversation"
+        f"{measured.peak_mib * 2**20 / max(measured.conversations, 1):.0f} bytes per conversation"
     )
 
 

@@ -1,11 +1,12 @@
 """Run worker and sink under a steady load for an hour, and record their memory and lag.
 
-    python -m benchmarks.soak [--minutes 60] [--rate 28000] [--out docs/soak]
+    python -m benchmarks.soak [--minutes 60] [--rate 28000] [--out docs/internals/soak]
 
-A fixed number of customers keeps coming back. Every fifty hours of the log's time each of them
-begins an episode of a few events, so that each return finds its conversation sealed. An hour at
-28,000 events a second is some fifty returns of 400,000 customers, or four months of the log's time.
-The Stripe emulator runs on the log's time. The results are samples (NDJSON) and a plot (SVG).
+A fixed number of customers returns every fifty hours of log time, each with an episode of a few
+events. Conversations are sealed after two days, so each customer returns to a sealed conversation.
+In an hour at 28,000 events a second, 400,000 customers return more than fifty times; the log covers
+about four months. The clock of the Stripe emulator follows the log. The results are samples
+(NDJSON) and a plot (SVG).
 """
 
 import contextlib
@@ -54,7 +55,7 @@ _BILLED_SHARE = 0.1  # of episodes
 _SAMPLE_SECONDS = 5.0
 _TICK_SECONDS = 0.05
 _START_MS = 1_760_000_000_000
-# Bounds the disk that the run takes, and keeps enough for a worker that is minutes behind.
+# Limits the disk space of the run, and leaves enough for a worker that is minutes behind.
 _TOPIC_CONFIG = {
     "EVENTS": {"retention.bytes": "400000000", "segment.bytes": "50000000"},
     "CHANGELOG": {"min.compaction.lag.ms": "60000", "segment.bytes": "50000000"},
@@ -65,7 +66,7 @@ _console = Console(stderr=True)
 
 
 class Customers:
-    """The events of customers that keep coming back, in the order of the log's time."""
+    """Generates the events of customers that return again and again, in order of log time."""
 
     def __init__(self, number: int, seed: int = 1) -> None:
         self._number = number
@@ -109,7 +110,7 @@ class Customers:
 
 
 class Load:
-    """Produces the customers' events, and counts them."""
+    """Produces the customers' events, and counts them. `at` is the time of the last one, in ms."""
 
     def __init__(self, bootstrap: str, topic: str, customers: Customers) -> None:
         self._sender = Sender(bootstrap)
@@ -119,7 +120,7 @@ class Load:
         self.at = _START_MS
 
     def send(self, number: int) -> None:
-        """Produce the next events."""
+        """Produce the next `number` events."""
         for _ in range(number):
             record = next(self._events)
             self._sender.send(self._topic, record)
@@ -132,7 +133,7 @@ class Load:
 
 
 class _Running(NamedTuple):
-    """The processes of a run, and their ports by name."""
+    """The processes of a run, and their ports by the names of the processes."""
 
     worker: Process
     sink: Process
@@ -251,7 +252,7 @@ def main(minutes: float, rate: int, customers: int, out: Path) -> None:
         out.with_suffix(".svg").write_text(_draw(samples))
     click.echo(
         f"{machine()}: {load.sent:,} events in {minutes:g} minutes, "
-        f"{cpu / load.sent * 1e6:.1f} µs of the worker's CPU an event"
+        f"{cpu / load.sent * 1e6:.1f} µs of the worker's CPU time per event"
     )
 
 
@@ -293,7 +294,10 @@ def _running(env: Mapping[str, str], ports: dict[str, int], log: Path) -> Iterat
 def _samples(
     processes: _Running, load: Load, minutes: float, rate: int, data: Path
 ) -> Iterator[dict[str, float]]:
-    """Send the load at its rate; yield a sample every few seconds, the last once all is decided."""
+    """Send the load at its rate, and yield a sample every few seconds.
+
+    Yield the last sample when the worker has read all events.
+    """
     watched = {
         "worker": psutil.Process(processes.worker.pid),
         "sink": psutil.Process(processes.sink.pid),
@@ -315,7 +319,7 @@ def _samples(
     load.flush()
     until(
         lambda: metric(ports["worker"], "resmeter_lag_records{") == 0,
-        "it has read all events",
+        "the worker has read all events",
         processes.worker,
         probe_seconds=0.5,
     )

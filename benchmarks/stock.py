@@ -1,9 +1,9 @@
-"""The worker's job as a plain Faust agent: one event at a time, and a Faust table.
+"""Measure a plain Faust agent that does the worker's job one event at a time, with a Faust table.
 
     python -m benchmarks.stock BOOTSTRAP TOPIC CHANGELOG OUTPUT COUNT PARTITIONS GROUP
 
-Decoding, decision and state are the worker's. Only the way through Faust differs: an agent gets one
-event, sets `table[key] = state` and awaits `output.send(...)`.
+Decoding, decisions and states are the same as in the worker. Only the use of Faust differs: the
+agent gets one event, sets `table[key] = state`, and awaits `output.send(...)`.
 """
 
 import os

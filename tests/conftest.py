@@ -1,4 +1,4 @@
-"""Fixtures: a real broker, a real database, no connections but loopback."""
+"""Fixtures: a real broker, a real database, and no connections except to loopback."""
 
 import contextlib
 import os
@@ -25,7 +25,8 @@ hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
 )
 
-# A broker of one test run ends before optimised code pays off: a third less processor time.
+# A test run is too short for Java's optimising compiler to pay off. Without it the broker uses a
+# third less processor time.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def only_loopback() -> Iterator[None]:
-    """Refuse every connection that would leave the machine."""
+    """Fail on every connection that would leave the machine."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -50,7 +51,7 @@ def only_loopback() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Kafka: the one that is set, a container, or one from Python packages."""
+    """The address of a real Kafka: RESMETER_TEST_KAFKA, a container, or a broker from wheels."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
@@ -65,14 +66,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if named:
         yield named
         return
-    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow that
+    os.environ.setdefault("RESMETER_TEST_SESSION_SECONDS", "3")  # our own brokers allow it
     with shared(tmp_path_factory, "kafka", start) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The SQLAlchemy URL of a real PostgreSQL: named, testcontainers', or one out of a wheel."""
+    """The URL of a real PostgreSQL: RESMETER_TEST_POSTGRES, a container, or a server from a wheel."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
@@ -106,7 +107,7 @@ def postgres_database(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def resmeter_env(tmp_path: Path) -> dict[str, str]:
-    """The environment of a `resmeter` process, with a ledger of its own."""
+    """The environment of a `resmeter` process, with a ledger for this test only."""
     return {
         **clean_environment(),
         "NO_COLOR": "1",

@@ -1,4 +1,4 @@
-"""Fixtures of the tests on a real broker."""
+"""Fixtures for the tests with a real broker."""
 
 import contextlib
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ LOAD_EVENTS = 30_000
 @pytest.fixture
 def run(broker: str, tmp_path: Path) -> Iterator[Run]:
     """Topics, groups and a ledger for one test."""
-    with running(broker, tmp_path) as made:
-        yield made
+    with running(broker, tmp_path) as test_run:
+        yield test_run
 
 
 class Load(NamedTuple):
-    """Generated conversations on a topic, and what an undisturbed run made of them."""
+    """Generated conversations in a topic, and the usage records of an undisturbed run over them."""
 
     topic: str
     file: str
@@ -33,7 +33,7 @@ class Load(NamedTuple):
 
 @pytest.fixture(scope="session")
 def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
-    """The load, decided once for all processes of the test run."""
+    """The load, which one process of the test run decides for all of them."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
@@ -47,8 +47,8 @@ def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load
             undisturbed.until_decided(worker, len(records))
             usage_records = undisturbed.usage_records()
             topic = undisturbed.env["RESMETER_TOPICS__EVENTS"]
-        made = Load(topic, str(file), len(records), usage_records)
-        (folder / "load").write_bytes(msgspec.msgpack.encode(made))
+        decided = Load(topic, str(file), len(records), usage_records)
+        (folder / "load").write_bytes(msgspec.msgpack.encode(decided))
         yield str(folder / "load")
 
     with shared(tmp_path_factory, "load", start) as path:
@@ -57,6 +57,6 @@ def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load
 
 @pytest.fixture
 def loaded_run(broker: str, load: Load, tmp_path: Path) -> Iterator[Run]:
-    """A run over the load's events topic; everything else is its own."""
+    """A run that shares the load's events topic, with its own other topics, groups and ledger."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(running(broker, tmp_path, load.topic))

@@ -1,4 +1,4 @@
-"""Run the pipeline's processes for one test, on topics and groups of its own."""
+"""Run the pipeline's processes for one test, with separate topics, groups and ledger."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ _HEADERS: list[tuple[str, str | bytes | None]] = [("content-type", b"application
 
 
 class Message(NamedTuple):
-    """A message as read back from a topic."""
+    """A record that a test has read from a topic."""
 
     partition: int
     offset: int
@@ -40,7 +40,7 @@ class Message(NamedTuple):
 
 
 class Run:
-    """Topics, groups, ledger and processes of one test."""
+    """The topics, groups, ledger and processes of one test."""
 
     def __init__(
         self, servers: str, folder: Path, stack: contextlib.ExitStack, events: str | None = None
@@ -79,34 +79,34 @@ class Run:
 
     def resmeter(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit status."""
-        return processes.run(arguments, self._whole(env), seconds_max=SECONDS_MAX)
+        return processes.run(arguments, self._complete(env), seconds_max=SECONDS_MAX)
 
     def done(self, *arguments: str, **env: str) -> str:
         """Run a command that must succeed, in this process; return what it printed."""
-        result = resmeter(*arguments, env=self._whole(env))
+        result = resmeter(*arguments, env=self._complete(env))
         assert result.returncode == 0, result.stderr.decode()
         return result.stdout.decode()
 
     def start(self, name: str, **env: str) -> Process:
-        """Start worker or sink in the background; it ends with the test."""
+        """Start `worker` or `sink` in the background, and stop it at the end of the test."""
         self._started += 1
         log = self.folder / f"{name}-{self._started}.log"
-        process = Process(name, [name], self._whole(env), log)
+        process = Process(name, [name], self._complete(env), log)
         self._stack.callback(process.stop)
         return process
 
-    def _whole(self, env: Mapping[str, str]) -> dict[str, str]:
+    def _complete(self, env: Mapping[str, str]) -> dict[str, str]:
         return {**clean_environment(), **self.env, **env}
 
     def port(self, process: Process) -> int:
         return int(process.find(r'"http_port": (\d+)', SECONDS_MAX))
 
-    # --- what goes in -----------------------------------------------------------------------------
+    # --- input ------------------------------------------------------------------------------------
 
     def produce(
-        self, messages: Iterable[tuple[bytes | None, bytes | None, int]], **more: Any
+        self, messages: Iterable[tuple[bytes | None, bytes | None, int]], **options: Any
     ) -> None:
-        """Produce (key, value, timestamp) to the events topic, and await the acknowledgements."""
+        """Produce (key, value, timestamp in ms) to the events topic; wait for acknowledgements."""
         producer = Producer(
             {
                 "bootstrap.servers": self.servers,
@@ -117,7 +117,7 @@ class Run:
             }
         )
         for key, value, timestamp in messages:
-            arguments = {"headers": _HEADERS, **more}
+            arguments = {"headers": _HEADERS, **options}
             producer.produce(
                 self.env["RESMETER_TOPICS__EVENTS"],
                 value,
@@ -128,7 +128,7 @@ class Run:
             producer.poll(0)
         assert producer.flush(SECONDS_MAX) == 0
 
-    # --- what comes out ---------------------------------------------------------------------------
+    # --- output -----------------------------------------------------------------------------------
 
     def messages(self, topic: str) -> list[Message]:
         """Return all messages of a topic (`EVENTS`, `RECORDS`, ...), by partition and offset."""
@@ -140,18 +140,18 @@ class Run:
                 "isolation.level": "read_uncommitted",
             }
         )
-        found: list[Message] = []
+        result: list[Message] = []
         try:
             numbers = consumer.list_topics(name, timeout=10).topics[name].partitions
-            left: dict[int, int] = {}
-            places = []
+            ends: dict[int, int] = {}  # by partition, until the partition is read to its end
+            starts = []
             for number in numbers:
                 low, high = consumer.get_watermark_offsets(TopicPartition(name, number), timeout=10)
                 if high > low:
-                    left[number] = high
-                    places.append(TopicPartition(name, number, low))
-            consumer.assign(places)
-            while left:
+                    ends[number] = high
+                    starts.append(TopicPartition(name, number, low))
+            consumer.assign(starts)
+            while ends:
                 for message in consumer.consume(10_000, timeout=0.2):
                     assert message.error() is None
                     number, offset = message.partition(), message.offset()
@@ -159,32 +159,33 @@ class Run:
                     assert offset is not None
                     headers: Any = message.headers()
                     key: Any = message.key()
-                    found.append(Message(number, offset, key, message.value(), dict(headers or ())))
-                    if offset + 1 >= left[number]:
-                        del left[number]
+                    value = message.value()
+                    result.append(Message(number, offset, key, value, dict(headers or ())))
+                    if offset + 1 >= ends[number]:
+                        del ends[number]
         finally:
             consumer.close()
-        return sorted(found, key=lambda m: (m.partition, m.offset))
+        return sorted(result, key=lambda message: (message.partition, message.offset))
 
     def usage_records(self) -> dict[str, bytes]:
-        """Return the usage records by id; an id with two contents fails the test."""
-        found: dict[str, bytes] = {}
+        """Return the usage records by id. The test fails if an id has two contents."""
+        usage_records: dict[str, bytes] = {}
         for message in self.messages("RECORDS"):
             assert message.value is not None
-            identity = decode_record(message.value).id
-            assert found.setdefault(identity, message.value) == message.value
-        return found
-
-    # --- waiting ----------------------------------------------------------------------------------
+            record_id = decode_record(message.value).id
+            assert usage_records.setdefault(record_id, message.value) == message.value
+        return usage_records
 
     @contextlib.contextmanager
     def ledger(self) -> Iterator[sqlite3.Connection]:
-        """Open the ledger's database; commit at the end, and close it."""
+        """Open the ledger's database; commit and close at the end."""
         with contextlib.closing(sqlite3.connect(self.folder / "ledger.sqlite")) as ledger, ledger:
             yield ledger
 
+    # --- waiting ----------------------------------------------------------------------------------
+
     def until_decided(self, process: Process, count: int) -> None:
-        """Wait until one worker has all partitions and has read all events, and no window is open."""
+        """Wait until `count` events are committed, and one worker has all partitions and no open work."""
         port = self.port(process)
         try:
             process.wait_until(
@@ -207,11 +208,12 @@ class Run:
         """Return how many events the worker's group has committed."""
         group, topic = self.env["RESMETER_WORKER__GROUP"], self.env["RESMETER_TOPICS__EVENTS"]
         consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group})
-        places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         try:
-            return sum(max(0, place.offset) for place in consumer.committed(places, timeout=10))
+            committed = consumer.committed(partitions, timeout=10)
+            return sum(max(0, partition.offset) for partition in committed)
         except KafkaException as error:
-            # A fresh broker has no coordinator for a moment.
+            # A new broker has no group coordinator for a moment.
             if error.args[0].code() in {KafkaError.NOT_COORDINATOR, KafkaError._WAIT_COORD}:
                 return 0
             raise
@@ -221,24 +223,26 @@ class Run:
 
 def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
     """Sum up usage records: (tenant, conversation) → outcome → units, without zeros."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    sums: dict[tuple[str, str], dict[str, int]] = {}
     for value in values:
         record: UsageRecord = decode_record(value)
-        units = found.setdefault((record.tenant_id, record.conversation), {})
+        units = sums.setdefault((record.tenant_id, record.conversation), {})
         units[record.outcome] = units.get(record.outcome, 0) + record.quantity
-    return {
-        key: kept for key, units in found.items() if (kept := {o: n for o, n in units.items() if n})
+    without_zeros = {
+        key: {outcome: number for outcome, number in units.items() if number}
+        for key, units in sums.items()
     }
+    return {key: units for key, units in without_zeros.items() if units}
 
 
 def decided(lines: bytes) -> dict[tuple[str, str], dict[str, int]]:
-    """Return what `resmeter decide` printed, in the form of `net`."""
-    answers = map(orjson.loads, lines.splitlines())
-    return {(a["tenantid"], a["conversation"]): a["net"] for a in answers if a["net"]}
+    """Return the output of `resmeter decide` in the form of `net`."""
+    decisions = map(orjson.loads, lines.splitlines())
+    return {(d["tenantid"], d["conversation"]): d["net"] for d in decisions if d["net"]}
 
 
 def metric(port: int, name: str, **labels: str) -> float:
-    """Return the sum of a series over the labels that are not given."""
+    """Return the sum of all samples of a series that have these labels."""
     return sum(
         sample.value
         for sample in _samples(port)
@@ -247,8 +251,8 @@ def metric(port: int, name: str, **labels: str) -> float:
 
 
 def _samples(port: int) -> list[Sample]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        text = response.read().decode()
     families = text_string_to_metric_families(text)
     return [sample for family in families for sample in family.samples]
 
@@ -265,39 +269,41 @@ def _open_work(port: int) -> float:
 
 def readiness(port: int) -> tuple[int, dict[str, Any]]:
     """Return status and content of `/health/ready`."""
+    url = f"http://127.0.0.1:{port}/health/ready"
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=10) as answer:
-            return answer.status, orjson.loads(answer.read())
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return response.status, orjson.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:
             return error.code, orjson.loads(error.read())
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
+def wait_until(is_true: Callable[[], bool], what: str) -> None:
+    """Wait until a condition is true; fail after `SECONDS_MAX`."""
     deadline = time.monotonic() + SECONDS_MAX
-    while not holds():
+    while not is_true():
         assert time.monotonic() < deadline, f"waited {SECONDS_MAX:.0f} s: {what}"
         time.sleep(0.05)
 
 
 @contextlib.contextmanager
 def running(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
-    """Create the topics of a run; its processes end with the context.
+    """Yield a run whose topics exist; its processes end with the context.
 
     `events` is the name of an existing events topic that several runs share.
     """
-    with made(servers, folder, events) as run:
+    with without_topics(servers, folder, events) as run:
         run.done("topics", "create")
         yield run
 
 
 @contextlib.contextmanager
-def made(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
+def without_topics(servers: str, folder: Path, events: str | None = None) -> Iterator[Run]:
     """Yield a run whose topics do not exist yet."""
     with contextlib.ExitStack() as stack:
         yield Run(servers, folder, stack, events)
 
 
 def session_seconds() -> str:
-    """Return the session timeout of the processes, seconds; a broker's default minimum is 6."""
+    """Return the session timeout of the processes, in seconds. By default brokers allow 6 or more."""
     return os.environ.get("RESMETER_TEST_SESSION_SECONDS", "6")

@@ -24,10 +24,10 @@ _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
 
 class Secured(NamedTuple):
-    """The broker, and by listener the settings with which `resmeter` can use it."""
+    """A broker, and the settings with which `resmeter` connects to each of its listeners."""
 
-    plain: str  # the address of the listener without authentication, for the tests themselves
-    env: dict[str, dict[str, str]]
+    plain: str  # address of the listener without authentication, for the tests themselves
+    env: dict[str, dict[str, str]]  # settings by listener
     authority: Authority
 
 
@@ -56,10 +56,10 @@ def running_secured(folder: Path) -> Iterator[Secured]:
         properties[f"listener.name.{name}.plain.sasl.jaas.config"] = _PLAIN
         properties[f"listener.name.{name}.scram-sha-512.sasl.jaas.config"] = _SCRAM
     with running_kafka(folder / "kafka", properties=properties, more_listeners=ports) as broker:
-        _make_scram_user(broker.bootstrap_servers)
+        _create_scram_user(broker.bootstrap_servers)
         sasl = {"RESMETER_KAFKA__SASL_USERNAME": USER, "RESMETER_KAFKA__SASL_PASSWORD": PASSWORD}
         trust = {"RESMETER_KAFKA__SSL_CA_FILE": str(authority.ca)}
-        more = {
+        credentials = {
             "SASL_PLAINTEXT": {**sasl, "RESMETER_KAFKA__SASL_MECHANISM": "PLAIN"},
             "SASL_SSL": {**sasl, **trust, "RESMETER_KAFKA__SASL_MECHANISM": "SCRAM-SHA-512"},
             "SSL": {
@@ -73,17 +73,17 @@ def running_secured(folder: Path) -> Iterator[Secured]:
             name: {
                 "RESMETER_KAFKA__BOOTSTRAP_SERVERS": f"127.0.0.1:{port}",
                 "RESMETER_KAFKA__SECURITY_PROTOCOL": name,
-                **more[name],
+                **credentials[name],
             }
             for name, port in ports.items()
         }
         yield Secured(broker.bootstrap_servers, env, authority)
 
 
-def _make_scram_user(servers: str) -> None:
+def _create_scram_user(servers: str) -> None:
     client = AdminClient({"bootstrap.servers": servers})
-    wanted = UserScramCredentialUpsertion(
+    credential = UserScramCredentialUpsertion(
         USER, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), PASSWORD.encode()
     )
-    for future in client.alter_user_scram_credentials([wanted]).values():
+    for future in client.alter_user_scram_credentials([credential]).values():
         future.result()

@@ -11,7 +11,7 @@ import psutil
 
 from pipeline.dev.process import Process
 from tests.kafka.conftest import Load
-from tests.kafka.run import PARTITIONS, Run, made, metric, readiness, wait_until
+from tests.kafka.run import PARTITIONS, Run, metric, readiness, wait_until, without_topics
 
 TWO = {"RESMETER_WORKER__PROCESSES": "2"}
 _SLOW = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "50", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
@@ -130,7 +130,7 @@ def test_a_process_that_hangs_is_reported_and_killed(run: Run) -> None:
 
 
 def test_a_process_killed_before_it_starts_ends_all(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, made("", tmp_path) as run:
+    with socket.create_server(("127.0.0.1", 0)) as silent, without_topics("", tmp_path) as run:
         # It accepts the connection and never responds, so the check waits.
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
         worker = run.start("worker", RESMETER_KAFKA__BOOTSTRAP_SERVERS=servers, **TWO)

@@ -1,4 +1,4 @@
-"""A few rows of the matrix over a small load; `python -m tests.proof` runs them all."""
+"""Run a few rows of the matrix over a small load; `python -m tests.proof` runs them all."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -63,10 +63,10 @@ def test_the_auditor_finds_lost_doubled_and_wrong_units(scene: Scene, tmp_path: 
     assert verdict.is_clean, verdict
     truth, undisturbed = scene.load.truth, scene.load.undisturbed
     written = list(undisturbed.items())
-    place = next(iter(truth.units))
+    unit = next(iter(truth.units))
 
-    more = truth._replace(units=truth.units + type(truth.units)({place: 1}))
-    fewer = truth._replace(units=truth.units - type(truth.units)({place: 1}))
+    more = truth._replace(units=truth.units + type(truth.units)({unit: 1}))
+    fewer = truth._replace(units=truth.units - type(truth.units)({unit: 1}))
     assert judge(more, url, undisturbed, written, truth.rejected, {}).lost >= 1
     assert judge(fewer, url, undisturbed, written, truth.rejected, {}).doubled == 1
     changed = [(record_id, content + b" ") for record_id, content in written[:2]]

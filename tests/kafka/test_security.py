@@ -31,11 +31,11 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 @pytest.fixture
 def run(secured: Secured, tmp_path: Path) -> Iterator[Run]:
     """Return a run over SASL_SSL. The test itself reads and writes over the open listener."""
-    with runs.made(secured.plain, tmp_path) as made:
+    with runs.without_topics(secured.plain, tmp_path) as run:
         # At `debug` the libraries log everything: none of it may be a secret.
-        made.env |= {**secured.env["SASL_SSL"], "RESMETER_LOG__LEVEL": "debug"}
-        upgrade(made.env["RESMETER_LEDGER__URL"])
-        yield made
+        run.env |= {**secured.env["SASL_SSL"], "RESMETER_LOG__LEVEL": "debug"}
+        upgrade(run.env["RESMETER_LEDGER__URL"])
+        yield run
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Result(NamedTuple):
 @click.option("--write", is_flag=True, help="Write the table into docs/internals/reliability.md.")
 @click.option("--keep", is_flag=True, help="Keep logs and ledgers.")
 def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, keep: bool) -> None:
-    """Run rows of the matrix, by default all. The exit status is 3 if a row is not clean."""
+    """Run rows of the matrix, all by default. The exit status is 3 if a row is not clean."""
     unknown = set(names) - {row.name for row in ROWS}
     if unknown:
         raise click.UsageError(f"no such row: {', '.join(sorted(unknown))}; see --list")
@@ -73,13 +73,13 @@ def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, k
 
 def _play(row: Row, kafka: Broker, load: Loaded, folder: Path) -> Result:
     began = time.monotonic()
-    place = folder / row.name
+    row_folder = folder / row.name
     recovery, faults = 0.0, 0
     try:
         with (
-            _disk(row, place),
-            _ledger(row, place) as (url, postgres),
-            running_rig(kafka, load, place, url, _SECONDS_MAX) as rig,
+            _disk(row, row_folder),
+            _ledger(row, row_folder) as (url, postgres),
+            running_rig(kafka, load, row_folder, url, _SECONDS_MAX) as rig,
         ):
             rig.postgres = postgres
             row.fault(rig)
@@ -99,7 +99,8 @@ class NotRunError(Exception):
 
 
 @contextlib.contextmanager
-def _ledger(row: Row, place: Path) -> Iterator[tuple[str | None, Any]]:
+def _ledger(row: Row, folder: Path) -> Iterator[tuple[str | None, Any]]:
+    """Yield the URL of a row's ledger, None for the rig's default, and PostgreSQL's handle."""
     if row.ledger == "postgres":
         with (
             tempfile.TemporaryDirectory(prefix="resmeter-pg-") as data,
@@ -107,22 +108,22 @@ def _ledger(row: Row, place: Path) -> Iterator[tuple[str | None, Any]]:
         ):
             yield url, server
     elif row.small_disk == "ledger":
-        yield f"sqlite:///{place}/small/ledger.sqlite", None
+        yield f"sqlite:///{folder}/small/ledger.sqlite", None
     else:
         yield None, None
 
 
 @contextlib.contextmanager
-def _disk(row: Row, place: Path) -> Iterator[None]:
+def _disk(row: Row, folder: Path) -> Iterator[None]:
     """Mount a small file system if the row fills one."""
     if not row.small_disk:
         yield
         return
-    small = place / "small"
+    small = folder / "small"
     small.mkdir(parents=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=100M", "none", str(small)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        # Without it the row would fill the machine's disk.
+        # Without a small file system the row would fill the machine's disk.
         raise NotRunError("cannot mount a small file system; run as root")
     try:
         yield
@@ -145,7 +146,7 @@ def _show(result: Result, events: int) -> None:
 
 
 def _write(results: list[Result]) -> None:
-    """Write rows into the document's table; other rows keep the results of their last run."""
+    """Write results into the table of the page; other rows keep the results of their last run."""
     text = _DOCUMENT.read_text()
     head, _, rest = text.partition(_BEGIN)
     table, _, tail = rest.partition(_END)
@@ -168,8 +169,8 @@ def _write(results: list[Result]) -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     order = {f"| {row.about}": number for number, row in enumerate(ROWS)}
-    kept = [lines[about] for about in sorted(lines.keys() & order.keys(), key=order.__getitem__)]
-    _DOCUMENT.write_text(head + "\n".join([_BEGIN, where, "", *heading, *kept, _END]) + tail)
+    body = [lines[about] for about in sorted(lines.keys() & order.keys(), key=order.__getitem__)]
+    _DOCUMENT.write_text(head + "\n".join([_BEGIN, where, "", *heading, *body, _END]) + tail)
 
 
 def _commit() -> str:

@@ -1,8 +1,9 @@
-"""The judge of a row: a bare consumer, the pure decision, and SQL.
+"""Audit a row with a bare consumer, the pure rules, and SQL.
 
-The auditor shares no line with worker, sink or ledger. From the log it takes each conversation's
-events, one per source and id, and lets `decide` decide them after all windows have ended. From the
-ledger it takes units by conversation and outcome, from the Stripe emulator its sums.
+The auditor uses the project's event reader and its rules (`decide`), but no code of worker, sink or
+ledger. It reads each conversation's events from the log, drops repetitions of a source and id, and
+decides each conversation as of a time after all windows. It compares the result with the ledger's
+units by conversation and outcome, and the ledger's sums by tenant with the Stripe emulator's.
 """
 
 import contextlib
@@ -28,12 +29,12 @@ Units = Counter[tuple[str, str, str]]  # tenant, conversation, outcome
 
 
 class Verdict(NamedTuple):
-    """The result of a row."""
+    """The errors that the auditor found at the end of a row."""
 
     lost: int  # units
     doubled: int  # units
     wrong: int  # usage records that differ from those of the undisturbed run
-    problems: list[str]  # in words
+    problems: list[str]  # a sentence each
 
     @property
     def is_clean(self) -> bool:
@@ -41,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """What follows from the log."""
+    """The units and the dead letters that follow from the log."""
 
     units: Units
     records: int
@@ -83,12 +84,12 @@ def judge(
     """Compare the end of a row with the log, with an undisturbed run, and with Stripe.
 
     Args:
-        truth: what follows from the log.
-        ledger_url: as SQLAlchemy takes it.
-        undisturbed: usage records of an undisturbed run, by id.
+        truth: the units and the dead letters that follow from the log.
+        ledger_url: the SQLAlchemy URL.
+        undisturbed: the usage records of the undisturbed run, by id.
         written: id and content of every record in the row's topic of usage records.
-        dead_letters: partition and offset of their origins.
-        at_stripe: units by tenant.
+        dead_letters: partition and offset of the records that were rejected.
+        at_stripe: the emulator's units by tenant.
     """
     problems: list[str] = []
     with connected(ledger_url) as execute:
@@ -134,7 +135,7 @@ def judge(
             doubled += max(0, sums[2] - sums[0])
     if dead_letters != truth.rejected:
         differing = len(dead_letters ^ truth.rejected)
-        problems.append(f"{differing} dead letters are missing, or their records are valid")
+        problems.append(f"{differing} dead letters are missing, or are of valid records")
     return Verdict(lost, doubled, wrong, problems[:20])
 
 
@@ -164,11 +165,11 @@ def _messages(servers: str, topic: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[Any]:
     """Connect to a ledger; yield a function that runs a query and returns all rows."""
-    where = sqlalchemy.make_url(url)
-    if where.get_backend_name() == "sqlite":
-        with contextlib.closing(sqlite3.connect(str(where.database))) as sqlite:
+    parsed = sqlalchemy.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        with contextlib.closing(sqlite3.connect(str(parsed.database))) as sqlite:
             yield lambda query: sqlite.execute(query).fetchall()
     else:
-        options = {"host": where.query["host"], "dbname": where.database, "user": where.username}
+        options = {"host": parsed.query["host"], "dbname": parsed.database, "user": parsed.username}
         with psycopg.connect(**options) as postgres:  # type: ignore[arg-type]
             yield lambda query: postgres.execute(query).fetchall()

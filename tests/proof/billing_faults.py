@@ -1,4 +1,4 @@
-"""Faults of the sink and of Stripe, no fault at all, and everything at once."""
+"""Faults of the sink and of Stripe, rows without a fault, and a random mix of faults."""
 
 import random
 import time
@@ -23,7 +23,7 @@ def sink_killed(rig: Rig) -> None:
 
 
 def sink_points(rig: Rig, times: int = 10) -> None:
-    # A slow worker gives the sink something to store and to deliver until the last crash.
+    # The worker is slow, so that the sink has work until the last crash.
     rig.start("worker", "worker", mode="slow 1", **SLOW)
     chance = random.Random(4)
     for _ in range(times):
@@ -47,7 +47,7 @@ def two_sinks(rig: Rig) -> None:
 
 
 def stripe_fails(kind: FaultKind, seconds: float = 0.0) -> Callable[[Rig], None]:
-    """Return a fault: every second call of Stripe fails in this way, 40 times."""
+    """Return a fault: every second call to Stripe fails in this way, 40 times."""
 
     def fault(rig: Rig) -> None:
         rig.start("worker", "worker", **SLOW)

@@ -1,11 +1,11 @@
-"""Run a worker or a sink that crashes at a named point, or in a mode that disturbs it.
+"""Run a worker or a sink that crashes at a named point, or under a constant disturbance.
 
     python -m tests.proof.crashing POINT N worker|sink
 
-The process kills itself with SIGKILL when it reaches POINT for the Nth time. Three modes take the
-place of a point: `clock` moves the host's clock by an hour, forwards and back, every N seconds;
-`generation` shows the worker's loop a rebalance at every Nth check; `slow` makes each batch take N
-seconds more.
+The process kills itself with SIGKILL when it reaches POINT for the Nth time. Instead of a point you
+can name a mode. `clock` changes the process's clock every N seconds: an hour fast, right, an hour
+slow. `generation` makes every Nth check of the worker's loop see a rebalance. `slow` delays each
+batch by N seconds.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ SINK_POINTS = (
 
 
 def main() -> None:
-    """Plant the point or the mode, and run the command."""
+    """Plant the crash or the disturbance, and run the command."""
     point, number, *arguments = sys.argv[1:]
     if point == "clock":
         _step_the_clock(float(number))
@@ -47,8 +47,8 @@ def main() -> None:
     elif point == "slow":
         _slow_down(float(number))
     else:
-        places = _worker_places() if arguments[0] == "worker" else _sink_places()
-        _plant(point, _Countdown(int(number)), places)
+        functions = _worker_functions() if arguments[0] == "worker" else _sink_functions()
+        _plant(point, _Countdown(int(number)), functions)
     sys.argv = ["resmeter", *arguments]
     from pipeline.cli import main as resmeter
 
@@ -67,24 +67,24 @@ class _Countdown:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _plant(point: str, countdown: _Countdown, places: dict[str, tuple[Any, str]]) -> None:
-    """Tick before each call of the point's function, or after it."""
-    when, what = point.split()
-    holder, name = places[what]
+def _plant(point: str, countdown: _Countdown, functions: dict[str, tuple[Any, str]]) -> None:
+    """Tick before, or after, each call of the point's function."""
+    when, step = point.split()
+    holder, name = functions[step]
     original: Callable[..., Any] = getattr(holder, name)
 
-    def planted(*arguments: Any, **more: Any) -> Any:
+    def planted(*arguments: Any, **options: Any) -> Any:
         if when == "before":
             countdown.tick()
-        result = original(*arguments, **more)
+        result = original(*arguments, **options)
         if when == "after":
             countdown.tick()
         return result
 
-    async def planted_in_loop(*arguments: Any, **more: Any) -> Any:
+    async def planted_in_loop(*arguments: Any, **options: Any) -> Any:
         if when == "before":
             countdown.tick()
-        result = await original(*arguments, **more)
+        result = await original(*arguments, **options)
         if when == "after":
             countdown.tick()
         return result
@@ -92,7 +92,8 @@ def _plant(point: str, countdown: _Countdown, places: dict[str, tuple[Any, str]]
     setattr(holder, name, planted_in_loop if iscoroutinefunction(original) else planted)
 
 
-def _worker_places() -> dict[str, tuple[Any, str]]:
+def _worker_functions() -> dict[str, tuple[Any, str]]:
+    """Return the class and the name of the function of each step."""
     from pipeline.stream.faust_runtime import FaustConsumer
     from pipeline.stream.outputs import Outputs
 
@@ -103,7 +104,8 @@ def _worker_places() -> dict[str, tuple[Any, str]]:
     }
 
 
-def _sink_places() -> dict[str, tuple[Any, str]]:
+def _sink_functions() -> dict[str, tuple[Any, str]]:
+    """Return the module or class and the name of the function of each step."""
     from pipeline.ledger import deliveries, records
     from pipeline.sink.stripe.meter import StripeMeter
 
@@ -141,17 +143,17 @@ def _slow_down(seconds: float) -> None:
 def _change_the_generation(every: int) -> None:
     from pipeline.stream.faust_runtime import FaustApp
 
-    looks = itertools.count(1)
+    checks = itertools.count(1)
 
-    def look(app: Any) -> int:
+    def read(app: Any) -> int:
         generation: int = app.__dict__.get("generation", 0)
-        loop = sys._getframe(1).f_code.co_name == "_drain_messages"
-        return -1 if loop and next(looks) % every == 0 else generation
+        is_loop = sys._getframe(1).f_code.co_name == "_drain_messages"
+        return -1 if is_loop and next(checks) % every == 0 else generation
 
-    def change(app: Any, generation: int) -> None:
+    def write(app: Any, generation: int) -> None:
         app.__dict__["generation"] = generation
 
-    FaustApp.consumer_generation_id = property(look, change)
+    FaustApp.consumer_generation_id = property(read, write)
 
 
 if __name__ == "__main__":

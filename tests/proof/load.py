@@ -1,4 +1,4 @@
-"""What producers send: generated conversations, repeated, late, out of order, and with garbage."""
+"""Generate the records that producers send: repeated, late, out of order, and some invalid."""
 
 import random
 from typing import NamedTuple
@@ -10,17 +10,17 @@ _GARBAGE = (b"", b"{", b"\xff\xfe", b"[]", b'{"specversion":"1.0"}', b'{"hello":
 
 
 class Disorder(NamedTuple):
-    """How much goes wrong on the way to Kafka: shares of the events."""
+    """The shares of events that are repeated, late, or followed by an invalid record."""
 
-    repeated: float = 0.05  # sent twice or three times
-    late_within: float = 0.05  # late, within the grace period
-    late_beyond: float = 0.01
-    garbage: float = 0.01
-    everything_repeated: bool = False  # every event one to three times
+    repeated: float = 0.05  # sent two or three times
+    late_within: float = 0.05  # late by less than the grace period
+    late_beyond: float = 0.01  # later than the grace period
+    garbage: float = 0.01  # followed by an invalid record
+    everything_repeated: bool = False  # send every event one to three times
 
 
 def draw(size: int, seed: int, disorder: Disorder) -> list[EventRecord]:
-    """Return about `size` records in the order of their arrival; that is their timestamp."""
+    """Return about `size` records in order of arrival. The timestamp of each is its arrival."""
     chance = random.Random(seed)
     repeats = 2.0 if disorder.everything_repeated else 1.0 + 1.5 * disorder.repeated
     records: list[EventRecord] = []

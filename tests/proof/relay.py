@@ -1,7 +1,8 @@
-"""A relay in front of the broker that answers some produce requests with an error.
+"""Relay connections to a broker, and let some produce requests fail.
 
-The relay reads Kafka's frames, and of their contents only produce requests. An error comes *before*
-the effect (the broker never gets the request) or *after* it (the broker has appended the records).
+The relay splits the connection into Kafka's frames, and parses only produce requests and their
+responses. A request fails *before* its effect (the broker never gets the request) or *after* it (the
+broker has appended the records).
 """
 
 import asyncio
@@ -19,9 +20,9 @@ _START_SECONDS_MAX = 10.0
 
 
 class ProduceError(NamedTuple):
-    """An error in response to a produce request."""
+    """One way in which a produce request fails."""
 
-    code: int  # Kafka's error code, or 0: the connection is cut
+    code: int  # Kafka's error code; 0 cuts the connection instead
     when: Literal["before", "after"]
 
 
@@ -37,7 +38,7 @@ PRODUCE_ERRORS = (
 
 
 class Relay:
-    """Answers every `every`-th produce request with the next error, while it is `on`."""
+    """Lets every `every`-th produce request fail, with one error after the other, while `on`."""
 
     def __init__(self, broker_port: int, every: int) -> None:
         self.on = True
@@ -58,14 +59,14 @@ class Relay:
         return error
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Relay one connection until either side ends it."""
+        """Relay one connection until either side closes it."""
         try:
             upstream = await asyncio.open_connection("127.0.0.1", self._broker_port)
         except OSError:
             writer.close()
             return
-        # Kafka answers in the order of the requests: with our own response, or with the broker's,
-        # which an error may replace.
+        # Kafka responds in the order of the requests. An entry is a request: the relay's response, or
+        # None to wait for the broker's, and the error to put into the broker's response.
         order: asyncio.Queue[tuple[bytes | None, ProduceError | None]] = asyncio.Queue()
         pumps = [
             asyncio.ensure_future(self._relay_requests(reader, upstream[1], order)),
@@ -106,7 +107,7 @@ class Relay:
             if response is None:
                 response = await _frame(broker)
                 if error is not None and not error.code:
-                    return  # the records are appended, and the client gets no response
+                    return  # the broker has appended the records; the client gets no response
                 if error is not None:
                     response = response[:4] + _with_code(response[4:], error.code)
             client.write(len(response).to_bytes(4, "big") + response)
@@ -119,7 +120,7 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
 
 def _error_response(frame: bytes, code: int) -> bytes:
     """Return the response to a produce request that the broker never gets."""
-    body = 10 + max(0, int.from_bytes(frame[8:10], "big", signed=True))  # after the client's id
+    body = 10 + max(0, int.from_bytes(frame[8:10], "big", signed=True))  # behind the client id
     request: Any = ProduceRequest_v7.decode(BytesIO(frame[body:]))
     topics = [
         (topic, [(number, code, _NO_OFFSET, -1, -1) for number, _ in partitions])
@@ -139,15 +140,15 @@ def _with_code(response: bytes, code: int) -> bytes:
 
 @contextlib.contextmanager
 def relaying(port: int, broker_port: int, every: int) -> Iterator[Relay]:
-    """Relay connections to a port of loopback, in a thread of its own."""
+    """Relay connections to `port` on loopback, in a separate thread."""
     relay = Relay(broker_port, every)
     loop = asyncio.new_event_loop()
-    up = threading.Event()
+    has_started = threading.Event()
     stop = asyncio.Event()
 
     async def run() -> None:
         server = await asyncio.start_server(relay.serve, "127.0.0.1", port)
-        up.set()
+        has_started.set()
         await stop.wait()
         server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -157,7 +158,7 @@ def relaying(port: int, broker_port: int, every: int) -> Iterator[Relay]:
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
     thread.start()
-    assert up.wait(_START_SECONDS_MAX)
+    assert has_started.wait(_START_SECONDS_MAX)
     try:
         yield relay
     finally:

@@ -1,4 +1,4 @@
-"""A test rig: a log, processes that are restarted when they end, a ledger, and a Stripe emulator."""
+"""The rig of a row: a log, processes that restart when they end, a ledger, a Stripe emulator."""
 
 import contextlib
 import signal
@@ -25,7 +25,7 @@ _CRASH_SECONDS_MAX = 60.0
 
 
 class Broker(LocalKafka):
-    """A broker with a second listener, whose clients are sent through a relay."""
+    """A broker with a second listener, which advertises the port of a relay to its clients."""
 
     def __init__(self, data: Path) -> None:
         port, self.behind_port, self.relay_port = free_port(), free_port(), free_port()
@@ -56,7 +56,7 @@ def running_broker(folder: Path) -> Iterator[Broker]:
 
 
 class Loaded(NamedTuple):
-    """A log, what it decides, and what an undisturbed run made of it."""
+    """A log, the units that follow from it, and the usage records of an undisturbed run."""
 
     topic: str
     truth: Truth
@@ -65,7 +65,7 @@ class Loaded(NamedTuple):
 
 
 def loaded(kafka: LocalKafka, folder: Path, records: Sequence[EventRecord]) -> Loaded:
-    """Write a load to a topic of its own, and let one worker decide it without a fault."""
+    """Write a load to a new topic, and let one worker decide it without a fault."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         run = Run(kafka.bootstrap_servers, folder, stack)
@@ -80,7 +80,7 @@ def loaded(kafka: LocalKafka, folder: Path, records: Sequence[EventRecord]) -> L
 
 
 class _Supervised(NamedTuple):
-    """A process that is restarted whenever it ends, and how it was started."""
+    """A process that is restarted when it ends, and the arguments of its start."""
 
     command: str
     mode: str
@@ -90,7 +90,7 @@ class _Supervised(NamedTuple):
 
 
 class Rig:
-    """One row while it runs. Processes that end are restarted, as a supervisor would."""
+    """One running row. While the rig waits, it restarts processes that end, as a supervisor would."""
 
     def __init__(
         self,
@@ -107,8 +107,8 @@ class Rig:
         self.folder = folder
         self.run = Run(kafka.bootstrap_servers, folder, stack, load.topic)
         self.faults = 0
-        self.crashes: Counter[str] = Counter()  # by the point at which a process killed itself
-        self.postgres: Any = None  # the server's handle, where the ledger is in PostgreSQL
+        self.crashes: Counter[str] = Counter()  # by the point of the crash
+        self.postgres: Any = None  # the server's handle, if the ledger is in PostgreSQL
         self._seconds_max = seconds_max
         self._stack = stack
         self._started = 0
@@ -134,7 +134,7 @@ class Rig:
             "RESMETER_SINK__RETRY_PAUSE_SECONDS_MAX": "1",
             "RESMETER_SINK__BATCH_RECORDS_MAX": "500",
             "RESMETER_WORKER__BATCH_EVENTS_MAX": "2000",
-            # The load has garbage on purpose, and a fault may bring much of it at once.
+            # The load has invalid records on purpose, and after a fault many may come at once.
             "RESMETER_WORKER__DEAD_LETTER_SHARE_MAX": "1",
         }
         self.run.done("topics", "create")
@@ -145,10 +145,10 @@ class Rig:
     def start(
         self, name: str, command: str, *, mode: str = "", disk: str = "", **env: str
     ) -> Process:
-        """Start `worker` or `sink` under a name, and restart it whenever it ends.
+        """Start `worker` or `sink` under a name; the rig restarts the process when it ends.
 
-        `mode` is a point or a mode of `crashing`, and its number. `disk` is a folder for its log
-        and its temporary files.
+        `mode` is a point or a mode of `crashing` and its number, such as `slow 1`. `disk` is a
+        folder for the log and the temporary files of the process.
         """
         self._started += 1
         log = Path(disk or self.folder) / f"{command}-{self._started}.log"
@@ -167,20 +167,20 @@ class Rig:
         return process
 
     def retire(self, name: str) -> None:
-        """Stop a process in order; it is not restarted."""
+        """Stop a process gracefully, for good."""
         self._supervised.pop(name).process.stop()
 
     def process(self, name: str) -> Process:
         return self._supervised[name].process
 
     def kill(self, name: str) -> None:
-        """Kill a process as a power cut does; it is restarted."""
+        """Kill a process (SIGKILL), and restart it."""
         self.process(name).kill()
         self.faults += 1
         self.restart_ended()
 
     def freeze(self, name: str) -> None:
-        """Stop a process in the middle of its work (SIGSTOP)."""
+        """Freeze a process in the middle of its work (SIGSTOP)."""
         self.process(name).freeze()
         self.faults += 1
 
@@ -194,10 +194,10 @@ class Rig:
                 self.start(name, command, mode=mode, disk=disk, **env)
 
     def crash_at(self, point: str, nth: int, command: str, **env: str) -> None:
-        """Run a process that kills itself at a point, and wait until it has."""
+        """Run a process that kills itself at a point, until it has or no work is left."""
         name = f"{command} that crashes"
         process = self.start(name, command, mode=f"{point} {nth}", **env)
-        del self._supervised[name]  # it must not be restarted
+        del self._supervised[name]  # this process must not be restarted
         deadline = time.monotonic() + _CRASH_SECONDS_MAX
         # If no work is left, the process never reaches its point.
         while process.status is None and time.monotonic() < deadline and not self.is_done():
@@ -209,14 +209,14 @@ class Rig:
         process.kill()
 
     def check_crashes(self, points: Sequence[str], times: int) -> None:
-        """Fail if the log ended before processes crashed that often at each point."""
-        missing = [f"{at} {self.crashes[at]}" for at in points if self.crashes[at] < times]
-        assert not missing, f"fewer than {times} crashes at a point: {', '.join(missing)}"
+        """Fail if processes crashed fewer than `times` times at a point before the log ended."""
+        rare = [f"{point} {self.crashes[point]}" for point in points if self.crashes[point] < times]
+        assert not rare, f"fewer than {times} crashes at a point: {', '.join(rare)}"
 
     # --- waiting ----------------------------------------------------------------------------------
 
     def pause(self, seconds: float) -> None:
-        """Let a fault last for some time, or let a process work. No condition depends on it."""
+        """Let a fault last for some time, or let the processes work. No result depends on it."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.restart_ended()
@@ -226,7 +226,7 @@ class Rig:
         """Wait until a condition is true.
 
         Raises:
-            TimeoutError: it took longer than a row may take.
+            TimeoutError: the condition was false for too long.
         """
         deadline = time.monotonic() + self._seconds_max
         while not is_true():
@@ -240,7 +240,7 @@ class Rig:
         self.until(lambda: self.run.committed() >= wanted, f"{share:.0%} is decided")
 
     def fault_is_over(self) -> None:
-        """Start the time of recovery."""
+        """Start to measure the time of recovery."""
         self._fault_ended = time.monotonic()
 
     def is_done(self) -> bool:
@@ -258,13 +258,16 @@ class Rig:
                     "HAVING sum(quantity) > 0"
                 )
         except Exception:
-            return False  # the database is the fault, or does not exist yet
+            return False  # the database is down because of the fault, or does not exist yet
         return stored >= len(self.load.undisturbed) and open_events == 0 and not pending
 
     # --- the end ----------------------------------------------------------------------------------
 
     def finish(self) -> float:
-        """Let a worker and a sink finish the work; return seconds since the fault was over."""
+        """Wait until all work is done; return the seconds since the fault was over.
+
+        If no worker or no sink runs, start one.
+        """
         for command in ("worker", "sink"):
             if not any(entry.command == command for entry in self._supervised.values()):
                 self.start(f"last {command}", command)
@@ -272,7 +275,7 @@ class Rig:
         return time.monotonic() - self._fault_ended
 
     def verdict(self) -> Verdict:
-        """Stop all processes in order, and judge the result."""
+        """Stop all processes gracefully, and audit the result."""
         for name in list(self._supervised):
             self.retire(name)
         written = []
@@ -305,7 +308,7 @@ class Rig:
 def running_rig(
     kafka: Broker, load: Loaded, folder: Path, ledger_url: str | None, seconds_max: float
 ) -> Iterator[Rig]:
-    """Set up the rig of one row; everything in it ends with the context."""
+    """Set up the rig of one row; all its processes end with the context."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         url = ledger_url or f"sqlite:///{folder}/ledger.sqlite"

@@ -1,4 +1,4 @@
-"""The rows of the matrix: name, line in the table, fault, load, and where the ledger is."""
+"""The rows of the matrix: the fault of each, its load, its ledger, and its line in the table."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,11 +13,11 @@ class Row(NamedTuple):
     """One kind of fault, over one load."""
 
     name: str
-    about: str  # its line in the table; the table of an earlier run is found by it
+    about: str  # the first cell of its line in the table; `--write` finds the line by this text
     fault: Callable[[Rig], None]
     load: str = "usual"
     ledger: Literal["sqlite", "postgres"] = "sqlite"
-    small_disk: Literal["", "ledger", "worker"] = ""  # what lies on a file system that is filled
+    small_disk: Literal["", "ledger", "worker"] = ""  # the writer to the disk that fills up
 
 
 LOADS = {
@@ -30,47 +30,53 @@ LOADS = {
 ROWS = (
     Row(
         "worker-killed",
-        "A worker is killed (SIGKILL) ten times, at any moment, while two others rebalance.",
+        "One of three workers is killed (SIGKILL) at a random moment, ten times; the others "
+        "rebalance.",
         worker_faults.worker_killed,
     ),
     Row(
         "worker-points",
-        "A worker is killed at each named point of its batch cycle, ten times each, while two "
-        "others rebalance.",
+        "A worker is killed at each named point of its batch cycle, ten times each; two others "
+        "rebalance.",
         worker_faults.worker_points,
     ),
     Row(
         "processes",
-        "A worker of three processes loses one of them (SIGKILL), ten times: it ends as a whole "
-        "and starts again.",
+        "One of the three processes of a worker is killed (SIGKILL), ten times: the whole "
+        "worker ends and is restarted.",
         worker_faults.processes,
     ),
     Row(
         "zombie",
-        "A worker is stopped (SIGSTOP) for longer than its session, and goes on with a new owner "
-        "at work.",
+        "A worker is frozen (SIGSTOP) for longer than its session timeout, and resumes after a "
+        "new owner has its partitions.",
         worker_faults.zombie,
     ),
     Row(
         "rolling-restart",
-        "Three workers are restarted in order (SIGTERM), one after the other, twice.",
+        "Three workers are restarted gracefully (SIGTERM), one after the other, twice.",
         worker_faults.rolling_restart,
     ),
-    Row("scale", "From one worker to three and back to one.", worker_faults.scale),
+    Row(
+        "scale",
+        "The group grows from one worker to three, and shrinks back to one.",
+        worker_faults.scale,
+    ),
     Row(
         "changelog-deleted",
-        "The changelog topic is deleted: the worker refuses to start; the states are built from "
-        "the events.",
+        "The changelog topic is deleted: the worker refuses to start, and a new group rebuilds "
+        "the states from the events.",
         worker_faults.changelog_deleted,
     ),
     Row(
         "generations",
-        "A rebalance comes in the middle of a fetch, again and again: what was fetched is dropped.",
+        "A worker sees a rebalance in the middle of a fetch, again and again, and drops what "
+        "it fetched.",
         worker_faults.generations,
     ),
     Row(
         "clock-steps",
-        "The clock of worker and sink steps by an hour, there and back, every two seconds.",
+        "The clock of worker and sink jumps every two seconds: an hour fast, right, an hour slow.",
         worker_faults.clock_steps,
     ),
     Row(
@@ -85,18 +91,19 @@ ROWS = (
     ),
     Row(
         "produce-refused",
-        "The broker refuses what is produced: NOT_ENOUGH_REPLICAS, then MESSAGE_TOO_LARGE.",
+        "The broker rejects produce requests: with NOT_ENOUGH_REPLICAS, then with "
+        "MESSAGE_TOO_LARGE.",
         server_faults.produce_refused,
     ),
     Row(
         "produce-errors",
-        "One produce in five is answered with an error, before or after its effect, or by a line "
-        "that is cut.",
+        "One produce request in five fails: with an error before or after its effect, or with "
+        "a cut connection.",
         server_faults.produce_errors,
     ),
     Row(
         "sink-killed",
-        "The sink is killed (SIGKILL) ten times, at any moment.",
+        "The sink is killed (SIGKILL) at a random moment, ten times.",
         billing_faults.sink_killed,
     ),
     Row(
@@ -106,50 +113,58 @@ ROWS = (
     ),
     Row(
         "two-sinks",
-        "Two sinks at once, one of them restarted on the way.",
+        "Two sinks run at once; one of them is killed and restarted.",
         billing_faults.two_sinks,
         ledger="postgres",
     ),
     Row(
         "postgres-killed",
-        "PostgreSQL ends as by a crash and restarts, three times; all its connections are cut, "
+        "PostgreSQL ends as in a crash and restarts, three times; all its connections are cut, "
         "ten times.",
         server_faults.postgres_killed,
         ledger="postgres",
     ),
     Row(
         "disk-full",
-        "The disk under the ledger is full for ten seconds.",
+        "The disk with the ledger is full for ten seconds.",
         server_faults.disk_full,
         small_disk="ledger",
     ),
     Row(
         "worker-disk-full",
-        "The disk for the worker's log and its temporary files is full for ten seconds, and at "
-        "its restart.",
+        "The disk with the worker's log and temporary files is full for ten seconds; the "
+        "worker is restarted meanwhile.",
         server_faults.worker_disk_full,
         small_disk="worker",
     ),
-    Row("stripe-500-before", "Stripe answers 500 and has not counted.", stripe_fails("500_before")),
-    Row("stripe-500-after", "Stripe answers 500 and has counted.", stripe_fails("500_after")),
+    Row(
+        "stripe-500-before",
+        "Stripe responds with 500 and has not counted the event.",
+        stripe_fails("500_before"),
+    ),
+    Row(
+        "stripe-500-after",
+        "Stripe responds with 500 but has counted the event.",
+        stripe_fails("500_after"),
+    ),
     Row(
         "stripe-cut",
-        "Stripe counts, and the line is cut before the answer.",
+        "Stripe counts the event, and the connection is cut before the response.",
         stripe_fails("cut_after"),
     ),
     Row(
         "stripe-hangs",
-        "Stripe counts, and answers after the sink has given up waiting.",
+        "Stripe counts the event, and responds after the sink's timeout.",
         stripe_fails("slow", 4.0),
     ),
     Row(
         "stripe-409",
-        "Stripe answers 409, as if another call for the customer were under way.",
+        "Stripe responds with 409, as if another request for the customer were in progress.",
         stripe_fails("409"),
     ),
     Row(
         "stripe-429",
-        "Stripe answers 429 to everything for a minute.",
+        "Stripe responds with 429 to every request for a minute.",
         billing_faults.stripe_throttles,
     ),
     Row(
@@ -160,20 +175,20 @@ ROWS = (
     ),
     Row(
         "all-shuffled",
-        "Nothing fails; half of the events come late, one in ten beyond the grace.",
+        "Nothing fails; 40% of the events are late within the grace period, and 10% are later.",
         billing_faults.nothing,
         load="shuffled",
     ),
     Row(
         "garbage",
-        "Nothing fails; two percent of the records are garbage.",
+        "Nothing fails; 2% of the records are invalid.",
         billing_faults.nothing,
         load="garbage",
     ),
     Row(
         "everything",
-        "All of it at once for ten minutes: kills, stops, restarts, a broker that dies, Stripe's "
-        "faults.",
+        "For ten minutes, at random: processes and the broker are killed or frozen, and Stripe "
+        "fails.",
         billing_faults.everything,
         ledger="postgres",
     ),

@@ -1,4 +1,4 @@
-"""Faults of what the pipeline runs on: the broker, PostgreSQL, the disk."""
+"""Faults of the broker, of PostgreSQL, and of the disk."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ def broker_frozen(rig: Rig) -> None:
     rig.until_share_decided(0.1)
     rig.kafka.freeze()
     rig.faults += 1
-    time.sleep(20)  # the fault's duration; the rig can start nothing while the broker is frozen
+    time.sleep(20)  # not `pause`: while the broker is frozen, no process can be restarted
     rig.kafka.resume()
     rig.fault_is_over()
 
@@ -69,7 +69,7 @@ def produce_errors(rig: Rig) -> None:
         rig.start("worker", "worker", **SLOW, **relayed)
         rig.until(
             lambda: relay.errors >= 20 * len(PRODUCE_ERRORS) or rig.is_done(),
-            "every kind of error was answered 20 times",
+            "every kind of error has happened 20 times",
         )
         relay.on = False
         rig.retire("worker")
@@ -137,7 +137,7 @@ def worker_disk_full(rig: Rig) -> None:
 
 @contextlib.contextmanager
 def _full(folder: Path) -> Iterator[None]:
-    """Fill the file system of a folder for as long as the context is open."""
+    """Fill a folder's file system; free the space when the context ends."""
     ballast = folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:

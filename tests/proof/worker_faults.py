@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient
 from tests.proof.crashing import WORKER_POINTS
 from tests.proof.rig import Rig
 
-# A worker that takes long enough for a fault to hit it in the middle of the log.
+# Small batches, one at a time, so that a fault hits the worker in the middle of the log.
 SLOW = {"RESMETER_WORKER__BATCH_EVENTS_MAX": "300", "RESMETER_WORKER__INFLIGHT_BATCHES_MAX": "1"}
 
 
@@ -57,7 +57,7 @@ def processes(rig: Rig) -> None:
         chance.choice(children).kill()
         rig.faults += 1
         rig.until(lambda worker=worker: worker.status is not None, "the worker has ended")  # type: ignore[misc]
-        assert worker.status == 1, f"it ended with {worker.status}"
+        assert worker.status == 1, f"the worker ended with {worker.status}"
         assert not any(map(psutil.pid_exists, (child.pid for child in children)))
         rig.restart_ended()
     rig.fault_is_over()
@@ -73,7 +73,7 @@ def zombie(rig: Rig) -> None:
         before = rig.run.committed()
         rig.until(
             lambda before=before: rig.run.committed() > before or rig.is_done(),  # type: ignore[misc]
-            "the new owner decides",
+            "the new owner commits",
         )
         rig.resume("zombie")
         rig.pause(3)
@@ -125,8 +125,8 @@ def changelog_deleted(rig: Rig) -> None:
     worker = rig.run.resmeter("worker")
     if worker.returncode != 2:
         raise AssertionError(f"a worker without its states ended with {worker.returncode}")
-    # As the worker's message says: a new group reads all events again, and the ledger recognises
-    # the usage records that are written again.
+    # Do what the worker's message says: a new group reads all events again. The ledger recognises the
+    # usage records that the worker writes a second time.
     rig.run.env["RESMETER_WORKER__GROUP"] += "-rebuilt"
     rig.fault_is_over()
 

@@ -14,16 +14,16 @@ from tests.simulation.draws import killed_run, random_run
 @click.command()
 @click.option("--seeds", default=1_000, show_default=True, help="Number of random runs.")
 @click.option("--first", default=0, show_default=True, help="The first seed.")
-@click.option("--seed", type=int, help="Only this run, with all its effects.")
+@click.option("--seed", type=int, help="Run this seed only, and list its effects.")
 @click.option(
     "--exhaustive",
     default=0,
     show_default=True,
-    help="Histories that are run once for each kill: before and after every effect.",
+    help="Number of histories to kill before and after each of their effects, one kill a run.",
 )
 def main(seeds: int, first: int, seed: int | None, exhaustive: int) -> None:
     """Run the pipeline over random histories and faults, and check the properties of every run."""
-    # The processes' own logs would hide the report.
+    # The logs of worker and sink would hide the report.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.disable()
     if seed is not None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Bug(NamedTuple):
-    """A mistake: its name, its file, the correct code, and the wrong code."""
+    """A mistake: its name, its file, and the correct code with its wrong replacement."""
 
     name: str
     file: str
@@ -46,7 +46,7 @@ BUGS = (
         "        if work.outputs or work.dead_letters:\n",
     ),
     Bug(
-        "batches are done in whatever order they are acknowledged",
+        "batches complete in the order of their acknowledgements, not of their offsets",
         "pipeline/stream/runner.py",
         "            await asyncio.wait([before])\n"
         "            if before.cancelled() or before.exception() is not None:\n"
@@ -54,7 +54,7 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
-        "no offset guard: at recovery the last state written wins, a zombie's too",
+        "recovery takes the last state written, even an older one from a paused worker",
         "pipeline/stream/state.py",
         "    if other is None:\n",
         "    if True:\n",
@@ -66,37 +66,37 @@ BUGS = (
         "if False:",
     ),
     Bug(
-        "the due queue is not filled at recovery",
+        "recovery does not fill the due queue",
         "pipeline/stream/partition.py",
         "                self.due_queue.add(key, due_ms)\n            if not is_sealed",
         "                pass\n            if not is_sealed",
     ),
     Bug(
-        "an event that a producer sends again counts again",
+        "an event that a producer sends twice counts twice",
         "pipeline/usage/conversation.py",
         "is_known = contains(self.history, self.events, self.source, event)",
         "is_known = False",
     ),
     Bug(
-        "a conversation is sealed when a timer gets to it, not when the log says",
+        "a conversation is sealed when a timer reaches it, not when the log says",
         "pipeline/usage/conversation.py",
         "finds_sealed = timestamp >= self.arrival_ms + seal_after_ms\n",
         "finds_sealed = False\n",
     ),
     Bug(
-        "a usage record says when it was written, by the host's clock",
+        "a usage record takes its time from the host's clock",
         "pipeline/usage/emission.py",
         "                occurred_at=transition.at,\n",
         "                occurred_at=__import__('time').time_ns() // 1_000_000,\n",
     ),
     Bug(
-        "the ledger moves the offset in a transaction of its own",
+        "the ledger moves the offset in a separate transaction",
         "pipeline/ledger/records.py",
         "        # 2. The records.",
         "    with ledger.writing() as connection:\n        # 2. The records.",
     ),
     Bug(
-        "a planned record stays pending",
+        "a grouped record stays pending",
         "pipeline/ledger/deliveries.py",
         "        if _delete_pending(connection, taken) != len(taken):",
         "        if not taken:",
@@ -111,7 +111,7 @@ BUGS = (
         "        conclusion = await self.meter.deliver(event_, lease_)",
     ),
     Bug(
-        "a retry is sent with a fresh timestamp",
+        "a retry is sent with a new timestamp",
         "pipeline/sink/dispatcher.py",
         "        conclusion = await self.meter.deliver(event, lease)",
         "        event_ = msgspec.structs.replace(event, timestamp=now_ms // 1000)\n"
@@ -124,7 +124,7 @@ BUGS = (
         'return "rejected"',
     ),
     Bug(
-        "the lease of a sink that died never ends",
+        "the lease of a dead sink never expires",
         "pipeline/ledger/deliveries.py",
         "or_(m.lease_until <= now_ms, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
@@ -133,29 +133,30 @@ BUGS = (
 
 
 @click.command()
-@click.option("--seeds", default=400, show_default=True, help="Random runs for each bug, at most.")
+@click.option("--seeds", default=400, show_default=True, help="Most random runs for each bug.")
 @click.option(
     "--exhaustive",
     default=3,
     show_default=True,
-    help="Histories that are run once for each kill: before and after every effect.",
+    help="Number of histories to kill before and after each of their effects, one kill a run.",
 )
-@click.option("--only", help="Only bugs whose name contains this.")
+@click.option("--only", help="Only bugs whose name contains this text.")
 def main(seeds: int, exhaustive: int, only: str | None) -> None:
     """Plant each bug in a copy of the project, and run the simulator on it."""
     table = Table("planted", "found by", "first sign", title="Planted bugs")
-    unnoticed = 0
+    missed = 0
     for bug in BUGS:
         if only and only not in bug.name:
             continue
-        found = _try(bug, seeds, exhaustive)
-        unnoticed += found is None
-        table.add_row(bug.name, *(found or ("NOT FOUND", "")))
+        discovery = _try(bug, seeds, exhaustive)
+        missed += discovery is None
+        table.add_row(bug.name, *(discovery or ("NOT FOUND", "")))
     Console(width=160).print(table)
-    sys.exit(3 if unnoticed else 0)
+    sys.exit(3 if missed else 0)
 
 
 def _try(bug: Bug, seeds: int, exhaustive: int) -> tuple[str, str] | None:
+    """Run the simulator on a bug; return the run that failed and its first sign, or None."""
     with tempfile.TemporaryDirectory(prefix="resmeter-bug-") as folder:
         copy = Path(folder)
         for part in ("pipeline", "tests"):
@@ -169,14 +170,14 @@ def _try(bug: Bug, seeds: int, exhaustive: int) -> tuple[str, str] | None:
         )
     if done.returncode == 0:
         return None
-    said = (done.stdout + done.stderr).strip().splitlines()
+    lines = (done.stdout + done.stderr).strip().splitlines()
     seed = re.search(r"seed (\d+)", done.stdout)
     killed = re.search(r"kill at effect (\d+)", done.stdout)
-    by = f"seed {seed[1]}" if seed else "an error"
+    finder = f"seed {seed[1]}" if seed else "an error"
     if killed:
-        by += f", killed at effect {killed[1]}"
-    signs = [line for line in said if not line.startswith((" ", "seed", "killed", "kill at"))]
-    return by, (signs[0] if seed and signs else said[-1])[:90]
+        finder += f", killed at effect {killed[1]}"
+    signs = [line for line in lines if not line.startswith((" ", "seed", "killed", "kill at"))]
+    return finder, (signs[0] if seed and signs else lines[-1])[:90]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The properties that every run must have at its end, whatever failed in it."""
+"""Check the properties that every run must have at its end, whatever failed during the run."""
 
 import orjson
 
@@ -13,38 +13,41 @@ _FAR = 10**15
 
 
 def problems(history: History, outcome: Outcome) -> list[str]:
-    """Return what is wrong with an outcome, in words."""
+    """Return a sentence for each property that an outcome violates."""
     expected, letters, events = _expected(history)
     have = {key: row[:-1] for key, row in outcome.records.items()}
-    found = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
-    found += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
-    found += [
+    faults = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
+    faults += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
+    faults += [
         f"wrong: {key} is {have[key]}, not {expected[key]}"
         for key in sorted(have.keys() & expected.keys())
         if have[key] != expected[key]
     ]
-    found += [
+    faults += [
         f"written with {len(values)} contents: {key}"
         for key, values in outcome.emitted.items()
         if len(values) > 1
     ]
     if outcome.quarantined:
-        found.append(f"{outcome.quarantined} usage records are quarantined")
-    found += [f"no evidence: {key}" for key, row in have.items() if not orjson.loads(row[7])]
-    found += _reversals(outcome)
-    found += _billed(history, outcome)
+        faults.append(f"{outcome.quarantined} usage records are quarantined")
+    faults += [f"no evidence: {key}" for key, row in have.items() if not orjson.loads(row[7])]
+    faults += _reversals(outcome)
+    faults += _billed(history, outcome)
     if outcome.dead_letters != letters:
-        found.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
+        faults.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
     stored = {key: events.get(key) if n is None else n for key, n in outcome.events.items()}
     if stored != events:
-        found.append(f"events in the states: {outcome.events}, not {events}")
-    return found
+        faults.append(f"events in the states: {outcome.events}, not {events}")
+    return faults
 
 
 def _expected(
     history: History,
 ) -> tuple[dict[str, tuple[object, ...]], set[tuple[int, int]], dict[bytes, int]]:
-    """Return what the oracle derives: usage records, offsets of rejected records, events by key."""
+    """Return what the oracle derives: usage records, dead letters, and numbers of events by key.
+
+    The dead letters are partition and offset of the rejected records.
+    """
     oracles: dict[bytes, Oracle] = {}
     letters: set[tuple[int, int]] = set()
     offsets: dict[int, int] = {}
@@ -90,26 +93,26 @@ def _expected(
 
 
 def _reversals(outcome: Outcome) -> list[str]:
-    """Check that every -1 reverses one standing charge, and none is reversed twice."""
-    found: list[str] = []
+    """Check that every -1 reverses a charge in the ledger, and that no charge is reversed twice."""
+    faults: list[str] = []
     reversed_: set[object] = set()
     for key, row in outcome.records.items():
         if row[1] == -1:
             if row[8] in reversed_ or row[8] not in outcome.records:
-                found.append(f"reverses a charge that is absent or already reversed: {key}")
+                faults.append(f"reverses a charge that is absent or already reversed: {key}")
             reversed_.add(row[8])
-    return found
+    return faults
 
 
 def _billed(history: History, outcome: Outcome) -> list[str]:
-    """Check that billed is settled less reversed, by tenant and outcome, in the ledger and at Stripe."""
+    """Check that all units owed are delivered or pending, and that Stripe has what was delivered."""
     policy = history.policy
     tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
     owed: dict[tuple[str, str], int] = {}
     for key, row in outcome.records.items():
-        place = (key.split(":", 1)[0], str(row[0]))
-        owed[place] = owed.get(place, 0) + int(str(row[1]))
-    found = [
+        tenant_and_outcome = (key.split(":", 1)[0], str(row[0]))
+        owed[tenant_and_outcome] = owed.get(tenant_and_outcome, 0) + int(str(row[1]))
+    faults = [
         f"identifier counted {times} times: {identifier}"
         for identifier, times in outcome.identifiers.items()
         if times > 1
@@ -121,14 +124,14 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
         pending = outcome.pending.get((tenant_id, name), 0)
         delivered = outcome.delivered.get((tenant_id, name), 0)
         if delivered + pending != units:
-            found.append(f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending}")
+            faults.append(f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending}")
         if tenant_id not in CUSTOMERS:
             if delivered:
-                found.append(f"{tenant_id} {name}: delivered without a customer")
+                faults.append(f"{tenant_id} {name}: delivered without a customer")
             continue
         if pending > 0:
-            found.append(f"{tenant_id} {name}: {pending} units are still pending")
+            faults.append(f"{tenant_id} {name}: {pending} units are still pending")
         counted = at_stripe.get((CUSTOMERS[tenant_id], tenants.event_name_for(name)), 0)
         if counted != delivered:
-            found.append(f"{tenant_id} {name}: Stripe has {counted}, the ledger {delivered}")
-    return found
+            faults.append(f"{tenant_id} {name}: Stripe has {counted}, the ledger {delivered}")
+    return faults

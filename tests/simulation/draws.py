@@ -1,4 +1,4 @@
-"""A run by its seed: what the seed draws, and the command that repeats the run."""
+"""Draw a run from its seed, and name the command that repeats the run."""
 
 import random
 from typing import NamedTuple
@@ -12,7 +12,7 @@ PARTITIONS = 3
 
 
 class Result(NamedTuple):
-    """The outcome of a seed's run, and what is wrong with it."""
+    """The outcome of a seed's run, and the properties that it violates."""
 
     seed: int
     outcome: Outcome
@@ -20,7 +20,7 @@ class Result(NamedTuple):
 
     @property
     def report(self) -> str:
-        """What failed, and how to repeat it."""
+        """The problems of the run, and the command that repeats it."""
         return "\n".join(
             [
                 f"seed {self.seed}: {len(self.problems)} problems; repeat with",
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 def random_run(seed: int) -> Result:
-    """Run what a seed draws: a history, kills, rebalances, zombies, faults of Stripe."""
+    """Run the history and the faults of a seed: kills, rebalances, zombies, failures of Stripe."""
     draw = random.Random(seed)
     history = draw_history(seed, conversations=draw.randint(1, 6), partitions=PARTITIONS)
     faults = Faults(
@@ -48,7 +48,7 @@ def random_run(seed: int) -> Result:
 
 
 def killed_run(seed: int, kill_at: int, *, after: bool) -> Result:
-    """Run a small history with one kill, before or after one effect; `kill_at` 0 is no kill."""
+    """Run a small history with one kill, before or after effect `kill_at`; 0 kills nothing."""
     history = draw_history(seed, conversations=2, partitions=2)
     outcome = run(history, FaultPoint(kill_at, after=after), Faults(), seed, 2)
     return Result(seed, outcome, problems(history, outcome))

@@ -1,4 +1,4 @@
-"""What producers send in a run: conversations of a few tenants, drawn from a seed."""
+"""Draw the records that producers send in a run: conversations of a few tenants."""
 
 import random
 from typing import Any, NamedTuple
@@ -30,12 +30,12 @@ GRACE = 60_000
 MINUTE = 60_000
 DAY = 86_400_000
 SEAL_AFTER = DAY
-CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # a third tenant has none
+CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # the third tenant has no customer
 TENANTS = (*CUSTOMERS, "nobody")
 
 
 class EventRecord(NamedTuple):
-    """A record for the events topic: when it arrives, and in which partition."""
+    """A record for the events topic, with the time of its arrival and its partition."""
 
     at: int  # ms
     partition: int
@@ -44,7 +44,7 @@ class EventRecord(NamedTuple):
 
 
 class History(NamedTuple):
-    """All records of a run in the order of their arrival, and the policy."""
+    """All records of a run, in the order in which they arrive, and the policy."""
 
     policy: Policy
     sent: list[EventRecord]
@@ -74,13 +74,13 @@ _KINDS: list[tuple[int, dict[str, Any]]] = [
     (STARTED, {}),
 ]
 _PAUSES = [0, 1, 5_000, MINUTE, GRACE, WINDOW // 2, WINDOW, WINDOW + GRACE, WINDOW + GRACE + 1]
-# How much later than it happened an event arrives: within the grace period, beyond it, and before
-# it happened, from a producer whose clock is minutes ahead.
+# From an event's time to its arrival, in ms: within the grace period or beyond. A negative delay
+# means that the producer's clock is minutes ahead.
 _DELAYS = [0, 0, 0, 0, 1_000, GRACE, GRACE + 1, WINDOW + 2 * GRACE, -2 * MINUTE]
 
 
 def draw_policy(draw: random.Random) -> Policy:
-    """Return a preset with short windows, so that a run is short."""
+    """Return a preset with short windows, so that windows end within a run."""
     policy = preset(draw.choice(["fin-2026", "fin-2026", *PRESETS]))
     return msgspec.structs.replace(
         policy, window=dict.fromkeys(policy.window, WINDOW), grace=draw.choice([0, GRACE, GRACE])
@@ -97,7 +97,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
         sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
-    sent += _after_a_long_quiet(random.Random(f"quiet {seed}"), sent)
+    sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -123,13 +123,13 @@ def _conversation(
     return sent
 
 
-def _after_a_long_quiet(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
-    """Return records for a conversation that is sealed, or nearly: old ones again, and new events."""
+def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
+    """Return records for a conversation that is sealed or about to be: old events and new ones."""
     if draw.random() < 0.8:
         return []
-    named = draw.choice(sent)
-    tenant_id, _, name = named.key.decode().partition(":")
-    known = [record for record in sent if record.key == named.key]
+    example = draw.choice(sent)
+    tenant_id, _, name = example.key.decode().partition(":")
+    known = [record for record in sent if record.key == example.key]
     at = max(record.at for record in known)
     records: list[EventRecord] = []
     for n in range(draw.randrange(1, 6)):
@@ -140,5 +140,6 @@ def _after_a_long_quiet(draw: random.Random, sent: list[EventRecord]) -> list[Ev
         rank, members = draw.choice(_KINDS)
         happened = at - draw.choice([0, 0, 0, 1_000, SEAL_AFTER, 3 * DAY])
         event = Event(happened, rank, "/s", f"late{n}", **members)
-        records.append(EventRecord(at, named.partition, named.key, value(event, tenant_id, name)))
+        content = value(event, tenant_id, name)
+        records.append(EventRecord(at, example.partition, example.key, content))
     return records

@@ -1,4 +1,4 @@
-"""Run the pipeline once: from a history and faults to a ledger and Stripe's sums."""
+"""Run the pipeline once over a history, under faults, and return what it bills."""
 
 import asyncio
 import random
@@ -36,27 +36,27 @@ _SETTINGS = Settings(
 
 
 class Faults(NamedTuple):
-    """Faults besides the kills of the fault point: their chances."""
+    """The probabilities of faults other than kills (see `FaultPoint`)."""
 
     rebalance: float = 0.0  # at every turn
-    stop: float = 0.0  # at every turn: a worker is stopped, loses its partitions, goes on: a zombie
-    stripe: float = 0.0  # at every call: it fails, before or after its effect
+    stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
+    stripe: float = 0.0  # at every call: the call fails, before or after its effect
     second_sink: bool = False
     workers_max: int = 1
 
 
 class Outcome(NamedTuple):
-    """The end of a run."""
+    """The state of ledger, topics and Stripe at the end of a run."""
 
     records: dict[str, tuple[Any, ...]]  # usage records in the ledger, by id
-    emitted: dict[str, set[bytes]]  # usage records in the topic: contents by id
+    emitted: dict[str, set[bytes]]  # in the topic: the different contents of each id
     quarantined: int
     delivered: dict[tuple[str, str], int]  # in the ledger: tenant, outcome → units
     stripe: dict[tuple[str, str, int], int]  # at Stripe: customer, event name, hour → units
     pending: dict[tuple[str, str], int]
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
-    events: dict[bytes, int | None]  # in the state of each conversation; None: sealed
+    events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
     counts: dict[str, int]
     effects: list[str]
     kills: list[str]
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 def run(
     history: History, fault_point: FaultPoint, faults: Faults, seed: int, partitions: int
 ) -> Outcome:
-    """Play a history to its end under faults, and return the outcome."""
+    """Run a history to its end under faults, and return the outcome."""
     with _ledger() as engine, asyncio.Runner(loop_factory=Loop) as runner:
         return runner.run(_Run(history, fault_point, faults, seed, partitions, engine).play())
 
@@ -120,13 +120,13 @@ class _Run:
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
 
     def _has_open_calls(self, until: int) -> bool:
-        """Return whether calls are open that Stripe would forget in the time up to `until`."""
+        """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
         if until - self.world.time < _LONG_QUIET_MS:
             return False
         return bool(deliveries.due(Ledger(self._engine), until, 1))
 
     def _wait(self, until: int) -> None:
-        """Let time pass up to the next arrival, so that timers fire in between."""
+        """Let some time pass before the next arrival, so that timers fire in between."""
         world = self.world
         if until > world.time and self._draw.random() < 0.5:
             world.time = self._draw.randint(world.time, until)
@@ -161,9 +161,8 @@ class _Run:
         await self._restart_the_dead()
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
-        """Take a step of a process; it may be killed in it."""
+        """Run a step of a process, until it ends or the process is killed or stopped."""
         task = asyncio.ensure_future(step)
-        # A stopped process stays in the middle of its step while others go on.
         while not task.done() and not process.process.is_stopped and not process.process.is_dead:
             await asyncio.sleep(0)
         if process.process.is_dead or not task.done():
@@ -188,7 +187,7 @@ class _Run:
     # --- the group --------------------------------------------------------------------------------
 
     def _rebalance(self, size: int) -> None:
-        """Give the partitions to `size` running workers; start new ones if there are fewer."""
+        """Assign the partitions to the running workers; start workers until there are `size`."""
         world = self.world
         world.generation += 1
         running = [worker for worker in self._workers if not worker.process.is_stopped]
@@ -196,8 +195,8 @@ class _Run:
             worker = Worker(world, self._name("worker"), _SETTINGS, self._tenants.timeline_for)
             self._workers.append(worker)
             running.append(worker)
-        for place, worker in enumerate(running):
-            worker.assign(range(place, self._partitions, len(running)))
+        for number, worker in enumerate(running):
+            worker.assign(range(number, self._partitions, len(running)))
 
     async def _join_or_leave(self) -> None:
         running = [worker for worker in self._workers if not worker.process.is_stopped]
@@ -213,7 +212,7 @@ class _Run:
             self._sinks.append(self._new_sink())
 
     def _stop_one(self) -> None:
-        """Stop a worker with work in flight; the group gives its partitions to others."""
+        """Stop a worker with work in flight; other workers get its partitions."""
         running = [worker for worker in self._workers if not worker.process.is_stopped]
         worker = self._draw.choice(running)
         worker.process.is_stopped = True
@@ -221,10 +220,10 @@ class _Run:
         self._rebalance(max(1, len(running) - 1))
 
     async def _continue_all(self) -> None:
-        """Let zombies go on: they write what was in flight; their commit is rejected."""
+        """Resume all zombies: they write what was in flight, and their commits are rejected."""
         for worker in [w for w in self._workers if w.process.is_stopped]:
             worker.process.is_stopped = False
-            # It does not know yet that it lost its partitions: it reads and writes once more.
+            # The worker does not know yet that it lost its partitions, and reads and writes once more.
             await self._step(worker, worker.turn(2))
             if not worker.process.is_dead:
                 await self._step(worker, worker.revoke())
@@ -265,9 +264,9 @@ class _Run:
             return False
         open_events = deliveries.due(ledger, world.time + 10**9, 1)
         pending = [
-            found
-            for found in deliveries.pending_sums(ledger)
-            if found.tenant_id in CUSTOMERS and found.quantity > 0
+            entry
+            for entry in deliveries.pending_sums(ledger)
+            if entry.tenant_id in CUSTOMERS and entry.quantity > 0
         ]
         return not open_events and not pending
 
@@ -358,7 +357,7 @@ async def _now(step: Any) -> None:
 
 @contextmanager
 def _ledger() -> Iterator[Engine]:
-    """Open a new ledger: a copy of one that is created once."""
+    """Open a new, empty ledger: a copy of one on which the migrations ran."""
     with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
         path = Path(folder) / "ledger.sqlite"
         shutil.copyfile(_template(), path)
@@ -370,11 +369,13 @@ def _ledger() -> Iterator[Engine]:
 
 
 def _fast_folder() -> str | None:
+    """Return a folder in memory, if the system has one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @cache
 def _template() -> Path:
+    """Create an empty ledger once, and return its path."""
     folder = Path(tempfile.mkdtemp(prefix="resmeter-simulation-", dir=_fast_folder()))
     upgrade(f"sqlite:///{folder / 'ledger.sqlite'}")
     return folder / "ledger.sqlite"

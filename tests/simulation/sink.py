@@ -1,4 +1,4 @@
-"""A sink: the production intake, planner and dispatcher over the simulated log, and Stripe."""
+"""A simulated sink: production intake, planner and dispatcher between simulated log and Stripe."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ LEASE_SECONDS = 30
 
 
 class _Ledger(Ledger):
-    """The ledger of one process: each of its transactions is an effect."""
+    """The ledger as one process uses it: each writing transaction is an effect."""
 
     def __init__(self, engine: Engine, world: World, process: Process) -> None:
         super().__init__(engine)
@@ -68,13 +68,15 @@ class _Message:
         return self._record.headers
 
 
-class _Found:
+class _TopicMetadata:
     error = None
 
 
-class _Topics(dict[str, _Found]):
-    def __missing__(self, _: str) -> _Found:
-        return _Found()
+class _Topics(dict[str, _TopicMetadata]):
+    """The metadata of a cluster in which every topic exists."""
+
+    def __missing__(self, _: str) -> _TopicMetadata:
+        return _TopicMetadata()
 
 
 class _Metadata:
@@ -82,7 +84,7 @@ class _Metadata:
 
 
 class _Consumer:
-    """What the intake asks of confluent-kafka's consumer; it is assigned all partitions."""
+    """The part of confluent-kafka's consumer that the intake uses. It gets all partitions."""
 
     def __init__(self, world: World, process: Process) -> None:
         self._world = world
@@ -98,15 +100,17 @@ class _Consumer:
         (self._topic,) = topics
         self._on_assign = on_assign
 
-    def get_watermark_offsets(self, place: TopicPartition, **_: object) -> tuple[int, int]:
-        return 0, len(self._world.records.partitions[place.partition])
+    def get_watermark_offsets(
+        self, topic_partition: TopicPartition, **_: object
+    ) -> tuple[int, int]:
+        return 0, len(self._world.records.partitions[topic_partition.partition])
 
-    def assign(self, places: list[TopicPartition]) -> None:
-        for place in places:
-            self.seek(place)
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        for partition in partitions:
+            self.seek(partition)
 
-    def seek(self, place: TopicPartition) -> None:
-        self._positions[place.partition] = 0 if place.offset == OFFSET_BEGINNING else place.offset
+    def seek(self, to: TopicPartition) -> None:
+        self._positions[to.partition] = 0 if to.offset == OFFSET_BEGINNING else to.offset
 
     def commit(self, **_: object) -> None:
         """Do nothing: only lag tools read it."""
@@ -117,16 +121,16 @@ class _Consumer:
             ours = [TopicPartition(self._topic, number) for number in range(len(partitions))]
             self._on_assign(self, ours)
             self._on_assign = None
-        found: list[_Message] = []
+        messages: list[_Message] = []
         for number, position in self._positions.items():
             records = partitions[number][position:][: max(1, size)]
-            found += [_Message(number, record) for record in records]
+            messages += [_Message(number, record) for record in records]
             self._positions[number] = position + len(records)
-        return found
+        return messages
 
 
 class _Meter:
-    """Stripe and the network to it: the call and its response are effects, and each may fail."""
+    """Stripe behind an unreliable network: each call is an effect, and can fail before or after it."""
 
     name = "Stripe"
     remembered_seconds = REMEMBERED_SECONDS
@@ -155,7 +159,7 @@ class _Meter:
             return StripeResponse(unreached=True)
         if fault < self._faults * 2 / 5:
             return StripeResponse(status=world.draw.choice([429, 409, 500]))
-        # Stripe keeps a failure for the key, though the event may have been counted.
+        # Stripe stores a failure under the idempotency key, although it may have counted the event.
         breaks = fault < self._faults * 3 / 5
         response = world.fault_point.pass_through(
             self._process, "call", lambda: self._respond(event, idempotency_key, breaks=breaks)
@@ -164,7 +168,7 @@ class _Meter:
         if breaks:
             return response
         if fault < self._faults * 4 / 5:
-            return StripeResponse()  # the line was cut after the effect
+            return StripeResponse()  # the connection was cut after the effect
         if fault < self._faults:
             return StripeResponse(status=500)
         return response
@@ -181,12 +185,12 @@ class _Meter:
             counted = self._stripe.meter_events.create(params, now)
             return Response(500, {}) if breaks else counted
 
-        answer = self._stripe.once(key, orjson.dumps(content), act, now)
+        response = self._stripe.once(key, orjson.dumps(content), act, now)
         return StripeResponse(
-            accepted=answer.status == 200,
-            status=answer.status,
+            accepted=response.status == 200,
+            status=response.status,
             replayed=not acted,
-            message=answer.body.get("error", {}).get("message", ""),
+            message=response.body.get("error", {}).get("message", ""),
         )
 
 
@@ -235,7 +239,7 @@ class Sink:
         self._intake.step(self._consumer)
 
     async def flush(self) -> None:
-        """Plan and deliver everything."""
+        """Group all pending records, and deliver them until every queue is empty or deliveries halt."""
         await flush(
             self._ledger, self._tenants, self._dispatcher, self._metrics, self._world.seconds()
         )

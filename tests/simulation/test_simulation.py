@@ -1,4 +1,4 @@
-"""Whatever fails and wherever, the ledger and Stripe end with what follows from the log."""
+"""Whatever fails, and wherever it fails, ledger and Stripe end with the units the log implies."""
 
 import pytest
 
@@ -17,10 +17,10 @@ def test_random_faults_do_not_change_what_is_billed(first: int) -> None:
         assert not result.problems, result.report
 
 
-# A worker lost a partition and got it back while an older state was still being written. It
-# committed offsets of events that the states it had read back did not have.
+# Seed 3592: a worker lost a partition and got it back while one of its older states was still being
+# written. It then committed offsets beyond the events in the states that it had restored.
 @pytest.mark.parametrize("seed", [3592])
-def test_seeds_that_failed_once_do_not_fail_again(seed: int) -> None:
+def test_a_seed_that_found_a_bug_does_not_fail_again(seed: int) -> None:
     result = random_run(seed)
 
     assert not result.problems, result.report
@@ -55,5 +55,5 @@ def test_every_kind_of_fault_happens() -> None:
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_each_planted_bug_still_finds_the_code_it_changes(bug: Bug) -> None:
+def test_the_code_that_each_planted_bug_replaces_exists_once(bug: Bug) -> None:
     assert (ROOT / bug.file).read_text().count(bug.right) == 1

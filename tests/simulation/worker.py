@@ -1,4 +1,4 @@
-"""A worker: the production runner over the simulated log, and the loop that feeds it."""
+"""A simulated worker: the production runner, and the loop that feeds it from the simulated log."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from tests.simulation.world import Process, Record, Topic, World
 
 
 class _Outputs:
-    """Writes to the simulated log, one record an effect; others may come between two of them."""
+    """Writes to the simulated log. Each record is an effect; others may write between two records."""
 
     def __init__(self, world: World, process: Process) -> None:
         self._world = world
@@ -59,7 +59,7 @@ class _Outputs:
         name: str,
     ) -> None:
         world, process = self._world, self._process
-        # A write may take much longer than the one after it.
+        # A later write may overtake this one.
         for _ in range(world.draw.choice([0, 0, 1, 2, 30])):
             await asyncio.sleep(0)
         while process.is_stopped:
@@ -70,7 +70,7 @@ class _Outputs:
 
 
 class Worker:
-    """One worker process, and the runner's host: between two turns, outside of rebalances."""
+    """One worker process. It is its runner's host, and calls it outside of rebalances only."""
 
     is_rebalancing = False
     is_recovering = False
@@ -97,24 +97,24 @@ class Worker:
     # --- the group --------------------------------------------------------------------------------
 
     def assign(self, numbers: Iterable[int]) -> None:
-        """Take over partitions: read their states back, go to what was committed."""
-        world, wanted = self._world, set(numbers)
+        """Take over partitions: restore their states, and start from the committed offsets."""
+        world, assigned = self._world, set(numbers)
         self.generation = world.generation
-        self.runner.drop(set(self.runner.partitions) - wanted)
-        self.positions = {number: world.committed.get(number, 0) for number in wanted}
-        for number in wanted - set(self.runner.partitions):
+        self.runner.drop(set(self.runner.partitions) - assigned)
+        self.positions = {number: world.committed.get(number, 0) for number in assigned}
+        for number in assigned - set(self.runner.partitions):
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
             partition.schedule_all()
 
     async def revoke(self) -> None:
-        """Give all partitions back, as the consumer does before a rebalance."""
+        """Finish and commit all work in flight, as the consumer does before a rebalance."""
         await self.runner.drain()
         if not self.process.is_dead:
             self.commit()
 
     def commit(self) -> None:
-        """Commit the done-offsets; a commit of an old generation is rejected."""
+        """Commit the offsets that are done; the group rejects a commit of an old generation."""
         world = self._world
         if self.generation != world.generation:
             return
@@ -127,7 +127,7 @@ class Worker:
     # --- the loop ---------------------------------------------------------------------------------
 
     async def turn(self, size: int) -> None:
-        """Poll once: a batch of each partition, then what is due."""
+        """Poll once: handle a batch of each partition, then settle what is due."""
         world = self._world
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
@@ -147,7 +147,7 @@ class Worker:
         return {number: len(self._world.events.partitions[number]) for number in partitions}
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Do nothing: every recovery here reads the whole changelog."""
+        """Do nothing: in the simulation, every recovery reads the whole changelog."""
 
 
 def _batches(records: list[Record]) -> list[RecordBatch]:

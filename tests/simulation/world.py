@@ -1,4 +1,4 @@
-"""What surrounds the processes: a clock, topics, and the fault point that every effect passes."""
+"""The processes' surroundings: a clock, topics, and the fault point that every effect passes."""
 
 import asyncio
 import random
@@ -10,11 +10,11 @@ _T = TypeVar("_T")
 
 
 class ProcessKilled(BaseException):
-    """Raised in a process that is killed, so that nothing after this point happens."""
+    """Ends the code of a killed process, so that it has no further effect."""
 
 
 class Process:
-    """A worker or a sink: it may be dead, or stopped (SIGSTOP)."""
+    """The status of a worker or a sink: running, stopped as by SIGSTOP, or dead."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -29,11 +29,11 @@ class FaultPoint:
     """Counts effects, and kills the process before or after one of them.
 
     Args:
-        kill_at: the number of the effect, from 1; 0 for none.
-        after: kill after the effect, not before.
-        chance: of a kill at each effect, drawn from `draw`, if `kill_at` is 0.
-        kills_max: the most kills by chance.
-        draw: the source of chance.
+        kill_at: kill at the effect with this number, from 1; 0 for no such kill.
+        after: kill after the effect, not before it.
+        chance: probability of a kill at each effect, if `kill_at` is 0.
+        kills_max: the limit of random kills.
+        draw: the source of random numbers.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FaultPoint:
         self._draw = draw or random.Random(0)
 
     def pass_through(self, process: Process, name: str, effect: Callable[[], _T]) -> _T:
-        """Make an effect, unless the process is killed first."""
+        """Call `effect` and return its result; the process may be killed before or after the call."""
         before, after = self.enter(process, name)
         if before:
             self.kill(process, f"before {name}")
@@ -64,7 +64,7 @@ class FaultPoint:
         return result
 
     def enter(self, process: Process, name: str) -> tuple[bool, bool]:
-        """Count an effect that the caller makes itself; return whether to kill before and after."""
+        """Count an effect that the caller performs; return whether to kill before it, and after it."""
         if process.is_dead:
             raise ProcessKilled(process.name)
         self.effects.append(f"{process.name} {name}")
@@ -78,7 +78,7 @@ class FaultPoint:
         return False, False
 
     def kill(self, process: Process, where: str) -> None:
-        """Kill a process; this call does not return."""
+        """Kill a process. This call always raises `ProcessKilled`."""
         self.kills.append(f"{process.name} {where}")
         process.end()
         raise ProcessKilled(f"{process.name} {where}")
@@ -95,7 +95,7 @@ class Record(NamedTuple):
 
 
 class Topic:
-    """A topic: records by partition, never deleted."""
+    """The records of a topic, by partition. No record is ever deleted."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
@@ -114,7 +114,7 @@ class Topic:
 
 
 class World:
-    """One run's clock and topics. Time is milliseconds since the epoch."""
+    """The clock and the topics of one run. `time` is in milliseconds since the epoch."""
 
     def __init__(self, fault_point: FaultPoint, start: int, partitions: int, seed: int = 0) -> None:
         self.fault_point = fault_point
@@ -124,7 +124,7 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
-        self.committed: dict[int, int] = {}  # by the workers' group, by partition
+        self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.generation = 0
 
     def seconds(self) -> float:
@@ -132,7 +132,7 @@ class World:
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop in which threads are calls, so that a run is a function of its seed."""
+    """An event loop that calls a function instead of starting a thread; runs are repeatable."""
 
     def run_in_executor(  # type: ignore[override]
         self, _: Executor | None, func: Callable[..., Any], *args: Any

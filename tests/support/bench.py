@@ -1,4 +1,4 @@
-"""A ledger, an emulator of Stripe, and the sink between them."""
+"""A test bench for the sink: a ledger, the sink's parts, and a Stripe emulator."""
 
 import asyncio
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ stripe_customer = "cus_bluejay"
 
 
 class Bench(NamedTuple):
-    """A ledger, an emulator, and the sink's parts between them."""
+    """A ledger with the sink's parts and a Stripe emulator that is running."""
 
     ledger: Ledger
     tenants: Tenants
@@ -42,17 +42,19 @@ class Bench(NamedTuple):
     registry: CollectorRegistry
     metrics: SinkMetrics
 
-    def store(self, *found: UsageRecord) -> None:
+    def store(self, *usage_records: UsageRecord) -> None:
+        """Store usage records as the next batch of partition 0."""
         next_offset = records.offsets(self.ledger, TOPIC).get(0)
         consumed = [
-            ConsumedRecord(0, (next_offset or 0) + n, encode_record(r)) for n, r in enumerate(found)
+            ConsumedRecord(0, (next_offset or 0) + n, encode_record(usage_record))
+            for n, usage_record in enumerate(usage_records)
         ]
         assert isinstance(records.store(self.ledger, TOPIC, consumed, {0: next_offset}, T0), Stored)
 
     async def flush(
         self, now: float = T0 / 1000, owner: str = "a", key: str = "sk_test_1"
     ) -> Dispatcher:
-        """Plan and deliver everything, without pauses between the retries."""
+        """Group and deliver all pending records, without pauses before retries."""
         meter = open_meter(stripe_settings(self.base_url, key), timeout_seconds=5)
         dispatcher = Dispatcher(
             self.ledger,
@@ -71,13 +73,14 @@ class Bench(NamedTuple):
         return dispatcher
 
     def at_stripe(self) -> dict[str, int]:
+        """Return the emulator's sums by customer."""
         return {e["customer"]: e["sum"] for e in self.emulator.state.sums()["sums"]}
 
     def delivered(self) -> dict[str, int]:
-        """Return what the ledger says is at Stripe, by tenant."""
+        """Return the delivered units in the ledger, by tenant."""
         units: dict[str, int] = {}
-        for found in reports.usage(self.ledger):
-            units[found.tenant_id] = units.get(found.tenant_id, 0) + found.delivered
+        for usage in reports.usage(self.ledger):
+            units[usage.tenant_id] = units.get(usage.tenant_id, 0) + usage.delivered
         return units
 
     def results(self, conversation: str = "c1", tenant_id: str = "acme") -> list[str]:

@@ -1,4 +1,4 @@
-"""Make certificates for a test: a CA, and certificates that it signs."""
+"""Issue certificates for a test, signed by a CA of the test."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ _A_DAY = timedelta(days=1)
 
 
 class Authority:
-    """A CA with its files in a folder: `ca.pem`, and two files for each certificate that it issues."""
+    """A CA that writes to a folder: `ca.pem`, and for each certificate a `.pem` and a `.key` file."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, password: str | None = None) -> tuple[Path, Path]:
-        """Return the files of a new certificate for 127.0.0.1 and of its key."""
+        """Issue a certificate for 127.0.0.1; return the paths of certificate and private key."""
         key = ec.generate_private_key(ec.SECP256R1())
         address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
         certificate = (

@@ -1,4 +1,4 @@
-"""Run `resmeter` commands within the test's process; a new process spends most of its time on imports."""
+"""Run `resmeter` commands in the test's own process, which saves the imports of a new process."""
 
 import logging
 import os
@@ -15,10 +15,10 @@ def resmeter(
     *arguments: str, env: Mapping[str, str], given: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a command that ends by itself; `env` is its whole environment, `given` its input."""
-    only = {**dict.fromkeys(os.environ), **env}
+    whole_env = {**dict.fromkeys(os.environ), **env}  # None removes a variable
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    with CliRunner().isolation(given, only) as (out, err, _):
+    with CliRunner().isolation(given, whole_env) as (out, err, _):
         try:
             main(arguments)
             status = 0

@@ -14,7 +14,7 @@ _SECONDS_MAX = 120
 
 
 def available(image: str) -> bool:
-    """Return whether an engine answers, publishes ports on loopback, and has or can pull an image."""
+    """Return whether a Docker engine of this machine responds, and has or can pull an image."""
     if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
         return False
     from docker.errors import DockerException, ImageNotFound
@@ -39,9 +39,9 @@ def available(image: str) -> bool:
 
 @contextlib.contextmanager
 def kafka() -> Iterator[str]:
-    """Run a broker; yield its address.
+    """Run a broker from Apache's image; yield its address.
 
-    testcontainers' own Kafka needs another vendor's images; this uses Apache's.
+    The Kafka class of testcontainers needs images of another vendor.
     """
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy

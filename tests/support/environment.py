@@ -4,5 +4,5 @@ import os
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without the settings that the developer's shell has."""
+    """Return the environment of this process without the developer's own settings of resmeter."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RESMETER_")}

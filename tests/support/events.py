@@ -1,4 +1,4 @@
-"""Events of the tenant acme, as a chat service writes them."""
+"""Make events of the tenant acme, as a chat service produces them."""
 
 import orjson
 

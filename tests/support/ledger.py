@@ -1,4 +1,4 @@
-"""Usage records and deliveries for tests of the ledger."""
+"""Make usage records and deliveries for tests of the ledger."""
 
 from collections.abc import Sequence
 
@@ -58,20 +58,21 @@ def record(
 
 
 def arrivals(
-    found: Sequence[UsageRecord], start: int = 0, partition: int = 0
+    usage_records: Sequence[UsageRecord], start: int = 0, partition: int = 0
 ) -> list[ConsumedRecord]:
+    """Return usage records as consumed, with offsets from `start`."""
+    origin = encode_origin(Origin("events", 3, (7,)))
     return [
-        ConsumedRecord(
-            partition, start + i, encode_record(r), encode_origin(Origin("events", 3, (7,)))
-        )
-        for i, r in enumerate(found)
+        ConsumedRecord(partition, start + n, encode_record(usage_record), origin)
+        for n, usage_record in enumerate(usage_records)
     ]
 
 
-def stored(ledger: Ledger, *found: UsageRecord) -> Stored:
-    """Store as the next batch of partition 0."""
+def stored(ledger: Ledger, *usage_records: UsageRecord) -> Stored:
+    """Store usage records as the next batch of partition 0."""
     next_offset = records.offsets(ledger, TOPIC).get(0)
-    result = records.store(ledger, TOPIC, arrivals(found, next_offset or 0), {0: next_offset}, T0)
+    consumed = arrivals(usage_records, next_offset or 0)
+    result = records.store(ledger, TOPIC, consumed, {0: next_offset}, T0)
     assert isinstance(result, Stored)
     return result
 
@@ -79,6 +80,7 @@ def stored(ledger: Ledger, *found: UsageRecord) -> Stored:
 def planned(
     ledger: Ledger, tenant_id: str = "acme", outcome: str = "resolution"
 ) -> list[MeterEvent]:
+    """Group the pending records of a tenant and outcome, and store the meter events."""
     grouping = group_records(deliveries.pending_records(ledger, tenant_id, outcome, 1000))
     events = frozen(grouping.groups, Destination(tenant_id, outcome, "cus_1", "m"))
     assert deliveries.store_planned(ledger, events, T0)

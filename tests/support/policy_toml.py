@@ -1,4 +1,4 @@
-"""Write a policy as TOML: what the tests read back with the catalog's reader."""
+"""Write a policy as TOML, for tests that read it back with the catalog's reader."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ _ABSENT = "absent"
 
 
 def format_duration(ms: int) -> str:
-    """Return the shortest text that `parse_duration` reads as this."""
+    """Return the shortest text that `parse_duration` reads as `ms`."""
     for unit in ("d", "h", "m", "s"):
         if ms and ms % _UNITS_MS[unit] == 0:
             return f"{ms // _UNITS_MS[unit]}{unit}"
@@ -21,7 +21,7 @@ def format_duration(ms: int) -> str:
 
 
 def write_policy(policy: Policy) -> str:
-    """Return TOML that reads as this policy, with nothing left to a base."""
+    """Return a policy as TOML, with every key and without a base."""
 
     def names(values: Sequence[str]) -> str:
         return f"[{', '.join(_quoted(value) for value in values)}]"

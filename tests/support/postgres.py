@@ -1,4 +1,4 @@
-"""Run a PostgreSQL server out of a wheel, on a Unix socket."""
+"""Run a PostgreSQL server from a Python wheel, on a Unix socket."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Share a server that is slow to start between the processes of one test run.
+"""Share a server that is slow to start among the processes of one test run.
 
-This is the pattern that pytest-xdist documents for session fixtures that must run once: a file
-lock in the run's folder, and the address in a file beside it.
+pytest-xdist documents this pattern for session fixtures that must run only once: a lock file in the
+folder of the test run, and a file with the server's address.
 """
 
 import contextlib
@@ -18,15 +18,14 @@ import pytest
 def shared(
     folders: pytest.TempPathFactory, name: str, start: Callable[[], AbstractContextManager[str]]
 ) -> Iterator[str]:
-    """Yield what `start` yields; the first process that asks starts it.
+    """Yield what `start` yields. Only the first process calls `start`; the others get its result.
 
-    That process also ends it, once no other process uses it. A process that asks later starts it
-    again.
+    The first process also stops the server, once no other process uses it. A process that comes
+    later starts it again.
     """
     folder = folders.getbasetemp()
-    if folder.name.startswith(
-        "popen-"
-    ):  # one process of several: the run's own folder is its parent
+    # With several processes, each has a folder `popen-…` in the folder of the test run.
+    if folder.name.startswith("popen-"):
         folder = folder.parent
     address = folder / f"{name}.address"
     with ExitStack() as mine, (folder / f"{name}.use").open("w") as use:

@@ -17,7 +17,7 @@ from pipeline.metrics import DELIVERY_RESULTS, ProcessesMetrics, SinkMetrics, Wo
 GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
 QUESTIONS = ["Are we behind?", "Are we losing?", "Are we right?", "Is it us or Stripe?"]
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-# What Prometheus adds to each series that it scrapes, and to the buckets of a histogram.
+# Prometheus adds `instance` and `job` to each series, and a histogram's buckets have `le`.
 ADDED_LABELS = {"instance", "job", "le"}
 
 
@@ -32,7 +32,7 @@ def panels() -> list[dict[str, Any]]:
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
-def titled(panel: dict[str, Any]) -> str:
+def label_of(panel: dict[str, Any]) -> str:
     return f"{panel['id']}: {panel['title']}"
 
 
@@ -46,11 +46,11 @@ def named(text: str) -> set[str]:
 
 @cache
 def labels_of_series() -> dict[str, set[str]]:
-    """The labels of each series that is served, by the series' name."""
+    """Return the labels of every series, by the name of the series."""
     series: dict[str, set[str]] = {}
     kinds = (WorkerMetrics, ProcessesMetrics, SinkMetrics)
-    for made in (kind(CollectorRegistry()) for kind in kinds):
-        for metric in vars(made).values():
+    for metrics in (kind(CollectorRegistry()) for kind in kinds):
+        for metric in vars(metrics).values():
             if isinstance(metric, MetricWrapperBase):
                 for suffix in SUFFIXES[str(metric._type)]:
                     series[metric._name + suffix] = set(metric._labelnames)
@@ -58,7 +58,7 @@ def labels_of_series() -> dict[str, set[str]]:
 
 
 def families() -> list[set[str]]:
-    """The series of each metric: a histogram has three, a dashboard needs one of them."""
+    """Return the series of each metric. A histogram has three; a dashboard needs one of them."""
     registry = CollectorRegistry()
     WorkerMetrics(registry)
     ProcessesMetrics(registry)
@@ -72,15 +72,15 @@ def test_every_series_on_a_panel_exists() -> None:
     assert panels()
     for panel in panels():
         for expression in expressions(panel):
-            assert named(expression), titled(panel)
-            assert named(expression) <= set(labels_of_series()), titled(panel)
+            assert named(expression), label_of(panel)
+            assert named(expression) <= set(labels_of_series()), label_of(panel)
 
 
 def test_every_series_is_on_a_panel() -> None:
-    shown = set().union(*(named(e) for panel in panels() for e in expressions(panel)))
+    on_panels = set().union(*(named(e) for panel in panels() for e in expressions(panel)))
 
     assert families()
-    assert [family for family in families() if not family & shown] == []
+    assert [family for family in families() if not family & on_panels] == []
 
 
 def test_every_label_on_a_panel_belongs_to_its_series() -> None:
@@ -88,19 +88,20 @@ def test_every_label_on_a_panel_belongs_to_its_series() -> None:
         for target in panel["targets"]:
             expression = target["expr"]
             known = set().union(*(labels_of_series()[name] for name in named(expression)))
-            grouped = [found.split(",") for found in re.findall(r"by \(([^)]*)\)", expression)]
+            grouped = [labels.split(",") for labels in re.findall(r"by \(([^)]*)\)", expression)]
             matched = re.findall(r"(\w+)(?:=~|!~|!=|=)\"", expression)
-            shown = re.findall(r"{{(\w+)}}", target["legendFormat"])
+            in_legend = re.findall(r"{{(\w+)}}", target["legendFormat"])
 
-            used = {name.strip() for name in (*itertools.chain(*grouped), *matched, *shown)}
-            assert used <= known | ADDED_LABELS, titled(panel)
+            used = {name.strip() for name in (*itertools.chain(*grouped), *matched, *in_legend)}
+            assert used <= known | ADDED_LABELS, label_of(panel)
 
 
 def test_delivery_results_on_panels_exist() -> None:
-    picked = re.findall(r'result=~?\\?"([^"\\]+)', json.dumps(dashboard()))
+    selectors = re.findall(r'result=~?\\?"([^"\\]+)', json.dumps(dashboard()))
 
-    assert picked
-    assert {result for one in picked for result in one.split("|")} <= set(DELIVERY_RESULTS)
+    assert selectors
+    results = {result for selector in selectors for result in selector.split("|")}
+    assert results <= set(DELIVERY_RESULTS)
 
 
 def test_the_four_questions_follow_the_summary_row_in_order() -> None:
@@ -132,12 +133,12 @@ def test_ledger_gauges_are_not_summed_over_sinks() -> None:
     for panel in panels():
         for expression in expressions(panel):
             for name in named(expression) & of_ledger:
-                assert re.search(rf"(max|min)( by \([^)]*\) )?\({name}\b", expression), titled(
+                assert re.search(rf"(max|min)( by \([^)]*\) )?\({name}\b", expression), label_of(
                     panel
                 )
 
 
-@pytest.mark.parametrize("panel", panels(), ids=titled)
+@pytest.mark.parametrize("panel", panels(), ids=label_of)
 def test_each_panel_has_a_title_a_description_and_a_unit(panel: dict[str, Any]) -> None:
     defaults = panel["fieldConfig"]["defaults"]
 
@@ -172,7 +173,7 @@ def test_series_by_tenant_are_filtered_by_the_selected_tenant() -> None:
     for panel in panels():
         for expression in expressions(panel):
             of_tenants = any("tenant" in labels_of_series()[name] for name in named(expression))
-            assert ('{tenant=~"$tenant"}' in expression) == of_tenants, titled(panel)
+            assert ('{tenant=~"$tenant"}' in expression) == of_tenants, label_of(panel)
 
 
 def test_panel_ids_are_unique() -> None:
@@ -184,11 +185,11 @@ def test_panel_ids_are_unique() -> None:
 def test_panels_do_not_overlap_and_fit_the_grid() -> None:
     taken: dict[tuple[int, int], str] = {}
     for panel in dashboard()["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] >= 0
-        assert place["x"] + place["w"] <= 24, titled(panel)
-        columns = range(place["x"], place["x"] + place["w"])
-        rows = range(place["y"], place["y"] + place["h"])
+        area = panel["gridPos"]
+        assert area["x"] >= 0
+        assert area["x"] + area["w"] <= 24, label_of(panel)
+        columns = range(area["x"], area["x"] + area["w"])
+        rows = range(area["y"], area["y"] + area["h"])
         for cell in itertools.product(columns, rows):
-            assert cell not in taken, f"{titled(panel)} covers {taken[cell]}"
-            taken[cell] = titled(panel)
+            assert cell not in taken, f"{label_of(panel)} covers {taken[cell]}"
+            taken[cell] = label_of(panel)

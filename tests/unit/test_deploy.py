@@ -1,4 +1,4 @@
-"""The files in `deploy/` agree with the settings, the commands and each other."""
+"""The files in `deploy/` agree with the settings, with the commands, and with each other."""
 
 import re
 import tomllib
@@ -59,7 +59,7 @@ def test_the_services_have_valid_settings(monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch.delenv(variable, raising=False)
         for variable, value in environment.items():
             if variable in SETTINGS:
-                # compose takes the default after the sign if the variable is not set.
+                # If a variable is not set, compose uses the default after `:-`.
                 default = re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
                 monkeypatch.setenv(variable, default)
 
@@ -95,15 +95,13 @@ def test_our_services_run_commands_that_exist() -> None:
     assert set(ours.values()) <= set(COMMANDS)
 
 
-def test_services_that_keep_running_have_a_health_check_and_others_are_awaited_to_their_end() -> (
-    None
-):
+def test_only_services_that_keep_running_have_a_health_check_and_others_must_complete() -> None:
     known = dict(services())
     for name, service in known.items():
         assert ("healthcheck" in service) == (name not in ONE_SHOT), name
-        for other, wanted in service.get("depends_on", {}).items():
-            ends = wanted["condition"] == "service_completed_successfully"
-            assert ends == (other in ONE_SHOT), f"{name} waits for {other}"
+        for other, dependency in service.get("depends_on", {}).items():
+            must_complete = dependency["condition"] == "service_completed_successfully"
+            assert must_complete == (other in ONE_SHOT), f"{name} waits for {other}"
             assert other in known
 
 
@@ -116,10 +114,10 @@ def test_ports_are_published_to_this_machine_only() -> None:
 def test_prometheus_scrapes_the_ports_that_worker_and_sink_serve() -> None:
     document = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
     scraped = {
-        (name, found["port"])
+        (name, discovery["port"])
         for job in document["scrape_configs"]
-        for found in job["dns_sd_configs"]
-        for name in found["names"]
+        for discovery in job["dns_sd_configs"]
+        for name in discovery["names"]
     }
     settings = load_settings()
 
@@ -130,7 +128,7 @@ def test_prometheus_scrapes_the_ports_that_worker_and_sink_serve() -> None:
         assert environment[f"RESMETER_{name.upper()}__HTTP_PORT"] == port
 
 
-def test_the_builder_gets_every_file_that_the_image_copies() -> None:
+def test_dockerignore_allows_every_path_that_the_image_copies() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [line.split()[1] for line in lines if re.match(r"COPY (?!--from)", line)]
@@ -143,7 +141,7 @@ def test_the_builder_gets_every_file_that_the_image_copies() -> None:
     assert "USER resmeter" in lines
 
 
-def test_health_checks_ask_the_port_that_the_service_listens_on() -> None:
+def test_health_checks_use_the_port_that_the_service_listens_on() -> None:
     for name, service in services():
         if service["image"] != "resmeter:local" or "healthcheck" not in service:
             continue
@@ -157,7 +155,7 @@ def test_health_checks_ask_the_port_that_the_service_listens_on() -> None:
             assert test[4] == service["command"][service["command"].index("--port") + 1]
 
 
-def test_the_tenant_file_is_valid_and_shows_every_key() -> None:
+def test_the_tenant_file_is_valid_and_has_the_main_keys() -> None:
     table = tomllib.loads(TENANT_FILE.read_text())
 
     tenants = load_tenants(TENANT_FILE)
@@ -172,11 +170,11 @@ def test_every_test_that_the_threat_model_names_exists() -> None:
     named = set(
         re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs" / "operate" / "threats.md").read_text())
     )
-    there = {
+    existing = {
         name
         for path in (ROOT / "tests").rglob("test_*.py")
         for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
     }
 
     assert named
-    assert named - there == set()
+    assert named - existing == set()

@@ -1,4 +1,4 @@
-"""The documentation names every setting and metric, and its links lead somewhere."""
+"""The documentation names every setting, metric, command and fault, and its links are valid."""
 
 import re
 import unicodedata
@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from pipeline.cli import COMMANDS
 from pipeline.config import describe_settings
 from pipeline.metrics import ProcessesMetrics, SinkMetrics, WorkerMetrics
+from tests.proof.rows import ROWS
+from tests.simulation.bugs import BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -19,7 +21,7 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")]
 )
 README_LINES_MAX, README_COLUMNS_MAX = 120, 100
-# Those that the site needs; `docs/conf.py` makes its tables of contents of them.
+# The site needs these pages: `docs/conf.py` builds its tables of contents from them.
 INDEXES = ["index.md", "guide/index.md", "reference/index.md", "operate/index.md"]
 
 
@@ -28,7 +30,7 @@ def relative(path: Path) -> str:
 
 
 def prose(page: Path) -> Iterator[str]:
-    """Yield the lines outside of code blocks."""
+    """Yield the lines of a page that are outside of code blocks."""
     fence = ""
     for line in page.read_text().splitlines():
         opened = re.match(r"\s*(```+|~~~+)", line)
@@ -42,7 +44,7 @@ def prose(page: Path) -> Iterator[str]:
 
 
 def links(page: Path) -> Iterator[tuple[str, str]]:
-    """Yield (path, anchor) of each link that is not an address."""
+    """Yield (path, anchor) of each link to a page of this repository."""
     for line in prose(page):
         for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", line)):
             if not re.match(r"[a-z]+:", target):
@@ -52,8 +54,8 @@ def links(page: Path) -> Iterator[tuple[str, str]]:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """Return the anchors of a page's headings, as GitHub and MyST make them."""
-    found: set[str] = set()
+    """Return the anchors of a page's headings, by the rules of GitHub and MyST."""
+    slugs: set[str] = set()
     for line in prose(page):
         heading = re.match(r"#{1,6} +(.+?) *#*$", line)
         if heading is None:
@@ -62,10 +64,10 @@ def anchors(page: Path) -> frozenset[str]:
         slug = "".join(c for c in text.lower() if c in " -_" or unicodedata.category(c)[0] in "LN")
         slug = slug.strip().replace(" ", "-")
         number = 0
-        while (name := f"{slug}-{number}" if number else slug) in found:
+        while (name := f"{slug}-{number}" if number else slug) in slugs:
             number += 1
-        found.add(name)
-    return frozenset(found)
+        slugs.add(name)
+    return frozenset(slugs)
 
 
 def rows(page: Path) -> dict[str, list[str]]:
@@ -154,8 +156,16 @@ def test_the_readme_stays_short() -> None:
     assert [line for line in lines if len(line) > README_COLUMNS_MAX] == []
 
 
+def test_the_reliability_page_has_every_row_of_the_matrix_and_every_planted_bug() -> None:
+    page = (ROOT / "docs" / "internals" / "reliability.md").read_text()
+    first_cells = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines()]
+
+    for text in (*(row.about for row in ROWS), *(bug.name for bug in BUGS)):
+        assert first_cells.count(text) == 1, text
+
+
 def test_every_error_in_the_log_has_a_runbook() -> None:
-    """`error` means that somebody must act; the page says how."""
+    """A log event at level `error` means that somebody must act. The runbook says how."""
     sources = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py")]
     events = {
         event
@@ -165,5 +175,5 @@ def test_every_error_in_the_log_has_a_runbook() -> None:
     runbooks = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
 
     assert events
-    # An event that ends in an underscore goes on with a value, such as `delivery_{result}`.
+    # A name that ends in an underscore is the start of an f-string, such as `delivery_{result}`.
     assert {event for event in events if f"`{event}" not in runbooks} == set()
