@@ -9,7 +9,7 @@
     catalog   who is billed, under which policy, at what price
     replay    reads the log again: decide, audit, rebill, redrive
     cli       one file a command: options, one call, rendering
-    dev       the demo, a broker out of wheels, a stand-in for Stripe
+    dev       the demo, a broker from wheels, a stand-in for Stripe
 
 Where to start
     1. `events/model.py`, `resolve/machine.py`, `usage/record.py`: a record's way through the rules.

@@ -1,4 +1,4 @@
-"""This file lets `python -m pipeline` be `resmeter`."""
+"""Run the command line with `python -m pipeline`."""
 
 from pipeline.cli import main
 

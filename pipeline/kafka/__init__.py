@@ -5,7 +5,7 @@ uses aiokafka, under Faust. docs/internals/decisions says why there are two.
 
 - `options`: the settings of a connection, in neutral form and in the form of each client
 - `connect`: open a client of librdkafka, and tell a broker that rejects us from one that is away
-- `topics`: the four topics as they must be; create them, check them
+- `topics`: create the four topics, and check that they are as required
 - `reader`: read a topic from its beginning to its present end; the offsets of a consumer group
 - `writer`: write records from a command
 - `headers`: every header named `resmeter-…`, and the format of dead letters

@@ -27,7 +27,7 @@ TIMESTAMPS = "message.timestamp.type"
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic as it must be. The values of `config` are as Kafka spells them."""
+    """A topic as resmeter requires it. Kafka defines the values of `config`."""
 
     name: str
     partitions: int

@@ -100,7 +100,7 @@ class BatchRunner:
             metrics: the worker's series.
             settings: of the worker and its topics.
             timeline_for: a tenant's policies.
-            keys: of producers; None: whoever can write to the events topic may send events.
+            keys: of producers; None: every record of the events topic is trusted.
             end: ends the process without a commit, given a log event and the error.
             now: the host's clock, in seconds.
         """

@@ -1,6 +1,6 @@
 """The ledger's URL decides about TLS to PostgreSQL.
 
-The PostgreSQL out of a wheel is built without TLS. A relay in front of it terminates TLS the way
+The PostgreSQL from a wheel is built without TLS. A relay in front of it terminates TLS the way
 PostgreSQL does, after the client has asked for it.
 """
 

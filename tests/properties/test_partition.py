@@ -267,7 +267,7 @@ def test_counts_add_up_when_parts_of_the_log_are_redelivered(log: Log) -> None:
             == work.records_read
             == len(part)
         )
-        # A timer is no record: what was applied before it is not applied again after it.
+        # A timer is not a record: redelivered records count as redelivered after it too.
         partition.settle(END, 1_000)
         applied["new"] += sum(work.events_by_type)
         applied["duplicates"] += work.duplicates
