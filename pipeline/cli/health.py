@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import math
 import urllib.error
 import urllib.request
 
@@ -10,6 +11,12 @@ import click
 from pipeline.errors import UnavailableError
 
 _PATHS = {"ready": "/health/ready", "live": "/health/live", "emulator": "/_emulator/health"}
+
+
+def _check_number(_: click.Context, __: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # no bound catches it: every comparison with it is false
+        raise click.BadParameter("nan is not a number of seconds")
+    return value
 
 
 @click.command("health")
@@ -29,7 +36,8 @@ _PATHS = {"ready": "/health/ready", "live": "/health/live", "emulator": "/_emula
 @click.option(
     "--timeout",
     "timeout_seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    callback=_check_number,
+    type=click.FloatRange(min=0, max=3600, min_open=True),
     default=4.0,
     show_default=True,
     metavar="SECONDS",

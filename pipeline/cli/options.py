@@ -58,7 +58,8 @@ class _Month(click.ParamType):
         if isinstance(value, TimeRange):
             return value
         match = _MONTH.fullmatch(str(value))
-        if match is None or not (1 <= int(match[2]) <= 12 and int(match[1]) >= 1):
+        # 9999-12 has no end: times stop with the year 9999.
+        if match is None or not (1 <= int(match[2]) <= 12 and "0001-01" <= match[0] < "9999-12"):
             self.fail(f"{str(value)[:40]!r} is not a month such as 2026-11", param, ctx)
         start = parse_time(f"{value}-01T00:00:00Z")
         return TimeRange(start, start + monthrange(int(match[1]), int(match[2]))[1] * _DAY_MS)

@@ -6,6 +6,7 @@ import click
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.config import load_settings
+from pipeline.stream.versions import check_versions
 
 
 @click.command("worker")
@@ -21,6 +22,7 @@ def command() -> None:
       RESMETER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 resmeter worker
       curl localhost:9464/health/ready
     """
+    check_versions()  # before the import: the worker's modules need those versions
     from pipeline.stream.service import run_worker
 
     settings = load_settings()

@@ -4,7 +4,10 @@ import os
 import sys
 from typing import Any, NoReturn
 
+from pipeline.errors import ConfigurationError, TooManyDeadLettersError, UnknownStateError
 from pipeline.logs import get_logger
+
+_NEEDS_AN_OPERATOR = (ConfigurationError, TooManyDeadLettersError, UnknownStateError)
 
 
 def crash(event: str, error: BaseException | None, **facts: Any) -> NoReturn:
@@ -15,9 +18,17 @@ def crash(event: str, error: BaseException | None, **facts: Any) -> NoReturn:
     get_logger("worker").error(
         event,
         error=f"{type(error).__name__}: {error}",
-        consequence="the process ends without a commit; nothing is lost; start it again",
+        consequence=consequence_of(error),
         exc_info=error,
         **facts,
     )
     sys.stderr.flush()
     os._exit(1)
+
+
+def consequence_of(error: BaseException | None) -> str:
+    """Say what the end of the process means, and whether starting it again is enough."""
+    ended = "the process ends without a commit; nothing is lost"
+    if isinstance(error, _NEEDS_AN_OPERATOR):
+        return f"{ended}; fix the cause first: a restart alone ends in the same way"
+    return f"{ended}; start it again"

@@ -2,7 +2,7 @@
 
 Faust keeps worker, group membership, co-partitioned assignment, recovery and signals. Its streams,
 which take one message at a time, are bypassed. The hooks belong to one version of each library:
-`check_versions` rejects any other, and `tests/unit/stream/test_faust_runtime.py` fails when one of
+`versions.check_versions` rejects any other, and `tests/unit/stream/test_faust_runtime.py` fails when one of
 them moves.
 
 Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
@@ -52,8 +52,7 @@ Private attributes that we read, set or call::
 """
 
 import asyncio
-import importlib.metadata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -65,30 +64,12 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP
 
 from pipeline.config import Settings
-from pipeline.errors import ConfigurationError
 from pipeline.kafka.options import security_of
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
 from pipeline.stream.runner import BatchRunner, Timers
 
-VERSIONS = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
 _POLL_SECONDS = 1.0
-
-
-def check_versions(installed: Callable[[str], str] = importlib.metadata.version) -> None:
-    """Check that the libraries whose private hooks we use have the versions that we know.
-
-    Raises:
-        ConfigurationError: another version is installed; a hook may have moved.
-    """
-    problems = [
-        f"{name} {found} is installed, but resmeter needs {name}=={wanted}, whose internals it "
-        f"extends: pip install {name}=={wanted}"
-        for name, wanted in VERSIONS.items()
-        if (found := installed(name)) != wanted
-    ]
-    if problems:
-        raise ConfigurationError(problems)
 
 
 def faust_credentials(settings: Settings) -> Any:

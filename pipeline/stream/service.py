@@ -27,7 +27,7 @@ from pipeline.logs import configure, get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.crash import crash
-from pipeline.stream.faust_runtime import FaustApp, FaustHost, check_versions, faust_credentials
+from pipeline.stream.faust_runtime import FaustApp, FaustHost, faust_credentials
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.runner import BatchRunner
 from pipeline.supervisor import ChildContext, run_processes
@@ -43,7 +43,6 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         ConfigurationError: the settings, the topics or the installed libraries do not fit.
         UnavailableError: no broker answers, or the port is taken.
     """
-    check_versions()
     configure(settings.log)
     limit_arenas()
     # The hot path makes hardly any cyclic garbage, and states are not tracked: collect seldom.

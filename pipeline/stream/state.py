@@ -78,11 +78,11 @@ def check_form(stored: bytes, key: bytes) -> None:
     """Check that this version can read a stored state.
 
     Raises:
-        UnknownStateError: a form bit is set that this version does not know, or the header is cut.
+        UnknownStateError: a form bit is set that this version does not know, or the state is cut.
     """
-    if len(stored) < _HEADER_BYTES:
+    if len(stored) <= _HEADER_BYTES:
         raise UnknownStateError(
-            f"the state of {_named(key)} has {len(stored)} bytes; a state has at least "
+            f"the state of {_named(key)} has {len(stored)} bytes; a state has more than "
             f"{_HEADER_BYTES}: the changelog holds something that no worker wrote"
         )
     unknown = stored[_FORM] & ~_KNOWN_FORM

@@ -118,3 +118,13 @@ def test_the_port_is_required(resmeter_env: dict[str, str]) -> None:
 
     assert result.returncode == 2
     assert b"--port" in result.stderr
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "3601", "1e300", "inf", "nan"])
+def test_a_timeout_that_no_socket_takes_is_bad_usage(
+    resmeter_env: dict[str, str], timeout: str
+) -> None:
+    result = resmeter("health", "--port", "1", "--timeout", timeout, env=resmeter_env)
+
+    assert result.returncode == 2
+    assert b"--timeout" in result.stderr

@@ -290,7 +290,9 @@ def test_month_excludes_from_and_to(usage: Run) -> None:
     assert "give --month, or --from and --to, but not both" in result.stderr
 
 
-@pytest.mark.parametrize("month", ["2026-13", "2026", "0000-01", "2026-11-01", "november"])
+@pytest.mark.parametrize(
+    "month", ["2026-13", "2026", "0000-01", "9999-12", "2026-11-01", "november"]
+)
 def test_invalid_month_is_bad_usage(usage: Run, month: str) -> None:
     result = usage("--month", month)
 

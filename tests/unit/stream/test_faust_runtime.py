@@ -1,6 +1,7 @@
 """The private hooks of Faust and aiokafka exist as `faust_runtime` expects them."""
 
 import inspect
+import os
 import tomllib
 from collections.abc import Callable
 from importlib import metadata
@@ -20,9 +21,11 @@ from faust.transport.consumer import Consumer as BaseConsumer
 from faust.transport.consumer import ConsumerThread
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
+from pipeline.dev import process
 from pipeline.errors import ConfigurationError
 from pipeline.stream import faust_runtime
-from pipeline.stream.faust_runtime import VERSIONS, FaustConsumer, check_versions
+from pipeline.stream.faust_runtime import FaustConsumer
+from pipeline.stream.versions import VERSIONS, check_versions
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -141,6 +144,24 @@ def test_another_version_is_a_configuration_error_that_says_what_to_install() ->
     (problem,) = raised.value.problems
     assert "aiokafka 0.14.1 is installed" in problem
     assert "pip install aiokafka==0.14.0" in problem
+
+
+def test_another_version_is_reported_even_if_a_hook_cannot_be_imported(
+    tmp_path: Path, resmeter_env: dict[str, str]
+) -> None:
+    (tmp_path / "aiokafka").mkdir()
+    (tmp_path / "aiokafka" / "__init__.py").touch()
+    (tmp_path / "aiokafka-0.15.0.dist-info").mkdir()
+    (tmp_path / "aiokafka-0.15.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: aiokafka\nVersion: 0.15.0\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+
+    result = process.run(["worker"], {**resmeter_env, "PYTHONPATH": path}, seconds_max=60)
+
+    assert result.returncode == 2, result.stderr
+    assert "aiokafka 0.15.0 is installed, but resmeter needs aiokafka==0.14.0" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_package_requires_exactly_the_versions_that_are_checked() -> None:

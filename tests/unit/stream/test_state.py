@@ -212,9 +212,12 @@ def test_every_known_form_is_restored(form: int) -> None:
     assert partition.states == {b"acme:c-1": with_form(form)}
 
 
-def test_a_state_shorter_than_its_header_is_refused_by_name() -> None:
-    with pytest.raises(UnknownStateError, match="'acme:c-1' has 28 bytes; a state has at least 29"):
-        check_form(state(5, 1)[:28], b"acme:c-1")
+@pytest.mark.parametrize("size", [0, 20, 28, 29])
+def test_a_state_with_nothing_behind_its_header_is_refused_by_name(size: int) -> None:
+    message = f"'acme:c-1' has {size} bytes; a state has more than 29"
+
+    with pytest.raises(UnknownStateError, match=message):
+        check_form(state(5, 1)[:size], b"acme:c-1")
 
 
 # --- sealed ---------------------------------------------------------------------------------------
