@@ -226,9 +226,9 @@ class BatchRunner:
             before: the effects of the partition's previous batch.
         """
         number = partition.number
-        # 1. Results first. A state says that its results were emitted: if the state were written and
-        #    a result lost, the record would be skipped when it is delivered again, and the result
-        #    would never be written.
+        # 1. Results first. A state says that its results were emitted: if the state were written
+        # and    a result lost, the record would be skipped when it is delivered again, and the
+        # result    would never be written.
         if result.outputs or result.dead_letters:
             await self._outputs.write_results(result.outputs, result.dead_letters)
         # States are written in the order of the batches: compaction keeps the last version of a
