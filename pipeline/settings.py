@@ -105,25 +105,25 @@ class WorkerSettings(Section):
         20_000,
         ge=1,
         le=1_000_000,
-        description="most events of one partition that are applied at once",
+        description="maximum number of events of one partition that are applied at once",
     )
     inflight_batches_max: int = Field(
         4,
         ge=1,
         le=64,
-        description="most batches of a process that may wait for Kafka's acknowledgement",
+        description="maximum number of batches of a process that wait for Kafka's acknowledgement",
     )
     fetch_bytes_max: int = Field(
         4 * _MIB,
         ge=_MIB,
         le=1024 * _MIB,
-        description="most bytes that the worker fetches at once, compressed as Kafka stores them",
+        description="maximum size of a fetch in bytes, compressed as Kafka stores them",
     )
     fetch_partition_bytes_max: int = Field(
         _MIB,
         ge=_MIB // 2,
         le=256 * _MIB,
-        description="most bytes of one partition in a fetch; a larger value writes fewer states",
+        description="maximum bytes of one partition in a fetch; with a larger value, fewer states are written",
     )
     dead_letter_share_max: float = Field(
         0.5,
@@ -219,7 +219,7 @@ class SinkSettings(Section):
         10_000,
         ge=1,
         le=1_000_000,
-        description="most usage records that are stored in one transaction",
+        description="maximum number of usage records stored in one transaction",
     )
     session_timeout_seconds: float = Field(
         10.0,
@@ -234,7 +234,7 @@ class SinkSettings(Section):
         16,
         ge=1,
         le=1000,
-        description="most concurrent calls to Stripe; at most one for each customer and meter",
+        description="maximum number of concurrent calls to Stripe, with one per customer and meter",
     )
     retry_pause_seconds_max: float = Field(
         60.0,

@@ -1,4 +1,4 @@
-"""Translate the broker's settings into a neutral form, and from there for each Kafka client."""
+"""Translate the broker's settings into a neutral form, and that form into client options."""
 
 import ssl
 from pathlib import Path

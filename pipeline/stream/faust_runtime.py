@@ -202,7 +202,7 @@ class FaustHost:
         recovery.signal_recovery_end.set()
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Tell Faust's recovery that it need not read back, at a rebalance, what we wrote.
+        """Tell Faust's recovery that it need not read our own states back at a rebalance.
 
         Do so only if the offsets follow the last known offset: otherwise another owner's states may
         be in between.
