@@ -7,22 +7,22 @@
 
     kafka     the broker: options, topics, readers, writers, headers
     catalog   who is billed, under which policy, at what price
-    replay    reads the log again: decide, audit, rebill, redrive
-    cli       one file a command: options, one call, rendering
-    dev       the demo, a broker from wheels, a stand-in for Stripe
+    replay    read the log again: decide, audit, rebill, redrive
+    cli       one file for each command: options, one call, rendering
+    dev       the demo, a Kafka from Python wheels, an emulator of Stripe
 
 Where to start
-    1. `events/model.py`, `resolve/machine.py`, `usage/record.py`: a record's way through the rules.
+    1. `events/model.py`, `resolve/machine.py`, `usage/record.py`: from an event to usage.
     2. `stream/__init__.py` and `stream/partition.py`: the batch, its effects and their order.
-    3. `sink/__init__.py` and `sink/dispatcher.py`: how a unit reaches Stripe once.
-    4. `docs/internals/architecture.md` for the why, `CONTRIBUTING.md` for the how.
+    3. `sink/__init__.py` and `sink/dispatcher.py`: how a unit reaches Stripe, and only once.
+    4. `docs/internals/architecture.md`: why it is built so. `CONTRIBUTING.md`: how to work on it.
 
 How to change
     a rule            `resolve/machine.py`, `docs/reference/outcomes.md` and `tests/oracle`, together.
     an event type     `events/model.py` (at the end: the position is the rank), `events/wire.py`,
                       `schemas/`, `resolve/machine.py`, the reference.
     a value of an     `events/model.py` (`Cause`, `Channel`, `Intent`, ...), its JSON Schema, the rule that
-    attribute         reads it. A new handoff cause bills where a policy lists it: nothing else to do.
+    attribute         reads it. A new handoff cause needs no rule: a policy bills it by listing it.
     a dead-letter     `Reason` in `events/model.py`, the check that returns it (a reader, or
     reason            `stream/partition.py` where only the state can tell), the reference §1.4.
     a policy key      `resolve/policy.py`, the table of keys in `catalog/policies.py`, the presets, the
@@ -49,22 +49,22 @@ Words. One word for one idea, in code, topics, metrics and docs.
     grace period      how long after its window a worker waits for events that arrive late.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
-    kind              what a unit rests on: confirmed, assumed, handoff or reported.
-    lease             a sink's hold on a meter event while it calls Stripe; it ends by itself.
+    kind              why a unit is charged: confirmed, assumed, handoff or reported.
+    lease             a sink's exclusive hold on a meter event while it calls Stripe; it expires.
     ledger            the database of what is owed and how it was billed; the authority on both.
-    meter event       what Stripe gets: a quantity for a customer, a meter and an hour.
-    outcome           what is billed: `resolution`, `procedure_handoff`, or one that is reported.
+    meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
+    outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
     parked            owed, but the tenant has no Stripe customer yet.
     policy            the rules and prices of a tenant, in versions with effective dates.
-    quarantine        usage records that contradict the ledger are set apart, and raise an alarm.
-    rejected          an input that breaks the contract; a meter event that Stripe turned down for good.
+    quarantine        unreadable or contradictory usage records are stored apart and raise an alarm.
+    rejected          input that breaks the contract; a meter event that Stripe will never accept.
     replay            read a stretch of the log again; a rebill plan is what the replay would change.
     reversal          a usage record of -1; it names the charge that it takes back.
     seal              drop the history of a quiet conversation and keep its decision.
     settle            charge an answer whose window and grace period have passed in silence.
     state             a conversation as the changelog topic stores it.
     supervisor        a process that runs several worker processes as one.
-    tenant            the customer of ours who is billed: a workspace.
+    tenant            our customer, who is billed: a workspace.
     throttled         Stripe asked to call again later (409, 429); unreached: it did not answer.
     timeline          the versions of a tenant's policy by effective date.
     transition        one step of a decision: +1 or -1, with its reason and evidence.

@@ -1,6 +1,6 @@
-"""Read the settings from the environment, and report everything that is wrong with them.
+"""Read the settings from the environment, and report every problem with them.
 
-No other module reads the environment.
+No other module reads settings from the environment.
 """
 
 import difflib
@@ -47,10 +47,10 @@ __all__ = [
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the settings from the environment.
 
     Raises:
-        ConfigurationError: with every problem, each naming its variable.
+        ConfigurationError: settings are wrong; each problem names its variable.
     """
     if problems := _problems_of_sections():
         raise ConfigurationError(problems)
@@ -64,10 +64,10 @@ def load_settings() -> Settings:
 
 
 def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
-    """Read the valid part of the environment, for a check that reports all problems at once.
+    """Read the valid sections of the settings, for a check that reports all problems at once.
 
-    Returns the settings, the problems, and the names of the sections that are wrong. Those have
-    their defaults.
+    Return the settings, the problems, and the names of the sections that are wrong. A section with
+    an invalid value has its defaults; a section whose values contradict each other keeps them.
     """
     if problems := _problems_of_sections():
         return Settings.model_construct(), problems, set(Settings.model_fields)
@@ -95,7 +95,7 @@ def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
 
 
 def unknown_variables() -> Iterator[str]:
-    """Report variables that look like settings but are not, with the setting that may be meant."""
+    """Report variables that look like settings but are not, and suggest a similar setting."""
     known = [variable for variable, _, _ in describe_settings()]
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name.upper() not in known:
@@ -104,12 +104,12 @@ def unknown_variables() -> Iterator[str]:
 
 
 def read_variable(name: str) -> str | None:
-    """Return an environment variable that the tenant file names; None if it is not set."""
+    """Return an environment variable that the tenant file names; None if it is not set or empty."""
     return os.environ.get(name) or None
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address can be reached only from this machine."""
+    """Return whether a host is `localhost` or a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -119,7 +119,7 @@ def is_loopback(host: str) -> bool:
 
 
 def describe_settings() -> Iterator[tuple[str, str, str]]:
-    """Yield (variable, default, meaning) of each setting, in the order of the stages."""
+    """Yield (variable, default, meaning) of each setting, in the order of `Settings`."""
     for name, field in Settings.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, Section):
@@ -141,7 +141,7 @@ def _variable(location: tuple[Any, ...]) -> str:
 
 
 def _problems_of_sections() -> list[str]:
-    """Report variables that name a whole section, as if it were one setting."""
+    """Report variables that set a whole section as if it were one setting."""
     sections = [_variable((name,)) for name in Settings.model_fields if name != "config"]
     given = {name.upper() for name, value in os.environ.items() if value}
     return [
@@ -156,7 +156,7 @@ def _problems_of_fields(error: ValidationError) -> list[str]:
 
 
 def _problems_between_fields(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield (section, problem) of settings that are each valid, but not together."""
+    """Yield (section, problem) of settings that are valid alone but contradict each other."""
     kafka, stripe = settings.kafka, settings.stripe
     protocol = kafka.security_protocol
     if protocol.startswith("SASL"):

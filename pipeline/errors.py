@@ -1,4 +1,4 @@
-"""The exceptions. Each says who must act.
+"""The exceptions of resmeter, by who must act.
 
 ::
 
@@ -9,15 +9,15 @@
     ├── UnknownStateError        the operator: a newer version wrote the changelog; run that version
     └── BrokenInvariantError     the authors of resmeter: an assumption does not hold
 
-A worker or sink that raises one exits without committing, so nothing is lost. Bad input is never
-an exception: reading an event returns a value, `pipeline.events.model.Rejected`.
+If one of them is raised, the worker or sink exits without committing, so nothing is lost. Bad input
+raises no exception: reading a bad event returns a `pipeline.events.model.Rejected`.
 """
 
 from collections.abc import Sequence
 
 
 class ResmeterError(Exception):
-    """The root. A command prints the message and exits with 1; with 2 for a `ConfigurationError`."""
+    """The base class. A command prints the message and exits with 1 (2: `ConfigurationError`)."""
 
 
 class ConfigurationError(ResmeterError):
@@ -33,7 +33,7 @@ class UnavailableError(ResmeterError):
 
 
 class BrokenInvariantError(ResmeterError):
-    """An assumption of the code does not hold. Nothing may be committed after this."""
+    """An assumption of the code does not hold. Nothing may be committed afterwards."""
 
 
 class TooManyDeadLettersError(ResmeterError):

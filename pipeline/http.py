@@ -16,12 +16,13 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes any free port.
 
     Raises:
-        UnavailableError: we cannot listen on the address.
+        UnavailableError: the address cannot be used, for example because the port is taken.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        # A name such as localhost has an IPv4 and an IPv6 address. Every client tries IPv4.
-        family, _, _, _, address = min(addresses, key=lambda found: found[0] != socket.AF_INET)
+        # A name such as localhost has an IPv4 and an IPv6 address. Prefer IPv4: every client tries
+        # it.
+        family, _, _, _, address = min(addresses, key=lambda info: info[0] != socket.AF_INET)
         return socket.create_server(address, family=family)
     except OSError as error:
         raise UnavailableError(
@@ -48,8 +49,9 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve while the context is open; yield the port.
 
-    `problems` says why the process is not ready; an empty list means that it is. Without `is_live`,
-    a process that responds is live. All three run in the event loop and must not block.
+    `problems` returns why the process is not ready; an empty list means that it is ready. Without
+    `is_live`, a process that responds is live. All three functions run in the event loop and must
+    not block.
     """
 
     async def serve_metrics(_: web.Request) -> web.Response:

@@ -1,8 +1,9 @@
 """Configure structlog: columns on a terminal, JSON lines elsewhere, always on standard error.
 
-How to log: the event is a constant such as `batch_delivered`, and facts are keys: ids, never the
-content of an event. Write one line for a unit of work and none for a record. `error` means that
-somebody must act. Libraries that use `logging` come out in the same form.
+How to log: name the event by a constant such as `batch_delivered`, and pass facts as keyword
+arguments: ids, never the content of an event. Write one line for a unit of work, such as a batch,
+and none for a single record. `error` means that somebody must act. Lines of libraries that use
+`logging` have the same format.
 """
 
 import logging
@@ -44,7 +45,7 @@ def configure(log: LogSettings) -> None:
         ]
         if on_terminal
         else [
-            # Without local variables in tracebacks: they could contain secrets.
+            # No local variables in tracebacks: they could contain secrets.
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
@@ -72,7 +73,7 @@ def configure(log: LogSettings) -> None:
     # These log every request at `info`.
     for chatty in ("stripe", "aiohttp.access", "alembic", "httpx"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, _LEVELS[log.level]))
-    # aiokafka logs the content of every request at `debug`, the SASL password among them.
+    # At `debug`, aiokafka logs the content of every request, with the SASL password.
     logging.getLogger("aiokafka.conn").setLevel(max(logging.INFO, _LEVELS[log.level]))
 
 

@@ -1,9 +1,10 @@
-"""Every Prometheus series: what it counts, and what a change in it means.
+"""Define every Prometheus series: what it measures, and what a change in it means.
 
 The series answer four questions: are we behind, are we losing usage, are we right, is it us or
-Stripe? Label values are closed sets, except `tenant` where money is meant. Every series exists from
-the start, at zero, except those of a partition. What sets them stands beside what they measure:
-`stream.counts`, `stream.service`, `sink.counts`, `sink.dispatcher`.
+Stripe? Every series exists from the start, at zero, with these exceptions: series of a partition
+exist while the process owns it, series of a tenant or process appear with it, and outcomes and
+reasons that a policy adds appear with their first usage record. These modules set the values:
+`stream.counts`, `stream.service`, `supervisor`, `sink.counts`, `sink.dispatcher`.
 """
 
 from contextlib import suppress
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.events.model import REASONS, TYPES
 
-# The reasons of usage records. A policy cannot add any.
+# The reasons of usage records under the presets. A policy that bills another handoff cause adds it.
 TRANSITION_REASONS = (
     "silence",
     "confirmed",
@@ -35,12 +36,12 @@ OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualificatio
 
 
 class ProcessesMetrics:
-    """The series of a supervisor; those of its processes are added with the label `process`."""
+    """The series of a supervisor. It adds those of its processes with the label `process`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.up = Gauge(
             "resmeter_process_up",
-            "1 for each process of a worker that answers, 0 for one that does not: its series are missing.",
+            "1 if a process of the worker responds, 0 if not: then the series of that process are missing.",
             ["process"],
             registry=registry,
         )
@@ -107,7 +108,7 @@ class WorkerMetrics:
         )
         self.sealed = Counter(
             "resmeter_sealed",
-            "Conversations sealed after a long silence. If it stops rising, memory keeps growing.",
+            "Conversations sealed after a long silence. If it stops rising, memory grows faster.",
             registry=registry,
         )
 
@@ -117,12 +118,12 @@ class WorkerMetrics:
         )
         self.open_conversations = Gauge(
             "resmeter_open_conversations",
-            "Conversations that wait for their silence to end. If it only ever rises, none is settled.",
+            "Conversations whose window has not ended. If it only ever rises, none is settled.",
             registry=registry,
         )
         self.due_unsettled = Gauge(
             "resmeter_due_unsettled",
-            "Conversations whose silence has ended but is not settled. If it stays up, the worker is behind.",
+            "Windows that have ended but are not settled. If it stays up, the worker is behind.",
             registry=registry,
         )
         self.unacknowledged = Gauge(
@@ -144,7 +145,7 @@ class WorkerMetrics:
         )
         self.commit_age = Gauge(
             "resmeter_commit_age_seconds",
-            "How long processed records of a partition have waited for their offset to be committed.",
+            "How long processed records of a partition have waited for a commit. If it rises, commits fail.",
             ["partition"],
             registry=registry,
         )
@@ -152,7 +153,7 @@ class WorkerMetrics:
 
 # --- sink -----------------------------------------------------------------------------------------
 
-# As in `pipeline.sink.stripe.responses`, which a test compares.
+# The same results as in `pipeline.sink.meter.NEXT`; a test compares the two.
 DELIVERY_RESULTS = (
     "delivered",
     "duplicate",
@@ -170,8 +171,8 @@ class SinkMetrics:
 
     def __init__(self, registry: CollectorRegistry, *, tenants_max: int = 1000) -> None:
         self.tenants_max = tenants_max
-        self.tenants: set[str] = set()  # those with series of their own so far
-        self.currencies: set[str] = {"usd"}  # those seen so far
+        self.tenants: set[str] = set()  # tenants that have series of their own
+        self.currencies: set[str] = {"usd"}  # currencies that have series
         self._define_records(registry)
         self._define_pending(registry)
         self._define_deliveries(registry)
@@ -228,7 +229,7 @@ class SinkMetrics:
         )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
-            "How long the oldest unit owed has waited in the ledger for a meter event.",
+            "How long the oldest unit owed has waited in the ledger to become part of a meter event.",
             registry=registry,
         )
         self.carried_units = Gauge(
@@ -252,13 +253,13 @@ class SinkMetrics:
         )
         self.deliveries = Counter(
             "resmeter_deliveries",
-            "Calls to Stripe, by result. Investigate rejected and collision; refused calls are retried.",
+            "Calls to Stripe, by result. Investigate rejected, collision, halted; failed and refused are retried.",
             ["result"],
             registry=registry,
         )
         self.deliveries_uncertain = Gauge(
             "resmeter_deliveries_uncertain",
-            "Meter events that Stripe may have counted over 23 hours ago. They are not sent again: compare.",
+            "Meter events that Stripe may have counted over 23 hours ago. They are not sent again: check Stripe.",
             registry=registry,
         )
         self.delivery_seconds = Histogram(
@@ -275,6 +276,6 @@ class SinkMetrics:
 
 
 def remove_partition(gauge: Gauge, partition: int) -> None:
-    """Remove the series of a partition, if there is one."""
+    """Remove the series of a partition, if it exists."""
     with suppress(KeyError):
         gauge.remove(partition)

@@ -1,11 +1,11 @@
-"""How a long operation reports its progress to a terminal, a web page or a log."""
+"""The callback by which a long operation reports its progress."""
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-# Called after each record with how many are done, and of how many; None: nobody knows.
+# Called after each record with the number of records done and their total; None if unknown.
 OnRecord: TypeAlias = Callable[[int, int | None], object]
 
 
 def ignore_progress(done: int, total: int | None) -> None:
-    """Show nothing."""
+    """Report nothing."""

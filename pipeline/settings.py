@@ -1,4 +1,4 @@
-"""The settings: names, defaults, bounds and meanings. `config` reads them from the environment."""
+"""Define the settings: names, defaults, bounds and meanings. `config` reads their values."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ class Section(BaseModel):
 
 
 class KafkaSettings(Section):
-    """Where the brokers are, and how the connection is secured."""
+    """The brokers' addresses and the security of the connection."""
 
     bootstrap_servers: str = Field(
         "127.0.0.1:9092", min_length=1, description="host:port of the brokers, separated by commas"
@@ -65,20 +65,20 @@ class TopicSettings(Section):
         8,
         ge=1,
         le=1024,
-        description="partitions of the events topic and of the changelog; never change it later",
+        description="number of partitions of the events topic and of the changelog; never change it later",
     )
     records_partitions: int = Field(
-        4, ge=1, le=1024, description="partitions of the topic of usage records"
+        4, ge=1, le=1024, description="number of partitions of the topic of usage records"
     )
     dead_letter_partitions: int = Field(
-        1, ge=1, le=1024, description="partitions of the topic of dead letters"
+        1, ge=1, le=1024, description="number of partitions of the topic of dead letters"
     )
     replication_factor: int = Field(
-        1, ge=1, le=7, description="replicas of each topic; use 3 in production"
+        1, ge=1, le=7, description="number of replicas of each topic; use 3 in production"
     )
     events_timestamps: Literal["LogAppendTime", "CreateTime"] = Field(
         "LogAppendTime",
-        description="timestamps of the events topic: LogAppendTime, or CreateTime to load history",
+        description="timestamp type of the events topic: LogAppendTime, or CreateTime to load history",
     )
 
 
@@ -90,34 +90,40 @@ class WorkerSettings(Section):
         "127.0.0.1", description="address on which the worker serves /metrics and /health"
     )
     http_port: int = Field(
-        9464, ge=0, le=65535, description="port of the worker's /metrics and /health; 0: any free"
+        9464,
+        ge=0,
+        le=65535,
+        description="port of the worker's /metrics and /health; 0: any free port",
     )
     processes: int = Field(
         1,
         ge=1,
         le=256,
-        description="processes of a worker; each uses one core and has a share of the partitions",
+        description="number of processes of a worker; each uses one core and a share of the partitions",
     )
     batch_events_max: int = Field(
-        20_000, ge=1, le=1_000_000, description="events of one partition that are applied at once"
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="maximum number of events of one partition that are applied at once",
     )
     inflight_batches_max: int = Field(
         4,
         ge=1,
         le=64,
-        description="batches of all partitions that may wait for Kafka's acknowledgement",
+        description="maximum number of batches of a process that wait for Kafka's acknowledgement",
     )
     fetch_bytes_max: int = Field(
         4 * _MIB,
         ge=_MIB,
         le=1024 * _MIB,
-        description="bytes that the worker fetches at once, compressed as they are stored",
+        description="maximum size of a fetch in bytes, compressed as Kafka stores them",
     )
     fetch_partition_bytes_max: int = Field(
         _MIB,
         ge=_MIB // 2,
         le=256 * _MIB,
-        description="bytes of one partition that the worker fetches at once; more writes fewer states",
+        description="maximum bytes of one partition in a fetch; with a larger value, fewer states are written",
     )
     dead_letter_share_max: float = Field(
         0.5,
@@ -144,7 +150,7 @@ class WorkerSettings(Section):
         60.0,
         ge=1,
         le=600,
-        description="seconds that a write may wait for Kafka before the worker exits",
+        description="seconds that a write may wait for Kafka's acknowledgement before the worker exits",
     )
     settle_interval_seconds: float = Field(
         1.0, gt=0, le=600, description="seconds between checks for windows that have ended"
@@ -153,7 +159,7 @@ class WorkerSettings(Section):
         1.0,
         ge=0,
         le=600,
-        description="seconds by which a window must have ended on the broker's clock",
+        description="seconds that the worker waits after a window ends by the broker's clock",
     )
     settle_quiet_seconds: float = Field(
         5.0,
@@ -171,7 +177,7 @@ class WorkerSettings(Section):
         20.0,
         gt=0,
         le=3600,
-        description="seconds that the worker may take to finish after SIGTERM, before it just exits",
+        description="seconds that a worker may take to stop after SIGTERM; then it exits without a commit",
     )
     recovery_seconds_max: float = Field(
         600.0, gt=0, le=86400, description="seconds without readiness after which the worker exits"
@@ -204,10 +210,16 @@ class SinkSettings(Section):
         "127.0.0.1", description="address on which the sink serves /metrics and /health"
     )
     http_port: int = Field(
-        9465, ge=0, le=65535, description="port of the sink's /metrics and /health; 0: any free"
+        9465,
+        ge=0,
+        le=65535,
+        description="port of the sink's /metrics and /health; 0: any free port",
     )
     batch_records_max: int = Field(
-        10_000, ge=1, le=1_000_000, description="usage records stored in one transaction"
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="maximum number of usage records stored in one transaction",
     )
     session_timeout_seconds: float = Field(
         10.0,
@@ -222,24 +234,28 @@ class SinkSettings(Section):
         16,
         ge=1,
         le=1000,
-        description="calls to Stripe at once, at most one for each customer and meter",
+        description="maximum number of concurrent calls to Stripe, with one per customer and meter",
     )
     retry_pause_seconds_max: float = Field(
-        60.0, gt=0, le=3600, description="longest pause in seconds between attempts of a delivery"
+        60.0,
+        gt=0,
+        le=3600,
+        description="longest pause, in seconds, between two attempts of a delivery",
     )
     call_timeout_seconds: float = Field(
-        30.0, gt=0, le=600, description="seconds after which a call to Stripe is given up"
+        30.0, gt=0, le=600, description="timeout of a call to Stripe, in seconds"
     )
 
 
 class StripeSettings(Section):
-    """The account that is billed."""
+    """The Stripe account in which tenants are billed."""
 
     api_key: SecretStr | None = Field(None, description="Stripe's secret or restricted API key")
     base_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s;@]+$",  # it is logged: no name and password before an @
-        description="address to use instead of Stripe's, such as that of `resmeter emulator`",
+        # The address is logged, so it must not have a password, which would be before an @.
+        pattern=r"^https?://[^\s;@]+$",
+        description="address to use instead of Stripe's, such as the address of `resmeter emulator`",
     )
 
 
@@ -248,7 +264,7 @@ class EmulatorSettings(Section):
 
     control_token: SecretStr | None = Field(
         None,
-        description="token that the emulator's /_emulator requires; without one, loopback only",
+        description="token that the emulator's /_emulator requires; if not set, it answers loopback only",
     )
 
 
@@ -265,7 +281,7 @@ class LogSettings(Section):
 
 
 class Settings(BaseSettings):
-    """All settings, nested by stage: `RESMETER_KAFKA__BOOTSTRAP_SERVERS` and so on."""
+    """All settings, by section: `RESMETER_KAFKA__BOOTSTRAP_SERVERS` and so on."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -277,7 +293,7 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(
         None,
-        description="path of the tenant file, which gives tenants their customers and policies",
+        description="path of the tenant file: each tenant's Stripe customer and policies",
     )
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()

@@ -1,11 +1,11 @@
-"""Run one worker as several processes behind one port; if one of them ends, all end.
+"""Run one worker as several processes behind one port; if one process ends, all end.
 
-A Python process uses one core, and on one host, compose wants one port, one readiness and one end
-for the whole worker; on Kubernetes, run replicas with one process each instead.
+A Python process uses one core. On one host, several processes use more cores, and compose sees one
+service with one port and one readiness. On Kubernetes, run replicas with one process each instead.
 
-Each process is a worker of its own: a member of the consumer group with its share of the partitions.
-They share nothing. The supervisor, which starts them, processes no events. It serves their metrics
-and health as one and passes signals on.
+Each process is a complete worker: a member of the consumer group with its share of the partitions.
+The processes share no memory. The supervisor starts them and processes no events itself. It serves
+their metrics and health as one, and stops all of them on SIGTERM or SIGINT.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from pipeline.http import listen, serving
 from pipeline.logs import get_logger
 from pipeline.metrics import ProcessesMetrics
 
-_RESPONSE_SECONDS_MAX = 2.0  # less than a scrape or a health check waits
-_STOP_SECONDS_MORE = 5.0  # than a process allows itself to stop
+_RESPONSE_SECONDS_MAX = 2.0  # shorter than the timeout of a scrape or a health check
+_STOP_SECONDS_MORE = 5.0  # in addition to `stop_seconds_max`, which each process has for itself
 _REAP_SECONDS = 0.05
 _START = b"+"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -40,12 +40,12 @@ class ChildContext(NamedTuple):
 
     number: int  # from 0
     listening: socket.socket  # for its own metrics and health, on loopback
-    parent: int  # a pipe that ends when the supervisor does
+    parent: int  # a pipe to read from; its end means that the supervisor stops or has died
 
     def stop_with_parent(self, stop: Callable[[], object]) -> None:
-        """Call `stop` in the running event loop when the supervisor has ended.
+        """Call `stop` in the running event loop when the supervisor's pipe ends.
 
-        To be called once the loop handles SIGTERM and SIGINT: it unblocks them.
+        This unblocks SIGTERM and SIGINT, so call it after the loop handles both.
         """
         loop = asyncio.get_running_loop()
 
@@ -61,22 +61,22 @@ class _Child(NamedTuple):
     number: int
     pid: int
     port: int
-    pipe: int  # closing it tells the process to stop
+    pipe: int  # to write to; closing it makes the process stop
 
 
 def run_processes(
     worker: WorkerSettings, check: Callable[[], None], start: Callable[[ChildContext], int]
 ) -> int:
-    """Run as many processes as the settings say; return the exit status, in each of them.
+    """Run the processes; return the exit status, in the supervisor and in each process.
 
     Args:
-        worker: how many, and where the metrics and health of all are served.
-        check: called once, before the processes start their work; an exception ends all.
-        start: runs in each process until it ends; returns its exit status.
+        worker: the number of processes, and the address of the metrics and health of all.
+        check: called once, before the processes start their work; an exception ends all of them.
+        start: called in each process; does its work and returns its exit status.
     """
     listening = listen(worker.http_host, worker.http_port)
     supervisor = _Supervisor(worker)
-    # Fork first, while there is one thread: Kafka's clients start more, and a fork copies only one.
+    # Fork while there is only one thread: Kafka's clients start more, and a fork copies only one.
     context = supervisor.fork()
     if context is not None:
         listening.close()
@@ -90,7 +90,7 @@ def run_processes(
 
 
 class _Supervisor:
-    """The process that starts the others, serves for them and ends them."""
+    """The process that starts the others, serves their metrics and health, and ends them."""
 
     def __init__(self, worker: WorkerSettings) -> None:
         self._stop_seconds_max = worker.stop_seconds_max + _STOP_SECONDS_MORE
@@ -102,12 +102,12 @@ class _Supervisor:
         self._log = get_logger("worker")
 
     def fork(self) -> ChildContext | None:
-        """Fork the processes; return its context in each of them, and None in the supervisor.
+        """Fork the processes; in a process, return its context, and in the supervisor, None.
 
         Raises:
             UnavailableError: the system allows no more processes.
         """
-        # Signals wait until a process can handle them.
+        # Block the signals until a process can handle them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             for number in range(self._number):
@@ -135,11 +135,11 @@ class _Supervisor:
         return None
 
     def start(self) -> None:
-        """Let the processes start their work."""
+        """Make the processes start their work."""
         for child in self._children:
             try:
                 os.write(child.pipe, _START)
-            except BrokenPipeError:  # the process was killed meanwhile: `supervise` notices first
+            except BrokenPipeError:  # the process was killed meanwhile; `supervise` handles that
                 return
 
     async def supervise(self, listening: socket.socket) -> int:
@@ -160,7 +160,7 @@ class _Supervisor:
         for number in _SIGNALS:
             loop.add_signal_handler(number, on_signal)
         loop.add_signal_handler(signal.SIGCHLD, on_child_ended)
-        on_child_ended()  # for processes that ended before there was a handler
+        on_child_ended()  # for processes that ended before the handler was installed
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=_RESPONSE_SECONDS_MAX)
         ) as http:
@@ -226,7 +226,7 @@ class _Supervisor:
 
 
 class SiblingProbe:
-    """Metrics, readiness and liveness of all processes, asked of each over HTTP."""
+    """Ask all processes for their metrics, readiness and liveness, over HTTP."""
 
     def __init__(self, http: aiohttp.ClientSession, children: Sequence[_Child]) -> None:
         self._http = http
@@ -235,7 +235,7 @@ class SiblingProbe:
         self._metrics = ProcessesMetrics(self._registry)
 
     async def metrics(self) -> bytes:
-        """Return the metrics of all processes, and which processes responded."""
+        """Return the metrics of all processes, and whether each process responded."""
         texts = await self._ask_all("metrics", lambda response: response.text())
         for process, text in texts.items():
             self._metrics.up.labels(process).set(text is not None)
@@ -244,7 +244,7 @@ class SiblingProbe:
         )
 
     async def problems(self) -> list[str]:
-        """Say why the worker is not ready, by process; an empty list means that it is."""
+        """Return why processes are not ready; an empty list means that the worker is ready."""
         answers = await self._ask_all("health/ready", lambda response: response.json())
         return [
             f"process {process}: {reason}"
@@ -253,14 +253,14 @@ class SiblingProbe:
         ]
 
     async def is_live(self) -> bool:
-        """Return whether all processes respond: if one hangs, the worker counts as hanging."""
+        """Return whether all processes respond; if one hangs, the worker is not live."""
         answers = await self._ask_all("health/live", lambda response: response.json())
         return None not in answers.values()
 
     async def _ask_all(
         self, path: str, read: Callable[[aiohttp.ClientResponse], Awaitable[_T]]
     ) -> dict[int, _T | None]:
-        """Return each process's response by its number; None for one that does not respond."""
+        """Return each process's response by its number; None if it does not respond."""
 
         async def ask(child: _Child) -> _T | None:
             try:
@@ -282,7 +282,7 @@ class _Families:
 
 
 def merge_metrics(texts: Mapping[int, str]) -> bytes:
-    """Return the metrics of several processes as one text, with the label `process`."""
+    """Return the metrics of several processes as one text; add the label `process`."""
     families: dict[str, Metric] = {}
     for process, text in texts.items():
         for family in text_string_to_metric_families(text):

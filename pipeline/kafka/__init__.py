@@ -1,20 +1,22 @@
-"""The broker: how we connect to Kafka, which topics there are, and the headers that we write.
+"""Kafka: connections, topics, readers, writers, and the headers that we write.
 
-Two clients speak to Kafka. Commands and the sink use librdkafka (`confluent_kafka`); the worker
-uses aiokafka, under Faust. docs/internals/decisions says why there are two.
+There are two Kafka clients. Commands and the sink use librdkafka (`confluent_kafka`); the worker
+uses aiokafka, under Faust. docs/internals/decisions/0011-two-kafka-clients.md says why.
 
-- `options`: the settings of a connection, in neutral form and in the form of each client
-- `connect`: open a client of librdkafka, and tell a broker that rejects us from one that is away
-- `topics`: create the four topics, and check that they are as required
-- `reader`: read a topic from its beginning to its present end; the offsets of a consumer group
+- `options`: translate the connection's settings into the options of each client
+- `connect`: open a client of librdkafka, and distinguish rejecting from unreachable brokers
+- `topics`: create the four topics and check them
+- `reader`: read a topic from its beginning to its current end; read a consumer group's offsets
 - `writer`: write records from a command
+- `producing`: check, sign and write events from lines of JSON
 - `headers`: every header named `resmeter-…`, and the format of dead letters
 
-Invariants: a read ends at the end that the topic had when it began, so it always ends. A writer
-leaves its context only when every record is acknowledged. A dead letter fits its topic, however
-large the record was. A wrong password or certificate is a `ConfigurationError` that names the
-settings to check; a broker that does not answer is an `UnavailableError`. Neither shows a secret.
+Invariants: a reader stops at the end that the topic had when the reader was opened, so it always
+finishes. A writer's context raises an error unless every record was acknowledged. A dead letter
+fits its topic, however large the record was. A wrong password or certificate is a
+`ConfigurationError` that names the settings to check; an unreachable broker is an
+`UnavailableError`. Neither message contains a secret.
 
-It does not: join a consumer group or commit an offset (`stream` and `sink` do), decide what a
-record means, or create topics unless `resmeter topics create` asks for it.
+This package does not join a consumer group or commit an offset (`stream` and `sink` do), and does
+not decide what a record means.
 """

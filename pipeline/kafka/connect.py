@@ -1,7 +1,7 @@
-"""Open clients of librdkafka, and tell a broker that rejects us from one that is unreachable.
+"""Open clients of librdkafka, and distinguish brokers that reject us from unreachable ones.
 
-librdkafka retries every failed connection for ever, whatever the reason, and gives the reason only
-to a callback. Without the callback, a wrong password looks like a broker that does not answer.
+librdkafka retries every failed connection for ever, whatever the reason, and reports the reason
+only to a callback. Without the callback, a wrong password looks like an unreachable broker.
 """
 
 import logging
@@ -29,30 +29,30 @@ _Client = TypeVar("_Client", bound=Client)
 
 
 class AuthFailure:
-    """Collect why brokers reject us, or we them. Pass `on_error` as `error_cb`, or call it there."""
+    """Why brokers reject us, or we reject them. Pass `on_error` as `error_cb`, or call it there."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
-        self.suspected: str | None = None  # it may also be a broker that is only restarting
+        self.suspected: str | None = None  # a rejection, or the broker is only restarting
 
     def on_error(self, error: KafkaError) -> bool:
-        """Collect an error; return whether it is an authentication failure: retrying cannot help."""
+        """Note an error; return whether authentication failed, so that no retry can help."""
         # "sasl_ssl://host:port/bootstrap: reason (after 3ms in state ...)"
         text = error.str().split("/bootstrap: ")[-1].split(" (after ")[0]
         if error.code() in _AUTH_ERRORS:
             self.reason = text
             return True
         if error.code() == KafkaError._TRANSPORT and "SSL" in text:
-            # A broker that misses our certificate closes the connection, as a stopping one does.
+            # A broker closes the connection if our certificate is missing, but also when it stops.
             self.suspected = text
         return False
 
 
 def open_client(make: Callable[[dict[str, Any]], _Client], options: Mapping[str, Any]) -> _Client:
-    """Make a client; librdkafka reads certificates and keys at that moment.
+    """Make a client; librdkafka reads the certificates and keys now.
 
     Raises:
-        ConfigurationError: they cannot be used.
+        ConfigurationError: librdkafka cannot use the options, such as a certificate or key.
     """
     try:
         return make(dict(options))
@@ -70,7 +70,7 @@ def open_client(make: Callable[[dict[str, Any]], _Client], options: Mapping[str,
 def silent_options() -> dict[str, Any]:
     """Return the options of a client that logs nothing.
 
-    librdkafka logs each attempt to connect; the error that we raise says it once.
+    librdkafka would log each attempt to connect; we raise one error instead.
     """
     logger = logging.getLogger("resmeter.librdkafka")
     logger.setLevel(logging.CRITICAL)
@@ -83,8 +83,8 @@ def list_topics(
     """Return the brokers' metadata of all topics, or of one.
 
     Raises:
-        ConfigurationError: the brokers reject us, or we them; the message says why.
-        KafkaException: none answers within this time.
+        ConfigurationError: the brokers reject us, or we reject them; the message says why.
+        KafkaException: no broker answers within `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -92,7 +92,7 @@ def list_topics(
         try:
             return client.list_topics(topic, timeout=min(max(left, 0.1), _POLL_SECONDS))
         except KafkaException:
-            client.poll(0)  # runs the callback for the errors since
+            client.poll(0)  # calls `error_cb` for the errors so far
             is_last = left <= _POLL_SECONDS
             reason = failure.reason or (failure.suspected if is_last else None)
             if reason is not None:
@@ -102,7 +102,7 @@ def list_topics(
 
 
 def auth_failure_message(servers: str, reason: str) -> str:
-    """Return the message for brokers that answer and reject us, or that we reject."""
+    """Return the message for brokers that reject us, or that we reject."""
     return (
         f"cannot connect to Kafka at {servers}: {reason}; check "
         "RESMETER_KAFKA__SECURITY_PROTOCOL, SASL_MECHANISM, SASL_USERNAME, SASL_PASSWORD, "

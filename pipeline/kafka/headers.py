@@ -1,6 +1,6 @@
-"""The headers that resmeter writes, and the format of dead letters, written and read. Pure.
+"""Write and read the headers of resmeter, and the format of dead letters. Pure.
 
-docs/reference/dead-letter-format.md describes the format for people who read the topic.
+docs/reference/dead-letter-format.md describes the format for readers of the topic.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ import msgspec
 from pipeline.events.model import REASONS, Headers, Reason, Rejected
 from pipeline.events.signature import SIGNATURE_HEADER
 
-ORIGIN_HEADER = "resmeter-origin"  # of a usage record: the events that it follows from
-REDRIVES_HEADER = "resmeter-redrives"  # of an event: how often it was sent again
+ORIGIN_HEADER = "resmeter-origin"  # on a usage record: the events that caused it
+REDRIVES_HEADER = "resmeter-redrives"  # on an event: how often it was redriven
 REASON_HEADER = "resmeter-reason"
 DETAIL_HEADER = "resmeter-detail"
 TOPIC_HEADER = "resmeter-topic"
@@ -22,13 +22,13 @@ TIMESTAMP_HEADER = "resmeter-timestamp"
 CUT_HEADER = "resmeter-cut"
 _OURS = "resmeter-"
 
-BYTES_MAX = 800_000  # of key, headers and value: a topic's default limit, less a margin
+BYTES_MAX = 800_000  # for key, headers and value: a topic's default limit, less a margin
 DETAIL_CHARACTERS_MAX = 1_000
-_HEADER_BYTES = 8  # what Kafka adds to each, at most
+_HEADER_BYTES = 8  # what Kafka adds to each header, at most
 
 
 class Record(Protocol):
-    """A Kafka record, as far as its dead letter needs it; aiokafka's `ConsumerRecord` is one."""
+    """The members of a Kafka record that a dead letter needs, as in `ConsumerRecord`."""
 
     @property
     def key(self) -> bytes | None: ...
@@ -43,16 +43,16 @@ class Record(Protocol):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A rejected record as it is written: key and value unchanged, the rest in headers.
+    """A rejected record as the dead-letter topic stores it: unchanged, with our headers added.
 
-    A record can be larger than any that we may write, as Kafka limits the compressed size. Then
-    its dead letter is cut, or one record would stop its partition for ever; the header
-    `resmeter-cut` names the parts that were cut, with the bytes that each had.
+    Kafka limits the compressed size of a record, so a rejected record can be larger than what we
+    may write. Then its dead letter is cut, because the worker could not pass the record otherwise.
+    The header `resmeter-cut` names the parts that were cut, with the bytes that each had.
     """
 
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]  # those of the record, then ours
+    headers: tuple[tuple[str, bytes | None], ...]  # the record's headers, then ours
     reason: Reason
     offset: int
 
@@ -75,10 +75,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class DeadLetterHeaders(msgspec.Struct, frozen=True):
-    """What the headers of a dead letter say.
+    """The contents of a dead letter's headers.
 
-    If headers are missing or invalid, `reason` is empty and `origin` None: another program wrote
-    the record.
+    If another program wrote the record, headers are missing or invalid: a missing or unknown
+    `reason` is empty, and `origin` is None if a part of it is missing.
     """
 
     reason: str
@@ -91,7 +91,7 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True):
 
 
 def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
-    """Return what the headers of a dead letter say; of headers that occur twice, the last counts."""
+    """Return the contents of a dead letter's headers; if a header occurs twice, the last counts."""
     ours = {
         name: (content or b"").decode("utf-8", "replace")
         for name, content in headers
@@ -113,7 +113,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
         arrived_ms=arrived_ms,
         redrives=int(redrives) if redrives.isdecimal() else 0,
         cut=ours.get(CUT_HEADER, ""),
-        # The signature is the producer's, and part of the record.
+        # The producer wrote the signature, so it belongs to the record.
         original=tuple(
             (name, content)
             for name, content in headers
@@ -143,7 +143,7 @@ def _cut_to_fit(
             if part == "key":
                 key = (key or b"")[:left]
             elif part == "headers":
-                headers, size = (), 0  # noqa: PLW2901 - some of the headers would mislead
+                headers, size = (), 0  # noqa: PLW2901 - a part of the headers would mislead
             else:
                 value = (value or b"")[:left]
         left -= min(size, left)

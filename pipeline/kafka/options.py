@@ -1,4 +1,4 @@
-"""Translate the settings of the broker: once into neutral form, then into that of each client."""
+"""Translate the broker's settings into a neutral form, and that form into client options."""
 
 import ssl
 from pathlib import Path
@@ -12,7 +12,7 @@ ClientOptions: TypeAlias = dict[str, str | int | float | bool]
 
 
 class Sasl(msgspec.Struct, frozen=True):
-    """The user name and password that we show to the brokers."""
+    """The user name and password with which we log in to the brokers."""
 
     mechanism: str
     username: str
@@ -23,9 +23,9 @@ class Sasl(msgspec.Struct, frozen=True):
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """Whom we trust, and the certificate that we show. Both are optional."""
+    """The CA that we trust, and the certificate that we present. Both are optional."""
 
-    ca_file: Path | None  # None: the CAs that the system trusts
+    ca_file: Path | None  # None: trust the system's CAs
     cert_file: Path | None
     key_file: Path | None
     key_password: str
@@ -34,16 +34,16 @@ class Tls(msgspec.Struct, frozen=True):
         return f"Tls(ca_file={self.ca_file}, cert_file={self.cert_file}, key_file={self.key_file})"
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for Python's `ssl`, with certificates and key read now."""
+        """Return a context for Python's `ssl`; the certificates and the key are read now."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.cert_file is not None and self.key_file is not None:
-            # Without a password OpenSSL would ask for one on the terminal, so it is never None.
+            # If the password were None, OpenSSL would ask for one on the terminal.
             context.load_cert_chain(self.cert_file, self.key_file, password=self.key_password)
         return context
 
 
 class Security(msgspec.Struct, frozen=True):
-    """How a connection is secured: only what the protocol uses is set."""
+    """How a connection is secured. Only the parts that the protocol uses are set."""
 
     protocol: str
     sasl: Sasl | None
@@ -73,7 +73,7 @@ def security_of(kafka: KafkaSettings) -> Security:
 
 
 def librdkafka_options(kafka: KafkaSettings) -> ClientOptions:
-    """Return the options of librdkafka for the brokers' addresses and the security."""
+    """Return librdkafka's options: the brokers' addresses and the security."""
     security = security_of(kafka)
     options: ClientOptions = {
         "bootstrap.servers": kafka.bootstrap_servers,
@@ -95,7 +95,7 @@ def librdkafka_options(kafka: KafkaSettings) -> ClientOptions:
 
 
 def aiokafka_options(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return the options of aiokafka for the security; the brokers' addresses are not among them."""
+    """Return aiokafka's options for the security, without the brokers' addresses."""
     security = security_of(kafka)
     options: dict[str, Any] = {"security_protocol": security.protocol}
     if (sasl := security.sasl) is not None:

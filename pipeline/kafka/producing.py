@@ -1,4 +1,4 @@
-"""Write events from lines of JSON to the events topic, each one checked before it is sent."""
+"""Write events from lines of JSON to the events topic, and check each event first."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -49,17 +49,17 @@ def produce_lines(
 
     Args:
         settings: broker and topics.
-        lines: file, line number and content of each.
-        by_event_time: give each record its event's time; otherwise the broker's clock counts.
-        is_checked: leave out what a worker would reject.
-        signer: signs each record; only tenants of its key may be written.
-        on_rejected: called with file, line number and reason of each line that is left out.
-        on_interrupted: called with the number of acknowledged events, where reading a line fails or
-            the user interrupts.
+        lines: the lines, with file and line number.
+        by_event_time: give each record its event's time; otherwise it gets the current time.
+        is_checked: skip lines that a worker would reject.
+        signer: signs each record; lines of tenants that the key may not write for are rejected.
+        on_rejected: called with file, line number and reason of each line that is skipped.
+        on_interrupted: called with the number of acknowledged events if reading a line fails or the
+            user interrupts.
         on_record: called for each event sent.
 
     Raises:
-        UnavailableError: the topic is not there, or the broker did not acknowledge everything.
+        UnavailableError: the topic does not exist, or not everything was acknowledged.
     """
     topic = settings.topics.events
     if topic not in TopicAdmin(settings).existing():
@@ -93,8 +93,8 @@ def _check(line: bytes, now: int) -> tuple[bytes | None, int | None, Rejected | 
     addressed = read_event(line)
     if not isinstance(addressed, Rejected):
         key = f"{addressed.tenant_id}:{addressed.conversation_id}".encode()
-        # By the time of arrival, which is now: an event of the future is rejected whichever
-        # timestamp its record gets.
+        # Compare the event's time with now, whichever timestamp its record will get: an event from
+        # the future is always rejected.
         return key, addressed.event.at, check_record(addressed, key, now)
     try:
         value = orjson.loads(line)

@@ -1,4 +1,4 @@
-"""Read a topic from its beginning to its present end, in no group; and a group's offsets."""
+"""Read a topic up to its current end without a consumer group; read a group's offsets."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from pipeline.kafka.options import librdkafka_options
 _TIMEOUT_SECONDS = 10.0
 _BATCH_RECORDS = 1_000
 _WAIT_SECONDS = 1.0
-_EMPTY_WAITS_MAX = 30  # then the broker counts as gone
+_EMPTY_WAITS_MAX = 30  # after so many, the broker counts as unreachable
 _RETRY_SECONDS = 0.05
 _NO_COORDINATOR = {
     KafkaError.NOT_COORDINATOR,
@@ -24,7 +24,7 @@ _NO_COORDINATOR = {
 
 
 class TopicReader:
-    """A topic with the bounds that it has now. Close it at the end.
+    """Read a topic within the bounds that it has when the reader is made. Close it after use.
 
     `bounds` is partition → (first offset, end offset); the end is exclusive.
 
@@ -77,17 +77,17 @@ class TopicReader:
 
     @property
     def size(self) -> int:
-        """The number of offsets within the bounds; there may be fewer records."""
+        """The number of offsets within the bounds; records may be fewer."""
         return sum(end - first for first, end in self.bounds.values())
 
     def records(self, offsets: Mapping[int, int] | None = None) -> Iterator[Message]:
-        """Yield the records up to the end; those of a partition are in order.
+        """Yield the records up to the end bounds, in order within each partition.
 
         Args:
-            offsets: partition → offset to begin at. None means all partitions, from their first.
+            offsets: partition → offset to begin at; None: all partitions from their first offset.
 
         Raises:
-            UnavailableError: the broker has stopped to answer.
+            UnavailableError: the broker has stopped sending records.
         """
         begin = {n: first for n, (first, _) in self.bounds.items()} if offsets is None else offsets
         ends = {n: self.bounds[n][1] for n, at in begin.items() if at < self.bounds[n][1]}
@@ -112,11 +112,12 @@ class TopicReader:
             self._drop_finished(ends)
 
     def _drop_finished(self, ends: dict[int, int]) -> None:
-        # By position, not by record: the last offsets may be only the markers of a transaction.
+        # Use the position, not the last record: a partition may end with the markers of
+        # transactions.
         partitions = [TopicPartition(self.topic, partition) for partition in ends]
-        for found in self._consumer.position(partitions):
-            if found.offset >= ends[found.partition]:
-                del ends[found.partition]
+        for position in self._consumer.position(partitions):
+            if position.offset >= ends[position.partition]:
+                del ends[position.partition]
 
     def close(self) -> None:
         self._consumer.close()
@@ -125,7 +126,7 @@ class TopicReader:
 def committed_offsets(
     kafka: KafkaSettings, group: str, topic: str, partitions: Iterable[int]
 ) -> dict[int, int]:
-    """Return the offset that a group has committed in each partition; 0 where it has none.
+    """Return the offset that a group has committed in each partition; 0 if there is none.
 
     Raises:
         UnavailableError: no broker answers.
@@ -138,14 +139,14 @@ def committed_offsets(
     try:
         while True:
             try:
-                found = consumer.committed(asked, timeout=_TIMEOUT_SECONDS)
+                committed = consumer.committed(asked, timeout=_TIMEOUT_SECONDS)
             except KafkaException as error:
-                # A broker that has just started has no coordinator for a moment.
+                # Just after a broker starts, the group has no coordinator for a moment.
                 if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
                     raise _unavailable(kafka.bootstrap_servers, error) from error
                 time.sleep(_RETRY_SECONDS)
             else:
-                return {place.partition: max(0, place.offset) for place in found}
+                return {each.partition: max(0, each.offset) for each in committed}
     finally:
         consumer.close()
 

@@ -27,17 +27,17 @@ TIMESTAMPS = "message.timestamp.type"
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic as resmeter requires it. Kafka defines the values of `config`."""
+    """A topic that resmeter requires. `config` has Kafka's own names and values."""
 
     name: str
     partitions: int
     setting: str  # the name of the setting for `partitions`
     config: dict[str, str]
-    required: tuple[str, ...]  # keys of `config` without which bills go wrong
+    required: tuple[str, ...]  # keys of `config` that must be right, or bills are wrong
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """Return the four topics, as these settings describe them."""
+    """Return the four topics that the settings describe."""
     topics = settings.topics
     return [
         Topic(
@@ -60,7 +60,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
             {
                 "cleanup.policy": "compact",
                 "min.compaction.lag.ms": str(3_600_000),
-                # The worker reads the broker's clock from the records that it appends here.
+                # The worker appends records here to read the broker's clock.
                 TIMESTAMPS: "LogAppendTime",
                 "max.message.bytes": "16000000",
             },
@@ -84,11 +84,11 @@ def wanted_topics(settings: Settings) -> list[Topic]:
 
 
 class TopicAdmin:
-    """Kafka's admin API, as far as our topics need it.
+    """The parts of Kafka's admin API that our topics need.
 
     Raises:
         UnavailableError: from each method, if no broker answers.
-        ConfigurationError: from each method, if the brokers reject us or we them.
+        ConfigurationError: from each method, if the brokers reject us or we reject them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -106,7 +106,7 @@ class TopicAdmin:
         )
 
     def existing(self) -> dict[str, tuple[int, int]]:
-        """Return the number of partitions and of replicas of each existing topic."""
+        """Return each existing topic's partitions, and the fewest replicas that one of them has."""
         try:
             listed = list_topics(
                 self._client, self._failure, self._servers, seconds=_TIMEOUT_SECONDS
@@ -152,7 +152,7 @@ class TopicAdmin:
         return created
 
     def _await_visible(self, names: set[str]) -> None:
-        # The broker acknowledges before every request shows the topics.
+        # The broker acknowledges the request before it lists the topics.
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while not names <= set(self.existing()):
             if time.monotonic() > deadline:
@@ -162,7 +162,7 @@ class TopicAdmin:
             time.sleep(_POLL_SECONDS)
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the topics, and what to do about each problem."""
+        """Return the problems of the topics, each with what to do."""
         existing = self.existing()
         problems = [
             f"topic {topic.name} does not exist: run `resmeter topics create`"
@@ -210,11 +210,11 @@ class TopicAdmin:
 
 
 def lost_states(settings: Settings) -> list[str]:
-    """Return a problem for each partition whose states are gone: it must not decide without them.
+    """Return a problem for each partition whose states are lost. A worker must not start then.
 
-    A worker that reads a partition writes to its changelog before it commits: states, or at least
-    a reading of the clock. So the changelog of a committed partition is never empty, unless
-    somebody has deleted it.
+    A worker writes to a partition's changelog before it commits the partition's offset: states, or
+    at least a record to read the clock. So if a partition has a committed offset and an empty
+    changelog, the changelog was deleted.
 
     Raises:
         UnavailableError: no broker answers.
@@ -231,7 +231,7 @@ def lost_states(settings: Settings) -> list[str]:
         f"{topics.events}[{partition}] up to offset {offset}: the states of its conversations are "
         "lost, and without them the worker would bill wrongly. Rebuild them from the events: stop "
         f"all workers, reset the group's offsets of {topics.events} to the earliest, and start "
-        "again. Usage records that come out a second time have the same ids, and count once"
+        "again. Usage records that are emitted a second time have the same ids, and count once"
         for partition, offset in committed.items()
         if offset > 0 and changelog.bounds[partition][1] == 0
     ]

@@ -15,10 +15,10 @@ _VALUE_BYTES_MAX = 1_000_000
 
 
 class TopicWriter:
-    """A producer for one topic, as a context: it ends once everything is acknowledged.
+    """A producer for one topic, as a context whose end waits for all acknowledgements.
 
     Raises:
-        UnavailableError: at the end of the context, where something was not acknowledged.
+        UnavailableError: at the end of the context, if a record was not acknowledged.
     """
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
@@ -32,7 +32,7 @@ class TopicWriter:
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 20,
-                # The partitioner of all other writers: a key must stay in one partition.
+                # The same partitioner as every other writer: a key must stay in one partition.
                 "partitioner": "murmur2_random",
                 "message.max.bytes": _VALUE_BYTES_MAX,
             }
@@ -45,9 +45,9 @@ class TopicWriter:
         headers: Headers,
         timestamp: int | None = None,
     ) -> bool:
-        """Hand over a record; return False once any record has failed: stop writing then.
+        """Queue a record; return False once any record has failed: stop writing then.
 
-        `timestamp` is in ms; without one, or with one before 1970, the broker's clock counts.
+        `timestamp` is in ms; if it is None or before 1970, the record gets the current time.
         """
         arguments: dict[str, Any] = {"headers": list(headers), "on_delivery": self._delivered}
         if timestamp is not None and timestamp >= 0:
@@ -56,7 +56,7 @@ class TopicWriter:
             try:
                 self._producer.produce(self._topic, value, key, **arguments)
                 break
-            except BufferError:  # the queue is full: some records must be acknowledged first
+            except BufferError:  # the queue is full until some records are acknowledged
                 self._producer.poll(_FULL_SECONDS)
             except KafkaException as error:
                 self._failures.append(error.args[0].str())
@@ -68,7 +68,7 @@ class TopicWriter:
         self._producer.poll(seconds)
 
     def flush(self) -> int:
-        """Wait for all acknowledgements; return how many records have none when the time is up."""
+        """Wait for all acknowledgements; return how many are missing after two minutes."""
         return self._producer.flush(_FLUSH_SECONDS)
 
     def _delivered(self, error: Any, _: Any) -> None:

@@ -8,11 +8,11 @@ For each batch of one partition, the runner decodes and applies the records in m
 3. the partition's done-offset moves;
 4. the offset is committed, later, and never beyond the done-offset.
 
-Silence brings no record, so timers settle it: between two batches, by the broker's clock, and only
-in a partition that was read to its end (its watermark has passed the deadline).
+Silence brings no record, so timers settle it. They run between two batches, use the broker's clock,
+and act only on a partition that was read to its end (its watermark has passed the deadline).
 
 Invariants: any error in 1 to 4 ends the process without a commit. A record that was applied is
-skipped when it is delivered again. What is written is a function of the log. A timer never
+skipped when it is delivered again. What is written depends only on the log. A timer never
 overtakes a record that waits in the log.
 
 Modules: `service` builds and runs the worker; `faust_runtime` has every private hook of Faust and

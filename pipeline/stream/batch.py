@@ -1,4 +1,4 @@
-"""What goes into a batch of one partition, and what comes out of it. Pure."""
+"""The input and the result of a batch of one partition. Pure."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,7 +16,7 @@ _ALWAYS = -(2**62)
 
 
 class Record(Protocol):
-    """What a partition reads of a Kafka record; aiokafka's `ConsumerRecord` has it."""
+    """The members of a Kafka record that a partition reads, as in aiokafka's `ConsumerRecord`."""
 
     @property
     def offset(self) -> int: ...
@@ -31,7 +31,7 @@ class Record(Protocol):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """A usage record as it is written: Kafka key, value, origin header."""
+    """A usage record with the Kafka key, value and origin header to write."""
 
     key: bytes
     value: bytes
@@ -40,12 +40,12 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class BatchResult(msgspec.Struct):
-    """What a batch leaves to be written, and what it counted."""
+    """What must be written for a batch, and its counts."""
 
     outputs: list[Output] = []
     dead_letters: list[DeadLetter] = []
     states: list[tuple[bytes, bytes]] = []  # key and stored state
-    records_read: int = 0  # what the counts below must add up to, with the dead letters
+    records_read: int = 0  # = all of events_by_type, plus redelivered, plus the dead letters
     events_by_type: list[int] = msgspec.field(default_factory=lambda: [0] * len(TYPES))
     duplicates: int = 0
     redelivered: int = 0
@@ -57,7 +57,7 @@ class BatchResult(msgspec.Struct):
 
 
 class PendingConversation:
-    """A conversation that a batch changes: its stored state, and the events that came for it."""
+    """A conversation that a batch changes: its stored state, and its events in the batch."""
 
     __slots__ = (
         "arrived",
@@ -82,9 +82,10 @@ class PendingConversation:
         self.conversation_id = conversation_id
         self.stored = stored
         self.arrived: list[Arrived] = []
-        # The records that the conversation may still reject, by offset: those after so many that the
-        # history may become too long, and all from a time on at which they may find it sealed. From
-        # that time on, records are received one by one.
+        # By offset, the records that the conversation may still reject. A record is among them if
+        # `rejectable_from_count` others precede it in the batch (the history may become too long),
+        # or if its timestamp is `rejectable_from_ms` or later (the history may be sealed by then).
+        # If there is one of the second kind, the conversation receives its records one by one.
         self.rejectable: dict[int, Record] = {}
         if stored is None:
             self.next_offset, form = 0, 0
@@ -99,7 +100,7 @@ class PendingConversation:
 
     @property
     def may_be_sealed(self) -> bool:
-        """Say whether one of the records may find a sealed history, or seal one."""
+        """Whether the history may be sealed before or while the batch is applied."""
         return self.rejectable_from_ms == _ALWAYS
 
     def add(self, record: Record, event: Event) -> None:

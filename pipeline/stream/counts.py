@@ -1,4 +1,4 @@
-"""Count in the worker's metrics what a batch of records was and what it emitted."""
+"""Count a batch's records and results in the worker's metrics."""
 
 from collections import Counter
 
@@ -7,27 +7,27 @@ from pipeline.metrics import WorkerMetrics, remove_partition
 from pipeline.stream.batch import BatchResult
 
 
-def count_applied(metrics: WorkerMetrics, work: BatchResult) -> None:
-    """Count the records of a batch by what became of them, and what they emitted."""
-    metrics.records.inc(work.records_read)
-    accounted = sum(work.events_by_type) + len(work.dead_letters) + work.redelivered
-    metrics.unaccounted.inc(work.records_read - accounted)
-    for kind, count in zip(TYPES, work.events_by_type, strict=True):
+def count_applied(metrics: WorkerMetrics, result: BatchResult) -> None:
+    """Count the records of a batch (accepted, rejected, redelivered) and its results."""
+    metrics.records.inc(result.records_read)
+    accounted = sum(result.events_by_type) + len(result.dead_letters) + result.redelivered
+    metrics.unaccounted.inc(result.records_read - accounted)
+    for kind, count in zip(TYPES, result.events_by_type, strict=True):
         if count:
             metrics.events.labels(kind).inc(count)
-    for reason, count in Counter(letter.reason for letter in work.dead_letters).items():
+    for reason, count in Counter(letter.reason for letter in result.dead_letters).items():
         metrics.rejected.labels(reason).inc(count)
-    metrics.duplicates.inc(work.duplicates)
-    metrics.redelivered.inc(work.redelivered)
-    count_emitted(metrics, work)
+    metrics.duplicates.inc(result.duplicates)
+    metrics.redelivered.inc(result.redelivered)
+    count_emitted(metrics, result)
 
 
-def count_emitted(metrics: WorkerMetrics, work: BatchResult) -> None:
+def count_emitted(metrics: WorkerMetrics, result: BatchResult) -> None:
     """Count the usage records that were emitted, and the conversations that were sealed."""
-    metrics.sealed.inc(work.histories_sealed)
+    metrics.sealed.inc(result.histories_sealed)
     emitted = Counter(
         (output.record.outcome, f"{output.record.quantity:+d}", output.record.reason)
-        for output in work.outputs
+        for output in result.outputs
     )
     for labels, count in emitted.items():
         metrics.transitions.labels(*labels).inc(count)

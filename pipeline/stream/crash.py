@@ -1,4 +1,4 @@
-"""End the process at once, so that nothing after the failure commits."""
+"""End the process at once, so that nothing is committed after a failure."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ _NEEDS_AN_OPERATOR = (ConfigurationError, TooManyDeadLettersError, UnknownStateE
 def crash(event: str, error: BaseException | None, **facts: Any) -> NoReturn:
     """Log the failure and end the process with status 1, without cleanup: cleanup would commit.
 
-    Whatever supervises the worker (Kubernetes, systemd, compose) starts it again.
+    The worker's supervisor (Kubernetes, systemd, compose) starts it again.
     """
     get_logger("worker").error(
         event,

@@ -1,19 +1,19 @@
-"""Limit the share of dead letters, so that a faulty producer cannot send everything there. Pure."""
+"""Limit the share of dead letters, so that a broken producer stops the worker. Pure."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
 
 from pipeline.events.model import Reason
 
-_RECORDS_MIN = 1_000  # a share of fewer records says little
+_RECORDS_MIN = 1_000  # the share of fewer records says little
 
 
 class DeadLetterLimit:
-    """The share of dead letters among the last records, over all partitions of a process.
+    """The share of dead letters among the latest records of all partitions of a process.
 
     Args:
-        window: how many records the share covers, rounded up to whole batches.
-        share_max: the limit; 1 switches it off.
+        window: the number of records that the share covers, rounded up to whole batches.
+        share_max: the limit; 1 disables it.
     """
 
     def __init__(self, window: int, share_max: float) -> None:
@@ -28,7 +28,7 @@ class DeadLetterLimit:
         return self._reasons.total() / self._records if self._records else 0.0
 
     def count(self, events: int, reasons: Iterable[Reason]) -> None:
-        """Count a batch: how many records were events, and why each of the others was rejected."""
+        """Count a batch: its number of accepted events, and the reason of each rejected record."""
         rejected = Counter(reasons)
         self._batches.append((events + rejected.total(), rejected))
         self._records += events + rejected.total()
@@ -40,13 +40,13 @@ class DeadLetterLimit:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether so many records are rejected that the worker must stop."""
+        """Whether the share is above the limit, so that the worker must stop."""
         least = min(_RECORDS_MIN, self._window)
         return self._share_max < 1 and self._records >= least and self.share > self._share_max
 
     @property
     def message(self) -> str:
-        """What exceeds the limit, by reason, the most frequent first, and what to do."""
+        """The share, its most frequent reasons, and what to do about it."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common(5))
         return (
             f"{self.share:.0%} of the last {self._records} records were rejected ({reasons}); the "

@@ -1,7 +1,7 @@
 """Queue of deadlines in buckets, of one minute by default. Pure.
 
-A deadline that moves later needs no new entry: the caller that takes the key finds it not due yet
-and adds it again. One entry at or before its deadline is enough for each conversation.
+A conversation needs one entry at or before its deadline. If the deadline moves later, the entry
+stays: the caller takes the key, sees that it is not due yet, and adds it again.
 """
 
 import heapq
@@ -10,14 +10,14 @@ BUCKET_MS = 60_000
 
 
 class DueQueue:
-    """Keys by the bucket in which they are due."""
+    """Keys in buckets of deadlines."""
 
     __slots__ = ("_bucket_ms", "_buckets", "_keys", "_numbers")
 
     def __init__(self, bucket_ms: int = BUCKET_MS) -> None:
         self._bucket_ms = bucket_ms
-        self._buckets: dict[int, list[bytes]] = {}  # by number: the deadline over `bucket_ms`
-        self._numbers: list[int] = []  # of the buckets, as a heap
+        self._buckets: dict[int, list[bytes]] = {}  # by number: deadline // bucket_ms
+        self._numbers: list[int] = []  # the buckets' numbers, as a heap
         self._keys = 0
 
     def add(self, key: bytes, due_ms: int) -> None:
@@ -37,8 +37,8 @@ class DueQueue:
     def take(self, clock_ms: int, limit: int) -> list[bytes]:
         """Remove and return keys whose bucket has begun at `clock_ms`, the earliest buckets first.
 
-        Buckets are taken whole until there are `limit` keys. Some keys may not be due yet: the
-        caller adds those again.
+        Whole buckets are taken until there are at least `limit` keys. Some keys may not be due yet;
+        the caller adds those again.
         """
         taken: list[bytes] = []
         numbers = self._numbers
@@ -48,7 +48,7 @@ class DueQueue:
         return taken
 
     def count_until(self, clock_ms: int) -> int:
-        """Return how many keys are in buckets that have ended at `clock_ms`."""
+        """Return how many keys are in buckets that ended at or before `clock_ms`."""
         current = clock_ms // self._bucket_ms
         return sum(len(keys) for number, keys in self._buckets.items() if number < current)
 

@@ -1,46 +1,46 @@
 """Run whole batches through Faust's consumer. Every private hook of Faust and aiokafka is here.
 
-Faust keeps worker, group membership, co-partitioned assignment, recovery and signals. Its streams,
-which take one message at a time, are bypassed. The hooks belong to one version of each library:
-`versions.check_versions` rejects any other, and `tests/unit/stream/test_faust_runtime.py` fails when one of
-them moves.
+Faust still handles group membership, co-partitioned assignment and recovery. We bypass its streams,
+which take one message at a time. The hooks exist in one version of each library:
+`versions.check_versions` rejects other versions, and `tests/unit/stream/test_faust_runtime.py` fails
+if a hook moves.
 
 Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
 
   hook · class
-    what it did → what it does now
-    what breaks if it moves
+    what it does in the library → what it does here
+    what happens if the hook moves
 
   _drain_messages · Consumer
-    passed single messages to streams → passes whole batches to the runner
+    passes single messages to streams → passes whole batches to the runner
     no record is processed
   _new_offset, _filter_tps_with_pending_acks · Consumer
-    chose the offset to commit by acknowledged messages → by the runner's done-offset
+    commits up to the acknowledged messages → commits the runner's done-offset
     no offset is committed
   on_partitions_revoked · Consumer
-    dropped the partitions → first awaits the effects in flight and commits
-    the next owner reads and decides the batches in flight again
+    drops the partitions → first awaits the effects in flight and commits
+    the next owner processes the batches in flight again
   verify_all_partitions_active · Consumer
-    looked for idle streams → does nothing
+    looks for idle streams → does nothing
     an error is logged for each partition, twice a second
   _new_consumer_thread · Consumer, _create_worker_consumer · AIOKafkaConsumerThread
-    made the thread and aiokafka's consumer → also set the fetch size and the isolation level
+    make the thread and aiokafka's consumer → also set the fetch size and the isolation level
     records of aborted transactions are billed
   _new_transport · App
-    picked the transport by its address → takes ours
+    chooses the transport by the broker's URL → returns ours
     none of the hooks above is used
   _on_partitions_assigned · App
-    started the recovery → first drops and adds the runner's partitions
-    states that another owner has changed since are kept
+    starts the recovery → first drops and adds the runner's partitions
+    outdated states stay in memory after another owner changed them
   on_rebalance_end · App
-    cleared a flag → also schedules the deadlines of the recovered states
-    silence is not settled until a record comes
+    clears a flag → also schedules the deadlines of the recovered states
+    silence is not settled until a record arrives
   PartitionRecords · global of aiokafka.consumer.fetcher; its _unpack_records, _consumer_record
-    made one item of each record → makes one `RecordBatch` of each batch
+    make one item of each record → make one `RecordBatch` of each batch
     `_drain_messages` fails
   _signal_recovery_end · Recovery
-    was set once, and cleared every five seconds → is a `_RecoveryEnd`
-    a recovery hangs, or ends before it began
+    an event, set once and cleared every five seconds → a `_RecoveryEnd`
+    a recovery hangs, or ends before it begins
 
 Private attributes that we read, set or call::
 
@@ -73,7 +73,7 @@ _POLL_SECONDS = 1.0
 
 
 def faust_credentials(settings: Settings) -> Any:
-    """Return what Faust authenticates with at the brokers; None without TLS and SASL."""
+    """Return Faust's credentials for the brokers; None without TLS and SASL."""
     security = security_of(settings.kafka)
     context = None if security.tls is None else security.tls.context()
     if security.sasl is not None:
@@ -90,7 +90,7 @@ def faust_credentials(settings: Settings) -> Any:
 
 
 class FaustApp(faust.App):  # type: ignore[misc]
-    """Faust's app on our transport; `attach` gives it the settings and the runner."""
+    """Faust's app with our transport. Call `attach` before it starts."""
 
     resmeter: Settings
     runner: BatchRunner
@@ -111,8 +111,8 @@ class FaustApp(faust.App):  # type: ignore[misc]
             recovery._signal_recovery_end = _RecoveryEnd(recovery)
         owned = {tp.partition for tp in assigned if tp.topic == topics.events}
         for number in set(runner.partitions) ^ owned:
-            # A partition that is new to the runner has no states: Faust must forget that it read
-            # some, or it would not read them again.
+            # A partition that is new to the runner has no states. Faust must forget the offset that
+            # it had read before, or it would not read the states again.
             recovery.active_offsets.pop(TP(topics.changelog, number), None)
         runner.drop(set(runner.partitions) - owned)
         for number in owned:
@@ -126,7 +126,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
 
 
 class FaustHost:
-    """Faust as the runner's `Host`, and what the service publishes of it."""
+    """Faust as the runner's `Host`, with the offsets that the service publishes."""
 
     def __init__(self, app: FaustApp, settings: Settings) -> None:
         self._app = app
@@ -156,7 +156,7 @@ class FaustHost:
     async def position(self, partition: int) -> int | None:
         try:
             position: int | None = await self._app.consumer.position(TP(self._events, partition))
-        except IllegalStateError:  # the partition was revoked while we asked
+        except IllegalStateError:  # the partition was revoked meanwhile
             return None
         return position
 
@@ -165,43 +165,45 @@ class FaustHost:
         return {tp.partition: end or 0 for tp, end in ends.items()}
 
     def known_end_offset(self, partition: int) -> int | None:
-        """Return the end of a partition as the last fetch found it."""
+        """Return the end offset of a partition at the last fetch; None if there was no fetch."""
         end: int | None = self._app.consumer.highwater(TP(self._events, partition))
         return end
 
     def committed(self, partition: int) -> int | None:
-        """Return the offset that was committed last, or that we started from."""
+        """Return the last committed offset, or the offset that we started from."""
         offset: int | None = self._app.consumer._committed_offset[TP(self._events, partition)]
         return offset
 
-    def states_read(self, place: TP, batches: Sequence[RecordBatch]) -> None:
-        """Restore states from the changelog, in bulk, and tell Faust's recovery how far we are."""
+    def states_read(self, tp: TP, batches: Sequence[RecordBatch]) -> None:
+        """Restore states from the changelog, in bulk, and report our offset to Faust's recovery."""
         records = chain.from_iterable(batch.records for batch in batches)
-        self._app.runner.partition(place.partition).restore(records)
+        self._app.runner.partition(tp.partition).restore(records)
         recovery = self._app.tables.recovery
-        if place in recovery.active_tps:
-            recovery.active_offsets[place] = batches[-1].next_offset - 1
+        if tp in recovery.active_tps:
+            recovery.active_offsets[tp] = batches[-1].next_offset - 1
         recovery.signal_recovery_end.set()
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Tell Faust's recovery that what we wrote need not be read back at a rebalance.
+        """Tell Faust's recovery that it need not read our own states back at a rebalance.
 
-        Only if the offsets follow the last known one: another owner's states may lie between.
+        Do so only if the offsets follow the last known offset: otherwise another owner's states may
+        be in between.
         """
-        place = TP(self._changelog, partition)
+        tp = TP(self._changelog, partition)
         recovery = self._app.tables.recovery
-        if place in recovery.active_tps and offsets:
-            known = recovery.active_offsets.get(place)
+        if tp in recovery.active_tps and offsets:
+            known = recovery.active_offsets.get(tp)
             if (-1 if known is None else known) == offsets.start - 1:
-                recovery.active_offsets[place] = offsets.stop - 1
+                recovery.active_offsets[tp] = offsets.stop - 1
 
 
 class _RecoveryEnd(asyncio.Event):
-    """The end of a recovery, as a state to be in rather than a signal to catch.
+    """Replace Faust's signal for the end of a recovery: `wait` checks the recovery's state.
 
-    Faust clears its own signal every five seconds, whether or not a recovery is under way. A signal
-    left set by an earlier recovery ends the next one before it began, and conversations would be
-    decided without their past. One that is cleared too early is never seen, and the worker hangs.
+    Faust clears its own signal every five seconds, whether or not a recovery is under way. If an
+    earlier recovery left the signal set, the next one would end before it begins, and conversations
+    would be decided without their past. If the signal is cleared too early, nothing sees it, and
+    the worker hangs.
     """
 
     def __init__(self, recovery: Any) -> None:
@@ -215,14 +217,14 @@ class _RecoveryEnd(asyncio.Event):
         return True
 
     def clear(self) -> None:
-        """Do nothing: `wait` asks the recovery itself."""
+        """Do nothing: `wait` clears the event when the recovery needs it."""
 
 
 # --- the consumer ---------------------------------------------------------------------------------
 
 
 class FaustConsumer(Consumer):  # type: ignore[misc]
-    """Faust's consumer, with whole batches in and the runner's done-offsets out."""
+    """Faust's consumer; it passes whole batches to the runner and commits its done-offsets."""
 
     def _new_consumer_thread(self) -> "_FetchThread":
         return _FetchThread(self, loop=self.loop, beacon=self.beacon)
@@ -233,17 +235,18 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterable[TP]:
         events = self.app.resmeter.topics.events
         for number in list(self.app.runner.done):
-            place = TP(events, number)
-            if topics is None or place in topics or place.topic in topics:
-                yield place
+            tp = TP(events, number)
+            if topics is None or tp in topics or tp.topic in topics:
+                yield tp
 
     def _new_offset(self, tp: TP) -> int | None:
         is_event = tp.topic == self.app.resmeter.topics.events
         return self.app.runner.done.get(tp.partition) if is_event else None
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        # Fetching stops and the batches in flight end first. Their offsets are the ones to commit,
-        # and a new owner must find every state that the committed offsets stand for.
+        # First stop fetching, and wait for the batches in flight: their offsets are to be
+        # committed, and the next owner must find the states of everything before the committed
+        # offsets.
         self.stop_flow()
         await self.app.runner.drain()
         await self.commit()
@@ -255,7 +258,7 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 if not self.flow_active:
-                    # Waiting inside the poll would read a generation that is over by then.
+                    # If the poll waited instead, the generation read below would be out of date.
                     await self.wait(self.can_resume_flow)
                 generation = app.consumer_generation_id
                 records, active = await self._wait_next_records(_POLL_SECONDS)
@@ -263,22 +266,22 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                 if records is None or self.should_stop:
                     continue
                 unhandled: dict[TP, int] = {}
-                for place, fetched in records.items():
+                for tp, fetched in records.items():
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
                         if (
-                            place not in active
+                            tp not in active
                             or not self.flow_active
                             or generation != app.consumer_generation_id
                         ):
-                            unhandled[place] = batches[0].offset
+                            unhandled[tp] = batches[0].offset
                             break
-                        if self._handle(place, batches):
-                            await asyncio.sleep(0)  # let effects, probes and heartbeats run
+                        if self._handle(tp, batches):
+                            await asyncio.sleep(0)  # let effects, probes and heartbeats run first
                 if unhandled:
                     await self._thread.go_back(unhandled)
-                # Between two polls nothing that was fetched waits to be handled: the position is
-                # that of what has been applied.
+                # Between two polls, everything that was fetched has been handled: the position is
+                # the offset after the last record applied.
                 await timers.run()
         except self.consumer_stopped_errors:
             if not app.should_stop:
@@ -291,19 +294,18 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         finally:
             timers.cancel()
 
-    def _handle(self, place: TP, batches: list[RecordBatch]) -> bool:
-        """Pass batches to the runner; return whether they were events.
+    def _handle(self, tp: TP, batches: list[RecordBatch]) -> bool:
+        """Pass events to the runner and states to the host; return whether these were events.
 
-        Beside the events and the changelog only a topic of Faust's own is subscribed to; nothing is
-        ever written to it.
+        Faust also subscribes to a topic of its own, to which nothing is ever written.
         """
         topics = self.app.resmeter.topics
-        if place.topic == topics.events:
-            self.app.runner.handle(place.partition, batches)
-            self._read_offset[place] = batches[-1].next_offset - 1
+        if tp.topic == topics.events:
+            self.app.runner.handle(tp.partition, batches)
+            self._read_offset[tp] = batches[-1].next_offset - 1
             return True
-        if place.topic == topics.changelog:
-            self.app.host.states_read(place, batches)
+        if tp.topic == topics.changelog:
+            self.app.host.states_read(tp, batches)
         return False
 
 
@@ -312,36 +314,37 @@ class _Transport(Transport):  # type: ignore[misc]
 
 
 class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
-    """The thread that fetches, with two options of aiokafka that Faust does not pass on."""
+    """Faust's fetch thread, with two options of aiokafka that Faust does not pass on."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_bytes = self.consumer.app.resmeter.worker.fetch_bytes_max
-        # Records of an aborted transaction were never sent. Faust asks for committed ones only if
-        # it writes in transactions itself.
+        # Records of aborted transactions must not be billed. Faust asks for `read_committed` only
+        # if it writes in transactions itself.
         consumer._isolation_level = "read_committed"
         return consumer
 
-    async def go_back(self, places: Mapping[TP, int]) -> None:
-        """Fetch again from these offsets: a rebalance came before their records were handled.
+    async def go_back(self, offsets: Mapping[TP, int]) -> None:
+        """Fetch again from offsets whose records were not handled before a rebalance.
 
-        Never forward: Faust may have set another position by now. Reading twice changes nothing.
+        Only move a position back, never forward: Faust may have set another position meanwhile.
+        Reading records twice changes nothing.
         """
-        await self.call_thread(self._go_back, places)
+        await self.call_thread(self._go_back, offsets)
 
-    async def _go_back(self, places: Mapping[TP, int]) -> None:
+    async def _go_back(self, offsets: Mapping[TP, int]) -> None:
         consumer = self._ensure_consumer()
         assignment = consumer._subscription.subscription.assignment
-        for place, offset in places.items():
-            if place not in consumer.assignment():
+        for tp, offset in offsets.items():
+            if tp not in consumer.assignment():
                 continue
-            state = assignment.state_value(place)
+            state = assignment.state_value(tp)
             if state.has_valid_position and state.position > offset:
-                consumer.seek(place, offset)
+                consumer.seek(tp, offset)
 
 
 class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
-    """aiokafka's iteration over what was fetched of a partition, by batches; its checks remain."""
+    """aiokafka's iterator over the fetched records of a partition; it yields whole batches."""
 
     _records: Any
 
@@ -352,8 +355,8 @@ class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
             behind = fetched.next_offset
             yield fetched
         if self.next_fetch_offset > behind:
-            # The fetch ended with markers and aborted records of transactions. Nobody reads them,
-            # but the position must pass them.
+            # The fetch ended with markers and aborted records of transactions. They are not
+            # yielded, but the position must move past them.
             end = self.next_fetch_offset
             yield RecordBatch((), behind, end, NO_TIMESTAMP, end - behind)
 

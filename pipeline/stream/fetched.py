@@ -1,9 +1,9 @@
-"""Record batches, whole, as aiokafka fetches them; large ones are cut into parts.
+"""Keep the record batches of a fetch whole, and cut large ones into parts.
 
 A Kafka producer sends records in batches, and the broker stores and returns the same batches.
-aiokafka takes each apart and returns single records. Keeping the batch whole lets a record be
-parsed, decoded and dropped while the processor's cache still has it: a fifth less time than
-parsing everything that was fetched first.
+aiokafka unpacks each batch and returns single records. With whole batches, a record is parsed,
+decoded and dropped while it is still in the processor's cache. That takes a fifth less time than
+first parsing everything that was fetched.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,20 +13,20 @@ NO_TIMESTAMP = -1
 
 
 class RecordBatch(NamedTuple):
-    """A record batch as a producer made it. Its records are parsed as they are iterated over."""
+    """A record batch as a producer sent it. Iterating over the records parses them."""
 
     records: Iterable[Any]  # can be iterated over once
     offset: int  # of the first record
     next_offset: int  # after the last record
-    timestamp: int  # ms: the latest of the records'; NO_TIMESTAMP where there are none
-    size: int  # in offsets: compaction and transactions may leave fewer records
+    timestamp: int  # ms: the latest record's; NO_TIMESTAMP if there are no records
+    size: int  # number of offsets; after compaction or transactions, records may be fewer
 
 
 class WholeBatch:
-    """Stand in for one record, so that aiokafka leaves the records of a batch to us.
+    """Stand in for a batch and for its only record, so that aiokafka does not unpack the batch.
 
-    aiokafka iterates over a batch and makes a consumer record of each item. This one yields itself
-    as the only item, with the offset of the batch's last record.
+    aiokafka iterates over a batch and makes a consumer record of each item. A `WholeBatch` yields
+    itself as the only item, with the offset of the batch's last record.
     """
 
     __slots__ = ("_batch", "offset")
@@ -42,13 +42,13 @@ class WholeBatch:
         yield self
 
     def __next__(self) -> Any:
-        """Return the marker of a control batch: aiokafka asks for it by `next`."""
+        """Return the marker of a control batch: aiokafka calls `next` for it."""
         return next(self._batch)
 
     def since(self, offset: int) -> RecordBatch:
         """Return the batch without the records before an offset."""
         batch = self._batch
-        # A compressed batch is unpacked here, in the consumer's thread, beside the event loop's.
+        # A compressed batch is unpacked here, in the consumer's thread, not in the event loop's.
         records = iter(batch)
         if batch.base_offset < offset:
             records = [record for record in batch if record.offset >= offset]
@@ -57,7 +57,7 @@ class WholeBatch:
 
 
 class WholeBatches:
-    """Wrap what aiokafka reads the batches of a fetch from: each comes as a `WholeBatch`."""
+    """Wrap aiokafka's iterator over the batches of a fetch, to return each as a `WholeBatch`."""
 
     def __init__(self, records: Any) -> None:
         self.has_next = records.has_next
@@ -68,7 +68,7 @@ class WholeBatches:
 
 
 def in_parts(batches: Iterable[RecordBatch], size: int) -> Iterator[list[RecordBatch]]:
-    """Yield batches in lists of about `size` records; cut a batch that is larger."""
+    """Yield lists of batches with about `size` records each; cut a batch that is larger."""
     part: list[RecordBatch] = []
     left = size
     for whole in batches:

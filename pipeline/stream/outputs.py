@@ -15,7 +15,7 @@ from pipeline.stream.batch import Output
 
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
 _BATCH_BYTES_MAX = 900_000
-_REQUEST_BYTES_MAX = 16_000_000  # one state of a very long conversation
+_REQUEST_BYTES_MAX = 16_000_000  # the state of a very long conversation must fit
 
 _Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]  # key, value, headers
 
@@ -41,7 +41,7 @@ class Outputs:
             linger_ms=0,
             max_batch_size=_BATCH_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
-            # A tenth of the processor time of aiokafka's lz4, which runs at level 9.
+            # snappy takes a tenth of the processor time of aiokafka's lz4, which runs at level 9.
             compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
             **aiokafka_options(self._settings.kafka),
@@ -93,10 +93,10 @@ class Outputs:
         return offsets if len(offsets) == len(states) else None
 
     async def read_clock(self, partition: int) -> tuple[int, range]:
-        """Return the broker's time in ms, and the offset of the record that we wrote to read it.
+        """Append a record to the changelog; return the broker's time (ms) and the record's offset.
 
-        The changelog is a `LogAppendTime` topic for this. The records share one key, so compaction
-        removes them.
+        The broker sets the timestamp, because the changelog is a `LogAppendTime` topic. These
+        records share one key, so compaction removes all but the last.
         """
         topic = self._settings.topics.changelog
         metadata = await self._producer.send_and_wait(
@@ -105,9 +105,9 @@ class Outputs:
         return int(metadata.timestamp), range(metadata.offset, metadata.offset + 1)
 
     async def _produce(self, by_partition: dict[tuple[str, int], list[_Message]]) -> range:
-        """Produce messages; return the offsets from the first batch's first to the last one's last.
+        """Produce messages; return the range from the first message's offset to the last one's.
 
-        They mean something only if all messages go to one partition.
+        The range is meaningful only if all messages go to one partition.
         """
         futures: list[asyncio.Future[Any]] = []
         counts: list[int] = []
@@ -131,7 +131,7 @@ class Outputs:
         yield batch, count
 
 
-@lru_cache(10_000)  # murmur2 is Python, and the keys of usage records are tenants: few
+@lru_cache(10_000)  # murmur2 is slow Python, and usage records have few keys: the tenants
 def _partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key, as Kafka's default partitioner chooses it."""
     return int(murmur2(key)) % 2**31 % partitions

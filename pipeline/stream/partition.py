@@ -1,18 +1,19 @@
 """Apply a batch of records to one partition's conversations, in memory. Pure.
 
 A partition holds the state of each of its conversations in its stored form. It returns what must be
-written (`BatchResult`); others write it.
+written (`BatchResult`), and the runner writes it.
 
-When a record can still be rejected after its event was read:
+A record can still be rejected after its event was read:
 
-====================  ==================================================  =======================
-where                 why                                                 reason
-====================  ==================================================  =======================
-`verify`              its signature is missing, wrong or not the tenant's  `not_authorized`
-`check_record`        its key or its time contradicts its event            `key_mismatch`, `future_time`
-`Conversation`        the conversation takes no more events                `conversation_too_long`
-`Conversation`        the event is older than a sealed history             `too_late`
-====================  ==================================================  =======================
+==============  ============================================  =============================
+by              because                                       reason
+==============  ============================================  =============================
+`verify`        the signature is missing or wrong, or its     `not_authorized`
+                key is not valid for the tenant
+`check_record`  the key or timestamp contradicts the event    `key_mismatch`, `future_time`
+`Conversation`  the conversation takes no more events         `conversation_too_long`
+`Conversation`  the event is not after the sealed history     `too_late`
+==============  ============================================  =============================
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,11 +38,12 @@ from pipeline.stream.state import (
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation, Received
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
-# The due queue keeps entries of conversations that were decided before their window's end. It is
-# built again when they are more than so many, and more than that part of the conversations.
+# A conversation that is decided before its window ends leaves a stale entry in the due queue. The
+# queue is rebuilt when it may have more stale entries than this number plus this part (an eighth)
+# of the conversations.
 _STALE_ENTRIES_MAX, _STALE_ENTRIES_PART = 1_000, 8
-# Parts of `seal_after_ms`. A history is dropped only once no broker's clock can be so far behind the
-# one that was read that a record with an earlier timestamp still comes: a day after 45 of them.
+# Parts of `seal_after_ms`. Sealing waits this much longer (a day, after 45 days): another broker's
+# clock may be behind the one that was read, and set an earlier timestamp on the next record.
 _SEAL_SLACK_PART = 45
 _SEAL_BUCKET_PART = 6480  # ten minutes of 45 days
 
@@ -70,20 +72,22 @@ class Partition:
         self.number = number
         self.states: dict[bytes, bytes] = {}
         self.due_queue = DueQueue()
-        self.open_conversations = 0  # those with a window ahead
+        self.open_conversations = 0  # those whose window has not ended
         self.is_recovered = False
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = DueQueue(self._seal_bucket_ms)  # each conversation with a history, once
+        self.seal_queue = DueQueue(
+            self._seal_bucket_ms
+        )  # one entry per conversation with a history
         self._timeline_for = timeline_for
-        self._keys = keys or None  # of producers; None: every record of the topic is trusted
+        self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._timelines: dict[str, Timeline] = {}
 
     # --- recovery ---------------------------------------------------------------------------------
 
     def restore(self, records: Iterable[Record]) -> None:
-        """Take in records of the changelog; of two versions of a state the newest is kept.
+        """Restore states from records of the changelog; keep the newest version of each.
 
         Raises:
             UnknownStateError: a newer version of resmeter wrote one of the states.
@@ -100,7 +104,7 @@ class Partition:
                 states[key] = newest(stored, states.get(key))
 
     def schedule_all(self) -> None:
-        """Fill both queues from the states: when recovery is over."""
+        """Mark the partition as recovered, and fill both queues from its states."""
         self.is_recovered = True
         self.due_queue = DueQueue()
         self.seal_queue = DueQueue(self._seal_bucket_ms)
@@ -117,11 +121,12 @@ class Partition:
     def apply(self, records: Iterable[Record]) -> BatchResult:
         """Apply records in the order of their offsets.
 
-        The records may be made while they are looped over: none is kept but for a dead letter. The
-        outputs of one conversation are in order; those of two conversations may come in any order.
+        `records` may be a generator: a record is kept only while it may still become a dead letter.
+        The outputs of one conversation are in order; those of two conversations may come in any
+        order.
 
         Raises:
-            BrokenInvariantError: never for bad input: that ends in the dead letters.
+            BrokenInvariantError: an assumption does not hold. Bad input never raises.
         """
         result = BatchResult()
         batch: dict[bytes, PendingConversation] = {}
@@ -133,22 +138,23 @@ class Partition:
         for key, pending in batch.items():
             if pending.arrived:
                 self._receive(result, key, pending)
-                pending.arrived.clear()  # while the processor's cache holds them
+                pending.arrived.clear()  # free the events while they are in the processor's cache
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
         if len(self.due_queue) > 2 * self.open_conversations + stale_max:
-            # No timer has run for long, as the partition is behind.
+            # The partition is behind, so no timer has run for a long time.
             self.schedule_all()
         return result
 
     def _read(
         self, record: Record, batch: dict[bytes, PendingConversation], result: BatchResult
     ) -> Rejected | None:
-        """Read a record and add its event to its conversation, or say why it is rejected."""
+        """Read a record and add its event to its conversation; return why if it is rejected."""
         key, timestamp = record.key, record.timestamp
-        found = read_event(record.value, record.headers)
-        if type(found) is Rejected:
-            return found
-        tenant_id, conversation_id, event = found.tenant_id, found.conversation_id, found.event
+        addressed = read_event(record.value, record.headers)
+        if type(addressed) is Rejected:
+            return addressed
+        tenant_id, conversation_id = addressed.tenant_id, addressed.conversation_id
+        event = addressed.event
         if self._keys is not None:
             forged = verify(self._keys, tenant_id, key, record.value, record.headers)
             if forged is not None:
@@ -160,7 +166,7 @@ class Partition:
             or pending.tenant_id != tenant_id
             or event.at > timestamp
         ):
-            rejected = check_record(found, key, timestamp)
+            rejected = check_record(addressed, key, timestamp)
             if rejected is not None:
                 return rejected
             if pending is None:
@@ -177,12 +183,12 @@ class Partition:
         return None
 
     def _receive(self, result: BatchResult, key: bytes, pending: PendingConversation) -> None:
-        """Give a conversation its events, emit what it owes, and store it."""
+        """Apply its events to a conversation, emit the usage records, and store its state."""
         stored, arrived = pending.stored, pending.arrived
         conversation = Conversation() if stored is None else decode_state(stored)
         timeline = self._timeline(pending.tenant_id)
-        # Where a history may be dropped on the way, the offsets of the evidence are known only
-        # between two records.
+        # Sealing drops the offsets of a history, which the origin of a usage record needs. If the
+        # batch may seal it, apply one event at a time, and emit in between.
         parts = [[one] for one in arrived] if pending.may_be_sealed else [arrived]
         rejected: set[int] = set()
         for part in parts:
@@ -203,7 +209,7 @@ class Partition:
     def _reject_arrived(
         self, result: BatchResult, pending: PendingConversation, received: Received
     ) -> set[int]:
-        """Make dead letters of what a conversation did not take in; return the offsets."""
+        """Make dead letters of the events that a conversation rejected; return their offsets."""
         offsets: set[int] = set()
         for arrived, rejected in ((received.too_long, _TOO_LONG), (received.too_late, _TOO_LATE)):
             for offset, _, event in arrived:
@@ -218,17 +224,17 @@ class Partition:
     # --- timers -----------------------------------------------------------------------------------
 
     def earliest_ms(self, *, seals: bool) -> int | None:
-        """Return an arrival time before which `settle`, and `seal` if asked for, do nothing."""
+        """Return an arrival time before which `settle`, and `seal` if `seals`, do nothing."""
         due_ms = self.due_queue.earliest()
         seal_ms = self.seal_queue.earliest() if seals else None
         return min((at for at in (due_ms, seal_ms) if at is not None), default=None)
 
     def settle(self, clock_ms: int, limit: int) -> BatchResult:
-        """Settle the silence that was complete at an arrival time that no record has brought.
+        """Settle conversations whose silence is complete at `clock_ms`.
 
         Args:
-            clock_ms: the watermark: no record before this time is still to come.
-            limit: about how many conversations to settle at once.
+            clock_ms: the watermark: no record with an earlier timestamp can still arrive.
+            limit: stop after about this many conversations.
         """
         result = BatchResult()
         for key in self.due_queue.take(clock_ms, limit):
@@ -249,10 +255,10 @@ class Partition:
         return result
 
     def seal(self, clock_ms: int, limit: int) -> BatchResult:
-        """Drop the histories of conversations that were quiet for long. It decides nothing.
+        """Seal conversations that have been quiet for `seal_after_ms`; decide nothing.
 
-        Call it only where the broker sets the timestamps of records. Where producers set them, a
-        record may still come whose own timestamp finds the conversation not sealed yet.
+        Call this only if the broker sets the timestamps of records. If producers set them, a record
+        may still arrive with a timestamp at which the conversation was not sealed yet.
         """
         result = BatchResult()
         for key in self.seal_queue.take(clock_ms, limit):
@@ -269,7 +275,7 @@ class Partition:
         return result
 
     def _droppable_at_ms(self, last_arrival_ms: int) -> int:
-        # The end of a bucket, so that nothing taken from a bucket has to be put back into it.
+        # Round up to the end of a bucket: then every key of a bucket that is taken can be sealed.
         earliest_ms = last_arrival_ms + self._seal_after_ms + self._seal_slack_ms
         return earliest_ms - earliest_ms % -self._seal_bucket_ms
 

@@ -1,4 +1,4 @@
-"""Run the batch cycle: apply records, write what they cause, release offsets, fire timers."""
+"""Run the batch cycle: apply records, write the results, release offsets, run timers."""
 
 import asyncio
 import time
@@ -17,16 +17,16 @@ from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.partition import Partition, TimelineFor
 
-_SETTLED_AT_ONCE_MAX = 10_000  # conversations, so that many at once do not block the event loop
+_SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
 
 
 class Host(Protocol):
-    """What the runner asks of its host: Faust in production, the simulator in tests."""
+    """What the runner needs from its host: Faust in production, the simulator in tests."""
 
     @property
     def generation(self) -> int:
-        """The consumer group's generation: another one means that partitions may have moved."""
+        """The consumer group's generation; when it changes, partitions may have moved."""
 
     @property
     def is_rebalancing(self) -> bool:
@@ -34,15 +34,15 @@ class Host(Protocol):
 
     @property
     def is_recovering(self) -> bool:
-        """Whether the host says that it reads states back from the changelog."""
+        """Whether the host says that it is reading states from the changelog."""
 
     @property
     def has_unread_states(self) -> bool:
-        """Whether states of the changelog are not read back yet, whatever the host says."""
+        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
 
     @property
     def is_paused(self) -> bool:
-        """Whether no records are fetched, for a rebalance or the end of the process."""
+        """Whether fetching is paused, for a rebalance or because the process is stopping."""
 
     async def position(self, partition: int) -> int | None:
         """Return the offset of the next record of the events topic; None if we do not own it."""
@@ -51,11 +51,11 @@ class Host(Protocol):
         """Return the offsets after the last records of the events topic."""
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Note states that we wrote: they need not be read back from the changelog."""
+        """Note offsets of the changelog that we wrote: they need not be read back."""
 
 
 class Writer(Protocol):
-    """What the runner writes with: `outputs.Outputs`, or the simulator's log."""
+    """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
 
     async def write_results(
         self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
@@ -69,7 +69,7 @@ class Writer(Protocol):
 
 
 class Probe(NamedTuple):
-    """Where a partition ended, and the broker's time just before."""
+    """A partition's end offset, and the broker's time just before it was read."""
 
     partition: int
     clock_ms: int
@@ -98,17 +98,17 @@ class BatchRunner:
             host: runs the runner and knows the consumer group.
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
-            settings: of the worker and its topics.
-            timeline_for: a tenant's policies.
-            keys: of producers; None: every record of the events topic is trusted.
-            end: ends the process without a commit, given a log event and the error.
+            settings: the settings of the worker and its topics are used.
+            timeline_for: returns the timeline of a tenant.
+            keys: the producers' keys; None: every record of the events topic is trusted.
+            end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
         """
         self.partitions: dict[int, Partition] = {}
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
-        self.done_at: dict[int, float] = {}  # when that was, monotonic seconds
-        self.arrived_ms: dict[int, int] = {}  # the timestamp of the last record applied
-        self._taken_at: dict[int, float] = {}  # when a record last came, monotonic seconds
+        self.done_at: dict[int, float] = {}  # when `done` last moved, monotonic seconds
+        self.arrived_ms: dict[int, int] = {}  # the latest timestamp in the last batch applied
+        self._taken_at: dict[int, float] = {}  # when a batch was last applied, monotonic seconds
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._host = host
         self._outputs = outputs
@@ -127,7 +127,7 @@ class BatchRunner:
     # --- partitions -------------------------------------------------------------------------------
 
     def partition(self, number: int) -> Partition:
-        """Return a partition that we own; a new one has no states yet."""
+        """Return a partition that we own; if it is new, add it without states."""
         partition = self.partitions.get(number)
         if partition is None:
             partition = Partition(
@@ -142,7 +142,7 @@ class BatchRunner:
         return partition
 
     def drop(self, numbers: Iterable[int]) -> None:
-        """Forget partitions that another worker owns now."""
+        """Drop partitions that another worker owns now."""
         for number in numbers:
             for by_partition in (
                 self.partitions,
@@ -158,45 +158,47 @@ class BatchRunner:
     # --- batches ----------------------------------------------------------------------------------
 
     async def wait_for_capacity(self) -> None:
-        """Wait while too many batches are in flight: back-pressure on the fetches."""
+        """Wait while too many batches are in flight (back-pressure: no more is fetched)."""
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
-        Between the host's check that we own the partition and this call nothing may be awaited: the
-        partition could be revoked.
+        The caller checks that we own the partition and must await nothing between that check and
+        this
+        call: the partition could be revoked meanwhile.
 
         Raises:
             BrokenInvariantError: the partition's states are not read back yet.
         """
         partition = self.partition(number)
         if not partition.is_recovered:
-            # The first records after a recovery come a moment before Faust says that it is over.
+            # After a recovery, the first records may arrive before the host has scheduled the
+            # deadlines.
             if self._host.is_recovering or self._host.has_unread_states:
                 raise BrokenInvariantError(
                     f"records of partition {number} came before its states were read back"
                 )
             partition.schedule_all()
-        work = partition.apply(chain.from_iterable(batch.records for batch in batches))
+        result = partition.apply(chain.from_iterable(batch.records for batch in batches))
         limit = self._dead_letter_limit
-        limit.count(sum(work.events_by_type), [letter.reason for letter in work.dead_letters])
+        limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
         if limit.is_exceeded:
-            # Nothing of this batch is written, so it is read again once the cause is fixed.
+            # This batch is not written, so it will be read again once the cause is fixed.
             self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message))
             return
         self._taken_at[number] = time.monotonic()
         arrived_ms = max(batch.timestamp for batch in batches)
         if arrived_ms != NO_TIMESTAMP:
             self.arrived_ms[number] = arrived_ms
-        count_applied(self._metrics, work)
-        self._start(partition, work, batches[-1].next_offset)
+        count_applied(self._metrics, result)
+        self._start(partition, result, batches[-1].next_offset)
 
-    def _start(self, partition: Partition, work: BatchResult, done: int | None) -> None:
+    def _start(self, partition: Partition, result: BatchResult, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
         before = in_flight[-1] if in_flight else None
-        task = asyncio.ensure_future(self._effects(partition, work, done, before))
+        task = asyncio.ensure_future(self._effects(partition, result, done, before))
         in_flight.append(task)
         task.add_done_callback(lambda ended: self._on_effects_ended(partition.number, ended))
 
@@ -211,37 +213,44 @@ class BatchRunner:
     async def _effects(
         self,
         partition: Partition,
-        work: BatchResult,
+        result: BatchResult,
         done: int | None,
         before: asyncio.Task[None] | None,
     ) -> None:
-        """Write what a batch caused, then move the done-offset to `done` (None: a timer's batch).
+        """Write a batch's results and states, then move the done-offset to `done`.
 
-        `before` are the effects of the partition's batch before this one.
+        Args:
+            partition: the partition of the batch.
+            result: the batch's result.
+            done: the offset after the batch's last record; None for a timer's batch.
+            before: the effects of the partition's previous batch.
         """
         number = partition.number
-        # 1. Results first. A state says that they were emitted: with the state written and a result
-        #    lost, the record would be passed over when it comes again, and the result never be sent.
-        if work.outputs or work.dead_letters:
-            await self._outputs.write_results(work.outputs, work.dead_letters)
-        # States go out in the order of the batches: compaction keeps the last version of a state.
+        # 1. Results first. A state says that its results were emitted: if the state were written
+        # and    a result lost, the record would be skipped when it is delivered again, and the
+        # result    would never be written.
+        if result.outputs or result.dead_letters:
+            await self._outputs.write_results(result.outputs, result.dead_letters)
+        # States are written in the order of the batches: compaction keeps the last version of a
+        # state.
         if before is not None:
             await asyncio.wait([before])
             if before.cancelled() or before.exception() is not None:
                 return
-        # 2. States. If the process dies before this, the records come again and yield the same
-        #    results with the same ids.
-        if work.states:
-            offsets = await self._outputs.write_states(number, work.states)
+        # 2. States. If the process dies before this step, the records are delivered again and yield
+        #    the same results with the same ids.
+        if result.states:
+            offsets = await self._outputs.write_states(number, result.states)
             if offsets is not None:
                 self._host.states_written(number, offsets)
         elif not partition.states:
-            # Only rejected records so far. An empty changelog beside a committed offset means that
-            # the changelog was lost (`topics.lost_states`), so it must not be empty.
+            # The partition had only rejected records so far. Write something to its changelog: if a
+            # partition has a committed offset and an empty changelog, its states count as lost
+            # (`topics.lost_states`).
             _, offsets = await self._outputs.read_clock(number)
             self._host.states_written(number, offsets)
-        # 3. Only now may the offset be committed, and never a later one. Not if the partition went
-        #    and came back meanwhile: its states may have been read back before ours were written.
+        # 3. Only now may this offset be committed. If the partition was revoked and assigned to us
+        # again meanwhile, it must not be: the states may have been read back before we wrote ours.
         if done is not None and self.partitions.get(number) is partition:
             self.done[number] = done
             self.done_at[number] = time.monotonic()
@@ -257,9 +266,10 @@ class BatchRunner:
     # --- timers -----------------------------------------------------------------------------------
 
     async def probe(self) -> list[Probe]:
-        """Ask the broker for clock and end of the partitions in which something may be due.
+        """Ask the broker for its clock and the end of each partition in which something may be due.
 
-        It runs beside the batches: the broker answers it after a fetch that waits for records.
+        This runs concurrently with the batches, because the broker may respond only after a pending
+        fetch.
         """
         host = self._host
         if host.is_rebalancing or host.is_recovering or host.is_paused:
@@ -276,7 +286,7 @@ class BatchRunner:
         if not due:
             return []
         generation = host.generation
-        # The clock first, then the end: a record beyond that end has a later timestamp.
+        # Read the clock before the end: then a record beyond that end has a later timestamp.
         readings = await asyncio.gather(*map(self._outputs.read_clock, due))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
@@ -289,7 +299,7 @@ class BatchRunner:
     async def settle(self, probes: Iterable[Probe]) -> bool:
         """Settle and seal what was due at each probe, in partitions that were read to its end.
 
-        To be called between two batches. Return whether more may be due at once.
+        Call this between two batches. Return whether to probe again at once, as more may be due.
         """
         host = self._host
         more = False
@@ -302,23 +312,23 @@ class BatchRunner:
             if partition is None or not partition.is_recovered:
                 continue
             if position is None or position < probe.end_offset or not self._is_quiet(number):
-                continue  # behind: a follow-up of the customer may wait in the backlog
+                continue  # behind: a message of the customer may wait in the backlog
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
-            works = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
+            results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
-                # With timestamps of producers, a record may still come whose timestamp is before
-                # the broker's clock: it would have found its conversation unsealed.
-                works.append(partition.seal(until_ms, _SETTLED_AT_ONCE_MAX))
-            for work in works:
-                if not work.is_empty:
-                    count_emitted(self._metrics, work)
-                    self._start(partition, work, None)
+                # If producers set the timestamps, a record may still arrive with a timestamp at
+                # which its conversation was not sealed.
+                results.append(partition.seal(until_ms, _SETTLED_AT_ONCE_MAX))
+            for result in results:
+                if not result.is_empty:
+                    count_emitted(self._metrics, result)
+                    self._start(partition, result, None)
                     more = True
         return more
 
     def _is_quiet(self, number: int) -> bool:
-        # With timestamps of producers, history may be loading: the end of the partition says
-        # nothing while records still come.
+        # If producers set the timestamps, history may be loading: while records still arrive, the
+        # end of the partition does not prove that all earlier timestamps were read.
         if not self._producers_set_time:
             return True
         quiet_seconds = time.monotonic() - self._taken_at.get(number, 0.0)
@@ -333,7 +343,10 @@ class BatchRunner:
         return sum(partition.open_conversations for partition in self.partitions.values())
 
     def due_unsettled(self) -> int:
-        """Count conversations whose silence is complete by the host's clock, but not settled."""
+        """Count the entries of the due queues that are due by the host's clock.
+
+        Stale entries are included: of conversations that were decided before their window ended.
+        """
         now_ms = int(self._now() * 1000)
         return sum(
             partition.due_queue.count_until(now_ms) for partition in self.partitions.values()
@@ -343,12 +356,12 @@ class BatchRunner:
         return self._dead_letter_limit.share
 
     def unacknowledged(self) -> int:
-        """Count batches whose results and states the broker has not acknowledged."""
+        """Return how many batches have results or states that are not acknowledged."""
         return len(self._tasks())
 
 
 class Timers:
-    """Probe at an interval for what is due, and settle it."""
+    """Probe at an interval for conversations that are due, and settle them."""
 
     def __init__(self, runner: BatchRunner, interval_seconds: float) -> None:
         self._runner = runner
@@ -357,7 +370,10 @@ class Timers:
         self._probing: asyncio.Task[list[Probe]] | None = None
 
     async def run(self) -> None:
-        """Settle what the last probe found, and probe if it is time. To be called between batches."""
+        """Settle after a finished probe, and start the next one when it is time.
+
+        Call this between two batches.
+        """
         now = time.monotonic()
         if self._probing is not None and self._probing.done():
             more = await self._runner.settle(self._probing.result())

@@ -1,4 +1,4 @@
-"""Build the worker's Faust app and run it until it is told to stop."""
+"""Build the worker's Faust app and run it until SIGTERM or SIGINT."""
 
 import asyncio
 import gc
@@ -40,12 +40,12 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     """Run until SIGTERM or SIGINT; return the exit status.
 
     Raises:
-        ConfigurationError: the settings, the topics or the installed libraries do not fit.
+        ConfigurationError: the settings, the topics or an installed library's version are wrong.
         UnavailableError: no broker answers, or the port is taken.
     """
     configure(settings.log)
     limit_arenas()
-    # The hot path makes hardly any cyclic garbage, and states are not tracked: collect seldom.
+    # The hot path makes hardly any cyclic garbage, and the collector does not track states.
     gc.collect()
     gc.freeze()
     gc.set_threshold(500_000, 20, 100)
@@ -80,7 +80,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
 def _start(
     settings: Settings, tenants: Tenants, listening: socket.socket, context: ChildContext | None
 ) -> int:
-    async def build_and_run() -> None:  # Faust's app is built in the loop that it runs in
+    async def build_and_run() -> None:  # Faust's app must be built in the event loop that runs it
         await _Worker(settings, tenants, Path(data)).run(listening, context)
 
     with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data:
@@ -120,7 +120,8 @@ def _build_app(
     runner = BatchRunner(host, outputs, metrics, settings, tenants.timeline_for, keys, end=crash)
     app.attach(settings, host, runner)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)
-    # The table makes Faust recover from the changelog and assign its partitions with the events'.
+    # Because of this table, Faust recovers from the changelog, and assigns each partition of it to
+    # the owner of the same partition of the events topic.
     app.Table(
         "conversations",
         key_type=bytes,
@@ -133,7 +134,7 @@ def _build_app(
 
     @app.agent(events)  # type: ignore[untyped-decorator]
     async def never_called(stream: Any) -> None:
-        """Exist: without an agent Faust neither starts a worker nor subscribes to a topic."""
+        """Do nothing: without an agent, Faust neither starts a worker nor subscribes to a topic."""
         async for _ in stream:
             raise AssertionError("the runner takes every record")
 
@@ -141,7 +142,7 @@ def _build_app(
 
 
 class _Worker:
-    """One run of the worker: the app, its metrics and its readiness."""
+    """One worker process: its Faust app, metrics and readiness."""
 
     def __init__(self, settings: Settings, tenants: Tenants, data: Path) -> None:
         self._settings = settings
@@ -157,7 +158,7 @@ class _Worker:
         watch(self._metrics, self._runner)
 
     async def run(self, listening: socket.socket, context: ChildContext | None) -> None:
-        """Run until told to stop. With a context, this process is one of several."""
+        """Run until SIGTERM or SIGINT. With a context, this process is one of several."""
         settings = self._settings
         name = "worker" if context is None else "process"
         app = self._app
@@ -225,7 +226,7 @@ class _Worker:
         ending.result()
 
     async def _drain(self) -> None:
-        # Fetching stops, the batches in flight end and are committed, then the group is left.
+        # Stop fetching, wait for the batches in flight, commit, and leave the group.
         self._app.consumer.stop_flow()
         await self._runner.drain()
         await self._app.consumer.commit()
@@ -237,17 +238,17 @@ class _Worker:
         return self._problems()
 
     def _problems(self) -> list[str]:
-        """Say why the worker is not ready; an empty list means that it is."""
+        """Return why the worker is not ready; an empty list means that it is ready."""
         app, partitions = self._app, self._runner.partitions
         if not app.started:
             return ["starting"]
         problems = []
         if app.rebalancing:
             problems.append("rebalancing")
-        # Faust's own flag is set a moment late.
+        # `in_recovery` alone is not enough: Faust sets it a moment late.
         if app.in_recovery or not all(p.is_recovered for p in partitions.values()):
             problems.append("reading states from the changelog")
-        if not partitions:  # the consumer itself cannot be asked before it runs
+        if not partitions:  # do not ask the consumer: it may not run yet
             problems.append("no partitions are assigned")
         if self._is_kafka_silent:
             problems.append(f"{self._kafka} does not answer")
@@ -267,7 +268,7 @@ class _Worker:
         while True:
             await asyncio.sleep(_GAUGES_SECONDS)
             now = time.monotonic()
-            # A restart would not help without partitions or without Kafka.
+            # A restart would not help if there are no partitions or Kafka does not answer.
             problems = [
                 p for p in self._problems() if not p.startswith(("no partitions", self._kafka))
             ]
@@ -298,7 +299,7 @@ class _Worker:
 
 
 def watch(metrics: WorkerMetrics, runner: BatchRunner) -> None:
-    """Read the runner's counts at each scrape, so that all of them are of one moment."""
+    """Let each scrape read the runner's counts, so that all counts are from the same moment."""
     metrics.conversations.set_function(runner.conversations)
     metrics.open_conversations.set_function(runner.open_conversations)
     metrics.due_unsettled.set_function(runner.due_unsettled)
@@ -310,7 +311,6 @@ def _quiet_libraries() -> None:
     # Faust logs each step of each rebalance at `info`; our own log has what matters.
     for name in ("faust", "mode", "aiokafka", FaustApp.__module__):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Faust warns when its fetcher is silent while the runner reads, and when a timer has to wait
-    # for the batch in hand.
+    # Faust warns if its fetcher is idle while the runner works, and if a timer waits for a batch.
     for name in ("faust.transport.drivers.aiokafka", "mode.timers"):
         logging.getLogger(name).setLevel(logging.ERROR)

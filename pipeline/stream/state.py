@@ -1,19 +1,19 @@
-"""Give a conversation its stored form: a header that needs no decoding, then msgpack. Pure.
+"""Encode a conversation for the changelog: a header at fixed offsets, then msgpack. Pure.
 
 ::
 
-    offset   u64   of the last record applied, plus one
-    emitted  u32   usage records so far
-    due      u64   when silence is settled (arrival time, ms), or 0
-    form     u8    bits: 1 packed with zlib, 2 a history was sealed, 4 and none has begun since
+    offset   u64   offset of the last record applied, plus one
+    emitted  u32   number of usage records so far
+    due      u64   when silence is settled (arrival time, ms); 0: never
+    form     u8    bits: 1 packed with zlib; 2 a history was sealed; 4 no history has begun since
     arrival  u64   the newest record timestamp (ms)
 
-The first twelve bytes order the versions of one state: a record moves the offset, a timer moves
-the number of usage records, and of two versions with the same twelve bytes a sealed one is newer.
-The greatest is the newest, in whatever order two owners of a partition wrote them.
+The first twelve bytes order the versions of one state: a record increases the offset, and a timer
+increases the number of usage records. If they are equal, a sealed version is newer. So the newest
+version is known even if two owners of a partition wrote theirs in the wrong order.
 
-A reader refuses a form bit that it does not know. In a rolling upgrade, an older worker that takes
-over a partition would otherwise drop what the newer one stored, and write the rest back.
+A reader rejects a form bit that it does not know. Otherwise, in a rolling upgrade, an older worker
+that takes over a partition would drop what the newer worker stored, and write the rest back.
 `docs/internals/state-format.md` has every byte, and the rules for a change.
 """
 
@@ -42,7 +42,7 @@ _last_arrival_of = struct.Struct(">21xQ").unpack_from
 
 
 class Header(NamedTuple):
-    """The header of a stored state; `due_arrival_ms` is 0 where nothing is due."""
+    """The header of a stored state; `due_arrival_ms` is 0 if nothing is due."""
 
     next_offset: int
     emitted: int
@@ -65,9 +65,10 @@ def encode_state(next_offset: int, conversation: Conversation) -> bytes:
         payload = zlib.compress(payload, 1)
         form |= PACKED
     due_ms = conversation.due_arrival_ms
-    # A deadline before 1970 has passed on every clock: 1 stands for it, as 0 means none.
+    # 0 means that nothing is due, so a deadline at or before 1970 is stored as 1: it has passed
+    # too.
     stored_due_ms = 0 if due_ms is None else max(due_ms, 1)
-    # Kafka's -1, for no timestamp, counts as 0.
+    # Kafka's -1 (no timestamp) is stored as 0.
     arrival_ms = max(conversation.arrival_ms, 0)
     return (
         _HEADER.pack(next_offset, conversation.emitted, stored_due_ms, form, arrival_ms) + payload
@@ -105,28 +106,28 @@ def decode_state(stored: bytes) -> Conversation:
 
 
 def next_offset_of(stored: bytes) -> int:
-    """Return the offset after that of the last record applied."""
+    """Return the offset of the last record applied, plus one."""
     return int(_offset_of(stored)[0])
 
 
 def due_arrival_ms_of(stored: bytes) -> int | None:
-    """Return the arrival time at which silence is settled, or None where nothing is due."""
+    """Return the arrival time (ms) at which silence is settled; None if nothing is due."""
     due_ms: int = _due_of(stored)[0]
     return due_ms or None
 
 
 def last_arrival_ms_of(stored: bytes) -> int:
-    """Return the newest record timestamp."""
+    """Return the newest record timestamp (ms)."""
     return int(_last_arrival_of(stored)[0])
 
 
 def is_sealed(stored: bytes) -> bool:
-    """Say whether the history was sealed and no new one has begun."""
+    """Return whether the history was sealed and no new one has begun."""
     return stored[_FORM] & SEALED != 0
 
 
 def newest(stored: bytes, other: bytes | None) -> bytes:
-    """Return the newer of two versions of one state; the first where they are the same."""
+    """Return the newer of two versions of one state; the first if neither is newer."""
     if other is None:
         return stored
     order, of_other = stored[:ORDER_BYTES], other[:ORDER_BYTES]

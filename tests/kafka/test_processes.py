@@ -1,4 +1,4 @@
-"""A worker of several processes on a real broker behaves as one, and decides the same."""
+"""On a real broker, a worker of several processes behaves and decides like one process."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def _gone(children: list[psutil.Process]) -> None:
+def _wait_until_ended(children: list[psutil.Process]) -> None:
     wait_until(lambda: not any(map(_runs, children)), "the processes ended")
 
 
@@ -161,7 +161,7 @@ def test_no_process_outlives_the_supervisor(load: Load, loaded_run: Run) -> None
 
     os.kill(worker.pid, signal.SIGKILL)
 
-    _gone(children)
+    _wait_until_ended(children)
     last = run.start("worker", **TWO)
     run.until_decided(last, load.size)
     assert run.usage_records() == load.records

@@ -1,4 +1,4 @@
-"""With a secured broker, every process connects with its credentials, and says what is wrong."""
+"""Every process connects to a secured broker, and reports wrong credentials clearly."""
 
 import subprocess
 from collections.abc import Iterator
@@ -24,15 +24,15 @@ SECRETS = (PASSWORD, "hunter2")
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    with running_secured(tmp_path_factory.mktemp("secured")) as found:
-        yield found
+    with running_secured(tmp_path_factory.mktemp("secured")) as broker:
+        yield broker
 
 
 @pytest.fixture
 def run(secured: Secured, tmp_path: Path) -> Iterator[Run]:
     """Return a run over SASL_SSL. The test itself reads and writes over the open listener."""
     with runs.without_topics(secured.plain, tmp_path) as run:
-        # At `debug` the libraries log everything: none of it may be a secret.
+        # At `debug` the libraries log everything, and even then no line may have a secret.
         run.env |= {**secured.env["SASL_SSL"], "RESMETER_LOG__LEVEL": "debug"}
         upgrade(run.env["RESMETER_LEDGER__URL"])
         yield run
@@ -158,6 +158,6 @@ def _tried(run: Run, events: str | None, **env: str) -> list[subprocess.Complete
 def _delivered(run: Run) -> int:
     ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
     try:
-        return sum(found.delivered for found in reports.usage(ledger))
+        return sum(row.delivered for row in reports.usage(ledger))
     finally:
         ledger.close()

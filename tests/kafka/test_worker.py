@@ -1,4 +1,4 @@
-"""The worker on a real broker decides what the rules say, whatever fails on the way."""
+"""On a real broker, the worker decides by the rules, whatever fails meanwhile."""
 
 import contextlib
 import random
@@ -233,21 +233,21 @@ def test_a_worker_does_not_start_without_its_changelog_and_rebuilds_it_from_the_
     )
     run.done("topics", "create")
 
-    refused = run.resmeter("worker")
+    result = run.resmeter("worker")
 
-    assert refused.returncode == 2
-    assert f"{changelog}[" in refused.stderr
-    assert "the states of its conversations are lost" in refused.stderr
+    assert result.returncode == 2
+    assert f"{changelog}[" in result.stderr
+    assert "the states of its conversations are lost" in result.stderr
     events = run.env["RESMETER_TOPICS__EVENTS"]
-    places = [TopicPartition(events, number, 0) for number in range(PARTITIONS)]
-    group = ConsumerGroupTopicPartitions(run.env["RESMETER_WORKER__GROUP"], places)
+    starts = [TopicPartition(events, number, 0) for number in range(PARTITIONS)]
+    group = ConsumerGroupTopicPartitions(run.env["RESMETER_WORKER__GROUP"], starts)
     (reset,) = admin.alter_consumer_group_offsets([group]).values()
     reset.result()
     run.until_decided(run.start("worker"), len(messages))
     assert run.usage_records() == before
 
 
-def test_a_partition_with_only_dead_letters_can_be_resumed(run: Run) -> None:
+def test_a_worker_can_resume_a_partition_that_has_only_dead_letters(run: Run) -> None:
     run.produce([(KEY, b"{garbage", AT)])
     first = run.start("worker")
     run.until_decided(first, 1)

@@ -40,10 +40,10 @@ BUGS = (
     Bug(
         "the state is written before the usage records",
         "pipeline/stream/runner.py",
-        "        if work.outputs or work.dead_letters:\n",
-        "        if work.states:\n"
-        "            await self._outputs.write_states(number, work.states)\n"
-        "        if work.outputs or work.dead_letters:\n",
+        "        if result.outputs or result.dead_letters:\n",
+        "        if result.states:\n"
+        "            await self._outputs.write_states(number, result.states)\n"
+        "        if result.outputs or result.dead_letters:\n",
     ),
     Bug(
         "batches complete in the order of their acknowledgements, not of their offsets",

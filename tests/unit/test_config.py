@@ -89,7 +89,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     assert load_settings() == Settings.model_construct()
 
 
-def test_other_programs_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA__BOOTSTRAP_SERVERS", "elsewhere:9092")
     monkeypatch.setenv("RESMETER_TEST_KAFKA", "elsewhere:9092")
 
@@ -157,9 +157,9 @@ def test_all_problems_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("RESMETER_SINK__HTTP_PORT", "-1")
     monkeypatch.setenv("RESMETER_LOG__LEVEL", "loud")
 
-    found = problems()
+    reported = problems()
 
-    assert [problem.partition(": ")[0] for problem in found] == [
+    assert [problem.partition(": ")[0] for problem in reported] == [
         "RESMETER_TOPICS__PARTITIONS",
         "RESMETER_WORKER__HTTP_PORT",
         "RESMETER_SINK__HTTP_PORT",
@@ -185,7 +185,7 @@ def test_a_check_gets_the_valid_sections_and_the_problems_of_the_others(
     assert settings.worker == Settings.model_construct().worker
 
 
-def test_a_check_of_valid_settings_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_of_valid_settings_reports_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESMETER_TOPICS__PARTITIONS", "16")
 
     assert load_valid_settings() == (load_settings(), [], set())
@@ -266,7 +266,7 @@ def test_certificates_without_an_encrypted_protocol_are_reported(
         ({"SECURITY_PROTOCOL": "SSL", "SSL_KEY_FILE": "PEM"}, "SSL_CERT_FILE"),
     ],
 )
-def test_half_of_a_pair_of_credentials_is_reported_with_the_other_half(
+def test_a_setting_without_its_counterpart_is_reported_with_the_missing_one(
     monkeypatch: pytest.MonkeyPatch, pem: str, given: dict[str, str], missing: str
 ) -> None:
     for name, value in given.items():

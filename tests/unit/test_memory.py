@@ -1,4 +1,4 @@
-"""`limit_arenas`, tried in a process of its own, because the limit cannot be lifted again."""
+"""Run `limit_arenas` in a process of its own, because a process cannot remove the limit again."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Every series exists from the start, at zero, and counts what its name says."""
+"""Every series exists from the start, at zero, and counts correctly."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -23,7 +23,7 @@ from pipeline.stream.batch import BatchResult, Output
 from pipeline.stream.counts import count_applied, count_emitted
 from pipeline.usage.record import UsageRecord
 
-# These have a series for each partition that a process owns.
+# These metrics have a series for each partition that a process owns.
 BY_PARTITION = {
     "resmeter_lag_records",
     "resmeter_lag_seconds",
@@ -33,7 +33,7 @@ BY_PARTITION = {
 
 
 def served(registry: CollectorRegistry) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """What a scrape returns: values by name and labels."""
+    """Return the values that a scrape returns, by name and labels."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -43,11 +43,11 @@ def served(registry: CollectorRegistry) -> dict[tuple[str, frozenset[tuple[str, 
 
 
 def values(registry: CollectorRegistry, name: str) -> dict[tuple[str, ...], float]:
-    """The values of one metric by label values, in the order of the labels' names."""
+    """Return the values of one metric by label values, in the order of the labels' names."""
     return {
         tuple(value for _, value in sorted(labels)): value
-        for (found, labels), value in served(registry).items()
-        if found == name
+        for (series, labels), value in served(registry).items()
+        if series == name
     }
 
 
@@ -83,9 +83,9 @@ def test_every_series_exists_from_the_start_at_zero() -> None:
     WorkerMetrics(registry)
     SinkMetrics(registry)
 
-    found = served(registry)
+    series = served(registry)
 
-    assert set(found.values()) == {0.0}
+    assert set(series.values()) == {0.0}
     families = {family.name: family for family in registry.collect()}
     without = {name for name, family in families.items() if not family.samples}
     assert without == BY_PARTITION
@@ -138,7 +138,7 @@ def test_every_metric_has_the_prefix_and_a_help_text() -> None:
 def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     registry = CollectorRegistry()
     letter = DeadLetter(None, b"", (), "too_large", 0)
-    work = BatchResult(
+    result = BatchResult(
         outputs=[
             Output(b"", b"", b"", usage_record("resolution", 1, "silence")),
             Output(b"", b"", b"", usage_record("resolution", -1, "customer_returned")),
@@ -149,9 +149,9 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
         redelivered=5,
         histories_sealed=6,
     )
-    work.events_by_type[2] = 3
+    result.events_by_type[2] = 3
 
-    count_applied(WorkerMetrics(registry), work)
+    count_applied(WorkerMetrics(registry), result)
 
     assert nonzero(registry, "resmeter_events_total") == {("conversation.ai_message",): 3}
     assert nonzero(registry, "resmeter_rejected_total") == {("too_large",): 2}
@@ -166,9 +166,9 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
 
 def test_an_outcome_defined_by_a_policy_gets_a_series_when_it_is_emitted() -> None:
     registry = CollectorRegistry()
-    work = BatchResult(outputs=[Output(b"", b"", b"", usage_record("signup", 1, "reported"))])
+    result = BatchResult(outputs=[Output(b"", b"", b"", usage_record("signup", 1, "reported"))])
 
-    count_emitted(WorkerMetrics(registry), work)
+    count_emitted(WorkerMetrics(registry), result)
 
     assert nonzero(registry, "resmeter_transitions_total") == {("+1", "signup", "reported"): 1}
 

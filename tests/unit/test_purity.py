@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _contract() -> set[str]:
-    """The modules and packages that the contract names."""
+    """Return the modules and packages that the contract names."""
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
     (contract,) = [
         contract
@@ -21,7 +21,7 @@ def _contract() -> set[str]:
 
 
 def _modules() -> dict[str, str]:
-    """The docstring of each module that has code; a package's own docstring is about its modules."""
+    """Return the docstring of each module except packages: theirs are about their modules."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.get_docstring(
             ast.parse(path.read_text("utf-8"))

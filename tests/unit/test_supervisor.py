@@ -24,7 +24,7 @@ def _samples(text: str) -> list[Sample]:
 def test_each_sample_of_each_process_appears_once_with_its_process() -> None:
     texts = {0: _text(3), 1: _text(5)}
 
-    found = _samples(merge_metrics(texts).decode())
+    merged = _samples(merge_metrics(texts).decode())
 
     expected = [
         (s.name, {**s.labels, "process": str(process)}, s.value)
@@ -32,7 +32,7 @@ def test_each_sample_of_each_process_appears_once_with_its_process() -> None:
         for s in _samples(text)
     ]
     key = repr
-    assert sorted(((s.name, dict(sorted(s.labels.items())), s.value) for s in found), key=key) == (
+    assert sorted(((s.name, dict(sorted(s.labels.items())), s.value) for s in merged), key=key) == (
         sorted(((n, dict(sorted(labels.items())), v) for n, labels, v in expected), key=key)
     )
 
@@ -45,6 +45,6 @@ def test_help_and_type_appear_once_as_in_one_process() -> None:
 
 
 def test_a_process_that_does_not_respond_is_left_out() -> None:
-    found = _samples(merge_metrics({1: _text(5)}).decode())
+    merged = _samples(merge_metrics({1: _text(5)}).decode())
 
-    assert {s.labels["process"] for s in found} == {"1"}
+    assert {s.labels["process"] for s in merged} == {"1"}

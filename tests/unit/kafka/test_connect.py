@@ -7,7 +7,7 @@ from pipeline.kafka.connect import AuthFailure, auth_failure_message
 
 
 @pytest.mark.parametrize("code", [KafkaError._AUTHENTICATION, KafkaError._SSL])
-def test_an_authentication_error_is_kept_without_the_address_and_the_timing(code: int) -> None:
+def test_the_reason_of_an_authentication_error_has_no_address_and_no_timing(code: int) -> None:
     failure = AuthFailure()
 
     is_final = failure.on_error(

@@ -21,11 +21,11 @@ NAMES = [
 
 
 class Arrived(msgspec.Struct):
-    """A Kafka record, as far as a dead letter needs it."""
+    """The members of a Kafka record that a dead letter needs."""
 
     key: bytes | None = b"acme:c-1"
     value: bytes | None = b"{"
-    headers: Sequence[tuple[str, Any]] = ()  # a content may be null
+    headers: Sequence[tuple[str, Any]] = ()  # the content of a header may be null
     offset: int = 90211
     timestamp: int = 1_777_885_260_000
 
@@ -39,9 +39,9 @@ def letter(
 @pytest.mark.parametrize("key", [None, b"", b"acme:c-1", b"\xff\xfe"])
 @pytest.mark.parametrize("value", [None, b"", b"{", b"\xff\x00" * 1000], ids=repr)
 def test_key_and_value_are_unchanged(key: bytes | None, value: bytes | None) -> None:
-    made = letter(Arrived(key=key, value=value))
+    dead_letter = letter(Arrived(key=key, value=value))
 
-    assert (made.key, made.value) == (key, value)
+    assert (dead_letter.key, dead_letter.value) == (key, value)
 
 
 def test_reason_and_origin_are_in_the_headers_as_text() -> None:
@@ -56,12 +56,12 @@ def test_reason_and_origin_are_in_the_headers_as_text() -> None:
 
 
 def test_the_headers_of_the_record_are_kept_and_come_first() -> None:
-    came = [("ce_specversion", b"1.0"), ("ce_id", b"ev-1"), ("ce_id", b"ev-2")]
+    original = [("ce_specversion", b"1.0"), ("ce_id", b"ev-1"), ("ce_id", b"ev-2")]
 
-    made = letter(Arrived(headers=came))
+    dead_letter = letter(Arrived(headers=original))
 
-    assert made.headers[:3] == tuple(came)
-    assert [name for name, _ in made.headers[3:]] == NAMES
+    assert dead_letter.headers[:3] == tuple(original)
+    assert [name for name, _ in dead_letter.headers[3:]] == NAMES
 
 
 def test_the_last_headers_of_a_record_that_is_rejected_again_are_the_new_ones() -> None:
@@ -75,43 +75,50 @@ def test_the_last_headers_of_a_record_that_is_rejected_again_are_the_new_ones() 
 
 
 def test_a_detail_in_any_language_is_utf8() -> None:
-    made = letter(Arrived(), detail="channel: is 'fäx 📠'; it must be one of messenger")
+    dead_letter = letter(Arrived(), detail="channel: is 'fäx 📠'; it must be one of messenger")
 
     assert (
-        dict(made.headers)["resmeter-detail"]
+        dict(dead_letter.headers)["resmeter-detail"]
         == "channel: is 'fäx 📠'; it must be one of messenger".encode()
     )
 
 
 def test_a_detail_without_a_utf8_form_is_written_with_replacements() -> None:
-    made = letter(Arrived(), detail="channel: is '\ud800'; it must be one of messenger")
+    dead_letter = letter(Arrived(), detail="channel: is '\ud800'; it must be one of messenger")
 
-    assert dict(made.headers)["resmeter-detail"] == b"channel: is '?'; it must be one of messenger"
+    assert (
+        dict(dead_letter.headers)["resmeter-detail"]
+        == b"channel: is '?'; it must be one of messenger"
+    )
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_reason_and_offset_are_members_too(reason: Reason) -> None:
-    made = letter(Arrived(offset=5), reason)
+def test_reason_and_offset_are_also_members(reason: Reason) -> None:
+    dead_letter = letter(Arrived(offset=5), reason)
 
-    assert (made.reason, made.offset) == (reason, 5)
+    assert (dead_letter.reason, dead_letter.offset) == (reason, 5)
 
 
-def test_reason_and_detail_are_those_of_the_reader() -> None:
+def test_reason_and_detail_come_from_the_reader() -> None:
     record = Arrived(value=b"[]")
     rejected = read_record(record.value, record.key, record.timestamp, record.headers)
     assert isinstance(rejected, Rejected)
 
-    made = DeadLetter.of(record, "conversation.events", 3, rejected)
+    dead_letter = DeadLetter.of(record, "conversation.events", 3, rejected)
 
-    assert dict(made.headers)["resmeter-reason"] == rejected.reason.encode() == b"not_cloudevents"
-    assert dict(made.headers)["resmeter-detail"] == rejected.detail.encode()
+    assert (
+        dict(dead_letter.headers)["resmeter-reason"]
+        == rejected.reason.encode()
+        == b"not_cloudevents"
+    )
+    assert dict(dead_letter.headers)["resmeter-detail"] == rejected.detail.encode()
 
 
-def size(made: DeadLetter) -> int:
+def size(dead_letter: DeadLetter) -> int:
     return (
-        len(made.key or b"")
-        + len(made.value or b"")
-        + sum(len(name) + len(content or b"") for name, content in made.headers)
+        len(dead_letter.key or b"")
+        + len(dead_letter.value or b"")
+        + sum(len(name) + len(content or b"") for name, content in dead_letter.headers)
     )
 
 
@@ -128,38 +135,38 @@ def size(made: DeadLetter) -> int:
         ),
     ],
 )
-def test_a_record_larger_than_the_topic_allows_is_cut_and_says_so(
+def test_a_record_larger_than_the_topic_allows_is_cut_and_a_header_names_the_parts(
     record: Arrived, cut: str
 ) -> None:
-    made = letter(record)
+    dead_letter = letter(record)
 
-    assert dict(made.headers)["resmeter-cut"] == cut.encode()
-    assert size(made) < BYTES_MAX + 2_000
-    assert (record.key or b"").startswith(made.key or b"")
-    assert (record.value or b"").startswith(made.value or b"")
-    assert dict(made.headers)["resmeter-offset"] == b"90211"
+    assert dict(dead_letter.headers)["resmeter-cut"] == cut.encode()
+    assert size(dead_letter) < BYTES_MAX + 2_000
+    assert (record.key or b"").startswith(dead_letter.key or b"")
+    assert (record.value or b"").startswith(dead_letter.value or b"")
+    assert dict(dead_letter.headers)["resmeter-offset"] == b"90211"
 
 
 def test_a_record_that_just_fits_is_not_cut() -> None:
     value = b"v" * (BYTES_MAX - len(b"acme:c-1") - len("h") - 8)
 
-    made = letter(Arrived(value=value, headers=[("h", None)]))
+    dead_letter = letter(Arrived(value=value, headers=[("h", None)]))
 
-    assert made.value == value
-    assert made.headers[0][0] == "h"
-    assert "resmeter-cut" not in dict(made.headers)
+    assert dead_letter.value == value
+    assert dead_letter.headers[0][0] == "h"
+    assert "resmeter-cut" not in dict(dead_letter.headers)
 
 
 def test_a_long_detail_is_cut() -> None:
-    made = letter(Arrived(), detail="x" * 2_000_000)
+    dead_letter = letter(Arrived(), detail="x" * 2_000_000)
 
-    assert len(dict(made.headers)["resmeter-detail"] or b"") == 1_000
+    assert len(dict(dead_letter.headers)["resmeter-detail"] or b"") == 1_000
 
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_reading_the_headers_reverses_writing_them(reason: Reason) -> None:
-    came = (("ce_id", b"ev-1"), ("resmeter-signature", b"v1:k:00"), ("empty", None))
-    record = Arrived(value=b"v" * BYTES_MAX, headers=came[:2])
+    original = (("ce_id", b"ev-1"), ("resmeter-signature", b"v1:k:00"), ("empty", None))
+    record = Arrived(value=b"v" * BYTES_MAX, headers=original[:2])
 
     read = read_dead_letter_headers(letter(record, reason, "channel: is 'fäx'").headers)
 
@@ -168,7 +175,7 @@ def test_reading_the_headers_reverses_writing_them(reason: Reason) -> None:
     assert read.arrived_ms == 1_777_885_260_000
     assert read.redrives == 0
     assert read.cut == f"value={BYTES_MAX}"
-    assert read.original == came[:2]
+    assert read.original == original[:2]
 
 
 def test_headers_of_another_program_have_no_reason_and_no_origin() -> None:

@@ -1,4 +1,4 @@
-"""Each setting of the connection reaches each client, and only where the protocol uses it."""
+"""Each client gets the settings of the connection, and only those that the protocol uses."""
 
 import ssl
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_settings_that_the_protocol_does_not_use_are_left_out(pem: str) -> None:
     assert security_of(kafka) == Security("PLAINTEXT", None, None)
 
 
-def test_no_text_shows_a_password(pem: str) -> None:
+def test_the_repr_of_the_security_shows_no_password(pem: str) -> None:
     kafka = KafkaSettings.model_validate(
         {
             "security_protocol": "SASL_SSL",

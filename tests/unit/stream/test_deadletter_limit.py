@@ -1,4 +1,4 @@
-"""The limit on dead letters covers the last records only, and applies once there are enough."""
+"""The limit on dead letters covers only the latest records, and needs a minimum of them."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from pipeline.stream.deadletter_limit import DeadLetterLimit
 BAD: list[Reason] = ["invalid_data", "malformed_json"]
 
 
-def test_mostly_dead_letters_exceed_the_limit_and_the_message_says_why() -> None:
+def test_more_dead_letters_than_the_limit_exceed_it_and_the_message_says_why() -> None:
     limit = DeadLetterLimit(10_000, 0.5)
 
     letters: list[Reason] = [*["invalid_data"] * 500, *["malformed_json"] * 200]  # type: ignore[list-item]
@@ -55,14 +55,14 @@ def test_the_share_covers_the_last_batches_that_fill_the_window(
     batches: list[tuple[int, list[Reason]]], window: int
 ) -> None:
     limit = DeadLetterLimit(window, 0.5)
-    for taken, letters in batches:
-        limit.count(taken, letters)
+    for events, letters in batches:
+        limit.count(events, letters)
 
-    kept: list[tuple[int, list[Reason]]] = []
+    covered: list[tuple[int, list[Reason]]] = []
     for batch in reversed(batches):
-        if sum(taken + len(letters) for taken, letters in kept) >= window:
+        if sum(events + len(letters) for events, letters in covered) >= window:
             break
-        kept.append(batch)
-    records = sum(taken + len(letters) for taken, letters in kept)
-    rejected = Counter(reason for _, letters in kept for reason in letters)
+        covered.append(batch)
+    records = sum(events + len(letters) for events, letters in covered)
+    rejected = Counter(reason for _, letters in covered for reason in letters)
     assert limit.share == (rejected.total() / records if records else 0.0)

@@ -13,7 +13,7 @@ deadlines = st.integers(-(2**40), 2**45)
 
 
 def queue_of(*dues: int) -> DueQueue:
-    """A queue with a key for each deadline, named by its place among them."""
+    """Return a queue with a key for each deadline; the key is the deadline's position."""
     queue = DueQueue()
     for number, due in enumerate(dues):
         queue.add(str(number).encode(), due)
@@ -36,7 +36,7 @@ def test_a_key_is_returned_once_its_minute_has_begun() -> None:
     assert queue.take(T0, 10) == [b"0"]
 
 
-def test_a_key_is_returned_once() -> None:
+def test_a_key_is_returned_only_once() -> None:
     queue = queue_of(T0)
 
     assert queue.take(EVERYTHING, 10) == [b"0"]
@@ -65,7 +65,7 @@ def test_a_key_can_be_added_again_to_a_minute_that_was_taken() -> None:
     assert queue.take(T0, 10) == [key]
 
 
-def test_keys_are_ordered_by_minute_then_by_when_they_were_added() -> None:
+def test_keys_are_ordered_by_minute_then_by_insertion() -> None:
     queue = queue_of(T0 + 2 * BUCKET_MS, T0 + 50_000, T0 + 10_000, T0 + BUCKET_MS)
 
     assert queue.take(EVERYTHING, 10) == [b"1", b"2", b"3", b"0"]

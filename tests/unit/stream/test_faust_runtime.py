@@ -29,7 +29,7 @@ from pipeline.stream.versions import VERSIONS, check_versions
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# What we replace, with its parameters.
+# The methods that we replace, with their parameters.
 REPLACED: list[tuple[type, str, list[str]]] = [
     (Consumer, "_drain_messages", ["self", "fetcher"]),
     (Consumer, "_new_offset", ["self", "tp"]),
@@ -44,7 +44,7 @@ REPLACED: list[tuple[type, str, list[str]]] = [
     (PartitionRecords, "_unpack_records", ["self"]),
     (PartitionRecords, "_consumer_record", ["self", "tp", "record"]),
 ]
-# What we call, with its parameters.
+# The methods that we call, with their parameters.
 CALLED: list[tuple[type, str, list[str]]] = [
     (Consumer, "_wait_next_records", ["self", "timeout"]),
     (Consumer, "_commit", ["self", "offsets"]),  # where `make proof` kills a worker
@@ -57,7 +57,7 @@ CALLED: list[tuple[type, str, list[str]]] = [
     (Recovery, "need_recovery", ["self"]),
     (TopicPartitionState, "consumed_to", ["self", "position"]),
 ]
-# Attributes that we read or set, and where they are assigned.
+# The methods that assign attributes, and the attributes that we read or set.
 ATTRIBUTES: list[tuple[Any, list[str]]] = [
     (BaseConsumer.__init__, ["_read_offset", "_committed_offset", "can_resume_flow"]),
     (BaseConsumer.stop_flow, ["flow_active"]),
@@ -92,11 +92,11 @@ def test_each_replacement_takes_the_same_number_of_parameters() -> None:
         assert len(_parameters(ours, name)) == len(parameters), name
 
 
-@pytest.mark.parametrize(("place", "names"), ATTRIBUTES)
+@pytest.mark.parametrize(("assigning", "names"), ATTRIBUTES)
 def test_each_attribute_is_assigned_where_we_expect_it(
-    place: Callable[..., Any], names: list[str]
+    assigning: Callable[..., Any], names: list[str]
 ) -> None:
-    source = inspect.getsource(place)
+    source = inspect.getsource(assigning)
 
     for name in names:
         assert f"self.{name} = " in source, name
@@ -115,15 +115,15 @@ def test_faust_waits_for_the_recovery_signal_that_we_replace() -> None:
     assert "self.signal_recovery_end.wait()" in inspect.getsource(Recovery)
 
 
-def test_the_list_of_hooks_names_each_of_them() -> None:
+def test_the_docstring_names_every_replaced_hook() -> None:
     listed = faust_runtime.__doc__ or ""
 
     for _, name, _ in REPLACED:
         assert name in listed, name
 
 
-async def test_faust_does_not_look_for_idle_streams() -> None:
-    # Asking the object for anything would raise.
+async def test_faust_does_not_check_for_idle_streams() -> None:
+    # Any access to an attribute of this object would raise.
     await FaustConsumer.verify_all_partitions_active(cast("Any", object()))
 
 

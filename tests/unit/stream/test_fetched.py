@@ -1,4 +1,4 @@
-"""Large record batches are cut, and no record or offset is lost by it."""
+"""Large record batches are cut into parts, and no record or offset is lost."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,8 +20,8 @@ def fetches(draw: st.DrawFn) -> list[RecordBatch]:
     batches: list[RecordBatch] = []
     offset = draw(st.integers(0, 100))
     for size in draw(st.lists(st.integers(1, 30), max_size=8)):
-        kept = sorted(draw(st.sets(st.integers(0, size - 1))))
-        records = [_Record(offset + n, 1_000 + offset + n) for n in kept]
+        remaining = sorted(draw(st.sets(st.integers(0, size - 1))))
+        records = [_Record(offset + n, 1_000 + offset + n) for n in remaining]
         timestamp = records[-1].timestamp if records else NO_TIMESTAMP
         batches.append(RecordBatch(iter(records), offset, offset + size, timestamp, size))
         offset += size

@@ -1,4 +1,4 @@
-"""What a partition counts and holds, beside what it writes."""
+"""A partition's counts, queue and states stay right and bounded."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Record(NamedTuple):
 
 
 def _day(number: int, *, confirmed: bool) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield a question and an answer of every conversation, and perhaps the customer's thanks."""
+    """Yield a question and an answer of every conversation, and if confirmed, the thanks."""
     steps = [
         ("customer_message", {"intent": "help_request"}),
         ("ai_message", {"kind": "answer"}),
@@ -53,7 +53,7 @@ def _partition() -> Partition:
     return partition
 
 
-def test_years_of_backlog_without_a_timer_leave_a_bounded_queue() -> None:
+def test_the_queue_stays_bounded_over_a_backlog_in_which_no_timer_runs() -> None:
     partition, offset = _partition(), 0
 
     for number in range(200):
@@ -66,7 +66,7 @@ def test_years_of_backlog_without_a_timer_leave_a_bounded_queue() -> None:
     assert partition.open_conversations == 0
 
 
-def test_a_conversation_is_open_while_its_window_is_ahead() -> None:
+def test_a_conversation_is_open_until_its_window_ends() -> None:
     partition = _partition()
     counts = []
 
@@ -85,9 +85,9 @@ def test_a_conversation_is_open_while_its_window_is_ahead() -> None:
 
 def test_open_conversations_are_counted_again_after_recovery() -> None:
     partition, again = _partition(), _partition()
-    work = partition.apply([Record(n, *rest) for n, rest in enumerate(_day(0, confirmed=False))])
+    result = partition.apply([Record(n, *rest) for n, rest in enumerate(_day(0, confirmed=False))])
 
-    again.restore(Record(n, 0, key, state) for n, (key, state) in enumerate(work.states))
+    again.restore(Record(n, 0, key, state) for n, (key, state) in enumerate(result.states))
     again.schedule_all()
 
     assert again.open_conversations == partition.open_conversations == CONVERSATIONS
@@ -118,10 +118,12 @@ def test_events_beyond_a_full_conversation_are_dead_letters_even_within_one_batc
     ]
     at_once, one_by_one = _partition(), _partition()
 
-    work = at_once.apply(records)
+    result = at_once.apply(records)
     letters = [letter for record in records for letter in one_by_one.apply([record]).dead_letters]
 
     assert {letter.reason for letter in letters} == {"conversation_too_long"}
-    assert [letter.offset for letter in work.dead_letters] == [letter.offset for letter in letters]
+    assert [letter.offset for letter in result.dead_letters] == [
+        letter.offset for letter in letters
+    ]
     assert at_once.states == one_by_one.states
-    assert work.records_read == len(records)
+    assert result.records_read == len(records)

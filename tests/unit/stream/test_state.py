@@ -1,4 +1,4 @@
-"""A conversation's stored form reads back as it was, and its header tells which is newer."""
+"""A stored conversation reads back unchanged, and headers say which version is newer."""
 
 import random
 from collections.abc import Sequence
@@ -51,10 +51,10 @@ GRACE_MS = 600_000
 
 
 def conversation(*events: Event) -> Conversation:
-    made = Conversation()
+    built = Conversation()
     for offset, event in enumerate(events):
-        made.receive("acme", "c-1", [(offset, event.at, event)], TIMELINE)
-    return made
+        built.receive("acme", "c-1", [(offset, event.at, event)], TIMELINE)
+    return built
 
 
 def question(at: int = T0, identity: str = "m1") -> Event:
@@ -69,7 +69,7 @@ def long_conversation() -> Conversation:
     return conversation(*(question(T0 + n, f"message-{n:032d}") for n in range(1000)))
 
 
-# --- there and back -------------------------------------------------------------------------------
+# --- round trip -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def long_conversation() -> Conversation:
     [Conversation(), conversation(question()), conversation(question(), answer())],
     ids=["new", "asked", "answered"],
 )
-def test_a_conversation_reads_back_as_it_was(original: Conversation) -> None:
+def test_a_conversation_reads_back_unchanged(original: Conversation) -> None:
     assert decode_state(encode_state(7, original)) == original
 
 
-def test_a_long_conversation_is_packed_and_reads_back_as_it_was() -> None:
+def test_a_long_conversation_is_packed_and_reads_back_unchanged() -> None:
     original = long_conversation()
 
     stored = encode_state(1000, original)
@@ -97,8 +97,8 @@ def test_a_restored_conversation_continues_as_the_original() -> None:
     thanks = Event(T0 + 2, CUSTOMER_MESSAGE, "/s", "m3", intent="confirmation")
 
     emitted = [
-        which.receive("acme", "c-1", [(2, thanks.at, thanks)], TIMELINE).records
-        for which in (original, again)
+        each.receive("acme", "c-1", [(2, thanks.at, thanks)], TIMELINE).records
+        for each in (original, again)
     ]
 
     assert emitted[0] == emitted[1]
@@ -107,9 +107,9 @@ def test_a_restored_conversation_continues_as_the_original() -> None:
 
 
 def test_equal_conversations_have_equal_bytes() -> None:
-    made = [encode_state(2, conversation(question(), answer())) for _ in range(2)]
+    one, other = (encode_state(2, conversation(question(), answer())) for _ in range(2))
 
-    assert made[0] == made[1]
+    assert one == other
 
 
 # --- the header -----------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def with_form(form: int) -> bytes:
 
 
 @pytest.mark.parametrize(("form", "bits"), [(8, "8"), (0x81, "128"), (0x1F, "8, 16")])
-def test_an_unknown_form_bit_is_refused_by_name(form: int, bits: str) -> None:
+def test_an_unknown_form_bit_is_rejected_with_its_number(form: int, bits: str) -> None:
     partition = Partition("conversation.events", 0, lambda _: TIMELINE)
     records = [StoredRecord(b"acme:c-1", state(5, 1)), StoredRecord(b"acme:c-2", with_form(form))]
 
@@ -224,24 +224,24 @@ def test_a_state_with_nothing_behind_its_header_is_refused_by_name(size: int) ->
 
 
 def sealed() -> Conversation:
-    made = conversation(question(), answer())
-    made.seal()
-    return made
+    quiet = conversation(question(), answer())
+    quiet.seal()
+    return quiet
 
 
 def reopened() -> Conversation:
-    made, later = sealed(), T0 + 90 * DAY_MS
-    made.receive("acme", "c-1", [(2, later, question(later, "m3"))], TIMELINE)
-    return made
+    resumed, later = sealed(), T0 + 90 * DAY_MS
+    resumed.receive("acme", "c-1", [(2, later, question(later, "m3"))], TIMELINE)
+    return resumed
 
 
-@pytest.mark.parametrize("made", [sealed(), reopened()], ids=["sealed", "reopened"])
-def test_a_sealed_conversation_reads_back_as_it_was(made: Conversation) -> None:
-    assert decode_state(encode_state(3, made)) == made
+@pytest.mark.parametrize("original", [sealed(), reopened()], ids=["sealed", "reopened"])
+def test_a_sealed_conversation_reads_back_unchanged(original: Conversation) -> None:
+    assert decode_state(encode_state(3, original)) == original
 
 
 def test_the_header_shows_a_sealed_history_and_a_new_one_after_it() -> None:
-    states = [encode_state(3, made) for made in (conversation(question()), sealed(), reopened())]
+    states = [encode_state(3, each) for each in (conversation(question()), sealed(), reopened())]
 
     assert [is_sealed(state) for state in states] == [False, True, False]
     assert [header_of(state).form & HAS_SEAL for state in states] == [0, HAS_SEAL, HAS_SEAL]
@@ -249,10 +249,10 @@ def test_the_header_shows_a_sealed_history_and_a_new_one_after_it() -> None:
 
 
 def test_a_sealed_state_is_short_however_many_events_there_were() -> None:
-    made = long_conversation()
-    made.seal()
+    original = long_conversation()
+    original.seal()
 
-    assert len(encode_state(1000, made)) < 100
+    assert len(encode_state(1000, original)) < 100
 
 
 def test_at_one_offset_the_sealed_version_is_newer() -> None:
@@ -275,16 +275,16 @@ def test_a_state_with_the_longest_texts_fits_into_a_kafka_record() -> None:
     def text() -> str:
         return "".join(chr(draw.randrange(0x10000, 0x10FFFF)) for _ in range(256))
 
-    made, records, taken = Conversation(), list[UsageRecord](), 0
+    longest, records, taken = Conversation(), list[UsageRecord](), 0
     for n in range(EVENTS_IN_CONVERSATION_MAX):
-        # A unit is counted and taken back again and again: its evidence is kept as well.
+        # A unit is charged and reversed again and again, so that the state keeps much evidence.
         kind, more = (
             (CUSTOMER_MESSAGE, {"intent": "help_request"}),
             (AI_MESSAGE, {"kind": "answer"}),
             (CUSTOMER_MESSAGE, {"intent": "confirmation"}),
         )[n % 3]
         event = Event(T0 + n, kind, "/s", text(), **more)  # type: ignore[arg-type]
-        received = made.receive("acme", "c-1", [(n, T0 + n, event)], TIMELINE)
+        received = longest.receive("acme", "c-1", [(n, T0 + n, event)], TIMELINE)
         records += received.records
         if received.too_long:
             break
@@ -292,17 +292,17 @@ def test_a_state_with_the_longest_texts_fits_into_a_kafka_record() -> None:
 
     assert 2_000 < taken < EVENTS_IN_CONVERSATION_MAX
     assert len(records) > 1_000
-    assert len(encode_state(taken, made)) < 15_000_000
+    assert len(encode_state(taken, longest)) < 15_000_000
 
 
 def test_ten_thousand_ordinary_events_fit_into_a_history() -> None:
-    made = Conversation()
+    full = Conversation()
     arrivals = [
         (n, T0 + n, question(T0 + n, f"{n:08x}-7c1d-4f3a-9d2e-{n:012x}"))
         for n in range(EVENTS_IN_CONVERSATION_MAX)
     ]
 
-    received = made.receive("acme", "c-1", arrivals, TIMELINE)
+    received = full.receive("acme", "c-1", arrivals, TIMELINE)
 
     assert received.too_long == ()
-    assert made.events == EVENTS_IN_CONVERSATION_MAX
+    assert full.events == EVENTS_IN_CONVERSATION_MAX
