@@ -252,7 +252,7 @@ class SinkMetrics:
         )
         self.deliveries = Counter(
             "resmeter_deliveries",
-            "Calls to Stripe, by result. Investigate rejected and collision; refused calls are retried.",
+            "Calls to Stripe, by result; investigate rejected and collision. refused: throttled (409, 429) or unreached; retried.",
             ["result"],
             registry=registry,
         )

@@ -65,7 +65,7 @@ Result = Literal[
     "collision",  # the biller had the identifier, but not from us
     "rejected",  # the biller turned the usage down for good
     "failed",  # 5xx, or the connection broke: perhaps counted
-    "refused",  # throttled (409, 429) or unreached (no connection): surely not counted
+    "refused",  # throttled (409, 429) or unreached (no connection): not counted, retried
     "halted",  # 401, 403: the key is not accepted
 ]
 # After one of these the biller may know the identifier.

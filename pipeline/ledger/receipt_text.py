@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.ledger.entries import Result
-from pipeline.ledger.receipt import Delivery, Evidence, Explanation
+from pipeline.ledger.receipt import Call, Delivery, Evidence, Explanation
 
 _STATES = {
     "planned": "is planned, and not sent yet",
@@ -14,6 +14,9 @@ _STATES = {
     "cancelled": "was cancelled",
 }
 
+# `refused` without an HTTP status: no connection was made.
+_UNREACHED = "Stripe could not be reached, the sink tries again"
+
 _RESULTS: dict[Result, str] = {
     "unanswered": "no response is known: the sink stopped during the call, or still waits",
     "delivered": "accepted",
@@ -21,7 +24,7 @@ _RESULTS: dict[Result, str] = {
     "collision": "rejected: Stripe has this identifier, but not from us",
     "rejected": "rejected by Stripe",
     "failed": "failed, the sink tries again",
-    "refused": "throttled or unreached, the sink tries again",
+    "refused": "throttled by Stripe and not counted, the sink tries again",
     "halted": "Stripe does not accept the key",
 }
 
@@ -73,9 +76,15 @@ def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
             call.detail or "",
         ]
         known = ", ".join(fact for fact in facts if fact)
-        yield f"             Call {number} at {call.at}: {_RESULTS[call.result]}" + (
+        yield f"             Call {number} at {call.at}: {_result(call)}" + (
             f" ({known})" if known else ""
         )
+
+
+def _result(call: Call) -> str:
+    if call.result == "refused" and call.http_status is None:
+        return _UNREACHED
+    return _RESULTS[call.result]
 
 
 def _where(evidence: Evidence) -> str:

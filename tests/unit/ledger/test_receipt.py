@@ -198,6 +198,24 @@ def test_every_result_of_a_call_has_words(result: Result) -> None:
     assert f": {result} (" not in found[9]
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (409, "throttled by Stripe and not counted, the sink tries again (HTTP 409, "),
+        (429, "throttled by Stripe and not counted, the sink tries again (HTTP 429, "),
+        (None, "Stripe could not be reached, the sink tries again (connection reset)"),
+    ],
+)
+def test_a_refused_call_says_whether_stripe_throttled_it_or_was_not_reached(
+    status: int | None, words: str
+) -> None:
+    lines = rendered(
+        receipt(meter_event=meter_event("sent"), attempts=(attempt("refused", status),))
+    )
+
+    assert f"Call 1 at 2026-05-05T09:12:00.000Z: {words}" in lines[9]
+
+
 @pytest.mark.parametrize("reason", sorted({*TRANSITION_REASONS, *get_args(Cause)}))
 def test_every_reason_has_words(reason: str) -> None:
     line = explain([receipt(reason=reason)], Prices()).records[0]
