@@ -9,7 +9,7 @@ from pipeline.catalog.prices import Prices
 from pipeline.events.times import format_time
 from pipeline.ledger.entries import HOUR_MS, Attempt, MeterEvent, Receipt, Result
 
-# By the reason of a usage record. A sentence without its first capital and its full stop.
+# The sentence for each reason of a usage record, without its first capital and its full stop.
 _REASONS = {
     "silence": (
         "the AI's answer stood, and the customer did not come back for help before the "
@@ -22,12 +22,10 @@ _REASONS = {
     "superseded": "another outcome of this conversation ranks higher and took its place",
     "reported": "the AI agent reported that it reached this outcome",
     "low_rating": "the customer rated the AI below what the policy accepts",
-    "undelivered": "the answer that this rested on did not reach the customer",
+    "undelivered": "the answer that the charge rested on did not reach the customer",
     "merged": "the conversation was merged into another one, which is billed in its place",
     "spam": "the conversation was flagged as spam in time",
-    "late_event": (
-        "an event arrived late and changed what had been decided; this brings the bill in line"
-    ),
+    "late_event": ("an event arrived late and changed the decision; this entry corrects the bill"),
     "rebill": (
         "rebill: the charge was recalculated from the event log, and this entry corrects the "
         "difference"
@@ -44,7 +42,7 @@ _REASONS = {
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """An event that a usage record rests on; its position is None if the record does not name it."""
+    """An event that a usage record rests on. Without a known position, the last three are None."""
 
     event: str
     topic: str | None
@@ -72,7 +70,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """The meter event that a usage record belongs to; `value` is the sum of all its records."""
+    """The meter event that a usage record belongs to; `value` is the sum of all the event's records."""
 
     identifier: str
     customer: str
@@ -127,9 +125,9 @@ def explain(receipts: Sequence[Receipt], prices: Prices) -> Explanation:
         net[record.outcome] = net.get(record.outcome, 0) + record.quantity
         amount = None
         if price:
-            worth = price[0] * record.quantity
-            amounts[price[1]] = amounts.get(price[1], Decimal(0)) + worth
-            amount = format(worth, "f")
+            money = price[0] * record.quantity
+            amounts[price[1]] = amounts.get(price[1], Decimal(0)) + money
+            amount = format(money, "f")
         lines.append(_line(receipt, amount, price[1] if price else None))
     first = receipts[0].record
     return Explanation(

@@ -7,7 +7,7 @@ from pipeline.ledger.receipt import Call, Delivery, Evidence, Explanation
 
 _STATES = {
     "planned": "is planned, and not sent yet",
-    "sent": "was sent, and Stripe has not accepted it yet",
+    "sent": "is being sent, and Stripe has not confirmed it yet",
     "delivered": "was delivered to Stripe",
     "rejected": "was rejected by Stripe: this usage is not billed, and an operator must act",
     "netted": "was not sent: the charges and their reversals cancel out",
@@ -30,7 +30,7 @@ _RESULTS: dict[Result, str] = {
 
 
 def render(explanation: Explanation) -> Iterator[str]:
-    """Yield the lines of the receipt, unbroken."""
+    """Yield the lines of the receipt. Long lines are not wrapped."""
     yield f"Conversation {explanation.conversation} of {explanation.tenant_id}"
     if explanation.net:
         net = ", ".join(f"{units} {_in_words(o)}" for o, units in explanation.net.items())
@@ -41,10 +41,10 @@ def render(explanation: Explanation) -> Iterator[str]:
     for number, line in enumerate(explanation.records, start=1):
         yield ""
         sign = "charged" if line.quantity > 0 else "taken back"
-        worth = "no price" if line.amount is None else f"{line.amount} {line.currency}"
+        price = "no price" if line.amount is None else f"{line.amount} {line.currency}"
         yield (
             f"{number}. {line.occurred_at}  {line.quantity:+d} {_in_words(line.outcome)} "
-            f"{sign}, {worth}"
+            f"{sign}, {price}"
         )
         why = f"   Why       {line.why[:1].upper()}{line.why[1:]} "
         yield why + f"(reason: {line.reason}; kind: {line.kind})."
@@ -52,8 +52,10 @@ def render(explanation: Explanation) -> Iterator[str]:
             yield f"   Reverses  {line.supersedes}"
         yield f"   Policy    {line.policy}, version {line.policy_version}"
         yield f"   Evidence  {'; '.join(map(_where, line.evidence)) or 'none'}"
-        at = line.record
-        yield f"   Record    {line.id} ({at.topic}, partition {at.partition}, offset {at.offset})"
+        yield (
+            f"   Record    {line.id} ({line.record.topic}, partition {line.record.partition}, "
+            f"offset {line.record.offset})"
+        )
         yield from _render_delivery(line.delivery)
 
 
@@ -75,9 +77,9 @@ def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
             f"request {call.request_id}" if call.request_id else "",
             call.detail or "",
         ]
-        known = ", ".join(fact for fact in facts if fact)
+        details = ", ".join(fact for fact in facts if fact)
         yield f"             Call {number} at {call.at}: {_result(call)}" + (
-            f" ({known})" if known else ""
+            f" ({details})" if details else ""
         )
 
 

@@ -67,7 +67,10 @@ NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1
         (b"\xff\xfe\x00garbage", "malformed"),
         (b"{}", "missing required field `id`"),
         (encode_record(record("c1")).replace(b":1,", b":2,"), "quantity is 2"),
-        (encode_record(record("c1")).replace(b"acme:c1:1", b"other:c1:1"), "id is not that of"),
+        (
+            encode_record(record("c1")).replace(b"acme:c1:1", b"other:c1:1"),
+            "id does not begin with",
+        ),
         (encode_record(record("c1", policy_version=2**63)), "policy_version is out of range"),
         (NUL, "NUL character"),
     ],
