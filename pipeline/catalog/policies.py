@@ -1,4 +1,4 @@
-"""Read policies, which say what bills, from TOML: policy files and the presets.
+"""Read policies from TOML: policy files and the presets.
 
 A file sets keys of `pipeline.resolve.policy.Policy` (docs/reference/outcomes.md §2.1). A key that it
 leaves out comes from its `base`: a preset or another file, and finally the default preset.

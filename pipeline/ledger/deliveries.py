@@ -242,7 +242,7 @@ def lease(
 
 
 def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> None:
-    """Store the result of the call, move the event's state if the result decides it, end the lease."""
+    """Store a call's result, move the event's state if the result decides it, end the lease."""
     m = meter_event.c
     with ledger.writing() as connection:
         connection.execute(

@@ -57,7 +57,7 @@ class Moved(msgspec.Struct, frozen=True):
 # The state of a meter event. Nothing writes `cancelled` yet; the table accepts it.
 State = Literal["planned", "sent", "delivered", "rejected", "netted", "cancelled"]
 
-# What became of a call. These words are stored and are labels of metrics.
+# The result of a call. The ledger stores these words, and metrics have them as labels.
 Result = Literal[
     "unanswered",  # written before the call; it stays if the sink dies before the response
     "delivered",
@@ -102,7 +102,7 @@ class OpenSum(msgspec.Struct, frozen=True):
 
 
 class MeterEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What is sent to the biller, fixed before the first attempt: every retry sends the same body."""
+    """A quantity for the biller, fixed before the first attempt: each retry sends the same body."""
 
     identifier: str
     tenant_id: str

@@ -1,4 +1,4 @@
-"""Build the receipt of a conversation: what was charged, why, and how it reached Stripe. Pure."""
+"""Build the receipt of a conversation: its charges, their reasons, their way to Stripe. Pure."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -70,7 +70,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """The meter event that a usage record belongs to; `value` is the sum of all the event's records."""
+    """The meter event of a usage record; `value` is the sum of all records of the event."""
 
     identifier: str
     customer: str

@@ -1,4 +1,4 @@
-"""Read the ledger: usage, what Stripe must count, the records of a conversation."""
+"""Read the ledger: usage, the units that Stripe must count, the records of a conversation."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -121,7 +121,7 @@ def _deliveries(
 
 
 def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> list[DeliveredSum]:
-    """Add up what Stripe must count, by customer and meter, sorted by both.
+    """Add up the units that Stripe must count, by customer and meter, sorted by both.
 
     Covers meter events with `start <= timestamp < end`, in seconds. Stripe's sums may not include
     an event yet that was delivered after `certain_until`, in ms.

@@ -93,7 +93,7 @@ def _netted(carried: list[PendingRecord]) -> list[PendingRecord]:
 def freeze(
     group: Group, destination: Destination, body_sha256: Callable[[MeterEvent], str]
 ) -> PlannedEvent:
-    """Return the meter event of a group, with the identifier and body digest that every attempt has."""
+    """Return the meter event of a group, with the identifier and digest of every attempt."""
     event = MeterEvent(
         identifier=identifier_of(group, destination.tenant_id, destination.outcome),
         tenant_id=destination.tenant_id,

@@ -170,7 +170,7 @@ class Intake:
             drop_partition(self._metrics, partition.partition)
 
     def _position_of(self, consumer: Consumer, partition: int) -> TopicPartition:
-        """Return where to continue: at the ledger's offset, or at the oldest offset that Kafka still has."""
+        """Return where to continue: at the ledger's offset, or at Kafka's oldest if that is later."""
         position = TopicPartition(self._topic, partition)
         low, high = consumer.get_watermark_offsets(position, timeout=CONNECT_SECONDS_MAX)
         expected = self._stored[partition]

@@ -1,4 +1,4 @@
-"""The `Meter` protocol: what the sink needs from a biller, and what follows a response. Pure."""
+"""The `Meter` protocol, which a biller implements, and the next step after each result. Pure."""
 
 from typing import Literal, Protocol
 

@@ -114,7 +114,7 @@ class _Sink:
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
             for task in (*ended, consuming, flushing):
-                task.result()  # raises what ended the sink
+                task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
     async def _problems(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Decide from Stripe's response what became of a call. Pure.
+"""Decide the result of a call from Stripe's response. Pure.
 
 | response                                  | result                                     |
 |-------------------------------------------|--------------------------------------------|
@@ -21,7 +21,7 @@ from pipeline.ledger.entries import Conclusion, Lease, Result
 
 
 class StripeResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of one call. `accepted`: a 2xx whose body could be read."""
+    """The response to one call, if any. `accepted`: a 2xx whose body could be read."""
 
     accepted: bool = False
     status: int | None = None  # None: there was no response
@@ -44,7 +44,7 @@ def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
 
 
 def read_response(response: StripeResponse, identifier: str, *, perhaps_counted: bool) -> Result:
-    """Return what became of the call.
+    """Return the result of the call.
 
     `perhaps_counted`: an earlier call with this identifier and body may have taken effect.
     """
