@@ -22,10 +22,12 @@ _REASONS = {
     "superseded": "another outcome of this conversation ranks higher and took its place",
     "reported": "the AI agent reported that it reached this outcome",
     "low_rating": "the customer rated the AI below what the policy accepts",
-    "undelivered": "the answer that the charge rested on did not reach the customer",
+    "undelivered": "the answer that this rested on did not reach the customer",
     "merged": "the conversation was merged into another one, which is billed in its place",
     "spam": "the conversation was flagged as spam in time",
-    "late_event": ("an event arrived late and changed the decision; this entry corrects the bill"),
+    "late_event": (
+        "an event arrived late and changed what had been decided; this brings the bill in line"
+    ),
     "rebill": (
         "rebill: the charge was recalculated from the event log, and this entry corrects the "
         "difference"
