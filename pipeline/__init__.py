@@ -65,9 +65,11 @@ Words. One word for one idea, in code, topics, metrics and docs.
     state             a conversation as the changelog topic stores it.
     supervisor        a process that runs several worker processes as one.
     tenant            our customer, who is billed: a workspace.
-    throttled         Stripe asked to call again later (409, 429); unreached: it did not answer.
+    throttled         Stripe responded 409 or 429: the call did not count, and the sink retries it.
+                      Metrics and the ledger say `refused`, also for unreached.
     timeline          the versions of a tenant's policy by effective date.
     transition        one step of a decision: +1 or -1, with its reason and evidence.
+    unreached         no connection to Stripe was made: the call did not count, and is retried.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
     watermark         a time up to which a partition has been read completely; timers wait for it.
 """

@@ -253,7 +253,7 @@ class SinkMetrics:
         )
         self.deliveries = Counter(
             "resmeter_deliveries",
-            "Calls to Stripe, by result. Investigate rejected, collision, halted; failed and refused are retried.",
+            "Calls to Stripe, by result. Investigate rejected, collision, halted; failed and refused (throttled or unreached) are retried.",
             ["result"],
             registry=registry,
         )

@@ -1,7 +1,7 @@
-"""Read policies: what bills, as TOML, in versions with effective dates; and the presets.
+"""Read policies from TOML: policy files and the presets.
 
-A file gives the keys of `pipeline.resolve.policy.Policy` (docs/reference/outcomes.md §2.1). What it
-leaves out comes from its `base`: a preset or another file, and the default preset in the end.
+A file sets keys of `pipeline.resolve.policy.Policy` (docs/reference/outcomes.md §2.1). A key that it
+leaves out comes from its `base`: a preset or another file, and finally the default preset.
 """
 
 import difflib
@@ -28,7 +28,7 @@ from pipeline.resolve.policy import (
 
 PRESETS = ("fin-2026", "zendesk-2026", "gorgias", "hubspot-2026", "confirmed-only")
 DEFAULT = "fin-2026"
-_ABSENT = "absent"  # how a file takes back what its base sets, as TOML has no null
+_ABSENT = "absent"  # unsets a value of the base, because TOML has no null
 _UNBOUNDED = "unbounded"
 _PRICE_MAX = 1_000_000_000
 _PRICE_DECIMALS_MAX = 12
@@ -36,7 +36,7 @@ _DURATION = re.compile(r"(\d{1,9})(ms|s|m|h|d)", re.ASCII)
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 _Table = dict[str, Any]  # a TOML table
-_Parse = Callable[[object], Any]  # raises ValueError with a text that follows the key's name
+_Parse = Callable[[object], Any]  # raises ValueError; its text continues `file: key: `
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -47,10 +47,10 @@ def _invalid(value: object, expected: str) -> ValueError:
 
 
 def parse_duration(text: object) -> int:
-    """Return milliseconds for `"24h"`, `"7d"`, `"90m"`, `"30s"`.
+    """Return the milliseconds of a duration such as `"24h"`, `"7d"`, `"90m"` or `"30s"`.
 
     Raises:
-        ValueError: the message shows the text and says what it must be.
+        ValueError: the message shows the text and the expected form.
     """
     match = _DURATION.fullmatch(text) if isinstance(text, str) else None
     if match is None:
@@ -70,7 +70,7 @@ def _one_of(literal: object) -> _Parse:
 
 
 def _names(choices: Sequence[str] | None = None) -> _Parse:
-    """Parse a list of names; where there are choices, only of those."""
+    """Parse a list of names. With `choices`, each name must be one of them."""
 
     def parse(value: object) -> tuple[str, ...]:
         if not isinstance(value, list):
@@ -130,7 +130,7 @@ def _horizon(value: object) -> int | None:
 
 
 def _price(value: object) -> Decimal:
-    # TOML gives 0.1 as a float; its shortest text is the decimal that the file has.
+    # The TOML reader returns 0.1 as a float, whose shortest text is the decimal in the file.
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise _invalid(value, "a decimal such as 0.99")
     try:
@@ -171,7 +171,8 @@ _KEYS: dict[str, _Parse] = {
     "grace": parse_duration,
     "currency": _currency,
 }
-# Tables, which merge with those of the base: how their values are parsed, and their keys if limited.
+# Tables are merged with those of the base. Each has a parser for its values, and its possible keys
+# (None: any key).
 _TABLES: dict[str, tuple[_Parse, Sequence[str] | None]] = {
     "window": (parse_duration, ("default", *get_args(Channel))),
     "price": (_price, None),
@@ -185,10 +186,10 @@ def read_policies(texts: Mapping[str, str]) -> list[Policy]:
     """Return the policy in each TOML text; `base` may name a preset or another of the texts.
 
     Args:
-        texts: TOML by the name that errors use, such as the file's.
+        texts: the TOML texts, by the label that errors show, such as the file's path.
 
     Raises:
-        ConfigurationError: with every problem of every text.
+        ConfigurationError: with the problems of all texts.
     """
     problems: list[str] = []
     tables: dict[str, _Table] = {}
@@ -217,9 +218,9 @@ def _policy(label: str, tables: Mapping[str, _Table]) -> Policy:
         chain = [(DEFAULT, _preset_table(DEFAULT)), (label, tables[label])]
     merged: _Table = {"csat_reverses_below": None, "csat_confirms_from": None}
     for source, table in chain:
-        values, found = _parse_table(source, table)
-        if source == label:  # another file reports its own
-            problems += found
+        values, problems_of_table = _parse_table(source, table)
+        if source == label:  # the problems of a base are reported for the base
+            problems += problems_of_table
         merged |= {
             key: merged.get(key, {}) | value if key in _TABLES else value
             for key, value in values.items()
@@ -235,7 +236,7 @@ def _policy(label: str, tables: Mapping[str, _Table]) -> Policy:
 def _chain(label: str, tables: Mapping[str, _Table]) -> list[tuple[str, _Table]]:
     """Return the tables that a policy is merged from, the deepest base first.
 
-    If a base of its base is wrong, the chain ends there: that file reports it.
+    If a base has a wrong base itself, the chain ends there: that error is reported for that file.
 
     Raises:
         ValueError: the policy's own base is wrong.
@@ -252,30 +253,32 @@ def _chain(label: str, tables: Mapping[str, _Table]) -> list[tuple[str, _Table]]
         if base is None:
             return chain
         if isinstance(base, str) and base in PRESETS:
-            found = (base, _preset_table(base))
+            source_of_base = (base, _preset_table(base))
         elif isinstance(base, str) and base in by_name:
-            found = by_name[base]
+            source_of_base = by_name[base]
         elif source == label:
             others = {name for name, (other, _) in by_name.items() if other != label}
             raise _invalid(base, f"one of {', '.join(sorted({*PRESETS, *others}))}")
         else:
             break
-        if found[0] == label:
+        if source_of_base[0] == label:
             raise ValueError(f"cycle: {tables[label]['base']!r} is based on this policy")
-        if found[0] in (name for name, _ in chain):
+        if source_of_base[0] in (name for name, _ in chain):
             break
-        chain.insert(0, found)
+        chain.insert(0, source_of_base)
     return [(DEFAULT, _preset_table(DEFAULT)), *chain]
 
 
 def _parse_table(label: str, table: _Table) -> tuple[_Table, list[str]]:
-    """Return the valid values of a policy's table, and its problems."""
+    """Return the valid values of a policy's table, and the problems of the others."""
     values: _Table = {}
     problems: list[str] = []
     for key, value in table.items():
         if key in _TABLES:
-            values[key], found = _parse_entries(f"{label}: {key}", value, *_TABLES[key])
-            problems += found
+            values[key], problems_of_entries = _parse_entries(
+                f"{label}: {key}", value, *_TABLES[key]
+            )
+            problems += problems_of_entries
         elif key in _KEYS:
             try:
                 values[key] = _KEYS[key](value)
@@ -325,7 +328,7 @@ def _preset_table(name: str) -> _Table:
 
 @cache
 def preset(name: str) -> Policy:
-    """Return a shipped policy.
+    """Return the policy of a preset.
 
     Raises:
         ConfigurationError: no preset has this name.

@@ -1,6 +1,6 @@
-"""The catalog as those who bill see it: prices, customers and meters. Pure.
+"""Protocols for the users of the catalog: prices, customers and meters. Pure.
 
-`pipeline.catalog.tenants.Tenants` is both protocols.
+`pipeline.catalog.tenants.Tenants` implements both.
 """
 
 from decimal import Decimal
@@ -13,11 +13,11 @@ class Prices(Protocol):
     def price_for(
         self, tenant_id: str, outcome: str, policy: str, version: int, /
     ) -> tuple[Decimal, str] | None:
-        """Return amount and currency under this version of a policy; None: it names no price."""
+        """Return the price and currency in this version of a policy; None if it has no price."""
 
 
 class Billing(Prices, Protocol):
-    """Prices, and where the sink delivers usage."""
+    """Prices, and the customers and meters that the sink delivers usage to."""
 
     def customer_for(self, tenant_id: str, /) -> str | None:
         """Return the customer that is billed for the tenant; None: its usage is parked."""

@@ -1,7 +1,7 @@
 """Read which producers may write events, and for which tenants: `[producers]` of the tenant file.
 
-The file says where each secret is and never has the secret itself. Only who verifies or makes
-signatures reads it, with `load_keys`.
+The file says where each secret is, and never contains the secret. Only a process that makes or
+verifies signatures reads the secrets, with `load_keys`.
 """
 
 import re
@@ -22,7 +22,7 @@ ALL_TENANTS = "*"
 
 
 class Producer(msgspec.Struct, frozen=True):
-    """An entry of `[producers]`. `where` names it in messages; one of the two sources is set."""
+    """An entry of `[producers]`. Messages name it by `where`; one of the two sources is set."""
 
     where: str
     tenants: frozenset[str] | None  # None: all
@@ -34,11 +34,11 @@ def read_producers(path: Path, table: Any) -> dict[str, Producer]:
     """Return the producers by key id.
 
     Args:
-        path: the tenant file. Paths of secrets are relative to it.
+        path: the tenant file. Paths of secret files are relative to its folder.
         table: its table `producers`.
 
     Raises:
-        ConfigurationError: with every problem of the table.
+        ConfigurationError: with all problems of the table.
     """
     if not isinstance(table, dict) or not table:
         raise ConfigurationError([f"{path}: producers: must be a table: write [producers.KEYID]"])
@@ -46,13 +46,13 @@ def read_producers(path: Path, table: Any) -> dict[str, Producer]:
     producers: dict[str, Producer] = {}
     for key_id, entry in table.items():
         where = f"{path}: producers.{key_id}"
-        found = _problems_of(where, key_id, entry)
-        problems += found
-        if not found:
-            named, file = entry["tenants"], entry.get("secret_file")
+        problems_of_entry = _problems_of(where, key_id, entry)
+        problems += problems_of_entry
+        if not problems_of_entry:
+            tenants, file = entry["tenants"], entry.get("secret_file")
             producers[key_id] = Producer(
                 where,
-                None if named == ALL_TENANTS else frozenset(named),
+                None if tenants == ALL_TENANTS else frozenset(tenants),
                 entry.get("secret_env"),
                 None if file is None else path.parent / file,
             )
@@ -90,7 +90,7 @@ def _problems_of(where: str, key_id: str, entry: Any) -> list[str]:
 def load_keys(
     producers: Mapping[str, Producer], only: Iterable[str] | None = None
 ) -> dict[str, Key]:
-    """Read the producers' secrets now, and return their keys.
+    """Read the producers' secrets, and return the keys by key id.
 
     Args:
         producers: by key id.
@@ -125,7 +125,7 @@ def _secret(producer: Producer) -> bytes:
     else:
         assert producer.secret_file is not None
         try:
-            # Editors and `echo` end the file with a newline.
+            # Editors and `echo` add a newline at the end.
             secret = producer.secret_file.read_bytes().strip()
         except OSError as error:
             raise ValueError(f"{producer.secret_file}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Read the tenant file: who is billed, under which policy, into which meter."""
+"""Read the tenant file: who is billed, under which policy, and through which meter."""
 
 import re
 import tomllib
@@ -17,13 +17,13 @@ from pipeline.resolve.policy import Policy, Timeline
 
 _CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,240}", re.ASCII)
 _DAY_MS = 24 * 3_600_000
-_EVENT_NAME_CHARACTERS_MAX = 100  # Stripe's limit of a meter's event_name
+_EVENT_NAME_CHARACTERS_MAX = 100  # Stripe's limit for the event_name of a meter
 _FILE_KEYS = ("policy", "policy_files", "meters", "tenants", "producers")
 _Versions = dict[str, tuple[Policy, ...]]  # of each policy, by its name
 
 
 class Tenants:
-    """Tenants, their Stripe customers and policies, and the meters' names."""
+    """The tenants with their Stripe customers and policies, the meters and the producers."""
 
     def __init__(
         self,
@@ -35,19 +35,21 @@ class Tenants:
         producers: Mapping[str, Producer] | None = None,
     ) -> None:
         self.customers = customers
-        self.producers = producers or {}  # none: any record may be for any tenant, unsigned
+        self.producers = producers or {}  # empty: unsigned events, for any tenant
         self._policies = policies
         self._default = default_policy
         self._meters = meters
-        self._timelines = {name: Timeline(found) for name, found in versions.items()}
+        self._timelines = {name: Timeline(of_name) for name, of_name in versions.items()}
         self._by_version = {
-            (policy.name, policy.version): policy for found in versions.values() for policy in found
+            (policy.name, policy.version): policy
+            for of_name in versions.values()
+            for policy in of_name
         }
         self._of_tenant = {tenant_id: self._timelines[name] for tenant_id, name in policies.items()}
         self._default_timeline = self._timelines[default_policy]
 
     def timeline_for(self, tenant_id: str) -> Timeline:
-        """Return the versions of the tenant's policy; of the default policy if it has no entry."""
+        """Return the versions of the tenant's policy, or of the default policy."""
         return self._of_tenant.get(tenant_id, self._default_timeline)
 
     def customer_for(self, tenant_id: str) -> str | None:
@@ -60,7 +62,7 @@ class Tenants:
 
     @property
     def event_names(self) -> list[str]:
-        """Return the meters that the policies in force can bill into, sorted."""
+        """Return the event names of the meters that the policies in use need, sorted."""
         names = {self._default, *self._policies.values()}
         outcomes = {RESOLUTION}
         for policy in (version for name in names for version in self._timelines[name].versions):
@@ -70,11 +72,7 @@ class Tenants:
         return sorted(map(self.event_name_for, outcomes))
 
     def problems_in_worker(self, seal_after_ms: int) -> list[str]:
-        """Return what would keep a worker from deciding. The producers' secrets are read now.
-
-        Args:
-            seal_after_ms: see `problems_of_sealing`.
-        """
+        """Return the problems that prevent a worker from starting. Reads the producers' secrets."""
         problems = self.problems_of_sealing(seal_after_ms)
         try:
             load_keys(self.producers)
@@ -83,17 +81,15 @@ class Tenants:
         return problems
 
     def problems_of_sealing(self, seal_after_ms: int) -> list[str]:
-        """Return a problem for each policy with windows longer than conversations stay unsealed.
+        """Return a problem for each policy version with windows that sealing would cut short.
 
-        An event within a window and its grace period must never be too late.
-
-        Args:
-            seal_after_ms: milliseconds without a record after which a conversation is sealed.
+        A conversation is sealed after `seal_after_ms` without a record, and must not be sealed
+        before its window and grace period have ended.
         """
         problems: list[str] = []
         for name in sorted({self._default, *self._policies.values()}):
             for policy in self._timelines[name].versions:
-                # An event may happen a little later than it arrives, by its own clock.
+                # By its producer's clock, an event may happen a little later than it arrives.
                 waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
                 if policy.silence != "never" and waits > seal_after_ms:
                     problems.append(
@@ -106,11 +102,11 @@ class Tenants:
     def price_for(
         self, tenant_id: str, outcome: str, policy: str, version: int
     ) -> tuple[Decimal, str] | None:
-        """Return (price of a unit, currency), or None where the policy names no price."""
-        found = self._by_version.get((policy, version))
-        if found is None or outcome not in found.price:
+        """Return (price of a unit, currency), or None if the policy has no price."""
+        priced_by = self._by_version.get((policy, version))
+        if priced_by is None or outcome not in priced_by.price:
             return None
-        return found.price[outcome], found.currency
+        return priced_by.price[outcome], priced_by.currency
 
 
 def load_tenants(path: Path | None) -> Tenants:
@@ -119,7 +115,7 @@ def load_tenants(path: Path | None) -> Tenants:
     Without a file, every tenant has the default policy and none has a customer.
 
     Raises:
-        ConfigurationError: with every problem of all files.
+        ConfigurationError: with the problems of all files.
     """
     if path is None:
         return Tenants({}, {}, DEFAULT, {}, _presets())
@@ -155,7 +151,7 @@ def load_tenants(path: Path | None) -> Tenants:
 
 
 def _column(tenants: Mapping[str, Mapping[str, str]], key: str) -> dict[str, str]:
-    """Return one key of the tenants that have it, by tenant."""
+    """Return the values of one key by tenant, for the tenants that have the key."""
     return {tenant_id: entry[key] for tenant_id, entry in tenants.items() if key in entry}
 
 
@@ -178,7 +174,7 @@ def _presets() -> _Versions:
 
 
 def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
-    """Return the versions of all policies, those of the presets first; and the problems."""
+    """Return the versions of all policies, presets first, and the problems."""
     versions = _presets()
     texts, problems = _read_policy_files(path, patterns)
     labels: dict[tuple[str, int], str] = {(name, preset(name).version): name for name in PRESETS}
@@ -201,7 +197,7 @@ def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
 
 
 def _read_policy_files(path: Path, patterns: Any) -> tuple[dict[str, str], list[str]]:
-    """Return the text of each file by its path, and the problems."""
+    """Return the text of each policy file by its path, and the problems."""
     if not isinstance(patterns, list) or not all(p and isinstance(p, str) for p in patterns):
         return {}, [f"{path}: policy_files: must be a list of paths"]
     texts: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Open the database, upgrade its schema, check it."""
+"""Open the ledger's database, and check and upgrade its schema."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from pipeline.errors import ConfigurationError, UnavailableError
 
 VARIABLE = "RESMETER_LEDGER__URL"
 CONNECT_SECONDS_MAX = 10
-LOCK_SECONDS_MAX = 60.0  # SQLite: how long a writer waits for another
-_UPGRADE_LOCK = 0x7265_736D  # PostgreSQL: two upgrades at once take turns
+LOCK_SECONDS_MAX = 60.0  # SQLite: how long a writer waits for another writer
+_UPGRADE_LOCK = 0x7265_736D  # PostgreSQL: simultaneous upgrades wait for each other
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
@@ -38,22 +38,22 @@ class Ledger:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction that writes: committed at the end, rolled back by an exception.
+        """Open a transaction for writing: committed at the end, rolled back by an exception.
 
         Raises:
             UnavailableError: the database cannot be reached or stays locked.
         """
-        with _reached(self.redacted_url), self._engine.begin() as connection:
+        with _translated_errors(self.redacted_url), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open one snapshot to read from; it neither blocks a writer nor waits for one.
+        """Open a snapshot for reading; it neither blocks a writer nor waits for one.
 
         Raises:
             UnavailableError: the database cannot be reached.
         """
-        with _reached(self.redacted_url), self._engine.connect() as connection:
+        with _translated_errors(self.redacted_url), self._engine.connect() as connection:
             if self.is_sqlite:
                 connection.execution_options(resmeter_reads=True)
             else:
@@ -70,7 +70,7 @@ def open_ledger(url: str) -> Ledger:
     """Open the ledger at a SQLAlchemy URL.
 
     Raises:
-        ConfigurationError: the URL is not supported, or the schema is not that of this version.
+        ConfigurationError: the URL is not supported, or this version needs another schema.
         UnavailableError: the database cannot be reached.
     """
     ledger = _connect(_read_url(url))
@@ -83,10 +83,10 @@ def open_ledger(url: str) -> Ledger:
 
 
 def check(ledger: Ledger) -> None:
-    """Check that the schema is that of this version.
+    """Check that the ledger has the schema that this version needs.
 
     Raises:
-        ConfigurationError: it is not. The message says what to run.
+        ConfigurationError: it has another schema or none. The message says what to run.
         UnavailableError: the database cannot be reached.
     """
     path = ledger._engine.url.database
@@ -118,7 +118,7 @@ def check(ledger: Ledger) -> None:
 
 
 def upgrade(url: str) -> None:
-    """Bring the schema to that of this version. Creates the folder and file of SQLite.
+    """Upgrade the schema to the one that this version needs. Creates the folder and file of SQLite.
 
     Raises:
         ConfigurationError: the URL is not supported.
@@ -128,8 +128,8 @@ def upgrade(url: str) -> None:
     if parsed.get_backend_name() == "sqlite" and parsed.database:
         folder = Path(parsed.database).parent
         try:
-            # Other users of the machine must not read the ledger. SQLite creates its other files
-            # with the permissions of this one; an existing file keeps its own.
+            # Other users of the machine must not read the ledger. SQLite gives its other files the
+            # permissions of this file. An existing file keeps its permissions.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             Path(parsed.database).touch(mode=0o600)
         except OSError as error:
@@ -152,14 +152,14 @@ def upgrade(url: str) -> None:
 
 
 def _check_encoding(ledger: Ledger, connection: Connection) -> None:
-    # Ids may be in any script: another encoding would reject some and stop the sink.
+    # An id may be in any script. Another encoding would reject some ids and stop the sink.
     if not ledger.is_sqlite:
         encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
         if encoding != "UTF8":
             problem = (
                 f"the database of the ledger {ledger.redacted_url} has the encoding {encoding}: "
+                f"create one with ENCODING 'UTF8' ({VARIABLE})"
             )
-            problem += f"create one with ENCODING 'UTF8' ({VARIABLE})"
             raise ConfigurationError([problem])
 
 
@@ -194,7 +194,7 @@ def _connect(url: URL) -> Ledger:
         arguments: dict[str, object] = {"client_encoding": "utf8"}
         if "connect_timeout" not in url.query:
             arguments["connect_timeout"] = CONNECT_SECONDS_MAX
-        # Errors show no values: they would be thousands of usage records.
+        # Errors must not show the parameters, which can be thousands of usage records.
         engine = create_engine(
             url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True
         )
@@ -210,7 +210,7 @@ def connect_sqlite(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    connection.isolation_level = None  # `_begin_sqlite` says BEGIN
+    connection.isolation_level = None  # `_begin_sqlite` sends BEGIN
     for pragma in (
         "journal_mode=WAL",
         # With NORMAL, a power cut could lose the attempt of a call that Stripe has counted.
@@ -224,22 +224,22 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reads = connection.get_execution_options().get("resmeter_reads", False)
-    # A transaction that begins with a read cannot write once another has written.
+    # A transaction that begins with a read can no longer write after another one has written.
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 @contextmanager
-def _reached(name: str) -> Iterator[None]:
+def _translated_errors(redacted_url: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
         if "invalid connection option" in str(error.orig):
             raise ConfigurationError([f"{VARIABLE}: {error.orig}"]) from error
-        # The other classes are our own faults: a violated constraint or wrong SQL.
+        # The other classes are errors of ours: a violated constraint or wrong SQL.
         if type(error) not in {DatabaseError, InterfaceError, OperationalError}:
             raise
         reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
-        raise UnavailableError(f"the ledger {name} cannot be used: {reason}") from error
+        raise UnavailableError(f"the ledger {redacted_url} cannot be used: {reason}") from error
 
 
 def _alembic() -> Config:

@@ -1,4 +1,4 @@
-"""Store meter events and attempts: an event is planned once, its state only moves forward."""
+"""Store meter events and attempts. An event is planned once; its state only moves forward."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +38,7 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
-# The state of a meter event after a call. Other results leave it `sent`.
+# The state of a meter event after a call, by result. Other results leave the event `sent`.
 _STATE_AFTER: dict[Result, State] = {
     "delivered": "delivered",
     "duplicate": "delivered",
@@ -49,7 +49,7 @@ _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struc
 
 
 def pending_sums(ledger: Ledger) -> list[PendingSum]:
-    """Add up the pending records by tenant and outcome, in that order."""
+    """Add up the pending records by tenant and outcome, sorted by both."""
     p = pending_record.c
     query = (
         select(p.tenant_id, p.outcome, func.count(), func.sum(p.quantity), func.min(p.stored_at))
@@ -109,13 +109,13 @@ def open_sums(ledger: Ledger) -> list[OpenSum]:
 
 
 def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
-    """Store meter events with the records they take up, all or nothing.
+    """Store meter events with the records that they cover, all or nothing.
 
-    Returns False, having stored nothing, if another sink has planned one of the records.
+    Returns False, and stores nothing, if another sink has planned one of the records.
     """
     if not planned:
         return True
-    taken = [
+    pending_rows = [
         {
             "tenant_id_": item.event.tenant_id,
             "outcome_": item.event.outcome,
@@ -136,16 +136,16 @@ def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) 
     ]
     with ledger.writing() as connection:
         # 1. Deleting the pending rows decides which sink plans the records.
-        if _delete_pending(connection, taken) != len(taken):
+        if _delete_pending(connection, pending_rows) != len(pending_rows):
             connection.rollback()
             return False
-        # 2. The events and their records: from here on only an event's state changes.
+        # 2. The events and their records. Later, only an event's state and lease change.
         connection.execute(insert(meter_event), events)
         connection.execute(insert(meter_event_record), links)
     return True
 
 
-def _delete_pending(connection: Connection, taken: list[dict[str, Any]]) -> int:
+def _delete_pending(connection: Connection, pending_rows: list[dict[str, Any]]) -> int:
     p = pending_record.c
     statement = delete(pending_record).where(
         p.tenant_id == bindparam("tenant_id_"),
@@ -153,7 +153,7 @@ def _delete_pending(connection: Connection, taken: list[dict[str, Any]]) -> int:
         p.occurred_at == bindparam("occurred_at_"),
         p.seq == bindparam("seq_"),
     )
-    return connection.execute(statement, taken).rowcount
+    return connection.execute(statement, pending_rows).rowcount
 
 
 def _fields(event: MeterEvent) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _fields(event: MeterEvent) -> dict[str, Any]:
 def due(ledger: Ledger, now_ms: int, events_max: int) -> list[MeterEvent]:
     """Return the oldest meter events that can be sent now and that no sink has leased.
 
-    An event with a timestamp after `now_ms` waits: a biller would reject it for good.
+    An event with a timestamp after `now_ms` waits, because a biller may reject it for good.
     """
     m = meter_event.c
     query = (
@@ -188,9 +188,9 @@ def lease(
 ) -> Lease | NotLeased:
     """Store that a call is about to be made, before the call.
 
-    The lease of `owner` ends at `until_ms`: then another sink may send the event. An attempt before
-    `remembered_from_ms` that may have been counted makes the event UNCERTAIN, as the biller no
-    longer recognises its identifier.
+    The lease of `owner` ends at `until_ms`; then another sink may send the event. An attempt before
+    `remembered_from_ms` that may have been counted makes the event UNCERTAIN, because the biller may
+    no longer recognise its identifier.
     """
     m = meter_event.c
     move = (
@@ -217,7 +217,8 @@ def lease(
         if perhaps_counted_at is not None and perhaps_counted_at < remembered_from_ms:
             connection.rollback()
             return NotLeased.UNCERTAIN
-        # The biller repeats a stored failure for a day: after one, only a new key makes a real call.
+        # For a day the biller repeats the failure that it stored for a key. After a repeated failure,
+        # only a new key makes a real call.
         key = event.identifier if not replays else f"{event.identifier}.{replays}"
         written = connection.execute(
             insert(attempt).values(
@@ -241,7 +242,7 @@ def lease(
 
 
 def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> None:
-    """Store what became of the call, move the event's state if that decides it, end the lease."""
+    """Store a call's result, move the event's state if the result decides it, end the lease."""
     m = meter_event.c
     with ledger.writing() as connection:
         connection.execute(
@@ -250,7 +251,7 @@ def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) 
             .values(answered_at=now_ms, **msgspec.structs.asdict(conclusion))
         )
         state = _STATE_AFTER.get(conclusion.result)
-        # Only from `sent`: a late response never undoes what another sink has concluded.
+        # Only from `sent`: a late response never undoes another sink's conclusion.
         move = update(meter_event).where(m.identifier == lease.identifier, m.state == "sent")
         if state is not None:
             connection.execute(move.values(state=state, lease_until=0, updated_at=now_ms))

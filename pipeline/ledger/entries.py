@@ -1,6 +1,6 @@
-"""Define what goes into the ledger and what comes out of it. Pure.
+"""The values that the ledger stores and returns. Pure.
 
-In three parts: what the intake stores, what a delivery writes, what the reports return.
+Three parts: the values of the intake, of the deliveries, and of the reports.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ QuarantineReason = Literal["unreadable", "conflict"]
 
 
 class ConsumedRecord(NamedTuple):
-    """One Kafka message of the topic of usage records."""
+    """A Kafka message from the topic of usage records."""
 
     partition: int
     offset: int
@@ -29,7 +29,7 @@ class ConsumedRecord(NamedTuple):
 
 
 class Quarantined(msgspec.Struct, frozen=True):
-    """A message that is stored in `refused_record` and does not bill; an operator must act."""
+    """A message that does not bill and is stored in `refused_record`; an operator must act."""
 
     reason: QuarantineReason
     partition: int
@@ -38,7 +38,7 @@ class Quarantined(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What became of a batch: `records` are new, `duplicates` were stored with equal content."""
+    """A batch was stored: `records` are new, `duplicates` were stored earlier with equal content."""
 
     records: int
     duplicates: int
@@ -47,7 +47,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """Another sink moved the offsets of these partitions. Nothing was stored: seek and read again."""
+    """Nothing was stored: another sink moved an offset. Seek to these offsets and read again."""
 
     offsets: Mapping[int, int | None]  # partition → next offset in the ledger
 
@@ -57,18 +57,18 @@ class Moved(msgspec.Struct, frozen=True):
 # The state of a meter event. Nothing writes `cancelled` yet; the table accepts it.
 State = Literal["planned", "sent", "delivered", "rejected", "netted", "cancelled"]
 
-# What became of a call. These words are stored and are labels of metrics.
+# The result of a call. The ledger stores these words, and metrics have them as labels.
 Result = Literal[
     "unanswered",  # written before the call; it stays if the sink dies before the response
     "delivered",
-    "duplicate",  # the biller had the event from an earlier call of ours: delivered
-    "collision",  # the biller had the identifier, but not from us
-    "rejected",  # the biller turned the usage down for good
+    "duplicate",  # the biller has the event from an earlier call of ours: delivered
+    "collision",  # the biller has the identifier, but not from a call of ours
+    "rejected",  # the biller rejected the usage for good
     "failed",  # 5xx, or the connection broke: perhaps counted
-    "refused",  # throttled (409, 429) or unreached (no connection): surely not counted
+    "refused",  # throttled (409, 429) or unreached (no connection): not counted, retried
     "halted",  # 401, 403: the key is not accepted
 ]
-# After one of these the biller may know the identifier.
+# After a call with one of these results, the biller may know the identifier.
 PERHAPS_COUNTED: tuple[Result, ...] = ("unanswered", "failed", "delivered", "duplicate")
 
 
@@ -92,7 +92,7 @@ class PendingSum(msgspec.Struct, frozen=True):
 
 
 class OpenSum(msgspec.Struct, frozen=True):
-    """Units that the biller is not known to have, by the policy that prices them."""
+    """Units that are pending, planned or sent, by the policy version that prices them."""
 
     tenant_id: str
     outcome: str
@@ -102,7 +102,7 @@ class OpenSum(msgspec.Struct, frozen=True):
 
 
 class MeterEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What the biller gets, fixed before the first attempt: every retry sends the same body."""
+    """A quantity for the biller, fixed before the first attempt: each retry sends the same body."""
 
     identifier: str
     tenant_id: str
@@ -119,19 +119,19 @@ class MeterEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedEvent(msgspec.Struct, frozen=True):
-    """A meter event and the pending records that it takes up."""
+    """A meter event and the pending records that it covers."""
 
     event: MeterEvent
     records: tuple[PendingRecord, ...]
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The right of one sink to make one call; the attempt is stored already."""
+    """The right of one sink to make one call. The attempt is already stored."""
 
     identifier: str
     owner: str
     attempt: int  # its number in the ledger
-    perhaps_counted: bool  # an earlier attempt with this body may have reached the biller
+    perhaps_counted: bool  # an earlier attempt with this body may have been counted
     idempotency_key: str
 
 
@@ -143,7 +143,7 @@ class NotLeased(Enum):
 
 
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one call, as the ledger stores it."""
+    """The result of one call, as the ledger stores it."""
 
     result: Result
     http_status: int | None = None
@@ -156,7 +156,7 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """One stored call."""
+    """One call, as stored."""
 
     at: int
     answered_at: int | None
@@ -167,10 +167,10 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
-    """What Stripe must have for a customer and meter, in units.
+    """The range of units that Stripe must count for a customer and meter.
 
-    `least` counts the calls that were answered long enough ago to be in Stripe's sums, `most` all
-    that may have been counted. Stripe did not take the `rejected` units.
+    `least`: delivered long enough ago to be in Stripe's sums. `most`: all units that may have been
+    counted. `rejected`: not counted, because Stripe rejected them or they collided.
     """
 
     customer: str
@@ -184,8 +184,8 @@ class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """What a tenant owes for an outcome, under one version of a policy.
 
-    A -1 counts under kind and policy of the record that it takes back: it undoes that charge.
-    `delivered` includes what cancelled out and never had to be sent; the rest is pending.
+    A -1 counts under the kind and policy of the record that it takes back. `delivered` includes
+    netted units, which are never sent. The rest is pending, planned, sent or rejected.
     """
 
     tenant_id: str
@@ -199,7 +199,7 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """A usage record, the position of the record and its evidence, and how it reached Stripe."""
+    """A usage record, its position, that of its evidence, and its delivery to Stripe."""
 
     record: UsageRecord
     topic: str

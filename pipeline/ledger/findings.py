@@ -1,4 +1,4 @@
-"""Findings of the audit: the ledger disagrees with the log, or with Stripe. Pure."""
+"""Findings of the audit: where the ledger disagrees with the log or with Stripe. Pure."""
 
 from typing import Literal, NamedTuple
 
@@ -7,10 +7,10 @@ FindingKind = Literal[
     "unexpected",  # in the ledger, but not owed
     "differs",  # in the ledger with other content
     "no_evidence",  # in the ledger, but its evidence is not in the log
-    "unbalanced",  # corrected by a rebill plan, but the sum is not what is owed
+    "unbalanced",  # corrected by a rebill plan, but the sum is not the units owed
     "no_dead_letter",  # rejected, but not among the dead letters
-    "undecided",  # our two ways to decide disagree
-    "at_stripe",  # Stripe's sum is not what the ledger delivered
+    "undecided",  # deciding event by event and over the whole history differ: an error in resmeter
+    "at_stripe",  # Stripe's sum is not that of the ledger's deliveries
     "refused",  # owed, but Stripe rejected it
 ]
 
@@ -22,6 +22,4 @@ class Finding(NamedTuple):
     tenant_id: str
     conversation: str
     detail: str
-    at: int | None = (
-        None  # when the unit occurred, ms; None if the finding concerns more than one unit
-    )
+    at: int | None = None  # when the unit occurred, ms; None: the finding covers several units

@@ -9,9 +9,10 @@ from pipeline.ledger.entries import UsageSum
 
 
 class PricedUsage(TypedDict):
-    """Usage of a tenant's outcome in one currency; the keys are those of `resmeter usage --json`.
+    """Usage of a tenant and outcome in one currency; the keys of `resmeter usage --json`.
 
-    `amount` is an exact decimal without an exponent; it and `currency` are None without a price.
+    `amount` is an exact decimal without an exponent. `amount` and `currency` are None if no policy
+    prices the outcome. `pending` is all that is not delivered, rejected units included.
     """
 
     tenantid: str
@@ -26,7 +27,7 @@ class PricedUsage(TypedDict):
 
 
 def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
-    """Add up by tenant, outcome and currency, in that order; usage without a price comes first."""
+    """Add up usage by tenant, outcome and currency, sorted by these; no price sorts first."""
     lines: dict[tuple[str, str, str | None], PricedUsage] = {}
     amounts: dict[tuple[str, str, str | None], Decimal] = {}
     for usage in sums:

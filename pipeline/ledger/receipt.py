@@ -1,4 +1,4 @@
-"""Build the receipt of a conversation: what was charged, why, and how it reached Stripe. Pure."""
+"""Build the receipt of a conversation: its charges, their reasons, their way to Stripe. Pure."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -9,7 +9,7 @@ from pipeline.catalog.prices import Prices
 from pipeline.events.times import format_time
 from pipeline.ledger.entries import HOUR_MS, Attempt, MeterEvent, Receipt, Result
 
-# By the reason of a usage record. A sentence without its first capital and its full stop.
+# The sentence for each reason of a usage record, without its first capital and its full stop.
 _REASONS = {
     "silence": (
         "the AI's answer stood, and the customer did not come back for help before the "
@@ -44,7 +44,7 @@ _REASONS = {
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """An event that a usage record rests on; its position is None if the record does not name it."""
+    """An event that a usage record rests on. Without a known position, the last three are None."""
 
     event: str
     topic: str | None
@@ -72,7 +72,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """The meter event that a usage record belongs to; `value` is the sum of all its records."""
+    """The meter event of a usage record; `value` is the sum of all records of the event."""
 
     identifier: str
     customer: str
@@ -127,9 +127,9 @@ def explain(receipts: Sequence[Receipt], prices: Prices) -> Explanation:
         net[record.outcome] = net.get(record.outcome, 0) + record.quantity
         amount = None
         if price:
-            worth = price[0] * record.quantity
-            amounts[price[1]] = amounts.get(price[1], Decimal(0)) + worth
-            amount = format(worth, "f")
+            money = price[0] * record.quantity
+            amounts[price[1]] = amounts.get(price[1], Decimal(0)) + money
+            amount = format(money, "f")
         lines.append(_line(receipt, amount, price[1] if price else None))
     first = receipts[0].record
     return Explanation(

@@ -3,16 +3,19 @@
 from collections.abc import Iterator
 
 from pipeline.ledger.entries import Result
-from pipeline.ledger.receipt import Delivery, Evidence, Explanation
+from pipeline.ledger.receipt import Call, Delivery, Evidence, Explanation
 
 _STATES = {
     "planned": "is planned, and not sent yet",
-    "sent": "was sent, and Stripe has not accepted it yet",
+    "sent": "is being sent, and Stripe has not confirmed it yet",
     "delivered": "was delivered to Stripe",
     "rejected": "was rejected by Stripe: this usage is not billed, and an operator must act",
     "netted": "was not sent: the charges and their reversals cancel out",
     "cancelled": "was cancelled",
 }
+
+# `refused` without an HTTP status: no connection was made.
+_UNREACHED = "Stripe could not be reached, the sink tries again"
 
 _RESULTS: dict[Result, str] = {
     "unanswered": "no response is known: the sink stopped during the call, or still waits",
@@ -21,13 +24,13 @@ _RESULTS: dict[Result, str] = {
     "collision": "rejected: Stripe has this identifier, but not from us",
     "rejected": "rejected by Stripe",
     "failed": "failed, the sink tries again",
-    "refused": "throttled or unreached, the sink tries again",
+    "refused": "throttled by Stripe and not counted, the sink tries again",
     "halted": "Stripe does not accept the key",
 }
 
 
 def render(explanation: Explanation) -> Iterator[str]:
-    """Yield the lines of the receipt, unbroken."""
+    """Yield the lines of the receipt. Long lines are not wrapped."""
     yield f"Conversation {explanation.conversation} of {explanation.tenant_id}"
     if explanation.net:
         net = ", ".join(f"{units} {_in_words(o)}" for o, units in explanation.net.items())
@@ -38,10 +41,10 @@ def render(explanation: Explanation) -> Iterator[str]:
     for number, line in enumerate(explanation.records, start=1):
         yield ""
         sign = "charged" if line.quantity > 0 else "taken back"
-        worth = "no price" if line.amount is None else f"{line.amount} {line.currency}"
+        price = "no price" if line.amount is None else f"{line.amount} {line.currency}"
         yield (
             f"{number}. {line.occurred_at}  {line.quantity:+d} {_in_words(line.outcome)} "
-            f"{sign}, {worth}"
+            f"{sign}, {price}"
         )
         why = f"   Why       {line.why[:1].upper()}{line.why[1:]} "
         yield why + f"(reason: {line.reason}; kind: {line.kind})."
@@ -49,8 +52,10 @@ def render(explanation: Explanation) -> Iterator[str]:
             yield f"   Reverses  {line.supersedes}"
         yield f"   Policy    {line.policy}, version {line.policy_version}"
         yield f"   Evidence  {'; '.join(map(_where, line.evidence)) or 'none'}"
-        at = line.record
-        yield f"   Record    {line.id} ({at.topic}, partition {at.partition}, offset {at.offset})"
+        yield (
+            f"   Record    {line.id} ({line.record.topic}, partition {line.record.partition}, "
+            f"offset {line.record.offset})"
+        )
         yield from _render_delivery(line.delivery)
 
 
@@ -72,10 +77,16 @@ def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
             f"request {call.request_id}" if call.request_id else "",
             call.detail or "",
         ]
-        known = ", ".join(fact for fact in facts if fact)
-        yield f"             Call {number} at {call.at}: {_RESULTS[call.result]}" + (
-            f" ({known})" if known else ""
+        details = ", ".join(fact for fact in facts if fact)
+        yield f"             Call {number} at {call.at}: {_result(call)}" + (
+            f" ({details})" if details else ""
         )
+
+
+def _result(call: Call) -> str:
+    if call.result == "refused" and call.http_status is None:
+        return _UNREACHED
+    return _RESULTS[call.result]
 
 
 def _where(evidence: Evidence) -> str:

@@ -1,4 +1,4 @@
-"""Store usage records, each once, in the transaction that moves the offsets."""
+"""Store each usage record once, in the transaction that moves the offsets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,8 +22,8 @@ DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
 
-# Name and PostgreSQL type, in the order of a row. The content comes first: it distinguishes a
-# duplicate from a conflict. The position of a record in Kafka does not.
+# Name and PostgreSQL type of each column, in the order of a row. Only the content, which comes
+# first, distinguishes a conflict from a duplicate: the position in Kafka may differ.
 _CONTENT = (
     ("id", "text"),
     ("tenantid", "text"),
@@ -86,8 +86,8 @@ def store(
     """Store a batch and move the offsets past it, all or nothing.
 
     `consumed` ascends by offset within each partition. `expected` is the next offset that the
-    caller believes the ledger to have for each of their partitions, None for a partition without
-    one. `stored_at` is in milliseconds.
+    caller expects in the ledger for each partition of the batch, None if it expects none.
+    `stored_at` is in milliseconds.
 
     A record that does not decode or contradicts a stored record is quarantined in `refused_record`.
     """
@@ -101,7 +101,7 @@ def store(
         except ValueError as error:
             quarantined.append((_quarantined("unreadable", record, str(error)), record.value))
     with ledger.writing() as connection:
-        # 1. Offsets first: this locks their rows, so that no other sink stores the same records.
+        # 1. The offsets: this locks their rows, so that no other sink stores the same records.
         if not all(
             _move(connection, ledger, topic, partition, expected[partition], offset)
             for partition, offset in sorted(after.items())
@@ -109,7 +109,7 @@ def store(
             moved = _offsets(connection, topic)
             connection.rollback()
             return Moved({partition: moved.get(partition) for partition in after})
-        # 2. The records. As a rule all are new; only if one is not, each is looked up.
+        # 2. The records. Usually all are new; only otherwise, each is looked up.
         added = _insert(connection, ledger, rows, stored_at) if rows else 0
         if added < len(rows):
             by_position = {(record.partition, record.offset): record for record in consumed}
@@ -118,7 +118,7 @@ def store(
                     record = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
                     conflict = _quarantined("conflict", record, _difference(row, stored))
                     quarantined.append((conflict, record.value))
-        # 3. The quarantined records, before the offset passes them.
+        # 3. The quarantined records, in the same transaction as the offset that passes them.
         if quarantined:
             _store_quarantined(connection, ledger, topic, quarantined)
     conflicts = sum(entry.reason == "conflict" for entry, _ in quarantined)
@@ -139,7 +139,7 @@ def _row(topic: str, consumed: ConsumedRecord) -> _Row:
         try:
             origin = decode_origin(consumed.origin)
         except ValueError:
-            pass  # the record still bills; its receipt does not say where the evidence is
+            pass  # the record still bills; its receipt has no position of the evidence
         else:
             origin_topic, origin_partition = origin.topic, origin.partition
             origin_offsets = orjson.dumps(origin.offsets).decode()
@@ -165,11 +165,11 @@ def _row(topic: str, consumed: ConsumedRecord) -> _Row:
     )
     # `explain` finds a conversation by this prefix.
     if not record.id.startswith(f"{record.tenant_id}:{record.conversation}:"):
-        raise ValueError("id is not that of its tenant and conversation - at `$.id`")
+        raise ValueError("id does not begin with the tenant and conversation - at `$.id`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
     if b"\\u0000" in consumed.value and any("\0" in v for v in row if isinstance(v, str)):
-        raise ValueError("contains a NUL character, which no database stores as text")
+        raise ValueError("contains a NUL character, which PostgreSQL cannot store as text")
     return row
 
 
@@ -218,11 +218,11 @@ def _move(
 
 
 def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at: int) -> int:
-    """Insert into `usage_record` and `pending_record`; return how many were new."""
+    """Insert the new records into `usage_record` and `pending_record`; return their number."""
     if not ledger.is_sqlite:
         parameters = (*([row[i] for row in rows] for i in range(len(_COLUMNS))), stored_at)
         return connection.exec_driver_sql(_INSERT_POSTGRESQL, parameters).rowcount
-    # The driver itself: SQLAlchemy's processing of parameters costs more than the insert.
+    # Bypass SQLAlchemy: its processing of parameters costs more than the insert.
     driver: Any = connection.connection.driver_connection
     before = driver.execute("SELECT coalesce(max(seq), 0) FROM usage_record").fetchone()[0]
     added = driver.executemany(_INSERT_SQLITE, rows).rowcount
@@ -231,7 +231,7 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
 
 
 def _not_inserted(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
-    """Pair each row that was not inserted with the content that is stored under its id."""
+    """Pair each row that was not inserted with the content stored under its id."""
     by_name = {column.name: column for column in usage_record.c}
     columns = [by_name[name] for name, _ in (*_CONTENT, *_POSITION[:3])]
     pairs: list[tuple[_Row, _Row]] = []

@@ -1,4 +1,4 @@
-"""Read the ledger: what is owed, what Stripe must have, the records of a conversation."""
+"""Read the ledger: usage, the units that Stripe must count, the records of a conversation."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -25,11 +25,11 @@ def usage(
     from_ms: int | None = None,
     to_ms: int | None = None,
 ) -> list[UsageSum]:
-    """Add up by tenant, outcome and version of the policy, in that order.
+    """Add up usage by tenant, outcome and policy version, sorted by these.
 
-    `from_ms <= occurred_at < to_ms`.
+    Covers records with `from_ms <= occurred_at < to_ms`.
     """
-    r, s = usage_record.alias("r"), usage_record.alias("s")  # s: what a -1 takes back
+    r, s = usage_record.alias("r"), usage_record.alias("s")  # s: the charge that a -1 takes back
     policy = func.coalesce(s.c.policy, r.c.policy)
     version = func.coalesce(s.c.policy_version, r.c.policy_version)
     kind = func.coalesce(s.c.kind, r.c.kind)
@@ -62,7 +62,7 @@ def usage(
         query = query.where(r.c.occurred_at < to_ms)
     with ledger.reading() as connection:
         sums = [UsageSum(**row._mapping) for row in connection.execute(query)]
-    # Here, not in SQL: databases differ in how they order text.
+    # Sorted here, because databases differ in how they order text.
     return sorted(sums, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
 
 
@@ -80,7 +80,8 @@ def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]
         .select_from(r)
         .outerjoin(s, s.c.id == r.c.supersedes)
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
-        # The index serves the range, which also holds conversations whose id only begins alike.
+        # The index serves this range. The range also has conversations whose id merely begins with
+        # this one, which the next line leaves out.
         .where(r.c.id >= prefix, r.c.id < prefix[:-1] + chr(ord(":") + 1))
         .where(r.c.tenant_id == tenant_id, r.c.conversation == conversation)
         .order_by(r.c.seq)
@@ -120,10 +121,10 @@ def _deliveries(
 
 
 def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> list[DeliveredSum]:
-    """Add up what Stripe must have, by customer and meter, in that order.
+    """Add up the units that Stripe must count, by customer and meter, sorted by both.
 
-    Covers meter events with `start <= timestamp < end`, in seconds. What was answered after
-    `certain_until`, in ms, may not be in Stripe's sums yet.
+    Covers meter events with `start <= timestamp < end`, in seconds. Stripe's sums may not include
+    an event yet that was delivered after `certain_until`, in ms.
     """
     m = meter_event.c
     certain = and_(m.state == "delivered", m.updated_at <= certain_until)
@@ -145,8 +146,8 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
     with ledger.reading() as connection:
         rows = sorted(map(tuple, connection.execute(query)))
     sums: list[DeliveredSum] = []
-    for (customer, event_name), of_meter in groupby(rows, key=lambda row: row[:2]):
-        group = list(of_meter)
+    for (customer, event_name), rows_of_meter in groupby(rows, key=lambda row: row[:2]):
+        group = list(rows_of_meter)
         sums.append(
             DeliveredSum(
                 customer=customer,
@@ -174,7 +175,7 @@ def delivered_between(ledger: Ledger) -> tuple[int, int] | None:
 def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[UsageRecord]:
     """Yield the records whose evidence is in a partition, in the order in which they were stored.
 
-    With `partition` None: the records that do not name a partition.
+    If `partition` is None, yield the records whose evidence has no known position.
     """
     r = usage_record.c
     query = (
@@ -192,7 +193,7 @@ def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[
 
 
 def ids_of(ledger: Ledger, tenant_id: str, conversation: str) -> list[str]:
-    """Return the ids of a conversation's records."""
+    """Return the ids of a conversation's usage records, in no particular order."""
     r = usage_record.c
     prefix = f"{tenant_id}:{conversation}:"
     query = (

@@ -1,4 +1,4 @@
-"""Declare the tables. The migrations create them; a test checks that both agree."""
+"""Declare the tables. Migrations create them, and a test compares the two."""
 
 from sqlalchemy import (
     BigInteger,
@@ -18,9 +18,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-# A range over ids must order by bytes on every database; SQLite does so by default.
+# A range of ids must be in byte order on every database; SQLite's order is that by default.
 _Id = Text().with_variant(Text(collation="C"), "postgresql")
-# SQLite numbers rows only in a column whose type is spelled INTEGER.
+# SQLite numbers rows only in a column of the type INTEGER.
 _Seq = BigInteger().with_variant(Integer(), "sqlite")
 
 _open = text("state IN ('planned', 'sent')")

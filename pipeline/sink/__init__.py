@@ -1,24 +1,27 @@
-"""Deliver what is owed to a biller, each unit once.
+"""Send what is owed to a biller, each unit once.
 
     Kafka: usage.records ──▶ intake ──▶ ledger ──▶ planner (grouping) ──▶ dispatcher ──▶ Meter
                             in a thread              at each flush         one call at a time
                                                                            for a customer and meter
 
-`service` wires these parts and runs them. All of them know the biller by the `Meter` protocol only
-(`meter`); `service` opens the one in `sink.stripe`.
+`service` wires these parts and runs them. It opens the meter of `sink.stripe`; all other parts know
+the biller only through the `Meter` protocol (module `meter`).
 
 Invariants:
 
 - The ledger is written before the effect that it describes: a record before its offset is committed,
-  an attempt before its call. So a crash at any point repeats a call at worst, never an event.
+  an attempt before its call. A crash at any point can only repeat a call, with the same identifier,
+  and the biller counts an identifier once.
 - A meter event is frozen when it is planned. Every attempt sends the same identifier and body.
-- Nothing below zero is sent, and nothing that we know to be taken back.
-- One call at a time for a customer and meter; several sinks share the work through leases.
-- A response is a value, not an exception. A rejected event never blocks those behind it.
+- No negative value is sent. A charge whose reversal is planned with it is not sent either.
+- A sink makes one call at a time for each customer and meter. Several sinks share the work through
+  leases.
+- A response is a value, not an exception. A rejected event never blocks the events behind it.
 
 It does not: decide what bills (`resolve`), write tables (`ledger`), correct what was sent (`replay`).
 
-To add another biller: a package `sink/<name>/` with the same four modules as `sink/stripe`:
-`client` (from the settings), `meter` (a `Meter`, and `open_meter` to make it), `responses` (status
-to `Result`) and `reconcile` (its sums against the ledger's). Then `service` chooses.
+To add another biller, write a package `sink/<name>/` with the same modules as `sink/stripe`:
+`client` (made from the settings), `meter` (a `Meter`, and `open_meter` to make it), `responses` (a
+response to a `Result`), `account` (the checks of `resmeter check`) and `reconcile` (compare its sums
+with the ledger's). Then let `service` choose.
 """

@@ -1,4 +1,4 @@
-"""Write into the sink's metrics what was stored and what is pending."""
+"""Update the sink's metrics: usage records stored, units undelivered."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,11 +7,11 @@ from pipeline.metrics import OTHER_TENANTS, SinkMetrics, remove_partition
 
 
 def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
-    """Count the usage records of a batch by what became of them."""
+    """Count the usage records of a batch: stored, duplicate, or quarantined."""
     metrics.records.inc(stored.records)
     metrics.record_duplicates.inc(stored.duplicates)
-    for refused in stored.quarantined:
-        metrics.records_refused.labels(refused.reason).inc()
+    for record in stored.quarantined:
+        metrics.records_refused.labels(record.reason).inc()
 
 
 def publish_pending(
@@ -22,7 +22,7 @@ def publish_pending(
     parked: Mapping[str, int],
     oldest_seconds: float,
 ) -> None:
-    """Publish what Stripe has not taken yet, by tenant; tenants that are not named go to zero."""
+    """Publish the units and money that Stripe has not accepted yet; all other series become zero."""
     _reset_pending(metrics, [*units, *carried, *parked], {currency for _, currency in money})
     for gauge, values in (
         (metrics.pending_units, units),
@@ -42,7 +42,7 @@ def drop_partition(metrics: SinkMetrics, partition: int) -> None:
 
 
 def _reset_pending(metrics: SinkMetrics, tenants: Iterable[str], currencies: Iterable[str]) -> None:
-    """Set every pending series to zero, those of new tenants and currencies too."""
+    """Set every pending series to zero, including those of new tenants and currencies."""
     metrics.currencies.update(currencies)
     for tenant in tenants:
         if len(metrics.tenants) < metrics.tenants_max:

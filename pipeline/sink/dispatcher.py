@@ -1,12 +1,12 @@
-"""Deliver meter events: one call at a time for a customer and meter, until the event counts.
+"""Deliver meter events, one call at a time for each customer and meter.
 
-The steps of a delivery, and what dying after each costs:
+The steps of a delivery, and what a crash after each step leads to:
 
-1. The lease and the attempt are stored. Nothing was sent: the lease ends, and the event is tried
-   again.
-2. The call is made. It may have been counted: the same identifier, key and body are sent again, and
-   the attempt of step 1 explains the biller's "already exists".
-3. The conclusion is stored. Nothing: the delivery is done.
+1. The lease and the attempt are stored. After a crash here, nothing was sent: the lease ends, and
+   the event is sent later.
+2. The call is made. After a crash here, the event may have been counted: the same identifier, key
+   and body are sent again, and the attempt of step 1 explains the biller's "already exists".
+3. The conclusion is stored. After a crash here, nothing is left to do.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ PAUSE_SECONDS_FIRST = 0.5
 
 
 class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much at once, and for how long.
+    """Limits of the calls, their retries and their leases.
 
     `lease_seconds` must exceed the longest call, so that the sink stores its conclusion in time.
     """
@@ -40,7 +40,7 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timing(NamedTuple):
-    """Clock, pause and jitter; the defaults are the real ones."""
+    """Clock, pause and jitter. Tests replace them."""
 
     now: Callable[[], float] = time.time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -51,16 +51,16 @@ _Key = tuple[str, str]  # customer, event name
 
 
 class _Queue(NamedTuple):
-    """The events of one customer and meter, and the task that delivers them in turn."""
+    """The events of one customer and meter, and the task that delivers them one by one."""
 
     events: deque[MeterEvent]
     task: asyncio.Task[None]
 
 
 class Dispatcher:
-    """Delivers the events that are due, in a queue for each customer and meter.
+    """Delivers the events that are due, through a queue for each customer and meter.
 
-    Everything runs in one event loop. `owner` is this sink's name in the ledger's leases.
+    Everything runs in one event loop. `owner` names this sink in the ledger's leases.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class Dispatcher:
         self._pausing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.halted: str | None = None
-        # Takes the exception of the first queue that fails: then the process must end too.
+        # Gets the exception of the first queue that fails; the process must end then.
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def dispatch(self) -> int:
-        """Queue the meter events that are due, and return how many."""
+        """Queue the meter events that are due, and return how many were added."""
         if self.halted or self._stopping:
             return 0
         due = await asyncio.to_thread(
@@ -120,7 +120,7 @@ class Dispatcher:
             await asyncio.gather(*(queue.task for queue in self._queues.values()))
 
     async def stop(self) -> None:
-        """Start no other call; wait until the calls in flight are concluded."""
+        """Start no further call; wait until the calls in flight are concluded."""
         self._stopping = True
         for task in self._pausing:
             task.cancel()
@@ -137,7 +137,7 @@ class Dispatcher:
                     event = events.popleft()
                     following = await self._deliver(event)
                 if following == "retry":
-                    # To the end: an event that always fails must not block those behind it.
+                    # To the end of the queue: an event that always fails must not block the rest.
                     events.append(event)
                     failures += 1
                     await self._pause(failures)
@@ -211,8 +211,8 @@ class Dispatcher:
             tenant=event.tenant_id,
             value=event.value,
             detail=(
-                f"a call of more than {hours} hours ago may have been counted, and {name} no longer "
-                f"recognises its identifier: compare {name}'s sums of this customer and hour"
+                f"a call of more than {hours} hours ago may have been counted, and {name} may no longer "
+                f"recognise its identifier: compare {name}'s sums of this customer and hour"
             ),
         )
 
@@ -226,7 +226,7 @@ class Dispatcher:
 
     async def _pause(self, failures: int) -> None:
         longest = min(PAUSE_SECONDS_FIRST * 2 ** min(failures - 1, 32), self._pause_seconds_max)
-        # Between half and all of it: queues do not retry at the same moment, and none at once.
+        # A random half to all of `longest`, so that queues do not retry at the same moment.
         seconds = longest * (0.5 + self._timing.jitter() / 2)
         task = asyncio.ensure_future(self._timing.pause(seconds))
         self._pausing.add(task)

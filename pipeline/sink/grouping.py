@@ -2,16 +2,15 @@
 
 For one tenant and outcome, by UTC hour of `occurred_at`:
 
-1. Hours ascending: a sum above zero is a meter event. A sum of zero or less is carried to the
-   next hour and reduces what is sent there.
-2. What is negative at the end reduces the newest of these meter events instead, as none has been
-   sent yet. So nothing is sent that we know to be taken back.
-3. What is exactly zero at the end is netted: the records are taken up, with nothing to send. Of
-   what is still negative, all that cancels out is netted, so that it does not pile up; the rest
-   stays pending.
+1. The hours are added up in ascending order. An hour with a sum above zero becomes a meter event.
+   A sum of zero or less is carried to the next hour and reduces that hour's sum.
+2. A negative sum that remains after the last hour reduces the newest of these meter events, which
+   are not sent yet. So no charge is sent whose reversal is among the records.
+3. Remaining records that cancel out are netted: they leave the pending records, and nothing is sent
+   for them. Remaining reversals without a charge stay pending.
 
-Billers set these rules: they bill no negative total and limit the calls. `pipeline.sink.stripe` has
-Stripe's.
+The rules exist because billers bill no negative total and limit the number of calls.
+`pipeline.sink.stripe` lists Stripe's limits.
 """
 
 import hashlib
@@ -26,23 +25,23 @@ from pipeline.ledger.entries import HOUR_MS, MeterEvent, PendingRecord, PlannedE
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Records that are sent, or cancel out, together. `value` is their sum; 0 means netted."""
+    """Records that are sent together, or that cancel out. `value` is their sum; 0 means netted."""
 
     hour: int  # hours since the epoch
     value: int
-    timestamp: int  # seconds; of the newest +1 within the hour
+    timestamp: int  # seconds; of the hour's newest +1, or of the newest netted record
     records: tuple[PendingRecord, ...]
 
 
 class Grouping(msgspec.Struct, frozen=True):
-    """What becomes of pending records: those in `groups` leave, `carried` stay pending."""
+    """The result of grouping: records in `groups` are no longer pending, `carried` stay pending."""
 
     groups: tuple[Group, ...]
     carried: tuple[PendingRecord, ...]  # only -1
 
 
 class Destination(NamedTuple):
-    """Whose usage of what goes to which customer and meter."""
+    """A tenant and outcome, and the customer and meter that their usage goes to."""
 
     tenant_id: str
     outcome: str
@@ -62,7 +61,7 @@ def group_records(records: Iterable[PendingRecord]) -> Grouping:
         carried += in_hour
         carried_sum = total
         if total > 0:
-            # What was carried is not above zero, so this hour has a +1 of its own.
+            # The carried sum is not above zero, so this hour has a +1 of its own.
             newest = max(record.occurred_at for record in in_hour if record.quantity > 0)
             groups.append(Group(hour, total, newest // 1000, tuple(carried)))
             carried, carried_sum = [], 0
@@ -84,17 +83,17 @@ def group_records(records: Iterable[PendingRecord]) -> Grouping:
 
 
 def _netted(carried: list[PendingRecord]) -> list[PendingRecord]:
-    """Return the charges among `carried`, and as many reversals: the oldest."""
+    """Return the charges among `carried`, and an equal number of reversals, oldest first."""
     charges = sum(record.quantity > 0 for record in carried)
     reversals = islice((record for record in carried if record.quantity < 0), charges)
-    taken = {record.id for record in reversals}
-    return [record for record in carried if record.quantity > 0 or record.id in taken]
+    netted = {record.id for record in reversals}
+    return [record for record in carried if record.quantity > 0 or record.id in netted]
 
 
 def freeze(
     group: Group, destination: Destination, body_sha256: Callable[[MeterEvent], str]
 ) -> PlannedEvent:
-    """Return the meter event of a group, with the identifier and the digest of every attempt."""
+    """Return the meter event of a group, with the identifier and digest of every attempt."""
     event = MeterEvent(
         identifier=identifier_of(group, destination.tenant_id, destination.outcome),
         tenant_id=destination.tenant_id,
@@ -112,7 +111,7 @@ def freeze(
 
 
 def identifier_of(group: Group, tenant_id: str, outcome: str) -> str:
-    """Return the same identifier, of 67 characters, for the same records in any order."""
+    """Return an identifier of 67 characters, the same for the same records in any order."""
     ids = sorted(record.id for record in group.records)
     content = orjson.dumps([tenant_id, outcome, group.hour, ids])
     return f"rm_{hashlib.sha256(content).hexdigest()}"

@@ -1,11 +1,12 @@
-"""Read usage records from Kafka into the ledger. It blocks: run it in a thread.
+"""Read usage records from Kafka into the ledger. Its calls block: run it in a thread.
 
-The ledger is the authority on where to read. For each batch:
+The ledger decides at which offset to read. For each batch:
 
-1. Records and offsets are stored in one transaction. Dying before it costs nothing: the same records
-   are read again. If another sink has moved an offset, nothing is stored, and the consumer goes to
-   the offset in the ledger.
-2. The offsets are committed to Kafka, later and unchecked: only lag tools read them.
+1. The records and the offsets are stored in one transaction. A crash before it loses nothing: the
+   same records are read again. If another sink has moved an offset, nothing is stored, and the
+   consumer seeks to the offset in the ledger.
+2. The offsets are committed to Kafka as well, without waiting for the result: only tools that show
+   the lag read them there.
 """
 
 import threading
@@ -33,7 +34,7 @@ from pipeline.metrics import SinkMetrics
 from pipeline.sink.counts import count_stored, drop_partition
 
 CONNECT_SECONDS_MAX = 5.0
-WAIT_SECONDS_MAX = 0.2  # for a batch to fill; a partial one is stored then
+WAIT_SECONDS_MAX = 0.2  # for a full batch; then a partial batch is stored
 LAG_INTERVAL_SECONDS = 2.0  # between measurements of the lag
 LAG_TIMEOUT_SECONDS = 2.0
 _TOPIC_IS_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
@@ -57,7 +58,7 @@ class Intake:
             "group.id": settings.group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            # Every assignment names an offset; if Kafka does not have it, we must know.
+            # Every assignment names an offset. If Kafka no longer has it, the intake must learn so.
             "auto.offset.reset": "error",
             "session.timeout.ms": int(settings.session_timeout_seconds * 1000),
             "heartbeat.interval.ms": int(settings.session_timeout_seconds * 1000 / 5),
@@ -71,7 +72,7 @@ class Intake:
         self._now = now
         self._log = get_logger(__name__)
         self._stop = threading.Event()
-        self._failure: Exception | None = None  # from a callback, which cannot raise it
+        self._failure: Exception | None = None  # set by a callback; `step` raises it
         self._joined = False
         self._lag_measured_at = 0.0
         self._unreached: str | None = None
@@ -84,7 +85,7 @@ class Intake:
         self._stop.set()
 
     def problems(self) -> list[str]:
-        """Return why records may not be coming in; any thread may ask."""
+        """Return why records may not be arriving; any thread may call it."""
         problems = [] if self._joined else [f"not in the group of {self._topic} yet"]
         return [*problems, self._unreached] if self._unreached else problems
 
@@ -94,7 +95,7 @@ class Intake:
         Raises:
             UnavailableError: Kafka or the ledger cannot be reached.
             ConfigurationError: the topic does not exist, or Kafka rejects our credentials.
-            BrokenInvariantError: ledger and topic do not belong together.
+            BrokenInvariantError: the ledger was filled from another topic or another Kafka.
         """
         consumer = open_client(Consumer, self._options)
         try:
@@ -104,11 +105,11 @@ class Intake:
         except KafkaException as error:
             raise UnavailableError(f"Kafka at {self._servers}: {error.args[0].str()}") from error
         finally:
-            # Leaves the group, so that another sink takes over at once.
+            # This leaves the group, so that another sink takes over at once.
             consumer.close()
 
     def join(self, consumer: Consumer) -> None:
-        """Join the group; a later `step` gets the partitions."""
+        """Subscribe to the topic; a later `step` receives the partitions."""
         self._check_topic(consumer)
         consumer.subscribe(
             [self._topic],
@@ -118,7 +119,7 @@ class Intake:
         )
 
     def step(self, consumer: Consumer) -> None:
-        """Consume a batch, if one comes in time, and store it."""
+        """Consume the records that arrive within the wait, and store them."""
         messages = consumer.consume(self._batch_records_max, timeout=WAIT_SECONDS_MAX)
         if self._failure:
             raise self._failure
@@ -150,7 +151,7 @@ class Intake:
         return f"Kafka at {self._servers} has no topic {self._topic}: run `resmeter topics create`"
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # An exception would be lost in the callback.
+        # `step` raises the exception once the client has returned from the callback.
         try:
             offsets = records.offsets(self._ledger, self._topic)
             self._stored = {p.partition: offsets.get(p.partition) for p in partitions}
@@ -169,7 +170,7 @@ class Intake:
             drop_partition(self._metrics, partition.partition)
 
     def _position_of(self, consumer: Consumer, partition: int) -> TopicPartition:
-        """Return where to read on: at the ledger's offset, if Kafka still has it."""
+        """Return where to continue: at the ledger's offset, or at Kafka's oldest if that is later."""
         position = TopicPartition(self._topic, partition)
         low, high = consumer.get_watermark_offsets(position, timeout=CONNECT_SECONDS_MAX)
         expected = self._stored[partition]
@@ -180,8 +181,9 @@ class Intake:
         if expected > high:
             raise BrokenInvariantError(
                 f"the ledger {self._ledger.redacted_url} has {self._topic}[{partition}] up to offset "
-                f"{expected}, but at {self._servers} it ends at {high}: these do not belong "
-                "together. Name the ledger of this Kafka with RESMETER_LEDGER__URL, or a new one"
+                f"{expected}, but at {self._servers} the partition ends at {high}: the ledger belongs "
+                "to another Kafka or topic. Set RESMETER_LEDGER__URL to the ledger of this Kafka, or "
+                "to a new one"
             )
         if expected < low:
             self._metrics.records_missing.inc(low - expected)
@@ -205,7 +207,8 @@ class Intake:
             partition, offset = message.partition(), message.offset()
             assert partition is not None
             assert offset is not None
-            # A record fetched before a rebalance or a seek is not ours to store.
+            # Skip a record fetched before a rebalance or a seek: the partition is no longer ours, or
+            # the ledger has the record.
             if offset < self._read.get(partition, offset + 1):
                 continue
             self._read[partition] = offset + 1
@@ -228,14 +231,16 @@ class Intake:
             consumed = [record for record in consumed if record.partition not in moved]
 
     def _rewind_to_ledger(self, consumer: Consumer, result: Moved) -> set[int]:
-        """Seek where another sink has moved the ledger's offset; return those partitions."""
+        """Seek in the partitions whose offset another sink has moved in the ledger; return these."""
         moved = {
             partition
             for partition, offset in result.offsets.items()
             if offset != self._stored[partition]
         }
         if not moved:
-            raise BrokenInvariantError(f"the ledger's offsets cannot be moved: {result}")
+            raise BrokenInvariantError(
+                f"the ledger did not move its offsets, although they are the expected ones: {result}"
+            )
         for partition in moved:
             self._stored[partition] = result.offsets[partition]
             self._log.warning(
@@ -278,7 +283,7 @@ class Intake:
     def _measure_lag(self, consumer: Consumer) -> None:
         """Measure the lag of each partition; this also shows whether Kafka can be reached."""
         try:
-            if not self._read:  # none is ours, or all were lost with the session
+            if not self._read:  # no partition is assigned: any request shows if Kafka responds
                 consumer.list_topics(self._topic, timeout=LAG_TIMEOUT_SECONDS)
             for partition, next_offset in list(self._read.items()):
                 position = TopicPartition(self._topic, partition)

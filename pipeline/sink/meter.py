@@ -1,4 +1,4 @@
-"""The `Meter` protocol: what the sink asks of a biller, and what follows from its response. Pure."""
+"""The `Meter` protocol, which a biller implements, and the next step after each result. Pure."""
 
 from typing import Literal, Protocol
 
@@ -6,7 +6,7 @@ from pipeline.ledger.entries import Conclusion, Lease, MeterEvent, Result
 
 Next = Literal["done", "retry", "halt"]
 
-# `unanswered` is not here: only a call that was never concluded has it.
+# No entry for `unanswered`: a call has that result only until it is concluded.
 NEXT: dict[Result, Next] = {
     "delivered": "done",
     "duplicate": "done",
@@ -19,7 +19,7 @@ NEXT: dict[Result, Next] = {
 
 
 class Meter(Protocol):
-    """Takes meter events: a biller, or a stand-in within the process."""
+    """Counts meter events: a biller, or a stand-in within the process."""
 
     @property
     def name(self) -> str:
@@ -27,13 +27,13 @@ class Meter(Protocol):
 
     @property
     def remembered_seconds(self) -> int:
-        """For how long the biller surely recognises an identifier that it has counted.
+        """How long the biller is certain to recognise an identifier that it has counted.
 
-        After that, the sink does not repeat a call that may have been counted.
+        Later, the sink does not repeat a call that may have been counted.
         """
 
     def body_sha256(self, event: MeterEvent) -> str:
-        """Return the digest of what `deliver` sends: equal digests, equal calls."""
+        """Return the digest of the body that `deliver` sends; equal bodies have equal digests."""
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
         """Make one call. A failure of any kind is a conclusion, not an exception."""

@@ -1,4 +1,4 @@
-"""Plan meter events out of the ledger's pending records, in bounded chunks."""
+"""Plan meter events from the ledger's pending records, in chunks."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ CHUNK_RECORDS = 20_000
 
 
 class Planned(msgspec.Struct):
-    """What became of the pending records. Units are signed, by tenant."""
+    """The result of planning. `parked` and `carried` are signed units by tenant."""
 
     events: int = 0
     netted: int = 0
@@ -29,7 +29,10 @@ def plan_pending(
     *,
     chunk_records: int = CHUNK_RECORDS,
 ) -> Planned:
-    """Make meter events of all pending records whose tenant has a customer."""
+    """Plan the pending records of each tenant with a customer, and store the meter events.
+
+    A chunk has at most `chunk_records` records; it grows only while it gives no meter event.
+    """
     result = Planned()
     for pending in deliveries.pending_sums(ledger):
         tenant_id, outcome = pending.tenant_id, pending.outcome
@@ -38,7 +41,7 @@ def plan_pending(
             result.parked[tenant_id] = result.parked.get(tenant_id, 0) + pending.quantity
             continue
         if pending.quantity == -pending.records:
-            # Only reversals: all of them would be carried, so there is nothing to read.
+            # Only reversals: all of them would be carried, so there is no need to read them.
             result.carried[tenant_id] = result.carried.get(tenant_id, 0) + pending.quantity
             continue
         destination = Destination(tenant_id, outcome, customer, billing.event_name_for(outcome))
@@ -48,7 +51,7 @@ def plan_pending(
             grouping = group_records(records)
             planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
             if not deliveries.store_planned(ledger, planned, now_ms):
-                break  # another sink planned some of them; the next flush takes the rest
+                break  # another sink planned some of them; the next flush plans the rest
             result.events += sum(item.event.value > 0 for item in planned)
             result.netted += sum(item.event.value == 0 for item in planned)
             if len(records) < size:
@@ -56,6 +59,6 @@ def plan_pending(
                 if left:
                     result.carried[tenant_id] = result.carried.get(tenant_id, 0) + left
                 break
-            # A chunk that is carried as a whole needs the records after it.
+            # If the whole chunk is carried, grouping needs the records after it.
             size = chunk_records if planned else size * 2
     return result

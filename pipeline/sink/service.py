@@ -1,4 +1,4 @@
-"""Run a sink: intake in a thread, a flush at each interval, health and metrics."""
+"""Run a sink: the intake in a thread, a flush at each interval, health and metrics."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
 async def run_sink(settings: Settings, billing: Billing) -> None:
-    """Run until SIGTERM or SIGINT, then drain: store, leave the group, await the calls in flight.
+    """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
 
     Raises:
         ConfigurationError: no Stripe key, no topic, or the ledger has another schema.
@@ -107,14 +107,14 @@ class _Sink:
             ]
             ended, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             self._log.info("sink_drains")
-            # 1. Nothing new comes in: the last batch is stored, the sink leaves the group.
+            # 1. No new records: the last batch is stored, and the sink leaves the group.
             stop.set()
             self._intake.stop()
             await asyncio.wait({consuming, flushing, stopping})
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
             for task in (*ended, consuming, flushing):
-                task.result()  # raises what ended the sink
+                task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
     async def _problems(self) -> list[str]:
@@ -141,7 +141,7 @@ async def flush(
     metrics: SinkMetrics,
     now: float | None = None,
 ) -> Planned:
-    """Plan what is pending, publish what the biller lacks, and dispatch what is due."""
+    """Plan the pending records, publish the undelivered units, and queue the events that are due."""
     now = time.time() if now is None else now
     planned = await asyncio.to_thread(
         plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
@@ -155,7 +155,7 @@ async def flush(
 async def _publish_pending(
     ledger: Ledger, billing: Billing, metrics: SinkMetrics, planned: Planned, now: float
 ) -> None:
-    """Set the gauges of the units that the biller does not have, and of the oldest of them."""
+    """Set the gauges of the undelivered units, and of the age of the oldest pending unit."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
     pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
     units: dict[str, int] = {}
@@ -168,7 +168,7 @@ async def _publish_pending(
         if price:
             key = (total.tenant_id, price[1])
             money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
-    # A credit may wait weeks for usage that it reduces; nothing is late then.
+    # A negative sum may wait weeks for usage that it reduces: nothing is late.
     oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
     publish_pending(
         metrics,

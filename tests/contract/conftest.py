@@ -1,4 +1,4 @@
-"""The ledger on both databases, and a sink's surroundings."""
+"""Fixtures: a ledger on each database, and a bench for the sink."""
 
 from collections.abc import Iterator
 from pathlib import Path

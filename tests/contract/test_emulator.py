@@ -23,7 +23,7 @@ DAY = 24 * HOUR
 
 
 class Served(NamedTuple):
-    """An emulator with a customer and a meter, and a client of it."""
+    """An emulator with a customer and a meter, and a client for it."""
 
     emulator: Emulator
     base_url: str
@@ -106,21 +106,21 @@ def test_created_customers_and_meters_can_be_retrieved(served: Served) -> None:
 
 def test_lists_are_newest_first_and_paged(served: Served) -> None:
     customers = served.client.v1.customers
-    made = [served.customer, *(customers.create({"name": f"{n}"}).id for n in range(12))]
+    ids = [served.customer, *(customers.create({"name": f"{n}"}).id for n in range(12))]
 
     page = customers.list()
 
     assert len(page.data) == 10
     assert page.has_more
-    assert [customer.id for customer in page.auto_paging_iter()] == made[::-1]
+    assert [customer.id for customer in page.auto_paging_iter()] == ids[::-1]
 
 
 def test_a_meter_event_counts_for_its_customer_and_is_returned_as_sent(served: Served) -> None:
-    made = served.send("e1", 3)
+    event = served.send("e1", 3)
 
-    assert (made.identifier, made.timestamp, made.livemode) == ("e1", NOW, False)
-    assert made.payload["stripe_customer_id"] == served.customer
-    assert made.payload["value"] == "3"
+    assert (event.identifier, event.timestamp, event.livemode) == ("e1", NOW, False)
+    assert event.payload["stripe_customer_id"] == served.customer
+    assert event.payload["value"] == "3"
     assert served.total() == 3
 
 
@@ -135,13 +135,13 @@ async def test_the_async_client_gets_the_same_responses(served: Served) -> None:
     }
 
     try:
-        made = await client.v1.billing.meter_events.create_async(params)
+        event = await client.v1.billing.meter_events.create_async(params)
         with pytest.raises(stripe.InvalidRequestError, match="already exists with identifier e1"):
             await client.v1.billing.meter_events.create_async(params)
     finally:
         await http.close_async()  # type: ignore[no-untyped-call]
 
-    assert made.identifier == "e1"
+    assert event.identifier == "e1"
     assert served.total() == 2
 
 
@@ -149,11 +149,11 @@ def test_meter_events_without_an_identifier_get_different_ones(served: Served) -
     payload = {"stripe_customer_id": served.customer, "value": "1"}
     events = served.client.v1.billing.meter_events
 
-    made = {
+    identifiers = {
         events.create({"event_name": "resolved", "payload": payload}).identifier for _ in range(2)
     }
 
-    assert len(made) == 2
+    assert len(identifiers) == 2
     assert served.total() == 2
 
 
@@ -173,7 +173,7 @@ def test_a_known_identifier_is_a_400_without_a_code_and_must_not_be_retried(
     assert served.total() == 1
 
 
-def test_an_identifier_sent_again_after_a_day_bills_twice(served: Served) -> None:
+def test_an_identifier_sent_again_after_a_day_counts_twice(served: Served) -> None:
     served.send("e1")
     served.emulator.clock.set(NOW + DAY - 60)
     assert error_of(lambda: served.send("e1")).http_status == 400
@@ -185,16 +185,17 @@ def test_an_identifier_sent_again_after_a_day_bills_twice(served: Served) -> Non
 
 
 @pytest.mark.parametrize(
-    ("offset", "said"), [(-35 * DAY - HOUR, "35 calendar days"), (400, "5 minutes in the future")]
+    ("offset", "message"),
+    [(-35 * DAY - HOUR, "35 calendar days"), (400, "5 minutes in the future")],
 )
 def test_timestamps_out_of_range_differ_from_duplicates_only_by_the_message(
-    served: Served, offset: int, said: str
+    served: Served, offset: int, message: str
 ) -> None:
     error = error_of(lambda: served.send("e1", timestamp=NOW + offset))
 
     assert isinstance(error, stripe.InvalidRequestError)
     assert error.code is None
-    assert said in str(error.user_message)
+    assert message in str(error.user_message)
     assert served.total() == 0
 
 
@@ -203,7 +204,7 @@ def test_timestamps_within_the_limits_are_accepted(served: Served, offset: int) 
     assert served.send("e1", timestamp=NOW + offset).timestamp == NOW + offset
 
 
-def test_an_idempotency_key_gets_its_first_response_again(served: Served) -> None:
+def test_an_idempotency_key_returns_its_first_response_again(served: Served) -> None:
     first = served.send("e1", key="k1")
     second = served.send("e1", key="k1")
 
@@ -245,7 +246,7 @@ def test_an_idempotency_key_is_forgotten_after_a_day(served: Served) -> None:
     assert served.total() == 2
 
 
-def test_an_error_is_kept_for_its_idempotency_key(served: Served) -> None:
+def test_an_idempotency_key_returns_its_first_error_again(served: Served) -> None:
     error_of(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
 
     error = error_of(lambda: served.send("e1", key="k1", timestamp=NOW - 40 * DAY))
@@ -288,11 +289,11 @@ def test_summaries_are_grouped_newest_first_and_paged(served: Served) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "window", "said"),
+    ("start", "window", "boundary"),
     [(NOW + 1, None, "minute"), (NOW, "hour", "hour"), (NOW // HOUR * HOUR, "day", "day")],
 )
-def test_summaries_must_be_aligned(
-    served: Served, start: int, window: str | None, said: str
+def test_the_start_of_summaries_must_be_aligned(
+    served: Served, start: int, window: str | None, boundary: str
 ) -> None:
     params: Any = {"customer": served.customer, "start_time": start, "end_time": start + DAY}
     if window is not None:
@@ -303,7 +304,7 @@ def test_summaries_must_be_aligned(
     )
 
     assert error.http_status == 400
-    assert f"start_time must be aligned with {said} boundaries" in str(error.user_message)
+    assert f"start_time must be aligned with {boundary} boundaries" in str(error.user_message)
 
 
 async def test_a_second_call_in_flight_for_a_customer_and_meter_is_a_409(served: Served) -> None:
@@ -393,7 +394,7 @@ def test_faults_happen_before_or_after_the_effect(
     assert served.total() == counted
 
 
-def test_a_fault_hits_every_nth_event_as_often_as_asked(served: Served) -> None:
+def test_a_fault_hits_every_nth_event_the_given_number_of_times(served: Served) -> None:
     served.fault("500_before", times=2, every=3)
 
     hit = [error_or_none(lambda n=n: served.send(f"e{n}")) is not None for n in range(1, 13)]
@@ -401,7 +402,7 @@ def test_a_fault_hits_every_nth_event_as_often_as_asked(served: Served) -> None:
     assert [n for n, failed in enumerate(hit, 1) if failed] == [3, 6]
 
 
-def test_a_call_that_was_cut_after_its_effect_gets_its_response_at_the_next_try(
+def test_a_retry_after_a_cut_connection_gets_the_response_of_the_first_call(
     served: Served,
 ) -> None:
     served.fault("cut_after")
@@ -419,9 +420,9 @@ def test_an_event_with_an_invalid_value_is_accepted_and_does_not_count(
 ) -> None:
     served.send("e1", payload={"stripe_customer_id": served.customer, "value": value})
 
-    (aside,) = served.emulator.state.sums()["unvalidated"]
-    assert aside["code"].startswith("meter_event")
-    assert (aside["events"], aside["sum"]) == (1, 0)
+    (unvalidated,) = served.emulator.state.sums()["unvalidated"]
+    assert unvalidated["code"].startswith("meter_event")
+    assert (unvalidated["events"], unvalidated["sum"]) == (1, 0)
     assert served.total() == 0
 
 
@@ -448,10 +449,10 @@ async def test_control_shows_sums_and_requests(served: Served) -> None:
 
 @pytest.mark.parametrize("now", [NOW + DAY, "2026-09-22T14:14:00Z", "2026-09-22T16:14:00+02:00"])
 async def test_control_sets_the_clock(served: Served, now: object) -> None:
-    status, answer = await control(served, "PUT", "clock", {"now": now})
+    status, content = await control(served, "PUT", "clock", {"now": now})
 
     assert status == 200
-    assert NOW + DAY <= answer["now"] < NOW + DAY + 60
+    assert NOW + DAY <= content["now"] < NOW + DAY + 60
 
 
 async def test_control_sets_and_clears_faults(served: Served) -> None:
@@ -479,27 +480,27 @@ async def test_control_sets_and_clears_faults(served: Served) -> None:
 async def test_control_rejects_invalid_requests(
     served: Served, method: str, path: str, body: object
 ) -> None:
-    status, answer = await control(served, method, path, body)
+    status, content = await control(served, method, path, body)
 
     assert status == 400
-    assert answer["error"]
+    assert content["error"]
 
 
 def test_the_command_prints_its_address_and_exits_with_0_at_sigterm(tmp_path: Path) -> None:
     arguments = ["emulator", "--port", "0", "--clock", "2026-09-22T14:14:00Z", "--api-key", "k"]
     with running_process("emulator", arguments, os.environ, tmp_path / "log") as process:
         base_url = process.find(r"ready at (http://\S+)", 60)
-        made = client_of(base_url, "k").v1.customers.create()
+        customer = client_of(base_url, "k").v1.customers.create()
         process.stop()
 
     assert process.status == 0
-    assert NOW + DAY <= made.created < NOW + DAY + 60
+    assert NOW + DAY <= customer.created < NOW + DAY + 60
 
 
-# --- who may use /_emulator -----------------------------------------------------------------------
+# --- access to /_emulator -------------------------------------------------------------------------
 
 
-async def asked(
+async def call_control(
     base_url: str, method: str = "GET", path: str = "sums", **headers: str
 ) -> tuple[int, str]:
     async with (
@@ -514,20 +515,20 @@ async def asked(
 async def test_with_a_control_token_only_health_is_open_to_everybody() -> None:
     emulator = Emulator(control_token="hunter2")
     with running(emulator) as base_url:
-        without = await asked(base_url)
-        wrong = await asked(base_url, "DELETE", "faults", Authorization="Bearer hunter3")
-        right = await asked(base_url, Authorization="Bearer hunter2")
-        health = await asked(base_url, path="health")
+        without = await call_control(base_url)
+        wrong = await call_control(base_url, "DELETE", "faults", Authorization="Bearer hunter3")
+        right = await call_control(base_url, Authorization="Bearer hunter2")
+        health = await call_control(base_url, path="health")
 
     assert [status for status, _ in (without, wrong, right, health)] == [403, 403, 200, 200]
     assert "control token" in without[1]
     assert "hunter2" not in without[1] + wrong[1]
 
 
-async def test_without_a_control_token_only_loopback_may_use_control(
+async def test_without_a_control_token_only_loopback_can_use_control(
     tmp_path: Path,
 ) -> None:
-    path = str(tmp_path / "socket")  # a caller on it has no address
+    path = str(tmp_path / "socket")  # the caller of a Unix socket has no address
     runner = web.AppRunner(Emulator().application())
     await runner.setup()
     await web.UnixSite(runner, path).start()
@@ -560,10 +561,10 @@ def test_only_loopback_addresses_are_this_machine(address: str | None, is_ours: 
     assert is_this_machine(address) == is_ours
 
 
-async def test_without_a_control_token_a_page_in_a_browser_may_not_use_control(
+async def test_without_a_control_token_a_web_page_cannot_use_control(
     served: Served,
 ) -> None:
-    status, _ = await asked(served.base_url, "POST", "faults", Origin="http://evil.example")
+    status, _ = await call_control(served.base_url, "POST", "faults", Origin="http://evil.example")
 
     assert status == 403
     assert served.emulator.state.faults == []

@@ -43,8 +43,8 @@ def test_planning_moves_each_record_from_pending_to_one_meter_event(ledger: Ledg
 
 def test_records_that_another_sink_planned_are_not_planned_again(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
-    found = deliveries.pending_records(ledger, "acme", "resolution", 1000)
-    both, one = (frozen(group_records(records).groups) for records in (found, found[:1]))
+    pending = deliveries.pending_records(ledger, "acme", "resolution", 1000)
+    both, one = (frozen(group_records(records).groups) for records in (pending, pending[:1]))
 
     assert deliveries.store_planned(ledger, both, T0)
     assert not deliveries.store_planned(ledger, both, T0)
@@ -56,11 +56,11 @@ def test_records_that_another_sink_planned_are_not_planned_again(ledger: Ledger)
 
 def test_no_record_can_be_in_two_meter_events(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
-    found = deliveries.pending_records(ledger, "acme", "resolution", 1000)
+    pending = deliveries.pending_records(ledger, "acme", "resolution", 1000)
     planned(ledger)
     with ledger.writing() as connection:
         row = {"tenant_id": "acme", "outcome": "resolution", "occurred_at": T0, "quantity": 1}
-        values = {**row, "seq": found[0].seq, "stored_at": T0}
+        values = {**row, "seq": pending[0].seq, "stored_at": T0}
         connection.execute(pending_record.insert().values(**values))
 
     with pytest.raises(Exception, match=r"(?i)unique"):
@@ -124,16 +124,16 @@ def test_a_failed_call_ends_the_lease_at_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "perhaps"), [("failed", True), ("refused", False), ("halted", False)]
+    ("result", "perhaps_counted"), [("failed", True), ("refused", False), ("halted", False)]
 )
-def test_only_a_call_that_may_have_arrived_explains_a_duplicate(
-    ledger: Ledger, result: Result, *, perhaps: bool
+def test_only_a_call_that_may_have_counted_explains_a_duplicate(
+    ledger: Ledger, result: Result, *, perhaps_counted: bool
 ) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
     conclude(ledger, leased(ledger, event), result)
 
-    assert leased(ledger, event, now_ms=T0 + 10).perhaps_counted is perhaps
+    assert leased(ledger, event, now_ms=T0 + 10).perhaps_counted is perhaps_counted
 
 
 def test_an_event_that_the_biller_may_have_forgotten_is_not_leased_again(ledger: Ledger) -> None:
@@ -171,6 +171,6 @@ def test_pending_holds_exactly_the_records_without_a_meter_event(ledger: Ledger)
         linked = select(meter_event_record.c.record_seq)
         unlinked = select(usage_record.c.seq).where(usage_record.c.seq.not_in(linked))
         expected = set(connection.scalars(unlinked))
-        found = set(connection.scalars(select(pending_record.c.seq)))
-    assert found == expected
-    assert len(found) == 1
+        pending = set(connection.scalars(select(pending_record.c.seq)))
+    assert pending == expected
+    assert len(pending) == 1

@@ -17,11 +17,11 @@ def test_a_receipt_returns_the_record_as_it_was_stored(ledger: Ledger) -> None:
     result = stored(ledger, first, back)
 
     assert result == Stored(2, 0, (), {0: 2})
-    found = reports.receipts(ledger, "acme", "c1")
-    assert [receipt.record for receipt in found] == [first, back]
-    assert (found[1].topic, found[1].partition, found[1].offset) == (TOPIC, 0, 1)
-    assert found[1].origin == Origin("events", 3, (7,))
-    assert found[1].superseded_policy == ("fin-2026", 1)
+    receipts = reports.receipts(ledger, "acme", "c1")
+    assert [receipt.record for receipt in receipts] == [first, back]
+    assert (receipts[1].topic, receipts[1].partition, receipts[1].offset) == (TOPIC, 0, 1)
+    assert receipts[1].origin == Origin("events", 3, (7,))
+    assert receipts[1].superseded_policy == ("fin-2026", 1)
 
 
 def test_the_same_record_again_changes_nothing(ledger: Ledger) -> None:
@@ -60,20 +60,23 @@ NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         (None, "the message has no value"),
         (b"", "the message has no value"),
         (b"\xff\xfe\x00garbage", "malformed"),
         (b"{}", "missing required field `id`"),
         (encode_record(record("c1")).replace(b":1,", b":2,"), "quantity is 2"),
-        (encode_record(record("c1")).replace(b"acme:c1:1", b"other:c1:1"), "id is not that of"),
+        (
+            encode_record(record("c1")).replace(b"acme:c1:1", b"other:c1:1"),
+            "id does not begin with",
+        ),
         (encode_record(record("c1", policy_version=2**63)), "policy_version is out of range"),
         (NUL, "NUL character"),
     ],
 )
 def test_an_unreadable_record_is_quarantined_and_the_rest_is_stored(
-    ledger: Ledger, value: bytes | None, says: str
+    ledger: Ledger, value: bytes | None, message: str
 ) -> None:
     good = arrivals([record("c8"), record("c9")])
     batch = [good[0], ConsumedRecord(0, 1, value), good[1]._replace(offset=2)]
@@ -83,7 +86,7 @@ def test_an_unreadable_record_is_quarantined_and_the_rest_is_stored(
     assert isinstance(result, Stored)
     assert (result.records, result.offsets) == (2, {0: 3})
     assert [(r.reason, r.offset) for r in result.quarantined] == [("unreadable", 1)]
-    assert says in result.quarantined[0].detail
+    assert message in result.quarantined[0].detail
     with ledger.reading() as connection:
         assert connection.execute(select(refused_record)).one().value == value
 
@@ -112,7 +115,7 @@ def test_nothing_is_stored_if_another_sink_moved_the_offset(ledger: Ledger) -> N
     assert count(ledger, usage_record) == count(ledger, pending_record) == 2
 
 
-def test_one_moved_partition_holds_back_the_whole_batch(ledger: Ledger) -> None:
+def test_one_moved_partition_prevents_storing_the_whole_batch(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     batch = arrivals([record("c2")], partition=1) + arrivals([record("c3")], 0)
 
@@ -130,7 +133,9 @@ def test_text_of_any_script_and_length_is_returned_unchanged(ledger: Ledger) -> 
     assert reports.receipts(ledger, "acme", name)[0].record == record(name)
 
 
-def test_a_receipt_excludes_conversations_whose_id_only_begins_alike(ledger: Ledger) -> None:
+def test_a_receipt_excludes_conversations_whose_id_only_starts_with_the_same_text(
+    ledger: Ledger,
+) -> None:
     stored(ledger, record("c1"), record("c1:2"), record("c11"), record("c1", tenant_id="acme2"))
 
     assert len(reports.receipts(ledger, "acme", "c1")) == 1

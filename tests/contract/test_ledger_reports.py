@@ -23,34 +23,34 @@ def test_usage_adds_up_by_tenant_and_outcome(ledger: Ledger) -> None:
         record("c1", tenant_id="zeta"),
     )
 
-    found = reports.usage(ledger)
+    sums = reports.usage(ledger)
 
-    assert [(u.tenant_id, u.outcome, u.quantity, u.confirmed, u.assumed) for u in found] == [
+    assert [(u.tenant_id, u.outcome, u.quantity, u.confirmed, u.assumed) for u in sums] == [
         ("acme", "qualification", 1, 0, 0),
         ("acme", "resolution", 2, 1, 1),
         ("zeta", "resolution", 1, 0, 1),
     ]
-    assert all(type(u.quantity) is int for u in found)
+    assert all(type(u.quantity) is int for u in sums)
 
 
-def test_a_reversal_counts_where_its_charge_did(ledger: Ledger) -> None:
+def test_a_reversal_counts_under_the_kind_and_version_of_its_charge(ledger: Ledger) -> None:
     stored(
         ledger,
         record("c1", kind="assumed", policy_version=1),
         record("c1", 2, -1, kind="confirmed", supersedes=1, policy_version=2),
     )
 
-    (found,) = reports.usage(ledger)
+    (usage,) = reports.usage(ledger)
 
-    assert (found.policy_version, found.quantity, found.confirmed, found.assumed) == (1, 0, 0, 0)
+    assert (usage.policy_version, usage.quantity, usage.confirmed, usage.assumed) == (1, 0, 0, 0)
 
 
 def test_usage_includes_its_start_and_excludes_its_end(ledger: Ledger) -> None:
     stored(ledger, *(record(f"c{i}", at=T0 + i) for i in range(5)))
 
-    (found,) = reports.usage(ledger, from_ms=T0 + 1, to_ms=T0 + 3)
+    (usage,) = reports.usage(ledger, from_ms=T0 + 1, to_ms=T0 + 3)
 
-    assert found.quantity == 2
+    assert usage.quantity == 2
     assert reports.usage(ledger, tenant_id="nobody") == []
 
 
@@ -67,7 +67,7 @@ def test_usage_separates_delivered_from_pending_units(ledger: Ledger) -> None:
     assert (after.quantity, after.delivered) == (3, 2)
 
 
-def test_open_sums_count_what_no_delivery_has_concluded(ledger: Ledger) -> None:
+def test_open_sums_count_units_until_they_are_delivered(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
     (event,) = planned(ledger)
     stored(ledger, record("c3"))
@@ -80,7 +80,7 @@ def test_open_sums_count_what_no_delivery_has_concluded(ledger: Ledger) -> None:
     assert after == [("acme", 1)]
 
 
-def test_delivered_sums_range_from_what_was_answered_by_then_to_what_was_sent(
+def test_delivered_sums_range_from_units_delivered_in_time_to_all_units_sent(
     ledger: Ledger,
 ) -> None:
     later = T0 + 2 * HOUR_MS

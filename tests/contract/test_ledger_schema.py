@@ -66,7 +66,7 @@ def test_a_database_with_another_encoding_than_utf8_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("mysql://u@h/d", "'mysql' is not supported"),
         ("nonsense", "is not a URL such as sqlite:///PATH"),
@@ -75,8 +75,8 @@ def test_a_database_with_another_encoding_than_utf8_is_rejected(
         ("postgresql://127.0.0.1:1/d?sslmod=require", 'invalid connection option "sslmod"'),
     ],
 )
-def test_an_unsupported_url_is_a_configuration_error(url: str, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"RESMETER_LEDGER__URL: {says}") as caught:
+def test_an_unsupported_url_is_a_configuration_error(url: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"RESMETER_LEDGER__URL: {message}") as caught:
         open_ledger(url)
 
     assert "hunter2" not in str(caught.value)

@@ -25,7 +25,7 @@ _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
 @contextlib.contextmanager
 def relay(upstream: URL, context: ssl.SSLContext | None) -> Iterator[tuple[int, list[str]]]:
     """Yield the relay's port, and the TLS versions of the connections that it accepted."""
-    taken: list[str] = []
+    versions: list[str] = []
     threads: list[threading.Thread] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -41,27 +41,27 @@ def relay(upstream: URL, context: ssl.SSLContext | None) -> Iterator[tuple[int, 
 
     def serve(client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:
-            asked = _GSS_REQUEST
-            while asked == _GSS_REQUEST:
-                _, asked = struct.unpack(">II", client.recv(8, socket.MSG_WAITALL))
-                if asked == _GSS_REQUEST:
+            request = _GSS_REQUEST
+            while request == _GSS_REQUEST:
+                _, request = struct.unpack(">II", client.recv(8, socket.MSG_WAITALL))
+                if request == _GSS_REQUEST:
                     client.sendall(b"N")
-            assert asked == _SSL_REQUEST
+            assert request == _SSL_REQUEST
             if context is None:
                 client.sendall(b"N")
                 return
             client.sendall(b"S")
-            with context.wrap_socket(client, server_side=True) as inner, _dialled(upstream) as db:
-                taken.append(str(inner.version()))
-                back = threading.Thread(target=_pump, args=(db, inner))
-                back.start()
+            with context.wrap_socket(client, server_side=True) as inner, _connect(upstream) as db:
+                versions.append(str(inner.version()))
+                downstream = threading.Thread(target=_pump, args=(db, inner))
+                downstream.start()
                 _pump(inner, db)
-                back.join()
+                downstream.join()
 
     accepting = threading.Thread(target=accept)
     accepting.start()
     try:
-        yield listener.getsockname()[1], taken
+        yield listener.getsockname()[1], versions
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
@@ -69,13 +69,13 @@ def relay(upstream: URL, context: ssl.SSLContext | None) -> Iterator[tuple[int, 
             thread.join()
 
 
-def _dialled(upstream: URL) -> socket.socket:
+def _connect(upstream: URL) -> socket.socket:
     folder = upstream.query.get("host")
     if folder is None:
         return socket.create_connection((upstream.host or "127.0.0.1", upstream.port or 5432))
-    found = socket.socket(socket.AF_UNIX)
-    found.connect(f"{folder}/.s.PGSQL.5432")
-    return found
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(f"{folder}/.s.PGSQL.5432")
+    return client
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
@@ -103,7 +103,7 @@ def test_a_server_certificate_is_verified_and_an_untrusted_one_rejected(
 ) -> None:
     upstream = make_url(postgres_database)
     ours, stranger = Authority(tmp_path / "ours"), Authority(tmp_path / "stranger")
-    with relay(upstream, _context(ours)) as (port, taken):
+    with relay(upstream, _context(ours)) as (port, versions):
         verified = {"sslmode": "verify-full", "sslrootcert": str(ours.ca)}
         upgrade(_url(upstream, port, **verified))
         open_ledger(_url(upstream, port, **verified)).close()
@@ -111,8 +111,8 @@ def test_a_server_certificate_is_verified_and_an_untrusted_one_rejected(
         with pytest.raises(UnavailableError, match="certificate verify failed"):
             open_ledger(_url(upstream, port, **untrusted))
 
-    assert len(taken) >= 2
-    assert set(taken) == {"TLSv1.3"}
+    assert len(versions) >= 2
+    assert set(versions) == {"TLSv1.3"}
 
 
 def test_nothing_is_sent_to_a_server_without_tls_if_the_url_requires_it(

@@ -1,4 +1,4 @@
-"""The sink against the emulator, through Stripe's SDK: each unit counts once, whatever fails."""
+"""The sink with the emulator and Stripe's SDK: each unit counts once, whatever fails."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -83,7 +83,7 @@ async def test_a_duplicate_response_after_a_lost_one_is_explained_by_the_ledger(
     bench.store(record())
     planned = plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
     assert planned.events == 1
-    # Stripe keeps keys and identifiers apart: the key is forgotten, the identifier is not.
+    # Stripe stores keys and identifiers separately: here it forgets the key but not the identifier.
     bench.emulator.state.idempotency_keys.keep = lambda *_: None  # type: ignore[method-assign]
 
     await bench.flush()
@@ -93,7 +93,7 @@ async def test_a_duplicate_response_after_a_lost_one_is_explained_by_the_ledger(
     assert bench.delivered() == {"acme": 1}
 
 
-async def test_an_identifier_that_is_not_ours_is_a_collision_and_not_delivered(
+async def test_an_identifier_that_another_program_used_is_a_collision_and_not_delivered(
     bench: Bench,
 ) -> None:
     bench.store(record())
@@ -129,7 +129,7 @@ async def test_usage_that_stripe_rejects_does_not_block_the_rest(bench: Bench) -
     assert bench.value("resmeter_deliveries_total", result="rejected") == 1
 
 
-async def test_an_event_ahead_of_our_clock_waits_for_its_time(bench: Bench) -> None:
+async def test_an_event_ahead_of_our_clock_is_sent_when_its_time_comes(bench: Bench) -> None:
     bench.store(record(at=T0 + 60_000))
     await bench.flush()
     assert bench.results() == []
@@ -171,7 +171,7 @@ async def test_a_negative_sum_is_carried_until_usage_outweighs_it(bench: Bench) 
     assert bench.at_stripe() == {"cus_acme": 1}
     assert bench.value("resmeter_carried_units", tenant="acme") == -1
     assert bench.value("resmeter_pending_units", tenant="acme") == -1
-    assert bench.value("resmeter_pending_age_seconds") == 0  # nothing is owed that Stripe lacks
+    assert bench.value("resmeter_pending_age_seconds") == 0  # Stripe has every unit that is owed
 
     bench.store(record("c2"), record("c3"))
     await bench.flush()
@@ -179,7 +179,7 @@ async def test_a_negative_sum_is_carried_until_usage_outweighs_it(bench: Bench) 
     assert bench.value("resmeter_carried_units", tenant="acme") == 0
 
 
-async def test_what_cancels_out_within_a_negative_sum_does_not_pile_up(bench: Bench) -> None:
+async def test_records_that_cancel_out_do_not_pile_up_behind_a_negative_sum(bench: Bench) -> None:
     bench.store(record("c1", at=T0 - 2 * HOUR_MS))
     await bench.flush()
     bench.store(record("c1", 2, -1))
@@ -219,7 +219,7 @@ async def test_a_call_that_may_have_counted_over_23_hours_ago_is_not_repeated(
 
 
 async def _deliver_once(bench: Bench) -> None:
-    """Deliver, and die after the first call."""
+    """Deliver, and stop after the first call as a crash would."""
     meter = open_meter(stripe_settings(bench.base_url), timeout_seconds=5)
 
     async def die(_: float) -> None:

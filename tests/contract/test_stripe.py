@@ -9,7 +9,7 @@ from pipeline.sink.stripe.account import check_account
 from pipeline.sink.stripe.reconcile import read_sums
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 
-WHAT = ("resolution", "procedure_handoff", "qualification", "disqualification")
+OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualification")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def test_check_finds_missing_meters_and_customers(bench: Bench, reported: 
     assert "tenants.ghost: there is no customer cus_ghost" in problems[1]
 
 
-async def test_check_reports_what_is_in_order(bench: Bench, reported: list[str]) -> None:
+async def test_check_reports_the_checks_that_passed(bench: Bench, reported: list[str]) -> None:
     problems = await check_account(
         stripe_settings(bench.base_url),
         {"acme": "cus_acme"},
@@ -42,34 +42,38 @@ async def test_check_reports_what_is_in_order(bench: Bench, reported: list[str])
 
 
 @pytest.mark.parametrize(
-    ("url", "key", "said"),
+    ("url", "key", "message"),
     [
         (None, "sk_live_1", "RESMETER_STRIPE__API_KEY: Stripe does not accept it"),
         ("http://127.0.0.1:1", "sk_test_1", "cannot reach Stripe at http://127.0.0.1:1"),
     ],
 )
 async def test_check_names_the_wrong_setting(
-    bench: Bench, reported: list[str], url: str | None, key: str, said: str
+    bench: Bench, reported: list[str], url: str | None, key: str, message: str
 ) -> None:
     (problem,) = await check_account(
         stripe_settings(url or bench.base_url, key), {}, ["m"], reported.append
     )
 
-    assert said in problem
+    assert message in problem
 
 
 async def test_stripes_sums_are_read_by_customer_and_meter(bench: Bench) -> None:
     bench.store(record("c1"), record("c2"), record("c3", tenant_id="bluejay"))
     await bench.flush()
-    places = [(who, f"resmeter_{what}") for who in ("cus_acme", "cus_bluejay") for what in WHAT]
+    meters = [
+        (customer, f"resmeter_{outcome}")
+        for customer in ("cus_acme", "cus_bluejay")
+        for outcome in OUTCOMES
+    ]
     hour = T0 // HOUR_MS * 3600
 
-    found = await read_sums(
-        stripe_settings(bench.base_url), [*places, ("cus_acme", "no_meter")], hour, hour + 3600
+    sums = await read_sums(
+        stripe_settings(bench.base_url), [*meters, ("cus_acme", "no_meter")], hour, hour + 3600
     )
-    before = await read_sums(stripe_settings(bench.base_url), places, hour - 3600, hour)
+    before = await read_sums(stripe_settings(bench.base_url), meters, hour - 3600, hour)
 
-    assert {place: units for place, units in found.items() if units} == {
+    assert {meter: units for meter, units in sums.items() if units} == {
         ("cus_acme", "resmeter_resolution"): 2,
         ("cus_bluejay", "resmeter_resolution"): 1,
     }
@@ -87,8 +91,8 @@ async def test_a_response_that_repeats_the_key_does_not_bring_it_into_the_ledger
     bench: Bench, reported: list[str]
 ) -> None:
     async def echo(request: web.Request) -> web.Response:
-        said = f"Invalid API Key provided: {request.headers['Authorization']}"
-        return web.json_response({"error": {"message": said}}, status=401)
+        message = f"Invalid API Key provided: {request.headers['Authorization']}"
+        return web.json_response({"error": {"message": message}}, status=401)
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)
@@ -106,6 +110,6 @@ async def test_a_response_that_repeats_the_key_does_not_bring_it_into_the_ledger
     await runner.cleanup()
 
     (receipt,) = reports.receipts(bench.ledger, "acme", "c1")
-    for said in (str(dispatcher.halted), str(receipt.attempts[0].detail), problem):
-        assert "Invalid API Key provided: Bearer (the key)" in said
-        assert "hunter2" not in said
+    for message in (str(dispatcher.halted), str(receipt.attempts[0].detail), problem):
+        assert "Invalid API Key provided: Bearer (the key)" in message
+        assert "hunter2" not in message

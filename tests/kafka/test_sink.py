@@ -33,8 +33,8 @@ def stripe(loaded_run: Run) -> Iterator[Emulator]:
             for tenant_id in tenants
         )
     )
-    found = load_tenants(file)
-    emulator.state.prepare(found.customers.values(), found.event_names, 0)
+    catalog = load_tenants(file)
+    emulator.state.prepare(catalog.customers.values(), catalog.event_names, 0)
     with running(emulator) as base_url:
         loaded_run.env |= {
             "RESMETER_CONFIG": str(file),
@@ -74,8 +74,10 @@ def test_killed_workers_and_sinks_bill_exactly_what_decide_says(
     stripe.state.meter_events.create(_unit_of_nobody(stripe), stripe.clock.now())
     audit = run.resmeter("audit", "--stripe", "--stripe-lag", "0", "--json")
     assert audit.returncode == 3
-    (found,) = (line for line in map(orjson.loads, audit.stdout.splitlines()) if "finding" in line)
-    assert (found["finding"], found["tenantid"]) == ("at_stripe", "tenant-0001")
+    (finding,) = (
+        line for line in map(orjson.loads, audit.stdout.splitlines()) if "finding" in line
+    )
+    assert (finding["finding"], finding["tenantid"]) == ("at_stripe", "tenant-0001")
 
 
 def test_a_sink_with_a_wrong_key_still_stores_records_and_reports_that_it_is_halted(
@@ -101,7 +103,7 @@ def test_a_sink_with_a_wrong_key_still_stores_records_and_reports_that_it_is_hal
     assert sum(_at_stripe(stripe).values()) == len(_net_units(load))
 
 
-def test_a_tenant_that_gets_its_customer_later_is_billed_then(
+def test_a_tenant_is_billed_once_it_gets_a_customer(
     load: Load, loaded_run: Run, stripe: Emulator
 ) -> None:
     run = loaded_run
@@ -129,9 +131,9 @@ def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(
 ) -> None:
     run = loaded_run
     run.done("ledger", "upgrade")
-    bad = run.env | {"RESMETER_TOPICS__EVENTS": run.env["RESMETER_TOPICS__RECORDS"]}
+    misdirected = run.env | {"RESMETER_TOPICS__EVENTS": run.env["RESMETER_TOPICS__RECORDS"]}
     intruder = Run(run.servers, run.folder, run._stack)
-    intruder.env = bad
+    intruder.env = misdirected
     intruder.produce([(b"acme", b"\x00 not a usage record", 0), (b"acme", None, 0)])
     worker, sink = run.start("worker"), run.start("sink")
     port = run.port(sink)
@@ -144,7 +146,7 @@ def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(
 
 
 @pytest.mark.parametrize(
-    ("url", "status", "said"),
+    ("url", "status", "message"),
     [
         ("postgresql://nobody@127.0.0.1:1/none", 1, "cannot be used"),
         ("sqlite:////nowhere/at/all/ledger.sqlite", 2, "run `resmeter ledger upgrade`"),
@@ -152,12 +154,12 @@ def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(
     ],
 )
 def test_an_unusable_ledger_is_named_with_the_reason(
-    run: Run, url: str, status: int, said: str
+    run: Run, url: str, status: int, message: str
 ) -> None:
     result = run.resmeter("sink", RESMETER_LEDGER__URL=url)
 
     assert result.returncode == status
-    assert said in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -188,7 +190,7 @@ def _until_billed(run: Run, sink: Process, records: int) -> None:
             return False
         ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
         try:
-            return all(found.quantity == found.delivered for found in reports.usage(ledger))
+            return all(usage.quantity == usage.delivered for usage in reports.usage(ledger))
         finally:
             ledger.close()
 
@@ -198,7 +200,7 @@ def _until_billed(run: Run, sink: Process, records: int) -> None:
 def _in_ledger(run: Run) -> object:
     """Return the net units of every conversation in the ledger, without zeros."""
     ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
-    found: dict[tuple[str, str], dict[str, int]] = {}
+    units: dict[tuple[str, str], dict[str, int]] = {}
     try:
         with ledger.reading() as connection:
             rows = connection.exec_driver_sql(
@@ -206,10 +208,10 @@ def _in_ledger(run: Run) -> object:
                 "GROUP BY tenantid, conversation, outcome HAVING sum(quantity) <> 0"
             )
             for tenant_id, conversation, outcome, quantity in rows:
-                found.setdefault((tenant_id, conversation), {})[outcome] = quantity
+                units.setdefault((tenant_id, conversation), {})[outcome] = quantity
     finally:
         ledger.close()
-    return found
+    return units
 
 
 def _units(expected: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
@@ -221,7 +223,7 @@ def _units(expected: dict[tuple[str, str], dict[str, int]]) -> dict[str, int]:
 
 
 def _unit_of_nobody(emulator: Emulator) -> dict[str, Any]:
-    """A meter event that no ledger knows, as if another program wrote it."""
+    """Return a meter event that is not in the ledger, as another program might send it."""
     return {
         "event_name": "resmeter_resolution",
         "identifier": "not-ours",

@@ -98,8 +98,8 @@ BUGS = (
     Bug(
         "a grouped record stays pending",
         "pipeline/ledger/deliveries.py",
-        "        if _delete_pending(connection, taken) != len(taken):",
-        "        if not taken:",
+        "        if _delete_pending(connection, pending_rows) != len(pending_rows):",
+        "        if not pending_rows:",
     ),
     Bug(
         "each attempt gives a meter event a new identifier",

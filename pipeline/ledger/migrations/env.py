@@ -1,4 +1,4 @@
-"""Make Alembic use the connection and the transaction of `database.upgrade`."""
+"""Run Alembic's migrations in the connection and transaction of `database.upgrade`."""
 
 from alembic import context
 

@@ -8,16 +8,17 @@ Stripe's rules, and what follows from them in the rest of the sink:
 
 - A timestamp may be 35 calendar days old and 5 minutes ahead. Stripe rejects older usage for good;
   an event ahead of our clock waits in the ledger.
-- A value is sent as an integer in digits: the SDK writes small floats as 1e-05.
-- An identifier of up to 100 characters counts once, for at least 24 hours. After 23 hours the sink
+- A value is sent as a string of digits: the SDK would write a small float as 1e-05.
+- An identifier of up to 100 characters counts once within at least 24 hours. After 23 hours the sink
   does not repeat a call that may have been counted: it reports the event as uncertain.
-- The same idempotency key returns the first response for 24 hours, a failure too: after a replayed
-  failure, the next attempt has a new key and the same identifier.
+- For 24 hours the same idempotency key returns the first response, even if that was a failure. After
+  a replayed failure, the next attempt has a new key and the same identifier.
 - A second call in flight for the same customer and meter gets a 409. So the dispatcher makes one
-  call at a time for both, and the planner adds up the usage of each hour first.
-- A negative total bills 0, and the rest is lost: nothing below zero is sent.
-- Only sums can be read back, on whole minutes and with a delay.
-- The SDK never retries 429 and does not know the ledger: it retries nothing, the dispatcher does.
+  call at a time for each pair, and the planner adds up the usage of each hour first.
+- A negative total bills 0, and the rest of the credit is lost. So the sink sends no negative value.
+- Only sums can be read back, for whole minutes and with a delay.
+- The SDK never retries a 429 and knows nothing of the ledger. So its retries are off, and the
+  dispatcher retries.
 
 Sources: https://docs.stripe.com/api/billing/meter-event and /meter-event-summary,
 https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api,

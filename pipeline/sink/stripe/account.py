@@ -1,4 +1,4 @@
-"""Check the Stripe account: the key, the meters, the customers. Changes nothing."""
+"""Check the Stripe account: the key, the meters and the customers. Changes nothing."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +19,13 @@ async def check_account(
     event_names: Sequence[str],
     report: Callable[[str], None],
 ) -> list[str]:
-    """Return every problem of the key, the meters and the customers.
+    """Return the problems of the key, the meters and the customers.
 
     Args:
         settings: key and address.
         customers: tenant → Stripe customer.
-        event_names: of the meters that must exist.
-        report: is called with what is in order, and with what the key may not read.
+        event_names: the event names of the meters that must exist.
+        report: called with a line for each check that passed, or that the key has no permission for.
 
     Raises:
         ConfigurationError: there is no key.
@@ -53,7 +53,7 @@ async def _check_meters(
         async for meter in listed.auto_paging_iter():
             meters[meter.event_name] = meter
     except stripe.PermissionError:
-        report("the key may not read meters: meters were not checked")
+        report("the key has no permission to read meters: meters were not checked")
         return []
     problems = [
         f"no active meter has the event_name {name!r}: create it (aggregation `sum`), or name "
@@ -88,7 +88,7 @@ async def _check_customers(
     try:
         checked = await asyncio.gather(*(problem(*item) for item in sorted(customers.items())))
     except stripe.PermissionError:
-        report("the key may not read customers: customers were not checked")
+        report("the key has no permission to read customers: customers were not checked")
         return []
     problems = [text for text in checked if text]
     if not problems:

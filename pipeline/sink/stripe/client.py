@@ -1,4 +1,4 @@
-"""Make a client of Stripe's API from the settings, and put its errors into words."""
+"""Open a client of Stripe's API from the settings, and describe its errors without the key."""
 
 import aiohttp
 import stripe
@@ -29,7 +29,7 @@ class StripeClient:
         )
         self._http = stripe.AIOHTTPClient(timeout=timeout)
         base = settings.base_url
-        # The sink makes the retries: the SDK never retries 429 and does not know the ledger.
+        # The dispatcher retries: the SDK never retries a 429 and knows nothing of the ledger.
         client = stripe.StripeClient(
             self._api_key,
             base_addresses={"api": base, "meter_events": base} if base else None,
@@ -39,7 +39,7 @@ class StripeClient:
         self.v1 = client.v1
 
     def message_of(self, error: Exception) -> str:
-        """Return what an error says, without the key."""
+        """Return the message of an error, shortened and without the key."""
         message = str(error)
         if isinstance(error, stripe.StripeError):
             cause = error.__cause__
@@ -47,7 +47,8 @@ class StripeClient:
                 message = f"{type(cause).__name__}: {cause}"
             else:
                 message = error.user_message or type(error).__name__
-        # It goes into logs, the ledger and /health, and the server may not be Stripe at all.
+        # The message goes into logs, the ledger and /health. A server that is not Stripe, such as a
+        # wrong base_url, may repeat the key.
         return message.replace(self._api_key, "(the key)")[:MESSAGE_CHARACTERS_MAX]
 
     async def close(self) -> None:

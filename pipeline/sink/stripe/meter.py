@@ -21,7 +21,7 @@ REMEMBERED_SECONDS = 23 * 3600
 
 
 def open_meter(settings: StripeSettings, *, timeout_seconds: float) -> Meter:
-    """Open a meter in the event loop that uses it.
+    """Open a meter; call this in the event loop that uses it.
 
     Raises:
         ConfigurationError: there is no key.
@@ -30,7 +30,7 @@ def open_meter(settings: StripeSettings, *, timeout_seconds: float) -> Meter:
 
 
 class StripeMeter:
-    """A `Meter` that closes its client when it is closed."""
+    """Stripe as a `Meter`. Closing it closes its client."""
 
     name = "Stripe"
     remembered_seconds = REMEMBERED_SECONDS
@@ -62,7 +62,7 @@ class StripeMeter:
                 request_id=error.request_id,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
-            # The SDK reads the body of a response outside of its own handler.
+            # The SDK reads a response's body outside of its error handling, so these come unwrapped.
             message = f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS_MAX]
             return StripeResponse(message=message)
         response = created.last_response
@@ -75,9 +75,9 @@ class StripeMeter:
 
 
 def body(event: MeterEvent) -> MeterEventCreateParams:
-    """Return the parameters of the call, in the order in which they are sent: the same at a retry.
+    """Return the parameters of the call. Their order never changes, so a retry sends equal bytes.
 
-    The keys of the payload are the defaults of a meter.
+    The keys in `payload` are those that a Stripe meter has by default.
     """
     return {
         "event_name": event.event_name,

@@ -1,4 +1,4 @@
-"""Compare what the ledger delivered with Stripe's own sums."""
+"""Compare the units that the ledger has delivered with Stripe's own sums."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,12 +21,12 @@ CustomerMeter = tuple[str, str]  # customer, event name of the meter
 async def read_sums(
     settings: StripeSettings, wanted: Iterable[CustomerMeter], start: int, end: int
 ) -> dict[CustomerMeter, int]:
-    """Return the units that Stripe counts, without the meters that do not exist.
+    """Return the units that Stripe counts for each customer and meter that exists in `wanted`.
 
-    Counts events with `start <= timestamp < end`, in seconds, both on whole minutes.
+    Covers events with `start <= timestamp < end`, in seconds; both are whole minutes.
 
     Raises:
-        ConfigurationError: there is no key, Stripe rejects it, or it may not read sums.
+        ConfigurationError: there is no key, Stripe rejects it, or it has no permission to read sums.
         UnavailableError: Stripe cannot be reached, or rejects the request for another reason.
     """
     client = StripeClient(settings, timeout_seconds=READ_TIMEOUT_SECONDS)
@@ -41,7 +41,7 @@ async def read_sums(
 
     try:
         meter_ids = await _meter_ids(client)
-        readable = [place for place in wanted if place[1] in meter_ids]
+        readable = [pair for pair in wanted if pair[1] in meter_ids]
         sums = await asyncio.gather(
             *(read_sum(meter_ids[event_name], customer) for customer, event_name in readable)
         )
@@ -59,7 +59,7 @@ async def read_sums(
 
 
 async def _meter_ids(client: StripeClient) -> dict[str, str]:
-    """Return the id of each event name's meter: the active one, if there is one."""
+    """Return the meter id of each event name: of the active meter, if there is one."""
     ids: dict[str, str] = {}
     listed = await client.v1.billing.meters.list_async({"limit": 100})
     async for meter in listed.auto_paging_iter():
@@ -71,26 +71,25 @@ async def _meter_ids(client: StripeClient) -> dict[str, str]:
 def reconcile(
     delivered: Iterable[DeliveredSum], at_stripe: Mapping[CustomerMeter, int]
 ) -> Iterator[Finding]:
-    """Yield where Stripe counts less or more than the ledger explains, and what it rejected.
+    """Yield a finding for each sum at Stripe that the ledger does not explain, and each rejection.
 
-    `at_stripe` is what `read_sums` returned. It may have customers to which the ledger never
-    delivered; a sum that is missing is 0.
+    `at_stripe` is the result of `read_sums`. It may have customers that the ledger never delivered
+    to; a missing sum is 0.
     """
-    left = dict(at_stripe)
-    for known in delivered:
-        units = left.pop((known.customer, known.event_name), 0)
-        place = f"{known.event_name} of {known.customer}"
-        if not known.least <= units <= known.most:
-            yield Finding(
-                "at_stripe", _tenant_of(known), "", f"{place}: {_difference(known, units)}"
-            )
-        if known.rejected:
+    unexplained = dict(at_stripe)
+    for expected in delivered:
+        units = unexplained.pop((expected.customer, expected.event_name), 0)
+        meter = f"{expected.event_name} of {expected.customer}"
+        if not expected.least <= units <= expected.most:
+            detail = f"{meter}: {_difference(expected, units)}"
+            yield Finding("at_stripe", _tenant_of(expected), "", detail)
+        if expected.rejected:
             detail = (
-                f"{place}: Stripe has rejected {known.rejected} units; "
+                f"{meter}: Stripe has rejected {expected.rejected} units; "
                 "`resmeter explain` shows its response"
             )
-            yield Finding("refused", _tenant_of(known), "", detail)
-    for (customer, event_name), units in sorted(left.items()):
+            yield Finding("refused", _tenant_of(expected), "", detail)
+    for (customer, event_name), units in sorted(unexplained.items()):
         if units:
             detail = (
                 f"{event_name} of {customer}: Stripe counts {units} units, the ledger sent none"
@@ -98,16 +97,16 @@ def reconcile(
             yield Finding("at_stripe", "", "", detail)
 
 
-def _difference(known: DeliveredSum, units: int) -> str:
-    expected = str(known.most)
-    if known.least != known.most:
-        expected = f"{known.least} to {known.most}"
-    text = f"Stripe counts {units} units, the ledger has delivered {expected}: "
-    if units > known.most:
-        return text + f"{units - known.most} billed too many"
-    return text + f"{known.least - units} missing at Stripe"
+def _difference(expected: DeliveredSum, units: int) -> str:
+    delivered = str(expected.most)
+    if expected.least != expected.most:
+        delivered = f"{expected.least} to {expected.most}"
+    text = f"Stripe counts {units} units, the ledger has delivered {delivered}: "
+    if units > expected.most:
+        return text + f"{units - expected.most} billed too many"
+    return text + f"{expected.least - units} missing at Stripe"
 
 
-def _tenant_of(known: DeliveredSum) -> str:
-    """Return the tenant, or nothing if several are billed through the customer."""
-    return known.tenant_ids[0] if len(known.tenant_ids) == 1 else ""
+def _tenant_of(expected: DeliveredSum) -> str:
+    """Return the tenant, or "" if several tenants are billed through the customer."""
+    return expected.tenant_ids[0] if len(expected.tenant_ids) == 1 else ""

@@ -1,15 +1,16 @@
-"""Read Stripe's responses: everything that decides what became of a call. Pure.
+"""Decide the result of a call from Stripe's response. Pure.
 
 | response                                  | result                                     |
 |-------------------------------------------|--------------------------------------------|
 | 2xx                                       | delivered                                  |
-| 4xx, the identifier exists, and our       |                                            |
-| · ledger has a call that may have made it | duplicate: Stripe counts it once           |
+| 4xx, the identifier exists, and the       |                                            |
+| · ledger has a call that may have counted | duplicate: Stripe counts the event once    |
 | · ledger has no such call                 | collision: an alarm                        |
 | 401, 403                                  | halted: nothing is sent until a restart    |
-| 409, 429, no connection                   | refused: throttled or unreached, try again |
+| 409, 429                                  | refused (throttled): not counted, retried  |
+| no connection                             | refused (unreached): not counted, retried  |
 | other 4xx                                 | rejected for good: an operator must act    |
-| 5xx, a broken connection, all else        | failed: perhaps counted, try again         |
+| 5xx, a broken connection, all else        | failed: perhaps counted, retried           |
 
 Source: https://docs.stripe.com/api/errors.
 """
@@ -20,19 +21,19 @@ from pipeline.ledger.entries import Conclusion, Lease, Result
 
 
 class StripeResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back from a call. `accepted` is a 2xx that could be read."""
+    """The response to one call, if any. `accepted`: a 2xx whose body could be read."""
 
     accepted: bool = False
     status: int | None = None  # None: there was no response
-    unreached: bool = False  # no connection was made: surely not counted
-    replayed: bool = False  # the response that Stripe keeps for the idempotency key
+    unreached: bool = False  # no connection was made: certainly not counted
+    replayed: bool = False  # Stripe repeated the response that it stored for the key
     code: str | None = None
     message: str = ""
     request_id: str | None = None
 
 
 def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
-    """Return what the ledger stores of a response."""
+    """Return the conclusion that the ledger stores for a response."""
     return Conclusion(
         result=read_response(response, lease.identifier, perhaps_counted=lease.perhaps_counted),
         http_status=response.status,
@@ -43,7 +44,7 @@ def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
 
 
 def read_response(response: StripeResponse, identifier: str, *, perhaps_counted: bool) -> Result:
-    """Return what became of the call.
+    """Return the result of the call.
 
     `perhaps_counted`: an earlier call with this identifier and body may have taken effect.
     """
@@ -64,7 +65,7 @@ def read_response(response: StripeResponse, identifier: str, *, perhaps_counted:
 
 
 def _is_duplicate(response: StripeResponse, identifier: str) -> bool:
-    # Too old a timestamp is an error of the same type and without a code too: only the message
-    # distinguishes them. The code is that of /v2.
+    # A timestamp that is too old is an error of the same type, and neither error has a code: only
+    # the message distinguishes them. /v2 does have a code for a duplicate.
     sentence = f"An event already exists with identifier {identifier}"
     return response.code == "duplicate_meter_event" or sentence in response.message

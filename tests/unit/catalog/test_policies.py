@@ -1,4 +1,4 @@
-"""Policies are data: presets, files with a base, versions with effective dates."""
+"""Policies are read from presets and files, which have a base and versions with dates."""
 
 from decimal import Decimal
 
@@ -74,7 +74,7 @@ def test_the_default_bills_an_answer_after_a_day_of_silence() -> None:
         ),
     ],
 )
-def test_the_other_presets_differ_from_the_default_in_what_they_say(
+def test_the_other_presets_differ_from_the_default_only_in_these_keys(
     name: str, differs: set[str]
 ) -> None:
     assert changed(preset(name)) == differs | {"name"}
@@ -88,7 +88,7 @@ def test_an_unknown_preset_is_reported_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_reading_reverses_writing(name: str) -> None:
+def test_a_written_policy_reads_as_the_same_policy(name: str) -> None:
     policy = msgspec.structs.replace(preset(name), name="written", csat_reverses_below=3)
 
     assert read(write_policy(policy)) == policy
@@ -101,7 +101,7 @@ def test_the_base_of_a_policy_is_the_default_preset() -> None:
     assert changed(read('name = "acme"')) == {"name"}
 
 
-def test_a_policy_takes_from_its_base_what_it_leaves_out() -> None:
+def test_a_key_that_a_policy_leaves_out_comes_from_its_base() -> None:
     policy = read('base = "zendesk-2026"\nname = "acme"\nsilence = "never"')
 
     assert policy.silence == "never"
@@ -144,7 +144,7 @@ def test_the_base_can_be_another_file_by_name_or_by_version() -> None:
     assert (first.grace, second.grace) == (600_000, HOUR_MS)
 
 
-def test_absent_takes_back_what_the_base_sets() -> None:
+def test_absent_unsets_a_value_of_the_base() -> None:
     first, second = read_policies(
         {
             "1.toml": 'name = "rated"\ncsat_reverses_below = 3\ncsat_confirms_from = 4',
@@ -166,12 +166,12 @@ def test_an_unknown_base_is_reported_with_the_known_ones() -> None:
 
 
 def test_a_wrong_base_hides_no_other_problem_and_is_reported_once() -> None:
-    found = problems(
+    reported = problems(
         'base = "fin"\nname = "a"\nversion = 0\nsilenc = "never"',
         'base = "a"\nname = "b"\ngrace = "soon"',
     )
 
-    assert sorted(problem.partition(": ")[2].partition(": ")[0] for problem in found) == [
+    assert sorted(problem.partition(": ")[2].partition(": ")[0] for problem in reported) == [
         "base",
         "grace",
         "silenc",
@@ -180,9 +180,9 @@ def test_a_wrong_base_hides_no_other_problem_and_is_reported_once() -> None:
 
 
 def test_a_base_cycle_is_a_problem_of_both_policies() -> None:
-    found = problems('base = "b"\nname = "a"', 'base = "a"\nname = "b"')
+    reported = problems('base = "b"\nname = "a"', 'base = "a"\nname = "b"')
 
-    assert found == [
+    assert reported == [
         "0.toml: base: cycle: 'b' is based on this policy",
         "1.toml: base: cycle: 'a' is based on this policy",
     ]
@@ -231,7 +231,7 @@ def test_a_time_is_read_in_its_zone_quoted_or_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ('name = "a b"', "name: is 'a b'; it must be 1 to 64 characters"),
         ("version = 0", "version: is 0; it must be a whole number from 1"),
@@ -270,19 +270,19 @@ def test_a_time_is_read_in_its_zone_quoted_or_not() -> None:
         ('base = ["gorgias"]', "base: is ['gorgias']; it must be one of"),
     ],
 )
-def test_an_invalid_value_is_reported_with_its_file_and_key(line: str, says: str) -> None:
+def test_an_invalid_value_is_reported_with_its_file_and_key(line: str, message: str) -> None:
     (problem,) = problems(line)
 
     assert problem.startswith("0.toml: ")
-    assert says in problem
+    assert message in problem
 
 
 def test_three_errors_of_one_file_are_reported_together() -> None:
-    found = problems(
+    reported = problems(
         'name = "acme"\nsilence = "maybe"\n[window]\nemail = "3 days"\n[price]\nresolution = "free"'
     )
 
-    assert [problem.split(": ")[1] for problem in found] == [
+    assert [problem.split(": ")[1] for problem in reported] == [
         "silence",
         "window.email",
         "price.resolution",
@@ -290,15 +290,19 @@ def test_three_errors_of_one_file_are_reported_together() -> None:
 
 
 def test_errors_of_several_files_are_reported_together() -> None:
-    found = problems('silence = "maybe"', "name = ", 'name = "fine"', 'grace = "soon"')
+    reported = problems('silence = "maybe"', "name = ", 'name = "fine"', 'grace = "soon"')
 
-    assert sorted(problem.partition(": ")[0] for problem in found) == ["0.toml", "1.toml", "3.toml"]
+    assert sorted(problem.partition(": ")[0] for problem in reported) == [
+        "0.toml",
+        "1.toml",
+        "3.toml",
+    ]
 
 
 def test_an_error_in_a_base_is_reported_once_with_its_own_file() -> None:
-    found = problems('name = "a"\ngrace = "soon"', 'base = "a"\nname = "b"')
+    reported = problems('name = "a"\ngrace = "soon"', 'base = "a"\nname = "b"')
 
-    assert found == [
+    assert reported == [
         '0.toml: grace: is \'soon\'; it must be a duration such as "24h", "7d", "90m" or "30s"'
     ]
 
@@ -318,9 +322,9 @@ def number_at(timeline: Timeline, ms: int) -> int | None:
 def test_the_version_in_force_is_the_latest_that_has_begun() -> None:
     timeline = Timeline([version(2, 200), version(1, 100), version(3, 300)])
 
-    found = [number_at(timeline, ms) for ms in (99, 100, 199, 200, 299, 300, 10**15)]
+    numbers = [number_at(timeline, ms) for ms in (99, 100, 199, 200, 299, 300, 10**15)]
 
-    assert found == [None, 1, 1, 2, 2, 3, 3]
+    assert numbers == [None, 1, 1, 2, 2, 3, 3]
 
 
 def test_a_single_version_is_in_force_from_its_date() -> None:

@@ -1,4 +1,4 @@
-"""The tenant file says which producers may write events; their secrets are elsewhere."""
+"""The tenant file names the producers that may write events; their secrets are elsewhere."""
 
 from pathlib import Path
 

@@ -44,7 +44,7 @@ def test_no_file_means_the_default_policy_for_everyone_and_no_customers() -> Non
     assert tenants.customers == {}
 
 
-def test_an_empty_file_means_the_same(file: Path) -> None:
+def test_an_empty_file_gives_the_default_policy_and_no_customers(file: Path) -> None:
     tenants = loaded(file, "")
 
     assert policy_of(tenants, "acme") == DEFAULT
@@ -134,7 +134,7 @@ def test_an_outcome_without_a_price_in_the_policy_has_none() -> None:
     assert tenants.price_for("acme", "resolution", "", 0) is None
 
 
-def test_meters_have_the_name_from_the_file_or_that_of_the_outcome(file: Path) -> None:
+def test_a_meter_is_named_in_the_file_or_after_its_outcome(file: Path) -> None:
     tenants = loaded(file, '[meters]\nresolution = "resolved"\n')
 
     assert tenants.event_name_for("resolution") == "resolved"
@@ -178,7 +178,7 @@ def test_a_file_that_is_not_toml_is_reported(file: Path, content: bytes) -> None
 
 
 def test_all_problems_of_a_file_are_reported_together(file: Path) -> None:
-    found = problems(
+    reported = problems(
         file,
         """
         policy = "nobody's"
@@ -194,7 +194,7 @@ def test_all_problems_of_a_file_are_reported_together(file: Path) -> None:
         """,
     )
 
-    assert [problem.partition(": ")[0] for problem in found] == [
+    assert [problem.partition(": ")[0] for problem in reported] == [
         "policy_file",
         "policy_files",
         "policy",
@@ -210,9 +210,9 @@ def test_problems_of_policy_files_and_of_the_tenant_file_are_reported_together(f
     policy = file.parent / "acme.toml"
     policy.write_text('name = "acme"\nsilent = "bills"\ngrace = "soon"\n')
 
-    found = problems(file, 'policy_files = ["acme.toml"]\n[tenants.globex]\npolicy = "acmee"\n')
+    reported = problems(file, 'policy_files = ["acme.toml"]\n[tenants.globex]\npolicy = "acmee"\n')
 
-    assert [problem.rpartition("/")[2].partition(": ")[0] for problem in found] == [
+    assert [problem.rpartition("/")[2].partition(": ")[0] for problem in reported] == [
         "acme.toml",
         "acme.toml",
         "tenants.globex.policy",
@@ -290,7 +290,7 @@ def test_a_value_of_the_wrong_form_is_reported_with_its_key(
 HOUR_MS = 3_600_000
 
 
-def test_the_windows_of_every_preset_close_long_before_sealing(
+def test_the_windows_of_every_preset_end_within_four_days(
     file: Path,
 ) -> None:
     for name in PRESETS:

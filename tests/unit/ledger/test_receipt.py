@@ -190,12 +190,30 @@ def test_every_state_of_a_meter_event_has_words(state: State) -> None:
 
 @pytest.mark.parametrize("result", get_args(Result))
 def test_every_result_of_a_call_has_words(result: Result) -> None:
-    found = rendered(receipt(meter_event=meter_event("sent"), attempts=(attempt(result, 500),)))
+    lines = rendered(receipt(meter_event=meter_event("sent"), attempts=(attempt(result, 500),)))
 
-    assert found[9].startswith("             Call 1 at 2026-05-05T09:12:00.000Z: ")
-    assert found[9].endswith(" (HTTP 500, request req_7, connection reset)")
+    assert lines[9].startswith("             Call 1 at 2026-05-05T09:12:00.000Z: ")
+    assert lines[9].endswith(" (HTTP 500, request req_7, connection reset)")
     # More than the ledger's word.
-    assert f": {result} (" not in found[9]
+    assert f": {result} (" not in lines[9]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (409, "throttled by Stripe and not counted, the sink tries again (HTTP 409, "),
+        (429, "throttled by Stripe and not counted, the sink tries again (HTTP 429, "),
+        (None, "Stripe could not be reached, the sink tries again (connection reset)"),
+    ],
+)
+def test_a_refused_call_says_whether_stripe_throttled_it_or_was_not_reached(
+    status: int | None, words: str
+) -> None:
+    lines = rendered(
+        receipt(meter_event=meter_event("sent"), attempts=(attempt("refused", status),))
+    )
+
+    assert f"Call 1 at 2026-05-05T09:12:00.000Z: {words}" in lines[9]
 
 
 @pytest.mark.parametrize("reason", sorted({*TRANSITION_REASONS, *get_args(Cause)}))
@@ -237,15 +255,15 @@ def test_a_charge_without_a_price_says_so() -> None:
 def test_a_reversal_has_the_price_of_its_charge_not_of_the_new_version() -> None:
     prices = Prices({("fin-2026", 1): "0.99", ("fin-2026", 2): "1.50"})
 
-    found = explain([receipt(), reversal(policy_version=2)], prices)
+    explanation = explain([receipt(), reversal(policy_version=2)], prices)
 
-    assert [line.amount for line in found.records] == ["0.99", "-0.99"]
-    assert found.amounts == {"usd": "0.00"}
-    assert found.net == {}
+    assert [line.amount for line in explanation.records] == ["0.99", "-0.99"]
+    assert explanation.amounts == {"usd": "0.00"}
+    assert explanation.net == {}
 
 
 def test_units_are_summed_by_outcome_and_money_over_all() -> None:
-    found = explain(
+    explanation = explain(
         [
             receipt(1),
             receipt(2, outcome="procedure_handoff", kind="handoff", reason="procedure"),
@@ -254,38 +272,41 @@ def test_units_are_summed_by_outcome_and_money_over_all() -> None:
         Prices(),
     )
 
-    assert found.net == {"procedure_handoff": 2, "resolution": 1}
-    assert found.amounts == {"usd": "2.97"}
-    assert list(render(found))[1] == "Billed in all: 2 procedure handoff, 1 resolution (2.97 usd)"
+    assert explanation.net == {"procedure_handoff": 2, "resolution": 1}
+    assert explanation.amounts == {"usd": "2.97"}
+    assert (
+        list(render(explanation))[1]
+        == "Billed in all: 2 procedure handoff, 1 resolution (2.97 usd)"
+    )
 
 
 def test_amounts_are_exact() -> None:
-    found = explain([receipt(n) for n in range(1, 11)], Prices({("fin-2026", 1): "0.1"}))
+    explanation = explain([receipt(n) for n in range(1, 11)], Prices({("fin-2026", 1): "0.1"}))
 
-    assert found.amounts == {"usd": "1.0"}
+    assert explanation.amounts == {"usd": "1.0"}
 
 
 def test_small_and_large_prices_are_written_without_an_exponent() -> None:
     prices = Prices({("fin-2026", 1): "1E-7", ("fin-2026", 2): "1E+3"})
 
-    found = explain([receipt(), receipt(2, policy_version=2)], prices)
+    explanation = explain([receipt(), receipt(2, policy_version=2)], prices)
 
-    assert [line.amount for line in found.records] == ["0.0000001", "1000"]
+    assert [line.amount for line in explanation.records] == ["0.0000001", "1000"]
 
 
 def test_the_receipt_survives_json() -> None:
-    found = explain(
+    explanation = explain(
         [receipt(meter_event=meter_event(), attempts=(attempt("delivered", 200),)), reversal()],
         Prices(),
     )
 
-    again = msgspec.json.decode(msgspec.json.encode(found), type=Explanation)
+    decoded = msgspec.json.decode(msgspec.json.encode(explanation), type=Explanation)
 
-    assert again == found
-    assert [(line.id, line.supersedes) for line in again.records] == [
+    assert decoded == explanation
+    assert [(line.id, line.supersedes) for line in decoded.records] == [
         ("acme:c-1042:1", None),
         ("acme:c-1042:2", "acme:c-1042:1"),
     ]
-    assert again.records[0].delivery is not None
-    assert again.records[0].delivery.attempts[0].answered_at == "2026-05-05T09:12:00.150Z"
-    assert again.records[1].delivery is None
+    assert decoded.records[0].delivery is not None
+    assert decoded.records[0].delivery.attempts[0].answered_at == "2026-05-05T09:12:00.150Z"
+    assert decoded.records[1].delivery is None

@@ -1,4 +1,4 @@
-"""Grouping loses no record, takes none twice, and sends nothing below zero."""
+"""Grouping loses no record, uses none twice, and sends no negative value."""
 
 import random
 
@@ -60,7 +60,7 @@ def test_units_known_to_be_taken_back_are_never_sent(records: list[PendingRecord
 
 
 @given(records_of_a_day, st.integers())
-def test_order_of_arrival_does_not_matter(records: list[PendingRecord], seed: int) -> None:
+def test_the_order_of_the_records_does_not_matter(records: list[PendingRecord], seed: int) -> None:
     shuffled = list(records)
     random.Random(seed).shuffle(shuffled)
 
@@ -74,7 +74,7 @@ def test_no_hour_is_grouped_twice(records: list[PendingRecord]) -> None:
     assert hours == sorted(set(hours))
 
 
-def test_hours_are_separate() -> None:
+def test_each_hour_has_its_own_group() -> None:
     grouping = group_records(
         [record(1, 1, hour=0, ms=5), record(2, 1, hour=1), record(3, 1, hour=1, ms=9_999)]
     )
@@ -97,13 +97,13 @@ def test_a_negative_hour_reduces_the_next_one() -> None:
     assert [(g.hour - 490_000, g.value, len(g.records)) for g in grouping.groups] == [(3, 1, 3)]
 
 
-def test_a_negative_end_reduces_the_newest_unsent_group() -> None:
+def test_a_negative_sum_after_the_last_hour_reduces_the_newest_group() -> None:
     grouping = group_records([record(1, 1, hour=0), record(2, 1, hour=1), record(3, -1, hour=2)])
 
     assert [(g.hour - 490_000, g.value) for g in grouping.groups] == [(0, 1), (2, 0)]
 
 
-def test_what_stays_negative_stays_pending() -> None:
+def test_reversals_without_a_charge_stay_pending() -> None:
     grouping = group_records([record(1, -1), record(2, -1, hour=1), record(3, 1, hour=1)])
 
     assert [r.quantity for r in grouping.carried] == [-1]
@@ -111,7 +111,7 @@ def test_what_stays_negative_stays_pending() -> None:
 
 
 @given(records_of_a_day)
-def test_nothing_that_cancels_out_is_carried(records: list[PendingRecord]) -> None:
+def test_only_reversals_are_carried(records: list[PendingRecord]) -> None:
     assert {r.quantity for r in group_records(records).carried} <= {-1}
 
 

@@ -1,4 +1,4 @@
-"""The body of a call to Stripe, and its digest."""
+"""The body of a call to Stripe never changes between attempts, and neither does its digest."""
 
 from typing import Any
 

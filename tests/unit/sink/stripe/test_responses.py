@@ -1,4 +1,4 @@
-"""What became of a call: the table of `pipeline.sink.stripe.responses`, row by row."""
+"""Each row of the table in `pipeline.sink.stripe.responses` holds."""
 
 from itertools import product
 from typing import get_args
@@ -31,13 +31,13 @@ EXISTS = "An event already exists with identifier rm_1."
         (StripeResponse(unreached=True), "refused", "retry"),
     ],
 )
-def test_a_response_means_the_same_whatever_was_before(
+def test_earlier_calls_do_not_change_what_these_responses_mean(
     response: StripeResponse, result: Result, following: Next
 ) -> None:
     for perhaps_counted in (False, True):
-        found = read_response(response, "rm_1", perhaps_counted=perhaps_counted)
+        actual = read_response(response, "rm_1", perhaps_counted=perhaps_counted)
 
-        assert (found, NEXT[found]) == (result, following)
+        assert (actual, NEXT[actual]) == (result, following)
 
 
 def test_an_existing_identifier_is_ours_only_if_we_may_have_sent_it() -> None:
@@ -58,7 +58,7 @@ def test_the_identifier_of_another_event_does_not_make_a_duplicate() -> None:
     assert (result, NEXT[result]) == ("rejected", "done")
 
 
-def test_the_code_of_v2_means_the_same() -> None:
+def test_the_error_code_of_v2_also_means_a_duplicate() -> None:
     response = StripeResponse(status=400, code="duplicate_meter_event", message="Duplicate")
 
     result = read_response(response, "rm_1", perhaps_counted=True)
@@ -66,14 +66,14 @@ def test_the_code_of_v2_means_the_same() -> None:
     assert (result, NEXT[result]) == ("duplicate", "done")
 
 
-def test_every_result_is_known_and_counted_from_the_start() -> None:
-    met = {
+def test_every_result_has_a_consequence_and_a_metric() -> None:
+    results = {
         read_response(
-            StripeResponse(accepted=ok, status=status, unreached=cut, message=message),
+            StripeResponse(accepted=ok, status=status, unreached=unreached, message=message),
             "rm_1",
             perhaps_counted=counted,
         )
-        for ok, status, cut, message, counted in product(
+        for ok, status, unreached, message, counted in product(
             (True, False),
             (200, 400, 401, 429, 500, None),
             (True, False),
@@ -82,18 +82,18 @@ def test_every_result_is_known_and_counted_from_the_start() -> None:
         )
     }
 
-    assert met == set(NEXT) == set(DELIVERY_RESULTS)
-    assert set(get_args(Result)) - met == {"unanswered"}
+    assert results == set(NEXT) == set(DELIVERY_RESULTS)
+    assert set(get_args(Result)) - results == {"unanswered"}
 
 
 def test_a_conclusion_keeps_what_explains_the_response() -> None:
     lease = Lease("rm_1", "a", 1, perhaps_counted=True, idempotency_key="rm_1")
 
-    found = conclusion_of(
+    conclusion = conclusion_of(
         StripeResponse(status=400, message=EXISTS, request_id="req_1", replayed=True), lease
     )
 
-    assert found == Conclusion(
+    assert conclusion == Conclusion(
         result="duplicate", http_status=400, request_id="req_1", replayed=True, detail=EXISTS
     )
     assert conclusion_of(StripeResponse(status=500), lease).detail is None
