@@ -68,7 +68,7 @@ def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
         return
     yield (
         f"   Stripe    Meter event {delivery.identifier} {_STATES[delivery.state]}. It covers "
-        f"{delivery.value} units for {delivery.customer} in {delivery.event_name}, in the hour "
+        f"{_units(delivery.value)} for {delivery.customer} in {delivery.event_name}, in the hour "
         f"from {delivery.hour}."
     )
     for number, call in enumerate(delivery.attempts, start=1):
@@ -100,3 +100,7 @@ def _where(evidence: Evidence) -> str:
 
 def _in_words(outcome: str) -> str:
     return outcome.replace("_", " ")
+
+
+def _units(count: int) -> str:
+    return "1 unit" if count == 1 else f"{count} units"

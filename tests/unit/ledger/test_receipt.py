@@ -180,6 +180,14 @@ def test_a_planned_meter_event_lists_no_calls() -> None:
     assert lines[9:] == []
 
 
+def test_a_meter_event_of_one_unit_covers_1_unit() -> None:
+    event = msgspec.structs.replace(meter_event("planned"), value=1)
+
+    (line,) = rendered(receipt(meter_event=event))[8:]
+
+    assert ". It covers 1 unit for cus_acme" in line
+
+
 @pytest.mark.parametrize("state", get_args(State))
 def test_every_state_of_a_meter_event_has_words(state: State) -> None:
     (line,) = rendered(receipt(meter_event=meter_event(state)))[8:]
