@@ -181,9 +181,7 @@ def test_a_planned_meter_event_lists_no_calls() -> None:
 
 
 def test_a_meter_event_of_one_unit_covers_1_unit() -> None:
-    event = msgspec.structs.replace(meter_event("planned"), value=1)
-
-    (line,) = rendered(receipt(meter_event=event))[8:]
+    (line,) = rendered(receipt(meter_event=meter_event("planned", 1)))[8:]
 
     assert ". It covers 1 unit for cus_acme" in line
 
