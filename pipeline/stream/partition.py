@@ -16,7 +16,9 @@ by              because                                       reason
 ==============  ============================================  =============================
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
@@ -26,6 +28,7 @@ from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
 from pipeline.stream.state import (
+    basis_in,
     check_form,
     decode_state,
     due_arrival_ms_of,
@@ -55,6 +58,17 @@ _TOO_LATE = Rejected(
 )
 
 TimelineFor = Callable[[str], Timeline]
+
+
+class Misfit(NamedTuple):
+    """Conversations of a tenant that were decided by rules other than those in force.
+
+    Both are bases (`pipeline.resolve.policy.basis_of`), empty if none is known.
+    """
+
+    tenant_id: str
+    decided_by: str
+    in_force: str
 
 
 class Partition:
@@ -115,6 +129,28 @@ class Partition:
             if not is_sealed(stored):
                 self.seal_queue.add(key, self._droppable_at_ms(last_arrival_ms_of(stored)))
         self.open_conversations = len(self.due_queue)
+
+    def misfits(self) -> Counter[Misfit]:
+        """Count the states whose due time, or settled silence, rests on rules that are not in force.
+
+        Settling them would bill by rules that the answer never had.
+        """
+        found: Counter[Misfit] = Counter()
+        for key, stored in self.states.items():
+            basis = basis_in(stored)
+            due_ms = due_arrival_ms_of(stored)
+            if not basis and due_ms is None:
+                continue
+            tenant_id = key.partition(b":")[0].decode()
+            timeline = self._timeline(tenant_id)
+            if basis and timeline.is_single(basis):
+                continue
+            conversation = decode_state(stored)
+            in_force = conversation.basis(timeline)
+            # An earlier version stored no basis: then the due time must be what it would be now.
+            if basis != in_force if basis else due_ms != conversation.due_now(timeline):
+                found[Misfit(tenant_id, basis.decode(), in_force.decode())] += 1
+        return found
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -204,7 +240,7 @@ class Partition:
         if rejected:
             arrived = [one for one in arrived if one[0] not in rejected]
         if arrived:
-            self._store(result, key, conversation, arrived[-1][0] + 1)
+            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
 
     def _reject_arrived(
         self, result: BatchResult, pending: PendingConversation, received: Received
@@ -247,11 +283,10 @@ class Partition:
                 continue
             tenant_id, _, conversation_id = key.decode().partition(":")
             conversation = decode_state(stored)
-            records = conversation.settle(
-                tenant_id, conversation_id, clock_ms, self._timeline(tenant_id)
-            )
+            timeline = self._timeline(tenant_id)
+            records = conversation.settle(tenant_id, conversation_id, clock_ms, timeline)
             self._emit(result, conversation, records)
-            self._store(result, key, conversation, next_offset_of(stored))
+            self._store(result, key, conversation, next_offset_of(stored), timeline)
         return result
 
     def seal(self, clock_ms: int, limit: int) -> BatchResult:
@@ -271,7 +306,8 @@ class Partition:
                 continue
             conversation = decode_state(stored)
             result.histories_sealed += conversation.seal()
-            self._store(result, key, conversation, next_offset_of(stored))
+            timeline = self._timeline(key.partition(b":")[0].decode())
+            self._store(result, key, conversation, next_offset_of(stored), timeline)
         return result
 
     def _droppable_at_ms(self, last_arrival_ms: int) -> int:
@@ -298,10 +334,15 @@ class Partition:
             )
 
     def _store(
-        self, result: BatchResult, key: bytes, conversation: Conversation, next_offset: int
+        self,
+        result: BatchResult,
+        key: bytes,
+        conversation: Conversation,
+        next_offset: int,
+        timeline: Timeline,
     ) -> None:
         due_ms = conversation.due_arrival_ms
-        stored = encode_state(next_offset, conversation)
+        stored = encode_state(next_offset, conversation, conversation.basis(timeline))
         before = self.states.get(key)
         known_due_ms = None if before is None else due_arrival_ms_of(before)
         was_sealed = before is None or is_sealed(before)
