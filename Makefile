@@ -35,7 +35,7 @@ check: $(READY) ## check format, lint, types, import rules and spelling
 hooks: $(READY) ## let git run what `make check` runs before each commit
 	$(BIN)/pre-commit install
 
-unit: $(READY) ## run the tests that need no broker and no database, under 30 seconds; ARGS="-k handoff"
+unit: $(READY) ## run tests/unit and the contracts of sink and emulator: no servers, about half a minute; ARGS="-k handoff"
 	$(BIN)/python -m pytest tests/unit tests/contract/test_emulator.py tests/contract/test_sink.py --numprocesses=2 --dist=worksteal $(ARGS)
 
 test: $(READY) ## run all tests on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
