@@ -1,4 +1,4 @@
-"""Options that several commands share, and what a command opens before it works."""
+"""Option types, options that several commands share, and what a command opens before it works."""
 
 import re
 from calendar import monthrange
@@ -65,8 +65,21 @@ class _Month(click.ParamType):
         return TimeRange(start, start + monthrange(int(match[1]), int(match[2]))[1] * _DAY_MS)
 
 
+class _Position(click.ParamType):
+    name = "partition:offset"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        partition, _, offset = str(value).partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            self.fail(f"{value} is not PARTITION:OFFSET such as 0:1742", param, ctx)
+        return int(partition), int(offset)
+
+
 TIME = _Time()  # milliseconds
 MONTH = _Month()  # a TimeRange in UTC
+POSITION = _Position()  # partition and offset
 
 
 def time_range_options(what: str) -> Callable[[Command], Command]:
