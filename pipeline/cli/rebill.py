@@ -2,7 +2,6 @@
 
 import os
 import sys
-from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -15,22 +14,12 @@ from pipeline.cli.options import (
     time_range_options,
     wait_option,
 )
-from pipeline.cli.output import (
-    add_group,
-    add_member,
-    count_of,
-    grouped_table,
-    print_table,
-    print_text,
-    progress,
-    visible,
-)
+from pipeline.cli.output import count_of, progress, visible
+from pipeline.cli.views.rebill import name_of, print_applied, print_plan
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.replay.corrections import Correctable
-from pipeline.replay.planfile import RebillPlan, Total, decode_plan
+from pipeline.replay.planfile import decode_plan
 from pipeline.replay.rebill import AppliedPlan, apply_plan, make_plan
 
-_CONVERSATIONS_SHOWN_MAX = 20
 _PLAN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -89,7 +78,7 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
         out.write_bytes(made.content)
     except OSError as error:
         raise UnavailableError(f"the plan cannot be written to {out}: {error.strerror}") from error
-    _print_plan(made.plan)
+    print_plan(made.plan)
     identity = made.plan.header.id
     if made.plan.conversations:
         click.echo(f"plan {identity} is in {out}; to apply it: resmeter rebill apply {out}")
@@ -121,7 +110,7 @@ def show(file: Path) -> None:
       resmeter rebill show plan.ndjson
     """
     found = decode_plan(str(file), file.read_bytes())
-    _print_plan(found)
+    print_plan(found)
     if not found.conversations and not found.header.totals:
         click.echo("there is nothing to correct", err=True)
 
@@ -154,87 +143,11 @@ def report(applied: AppliedPlan) -> None:
     Raises:
         UnavailableError: the sink has quarantined a correction.
     """
-    stored = applied.stored
-    click.echo(
-        f"{count_of(sum(map(len, stored)), 'correction')} of "
-        f"{count_of(len(stored), 'conversation')} {_are(len(stored))} in the ledger"
-    )
-    if before := len(applied.written_before):
-        click.echo(f"{count_of(before, 'conversation')} had been corrected by this plan before")
-    for part in applied.changed[:_CONVERSATIONS_SHOWN_MAX]:
-        click.echo(f"left: {_name(part)} has changed since the plan was made")
-    if left := len(applied.changed):
-        click.echo(f"{count_of(left, 'conversation')} {_are(left)} left: make a new plan for them")
+    print_applied(applied)
     if quarantined := applied.quarantined:
         raise UnavailableError(
             f"the sink has quarantined corrections of {count_of(len(quarantined), 'conversation')}"
-            f", the first {_name(quarantined[0])}: see the sink's log"
+            f", the first {name_of(quarantined[0])}: see the sink's log"
         )
     if applied.changed:
         sys.exit(FOUND)
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
-def _name(part: Correctable) -> str:
-    return visible(f"{part.tenant_id} {part.conversation}")
-
-
-def _print_plan(found: RebillPlan) -> None:
-    header = found.header
-    if header.totals:
-        _print_totals(header.totals)
-    for part in found.conversations[:_CONVERSATIONS_SHOWN_MAX]:
-        _print_corrections(part)
-    if (more := len(found.conversations) - _CONVERSATIONS_SHOWN_MAX) > 0:
-        click.echo(f"and {count_of(more, 'more conversation')}; the file has all")
-    if header.unsettled:
-        click.echo(
-            f"{count_of(header.unsettled, 'conversation')} left out: different from the log, but "
-            "the worker is not done with them; plan again later",
-            err=True,
-        )
-    if header.unjudged:
-        click.echo(
-            f"{count_of(header.unjudged, 'conversation')} left out: different from the log, but "
-            "retention has deleted its beginning, so nobody can say which is right",
-            err=True,
-        )
-
-
-def _print_totals(totals: tuple[Total, ...]) -> None:
-    figures = ("added", "removed", "amount added", "amount removed", "net")
-    table = grouped_table("tenant, outcome", figures)
-    previous: str | None = None
-    for total in totals:
-        if total.tenant_id != previous:
-            add_group(table, total.tenant_id)
-            previous = total.tenant_id
-        added = _amount("+", total.amount_added, total.currency)
-        removed = _amount("-", total.amount_removed, total.currency)
-        units = (_signed(total.added), _signed(-total.removed))
-        add_member(
-            table, total.outcome, [*units, added, removed, _signed(total.added - total.removed)]
-        )
-    print_table(table)
-
-
-def _print_corrections(part: Correctable) -> None:
-    print_text(f"{part.tenant_id} {part.conversation}: {part.why}", "  ")
-    for correction in part.corrections:
-        record = correction.record
-        cause = f"reverses {record.supersedes}" if record.supersedes else "for"
-        evidence = "" if record.supersedes else f" {', '.join(record.evidence)}"
-        click.echo(f"  {record.quantity:+d} {visible(f'{record.outcome} {cause}{evidence}')}")
-
-
-def _signed(number: int) -> str:
-    return f"{number:+d}" if number else "0"
-
-
-def _amount(sign: str, amount: str | None, currency: str | None) -> str:
-    if amount is None:
-        return "no price"
-    return f"{sign}{amount} {currency}" if Decimal(amount) else f"0.00 {currency}"
