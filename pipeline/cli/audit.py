@@ -30,9 +30,9 @@ from pipeline.replay.audit import run_audit
     default=3600.0,
     show_default=True,
     metavar="SECONDS",
-    help="Stripe's totals may lack what was delivered within this time.",
+    help="Stripe's totals may not include usage that was delivered within this time.",
 )
-@json_option("Print every finding and every tenant's counts, one JSON object a line.")
+@json_option("Print every finding and every tenant's counts, one JSON object per line.")
 def command(
     tenant_id: str | None,
     time_range: TimeRange,
@@ -44,14 +44,14 @@ def command(
 ) -> None:
     """Recompute every decision from the event log and compare it with the ledger and the dead letters.
 
-    The audit reads the events topic from its beginning and shares no code with worker and sink but
-    the rules themselves. What a running worker may or may not have written yet counts as pending,
-    not as a finding. The table counts the whole log, whatever time you ask for. With --stripe, the
-    audit also compares Stripe's totals, by customer and meter, with what the ledger has delivered.
-    Exit status 3: it found something, and says what.
+    The audit reads the events topic from its beginning. It decides by the same rules
+    as a worker, with no other code of the worker or the sink. Usage that a running worker may not
+    have written yet counts as pending, not as a finding. The table always counts the whole log,
+    even if you give a time. With --stripe, the audit also compares Stripe's totals, by customer and
+    meter, with what the sink has delivered. Exit status 3: the audit found a difference.
 
     \b
-    Examples:
+    Example:
       resmeter audit
       resmeter audit --stripe --month 2026-11
       resmeter audit --tenant acme --json | jq 'select(.finding)'

@@ -26,9 +26,9 @@ from pipeline.ledger.receipt import explain
 def command(*, keep: bool) -> None:
     """Run everything once, on 200 recorded support conversations.
 
-    The demo starts a real Kafka broker from Python wheels, or uses the one that
-    RESMETER_KAFKA__BOOTSTRAP_SERVERS names. Worker, sink and an emulator of Stripe's billing API
-    run as processes. In the end everything is stopped and removed.
+    The demo starts a real Kafka broker from Python wheels, or uses the broker that
+    RESMETER_KAFKA__BOOTSTRAP_SERVERS names. A worker, a sink and an emulator of Stripe's billing
+    API run as processes. At the end, the demo stops everything and removes it.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
 
 
 def sourced(env: Mapping[str, str], scripts: Path) -> str:
-    """Return a script that points a shell at the demo, and puts `resmeter` on its PATH."""
+    """Return a script that points a shell at the demo and adds `resmeter` to its PATH."""
     path = f'export PATH={shlex.quote(str(scripts))}:"$PATH"\n'
     return path + "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
 

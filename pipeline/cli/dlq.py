@@ -39,9 +39,9 @@ from pipeline.replay.redrive import redrive as redrive_letters
 def command() -> None:
     """List and show dead letters, and redrive those that are accepted now.
 
-    A dead letter is a record of the events topic that is not a valid event: its bytes, the reason,
-    and where it came from. To redrive it is to send it to the events topic again, once its cause is
-    fixed.
+    A dead letter keeps a rejected record of the events topic: its bytes, the reason, and where it
+    came from. To redrive a dead letter is to send the record to the events topic again, once the
+    cause is fixed.
 
     \b
     Example:
@@ -137,9 +137,9 @@ def redrive(
 ) -> None:
     """Send dead letters to the events topic again, once their cause is fixed.
 
-    Key, bytes and headers are as they were; the record arrives now. Dead letters that today's rules
-    would reject again are left. It is safe to repeat: an event that was already accepted counts
-    once. Exit status 3: some are left.
+    A record keeps its key, value and headers, and arrives now. Dead letters that today's rules
+    would reject again are left. You can safely repeat the command: an event that was already
+    accepted counts once. Exit status 3: some dead letters are left.
 
     \b
     Example:

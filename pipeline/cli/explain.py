@@ -21,7 +21,8 @@ from pipeline.ledger.receipt import explain
 def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: bool) -> None:
     """Show the receipt of one conversation: every charge and correction, and why.
 
-    Each has its evidence, its policy, its place in Kafka, and how it reached Stripe.
+    For each, the receipt shows the evidence, the policy, the place in Kafka, and how it reached
+    Stripe.
 
     \b
     Example:

@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class TimeRange(NamedTuple):
-    """`from_ms <= time < to_ms`, each None where it is open."""
+    """The times `from_ms <= time < to_ms`; None is no bound."""
 
     from_ms: int | None
     to_ms: int | None
@@ -58,7 +58,7 @@ class _Month(click.ParamType):
         if isinstance(value, TimeRange):
             return value
         match = _MONTH.fullmatch(str(value))
-        # 9999-12 has no end: times stop with the year 9999.
+        # 9999-12 is not accepted: its end is in the year 10000, which no time can have.
         if match is None or not (1 <= int(match[2]) <= 12 and "0001-01" <= match[0] < "9999-12"):
             self.fail(f"{str(value)[:40]!r} is not a month such as 2026-11", param, ctx)
         start = parse_time(f"{value}-01T00:00:00Z")
@@ -143,7 +143,7 @@ wait_option = click.option(
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the sink to store what has been written.",
+    help="How long to wait for the sink to store the usage records written so far.",
 )
 
 
@@ -153,7 +153,7 @@ def limit_option(help_text: str) -> Callable[[Command], Command]:
 
 
 def port_option(default: int) -> Callable[[Command], Command]:
-    """Add --port for a command that listens."""
+    """Add --port, for a command that listens on it."""
     return click.option(
         "--port",
         type=click.IntRange(0, 65535),
@@ -164,7 +164,7 @@ def port_option(default: int) -> Callable[[Command], Command]:
 
 
 class Opened(NamedTuple):
-    """What a command works with."""
+    """The settings, the tenants and the open ledger."""
 
     settings: Settings
     tenants: Tenants
@@ -172,7 +172,7 @@ class Opened(NamedTuple):
 
 
 def configured() -> Settings:
-    """Load the settings, and configure logging by them."""
+    """Load the settings, and configure logging with them."""
     settings = load_settings()
     logs.configure(settings.log)
     return settings
@@ -180,7 +180,7 @@ def configured() -> Settings:
 
 @contextmanager
 def opened() -> Iterator[Opened]:
-    """Load settings and tenants, and open the ledger; close it in the end."""
+    """Load settings and tenants, and open the ledger; close it at the end."""
     settings = configured()
     tenants = load_tenants(settings.config)
     ledger = open_ledger(settings.ledger.url)

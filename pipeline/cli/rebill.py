@@ -25,10 +25,10 @@ _PLAN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group("rebill", cls=CommandGroup)
 def command() -> None:
-    """Correct the ledger where it is not what the event log says.
+    """Correct the ledger where it differs from the event log.
 
     A plan is the difference between the ledger and the log, in a file that you can read, pass on
-    and keep. Applying a plan writes usage records that correct the ledger; nothing is changed in
+    and keep. Applying a plan writes usage records that correct the ledger; it changes nothing in
     place. Applying a plan twice has the same effect as applying it once.
 
     \b
@@ -50,11 +50,11 @@ def command() -> None:
     help="The file to write. It must not exist yet.",
 )
 def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out: Path) -> None:
-    """Recompute every decision from the event log and write down what to correct.
+    """Recompute every decision from the event log, and write the corrections to a file.
 
-    Events that came too late for the worker count here: a plan is how they are billed. A
-    conversation that a worker is not done with is left out and counted. Exit status 3: there is
-    something to correct.
+    Events that came too late for the worker count here: a plan is how they are billed. A plan
+    leaves out conversations that a worker is not done with, and counts them. Exit status 3: there
+    is something to correct.
 
     \b
     Example:
@@ -62,7 +62,7 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
     """
     _check_out(out)
     with opened() as (settings, tenants, ledger), progress("reading the log") as on_record:
-        made = make_plan(
+        made_plan = make_plan(
             settings,
             tenants,
             ledger,
@@ -72,22 +72,22 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
             wait_seconds=wait_seconds,
             on_record=on_record,
         )
-    if tenant_id is not None and tenant_id not in made.tenants:
+    if tenant_id is not None and tenant_id not in made_plan.tenants:
         click.echo(f"{settings.topics.events} has no event of {visible(tenant_id)}", err=True)
     try:
-        out.write_bytes(made.content)
+        out.write_bytes(made_plan.content)
     except OSError as error:
         raise UnavailableError(f"the plan cannot be written to {out}: {error.strerror}") from error
-    print_plan(made.plan)
-    identity = made.plan.header.id
-    if made.plan.conversations:
+    print_plan(made_plan.plan)
+    identity = made_plan.plan.header.id
+    if made_plan.plan.conversations:
         click.echo(f"plan {identity} is in {out}; to apply it: resmeter rebill apply {out}")
         sys.exit(FOUND)
     click.echo(f"nothing to correct; the empty plan {identity} is in {out}", err=True)
 
 
 def _check_out(out: Path) -> None:
-    # Before the log is read, which may take an hour.
+    # Fail before the log is read, which may take an hour.
     if out.exists():
         raise ConfigurationError(
             [f"{out} already exists; plans are never overwritten. Choose another file name."]
@@ -109,9 +109,9 @@ def show(file: Path) -> None:
     Example:
       resmeter rebill show plan.ndjson
     """
-    found = decode_plan(str(file), file.read_bytes())
-    print_plan(found)
-    if not found.conversations and not found.header.totals:
+    rebill_plan = decode_plan(str(file), file.read_bytes())
+    print_plan(rebill_plan)
+    if not rebill_plan.conversations and not rebill_plan.header.totals:
         click.echo("there is nothing to correct", err=True)
 
 
@@ -122,23 +122,23 @@ def apply(file: Path, wait_seconds: float) -> None:
     """Write a plan's corrections, and wait until the ledger has them.
 
     Corrections go to the topic of usage records; the sink stores and delivers them like any other
-    usage record. A conversation that has changed since the plan was made is left as it is, and
-    named: exit status 3.
+    usage record. Conversations that have changed since the plan was made are listed and left as
+    they are. Exit status 3: there are such conversations.
 
     \b
     Example:
       resmeter rebill apply plan.ndjson
     """
-    found = decode_plan(str(file), file.read_bytes())
+    rebill_plan = decode_plan(str(file), file.read_bytes())
     with opened() as (settings, _, ledger), progress("applying the plan") as on_record:
         applied = apply_plan(
-            settings, ledger, found, wait_seconds=wait_seconds, on_record=on_record
+            settings, ledger, rebill_plan, wait_seconds=wait_seconds, on_record=on_record
         )
     report(applied)
 
 
 def report(applied: AppliedPlan) -> None:
-    """Print what became of a plan; exit with 3 where conversations have changed.
+    """Print the result of applying a plan; exit with 3 if conversations have changed.
 
     Raises:
         UnavailableError: the sink has quarantined a correction.

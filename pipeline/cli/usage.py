@@ -20,7 +20,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
-    is what Stripe does not have: not sent yet, rejected, or a negative sum that is carried forward.
+    usage is not at Stripe: it was not sent yet, it was rejected, or it is a negative sum that is
+    carried forward.
 
     \b
     Example:
@@ -46,8 +47,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:
-    """Return a sentence that says there is no usage, and which tenants have some."""
-    known = sorted({found.tenant_id for found in reports.usage(ledger)})
+    """Return a sentence that says that there is no usage, and which tenants have usage."""
+    known = sorted({usage.tenant_id for usage in reports.usage(ledger)})
     if not known:
         return "The ledger has no usage yet"
     at_that_time = "" if time_range == (None, None) else " at that time"
