@@ -163,7 +163,7 @@ def test_produce_sends_the_lines_before_a_missing_file(run: Run, tmp_path: Path)
     result = run.resmeter("produce", str(file), str(tmp_path / "nothing.ndjson"))
 
     assert result.returncode != 0
-    assert "2 events sent and acknowledged before this" in result.stderr
+    assert "2 events sent and acknowledged before the command stopped" in result.stderr
     assert "nothing.ndjson" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(run.messages("EVENTS")) == 2
