@@ -74,10 +74,10 @@ class RebillPlan(NamedTuple):
     conversations: tuple[Correctable, ...]
 
 
-def totals(found: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
+def totals(correctables: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
     """Add up corrections by tenant, outcome and currency; sort the totals in that order."""
     sums: dict[tuple[str, str, str | None], list[Decimal | int]] = {}
-    for part in found:
+    for part in correctables:
         for correction in part.corrections:
             record = correction.record
             price = _price(correction, prices)
@@ -107,13 +107,13 @@ def totals(found: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
 
 
 def encode_plan(
-    header: Header, found: Sequence[Correctable], prices: Billing
+    header: Header, correctables: Sequence[Correctable], prices: Billing
 ) -> tuple[RebillPlan, bytes]:
     """Return the plan, with its id in the header, and the content of its file."""
-    lines = [_encoded(part, prices) for part in found]
+    lines = [_encoded(part, prices) for part in correctables]
     header = msgspec.structs.replace(header, id=_digest(header, lines))
     content = b"".join(line + b"\n" for line in [msgspec.json.encode(header), *lines])
-    return RebillPlan(header, tuple(found)), content
+    return RebillPlan(header, tuple(correctables)), content
 
 
 def decode_plan(name: str, content: bytes) -> RebillPlan:

@@ -1,4 +1,4 @@
-"""Bad input on a real broker: a clear message, a counter, and no effect on anything else."""
+"""On a real broker, bad input gets a clear message, is counted, and affects nothing else."""
 
 import random
 import socket
@@ -16,7 +16,7 @@ from tests.kafka.run import Run, metric, net
 from tests.support.events import AT, KEY, event, resolved
 
 BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
-    # key, value, reason, in the detail
+    # key, value, reason, a part of the detail
     (KEY, b"\xff\x00garbage", "malformed_json", "not JSON"),
     (KEY, b"", "malformed_json", "empty"),
     (KEY, None, "malformed_json", "empty"),

@@ -1,4 +1,4 @@
-"""What `resmeter demo` prints for the time after it."""
+"""The next steps that `resmeter demo` prints, and the script that points a shell at it."""
 
 import os
 import re
