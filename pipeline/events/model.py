@@ -101,7 +101,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The part of an event that can affect a decision; the rest stays in the log.
 
     The tenant and the conversation are not members: they are the key of the state that the event
-    is stored in. The members after `live` are set by the types that have them (`events/data.py`).
+    is stored in. The members after `is_live` come from `data`; each event type sets its own
+    (`events/data.py`).
 
     The one-letter names are how a state stores the event (docs/internals/state-format.md). They
     keep states small, and they never change: old states must stay readable.
@@ -113,7 +114,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str = msgspec.field(name="i")
     sequence: str = msgspec.field(name="q", default="")
     channel: Channel = msgspec.field(name="c", default="messenger")
-    live: bool = msgspec.field(name="l", default=True)  # environment is "live"
+    is_live: bool = msgspec.field(name="l", default=True)  # environment is "live"
     intent: Intent | None = msgspec.field(name="n", default=None)
     kind: AnswerKind | None = msgspec.field(name="k", default=None)
     billable: bool = msgspec.field(name="b", default=True)

@@ -166,7 +166,7 @@ def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
         id=event_id,
         sequence=sequence,
         channel=channel,
-        live=environment == "live",
+        is_live=environment == "live",
         **_checked_members(rank, data),
     )
     return Addressed(tenant_id, conversation_id, event)

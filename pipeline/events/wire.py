@@ -140,7 +140,7 @@ def _event(wire: _Wire) -> Event:
     source = _sources.get(wire.source)
     if source is None:
         source = _memoised_source(wire.source)
-    rank, channel, live, data = wire.rank, wire.channel, wire.environment == "live", wire.data
+    rank, channel, is_live, data = wire.rank, wire.channel, wire.environment == "live", wire.data
     # The types that make up most of a stream come first, and need no dict of members.
     if rank == AI_MESSAGE:
         return Event(
@@ -150,7 +150,7 @@ def _event(wire: _Wire) -> Event:
             id=wire.id,
             sequence=wire.sequence,
             channel=channel,
-            live=live,
+            is_live=is_live,
             kind=data.kind,
             billable=data.billable,
         )
@@ -162,7 +162,7 @@ def _event(wire: _Wire) -> Event:
             id=wire.id,
             sequence=wire.sequence,
             channel=channel,
-            live=live,
+            is_live=is_live,
             intent=data.intent,
         )
     members = _NO_MEMBERS if rank in _PLAIN else data.members()
@@ -173,7 +173,7 @@ def _event(wire: _Wire) -> Event:
         id=wire.id,
         sequence=wire.sequence,
         channel=channel,
-        live=live,
+        is_live=is_live,
         **members,
     )
 

@@ -168,7 +168,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
 
     def apply(self, timeline: Timeline, event: Event) -> None:
         """Apply one event: the table of §3.6, row by row."""
-        if not event.live:
+        if not event.is_live:
             self.excluded = True
         if self.ended:
             return

@@ -173,7 +173,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             # 3. The newest event moves the decision on by one step.
             if (
                 not (is_known or self.settled or self.fold.excluded)
-                and event.live
+                and event.is_live
                 and (event.at > self.newest_at or self._is_newest(event))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
                 and self._fits(len(pending))

@@ -48,7 +48,7 @@ def decide(
     fold.silence_until(as_of - (standing.grace if with_grace and standing else 0))
     charge = fold.charge
     return Outcome(
-        any(not event.live for event in events),
+        any(not event.is_live for event in events),
         fold.steps,
         charge["kind"] if charge else None,
         charge["outcome"] if charge else None,

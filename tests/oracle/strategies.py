@@ -131,7 +131,7 @@ def histories(draw: st.DrawFn, size: int = 12) -> list[Event]:
             id=before.id if before and shares_id and before.source < source else f"m{n}",
             sequence=sequence,
             channel=channel,
-            live=n != odd,
+            is_live=n != odd,
             **members,
             **_drawn(draw, rank, members, now, found),
         )

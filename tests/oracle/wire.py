@@ -35,7 +35,7 @@ def cloudevent(event: Event, tenant_id: str, conversation: str) -> dict[str, Any
     }
     if event.channel != "messenger":
         attributes["channel"] = event.channel
-    if not event.live:
+    if not event.is_live:
         attributes["environment"] = "test"
     if event.sequence:
         attributes["sequence"] = event.sequence

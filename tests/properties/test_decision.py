@@ -420,7 +420,7 @@ def test_corrections_of_one_sign_follow_precedence_not_name() -> None:
         Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m2", intent="confirmation"),
         Event(after, CUSTOMER_MESSAGE, "/a", "m3", intent="help_request"),
         Event(after + 1, OUTCOME_REPORTED, "/a", "m4", outcome="disqualification"),
-        Event(after + 2, CLOSED, "/a", "m5", live=False),
+        Event(after + 2, CLOSED, "/a", "m5", is_live=False),
     ]
 
     _, out = _play([Arrival(after + 2, event) for event in events], _SEGMENTS)

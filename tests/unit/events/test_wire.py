@@ -99,7 +99,7 @@ def test_an_event_is_read_with_its_tenant_and_conversation() -> None:
 def test_attributes_that_are_left_out_have_their_defaults() -> None:
     found = accepted(event())
 
-    assert (found.channel, found.live, found.sequence, found.billable) == (
+    assert (found.channel, found.is_live, found.sequence, found.billable) == (
         "messenger",
         True,
         "",
@@ -110,7 +110,7 @@ def test_attributes_that_are_left_out_have_their_defaults() -> None:
 def test_optional_attributes_are_read() -> None:
     found = accepted(event(channel="email", environment="sandbox", sequence="0009"))
 
-    assert (found.channel, found.live, found.sequence) == ("email", False, "0009")
+    assert (found.channel, found.is_live, found.sequence) == ("email", False, "0009")
 
 
 def test_null_means_absent_and_unknown_members_are_ignored() -> None:
