@@ -134,24 +134,24 @@ def _read(attributes: Mapping[str, Any], data: object) -> Addressed | Rejected:
 
 def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
     _check_envelope(attributes)
-    wrong: Reason = "invalid_attribute"
-    event_id = _identifier(attributes["id"], "id", wrong)
-    source = _identifier(attributes["source"], "source", wrong)
-    conversation_id = _identifier(attributes["subject"], "subject", wrong)
-    at = _time(attributes["time"], "time", wrong)
-    tenant_id = _identifier(attributes["tenantid"], "tenantid", wrong, 128)
+    reason: Reason = "invalid_attribute"
+    event_id = _identifier(attributes["id"], "id", reason)
+    source = _identifier(attributes["source"], "source", reason)
+    conversation_id = _identifier(attributes["subject"], "subject", reason)
+    at = _time(attributes["time"], "time", reason)
+    tenant_id = _identifier(attributes["tenantid"], "tenantid", reason, 128)
     if not TENANT_ID.fullmatch(tenant_id):
         raise _RejectedError(
-            wrong, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
+            reason, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
         )
-    channel = _choice(attributes.get("channel", "messenger"), get_args(Channel), "channel", wrong)
+    channel = _choice(attributes.get("channel", "messenger"), get_args(Channel), "channel", reason)
     environment = _choice(
-        attributes.get("environment", "live"), get_args(Environment), "environment", wrong
+        attributes.get("environment", "live"), get_args(Environment), "environment", reason
     )
-    sequence = _string(attributes.get("sequence", ""), "sequence", wrong)
+    sequence = _string(attributes.get("sequence", ""), "sequence", reason)
     if len(sequence) > SEQUENCE_CHARACTERS_MAX:
         raise _RejectedError(
-            wrong,
+            reason,
             f"sequence: has {len(sequence)} characters; the limit is {SEQUENCE_CHARACTERS_MAX}",
         )
     if isinstance(data, Rejected):
@@ -221,23 +221,25 @@ _FIELDS = {form: _fields_of(form) for form in DATA.values()}
 
 def _checked(value: object, form: inspect.Type, name: str) -> object:
     """Return a member of `data` in the form that its class asks for."""
-    wrong: Reason = "invalid_data"
+    reason: Reason = "invalid_data"
     match form:
         case inspect.LiteralType(values=choices):
-            return _choice(value, choices, name, wrong)
+            return _choice(value, choices, name, reason)
         case inspect.BoolType():
             if not isinstance(value, bool):
-                raise _RejectedError(wrong, f"{name}: is {_brief(value)}; it must be true or false")
+                raise _RejectedError(
+                    reason, f"{name}: is {_brief(value)}; it must be true or false"
+                )
             return value
         case inspect.IntType(ge=int(lowest), le=int(highest)):
-            return _whole_number(value, lowest, highest, name, wrong)
+            return _whole_number(value, lowest, highest, name, reason)
         case inspect.StrType(max_length=int(longest)):
-            return _identifier(value, name, wrong, longest)
+            return _identifier(value, name, reason, longest)
         case inspect.Metadata(extra={"format": "RFC 3339"}):
-            _time(value, name, wrong)
+            _time(value, name, reason)
             return value
         case inspect.StrType():
-            return _string(value, name, wrong)
+            return _string(value, name, reason)
         case _:
             raise TypeError(f"{name}: this reader has no check for {form}")
 
