@@ -51,7 +51,7 @@ planted: $(READY) ## plant real bugs one at a time: the simulator must find each
 proof: $(READY) ## run the matrix of faults on real processes; ROWS="zombie scale" EVENTS=200000 WRITE=1
 	@$(BIN)/python -m tests.proof $(ROWS) $(if $(EVENTS),--events $(EVENTS)) $(if $(WRITE),--write)
 
-demo: $(READY) ## run the whole pipeline over 200 recorded conversations; KEEP=1 leaves it running
+demo: $(READY) ## run the whole pipeline over 200 sample conversations; KEEP=1 leaves it running
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)
 
 bench: $(READY) ## measure events per second, compared with a bare consumer; EVENTS=2000000

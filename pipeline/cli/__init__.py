@@ -56,7 +56,7 @@ SECTIONS = {
         "rebill": "Plan corrections of the ledger, and apply a plan.",
     },
     "Development": {
-        "demo": "Run everything once, on 200 recorded support conversations.",
+        "demo": "Run everything once, on 200 sample support conversations.",
         "emulator": "Run a stand-in for Stripe's billing API.",
         "kafka": "Run a real Kafka broker, without Docker or Java.",
     },

@@ -24,7 +24,7 @@ from pipeline.ledger.receipt import explain
 @click.command("demo")
 @click.option("--keep", is_flag=True, help="Keep everything running until Ctrl-C.")
 def command(*, keep: bool) -> None:
-    """Run everything once, on 200 recorded support conversations.
+    """Run everything once, on 200 sample support conversations.
 
     The demo starts a real Kafka broker from Python wheels, or uses the broker that
     RESMETER_KAFKA__BOOTSTRAP_SERVERS names. A worker, a sink and an emulator of Stripe's billing

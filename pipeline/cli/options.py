@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class TimeRange(NamedTuple):
-    """The times `from_ms <= time < to_ms`; None is no bound."""
+    """The times `from_ms <= time < to_ms`; None leaves that side open."""
 
     from_ms: int | None
     to_ms: int | None

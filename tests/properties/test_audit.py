@@ -1,4 +1,4 @@
-"""The audit finds nothing in what a worker wrote, and each change to it."""
+"""The audit finds no difference in what a worker wrote, and finds each change made to it."""
 
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -19,18 +19,18 @@ LOGS = long_logs() | long_logs(seals=True)
 
 
 def _written(log: Log, until: int) -> list[UsageRecord]:
-    """Return what a worker has emitted up to an offset; after the last one every window has ended."""
+    """Return the records that a worker emits up to an offset; at the log's end, all silence settles."""
     partition = _partition(log)
-    found = [output.record for output in partition.apply(log.records[:until]).outputs]
+    records = [output.record for output in partition.apply(log.records[:until]).outputs]
     if until == len(log.records):
-        found += [output.record for output in partition.settle(END, 1_000).outputs]
-    return found
+        records += [output.record for output in partition.settle(END, 1_000).outputs]
+    return records
 
 
 def _partition(log: Log) -> Partition:
-    made = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
-    made.schedule_all()
-    return made
+    partition = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
+    partition.schedule_all()
+    return partition
 
 
 def _audit(
@@ -52,7 +52,7 @@ def _audit(
 
 
 @given(LOGS, st.data())
-def test_nothing_differs_wherever_the_worker_has_committed(log: Log, data: st.DataObject) -> None:
+def test_nothing_differs_for_any_committed_offset(log: Log, data: st.DataObject) -> None:
     written = data.draw(st.integers(0, len(log.records)))
     committed = data.draw(st.integers(0, written))
 
@@ -66,7 +66,7 @@ def test_nothing_differs_wherever_the_worker_has_committed(log: Log, data: st.Da
 
 @given(LOGS, st.data())
 def test_lost_record_is_missing(log: Log, data: st.DataObject) -> None:
-    # Only what committed events have emitted: a window may still be open.
+    # Only the records that committed events emitted; a window may still be open.
     partition = _partition(log)
     owed = [output.record for output in partition.apply(log.records).outputs]
     assume(owed)
@@ -79,7 +79,7 @@ def test_lost_record_is_missing(log: Log, data: st.DataObject) -> None:
 
 
 @given(LOGS, st.data())
-def test_lost_record_that_was_written_is_missing_even_where_a_timer_made_it(
+def test_lost_record_that_was_written_is_missing_even_if_a_timer_emitted_it(
     log: Log, data: st.DataObject
 ) -> None:
     written = _written(log, len(log.records))

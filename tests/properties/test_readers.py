@@ -1,4 +1,4 @@
-"""No record raises, and the fast reader and the authority give the same event, byte for byte."""
+"""Reading never raises, and the fast reader gives the same event as the authority, byte for byte."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-# JSON texts that are nearly right: where two readers of one rule could differ.
+# JSON texts that are nearly valid: cases in which two readers could differ.
 NEARLY = st.sampled_from(
     [
         "null",
@@ -173,8 +173,8 @@ def test_the_fast_reader_accepts_exactly_what_the_authority_accepts(value: bytes
 
 @given(mutated())
 def test_both_readers_store_the_same_bytes(value: bytes) -> None:
-    # A member that is left out and a member that states its default mean the same. Both are stored
-    # in the same bytes, whichever reader the event came through.
+    # A member that states its default means the same as a member that is left out. Both readers
+    # store both in the same bytes.
     fast, slow = read_event(value), read_structured(value)
 
     assert msgspec.msgpack.encode(fast) == msgspec.msgpack.encode(slow)
