@@ -8,7 +8,7 @@
     kafka     the broker: options, topics, readers, writers, headers
     catalog   who is billed, under which policy, at what price
     replay    read the log again: decide, audit, rebill, redrive
-    cli       one file for each command: options, one call, rendering
+    cli       one file for each command: options, one call; `views` renders the result
     dev       the demo, a Kafka from Python wheels, an emulator of Stripe
 
 Where to start

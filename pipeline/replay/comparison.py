@@ -52,7 +52,7 @@ class Tally(msgspec.Struct):
     duplicates: int = 0
     records: int = 0  # usage records in the ledger
     pending: int = 0  # conversations with a window that is open, or that has just ended
-    unjudged: int = 0  # conversations that differ where retention has deleted the evidence
+    unjudged: int = 0  # conversations that cannot be judged: retention has deleted the evidence
     unsettled: int = 0  # conversations that differ, but the worker is not done with them
     corrected: int = 0  # conversations that a plan has corrected
     findings: int = 0

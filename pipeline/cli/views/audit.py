@@ -15,15 +15,15 @@ _COLUMNS = ("conversations", "events", "records", "pending", "findings")
 
 
 def print_scope(result: AuditResult, topic: str) -> None:
-    """Print to standard error what was compared with Stripe; `topic` is that of the dead letters."""
+    """Print to standard error what was compared. `topic`: the topic of the dead letters."""
     if not result.dead_letters_are_whole:
-        click.echo(
+        print_text(
             f"retention has deleted the beginning of {topic}: dead letters were not compared",
             err=True,
         )
     if result.stripe is not None:
         compared = result.stripe
-        click.echo(
+        print_text(
             f"compared {count_of(compared.totals, 'Stripe total')} with "
             f"{count_of(compared.units, 'delivered unit')}, from "
             f"{format_time(compared.start * 1000)} to {format_time(compared.end * 1000)}",

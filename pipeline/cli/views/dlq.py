@@ -55,7 +55,7 @@ def count_lines(counts: Mapping[str, ReasonCount]) -> Iterator[str]:
 def print_letter(letter: Letter) -> None:
     """Print a dead letter: where it is, its reason, its origin and its content."""
     click.echo(f"dead letter  {position_text(letter.position)}, {format_time(letter.at)}")
-    click.echo(f"reason       {letter.reason or 'unknown'}: {visible(letter.detail)}")
+    print_text(f"reason       {letter.reason or 'unknown'}: {letter.detail}", " " * 13)
     if letter.origin is not None:
         topic, partition, offset = letter.origin
         arrived = "" if letter.arrived is None else f", arrived {format_time(letter.arrived)}"

@@ -30,15 +30,15 @@ def print_plan(plan: RebillPlan) -> None:
     if (more := len(plan.conversations) - _CONVERSATIONS_SHOWN_MAX) > 0:
         click.echo(f"and {count_of(more, 'more conversation')}; the file has all")
     if header.unsettled:
-        click.echo(
+        print_text(
             f"{count_of(header.unsettled, 'conversation')} left out: different from the log, but "
             "the worker is not done with them; plan again later",
             err=True,
         )
     if header.unjudged:
-        click.echo(
+        print_text(
             f"{count_of(header.unjudged, 'conversation')} left out: different from the log, but "
-            "retention has deleted its beginning, so nobody can say which is right",
+            "retention has deleted the beginning of the log, so nobody can say which is right",
             err=True,
         )
 
