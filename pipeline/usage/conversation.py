@@ -97,7 +97,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     seen: int = 0  # a set of 64 bits: `bit_of` the id of each event
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
-    settled: bool = False  # whether the silence after the standing answer has been settled
+    settled: bool = False  # the silence that was due is emitted, but not in `fold` yet
     due_arrival_ms: int | None = None  # when it will be, in arrival time: after window and grace
     emitted: int = 0
     charges: list[StandingCharge] = []

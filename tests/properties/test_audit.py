@@ -56,9 +56,9 @@ def test_nothing_differs_for_any_committed_offset(log: Log, data: st.DataObject)
     written = data.draw(st.integers(0, len(log.records)))
     committed = data.draw(st.integers(0, written))
 
-    found, tallies, replay = _audit(log, _written(log, written), committed)
+    findings, tallies, replay = _audit(log, _written(log, written), committed)
 
-    assert not found
+    assert not findings
     events = sum(tally.events for tally in tallies.values())
     assert events + replay.dead_letters == replay.read == len(log.records)
     assert replay.rejected.keys() <= set(range(committed))
@@ -72,10 +72,10 @@ def test_lost_record_is_missing(log: Log, data: st.DataObject) -> None:
     assume(owed)
     lost = data.draw(st.sampled_from(owed))
 
-    found, _, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
+    findings, _, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
 
-    assert {(f.kind, f.conversation) for f in found} == {("missing", lost.conversation)}
-    assert found[0].detail.startswith(lost.id)
+    assert {(f.kind, f.conversation) for f in findings} == {("missing", lost.conversation)}
+    assert findings[0].detail.startswith(lost.id)
 
 
 @given(LOGS, st.data())
@@ -87,9 +87,9 @@ def test_lost_record_that_was_written_is_missing_even_if_a_timer_emitted_it(
     lost = data.draw(st.sampled_from(written))
 
     kept = [record for record in written if record != lost]
-    found, _, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
+    findings, _, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
 
-    assert [(f.kind, f.conversation) for f in found] == [("missing", lost.conversation)]
+    assert [(f.kind, f.conversation) for f in findings] == [("missing", lost.conversation)]
 
 
 @given(LOGS, st.data())
@@ -103,9 +103,11 @@ def test_changed_record_differs(log: Log, data: st.DataObject) -> None:
     changed = msgspec.structs.replace(written[place], **changes)
     assume(changed != written[place])
 
-    found, _, _ = _audit(log, [*written[:place], changed, *written[place + 1 :]], len(log.records))
+    findings, _, _ = _audit(
+        log, [*written[:place], changed, *written[place + 1 :]], len(log.records)
+    )
 
-    assert [f.kind for f in found] == ["differs"]
+    assert [f.kind for f in findings] == ["differs"]
 
 
 @given(LOGS, st.sampled_from(["acme", "elsewhere"]))
@@ -125,11 +127,11 @@ def test_record_without_a_cause_is_unexpected(log: Log, tenant_id: str) -> None:
         evidence=(),
     )
 
-    found, tallies, _ = _audit(log, [*written, added], len(log.records))
+    findings, tallies, _ = _audit(log, [*written, added], len(log.records))
 
-    assert "unexpected" in {f.kind for f in found}
-    assert all(added.id in f.detail for f in found)
-    assert tallies[tenant_id].findings == len(found)
+    assert "unexpected" in {f.kind for f in findings}
+    assert all(added.id in f.detail for f in findings)
+    assert tallies[tenant_id].findings == len(findings)
 
 
 @given(LOGS)
@@ -137,9 +139,9 @@ def test_partition_without_its_beginning_is_not_judged(log: Log) -> None:
     written = _written(log, len(log.records))
     assume(written)
 
-    found, tallies, _ = _audit(log, [], len(log.records), is_whole=False)
+    findings, tallies, _ = _audit(log, [], len(log.records), is_whole=False)
 
-    assert not found
+    assert not findings
     assert sum(tally.findings for tally in tallies.values()) == 0
 
 
@@ -148,5 +150,5 @@ def test_rejected_record_without_a_dead_letter_is_found(log: Log) -> None:
     _, _, replay = _audit(log, _written(log, len(log.records)), len(log.records))
 
     assert not missing_dead_letters(replay.rejected, replay.rejected, "events", 0)
-    found = missing_dead_letters(replay.rejected, [], "events", 0)
-    assert [f.kind for f in found] == ["no_dead_letter"] * len(replay.rejected)
+    findings = missing_dead_letters(replay.rejected, [], "events", 0)
+    assert [f.kind for f in findings] == ["no_dead_letter"] * len(replay.rejected)

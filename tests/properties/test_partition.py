@@ -83,8 +83,8 @@ def _partition() -> Partition:
     return partition
 
 
-def _written(work: BatchResult) -> list[tuple[str, bytes, bytes]]:
-    return [(output.record.conversation, output.value, output.origin) for output in work.outputs]
+def _written(result: BatchResult) -> list[tuple[str, bytes, bytes]]:
+    return [(output.record.conversation, output.value, output.origin) for output in result.outputs]
 
 
 def _by_conversation(written: list[tuple[str, bytes, bytes]]) -> list[tuple[str, bytes, bytes]]:
@@ -93,12 +93,12 @@ def _by_conversation(written: list[tuple[str, bytes, bytes]]) -> list[tuple[str,
 
 @given(logs())
 def test_every_record_is_decided_a_duplicate_or_a_dead_letter(log: list[Record]) -> None:
-    work = _partition().apply(log)
+    result = _partition().apply(log)
 
-    assert sum(work.events_by_type) + len(work.dead_letters) == work.records_read == len(log)
-    assert work.redelivered == 0
-    assert [letter.value for letter in work.dead_letters] == [
-        record.value for record in log if record.offset in {d.offset for d in work.dead_letters}
+    assert sum(result.events_by_type) + len(result.dead_letters) == result.records_read == len(log)
+    assert result.redelivered == 0
+    assert [letter.value for letter in result.dead_letters] == [
+        record.value for record in log if record.offset in {d.offset for d in result.dead_letters}
     ]
 
 
@@ -166,15 +166,15 @@ def _settle(partition: Partition, topic: dict[bytes, bytes], changelog: dict[byt
 
 
 def _effects(
-    work: BatchResult, topic: dict[bytes, bytes], changelog: dict[bytes, bytes], effects: int
+    result: BatchResult, topic: dict[bytes, bytes], changelog: dict[bytes, bytes], effects: int
 ) -> None:
     if effects >= 1:
-        for output in work.outputs:
+        for output in result.outputs:
             identity = output.value.partition(b",")[0]
             # A record that is written again must have the same bytes.
             assert topic.setdefault(identity, output.value) == output.value
     if effects >= 2:
-        changelog.update(work.states)
+        changelog.update(result.states)
 
 
 # --- compared with the second implementation, and after every crash -------------------------------
@@ -225,8 +225,8 @@ def long_logs(
 def test_a_partition_agrees_with_the_second_implementation(log: Log) -> None:
     partition = _of(log)
 
-    work = partition.apply(log.records)
-    written = [output.record for output in work.outputs]
+    result = partition.apply(log.records)
+    written = [output.record for output in result.outputs]
     written += [output.record for output in partition.settle(END, 1_000).outputs]
 
     conversations: dict[bytes, Oracle] = {}
@@ -246,10 +246,10 @@ def test_a_partition_agrees_with_the_second_implementation(log: Log) -> None:
     expected = [record for oracle in conversations.values() for record in oracle.records]
     assert sorted(map(as_record, written)) == sorted(expected)
     letters = {
-        letter.offset: letter.value for letter in work.dead_letters if letter.reason == "too_late"
+        letter.offset: letter.value for letter in result.dead_letters if letter.reason == "too_late"
     }
     assert letters == {offset: log.records[offset].value for offset in too_late}
-    assert sum(work.events_by_type) + len(work.dead_letters) == len(log.records)
+    assert sum(result.events_by_type) + len(result.dead_letters) == len(log.records)
 
 
 @given(long_logs())
@@ -260,18 +260,18 @@ def test_counts_add_up_when_parts_of_the_log_are_redelivered(log: Log) -> None:
 
     for start in starts:
         part = log.records[start:]
-        work = partition.apply(part)
+        result = partition.apply(part)
 
         assert (
-            sum(work.events_by_type) + work.redelivered + len(work.dead_letters)
-            == work.records_read
+            sum(result.events_by_type) + result.redelivered + len(result.dead_letters)
+            == result.records_read
             == len(part)
         )
         # Also after a timer, a redelivered record counts as redelivered.
         partition.settle(END, 1_000)
-        applied["new"] += sum(work.events_by_type)
-        applied["duplicates"] += work.duplicates
-        rejected.update(letter.offset for letter in work.dead_letters)
+        applied["new"] += sum(result.events_by_type)
+        applied["duplicates"] += result.duplicates
+        rejected.update(letter.offset for letter in result.dead_letters)
     events = sum(decode_state(state).events for state in partition.states.values())
     assert applied["new"] == applied["duplicates"] + events == len(log.records) - len(rejected)
 
@@ -307,9 +307,9 @@ def test_an_earlier_deadline_replaces_the_later_one() -> None:
     for n, event in enumerate(events):
         partition.apply([Record(n, event.at, b"acme:c1", value(event, "acme", "c1"))])
 
-    work = partition.settle(T0 + 2 + hour, 1_000)
+    result = partition.settle(T0 + 2 + hour, 1_000)
 
-    assert [output.record.evidence for output in work.outputs] == [("m2",)]
+    assert [output.record.evidence for output in result.outputs] == [("m2",)]
 
 
 @given(long_logs() | long_logs(seals=True), st.integers(1, 4), st.integers(1, 4), st.booleans())
@@ -354,7 +354,7 @@ def test_when_histories_are_dropped_changes_neither_records_nor_dead_letters(
 @given(long_logs(seals=True), st.integers(1, 4))
 def test_a_timer_drops_every_history_that_can_be_dropped(log: Log, size: int) -> None:
     partition = _of(log)
-    for _ in _works(partition, log, size, 0):
+    for _ in _batch_results(partition, log, size, 0):
         pass
 
     partition.seal(END, 1_000)
@@ -379,7 +379,7 @@ def _of(log: Log) -> Partition:
     return partition
 
 
-def _works(
+def _batch_results(
     partition: Partition, log: Log, size: int, since: int, *, drops: bool = True
 ) -> Iterator[tuple[BatchResult, int]]:
     """Yield the result of each batch and each timer, and the offset after it."""
@@ -404,11 +404,11 @@ def _writes(log: Log, size: int, *, ahead: bool) -> list[Write]:
     """
     writes: list[Write] = []
     waiting: list[Write] = []
-    for work, offset in _works(_of(log), log, size, 0):
-        results: list[Write] = [*work.outputs, *work.dead_letters]
+    for result, offset in _batch_results(_of(log), log, size, 0):
+        results: list[Write] = [*result.outputs, *result.dead_letters]
         writes += results if ahead else waiting
         writes += waiting if ahead else results
-        waiting = [*work.states, offset]
+        waiting = [*result.states, offset]
     return writes + waiting
 
 
@@ -425,13 +425,13 @@ def _play(
     partition = _of(log)
     partition.restore(Record(n, 0, *state) for n, state in enumerate(played.changelog.items()))
     partition.schedule_all()
-    for work, _ in _works(partition, log, size, since, drops=drops):
-        for output in work.outputs:
+    for result, _ in _batch_results(partition, log, size, since, drops=drops):
+        for output in result.outputs:
             _append(played.topic, output)
-        for letter in work.dead_letters:
+        for letter in result.dead_letters:
             # A record that is rejected again gives the same dead letter.
             assert played.dead_letters.setdefault(letter.offset, letter) == letter
-        played.changelog.update(work.states)
+        played.changelog.update(result.states)
     return played
 
 
@@ -457,17 +457,17 @@ def test_the_sealing_example_of_the_reference_is_correct() -> None:
         (T0, asked), (T0 + 60_000, answered), (again, earlier), (again, answered), (again, returned)
     )
 
-    work = _partition().apply(log)
+    result = _partition().apply(log)
 
-    assert [(letter.reason, letter.offset) for letter in work.dead_letters] == [
+    assert [(letter.reason, letter.offset) for letter in result.dead_letters] == [
         ("too_late", 2),
         ("too_late", 3),
     ]
-    assert [(out.record.id, out.record.reason) for out in work.outputs] == [
+    assert [(out.record.id, out.record.reason) for out in result.outputs] == [
         ("acme:c1:1", "silence"),
         ("acme:c1:2", "customer_returned"),
     ]
-    assert work.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
+    assert result.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
 
 
 def test_a_record_one_millisecond_before_sealing_is_late_not_too_late() -> None:
@@ -495,9 +495,9 @@ def test_a_full_conversation_accepts_events_again_after_sealing() -> None:
     events.append((later, Event(later, CUSTOMER_MESSAGE, "/s", "new", intent="holding")))
     partition = _partition()
 
-    work = partition.apply(_at(*events))
+    result = partition.apply(_at(*events))
 
-    assert [letter.reason for letter in work.dead_letters] == ["conversation_too_long"]
+    assert [letter.reason for letter in result.dead_letters] == ["conversation_too_long"]
     assert decode_state(partition.states[b"acme:c1"]).events == 1
 
 

@@ -53,11 +53,11 @@ def _decided(log: Log) -> dict[str, dict[str, int]]:
     """Return the net that the oracle decides for all events, including late ones."""
     histories: dict[str, dict[tuple[str, str], object]] = {}
     for record in log.records:
-        found = read_record(record.value, record.key, record.timestamp, record.headers)
-        if isinstance(found, Addressed):
-            place = f"{found.tenant_id}:{found.conversation_id}"
-            identity = (found.event.source, found.event.id)
-            histories.setdefault(place, {}).setdefault(identity, found.event)
+        addressed = read_record(record.value, record.key, record.timestamp, record.headers)
+        if isinstance(addressed, Addressed):
+            place = f"{addressed.tenant_id}:{addressed.conversation_id}"
+            identity = (addressed.event.source, addressed.event.id)
+            histories.setdefault(place, {}).setdefault(identity, addressed.event)
     decided = {}
     for place, events in histories.items():
         outcome = decide(list(events.values()), log.timeline, MADE_AT)  # type: ignore[arg-type]
@@ -177,10 +177,10 @@ def test_conversation_with_uncommitted_events_is_left_out(
     plan = find_corrections(_replay(log, committed), ledger, ids, ("events", 0), MADE_AT)
 
     uncommitted = {
-        f"{found.tenant_id}:{found.conversation_id}"
+        f"{addressed.tenant_id}:{addressed.conversation_id}"
         for record in log.records[committed:]
         if isinstance(
-            found := read_record(record.value, record.key, record.timestamp, record.headers),
+            addressed := read_record(record.value, record.key, record.timestamp, record.headers),
             Addressed,
         )
     }
