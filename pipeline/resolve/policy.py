@@ -1,4 +1,4 @@
-"""One version of a policy, and the versions of one by effective date. Pure."""
+"""Define a version of a policy, and find the version in force at a time. Pure."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -18,13 +18,16 @@ UnknownIntent = Literal["help_request", "holding"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a policy (specification, section 2). Durations and times in milliseconds."""
+    """One version of a policy (docs/reference/outcomes.md §2).
+
+    Durations are in milliseconds, and times in milliseconds since the epoch.
+    """
 
     name: str
     version: int
     effective_from: int
     unit: Unit
-    window: dict[str, int]  # "default" and channels
+    window: dict[str, int]  # by channel, and "default" for the other channels
     window_anchor: WindowAnchor
     silence: Silence
     human_reply: HumanReply
@@ -34,7 +37,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     outcomes_billed: tuple[str, ...]
     precedence: tuple[str, ...]  # highest first
     reversible: tuple[str, ...]
-    reversal_horizon: int | None  # None: unbounded
+    reversal_horizon: int | None  # None means no limit
     csat_reverses_below: int | None
     csat_confirms_from: int | None
     spam_grace: int
@@ -47,7 +50,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return self.window["default"] if window is None else window
 
     def rank_of(self, outcome: str) -> int:
-        """Return the place in the precedence; a smaller number is a higher precedence."""
+        """Return an outcome's position in the precedence; 0 is the highest."""
         precedence = self.precedence
         return precedence.index(outcome) if outcome in precedence else len(precedence)
 
@@ -71,9 +74,9 @@ class Assignment(NamedTuple):
 
 
 class Timeline:
-    """Which version of which policy is in force for a tenant at a time (§2.3).
+    """The policy versions of one tenant, each with the time from which it is in force (§2.3).
 
-    Before the first version nothing is in force, and nothing bills.
+    Before the first version takes effect, no policy is in force and nothing is billed.
     """
 
     __slots__ = ("_bases", "_from_ms", "single", "single_from", "versions")
@@ -97,7 +100,7 @@ class Timeline:
         self.versions = tuple(policy for _, policy in entries)
         self._from_ms = tuple(from_ms for from_ms, _ in entries)
         self._bases = tuple(basis_of(policy) for policy in self.versions)
-        # Most have one version: the hot path asks for it without a call.
+        # Most timelines have one version. The hot path reads it from here, without a call.
         self.single = self.versions[0] if len(entries) == 1 else None
         self.single_from = self._from_ms[0] if entries else 0
 

@@ -202,7 +202,7 @@ def test_an_unusable_ledger_is_named_with_the_reason(
     assert "Traceback" not in result.stderr
 
 
-def test_a_sink_without_its_topic_says_what_to_run(run: Run) -> None:
+def test_a_sink_without_its_topic_says_which_command_to_run(run: Run) -> None:
     run.done("ledger", "upgrade")
 
     result = run.resmeter("sink", RESMETER_TOPICS__RECORDS="not.there")
