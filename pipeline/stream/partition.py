@@ -16,9 +16,7 @@ by              because                                       reason
 ==============  ============================================  =============================
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
@@ -28,7 +26,6 @@ from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
 from pipeline.stream.state import (
-    basis_in,
     check_form,
     decode_state,
     due_arrival_ms_of,
@@ -58,17 +55,6 @@ _TOO_LATE = Rejected(
 )
 
 TimelineFor = Callable[[str], Timeline]
-
-
-class Misfit(NamedTuple):
-    """Conversations of a tenant that were decided by rules other than those in force.
-
-    Both are bases (`pipeline.resolve.policy.basis_of`), empty if none is known.
-    """
-
-    tenant_id: str
-    decided_by: str
-    in_force: str
 
 
 class Partition:
@@ -129,28 +115,6 @@ class Partition:
             if not is_sealed(stored):
                 self.seal_queue.add(key, self._droppable_at_ms(last_arrival_ms_of(stored)))
         self.open_conversations = len(self.due_queue)
-
-    def misfits(self) -> Counter[Misfit]:
-        """Count the states whose due time, or settled silence, rests on rules that are not in force.
-
-        Settling them would bill by rules that the answer never had.
-        """
-        found: Counter[Misfit] = Counter()
-        for key, stored in self.states.items():
-            basis = basis_in(stored)
-            due_ms = due_arrival_ms_of(stored)
-            if not basis and due_ms is None:
-                continue
-            tenant_id = key.partition(b":")[0].decode()
-            timeline = self._timeline(tenant_id)
-            if basis and timeline.is_single(basis):
-                continue
-            conversation = decode_state(stored)
-            in_force = conversation.basis(timeline)
-            # An earlier version stored no basis: then the due time must be what it would be now.
-            if basis != in_force if basis else due_ms != conversation.due_now(timeline):
-                found[Misfit(tenant_id, basis.decode(), in_force.decode())] += 1
-        return found
 
     # --- records ----------------------------------------------------------------------------------
 

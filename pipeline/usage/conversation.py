@@ -269,12 +269,13 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         is_comparable = True
         if self.settled:
             due_event_ms = self.fold.due_event_ms(timeline)
-            # Only a state of a version that did not store its basis can have been settled under a
-            # policy by which silence does not bill: then only the units can be compared.
+            # A state of a version that stored no basis may have been settled under other rules, by
+            # which silence billed. Then only the units can be compared.
             is_comparable = due_event_ms is not None
             if due_event_ms is not None:
                 before.append(self.fold.silence_transition(timeline, due_event_ms))
-                # A timer settled it: arrival time had come so far, whatever the records say.
+                # A timer may have settled the silence. Arrival time has then come this far, even if
+                # no record shows it.
                 arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
         sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
