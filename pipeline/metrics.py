@@ -160,6 +160,7 @@ DELIVERY_RESULTS = (
     "collision",
     "rejected",
     "failed",
+    "foreign",
     "refused",
     "halted",
 )
@@ -253,7 +254,7 @@ class SinkMetrics:
         )
         self.deliveries = Counter(
             "resmeter_deliveries",
-            "Calls to Stripe, by result. Investigate rejected, collision, halted; failed and refused (throttled or unreached) are retried.",
+            "Calls to Stripe, by result. Investigate rejected, collision, foreign, halted; failed and refused (throttled or unreached) are retried.",
             ["result"],
             registry=registry,
         )
@@ -270,7 +271,7 @@ class SinkMetrics:
         )
         self.halted = Gauge(
             "resmeter_deliveries_halted",
-            "1 if Stripe rejected the API key: nothing is sent until the sink restarts.",
+            "1 if Stripe rejected the API key, or many meter events in a row: nothing is sent until a restart.",
             registry=registry,
         )
 

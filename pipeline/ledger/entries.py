@@ -65,11 +65,18 @@ Result = Literal[
     "collision",  # the biller has the identifier, but not from a call of ours
     "rejected",  # the biller rejected the usage for good
     "failed",  # 5xx, or the connection broke: perhaps counted
+    "foreign",  # not the biller's answer to this call, but a proxy's: perhaps counted, retried
     "refused",  # throttled (409, 429) or unreached (no connection): not counted, retried
     "halted",  # 401, 403: the key is not accepted
 ]
 # After a call with one of these results, the biller may know the identifier.
-PERHAPS_COUNTED: tuple[Result, ...] = ("unanswered", "failed", "delivered", "duplicate")
+PERHAPS_COUNTED: tuple[Result, ...] = (
+    "unanswered",
+    "failed",
+    "foreign",
+    "delivered",
+    "duplicate",
+)
 
 
 class PendingRecord(NamedTuple):

@@ -55,6 +55,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                     concurrent_max=settings.sink.deliveries_concurrent_max,
                     retry_pause_seconds_max=settings.sink.retry_pause_seconds_max,
                     lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
+                    rejections_in_a_row_max=settings.sink.rejections_in_a_row_max,
                 ),
             )
             intake = Intake(
@@ -118,8 +119,7 @@ class _Sink:
             self._log.info("sink_stopped")
 
     async def _problems(self) -> list[str]:
-        halted = [self._dispatcher.halted] if self._dispatcher.halted else []
-        return self._intake.problems() + halted
+        return self._intake.problems() + self._dispatcher.problems()
 
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}

@@ -10,7 +10,8 @@ Stripe's own SDK. What resmeter relies on, and what can go wrong, is as at Strip
   response to anybody. `/_emulator/sums` shows such events as unvalidated.
 - Timestamps reach 35 days into the past and 5 minutes into the future.
 - Only one call at a time for a customer and meter (409), and a rate limit if you set one (429).
-- Faults can be injected: errors and cut connections, before or after the event is counted.
+- Faults can be injected: errors, cut connections and responses of something that is not Stripe,
+  before or after the event is counted.
 
 The emulator's clock is its own; tests and the command line set it.
 

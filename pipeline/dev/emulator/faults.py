@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 import msgspec
 
 FaultKind = Literal[
-    "500_before", "500_after", "cut_before", "cut_after", "slow", "409", "429", "401"
+    "500_before",
+    "500_after",
+    "cut_before",
+    "cut_after",
+    "foreign_before",
+    "foreign_after",
+    "slow",
+    "409",
+    "429",
+    "401",
 ]
 
 
@@ -13,12 +22,18 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """A fault for the next meter events: for `times` of them, every `every`-th.
 
     `500_before` fails before the event is counted, `500_after` after it; `cut` cuts the connection.
+    `foreign` answers as something between us and Stripe does: with `status`, `headers` and `body`.
     """
 
     kind: FaultKind
     times: Annotated[int, msgspec.Meta(ge=1)] = 1
     every: Annotated[int, msgspec.Meta(ge=1)] = 1
     seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # of `slow`
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)] = (
+        404  # this and the next two: of `foreign`
+    )
+    headers: dict[str, str] = {}
+    body: str = "<html><title>Not found</title></html>"
     seen: int = 0
 
 
