@@ -17,6 +17,7 @@ from pipeline.cli.output import (
     visible,
 )
 from pipeline.ledger import Ledger, reports
+from pipeline.ledger.entries import STUCK
 from pipeline.ledger.pricing import PricedUsage, price_usage
 
 _TENANTS_SHOWN_MAX = 20
@@ -30,7 +31,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
-    is what Stripe does not have: not sent yet, rejected, or a negative sum that is carried forward.
+    is what Stripe does not have: not sent yet, a negative sum that is carried forward, or rejected,
+    uncertain or altered, which waits for you: see `resmeter deliveries`.
 
     \b
     Example:
@@ -53,6 +55,14 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
         print_table(_table(lines))
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
+    for line in lines:
+        stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
+        if stuck:
+            print_text(
+                f"warning: of the pending {line['outcome']} of {line['tenantid']}, "
+                f"{' and '.join(stuck)} wait for you: see `resmeter deliveries list`",
+                err=True,
+            )
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:

@@ -19,13 +19,14 @@ from typing import NamedTuple
 import msgspec
 
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased
+from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased, State
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.breaker import Breaker, Key
 from pipeline.sink.meter import NEXT, Meter, Next
 
 QUEUED_EVENTS_MAX = 10_000
+QUEUED_OF_KEY_MAX = 1_000  # more than one queue delivers between two flushes
 PAUSE_SECONDS_FIRST = 0.5
 
 
@@ -83,7 +84,6 @@ class Dispatcher:
         self._log = get_logger(__name__)
         self._queues: dict[Key, _Queue] = {}
         self._queued: set[str] = set()  # identifiers
-        self._uncertain: set[str] = set()
         self._pausing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.halted: str | None = None
@@ -105,10 +105,13 @@ class Dispatcher:
         )
         count = 0
         for event in due:
-            if event.identifier in self._queued or len(self._queued) >= QUEUED_EVENTS_MAX:
+            key = (event.customer, event.event_name)
+            waiting = len(self._queues[key].events) if key in self._queues else 0
+            # However many events wait, a customer without any in the queues gets one in.
+            room = QUEUED_OF_KEY_MAX if len(self._queued) < QUEUED_EVENTS_MAX else 1
+            if event.identifier in self._queued or waiting >= room:
                 continue
             self._queued.add(event.identifier)
-            key = (event.customer, event.event_name)
             if key not in self._queues:
                 events: deque[MeterEvent] = deque()
                 self._queues[key] = _Queue(events, asyncio.create_task(self._run(key, events)))
@@ -166,6 +169,15 @@ class Dispatcher:
 
     async def _deliver(self, event: MeterEvent) -> Next:
         now_ms = self._now_ms()
+        # 0. What would go out is what was planned.
+        if self.meter.body_sha256(event) != event.body_sha256:
+            if await asyncio.to_thread(deliveries.mark_altered, self._ledger, event, now_ms):
+                self._report_stuck(
+                    event,
+                    "altered",
+                    "its content is not the one that was planned: somebody changed the ledger",
+                )
+            return "done"
         # 1. The lease and the attempt.
         lease = await asyncio.to_thread(
             deliveries.lease,
@@ -178,7 +190,13 @@ class Dispatcher:
         )
         if isinstance(lease, NotLeased):
             if lease is NotLeased.UNCERTAIN:
-                self._report_uncertain(event)
+                name, hours = self.meter.name, self.meter.remembered_seconds // 3600
+                self._report_stuck(
+                    event,
+                    "uncertain",
+                    f"a call of more than {hours} hours ago may have been counted, and {name} may no "
+                    f"longer recognise its identifier: compare {name}'s sums of this customer and hour",
+                )
             return "done"
         # 2. The call.
         began = time.perf_counter()
@@ -221,21 +239,14 @@ class Dispatcher:
                 conclusion,
             )
 
-    def _report_uncertain(self, event: MeterEvent) -> None:
-        if event.identifier in self._uncertain:
-            return
-        self._uncertain.add(event.identifier)
-        self._metrics.deliveries_uncertain.set(len(self._uncertain))
-        name, hours = self.meter.name, self.meter.remembered_seconds // 3600
+    def _report_stuck(self, event: MeterEvent, state: State, why: str) -> None:
+        self._metrics.stuck[state].inc()
         self._log.error(
-            "delivery_uncertain",
+            f"delivery_{state}",
             identifier=event.identifier,
             tenant=event.tenant_id,
             value=event.value,
-            detail=(
-                f"a call of more than {hours} hours ago may have been counted, and {name} may no longer "
-                f"recognise its identifier: compare {name}'s sums of this customer and hour"
-            ),
+            detail=f"{why}; `resmeter deliveries show` has it",
         )
 
     def _halt(self, why: str, conclusion: Conclusion) -> None:
