@@ -185,7 +185,7 @@ async def _publish_pending(
         if price:
             key = (total.tenant_id, price[1])
             money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
-    # A negative sum may wait weeks for usage that it reduces: nothing is late.
+    # A negative sum may wait weeks for later usage to reduce; that is not a delay.
     oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
     publish_pending(
         metrics,
