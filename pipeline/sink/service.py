@@ -199,7 +199,7 @@ async def _publish_pending(
             owed_money[total.state, price[1]] += amount
             if waits:
                 money[total.tenant_id, price[1]] += amount
-    # A negative sum may wait weeks for usage that it reduces: nothing is late.
+    # A negative sum may wait weeks for later usage to reduce; that is not a delay.
     oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
     publish_pending(
         metrics,
