@@ -26,27 +26,27 @@ finds the conversation sealed anyway. It frees memory and decides nothing.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 
 from pipeline.events.model import CLOSED, DELETED, REDACTED, REOPENED, STARTED, Event
-from pipeline.resolve.machine import Fold, Transition, fold_history
+from pipeline.resolve.machine import Fold, Transition
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.emission import Emission, StandingCharge
 from pipeline.usage.history import (
     ALWAYS_FIT_EVENTS,
     bit_of,
     capacity_of,
-    contains,
     decode_entries,
     encode_entries,
+    has_same,
     is_full,
+    may_have,
     offsets_by_id,
 )
+from pipeline.usage.recall import OFFSETS_COST, Recall
+from pipeline.usage.received import Arrived, Received
 from pipeline.usage.record import UsageRecord
-
-Arrived: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp (ms), and its event
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
@@ -55,16 +55,6 @@ _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
-
-
-class Received(msgspec.Struct):
-    """What came of a batch of arrivals."""
-
-    records: list[UsageRecord] = []  # what is owed, in the order in which it was emitted
-    duplicates: int = 0
-    too_long: tuple[Arrived, ...] = ()  # not taken in: the conversation is full
-    too_late: tuple[Arrived, ...] = ()  # not taken in: not newer than what has been sealed
-    sealed: int = 0  # histories that a record's timestamp sealed
 
 
 class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -112,15 +102,27 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Return (offset, event) for each event since the seal, in order of arrival."""
         return decode_entries(self.history, self.events, self.source)
 
-    def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the offset of the first arrival of each of these events, by id."""
-        offsets = offsets_by_id(self.history, self.events)
+    def offsets_of(
+        self, records: Sequence[UsageRecord], recall: Recall | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return for each record the offsets of the first arrivals of its evidence."""
+        if not records:
+            return ()
+        known = self._offsets(recall)
+        return tuple([tuple([known[event_id] for event_id in one.evidence]) for one in records])
+
+    def _offsets(self, recall: Recall | None = None) -> dict[str, int]:
+        if recall is not None and recall.is_worthwhile(OFFSETS_COST):
+            recall.load(self.entries)
+            offsets = recall.offsets()
+        else:
+            offsets = offsets_by_id(self.history, self.events)
         if self.seal_mark is not None and self.seal_mark.answer_offset is not None:
             # Of a sealed history, only the answer that stood can be evidence for more.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
             offsets[sealed.standing.id] = self.seal_mark.answer_offset
-        return tuple([offsets[event_id] for event_id in evidence])
+        return offsets
 
     # --- events -----------------------------------------------------------------------------------
 
@@ -131,6 +133,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         batch: Sequence[Arrived],
         timeline: Timeline,
         seal_after_ms: int = SEAL_AFTER_MS,
+        recall: Recall | None = None,
     ) -> Received:
         """Take in events in the order in which they arrived, and return what is owed.
 
@@ -144,6 +147,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             batch: offset and timestamp of each record, and its event.
             timeline: the tenant's policy.
             seal_after_ms: a pause between records of this length seals the conversation.
+            recall: what the calls for the parts of a long batch share. It must be new for the first
+                part, and nothing else may change the conversation in between.
         """
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
@@ -162,17 +167,21 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                     # before, was rejected, and comes again.
                     received.too_late += (arrived,)
                     continue
+                self._note_offsets(emission, received, recall)
                 received.sealed += self._begin_new_history()
+                if recall is not None:
+                    recall.clear()
             # 2. An event may have come before where the bit of its id is set.
             bit = bit_of(event.id)
-            is_known = False
+            known = None
             if self.seen & bit:
-                self._append(pending)
-                is_known = contains(self.history, self.events, self.source, event)
+                recall = recall or Recall()
+                known = self._find(event, pending, recall)
             arrival_ms = max(self.arrival_ms, timestamp)
             # 3. The newest event moves the decision on by one step.
             if (
-                not (is_known or self.settled or self.fold.excluded)
+                known is None
+                and not (self.settled or self.fold.excluded)
                 and event.live
                 and (event.at > self.newest_at or self._is_newest(event))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
@@ -180,14 +189,22 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             ):
                 self.arrival_ms = arrival_ms
                 pending.append((offset, event))
+                if recall is not None:
+                    recall.add(offset, event, self.fold)
                 self._advance(event, bit, timeline, emission)
                 continue
             # 4. Everything else may change what was decided before.
-            self._append(pending)
-            self._receive_unusual(arrived, bit, is_known, timeline, emission, received)
+            if known is not None:
+                self._receive_again(timestamp, timeline, emission)
+                received.duplicates += 1
+                continue
+            recall = recall or Recall()
+            self._receive_unusual(arrived, bit, pending, timeline, emission, received, recall)
         self._append(pending)
-        self.emitted = emission.emitted
-        received.records = emission.records
+        if emission.records:
+            self._note_offsets(emission, received, recall)
+            self.emitted = emission.emitted
+            received.records = emission.records
         return received
 
     def settle(
@@ -223,35 +240,43 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
             self._settle(timeline, emission)
 
+    def _receive_again(self, timestamp: int, timeline: Timeline, emission: Emission) -> None:
+        """Take in an event that the history has: its record moves arrival time on."""
+        self.arrival_ms = max(self.arrival_ms, timestamp)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
+            self._settle(timeline, emission)
+
     def _receive_unusual(
         self,
         arrived: Arrived,
         bit: int,
-        is_known: bool,
+        pending: list[tuple[int, Event]],
         timeline: Timeline,
         emission: Emission,
         received: Received,
+        recall: Recall,
     ) -> None:
+        """Take in an event that is new, and late or not `live`, or that finds silence complete."""
         offset, timestamp, event = arrived
-        if not is_known and self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
+        if self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
             received.too_late += (arrived,)
             return
-        if not is_known and is_full(self.history, self.events):
-            received.too_long += (arrived,)
-            return
-        self.arrival_ms = max(self.arrival_ms, timestamp)
-        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
-            self._settle(timeline, emission)
-        if is_known:
-            received.duplicates += 1
-            return
+        if not self._fits(len(pending)):
+            self._append(pending)
+            if is_full(self.history, self.events):
+                received.too_long += (arrived,)
+                return
+        self._receive_again(timestamp, timeline, emission)
         if self._is_newest(event):
             self._set_newest(event)
         self.seen |= bit
-        self._append([(offset, event)])
-        self._decide_again(event, timeline, emission)
+        recall.load(lambda: self.entries() + pending)
+        pending.append((offset, event))
+        self._decide_again(offset, event, timeline, emission, recall)
 
-    def _decide_again(self, event: Event, timeline: Timeline, emission: Emission) -> None:
+    def _decide_again(
+        self, offset: int, event: Event, timeline: Timeline, emission: Emission, recall: Recall
+    ) -> None:
         """Decide the whole history again, and bring what was emitted in line with it (§4.1)."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
         arrival_ms = self.arrival_ms
@@ -262,16 +287,18 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             # A timer settled it: arrival time had come so far, whatever the records say.
             arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
-        sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
-        self.fold = fold_history((known for _, known in self.entries()), timeline, sealed)
+        sealed = None if self.seal_mark is None else self.seal_mark.fold
+        self.fold = recall.decide_with(offset, event, self.fold, timeline, sealed)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
         self.due_arrival_ms = None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= arrival_ms:
             after.append(self._settled_transition(timeline))
 
-        if len(before) <= len(after) and all(
-            old.same_as(new) for old, new in zip(before, after, strict=False)
+        # Lists are compared at once where they share their transitions: most of them do.
+        if len(before) <= len(after) and (
+            before == after[: len(before)]
+            or all(old.same_as(new) for old, new in zip(before, after, strict=False))
         ):
             for transition in after[len(before) :]:
                 emission.emit(transition)
@@ -291,6 +318,22 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         return self.fold.silence_transition(timeline, due_event_ms)
 
     # --- the newest event and the history ---------------------------------------------------------
+
+    def _find(self, event: Event, pending: list[tuple[int, Event]], recall: Recall) -> Event | None:
+        """Return the event of the same source and id that came before."""
+        if not recall.is_worthwhile():
+            self._append(pending)
+            if not may_have(self.history, self.source, event):
+                return None
+            if has_same(self.history, self.source, event):
+                return event
+        recall.load(lambda: self.entries() + pending)
+        return recall.find(event)
+
+    def _note_offsets(self, emission: Emission, received: Received, recall: Recall | None) -> None:
+        """Note the offsets of the evidence of the records that were emitted since the last call."""
+        fresh = emission.records[len(received.offsets) :]
+        received.offsets += self.offsets_of(fresh, recall)
 
     def _is_newest(self, event: Event) -> bool:
         # Among the events of one millisecond this may not tell. The whole history is then decided
@@ -327,7 +370,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.is_sealed:
             return False
         standing = self.fold.standing
-        self.seal_mark = Seal(None if standing is None else self.offsets_of((standing.id,))[0])
+        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.id])
         self.fold.drop_transitions()
         self.history = b""
         self.events = self.seen = 0
