@@ -273,6 +273,11 @@ class SinkMetrics:
             "1 if Stripe rejected the API key: nothing is sent until the sink restarts.",
             registry=registry,
         )
+        self.held = Gauge(
+            "resmeter_deliveries_held",
+            "1 if the ledger is older than what the sinks have stored: nothing is sent until an operator resumes.",
+            registry=registry,
+        )
 
 
 def remove_partition(gauge: Gauge, partition: int) -> None:

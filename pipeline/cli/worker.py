@@ -15,14 +15,14 @@ def command() -> None:
 
     A worker reads the events topic and writes usage records and dead letters. One process uses one
     core: set RESMETER_WORKER__PROCESSES to use several. Several workers share the partitions. On
-    SIGTERM or Ctrl-C the worker finishes its batches, commits and leaves the consumer group.
+    SIGTERM or Ctrl-C, the worker finishes its batches, commits and leaves the consumer group.
 
     \b
     Example:
       RESMETER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 resmeter worker
       curl localhost:9464/health/ready
     """
-    check_versions()  # before the import: the worker's modules need those versions
+    check_versions()  # before the import: the modules of the worker need these versions
     from pipeline.stream.service import run_worker
 
     settings = load_settings()
