@@ -36,10 +36,12 @@ hooks: $(READY) ## let git run what `make check` runs before each commit
 	$(BIN)/pre-commit install
 
 unit: $(READY) ## the tests that need no broker and no database, under 30 seconds; ARGS="-k handoff"
+	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest tests/unit tests/contract/test_emulator.py tests/contract/test_sink.py --numprocesses=2 --dist=worksteal $(ARGS)
 
 test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
 	@$(BIN)/resmeter kafka --fetch  # now, as the tests themselves reach nothing but loopback
+	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
 
 simulate: $(READY) ## random faults in memory, with every property checked; SEEDS=1000 FIRST=0

@@ -7,10 +7,12 @@ reasons that a policy adds appear with their first usage record. These modules s
 `stream.counts`, `stream.service`, `supervisor`, `sink.counts`, `sink.dispatcher`.
 """
 
+import platform
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
 
 # The reasons of usage records under the presets. A policy that bills another handoff cause adds it.
@@ -30,6 +32,44 @@ TRANSITION_REASONS = (
     "late_event",
 )
 OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualification")
+# Each of these has an alarm in `deploy/alerts` for any other value; `tests/unit/test_alerts.py`.
+MUST_STAY_ZERO = (
+    "resmeter_records_unaccounted",
+    "resmeter_usage_records_missing_total",
+    "resmeter_usage_records_refused_total",
+    'resmeter_deliveries_total{result="collision"}',
+    'resmeter_deliveries_total{result="rejected"}',
+    "resmeter_deliveries_uncertain",
+    "resmeter_deliveries_halted",
+)
+
+
+# --- any process ----------------------------------------------------------------------------------
+
+
+def new_registry() -> CollectorRegistry:
+    """Return a registry with the series of this process: `process_…`, its memory, time and files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class RuntimeMetrics:
+    """The series of a worker's process or a sink about itself."""
+
+    def __init__(self, registry: CollectorRegistry, component: str) -> None:
+        build = Gauge(
+            "resmeter_build_info",
+            "1; the labels say which version runs on which Python.",
+            ["component", "version", "python"],
+            registry=registry,
+        )
+        build.labels(component, __version__, platform.python_version()).set(1)
+        self.ready = Gauge(
+            "resmeter_ready",
+            "1 if the process is ready, 0 if not: then /health/ready says why.",
+            registry=registry,
+        )
 
 
 # --- worker ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
-from pipeline.metrics import SinkMetrics
+from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
 from pipeline.sink.counts import publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
@@ -44,7 +44,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
             stack.push_async_callback(meter.close)
             ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
             stack.callback(ledger.close)
-            registry = CollectorRegistry()
+            registry = new_registry()
             metrics = SinkMetrics(registry)
             dispatcher = Dispatcher(
                 ledger,
@@ -94,7 +94,8 @@ class _Sink:
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
         """Serve, consume and flush until `stop` or the first failure, which is raised."""
         listening = listen(self._settings.http_host, self._settings.http_port)
-        async with serving(listening, text_of(registry), self._problems) as port:
+        RuntimeMetrics(registry, "sink").ready.set_function(lambda: not self._problems())
+        async with serving(listening, text_of(registry), self._readiness) as port:
             self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
             consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
             flushing = asyncio.create_task(self._flush_until(stop))
@@ -117,7 +118,10 @@ class _Sink:
                 task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
-    async def _problems(self) -> list[str]:
+    async def _readiness(self) -> list[str]:
+        return self._problems()
+
+    def _problems(self) -> list[str]:
         halted = [self._dispatcher.halted] if self._dispatcher.halted else []
         return self._intake.problems() + halted
 

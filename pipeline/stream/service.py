@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
@@ -25,7 +24,7 @@ from pipeline.http import listen, serving, text_of
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import configure, get_logger
 from pipeline.memory import limit_arenas
-from pipeline.metrics import WorkerMetrics
+from pipeline.metrics import RuntimeMetrics, WorkerMetrics, new_registry
 from pipeline.stream.crash import crash
 from pipeline.stream.faust_runtime import FaustApp, FaustHost, faust_credentials
 from pipeline.stream.outputs import Outputs
@@ -147,8 +146,9 @@ class _Worker:
     def __init__(self, settings: Settings, tenants: Tenants, data: Path) -> None:
         self._settings = settings
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
-        self._registry = CollectorRegistry()
+        self._registry = new_registry()
         self._metrics = WorkerMetrics(self._registry)
+        RuntimeMetrics(self._registry, "worker").ready.set_function(lambda: not self._problems())
         self._outputs = Outputs(settings)
         self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
         self._runner = self._app.runner
