@@ -11,6 +11,7 @@ from pipeline.cli.options import TimeRange, json_option, opened, tenant_option, 
 from pipeline.cli.output import (
     add_group,
     add_member,
+    count_of,
     grouped_table,
     print_table,
     print_text,
@@ -30,7 +31,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
-    is what Stripe does not have: not sent yet, rejected, or a negative sum that is carried forward.
+    is what Stripe does not have yet: not sent, or a negative sum that is carried forward. What
+    Stripe rejected for good is neither delivered nor pending; a warning counts it.
 
     \b
     Example:
@@ -53,6 +55,14 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
         print_table(_table(lines))
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
+    for line in lines:
+        if line["rejected"]:
+            click.echo(
+                f"warning: Stripe rejected {count_of(line['rejected'], 'unit')} of "
+                f"{visible(line['outcome'])} of {visible(line['tenantid'])} for good: nobody is billed "
+                "for them; `resmeter audit --stripe` names the customers and meters",
+                err=True,
+            )
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:

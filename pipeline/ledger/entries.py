@@ -185,7 +185,7 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """What a tenant owes for an outcome, under one version of a policy.
 
     A -1 counts under the kind and policy of the record that it takes back. `delivered` includes
-    netted units, which are never sent. The rest is pending, planned, sent or rejected.
+    netted units, which are never sent; `rejected`, what collided. The rest is pending, planned or sent.
     """
 
     tenant_id: str
@@ -196,6 +196,7 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int
     assumed: int
     delivered: int
+    rejected: int
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ class PricedUsage(TypedDict):
     """Usage of a tenant and outcome in one currency; the keys of `resmeter usage --json`.
 
     `amount` is an exact decimal without an exponent. `amount` and `currency` are None if no policy
-    prices the outcome. `pending` is all that is not delivered, rejected units included.
+    prices the outcome. `rejected` was turned down for good; `pending` still reaches the biller.
     """
 
     tenantid: str
@@ -23,6 +23,7 @@ class PricedUsage(TypedDict):
     amount: str | None
     currency: str | None
     delivered: int
+    rejected: int
     pending: int
 
 
@@ -44,6 +45,7 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
                 "amount": None,
                 "currency": key[2],
                 "delivered": 0,
+                "rejected": 0,
                 "pending": 0,
             },
         )
@@ -51,7 +53,8 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
         line["confirmed"] += usage.confirmed
         line["assumed"] += usage.assumed
         line["delivered"] += usage.delivered
-        line["pending"] += usage.quantity - usage.delivered
+        line["rejected"] += usage.rejected
+        line["pending"] += usage.quantity - usage.delivered - usage.rejected
         if price:
             amounts[key] = amounts.get(key, Decimal(0)) + price[0] * usage.quantity
             line["amount"] = format(amounts[key], "f")

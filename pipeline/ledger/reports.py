@@ -47,6 +47,7 @@ def usage(
             total(kind == "confirmed").label("confirmed"),
             total(kind == "assumed").label("assumed"),
             total(meter_event.c.state.in_(_AT_STRIPE)).label("delivered"),
+            total(meter_event.c.state == "rejected").label("rejected"),
         )
         .select_from(r)
         .outerjoin(s, s.c.id == r.c.supersedes)

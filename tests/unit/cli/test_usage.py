@@ -109,6 +109,7 @@ def line(**changes: object) -> dict[str, Any]:
         "amount": "0.99",
         "currency": "usd",
         "delivered": 0,
+        "rejected": 0,
         "pending": 1,
         **changes,
     }
@@ -125,7 +126,7 @@ def test_line_has_these_members_in_this_order(ledger: Ledger, usage: Run) -> Non
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
         '{"tenantid":"acme","outcome":"resolution","quantity":1,"confirmed":0,"assumed":1,'
-        '"amount":"0.99","currency":"usd","delivered":0,"pending":1}\n'
+        '"amount":"0.99","currency":"usd","delivered":0,"rejected":0,"pending":1}\n'
     )
 
 
@@ -165,8 +166,22 @@ def test_charge_reversed_before_it_was_sent_is_not_pending(ledger: Ledger, usage
     ]
 
 
-@pytest.mark.parametrize("result", ["failed", "refused", "rejected", "collision", "halted"])
-def test_usage_that_stripe_did_not_accept_is_pending(
+@pytest.mark.parametrize("result", ["rejected", "collision"])
+def test_usage_that_stripe_turned_down_for_good_is_not_pending(
+    ledger: Ledger, usage: Run, result: Result
+) -> None:
+    stored(ledger, record("c-1"))
+    sent(ledger, result)
+    stored(ledger, record("c-2"))
+
+    assert lines(usage("--json")) == [
+        line(quantity=2, assumed=2, amount="1.98", delivered=0, rejected=1, pending=1)
+    ]
+    assert "Stripe rejected 1 unit of resolution of acme for good" in usage().stderr
+
+
+@pytest.mark.parametrize("result", ["failed", "refused", "halted"])
+def test_usage_that_stripe_did_not_accept_yet_is_pending(
     ledger: Ledger, usage: Run, result: Result
 ) -> None:
     stored(ledger, record("c-1"))
