@@ -58,13 +58,13 @@ class RuntimeMetrics:
     """The series of a worker's process or a sink about itself."""
 
     def __init__(self, registry: CollectorRegistry, component: str) -> None:
-        build = Gauge(
+        self.build = Gauge(
             "resmeter_build_info",
             "1; the labels say which version runs on which Python.",
             ["component", "version", "python"],
             registry=registry,
         )
-        build.labels(component, __version__, platform.python_version()).set(1)
+        self.build.labels(component, __version__, platform.python_version()).set(1)
         self.ready = Gauge(
             "resmeter_ready",
             "1 if the process is ready, 0 if not: then /health/ready says why.",
@@ -269,7 +269,17 @@ class SinkMetrics:
         )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
-            "How long the oldest unit owed has waited in the ledger to become part of a meter event.",
+            "How long the oldest unit owed has waited in the ledger for Stripe to take it. Parked units do not count.",
+            registry=registry,
+        )
+        self.pending_usage_age = Gauge(
+            "resmeter_pending_usage_age_seconds",
+            "Age of the oldest usage that Stripe has not taken, by when it was used. Stripe takes it for 35 days.",
+            registry=registry,
+        )
+        self.unanswered_age = Gauge(
+            "resmeter_unanswered_age_seconds",
+            "Time since the oldest call that Stripe may have counted and did not confirm. It has 23 hours.",
             registry=registry,
         )
         self.carried_units = Gauge(

@@ -14,10 +14,11 @@ from pipeline.config import Settings
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
+from pipeline.ledger.ages import oldest_open
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
-from pipeline.sink.counts import publish_pending
+from pipeline.sink.counts import publish_ages, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
@@ -159,9 +160,9 @@ async def flush(
 async def _publish_pending(
     ledger: Ledger, billing: Billing, metrics: SinkMetrics, planned: Planned, now: float
 ) -> None:
-    """Set the gauges of the undelivered units, and of the age of the oldest pending unit."""
+    """Set the gauges of the undelivered units, and of how long the oldest of them has waited."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
-    pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
+    oldest = await asyncio.to_thread(oldest_open, ledger, planned.parked)
     units: dict[str, int] = {}
     money: dict[tuple[str, str], float] = {}
     for total in open_sums:
@@ -172,13 +173,5 @@ async def _publish_pending(
         if price:
             key = (total.tenant_id, price[1])
             money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
-    # A negative sum may wait weeks for usage that it reduces: nothing is late.
-    oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
-    publish_pending(
-        metrics,
-        units,
-        money,
-        planned.carried,
-        planned.parked,
-        0.0 if oldest is None else max(0.0, now - oldest / 1000),
-    )
+    publish_pending(metrics, units, money, planned.carried, planned.parked)
+    publish_ages(metrics, oldest, now)
