@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.prices import Billing
 from pipeline.config import Settings
+from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
-from pipeline.ledger import Ledger, deliveries, open_ledger
+from pipeline.ledger import Ledger, deliveries, open_ledger, problems_of_rights
 from pipeline.ledger.ages import oldest_open
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
@@ -31,7 +32,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
     """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
 
     Raises:
-        ConfigurationError: no Stripe key, no topic, or the ledger has another schema.
+        ConfigurationError: no Stripe key, no topic, the ledger has another schema or is read-only.
         UnavailableError: Kafka or the ledger cannot be reached.
     """
     limit_arenas()
@@ -45,6 +46,8 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
             stack.push_async_callback(meter.close)
             ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
             stack.callback(ledger.close)
+            if problems := await asyncio.to_thread(problems_of_rights, ledger):
+                raise ConfigurationError(problems)
             registry = new_registry()
             metrics = SinkMetrics(registry)
             dispatcher = Dispatcher(

@@ -1,0 +1,45 @@
+"""Check that a ledger can be written, before anything depends on it."""
+
+from sqlalchemy import Connection, text
+
+from pipeline.ledger.database import VARIABLE, Ledger
+from pipeline.ledger.tables import metadata
+
+_NEEDED = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def problems_of_rights(ledger: Ledger) -> list[str]:
+    """Return why this user cannot write the ledger; an empty list means that it can.
+
+    Raises:
+        UnavailableError: the database cannot be reached, or a file of SQLite is read-only.
+    """
+    if ledger.is_sqlite:
+        with ledger.writing() as connection:  # takes the lock of a writer, and writes nothing
+            connection.rollback()
+        return []
+    with ledger.reading() as connection:
+        return _problems_in_postgresql(ledger, connection)
+
+
+def _problems_in_postgresql(ledger: Ledger, connection: Connection) -> list[str]:
+    name = f"the ledger {ledger.redacted_url}"
+    if connection.scalar(text("SELECT pg_is_in_recovery()")):
+        return [f"{name} is a standby, which is read-only: connect to the primary ({VARIABLE})"]
+    # The transaction that asks is read-only itself.
+    if connection.scalar(text("SELECT current_setting('default_transaction_read_only')")) == "on":
+        return [f"{name} is read-only: default_transaction_read_only is on; set it off"]
+    missing = [
+        f"{right} on {table.name}"
+        for table in metadata.sorted_tables
+        for right in _NEEDED
+        if not connection.scalar(
+            text("SELECT has_table_privilege(:name, :right)"),
+            {"name": table.name, "right": right},
+        )
+    ]
+    if not missing:
+        return []
+    user, needed = connection.scalar(text("SELECT current_user")), ", ".join(_NEEDED)
+    grant = f"GRANT {needed} ON ALL TABLES IN SCHEMA public TO {user}"
+    return [f"the user {user} of {name} has no right to {', '.join(missing)}: {grant}"]
