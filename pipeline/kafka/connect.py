@@ -55,7 +55,8 @@ def open_client(make: Callable[[dict[str, Any]], _Client], options: Mapping[str,
         ConfigurationError: librdkafka cannot use the options, such as a certificate or key.
     """
     try:
-        return make(dict(options))
+        # Without a logger, librdkafka prints lines of its own form on standard error.
+        return make({"logger": logging.getLogger("librdkafka"), **options})
     except KafkaException as error:
         raise ConfigurationError(
             [

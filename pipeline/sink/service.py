@@ -16,7 +16,7 @@ from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import Ledger, deliveries, open_ledger, problems_of_rights
 from pipeline.ledger.ages import oldest_open
-from pipeline.logs import get_logger
+from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
 from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
 from pipeline.sink.counts import publish_ages, publish_pending
@@ -24,7 +24,9 @@ from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
 from pipeline.sink.stripe.meter import open_meter
+from pipeline.worklog import ReadinessLog, WorkLog
 
+_LOG_SECONDS = 1.0
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
@@ -35,6 +37,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
         ConfigurationError: no Stripe key, no topic, the ledger has another schema or is read-only.
         UnavailableError: Kafka or the ledger cannot be reached.
     """
+    log_uncaught_exceptions()
     limit_arenas()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -103,10 +106,12 @@ class _Sink:
             self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
             consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
             flushing = asyncio.create_task(self._flush_until(stop))
+            logging = asyncio.create_task(self._log_until(stop))
             stopping = asyncio.create_task(stop.wait())
             waited: list[asyncio.Future[Any]] = [
                 consuming,
                 flushing,
+                logging,
                 stopping,
                 self._dispatcher.failed,
             ]
@@ -115,10 +120,10 @@ class _Sink:
             # 1. No new records: the last batch is stored, and the sink leaves the group.
             stop.set()
             self._intake.stop()
-            await asyncio.wait({consuming, flushing, stopping})
+            await asyncio.wait({consuming, flushing, logging, stopping})
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
-            for task in (*ended, consuming, flushing):
+            for task in (*ended, consuming, flushing, logging):
                 task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
@@ -128,6 +133,26 @@ class _Sink:
     def _problems(self) -> list[str]:
         halted = [self._dispatcher.halted] if self._dispatcher.halted else []
         return self._intake.problems() + halted
+
+    async def _log_until(self, stop: asyncio.Event) -> None:
+        metrics = self._metrics
+        work = WorkLog(
+            self._log,
+            {
+                "usage_records": metrics.records,
+                "quarantined": metrics.records_refused,
+                "planned": metrics.meter_events_planned,
+                "calls": metrics.deliveries,
+            },
+            lambda: {"waiting": self._intake.waiting},
+        )
+        readiness = ReadinessLog(self._log)
+        while not stop.is_set():
+            readiness.update(self._problems())
+            work.tick()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOG_SECONDS)
+        work.say()
 
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
