@@ -74,7 +74,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return problems
 
     def ledger(facts: list[str]) -> list[str]:
-        from pipeline.ledger import open_ledger, problems_of_rights
+        from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing
 
         opened = open_ledger(settings.ledger.url)
         try:
@@ -82,6 +82,8 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         finally:
             opened.close()
         facts.append(f"{opened.redacted_url} has the tables of this version and takes writes")
+        if missing := sslmode_missing(settings.ledger.url):
+            click.echo(f"-  ledger: {missing}", err=True)
         return problems
 
     def stripe(facts: list[str]) -> list[str]:

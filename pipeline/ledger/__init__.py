@@ -25,6 +25,14 @@ It does not: decide what bills (`resolve`), group usage or send it (`sink`), hol
 """
 
 from pipeline.ledger.database import Ledger, check, open_ledger, redacted, upgrade
-from pipeline.ledger.rights import problems_of_rights
+from pipeline.ledger.rights import problems_of_rights, sslmode_missing
 
-__all__ = ["Ledger", "check", "open_ledger", "problems_of_rights", "redacted", "upgrade"]
+__all__ = [
+    "Ledger",
+    "check",
+    "open_ledger",
+    "problems_of_rights",
+    "redacted",
+    "sslmode_missing",
+    "upgrade",
+]

@@ -199,7 +199,12 @@ def _connect(url: URL) -> Ledger:
     if url.get_backend_name() == "sqlite":
         engine = connect_sqlite(url)
     else:
-        arguments: dict[str, object] = {"client_encoding": "utf8"}
+        arguments: dict[str, object] = {
+            "client_encoding": "utf8",
+            # A pooler such as PgBouncer gives each transaction another connection to the server,
+            # which does not know what was prepared on the one before.
+            "prepare_threshold": None,
+        }
         if "connect_timeout" not in url.query:
             arguments["connect_timeout"] = CONNECT_SECONDS_MAX
         # Errors must not show the parameters, which can be thousands of usage records.

@@ -1,7 +1,9 @@
-"""Check that a ledger can be written, before anything depends on it."""
+"""Check that a ledger can be written and is encrypted on its way, before anything depends on it."""
 
-from sqlalchemy import Connection, text
+from psycopg.pq import Conninfo
+from sqlalchemy import Connection, make_url, text
 
+from pipeline.config import is_loopback
 from pipeline.ledger.database import VARIABLE, Ledger
 from pipeline.ledger.tables import metadata
 
@@ -20,6 +22,24 @@ def problems_of_rights(ledger: Ledger) -> list[str]:
         return []
     with ledger.reading() as connection:
         return _problems_in_postgresql(ledger, connection)
+
+
+def sslmode_missing(url: str) -> str | None:
+    """Return what to do if nothing says whether the connection to a remote server is encrypted."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        return None
+    # libpq takes what the URL does not say from its own variables, such as PGSSLMODE.
+    defaults = {option.keyword.decode(): option.val for option in Conninfo.get_defaults()}
+    given = parsed.host or parsed.query.get("host") or (defaults["host"] or b"").decode()
+    hosts = given.split(",") if isinstance(given, str) else given
+    remote = [host for host in hosts if host and not host.startswith("/") and not is_loopback(host)]
+    if not remote or "sslmode" in parsed.query or defaults["sslmode"] != b"prefer":
+        return None
+    return (
+        f"{VARIABLE} names no sslmode: the connection to {remote[0]} is not encrypted if the server "
+        "offers no TLS, and nobody checks who answers; append ?sslmode=verify-full&sslrootcert=FILE"
+    )
 
 
 def _problems_in_postgresql(ledger: Ledger, connection: Connection) -> list[str]:

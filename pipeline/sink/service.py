@@ -14,7 +14,13 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
-from pipeline.ledger import Ledger, deliveries, open_ledger, problems_of_rights
+from pipeline.ledger import (
+    Ledger,
+    deliveries,
+    open_ledger,
+    problems_of_rights,
+    sslmode_missing,
+)
 from pipeline.ledger.ages import oldest_open
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
@@ -49,6 +55,8 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
             stack.push_async_callback(meter.close)
             ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
             stack.callback(ledger.close)
+            if missing := sslmode_missing(settings.ledger.url):
+                get_logger(__name__).warning("sslmode_missing", detail=missing)
             if problems := await asyncio.to_thread(problems_of_rights, ledger):
                 raise ConfigurationError(problems)
             registry = new_registry()

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from pipeline.errors import ConfigurationError
-from pipeline.ledger import open_ledger, problems_of_rights, upgrade
+from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing, upgrade
 from tests.support.command import resmeter
-from tests.support.ledger import record, stored
+from tests.support.ledger import planned, record, stored
 
 # A user without rights of its own, so that the test need not be the owner of the database.
 USER = "resmeter_reader"
@@ -97,6 +97,61 @@ def test_upgrading_without_the_right_to_create_tables_says_so(
 
     with pytest.raises(ConfigurationError, match=r"permission denied .*and CREATE for an upgrade"):
         upgrade(reader_url)
+
+
+def test_a_ledger_prepares_nothing_that_a_pooler_would_not_find_again(
+    postgres_database: str,
+) -> None:
+    """PgBouncer in transaction mode gives each transaction another connection to the server."""
+    upgrade(postgres_database)
+    ledger = open_ledger(postgres_database)
+    for n in range(10):
+        stored(ledger, *(record(f"c{n}-{m}") for m in range(10)))
+        planned(ledger)
+
+    with ledger.writing() as connection:
+        prepared = connection.scalar(text("SELECT count(*) FROM pg_prepared_statements"))
+
+    ledger.close()
+    assert prepared == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://resmeter@db.example/resmeter",
+        "postgresql://resmeter@/resmeter?host=db.example",
+        "postgresql://resmeter@/resmeter?host=/run/postgresql,db.example",
+    ],
+)
+def test_a_remote_server_without_sslmode_is_told(url: str) -> None:
+    missing = sslmode_missing(url)
+
+    assert missing is not None
+    assert "the connection to db.example is not encrypted if" in missing
+    assert "sslmode=verify-full" in missing
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///ledger.sqlite",
+        "postgresql://resmeter@127.0.0.1/resmeter",
+        "postgresql://resmeter@localhost/resmeter",
+        "postgresql://resmeter@/resmeter?host=/run/postgresql",
+        "postgresql://resmeter@/resmeter",
+        "postgresql://resmeter@db.example/resmeter?sslmode=disable",
+        "postgresql://resmeter@db.example/resmeter?sslmode=verify-full",
+    ],
+)
+def test_a_local_server_or_a_chosen_sslmode_is_not(url: str) -> None:
+    assert sslmode_missing(url) is None
+
+
+def test_the_variable_of_libpq_says_the_sslmode_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "require")
+
+    assert sslmode_missing("postgresql://resmeter@db.example/resmeter") is None
 
 
 def test_check_lists_the_problem_and_ends_with_status_2(
