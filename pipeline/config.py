@@ -6,6 +6,7 @@ No other module reads settings from the environment.
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -177,6 +178,13 @@ def _problems_between_fields(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, other in (("ssl_cert_file", "ssl_key_file"), ("ssl_key_file", "ssl_cert_file")):
         if getattr(kafka, name) is not None and getattr(kafka, other) is None:
             yield "kafka", f"{_variable(('kafka', other))}: is not set, but {name} is"
+    proxy = stripe.proxy.get_secret_value() if stripe.proxy else ""
+    if proxy and not re.fullmatch(r"https?://[^\s/]+/?", proxy):
+        # The value is not repeated: it may contain a password.
+        yield (
+            "stripe",
+            f"{_variable(('stripe', 'proxy'))}: is not a URL such as http://proxy.example:3128",
+        )
     key = stripe.api_key.get_secret_value() if stripe.api_key else ""
     address = urlsplit(stripe.base_url or "")
     if "_live_" in key and address.scheme == "http" and not is_loopback(address.hostname or ""):

@@ -257,6 +257,14 @@ class StripeSettings(Section):
         pattern=r"^https?://[^\s;@]+$",
         description="address to use instead of Stripe's, such as the address of `resmeter emulator`",
     )
+    proxy: SecretStr | None = Field(
+        None,
+        description="URL of the proxy through which Stripe is called: http://USER:PASSWORD@HOST:PORT",
+    )
+    ca_file: FilePath | None = Field(
+        None,
+        description="PEM file of CAs to trust in addition, such as that of a proxy that opens TLS",
+    )
 
 
 class EmulatorSettings(Section):

@@ -92,8 +92,12 @@ def body_sha256(event: MeterEvent) -> str:
 
 
 def _is_unreached(error: stripe.StripeError) -> bool:
+    # A proxy that makes no connection for us has passed nothing on.
     return isinstance(
-        error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+        error.__cause__,
+        aiohttp.ClientConnectorError
+        | aiohttp.ConnectionTimeoutError
+        | aiohttp.ClientHttpProxyError,
     )
 
 
