@@ -11,7 +11,10 @@ _MIB = 1024 * 1024
 
 
 class Section(BaseModel):
-    """A group of settings. `resmeter settings` prints each description by itself."""
+    """A group of settings. `resmeter settings` prints each description by itself.
+
+    Where a setting `x` has a setting `x_file` beside it, `config` reads the value from that file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,6 +37,7 @@ class KafkaSettings(Section):
     sasl_password: SecretStr | None = Field(
         None, description="SASL password; required with a SASL protocol"
     )
+    sasl_password_file: Path | None = Field(None, description="file with the SASL password")
     ssl_ca_file: FilePath | None = Field(
         None, description="PEM file of the brokers' CA; if not set, the system's CAs are trusted"
     )
@@ -46,6 +50,7 @@ class KafkaSettings(Section):
     ssl_key_password: SecretStr | None = Field(
         None, description="password of the client certificate's private key, if it is encrypted"
     )
+    ssl_key_password_file: Path | None = Field(None, description="file with that password")
 
 
 class TopicSettings(Section):
@@ -196,6 +201,7 @@ class LedgerSettings(Section):
         repr=False,  # it may contain a password
         description="SQLAlchemy URL of the ledger: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
     )
+    url_file: Path | None = Field(None, description="file with the URL of the ledger")
 
     @field_serializer("url")
     def _hide_url(self, url: str) -> str:
@@ -251,6 +257,7 @@ class StripeSettings(Section):
     """The Stripe account in which tenants are billed."""
 
     api_key: SecretStr | None = Field(None, description="Stripe's secret or restricted API key")
+    api_key_file: Path | None = Field(None, description="file with Stripe's API key")
     base_url: str | None = Field(
         None,
         # The address is logged, so it must not have a password, which would be before an @.
@@ -261,6 +268,7 @@ class StripeSettings(Section):
         None,
         description="URL of the proxy through which Stripe is called: http://USER:PASSWORD@HOST:PORT",
     )
+    proxy_file: Path | None = Field(None, description="file with the URL of the proxy")
     ca_file: FilePath | None = Field(
         None,
         description="PEM file of CAs to trust in addition, such as that of a proxy that opens TLS",
@@ -274,6 +282,7 @@ class EmulatorSettings(Section):
         None,
         description="token that the emulator's /_emulator requires; if not set, it answers loopback only",
     )
+    control_token_file: Path | None = Field(None, description="file with that token")
 
 
 class LogSettings(Section):
