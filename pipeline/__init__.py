@@ -8,7 +8,7 @@
     kafka     the broker: options, topics, readers, writers, headers
     catalog   who is billed, under which policy, at what price
     replay    read the log again: decide, audit, rebill, redrive
-    cli       one file for each command: options, one call, rendering
+    cli       one file for each command: options, one call; `views` renders the result
     dev       the demo, a Kafka from Python wheels, an emulator of Stripe
 
 Where to start
@@ -19,7 +19,7 @@ Where to start
 
 How to change
     a rule            `resolve/machine.py`, `docs/reference/outcomes.md` and `tests/oracle`, together.
-    an event type     `events/model.py` (at the end: the position is the rank), `events/wire.py`,
+    an event type     `events/model.py` (at the end: the position is the rank), `events/data.py`,
                       `schemas/`, `resolve/machine.py`, the reference.
     a value of an     `events/model.py` (`Cause`, `Channel`, `Intent`, ...), its JSON Schema, the rule that
     attribute         reads it. A new handoff cause needs no rule: a policy bills it by listing it.

@@ -41,6 +41,7 @@ MUST_STAY_ZERO = (
     'resmeter_deliveries_total{result="rejected"}',
     "resmeter_deliveries_uncertain",
     "resmeter_deliveries_halted",
+    "resmeter_deliveries_held",
 )
 
 
@@ -321,6 +322,11 @@ class SinkMetrics:
         self.halted = Gauge(
             "resmeter_deliveries_halted",
             "1 if Stripe rejected the API key: nothing is sent until the sink restarts.",
+            registry=registry,
+        )
+        self.held = Gauge(
+            "resmeter_deliveries_held",
+            "1 if the ledger is older than what the sinks have stored: nothing is sent until an operator resumes.",
             registry=registry,
         )
 

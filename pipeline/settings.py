@@ -164,7 +164,7 @@ class WorkerSettings(Section):
         1.0,
         ge=0,
         le=600,
-        description="seconds that the worker waits after a window ends by the broker's clock",
+        description="seconds that the worker waits, by the broker's clock, after a window and its grace period",
     )
     settle_quiet_seconds: float = Field(
         5.0,

@@ -18,8 +18,8 @@ from pipeline.errors import ConfigurationError, UnavailableError
 def command() -> None:
     """Check settings, tenant file and policies, broker, ledger and Stripe key at once.
 
-    Every problem is listed with what to do about it, and the exit status is 2. The check changes
-    nothing.
+    The check changes nothing. It lists every problem, with what to do about it. Exit status 2:
+    there is a problem.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def command() -> None:
         sys.exit(MISUSED)
 
 
-Check = Callable[[list[str]], list[str]]  # adds facts to its argument, returns problems
+Check = Callable[[list[str]], list[str]]  # appends facts to its argument, returns problems
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:

@@ -15,7 +15,7 @@ from pipeline.errors import UnavailableError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors and spreadsheets begin a file with it
 _LINE_BYTES_MAX = 16 * 1024 * 1024
-# Read from a packed file at once: one byte may unpack to 30,000, all of them in memory.
+# How much of a packed file to read at a time: one byte may unpack to 30,000 bytes in memory.
 _CHUNK_BYTES = 4 * 1024
 
 

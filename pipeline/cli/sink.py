@@ -14,7 +14,7 @@ from pipeline.sink.service import run_sink
 def command() -> None:
     """Store usage records in the ledger and deliver them to Stripe, until you stop it.
 
-    On SIGTERM or Ctrl-C the sink stores what it has read, waits for calls in flight and leaves the
+    On SIGTERM or Ctrl-C, the sink stores what it has read, waits for calls in flight and leaves the
     consumer group. You can run several sinks at once; each record is stored and delivered once.
 
     \b

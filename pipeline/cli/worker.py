@@ -17,7 +17,7 @@ def command() -> None:
 
     A worker reads the events topic and writes usage records and dead letters. One process uses one
     core: set RESMETER_WORKER__PROCESSES to use several. Several workers share the partitions. On
-    SIGTERM or Ctrl-C the worker finishes its batches, commits and leaves the consumer group.
+    SIGTERM or Ctrl-C, the worker finishes its batches, commits and leaves the consumer group.
 
     \b
     Example:

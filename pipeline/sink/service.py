@@ -29,6 +29,7 @@ from pipeline.sink.counts import publish_ages, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
+from pipeline.sink.position import LedgerPosition
 from pipeline.sink.stripe.meter import open_meter
 from pipeline.worklog import ReadinessLog, WorkLog
 
@@ -72,14 +73,16 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                     lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
                 ),
             )
+            position = LedgerPosition(ledger, settings.topics.records, settings.sink.group, metrics)
             intake = Intake(
                 librdkafka_options(settings.kafka),
                 settings.topics.records,
                 settings.sink,
                 ledger,
+                position,
                 metrics,
             )
-            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake)
+            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake, position)
             await sink.run(registry, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,6 +100,7 @@ class _Sink:
         metrics: SinkMetrics,
         dispatcher: Dispatcher,
         intake: Intake,
+        position: LedgerPosition,
     ) -> None:
         self._settings = settings.sink
         self._billing = billing
@@ -104,6 +108,7 @@ class _Sink:
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._intake = intake
+        self._position = position
         self._log = get_logger(__name__)
 
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
@@ -165,7 +170,9 @@ class _Sink:
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
-            planned = await flush(self._ledger, self._billing, self._dispatcher, self._metrics)
+            planned = await flush(
+                self._ledger, self._billing, self._dispatcher, self._metrics, self._position
+            )
             if planned.parked and planned.parked != parked:
                 self._log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
             parked = planned.parked
@@ -180,16 +187,26 @@ async def flush(
     billing: Billing,
     dispatcher: Dispatcher,
     metrics: SinkMetrics,
+    position: LedgerPosition | None = None,
     now: float | None = None,
 ) -> Planned:
-    """Plan the pending records, publish the undelivered units, and queue the events that are due."""
+    """Plan the pending records, publish the undelivered units, and queue the events that are due.
+
+    While deliveries are held, the units are published and nothing else happens.
+    """
     now = time.time() if now is None else now
-    planned = await asyncio.to_thread(
-        plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
+    is_held = position is not None and await asyncio.to_thread(position.is_held)
+    planned = (
+        Planned()
+        if is_held
+        else await asyncio.to_thread(
+            plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
+        )
     )
     metrics.meter_events_planned.inc(planned.events)
     await _publish_pending(ledger, billing, metrics, planned, now)
-    await dispatcher.dispatch()
+    if not is_held:
+        await dispatcher.dispatch()
     return planned
 
 

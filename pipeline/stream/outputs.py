@@ -41,7 +41,8 @@ class Outputs:
             linger_ms=0,
             max_batch_size=_BATCH_BYTES_MAX,
             max_request_size=_REQUEST_BYTES_MAX,
-            # snappy takes a tenth of the processor time of aiokafka's lz4, which runs at level 9.
+            # aiokafka's lz4 runs at level 9. On 700 KB of JSON events, snappy took a tenth of its
+            # processor time (measured once, 2026-11-27, aiokafka 0.14.0).
             compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
             **aiokafka_options(self._settings.kafka),

@@ -1,28 +1,29 @@
-"""Keep one conversation, and say what it owes: docs/reference/outcomes.md §4. Pure.
+"""Keep the state of one conversation and compute its usage: docs/reference/outcomes.md §4. Pure.
 
-`Conversation.receive` takes events in the order in which they arrive. Most of them are newer than
-all before them: those move the decision on by one step. Every other event (one that arrives late,
-that is outside `live`, or that may have come before) takes the slow path, which decides the whole
-history again where it must. Both paths emit what the definition in §4.1 emits, for every order of
-arrival and every size of batch.
+`Conversation.receive` takes events in order of arrival. Most events are newer than all earlier
+ones, and each of these advances the decision by one step. The others (late events, events outside
+the live environment, possible duplicates) take the slow path, which decides the whole history again
+if necessary. Both paths emit the records that §4.1 defines, for any order of arrival and any size of
+batch.
 
 **Sealing** (§4.3). A conversation without a record for `seal_after_ms` (45 days by default) is
-sealed: its history is dropped, the decision is kept. The rule looks at nothing but the log. A record
+sealed: its history is dropped and its decision is kept. Only timestamps in the log count. A record
 finds its conversation sealed if its timestamp is at least `seal_after_ms` after the newest timestamp
-of the conversation. Then,
+of the conversation. Then:
 
-1. if its event is newer than every event of the conversation, by (time, sequence, type), the event
-   is taken in and begins a new history; from then on every event that is not newer than the sealed
-   history is too late, however soon it arrives;
-2. otherwise the event is too late. It is not taken in and changes nothing, not even the
-   conversation's newest timestamp. An event that arrives again after such a pause is one of these,
-   as its id is no longer known.
+1. If the event is newer than every event of the conversation, by (time, sequence, type), it is
+   accepted and begins a new history. From then on, any event that is not newer than the sealed
+   history is too late, no matter how soon it arrives.
+2. Otherwise the event is too late. It is rejected and changes nothing, not even the conversation's
+   newest timestamp. This includes an event that arrives again after the pause: its id is no longer
+   known.
 
-An event that the present history has is a duplicate, whatever its time. So events that are not too
-late give what they would give without sealing. The limit of 10,000 events counts the present history.
+An event that is already in the current history is a duplicate, whatever its time. Events that are
+not too late yield the same records as without sealing. The limit of 10,000 events applies to the
+current history.
 
-`seal` is for the timer: it drops the history without an event, once every record that may still come
-finds the conversation sealed anyway. It frees memory and decides nothing.
+A timer calls `seal` to drop a history before the next event arrives. It does so once every record
+still to come would find the conversation sealed anyway, so it frees memory and changes no decision.
 """
 
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ Arrived: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
-# As long as they are `live`, these types move no decision but through their time.
+# In the live environment, only the time of these events affects a decision.
 _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -58,27 +59,27 @@ _decode_fold = msgspec.msgpack.Decoder(Fold).decode
 
 
 class Received(msgspec.Struct):
-    """What came of a batch of arrivals."""
+    """The result of receiving a batch of events."""
 
-    records: list[UsageRecord] = []  # what is owed, in the order in which it was emitted
+    records: list[UsageRecord] = []  # in the order in which they were emitted
     duplicates: int = 0
-    too_long: tuple[Arrived, ...] = ()  # not taken in: the conversation is full
-    too_late: tuple[Arrived, ...] = ()  # not taken in: not newer than what has been sealed
-    sealed: int = 0  # histories that a record's timestamp sealed
+    too_long: tuple[Arrived, ...] = ()  # rejected: the conversation is full
+    too_late: tuple[Arrived, ...] = ()  # rejected: not newer than the sealed history
+    sealed: int = 0  # how many histories were sealed because of a record's timestamp
 
 
 class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What stands for a history that was dropped.
+    """What is kept of a dropped history.
 
-    Until a new history begins, the newest event and the fold are the conversation's own, and only
-    `answer_offset` is set here.
+    Until a new history begins, only `answer_offset` is set: the newest event and the fold are still
+    those of the `Conversation`.
     """
 
-    answer_offset: int | None = None  # of the standing answer: later records may rest on it
-    newest_at: int = 0  # of the dropped history's newest event, with the two below
+    answer_offset: int | None = None  # of the standing answer: evidence for later records
+    newest_at: int = 0  # this and the next two: the newest event of the dropped history
     newest_sequence: str = ""
     newest_rank: int = 0
-    fold: bytes = b""  # encoded: the events of the new history are applied to it
+    fold: bytes = b""  # encoded; the events of the new history are applied to this fold
 
     @property
     def newest(self) -> tuple[int, str, int]:
@@ -86,37 +87,38 @@ class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Conversation(msgspec.Struct, array_like=True, gc=False):
-    """What is kept of a conversation. The order of the members is the stored form."""
+    """The state of a conversation. It is stored as an array: never reorder the members."""
 
     arrival_ms: int = 0  # the newest record timestamp
-    newest_at: int = -(2**62)  # of the newest event, with the two below
+    newest_at: int = -(2**62)  # this and the next two: the newest event
     newest_sequence: str = ""
     newest_rank: int = -1
     events: int = 0
-    seen: int = 0  # `bit_of` each event's id
+    seen: int = 0  # a set of 64 bits: `bit_of` the id of each event
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
-    settled: bool = False  # the standing answer's silence has been accounted for
-    due_arrival_ms: int | None = None  # the arrival time at which it will be: window and grace
+    settled: bool = False  # the silence that was due is emitted, but not in `fold` yet
+    due_arrival_ms: int | None = None  # when it will be, in arrival time: after window and grace
     emitted: int = 0
     charges: list[StandingCharge] = []
     seal_mark: Seal | None = None
-    source: str = ""  # of the first event: `history` does not repeat it
+    source: str = ""  # of the first event; `history` leaves it out
 
     @property
     def is_sealed(self) -> bool:
-        """Say whether the history has been dropped and no new one has begun."""
+        """Return whether the history has been dropped and no new one has begun."""
         return self.seal_mark is not None and not self.events
 
     def entries(self) -> list[tuple[int, Event]]:
-        """Return (offset, event) for each event since the seal, in order of arrival."""
+        """Return (offset, event) for each event of the current history, in order of arrival."""
         return decode_entries(self.history, self.events, self.source)
 
     def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the offset of the first arrival of each of these events, by id."""
+        """Return the offset at which each of these event ids first arrived."""
         offsets = offsets_by_id(self.history, self.events)
         if self.seal_mark is not None and self.seal_mark.answer_offset is not None:
-            # Of a sealed history, only the answer that stood can be evidence for more.
+            # The standing answer is the only event of a sealed history that a later transition can
+            # have as evidence.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
             offsets[sealed.standing.id] = self.seal_mark.answer_offset
@@ -132,25 +134,26 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         timeline: Timeline,
         seal_after_ms: int = SEAL_AFTER_MS,
     ) -> Received:
-        """Take in events in the order in which they arrived, and return what is owed.
+        """Apply events in order of arrival; return the usage records and the rejected events.
 
-        Before and after each event: `fold` is the decision up to the newest event, `due_arrival_ms`
-        is when its silence will be settled, and `history` followed by `pending` has every event
-        since the seal, in order of arrival. The slow path starts with nothing pending.
+        Invariants, before and after each event: `fold` is the decision up to the newest event.
+        `due_arrival_ms` is when the silence after the standing answer will be settled. `history`
+        followed by `pending` has every event of the current history, in order of arrival. `pending`
+        is empty when the slow path starts.
 
         Args:
             tenant_id: the conversation's tenant.
             conversation_id: the conversation's id.
-            batch: offset and timestamp of each record, and its event.
+            batch: offset, timestamp and event of each record.
             timeline: the tenant's policy.
-            seal_after_ms: a pause between records of this length seals the conversation.
+            seal_after_ms: a pause of this length between two records seals the conversation.
         """
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
         pending: list[tuple[int, Event]] = []
         for arrived in batch:
             offset, timestamp, event = arrived
-            # 1. After a long pause the record finds what came before sealed.
+            # 1. After a long pause, the record finds the conversation sealed.
             if self.events or pending:
                 finds_sealed = timestamp >= self.arrival_ms + seal_after_ms
             else:
@@ -158,22 +161,22 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             if finds_sealed:
                 self._append(pending)
                 if not self._is_newest(event) or timestamp < self.arrival_ms + seal_after_ms:
-                    # A record before that time cannot find a history that a timer dropped: it came
-                    # before, was rejected, and comes again.
+                    # A timer drops a history only when every new record is later than this. So an
+                    # earlier record is not new: it was rejected before and is read again.
                     received.too_late += (arrived,)
                     continue
                 received.sealed += self._begin_new_history()
-            # 2. An event may have come before where the bit of its id is set.
+            # 2. Only if the bit of its id is set can the event be a duplicate.
             bit = bit_of(event.id)
             is_known = False
             if self.seen & bit:
                 self._append(pending)
                 is_known = contains(self.history, self.events, self.source, event)
             arrival_ms = max(self.arrival_ms, timestamp)
-            # 3. The newest event moves the decision on by one step.
+            # 3. The fast path: the newest event advances the decision by one step.
             if (
                 not (is_known or self.settled or self.fold.excluded)
-                and event.live
+                and event.is_live
                 and (event.at > self.newest_at or self._is_newest(event))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
                 and self._fits(len(pending))
@@ -182,7 +185,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 pending.append((offset, event))
                 self._advance(event, bit, timeline, emission)
                 continue
-            # 4. Everything else may change what was decided before.
+            # 4. The slow path: any other event may change an earlier decision.
             self._append(pending)
             self._receive_unusual(arrived, bit, is_known, timeline, emission, received)
         self._append(pending)
@@ -193,11 +196,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def settle(
         self, tenant_id: str, conversation_id: str, clock_ms: int, timeline: Timeline
     ) -> list[UsageRecord]:
-        """Settle silence up to an arrival time that no record has brought: a timer's.
-
-        Returns:
-            What is owed.
-        """
+        """Settle silence up to an arrival time that a timer gives; return the usage records."""
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= clock_ms:
             self._settle(timeline, emission)
@@ -205,7 +204,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         return emission.records
 
     def _advance(self, event: Event, bit: int, timeline: Timeline, emission: Emission) -> None:
-        """Move the decision on by an event that is newer than all before it."""
+        """Advance the decision by an event that is newer than all earlier ones."""
         self.seen |= bit
         self._set_newest(event)
         is_inert = event.rank in _INERT
@@ -232,6 +231,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         emission: Emission,
         received: Received,
     ) -> None:
+        """Apply an event that the fast path does not handle."""
         offset, timestamp, event = arrived
         if not is_known and self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
             received.too_late += (arrived,)
@@ -252,14 +252,15 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self._decide_again(event, timeline, emission)
 
     def _decide_again(self, event: Event, timeline: Timeline, emission: Emission) -> None:
-        """Decide the whole history again, and bring what was emitted in line with it (§4.1)."""
+        """Decide the whole history again and emit what the new decision changes (§4.1)."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
         arrival_ms = self.arrival_ms
         if self.settled:
             due_event_ms = self.fold.due_event_ms(timeline)
             assert due_event_ms is not None
             before.append(self.fold.silence_transition(timeline, due_event_ms))
-            # A timer settled it: arrival time had come so far, whatever the records say.
+            # A timer may have settled the silence. Arrival time has then come this far, even if no
+            # record shows it.
             arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
         sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
@@ -283,7 +284,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         emission.emit(self._settled_transition(timeline))
 
     def _settled_transition(self, timeline: Timeline) -> Transition:
-        """Account for the silence that is due, and return its transition."""
+        """Mark the silence that is due as settled, and return its transition."""
         assert self.due_arrival_ms is not None
         due_event_ms = self.due_arrival_ms - self.fold.grace_ms(timeline)
         self.settled = True
@@ -293,8 +294,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     # --- the newest event and the history ---------------------------------------------------------
 
     def _is_newest(self, event: Event) -> bool:
-        # Among the events of one millisecond this may not tell. The whole history is then decided
-        # again, which is right for any order.
+        # Two events of one time, sequence and type count as equal here. The whole history is then
+        # decided again, which is correct in any order.
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
 
     def _set_newest(self, event: Event) -> None:
@@ -303,7 +304,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self.newest_rank = event.rank
 
     def _append(self, pending: list[tuple[int, Event]]) -> None:
-        """Move pending events into the history."""
+        """Move the pending events to the end of the history."""
         if pending:
             if not self.source:
                 self.source = pending[0][1].source
@@ -312,7 +313,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             pending.clear()
 
     def _fits(self, pending: int) -> bool:
-        """Say whether one event more than those pending is sure to fit, however long it is."""
+        """Return whether one more event is sure to fit after the pending ones, however long."""
         return self.events + pending < ALWAYS_FIT_EVENTS or pending < capacity_of(
             self.history, self.events
         )
@@ -320,9 +321,9 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     # --- sealing ----------------------------------------------------------------------------------
 
     def seal(self) -> bool:
-        """Drop the history and keep the fold; return False where that was done before.
+        """Drop the history and keep the fold; return False if it is dropped already.
 
-        Every record that may still come must find the conversation sealed.
+        Call it only if every record still to come would find the conversation sealed anyway.
         """
         if self.is_sealed:
             return False
@@ -334,7 +335,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         return True
 
     def _begin_new_history(self) -> bool:
-        """Seal, and note where the sealed history ended; return False where it was sealed before."""
+        """Seal, and keep where the sealed history ended; return False if it is dropped already."""
         sealed_now = self.seal()
         assert self.seal_mark is not None
         self.seal_mark = Seal(

@@ -22,15 +22,15 @@ def unpacked_states(states: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def assert_as_expected(
-    partition: Partition, found: dict[str, Any], expected: dict[str, Any]
+    partition: Partition, result: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert found["usage_records"] == expected["usage_records"]
-    assert found["dead_letters"] == expected["dead_letters"]
+    assert result["usage_records"] == expected["usage_records"]
+    assert result["dead_letters"] == expected["dead_letters"]
     assert unpacked_states(partition.states) == unpacked_states(stored(expected))
 
 
 @vectors
-def test_a_history_gives_the_states_of_its_vector(path: Path) -> None:
+def test_the_steps_of_a_vector_give_its_expected_states(path: Path) -> None:
     vector = orjson.loads(path.read_bytes())
     partition = new_partition(vector)
 
@@ -39,7 +39,7 @@ def test_a_history_gives_the_states_of_its_vector(path: Path) -> None:
 
 
 @vectors
-def test_a_state_of_an_earlier_version_is_restored_and_goes_on_as_its_vector(path: Path) -> None:
+def test_a_state_restored_after_any_step_gives_the_expected_states(path: Path) -> None:
     vector = orjson.loads(path.read_bytes())
     expected = vector["expected"]
 

@@ -80,7 +80,7 @@ def test_sigterm_stops_all_processes_and_they_commit(load: Load, loaded_run: Run
     assert worker.log().count('"worker_stopped"') == 1
 
 
-def test_killing_one_process_ends_all_and_loses_nothing(load: Load, loaded_run: Run) -> None:
+def test_killing_one_process_stops_all_and_loses_nothing(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     worker = run.start("worker", **TWO, **_SLOW)
     _both_decide(run, run.port(worker))
@@ -96,7 +96,7 @@ def test_killing_one_process_ends_all_and_loses_nothing(load: Load, loaded_run: 
     assert run.usage_records() == load.records
 
 
-def test_sigterm_to_one_process_ends_all_and_is_logged(run: Run) -> None:
+def test_sigterm_to_one_process_stops_all_and_is_logged(run: Run) -> None:
     worker = run.start("worker", **TWO)
     port = run.port(worker)
     wait_until(lambda: readiness(port)[0] == 200, "it is ready")
@@ -130,9 +130,9 @@ def test_a_process_that_hangs_is_reported_and_killed(run: Run) -> None:
     assert '"process_killed"' in worker.log()
 
 
-def test_a_process_killed_before_it_starts_ends_all(tmp_path: Path) -> None:
+def test_a_process_killed_before_it_starts_stops_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, without_topics("", tmp_path) as run:
-        # It accepts the connection and never responds, so the check waits.
+        # This server accepts the connection and never responds, so the check waits.
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
         worker = run.start("worker", RESMETER_KAFKA__BOOTSTRAP_SERVERS=servers, **TWO)
         wait_until(lambda: len(_children(worker)) == 2, "both processes run")

@@ -1,4 +1,4 @@
-"""On a real broker, the worker decides by the rules, whatever fails meanwhile."""
+"""On a real broker, the worker decides by the rules, even if processes or the broker fail."""
 
 import contextlib
 import random

@@ -32,6 +32,18 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "nobody asks whether the ledger went back",
+        "pipeline/ledger/holds.py",
+        "    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):\n",
+        "    if True:\n",
+    ),
+    Bug(
+        "a sink whose deliveries are held commits the offsets of its ledger",
+        "pipeline/sink/position.py",
+        "            return not self._held\n",
+        "            return True\n",
+    ),
+    Bug(
         "the offset counts as done before the results are acknowledged",
         "pipeline/stream/runner.py",
         "        # 1. Results first.",

@@ -2,25 +2,20 @@
 
 import asyncio
 import random
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Engine, make_url, select
+from sqlalchemy import select
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
-from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
-from pipeline.ledger.database import connect_sqlite
+from pipeline.ledger import Ledger, deliveries, records, reports
 from pipeline.ledger.tables import refused_record, usage_record
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
+from tests.simulation.ledgers import Ledgers, open_ledgers
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, ProcessKilled, World
@@ -41,6 +36,7 @@ class Faults(NamedTuple):
     rebalance: float = 0.0  # at every turn
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
+    older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
     second_sink: bool = False
     workers_max: int = 1
 
@@ -66,8 +62,8 @@ def run(
     history: History, fault_point: FaultPoint, faults: Faults, seed: int, partitions: int
 ) -> Outcome:
     """Run a history to its end under faults, and return the outcome."""
-    with _ledger() as engine, asyncio.Runner(loop_factory=Loop) as runner:
-        return runner.run(_Run(history, fault_point, faults, seed, partitions, engine).play())
+    with open_ledgers() as ledgers, asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(_Run(history, fault_point, faults, seed, partitions, ledgers).play())
 
 
 class _Run:
@@ -78,13 +74,13 @@ class _Run:
         faults: Faults,
         seed: int,
         partitions: int,
-        engine: Engine,
+        ledgers: Ledgers,
     ) -> None:
         self.world = World(fault_point, T0, partitions, seed)
         self._history = history
         self._faults = faults
         self._draw = random.Random(seed)
-        self._engine = engine
+        self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
         policy = history.policy
@@ -123,7 +119,7 @@ class _Run:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
         if until - self.world.time < _LONG_QUIET_MS:
             return False
-        return bool(deliveries.due(Ledger(self._engine), until, 1))
+        return bool(deliveries.due(Ledger(self._ledgers.right_engine), until, 1))
 
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
@@ -158,6 +154,8 @@ class _Run:
             await self._step(sink, _now(sink.take))
             if not sink.process.is_dead and (calm or draw.random() < 0.5):
                 await self._step(sink, sink.flush())
+        if faults.older_ledger:
+            self._change_ledger(calm)
         await self._restart_the_dead()
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
@@ -183,6 +181,35 @@ class _Run:
             if sink.process.is_dead:
                 self._sinks.remove(sink)
                 self._sinks.append(self._new_sink())
+
+    # --- the ledger -------------------------------------------------------------------------------
+
+    def _change_ledger(self, calm: bool) -> None:
+        draw, chance = self._draw, self._faults.older_ledger
+        if self._ledgers.is_older:
+            if calm or draw.random() < 0.3:
+                self._use_right_ledger()
+        elif draw.random() < chance:
+            self._ledgers.back_up()
+        elif not calm and draw.random() < chance:
+            self._use_older_ledger()
+
+    def _use_older_ledger(self) -> None:
+        """Restart the sinks on an older copy of the ledger, if Kafka can show that it is older."""
+        stored = records.offsets(self._ledgers.backup, "usage.records")
+        committed = self.world.sinks_committed
+        if any(stored.get(number, 0) < offset for number, offset in committed.items()):
+            self._counts["older ledger"] += 1
+            self._ledgers.restore()
+            self._kill_sinks()
+
+    def _use_right_ledger(self) -> None:
+        self._ledgers.put_back()
+        self._kill_sinks()
+
+    def _kill_sinks(self) -> None:
+        for sink in self._sinks:
+            sink.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -234,7 +261,7 @@ class _Run:
         return Sink(
             self.world,
             self._name("sink"),
-            self._engine,
+            self._ledgers.engine,
             self._tenants,
             self._stripe,
             faults=self._faults.stripe,
@@ -258,7 +285,7 @@ class _Run:
                     return False
                 if world.committed.get(number, 0) < len(world.events.partitions[number]):
                     return False
-        ledger = Ledger(self._engine)
+        ledger = Ledger(self._ledgers.engine)
         stored = sum(records.offsets(ledger, "usage.records").values())
         if stored < sum(map(len, world.records.partitions)):
             return False
@@ -275,7 +302,7 @@ class _Run:
             await self._step(worker, worker.revoke())
 
     def _outcome(self) -> Outcome:
-        world, ledger = self.world, Ledger(self._engine)
+        world, ledger = self.world, Ledger(self._ledgers.engine)
         stored, quarantined = _stored(ledger)
         counted = self._stripe.meter_events.counted
         assert not any(event.problem for event in counted), counted
@@ -353,29 +380,3 @@ def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
 
 async def _now(step: Any) -> None:
     step()
-
-
-@contextmanager
-def _ledger() -> Iterator[Engine]:
-    """Open a new, empty ledger: a copy of one on which the migrations ran."""
-    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        path = Path(folder) / "ledger.sqlite"
-        shutil.copyfile(_template(), path)
-        engine = connect_sqlite(make_url(f"sqlite:///{path}"))
-        try:
-            yield engine
-        finally:
-            engine.dispose()
-
-
-def _fast_folder() -> str | None:
-    """Return a folder in memory, if the system has one."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-@cache
-def _template() -> Path:
-    """Create an empty ledger once, and return its path."""
-    folder = Path(tempfile.mkdtemp(prefix="resmeter-simulation-", dir=_fast_folder()))
-    upgrade(f"sqlite:///{folder / 'ledger.sqlite'}")
-    return folder / "ledger.sqlite"

@@ -126,7 +126,7 @@ def test_the_four_questions_follow_the_summary_row_in_order() -> None:
         ["resmeter_due_unsettled"],
         ["resmeter_rejected_total"],
         ["resmeter_usage_records_refused_total"],
-        ["resmeter_deliveries_halted"],
+        ["resmeter_deliveries_halted", "resmeter_deliveries_held"],
     ]
     assert {panel["type"] for panel in top} == {"stat"}
 

@@ -1,4 +1,4 @@
-"""A history of bytes answers as a list of events would."""
+"""A history of bytes behaves like a list of events."""
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ from pipeline.usage.history import (
     offsets_by_id,
 )
 
-# Texts that try to look like another member, like the shared source, or like nothing special.
+# Texts that resemble the bytes of another member or of the shared source, and ordinary texts.
 TEXTS = st.sampled_from(
     ["/s", "/chat/long-source", "/chat/long-sourc", "é" * 20, "¡s", "i", "\x7f" * 32, "a" * 256]
 ) | st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
@@ -51,7 +51,7 @@ def encoded(entries: list[tuple[int, Event]], sizes: list[int]) -> bytes:
 
 
 @given(ENTRIES, st.lists(st.integers(1, 20), max_size=5))
-def test_entries_come_back_however_they_were_appended(
+def test_entries_are_decoded_as_appended_for_any_batch_sizes(
     entries: list[tuple[int, Event]], sizes: list[int]
 ) -> None:
     history = encoded(entries, sizes)
@@ -89,8 +89,8 @@ def test_a_history_contains_exactly_the_events_that_were_appended(
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 100, 127, 128, 150, 191, 192, 256])
-def test_a_source_that_ends_like_another_event_is_not_taken_for_it(size: int) -> None:
-    # In UTF-8 these end with the very bytes that a source of this size would have in an encoding.
+def test_a_source_that_ends_with_the_bytes_of_another_is_not_mistaken_for_it(size: int) -> None:
+    # The UTF-8 of `text` ends with the bytes that the source `inner` has in an encoding.
     inner = "s" * size
     head = msgspec.msgpack.encode(inner)[: -size or None]
     text = (b"\xc3\xa1s" + head).decode("utf-8", "ignore") + inner
@@ -102,7 +102,7 @@ def test_a_source_that_ends_like_another_event_is_not_taken_for_it(size: int) ->
         assert contains(encoded(entries, []), 1, text, event) == (source == text)
 
 
-def test_as_many_events_as_always_fit_do_fit_behind_a_short_history() -> None:
+def test_the_number_of_events_that_always_fit_does_fit_after_an_uncompressed_history() -> None:
     longest = Event(2**42, AI_MESSAGE, *("\U0010ffff" * 256,) * 3, message_id="\U0010ffff" * 256)
     entry = encode_entries([(2**40, longest)], "/other")
 
