@@ -34,6 +34,7 @@ How to change
                       the same bytes, and `tests/golden` holds them.
 
 Words. One word for one idea, in code, topics, metrics and docs.
+    altered           a meter event whose content is not the one that was planned; it is not sent.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when resmeter can know, never what is owed.
     back-pressure     a worker stops fetching while too many batches wait for acknowledgements.
@@ -46,6 +47,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     delivery          a meter event on its way to Stripe: planned, sent, delivered or rejected; netted.
     due               `due_event_ms`: silence is complete, in event time. `due_arrival_ms`: it is settled.
     event             one thing that happened in a conversation, as a chat service reports it.
+    foreign           a response that is not Stripe's answer to the call, but a proxy's or another's.
     grace period      how long after its window a worker waits for events that arrive late.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
@@ -69,6 +71,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       Metrics and the ledger say `refused`, also for unreached.
     timeline          the versions of a tenant's policy by effective date.
     transition        one step of a decision: +1 or -1, with its reason and evidence.
+    uncertain         a meter event that Stripe may have counted, and forgotten; it is not sent again.
     unreached         no connection to Stripe was made: the call did not count, and is retried.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
     watermark         a time up to which a partition has been read completely; timers wait for it.

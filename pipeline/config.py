@@ -169,6 +169,7 @@ def _values_in_files() -> tuple[dict[str, Any], list[tuple[str, str]]]:
                 continue
             if not value:
                 problems.append((section, f"{file}: {given[file]} is empty"))
+                continue
             values.setdefault(section, {})[name] = value
     return values, problems
 

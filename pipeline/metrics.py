@@ -38,7 +38,9 @@ MUST_STAY_ZERO = (
     "resmeter_usage_records_missing_total",
     "resmeter_usage_records_refused_total",
     'resmeter_deliveries_total{result="collision"}',
-    'resmeter_deliveries_total{result="rejected"}',
+    'resmeter_deliveries_total{result="foreign"}',
+    "resmeter_deliveries_rejected",
+    "resmeter_deliveries_altered",
     "resmeter_deliveries_uncertain",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
@@ -201,9 +203,12 @@ DELIVERY_RESULTS = (
     "collision",
     "rejected",
     "failed",
+    "foreign",
     "refused",
     "halted",
 )
+# The states of units that Stripe has not confirmed, as in `pipeline.ledger.entries.OwedState`.
+OWED_STATES = ("pending", "planned", "sent", "rejected", "uncertain", "altered")
 OTHER_TENANTS = "(others)"
 
 
@@ -225,6 +230,10 @@ class SinkMetrics:
             gauge.labels(OTHER_TENANTS)
         for currency in self.currencies:
             self.pending_money.labels(OTHER_TENANTS, currency)
+        for state in OWED_STATES:
+            self.owed_units.labels(state)
+            for currency in self.currencies:
+                self.owed_money.labels(state, currency)
 
     def _define_records(self, registry: CollectorRegistry) -> None:
         self.records = Counter(
@@ -268,6 +277,18 @@ class SinkMetrics:
             ["tenant", "currency"],
             registry=registry,
         )
+        self.owed_units = Gauge(
+            "resmeter_owed_units",
+            "Units that Stripe has not confirmed, by state. If rejected, uncertain or altered are not 0, an operator must act.",
+            ["state"],
+            registry=registry,
+        )
+        self.owed_money = Gauge(
+            "resmeter_owed_money",
+            "Price of the units that Stripe has not confirmed, by state, in units of the currency; approximate.",
+            ["state", "currency"],
+            registry=registry,
+        )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
             "How long the oldest unit owed has waited in the ledger for Stripe to take it. Parked units do not count.",
@@ -304,7 +325,7 @@ class SinkMetrics:
         )
         self.deliveries = Counter(
             "resmeter_deliveries",
-            "Calls to Stripe, by result. Investigate rejected, collision, halted; failed and refused (throttled or unreached) are retried.",
+            "Calls to Stripe, by result. Investigate rejected, collision, foreign, halted; failed and refused (throttled or unreached) are retried.",
             ["result"],
             registry=registry,
         )
@@ -313,6 +334,22 @@ class SinkMetrics:
             "Meter events that Stripe may have counted over 23 hours ago. They are not sent again: check Stripe.",
             registry=registry,
         )
+        self.deliveries_rejected = Gauge(
+            "resmeter_deliveries_rejected",
+            "Meter events that Stripe rejected. They are not billed until an operator releases or settles them.",
+            registry=registry,
+        )
+        self.deliveries_altered = Gauge(
+            "resmeter_deliveries_altered",
+            "Meter events whose content is not the one that was planned. They are not sent: check the ledger.",
+            registry=registry,
+        )
+        # The meter events that wait for an operator, by state; `entries.STUCK` has the states.
+        self.stuck = {
+            "rejected": self.deliveries_rejected,
+            "uncertain": self.deliveries_uncertain,
+            "altered": self.deliveries_altered,
+        }
         self.delivery_seconds = Histogram(
             "resmeter_delivery_seconds",
             "How long Stripe took to respond. If it rises, Stripe is slow.",
@@ -321,7 +358,7 @@ class SinkMetrics:
         )
         self.halted = Gauge(
             "resmeter_deliveries_halted",
-            "1 if Stripe rejected the API key: nothing is sent until the sink restarts.",
+            "1 if Stripe rejected the API key, or many meter events in a row: nothing is sent until a restart.",
             registry=registry,
         )
         self.held = Gauge(

@@ -4,9 +4,10 @@ import click
 import orjson
 
 from pipeline.cli.options import TimeRange, json_option, opened, tenant_option, time_range_options
-from pipeline.cli.output import count_of, print_text, visible
+from pipeline.cli.output import print_text, visible
 from pipeline.cli.views.usage import print_usage
 from pipeline.ledger import Ledger, reports
+from pipeline.ledger.entries import STUCK
 from pipeline.ledger.pricing import price_usage
 
 _TENANTS_SHOWN_MAX = 20
@@ -21,7 +22,7 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
     usage is not at Stripe yet: it was not sent, or it is a negative sum that is carried forward. What
-    Stripe rejected for good is neither delivered nor pending; a warning counts it.
+    is rejected, uncertain or altered is neither delivered nor pending: a warning counts it.
 
     \b
     Example:
@@ -45,11 +46,11 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
     for line in lines:
-        if line["rejected"]:
-            click.echo(
-                f"warning: Stripe rejected {count_of(line['rejected'], 'unit')} of "
-                f"{visible(line['outcome'])} of {visible(line['tenantid'])} for good: nobody is billed "
-                "for them; `resmeter audit --stripe` names the customers and meters",
+        stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
+        if stuck:
+            print_text(
+                f"warning: of the {line['outcome']} of {line['tenantid']}, "
+                f"{' and '.join(stuck)} wait for you: see `resmeter deliveries list`",
                 err=True,
             )
 

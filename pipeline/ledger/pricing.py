@@ -12,7 +12,8 @@ class PricedUsage(TypedDict):
     """Usage of a tenant and outcome in one currency; the keys of `resmeter usage --json`.
 
     `amount` is an exact decimal without an exponent. `amount` and `currency` are None if no policy
-    prices the outcome. `rejected` was turned down for good; `pending` still reaches the biller.
+    prices the outcome. `rejected`, `uncertain` and `altered` units wait for an operator; `pending`
+    still reaches the biller.
     """
 
     tenantid: str
@@ -23,8 +24,10 @@ class PricedUsage(TypedDict):
     amount: str | None
     currency: str | None
     delivered: int
-    rejected: int
     pending: int
+    rejected: int
+    uncertain: int
+    altered: int
 
 
 def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
@@ -45,16 +48,21 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
                 "amount": None,
                 "currency": key[2],
                 "delivered": 0,
-                "rejected": 0,
                 "pending": 0,
+                "rejected": 0,
+                "uncertain": 0,
+                "altered": 0,
             },
         )
         line["quantity"] += usage.quantity
         line["confirmed"] += usage.confirmed
         line["assumed"] += usage.assumed
         line["delivered"] += usage.delivered
+        line["pending"] += usage.quantity - usage.delivered
+        line["pending"] -= usage.rejected + usage.uncertain + usage.altered
         line["rejected"] += usage.rejected
-        line["pending"] += usage.quantity - usage.delivered - usage.rejected
+        line["uncertain"] += usage.uncertain
+        line["altered"] += usage.altered
         if price:
             amounts[key] = amounts.get(key, Decimal(0)) + price[0] * usage.quantity
             line["amount"] = format(amounts[key], "f")

@@ -16,7 +16,9 @@ Invariants:
 - No negative value is sent. A charge whose reversal is planned with it is not sent either.
 - A sink makes one call at a time for each customer and meter. Several sinks share the work through
   leases.
-- A response is a value, not an exception. A rejected event never blocks the events behind it.
+- A response is a value, not an exception. A rejected event never blocks the events behind it, but a
+  run of rejections halts all deliveries (module `breaker`).
+- An answer is final only if it is the biller's own. While something else answers, events wait.
 
 It does not: decide what bills (`resolve`), write tables (`ledger`), correct what was sent (`replay`).
 

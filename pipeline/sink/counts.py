@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.ledger.ages import Oldest
 from pipeline.ledger.entries import Stored
-from pipeline.metrics import OTHER_TENANTS, SinkMetrics, remove_partition
+from pipeline.metrics import OTHER_TENANTS, OWED_STATES, SinkMetrics, remove_partition
 
 
 def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
@@ -43,6 +43,22 @@ def publish_ages(metrics: SinkMetrics, oldest: Oldest, now: float) -> None:
         (metrics.unanswered_age, oldest.unanswered_since_ms),
     ):
         gauge.set(0.0 if since_ms is None else max(0.0, now - since_ms / 1000))
+
+
+def publish_owed(
+    metrics: SinkMetrics,
+    units: Mapping[str, int],
+    money: Mapping[tuple[str, str], float],
+    stuck: Mapping[str, int],
+) -> None:
+    """Publish what Stripe has not confirmed by state, and how many events wait for an operator."""
+    metrics.currencies.update(currency for _, currency in money)
+    for state in OWED_STATES:
+        metrics.owed_units.labels(state).set(units.get(state, 0))
+        for currency in metrics.currencies:
+            metrics.owed_money.labels(state, currency).set(money.get((state, currency), 0.0))
+    for state, gauge in metrics.stuck.items():
+        gauge.set(stuck[state])
 
 
 def drop_partition(metrics: SinkMetrics, partition: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 import uuid
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -22,10 +23,11 @@ from pipeline.ledger import (
     sslmode_missing,
 )
 from pipeline.ledger.ages import oldest_open
+from pipeline.ledger.entries import STUCK
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
 from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
-from pipeline.sink.counts import publish_ages, publish_pending
+from pipeline.sink.counts import publish_ages, publish_owed, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
@@ -71,6 +73,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                     concurrent_max=settings.sink.deliveries_concurrent_max,
                     retry_pause_seconds_max=settings.sink.retry_pause_seconds_max,
                     lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
+                    rejections_in_a_row_max=settings.sink.rejections_in_a_row_max,
                 ),
             )
             position = LedgerPosition(ledger, settings.topics.records, settings.sink.group, metrics)
@@ -144,8 +147,7 @@ class _Sink:
         return self._problems()
 
     def _problems(self) -> list[str]:
-        halted = [self._dispatcher.halted] if self._dispatcher.halted else []
-        return self._intake.problems() + halted
+        return self._intake.problems() + self._dispatcher.problems()
 
     async def _log_until(self, stop: asyncio.Event) -> None:
         metrics = self._metrics
@@ -171,7 +173,11 @@ class _Sink:
         parked: dict[str, int] = {}
         while not stop.is_set():
             planned = await flush(
-                self._ledger, self._billing, self._dispatcher, self._metrics, self._position
+                self._ledger,
+                self._billing,
+                self._dispatcher,
+                self._metrics,
+                position=self._position,
             )
             if planned.parked and planned.parked != parked:
                 self._log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
@@ -187,8 +193,8 @@ async def flush(
     billing: Billing,
     dispatcher: Dispatcher,
     metrics: SinkMetrics,
-    position: LedgerPosition | None = None,
     now: float | None = None,
+    position: LedgerPosition | None = None,
 ) -> Planned:
     """Plan the pending records, publish the undelivered units, and queue the events that are due.
 
@@ -216,15 +222,24 @@ async def _publish_pending(
     """Set the gauges of the undelivered units, and of how long the oldest of them has waited."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
     oldest = await asyncio.to_thread(oldest_open, ledger, planned.parked)
-    units: dict[str, int] = {}
-    money: dict[tuple[str, str], float] = {}
+    stuck = await asyncio.to_thread(deliveries.stuck_counts, ledger)
+    units: Counter[str] = Counter()
+    money: dict[tuple[str, str], float] = defaultdict(float)
+    owed_units: Counter[str] = Counter()
+    owed_money: dict[tuple[str, str], float] = defaultdict(float)
     for total in open_sums:
-        units[total.tenant_id] = units.get(total.tenant_id, 0) + total.quantity
+        owed_units[total.state] += total.quantity
+        waits = total.state not in STUCK
+        if waits:
+            units[total.tenant_id] += total.quantity
         price = billing.price_for(
             total.tenant_id, total.outcome, total.policy, total.policy_version
         )
         if price:
-            key = (total.tenant_id, price[1])
-            money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
+            amount = float(price[0] * total.quantity)
+            owed_money[total.state, price[1]] += amount
+            if waits:
+                money[total.tenant_id, price[1]] += amount
     publish_pending(metrics, units, money, planned.carried, planned.parked)
+    publish_owed(metrics, owed_units, owed_money, stuck)
     publish_ages(metrics, oldest, now)

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
+from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.kafka.headers import DeadLetter
 from pipeline.metrics import WorkerMetrics
@@ -15,6 +15,7 @@ from pipeline.stream.batch import BatchResult, Output
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
@@ -141,6 +142,18 @@ class BatchRunner:
             self._taken_at[number] = time.monotonic()
         return partition
 
+    def recovered(self) -> None:
+        """Schedule the deadlines of all partitions, once their states are read back.
+
+        If states rest on rules that are not in force, the process ends: a timer would bill by rules
+        that the answers never had.
+        """
+        misfits = misfits_in((p.states for p in self.partitions.values()), self._timeline_for)
+        for partition in self.partitions.values():
+            partition.schedule_all()
+        if misfits:
+            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
         for number in numbers:
@@ -180,7 +193,7 @@ class BatchRunner:
                 raise BrokenInvariantError(
                     f"records of partition {number} came before its states were read back"
                 )
-            partition.schedule_all()
+            self.recovered()
         result = partition.apply(chain.from_iterable(batch.records for batch in batches))
         limit = self._dead_letter_limit
         limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])

@@ -109,6 +109,17 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Return whether the history has been dropped and no new one has begun."""
         return self.seal_mark is not None and not self.events
 
+    def basis(self, timeline: Timeline) -> bytes:
+        """Name the rules that the due time, or the settled silence, rests on (`basis_of`)."""
+        standing = self.fold.standing
+        if standing is None or not (self.settled or self.due_arrival_ms is not None):
+            return b""
+        return timeline.basis_at(standing.at)
+
+    def due_now(self, timeline: Timeline) -> int | None:
+        """Return what `due_arrival_ms` would be if it were derived now."""
+        return None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
+
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event of the current history, in order of arrival."""
         return decode_entries(self.history, self.events, self.source)
@@ -255,13 +266,17 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Decide the whole history again and emit what the new decision changes (§4.1)."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
         arrival_ms = self.arrival_ms
+        is_comparable = True
         if self.settled:
             due_event_ms = self.fold.due_event_ms(timeline)
-            assert due_event_ms is not None
-            before.append(self.fold.silence_transition(timeline, due_event_ms))
-            # A timer may have settled the silence. Arrival time has then come this far, even if no
-            # record shows it.
-            arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
+            # A state of a version that stored no basis may have been settled under other rules, by
+            # which silence billed. Then only the units can be compared.
+            is_comparable = due_event_ms is not None
+            if due_event_ms is not None:
+                before.append(self.fold.silence_transition(timeline, due_event_ms))
+                # A timer may have settled the silence. Arrival time has then come this far, even if
+                # no record shows it.
+                arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
         sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
         self.fold = fold_history((known for _, known in self.entries()), timeline, sealed)
@@ -271,9 +286,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.due_arrival_ms is not None and self.due_arrival_ms <= arrival_ms:
             after.append(self._settled_transition(timeline))
 
-        if len(before) <= len(after) and all(
-            old.same_as(new) for old, new in zip(before, after, strict=False)
-        ):
+        if is_comparable and _is_prefix(before, after):
             for transition in after[len(before) :]:
                 emission.emit(transition)
         else:
@@ -346,6 +359,12 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             _encode(self.fold),
         )
         return sealed_now
+
+
+def _is_prefix(before: Sequence[Transition], after: Sequence[Transition]) -> bool:
+    return len(before) <= len(after) and all(
+        old.same_as(new) for old, new in zip(before, after, strict=False)
+    )
 
 
 def _order(event: Event) -> tuple[int, str, int]:

@@ -8,6 +8,7 @@ import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError
+from pipeline.sink.stripe.transport import Transport
 
 CONNECT_SECONDS_MAX = 10.0
 MESSAGE_CHARACTERS_MAX = 500
@@ -31,7 +32,7 @@ class StripeClient:
             total=timeout_seconds, sock_connect=min(timeout_seconds, CONNECT_SECONDS_MAX)
         )
         self._proxy = settings.proxy.get_secret_value() if settings.proxy else None
-        self._http = stripe.AIOHTTPClient(
+        self._http = Transport(
             timeout=timeout,
             connector=_connector(settings.ca_file) if settings.ca_file else None,
             proxy=self._proxy,
