@@ -194,40 +194,55 @@ def _problems_of_fields(error: ValidationError) -> list[str]:
 
 def _problems_between_fields(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (section, problem) of settings that are valid alone but contradict each other."""
-    kafka, stripe = settings.kafka, settings.stripe
-    protocol = kafka.security_protocol
+    for problem in _problems_of_kafka(settings.kafka):
+        yield "kafka", problem
+    for problem in _problems_of_stripe(settings.stripe):
+        yield "stripe", problem
+
+
+# What a mechanism needs beside a SASL protocol.
+_OF_PASSWORDS = ("sasl_username", "sasl_password")
+_NEEDED = {
+    "OAUTHBEARER": ("sasl_oauth_token_url", "sasl_oauth_client_id", "sasl_oauth_client_secret"),
+    "AWS_MSK_IAM": ("sasl_aws_region",),
+}
+
+
+def _problems_of_kafka(kafka: KafkaSettings) -> Iterator[str]:
+    protocol, mechanism = kafka.security_protocol, kafka.sasl_mechanism
     if protocol.startswith("SASL"):
-        for name in ("sasl_username", "sasl_password"):
+        for name in _NEEDED.get(mechanism, _OF_PASSWORDS):
             if getattr(kafka, name) is None:
-                yield "kafka", f"{_variable(('kafka', name))}: is not set; {protocol} requires it"
+                yield f"{_variable(('kafka', name))}: is not set; {protocol} with {mechanism} requires it"
+    elif mechanism in _NEEDED:
+        variable = _variable(("kafka", "sasl_mechanism"))
+        yield f"{variable}: is {mechanism}, but {protocol} has no SASL: use SASL_SSL"
     if not protocol.endswith("SSL"):
         for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file", "ssl_key_password"):
             if getattr(kafka, name) is not None:
                 # An operator who sets these expects an encrypted connection.
                 yield (
-                    "kafka",
-                    (
-                        f"{_variable(('kafka', name))}: is set, but {protocol} is not encrypted: "
-                        "use SSL or SASL_SSL"
-                    ),
+                    f"{_variable(('kafka', name))}: is set, but {protocol} is not encrypted: "
+                    "use SSL or SASL_SSL"
                 )
     for name, other in (("ssl_cert_file", "ssl_key_file"), ("ssl_key_file", "ssl_cert_file")):
         if getattr(kafka, name) is not None and getattr(kafka, other) is None:
-            yield "kafka", f"{_variable(('kafka', other))}: is not set, but {name} is"
+            yield f"{_variable(('kafka', other))}: is not set, but {name} is"
+    address = urlsplit(kafka.sasl_oauth_token_url or "")
+    if address.scheme == "http" and not is_loopback(address.hostname or ""):
+        variable = _variable(("kafka", "sasl_oauth_token_url"))
+        yield f"{variable}: is not encrypted; the client's secret is sent only over https://"
+
+
+def _problems_of_stripe(stripe: StripeSettings) -> Iterator[str]:
     proxy = stripe.proxy.get_secret_value() if stripe.proxy else ""
     if proxy and not re.fullmatch(r"https?://[^\s/]+/?", proxy):
         # The value is not repeated: it may contain a password.
-        yield (
-            "stripe",
-            f"{_variable(('stripe', 'proxy'))}: is not a URL such as http://proxy.example:3128",
-        )
+        yield f"{_variable(('stripe', 'proxy'))}: is not a URL such as http://proxy.example:3128"
     key = stripe.api_key.get_secret_value() if stripe.api_key else ""
     address = urlsplit(stripe.base_url or "")
     if "_live_" in key and address.scheme == "http" and not is_loopback(address.hostname or ""):
         yield (
-            "stripe",
-            (
-                f"{_variable(('stripe', 'base_url'))}: is not encrypted; a live key is "
-                "sent only over https://"
-            ),
+            f"{_variable(('stripe', 'base_url'))}: is not encrypted; a live key is "
+            "sent only over https://"
         )

@@ -39,16 +39,48 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="security protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="SASL mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    sasl_mechanism: Literal[
+        "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"
+    ] = Field(
+        "PLAIN",
+        description="SASL mechanism: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM",
     )
     sasl_username: str | None = Field(
-        None, description="SASL user name; required with a SASL protocol"
+        None, description="SASL user name; required with PLAIN and SCRAM"
     )
     sasl_password: SecretStr | None = Field(
-        None, description="SASL password; required with a SASL protocol"
+        None, description="SASL password; required with PLAIN and SCRAM"
     )
     sasl_password_file: Path | None = Field(None, description="file with the SASL password")
+    sasl_oauth_token_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="address from which the identity provider gives tokens; required with OAUTHBEARER",
+    )
+    sasl_oauth_client_id: str | None = Field(
+        None, description="client id at the identity provider; required with OAUTHBEARER"
+    )
+    sasl_oauth_client_secret: SecretStr | None = Field(
+        None, description="secret of that client; required with OAUTHBEARER"
+    )
+    sasl_oauth_client_secret_file: Path | None = Field(None, description="file with that secret")
+    sasl_oauth_scope: str | None = Field(
+        None, description="scope that the identity provider is asked for"
+    )
+    sasl_oauth_audience: str | None = Field(
+        None, description="audience that the identity provider is asked for"
+    )
+    sasl_oauth_extensions: str | None = Field(
+        None,
+        description="what the brokers get beside the token: NAME=VALUE, separated by commas",
+    )
+    sasl_oauth_ca_file: FilePath | None = Field(
+        None,
+        description="PEM file of the identity provider's CA; if not set, the system's CAs are trusted",
+    )
+    sasl_aws_region: str | None = Field(
+        None, description="AWS region of the brokers; required with AWS_MSK_IAM"
+    )
     ssl_ca_file: FilePath | None = Field(
         None, description="PEM file of the brokers' CA; if not set, the system's CAs are trusted"
     )

@@ -69,6 +69,7 @@ from pipeline.kafka.options import security_of
 from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
+from pipeline.stream.outputs import TokenProvider
 from pipeline.stream.runner import BatchRunner, Timers
 
 _POLL_SECONDS = 1.0
@@ -78,6 +79,10 @@ def faust_credentials(settings: Settings) -> Any:
     """Return Faust's credentials for the brokers; None without TLS and SASL."""
     security = security_of(settings.kafka)
     context = None if security.tls is None else security.tls.context()
+    if security.sasl is not None and security.sasl.tokens is not None:
+        return faust.OAuthCredentials(
+            oauth_cb=TokenProvider(security.sasl.tokens), ssl_context=context
+        )
     if security.sasl is not None:
         return faust.SASLCredentials(
             username=security.sasl.username,
