@@ -35,5 +35,10 @@ def count_emitted(metrics: WorkerMetrics, result: BatchResult) -> None:
 
 def drop_partition(metrics: WorkerMetrics, partition: int) -> None:
     """Remove the series of a partition that another worker owns now."""
-    for gauge in (metrics.lag_records, metrics.lag_seconds, metrics.commit_age):
+    for gauge in (
+        metrics.lag_records,
+        metrics.lag_seconds,
+        metrics.commit_age,
+        metrics.open_transaction,
+    ):
         remove_partition(gauge, partition)

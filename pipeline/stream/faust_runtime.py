@@ -20,6 +20,9 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
   on_partitions_revoked · Consumer
     drops the partitions → first awaits the effects in flight and commits
     the next owner processes the batches in flight again
+  highwaters · Consumer
+    asks for the end as the fetches see it, before open transactions → asks for the high watermark
+    a recovery ends before the last states are read
   verify_all_partitions_active · Consumer
     looks for idle streams → does nothing
     an error is logged for each partition, twice a second
@@ -64,7 +67,9 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP
 
 from pipeline.config import Settings
+from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.options import security_of
+from pipeline.kafka.positions import Positions
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
 from pipeline.stream.runner import BatchRunner, Timers
@@ -131,6 +136,7 @@ class FaustHost:
     def __init__(self, app: FaustApp, settings: Settings) -> None:
         self._app = app
         self._events = settings.topics.events
+        self._positions = Positions(settings.kafka)
         self._changelog = settings.topics.changelog
 
     @property
@@ -160,9 +166,24 @@ class FaustHost:
             return None
         return position
 
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        ends = await self._app.consumer.highwaters(*(TP(self._events, n) for n in partitions))
-        return {tp.partition: end or 0 for tp, end in ends.items()}
+    async def bounds(self, partitions: Sequence[int]) -> Mapping[int, Bounds]:
+        return await self._positions.bounds(self._events, partitions)
+
+    async def ends(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        """Return the offsets after the last records; wait until each leader has answered.
+
+        An open transaction's records count: without them, states would be missing after a recovery.
+        """
+        ends: dict[TP, int] = {}
+        wanted = set(partitions)
+        while missing := wanted - ends.keys():
+            for topic in {tp.topic for tp in missing}:
+                numbers = [tp.partition for tp in missing if tp.topic == topic]
+                for number, bounds in (await self._positions.bounds(topic, numbers)).items():
+                    ends[TP(topic, number)] = bounds.high
+            if wanted - ends.keys():
+                await asyncio.sleep(_POLL_SECONDS)
+        return ends
 
     def known_end_offset(self, partition: int) -> int | None:
         """Return the end offset of a partition at the last fetch; None if there was no fetch."""
@@ -242,6 +263,10 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
     def _new_offset(self, tp: TP) -> int | None:
         is_event = tp.topic == self.app.resmeter.topics.events
         return self.app.runner.done.get(tp.partition) if is_event else None
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        host: FaustHost = self.app.host
+        return await host.ends(partitions)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         # First stop fetching, and wait for the batches in flight: their offsets are to be

@@ -4,77 +4,20 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, Protocol
 
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.events.signature import Key
-from pipeline.kafka.headers import DeadLetter
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.batch import BatchResult, Output
+from pipeline.stream.batch import BatchResult
 from pipeline.stream.counts import count_applied, count_emitted, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.host import Host, Probe, Writer
 from pipeline.stream.partition import Partition, TimelineFor
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
-
-
-class Host(Protocol):
-    """What the runner needs from its host: Faust in production, the simulator in tests."""
-
-    @property
-    def generation(self) -> int:
-        """The consumer group's generation; when it changes, partitions may have moved."""
-
-    @property
-    def is_rebalancing(self) -> bool:
-        """Whether the group is distributing its partitions."""
-
-    @property
-    def is_recovering(self) -> bool:
-        """Whether the host says that it is reading states from the changelog."""
-
-    @property
-    def has_unread_states(self) -> bool:
-        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether fetching is paused, for a rebalance or because the process is stopping."""
-
-    async def position(self, partition: int) -> int | None:
-        """Return the offset of the next record of the events topic; None if we do not own it."""
-
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Return the offsets after the last records of the events topic."""
-
-    def states_written(self, partition: int, offsets: range) -> None:
-        """Note offsets of the changelog that we wrote: they need not be read back."""
-
-
-class Writer(Protocol):
-    """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
-
-    async def write_results(
-        self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
-    ) -> None: ...
-
-    async def write_states(
-        self, partition: int, states: Sequence[tuple[bytes, bytes]]
-    ) -> range | None: ...
-
-    async def read_clock(self, partition: int) -> tuple[int, range]: ...
-
-
-class Probe(NamedTuple):
-    """A partition's end offset, and the broker's time just before it was read."""
-
-    partition: int
-    clock_ms: int
-    end_offset: int
-    generation: int
 
 
 class BatchRunner:
@@ -290,10 +233,13 @@ class BatchRunner:
         readings = await asyncio.gather(*map(self._outputs.read_clock, due))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
-        ends = await host.end_offsets(due)
+        bounds = await host.bounds(due)
+        # The end is the high watermark. Records behind an open transaction are before it: they
+        # cannot be read yet, but their timestamps are fixed.
         return [
-            Probe(number, clock_ms, ends.get(number) or 0, generation)
+            Probe(number, clock_ms, bounds[number].high, generation)
             for number, (clock_ms, _) in zip(due, readings, strict=True)
+            if number in bounds
         ]
 
     async def settle(self, probes: Iterable[Probe]) -> bool:

@@ -30,6 +30,7 @@ from pipeline.stream.crash import crash
 from pipeline.stream.faust_runtime import FaustApp, FaustHost, faust_credentials
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.runner import BatchRunner
+from pipeline.stream.transactions import OpenTransactions
 from pipeline.supervisor import ChildContext, run_processes
 
 _GAUGES_SECONDS = 1.0
@@ -193,6 +194,7 @@ class _Worker:
             asyncio.ensure_future(work)
             for work in (
                 self._publish_gauges(),
+                self._watch_transactions(),
                 self._probe_broker(),
                 stop.wait(),
                 self._wait_for_crash(),
@@ -262,6 +264,29 @@ class _Worker:
             except TimeoutError:
                 answered = False
             self._is_kafka_silent = not answered
+
+    async def _watch_transactions(self) -> None:
+        runner, transactions = self._runner, OpenTransactions()
+        while True:
+            await asyncio.sleep(_PROBE_SECONDS)
+            bounds = await self._app.host.bounds(list(runner.partitions))
+            now = time.monotonic()
+            for report in transactions.update(bounds, now):
+                self._log.error(
+                    "transaction_open",
+                    topic=self._settings.topics.events,
+                    partition=report.partition,
+                    offset=report.offset,
+                    offsets_waiting=report.records,
+                    seconds=round(report.seconds),
+                    consequence="nothing behind this offset is read, and no silence of the "
+                    "partition is settled, until the transaction ends",
+                    todo="let its producer end it; if the producer is gone, find it with "
+                    "`kafka-transactions.sh find-hanging` and end it with `abort`",
+                )
+            for number in runner.partitions:
+                seconds = transactions.seconds(number, now)
+                self._metrics.open_transaction.labels(number).set(seconds)
 
     async def _publish_gauges(self) -> None:
         limit = self._settings.worker.recovery_seconds_max

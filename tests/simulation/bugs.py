@@ -66,6 +66,21 @@ BUGS = (
         "if False:",
     ),
     Bug(
+        "an end offset of the wrong isolation: a timer overtakes an open transaction",
+        "pipeline/stream/runner.py",
+        "Probe(number, clock_ms, bounds[number].high, generation)",
+        "Probe(number, clock_ms, bounds[number].stable, generation)",
+    ),
+    Bug(
+        "the end is asked for before the clock",
+        "pipeline/stream/runner.py",
+        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due))\n",
+        "        early = await host.bounds(due)\n"
+        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due))\n"
+        "        host = type('', (), {'bounds': lambda _, __: asyncio.sleep(0, early),"
+        " 'states_written': host.states_written})()\n",
+    ),
+    Bug(
         "recovery does not fill the due queue",
         "pipeline/stream/partition.py",
         "                self.due_queue.add(key, due_ms)\n            if not is_sealed",

@@ -41,6 +41,8 @@ class Faults(NamedTuple):
     rebalance: float = 0.0  # at every turn
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
+    transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
+    meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
     second_sink: bool = False
     workers_max: int = 1
 
@@ -84,6 +86,7 @@ class _Run:
         self._history = history
         self._faults = faults
         self._draw = random.Random(seed)
+        self._broker = random.Random(f"broker {seed}")  # apart: older seeds keep their other faults
         self._engine = engine
         self._partitions = partitions
         self._stripe = State()
@@ -96,10 +99,12 @@ class _Run:
         self._workers: list[Worker] = []
         self._sinks: list[Sink] = []
         self._counts: Counter[str] = Counter()
+        self._waiting = list(history.sent)
+        self.world.meanwhile = self._meanwhile
 
     async def play(self) -> Outcome:
         """Append to the log and take turns until no work is left."""
-        waiting = list(self._history.sent)
+        waiting = self._waiting
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -113,6 +118,7 @@ class _Run:
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
             calm = not waiting
+            self._end_transactions(calm)
             await self._turn(calm)
             if calm and await self._is_done():
                 await self._leave()
@@ -128,13 +134,40 @@ class _Run:
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
         world = self.world
-        if until > world.time and self._draw.random() < 0.5:
+        if until > world.time and self._happens(self._faults.meanwhile):
+            world.time = max(world.time, until - self._broker.choice([1, 1_000, 30_000]))
+        elif until > world.time and self._draw.random() < 0.5:
             world.time = self._draw.randint(world.time, until)
 
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        if sent.partition not in world.transactions and self._happens(self._faults.transaction):
+            world.transactions[sent.partition] = offset
+            self._counts["transactions"] += 1
+
+    def _end_transactions(self, calm: bool) -> None:
+        """Commit some open transactions, or all: the records since then can be read at once."""
+        for partition in list(self.world.transactions):
+            if calm or self._broker.random() < 0.2:
+                del self.world.transactions[partition]
+
+    def _meanwhile(self) -> None:
+        """Let time pass, and records arrive, while a worker waits for the broker."""
+        if not self._happens(self._faults.meanwhile):
+            return
+        until = self.world.time + self._broker.choice([1_000, 60_000, 120_000, WINDOW])
+        while self._waiting and self._waiting[0].at <= until:
+            if self._has_open_calls(self._waiting[0].at):
+                return
+            self._arrive(self._waiting.pop(0))
+            self._counts["meanwhile"] += 1
+        if not self._has_open_calls(until):
+            self.world.time = max(self.world.time, until)
+
+    def _happens(self, chance: float) -> bool:
+        return bool(chance) and self._broker.random() < chance
 
     # --- turns ------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from aiokafka.partitioner import murmur2
 from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
+from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
@@ -46,8 +47,12 @@ class _Outputs:
         return None
 
     async def read_clock(self, partition: int) -> tuple[int, range]:
-        await self._write(self._world.changelog, partition, b"", b"", [], "clock")
-        return self._world.time, range(0)
+        world = self._world
+        world.meanwhile()
+        await self._write(world.changelog, partition, b"", b"", [], "clock")
+        clock_ms = world.changelog.partitions[partition][-1].timestamp
+        world.meanwhile()
+        return clock_ms, range(0)
 
     async def _write(
         self,
@@ -131,7 +136,9 @@ class Worker:
         world = self._world
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
-            records = world.events.partitions[number][self.positions[number] :][:size]
+            start = self.positions[number]
+            end = min(start + size, world.bounds(number).stable)
+            records = world.events.partitions[number][start:end]
             if records:
                 self.runner.handle(number, _batches(records))
                 self.positions[number] = records[-1].offset + 1
@@ -143,8 +150,8 @@ class Worker:
     async def position(self, partition: int) -> int | None:
         return self.positions.get(partition)
 
-    async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
-        return {number: len(self._world.events.partitions[number]) for number in partitions}
+    async def bounds(self, partitions: Sequence[int]) -> dict[int, Bounds]:
+        return {number: self._world.bounds(number) for number in partitions}
 
     def states_written(self, partition: int, offsets: range) -> None:
         """Do nothing: in the simulation, every recovery reads the whole changelog."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.kafka.bounds import Bounds
+
 _T = TypeVar("_T")
 
 
@@ -126,6 +128,14 @@ class World:
         self.dead_letters = Topic(1)
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.generation = 0
+        # Partition → the first offset of an open transaction: a consumer reads up to there.
+        self.transactions: dict[int, int] = {}
+        self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+
+    def bounds(self, partition: int) -> Bounds:
+        """Return where a partition of the events topic begins and ends."""
+        high = len(self.events.partitions[partition])
+        return Bounds(0, self.transactions.get(partition, high), high)
 
     def seconds(self) -> float:
         return self.time / 1000
