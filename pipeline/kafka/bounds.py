@@ -1,5 +1,6 @@
-"""Where a partition begins and ends. Pure."""
+"""What a broker says about a topic and its partitions. Pure."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
@@ -14,3 +15,24 @@ class Bounds(NamedTuple):
     low: int
     stable: int
     high: int
+
+
+class TopicFacts(NamedTuple):
+    """A topic as it is now. A topic that is deleted and made again gets another id."""
+
+    topic_id: str  # "" if the brokers are too old to give one
+    leaders: Mapping[int, int]  # partition → id of the broker that leads it
+
+    @property
+    def partitions(self) -> int:
+        return len(self.leaders)
+
+
+class Acknowledgement(NamedTuple):
+    """What an operator has acknowledged: records before `until` are lost, and it is known."""
+
+    until: int
+    who: str
+    reason: str
+    at: str  # RFC 3339
+    topic_id: str

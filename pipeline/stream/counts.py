@@ -39,6 +39,7 @@ def drop_partition(metrics: WorkerMetrics, partition: int) -> None:
         metrics.lag_records,
         metrics.lag_seconds,
         metrics.commit_age,
+        metrics.events_lost,
         metrics.open_transaction,
     ):
         remove_partition(gauge, partition)

@@ -67,7 +67,6 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP
 
 from pipeline.config import Settings
-from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.options import security_of
 from pipeline.kafka.positions import Positions
 from pipeline.stream.crash import crash
@@ -100,11 +99,15 @@ class FaustApp(faust.App):  # type: ignore[misc]
     resmeter: Settings
     runner: BatchRunner
     host: "FaustHost"
+    positions: Positions
 
-    def attach(self, settings: Settings, host: "FaustHost", runner: BatchRunner) -> None:
+    def attach(
+        self, settings: Settings, host: "FaustHost", runner: BatchRunner, positions: Positions
+    ) -> None:
         self.resmeter = settings
         self.host = host
         self.runner = runner
+        self.positions = positions
 
     def _new_transport(self) -> Any:
         aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
@@ -120,8 +123,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
             # it had read before, or it would not read the states again.
             recovery.active_offsets.pop(TP(topics.changelog, number), None)
         runner.drop(set(runner.partitions) - owned)
-        for number in owned:
-            runner.partition(number).is_recovered = False
+        runner.assigned(owned)
         await super()._on_partitions_assigned(assigned, generation_id)
 
     def on_rebalance_end(self) -> None:
@@ -136,7 +138,6 @@ class FaustHost:
     def __init__(self, app: FaustApp, settings: Settings) -> None:
         self._app = app
         self._events = settings.topics.events
-        self._positions = Positions(settings.kafka)
         self._changelog = settings.topics.changelog
 
     @property
@@ -165,25 +166,6 @@ class FaustHost:
         except IllegalStateError:  # the partition was revoked meanwhile
             return None
         return position
-
-    async def bounds(self, partitions: Sequence[int]) -> Mapping[int, Bounds]:
-        return await self._positions.bounds(self._events, partitions)
-
-    async def ends(self, partitions: Iterable[TP]) -> dict[TP, int]:
-        """Return the offsets after the last records; wait until each leader has answered.
-
-        An open transaction's records count: without them, states would be missing after a recovery.
-        """
-        ends: dict[TP, int] = {}
-        wanted = set(partitions)
-        while missing := wanted - ends.keys():
-            for topic in {tp.topic for tp in missing}:
-                numbers = [tp.partition for tp in missing if tp.topic == topic]
-                for number, bounds in (await self._positions.bounds(topic, numbers)).items():
-                    ends[TP(topic, number)] = bounds.high
-            if wanted - ends.keys():
-                await asyncio.sleep(_POLL_SECONDS)
-        return ends
 
     def known_end_offset(self, partition: int) -> int | None:
         """Return the end offset of a partition at the last fetch; None if there was no fetch."""
@@ -265,8 +247,12 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         return self.app.runner.done.get(tp.partition) if is_event else None
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
-        host: FaustHost = self.app.host
-        return await host.ends(partitions)
+        ends: dict[TP, int] = {}
+        for topic in {tp.topic for tp in partitions}:
+            numbers = [tp.partition for tp in partitions if tp.topic == topic]
+            found = await self.app.positions.ends(topic, numbers)
+            ends |= {TP(topic, number): end for number, end in found.items()}
+        return ends
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         # First stop fetching, and wait for the batches in flight: their offsets are to be
@@ -294,6 +280,8 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                 for tp, fetched in records.items():
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
+                        if tp.topic == self.app.resmeter.topics.events:
+                            await app.runner.admit(tp.partition, batches[0].offset)
                         if (
                             tp not in active
                             or not self.flow_active

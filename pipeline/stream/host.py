@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from pipeline.kafka.bounds import Bounds
+from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 from pipeline.kafka.headers import DeadLetter
 from pipeline.stream.batch import Output
 
@@ -34,14 +34,27 @@ class Host(Protocol):
     async def position(self, partition: int) -> int | None:
         """Return the offset of the next record of the events topic; None if we do not own it."""
 
+    def states_written(self, partition: int, offsets: range) -> None:
+        """Note offsets of the changelog that we wrote: they need not be read back."""
+
+
+class Log(Protocol):
+    """What the runner asks about the events topic: `positions.EventsLog`, or the simulator."""
+
     async def bounds(self, partitions: Sequence[int]) -> Mapping[int, Bounds]:
         """Return where partitions of the events topic begin and end now.
 
         A partition is missing if the broker did not say.
         """
 
-    def states_written(self, partition: int, offsets: range) -> None:
-        """Note offsets of the changelog that we wrote: they need not be read back."""
+    async def topic(self) -> TopicFacts | None:
+        """Return the facts of the events topic; None if no broker says."""
+
+    async def committed_offsets(self) -> Mapping[int, int] | None:
+        """Return the group's committed offsets of the events topic; None if no broker says."""
+
+    async def acknowledged(self) -> Mapping[int, Acknowledgement]:
+        """Return what operators have acknowledged of the events topic, by partition."""
 
 
 class Writer(Protocol):
@@ -55,7 +68,7 @@ class Writer(Protocol):
         self, partition: int, states: Sequence[tuple[bytes, bytes]]
     ) -> range | None: ...
 
-    async def read_clock(self, partition: int) -> tuple[int, range]: ...
+    async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]: ...
 
 
 class Probe(NamedTuple):

@@ -8,12 +8,15 @@ from itertools import chain
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.events.signature import Key
+from pipeline.kafka.bounds import Bounds
 from pipeline.metrics import WorkerMetrics
+from pipeline.stream.basis import Basis, encode_basis
 from pipeline.stream.batch import BatchResult
+from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
-from pipeline.stream.host import Host, Probe, Writer
+from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.partition import Partition, TimelineFor
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
@@ -26,6 +29,7 @@ class BatchRunner:
     def __init__(
         self,
         host: Host,
+        log: Log,
         outputs: Writer,
         metrics: WorkerMetrics,
         settings: Settings,
@@ -34,11 +38,13 @@ class BatchRunner:
         *,
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
+        retry_seconds: float = 1.0,
     ) -> None:
         """Start with no partitions.
 
         Args:
             host: runs the runner and knows the consumer group.
+            log: answers questions about the events topic.
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
             settings: the settings of the worker and its topics are used.
@@ -46,6 +52,7 @@ class BatchRunner:
             keys: the producers' keys; None: every record of the events topic is trusted.
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
+            retry_seconds: the pause before the broker is asked again.
         """
         self.partitions: dict[int, Partition] = {}
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
@@ -54,6 +61,10 @@ class BatchRunner:
         self._taken_at: dict[int, float] = {}  # when a batch was last applied, monotonic seconds
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._host = host
+        self._log = log
+        self.continuity = Continuity(
+            host, log, outputs, metrics, settings.topics.events, end, retry_seconds=retry_seconds
+        )
         self._outputs = outputs
         self._metrics = metrics
         self._topics = settings.topics
@@ -84,9 +95,16 @@ class BatchRunner:
             self._taken_at[number] = time.monotonic()
         return partition
 
+    def assigned(self, numbers: Iterable[int]) -> None:
+        """Take partitions whose states are to be read, also those that we owned before."""
+        for number in numbers:
+            self.partition(number).is_recovered = False
+            self.continuity.forget([number])
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
         for number in numbers:
+            self.continuity.forget([number])
             for by_partition in (
                 self.partitions,
                 self.done,
@@ -105,6 +123,39 @@ class BatchRunner:
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
+    async def admit(self, number: int, found: int | None) -> bool:
+        """Check, if need be, that the log goes on where a partition's states stop.
+
+        Args:
+            number: the partition.
+            found: the offset of its next record; None if none came yet.
+
+        Returns:
+            Whether its records may be applied and its silence settled.
+        """
+        if found is not None and self.continuity.is_next(number, found):
+            return True
+        partition = self.partitions.get(number)
+        if partition is not None and self._is_recovered(partition):
+            await self.continuity.admit(partition, found)
+        return self.continuity.is_admitted(number)
+
+    async def look(self) -> Mapping[int, Bounds]:
+        """Compare the log with the states of all partitions; return where the partitions end."""
+        host = self._host
+        for number in list(self.partitions):
+            if not (host.is_rebalancing or host.is_recovering or host.is_paused):
+                await self._may_settle(number)
+        return await self.continuity.look(self.partitions)
+
+    def _is_recovered(self, partition: Partition) -> bool:
+        # After a recovery, the first records may arrive before the host has scheduled the deadlines.
+        if not partition.is_recovered:
+            if self._host.is_recovering or self._host.has_unread_states:
+                return False
+            partition.schedule_all()
+        return True
+
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
@@ -116,14 +167,10 @@ class BatchRunner:
             BrokenInvariantError: the partition's states are not read back yet.
         """
         partition = self.partition(number)
-        if not partition.is_recovered:
-            # After a recovery, the first records may arrive before the host has scheduled the
-            # deadlines.
-            if self._host.is_recovering or self._host.has_unread_states:
-                raise BrokenInvariantError(
-                    f"records of partition {number} came before its states were read back"
-                )
-            partition.schedule_all()
+        if not self._is_recovered(partition):
+            raise BrokenInvariantError(
+                f"records of partition {number} came before its states were read back"
+            )
         result = partition.apply(chain.from_iterable(batch.records for batch in batches))
         limit = self._dead_letter_limit
         limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
@@ -135,6 +182,7 @@ class BatchRunner:
         arrived_ms = max(batch.timestamp for batch in batches)
         if arrived_ms != NO_TIMESTAMP:
             self.arrived_ms[number] = arrived_ms
+        self.continuity.read(number, batches[-1].next_offset)
         count_applied(self._metrics, result)
         self._start(partition, result, batches[-1].next_offset)
 
@@ -190,7 +238,7 @@ class BatchRunner:
             # The partition had only rejected records so far. Write something to its changelog: if a
             # partition has a committed offset and an empty changelog, its states count as lost
             # (`topics.lost_states`).
-            _, offsets = await self._outputs.read_clock(number)
+            _, offsets = await self._outputs.read_clock(number, _basis_of(partition))
             self._host.states_written(number, offsets)
         # 3. Only now may this offset be committed. If the partition was revoked and assigned to us
         # again meanwhile, it must not be: the states may have been read back before we wrote ours.
@@ -226,14 +274,16 @@ class BatchRunner:
             and earliest <= now_ms + _CLOCK_SLACK_MS
             and self._is_quiet(number)
         ]
-        if not due:
-            return []
         generation = host.generation
+        due = [number for number in due if await self._may_settle(number)]
+        bases = [_basis_of(self.partitions[number]) for number in due if number in self.partitions]
+        if len(bases) < len(due) or not due or generation != host.generation:
+            return []
         # Read the clock before the end: then a record beyond that end has a later timestamp.
-        readings = await asyncio.gather(*map(self._outputs.read_clock, due))
+        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
-        bounds = await host.bounds(due)
+        bounds = await self._log.bounds(due)
         # The end is the high watermark. Records behind an open transaction are before it: they
         # cannot be read yet, but their timestamps are fixed.
         return [
@@ -241,6 +291,9 @@ class BatchRunner:
             for number, (clock_ms, _) in zip(due, readings, strict=True)
             if number in bounds
         ]
+
+    async def _may_settle(self, number: int) -> bool:
+        return self.continuity.is_admitted(number) or await self.admit(number, None)
 
     async def settle(self, probes: Iterable[Probe]) -> bool:
         """Settle and seal what was due at each probe, in partitions that were read to its end.
@@ -257,7 +310,7 @@ class BatchRunner:
                 return False
             if partition is None or not partition.is_recovered:
                 continue
-            if position is None or position < probe.end_offset or not self._is_quiet(number):
+            if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
@@ -271,6 +324,15 @@ class BatchRunner:
                     self._start(partition, result, None)
                     more = True
         return more
+
+    def _is_read(self, position: int | None, probe: Probe) -> bool:
+        # The consumer goes past records that Kafka has deleted, so its position alone does not count.
+        end = probe.end_offset
+        return (
+            position is not None
+            and position >= end
+            and self.continuity.has_read(probe.partition, end)
+        )
 
     def _is_quiet(self, number: int) -> bool:
         # If producers set the timestamps, history may be loading: while records still arrive, the
@@ -304,6 +366,10 @@ class BatchRunner:
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
         return len(self._tasks())
+
+
+def _basis_of(partition: Partition) -> bytes:
+    return encode_basis(partition.basis or Basis())
 
 
 class Timers:

@@ -22,6 +22,7 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
+from pipeline.kafka.positions import EventsLog, Positions
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import configure, get_logger
 from pipeline.memory import limit_arenas
@@ -118,8 +119,12 @@ def _build_app(
     )
     host = FaustHost(app, settings)
     keys = load_keys(tenants.producers)
-    runner = BatchRunner(host, outputs, metrics, settings, tenants.timeline_for, keys, end=crash)
-    app.attach(settings, host, runner)
+    positions = Positions(settings.kafka)
+    log = EventsLog(positions, worker.group, topics.events)
+    runner = BatchRunner(
+        host, log, outputs, metrics, settings, tenants.timeline_for, keys, end=crash
+    )
+    app.attach(settings, host, runner, positions)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)
     # Because of this table, Faust recovers from the changelog, and assigns each partition of it to
     # the owner of the same partition of the events topic.
@@ -194,7 +199,7 @@ class _Worker:
             asyncio.ensure_future(work)
             for work in (
                 self._publish_gauges(),
-                self._watch_transactions(),
+                self._watch_log(),
                 self._probe_broker(),
                 stop.wait(),
                 self._wait_for_crash(),
@@ -265,11 +270,11 @@ class _Worker:
                 answered = False
             self._is_kafka_silent = not answered
 
-    async def _watch_transactions(self) -> None:
+    async def _watch_log(self) -> None:
         runner, transactions = self._runner, OpenTransactions()
         while True:
             await asyncio.sleep(_PROBE_SECONDS)
-            bounds = await self._app.host.bounds(list(runner.partitions))
+            bounds = await runner.look()
             now = time.monotonic()
             for report in transactions.update(bounds, now):
                 self._log.error(

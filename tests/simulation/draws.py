@@ -46,7 +46,10 @@ def random_run(seed: int) -> Result:
     # Drawn apart, so that an older seed keeps its history and its other faults.
     broker = random.Random(f"broker {seed}")
     faults = faults._replace(
-        transaction=broker.choice([0.0, 0.05, 0.3]), meanwhile=broker.choice([0.0, 0.2, 0.8])
+        transaction=broker.choice([0.0, 0.05, 0.3]),
+        meanwhile=broker.choice([0.0, 0.2, 0.8]),
+        deletion=broker.choice([0.0, 0.0, 0.3]),
+        another_log=broker.choice([0.0, 0.0, 0.05]),
     )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))

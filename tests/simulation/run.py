@@ -16,14 +16,16 @@ from sqlalchemy import Engine, make_url, select
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
+from pipeline.kafka.bounds import Acknowledgement
 from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
 from pipeline.ledger.database import connect_sqlite
 from pipeline.ledger.tables import refused_record, usage_record
+from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
-from tests.simulation.world import FaultPoint, Loop, ProcessKilled, World
+from tests.simulation.world import FaultPoint, Loop, ProcessKilled, Topic, World
 
 _Key = TypeVar("_Key")
 
@@ -43,6 +45,8 @@ class Faults(NamedTuple):
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
+    deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
+    another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
     workers_max: int = 1
 
@@ -59,6 +63,8 @@ class Outcome(NamedTuple):
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
     events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
+    deleted: set[tuple[int, int]]  # partition, offset: deleted before anybody read them
+    reported: set[tuple[int, int]]  # of those that the changelog has as lost and not acknowledged
     counts: dict[str, int]
     effects: list[str]
     kills: list[str]
@@ -119,6 +125,9 @@ class _Run:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
             calm = not waiting
             self._end_transactions(calm)
+            if not calm:
+                self._delete_some()
+                await self._show_another_log()
             await self._turn(calm)
             if calm and await self._is_done():
                 await self._leave()
@@ -152,6 +161,53 @@ class _Run:
         for partition in list(self.world.transactions):
             if calm or self._broker.random() < 0.2:
                 del self.world.transactions[partition]
+
+    def _delete_some(self) -> None:
+        """Delete records that nobody has read; an operator may acknowledge earlier losses."""
+        world, broker = self.world, self._broker
+        if self._happens(self._faults.deletion):
+            self._counts["deletions"] += world.delete_unread(
+                broker.randrange(self._partitions), broker.randrange(1, 4)
+            )
+        for partition, low in world.lows.items():
+            if self._happens(self._faults.deletion / 2):
+                world.acknowledgements[partition] = Acknowledgement(
+                    low, "ada", "known", "2026-11-27T08:00:00Z", world.topic_id
+                )
+
+    async def _show_another_log(self) -> None:
+        """Kill the workers, and let new ones find another log; then the operator brings it back."""
+        world, broker = self.world, self._broker
+        is_known = all(any(r.value and not r.key for r in p) for p in world.changelog.partitions)
+        if not self._happens(self._faults.another_log) or not is_known:
+            return
+        right = (world.events, world.transactions, world.lows, world.committed, world.topic_id)
+        other = Topic(self._partitions)
+        is_made_again = broker.random() < 0.5
+        for number, log in enumerate(world.events.partitions):
+            if is_made_again:  # a copy whose offsets differ
+                for record in log[broker.randrange(3) :] * 2:
+                    other.append(number, record.timestamp, record.key, record.value, [])
+            else:  # the end is cut
+                read = world.committed.get(number, 0)
+                other.partitions[number] = log[: max(0, read - broker.randrange(1, 3))]
+        world.events, world.transactions, world.lows = other, {}, {}
+        world.meanwhile = lambda: None
+        if is_made_again:
+            world.topic_id = "second"
+            world.committed = dict(world.committed) if broker.random() < 0.5 else {}
+        for _ in range(2):
+            for worker in self._workers:
+                worker.process.end()
+            await self._restart_the_dead()
+            for worker in self._workers:
+                await self._step(worker, worker.turn(3))
+        for worker in self._workers:
+            worker.process.end()
+        world.events, world.transactions, world.lows, world.committed, world.topic_id = right
+        world.meanwhile = self._meanwhile
+        self._counts["another log"] += bool(world.refusals)
+        await self._restart_the_dead()
 
     def _meanwhile(self) -> None:
         """Let time pass, and records arrive, while a worker waits for the broker."""
@@ -287,9 +343,10 @@ class _Run:
             if worker.runner.unacknowledged() or worker.runner.open_conversations():
                 return False
             for number, position in worker.positions.items():
-                if position < len(world.events.partitions[number]):
+                end, low = len(world.events.partitions[number]), world.lows.get(number, 0)
+                if position < end or not self._has_noticed(worker, number):
                     return False
-                if world.committed.get(number, 0) < len(world.events.partitions[number]):
+                if max(world.committed.get(number, 0), low) < end:
                     return False
         ledger = Ledger(self._engine)
         stored = sum(records.offsets(ledger, "usage.records").values())
@@ -306,6 +363,18 @@ class _Run:
     async def _leave(self) -> None:
         for worker in self._workers:
             await self._step(worker, worker.revoke())
+
+    def _has_noticed(self, worker: Worker, number: int) -> bool:
+        """Return whether a worker knows of all deleted records of a partition."""
+        basis = worker.runner.partitions[number].basis
+        ranges = () if basis is None else basis.lost
+        acknowledged = self.world.acknowledgements.get(number)
+        return all(
+            any(first <= offset < end for first, end in ranges)
+            or (acknowledged is not None and offset < acknowledged.until)
+            for partition, offset in self.world.deleted
+            if partition == number
+        )
 
     def _outcome(self) -> Outcome:
         world, ledger = self.world, Ledger(self._engine)
@@ -339,6 +408,14 @@ class _Run:
                 for worker in self._workers
                 for partition in worker.runner.partitions.values()
                 for key, stored in partition.states.items()
+            },
+            deleted=world.deleted,
+            reported={
+                (number, offset)
+                for worker in self._workers
+                for number, partition in worker.runner.partitions.items()
+                for first, end in (partition.basis or Basis()).lost
+                for offset in range(first, end)
             },
             counts=dict(self._counts),
             effects=world.fault_point.effects,

@@ -8,7 +8,6 @@ from aiokafka.partitioner import murmur2
 from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
-from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
@@ -46,10 +45,10 @@ class _Outputs:
             await self._write(self._world.changelog, partition, key, value, [], "state")
         return None
 
-    async def read_clock(self, partition: int) -> tuple[int, range]:
+    async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
         world = self._world
         world.meanwhile()
-        await self._write(world.changelog, partition, b"", b"", [], "clock")
+        await self._write(world.changelog, partition, b"", basis, [], "clock")
         clock_ms = world.changelog.partitions[partition][-1].timestamp
         world.meanwhile()
         return clock_ms, range(0)
@@ -91,13 +90,20 @@ class Worker:
         self._world = world
         self.runner = BatchRunner(
             self,
+            world,
             _Outputs(world, self.process),
             WorkerMetrics(CollectorRegistry()),
             settings,
             timeline_for,
-            end=self.process.end,
+            end=self._end,
             now=world.seconds,
+            retry_seconds=0,
         )
+
+    def _end(self, event: str, error: BaseException) -> None:
+        if event == "log_is_another":
+            self._world.refusals.append(str(error))
+        self.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -107,7 +113,9 @@ class Worker:
         self.generation = world.generation
         self.runner.drop(set(self.runner.partitions) - assigned)
         self.positions = {number: world.committed.get(number, 0) for number in assigned}
-        for number in assigned - set(self.runner.partitions):
+        new = assigned - set(self.runner.partitions)
+        self.runner.continuity.forget(assigned)
+        for number in new:
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
             partition.schedule_all()
@@ -136,12 +144,13 @@ class Worker:
         world = self._world
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
-            start = self.positions[number]
-            end = min(start + size, world.bounds(number).stable)
-            records = world.events.partitions[number][start:end]
-            if records:
+            self.positions[number], records = world.fetch(number, self.positions[number], size)
+            if records and await self.runner.admit(number, records[0].offset):
+                if self.process.is_dead:
+                    return
                 self.runner.handle(number, _batches(records))
                 self.positions[number] = records[-1].offset + 1
+        await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):
             await asyncio.sleep(0)
@@ -149,9 +158,6 @@ class Worker:
 
     async def position(self, partition: int) -> int | None:
         return self.positions.get(partition)
-
-    async def bounds(self, partitions: Sequence[int]) -> dict[int, Bounds]:
-        return {number: self._world.bounds(number) for number in partitions}
 
     def states_written(self, partition: int, offsets: range) -> None:
         """Do nothing: in the simulation, every recovery reads the whole changelog."""
