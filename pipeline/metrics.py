@@ -197,6 +197,18 @@ class WorkerMetrics:
             ["partition"],
             registry=registry,
         )
+        self.events_lost = Gauge(
+            "resmeter_events_lost",
+            "Records of a partition that Kafka deleted before a worker read them, until you acknowledge them.",
+            ["partition"],
+            registry=registry,
+        )
+        self.open_transaction = Gauge(
+            "resmeter_open_transaction_seconds",
+            "How long a producer's open transaction has held up a partition. If it rises, end the transaction.",
+            ["partition"],
+            registry=registry,
+        )
 
 
 # --- sink -----------------------------------------------------------------------------------------

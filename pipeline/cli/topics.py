@@ -11,7 +11,7 @@ from pipeline.config import load_settings
 
 @click.group("topics", cls=CommandGroup)
 def command() -> None:
-    """Create or check the Kafka topics that the settings name.
+    """Create or check the Kafka topics that the settings name, and acknowledge losses.
 
     \b
     Example:
@@ -51,6 +51,38 @@ def check() -> None:
     from pipeline.kafka.topics import TopicAdmin
 
     _report(TopicAdmin(load_settings()).problems())
+
+
+@command.command("acknowledge")
+@click.option("--partition", type=click.IntRange(min=0), required=True, help="Of the events topic.")
+@click.option(
+    "--until",
+    type=click.IntRange(min=1),
+    required=True,
+    help="The offset after the last lost record, as the worker's log and alarm name it.",
+)
+@click.option("--who", required=True, help="Your name: it stays in the changelog.")
+@click.option("--reason", required=True, help="What was lost and what became of it.")
+def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
+    """Acknowledge that records were lost before a worker read them.
+
+    The worker that has the partition logs who did and why, keeps it in the changelog, and sets
+    `resmeter_events_lost` back to 0. Nothing else changes: lost records are not billed.
+
+    \b
+    Example:
+      resmeter topics acknowledge --partition 3 --until 52110 --who ada \\
+        --reason "retention was 1 day for an hour; the producer sent them again"
+    """
+    from pipeline.kafka.positions import acknowledge_loss
+
+    settings = load_settings()
+    given = acknowledge_loss(settings, partition, until, who, reason)
+    click.echo(
+        f"acknowledged: {settings.topics.events}[{partition}] before offset {given.until}, by "
+        f"{given.who}; the worker takes it over within seconds",
+        err=True,
+    )
 
 
 def _report(problems: list[str]) -> None:

@@ -61,5 +61,11 @@ def count_overdue(partitions: Iterable[Partition], now_ms: int) -> int:
 
 def drop_partition(metrics: WorkerMetrics, partition: int) -> None:
     """Remove the series of a partition that another worker owns now."""
-    for gauge in (metrics.lag_records, metrics.lag_seconds, metrics.commit_age):
+    for gauge in (
+        metrics.lag_records,
+        metrics.lag_seconds,
+        metrics.commit_age,
+        metrics.events_lost,
+        metrics.open_transaction,
+    ):
         remove_partition(gauge, partition)

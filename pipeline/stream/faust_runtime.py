@@ -20,6 +20,9 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
   on_partitions_revoked · Consumer
     drops the partitions → first awaits the effects in flight and commits
     the next owner processes the batches in flight again
+  highwaters · Consumer
+    asks for the end as the fetches see it, before open transactions → asks for the high watermark
+    a recovery ends before the last states are read
   verify_all_partitions_active · Consumer
     looks for idle streams → does nothing
     an error is logged for each partition, twice a second
@@ -66,6 +69,7 @@ from faust.types import TP
 
 from pipeline.config import Settings
 from pipeline.kafka.options import security_of
+from pipeline.kafka.positions import Positions
 from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
@@ -103,11 +107,15 @@ class FaustApp(faust.App):  # type: ignore[misc]
     runner: BatchRunner
     host: "FaustHost"
     _assigned_at = 0.0  # monotonic seconds
+    positions: Positions
 
-    def attach(self, settings: Settings, host: "FaustHost", runner: BatchRunner) -> None:
+    def attach(
+        self, settings: Settings, host: "FaustHost", runner: BatchRunner, positions: Positions
+    ) -> None:
         self.resmeter = settings
         self.host = host
         self.runner = runner
+        self.positions = positions
 
     def _new_transport(self) -> Any:
         aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
@@ -123,8 +131,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
             # it had read before, or it would not read the states again.
             recovery.active_offsets.pop(TP(topics.changelog, number), None)
         runner.drop(set(runner.partitions) - owned)
-        for number in owned:
-            runner.partition(number).is_recovered = False
+        runner.assigned(owned)
         self._assigned_at = time.monotonic()
         get_logger("worker").info("partitions_assigned", partitions=sorted(owned))
         await super()._on_partitions_assigned(assigned, generation_id)
@@ -174,10 +181,6 @@ class FaustHost:
         except IllegalStateError:  # the partition was revoked meanwhile
             return None
         return position
-
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        ends = await self._app.consumer.highwaters(*(TP(self._events, n) for n in partitions))
-        return {tp.partition: end or 0 for tp, end in ends.items()}
 
     def known_end_offset(self, partition: int) -> int | None:
         """Return the end offset of a partition at the last fetch; None if there was no fetch."""
@@ -258,6 +261,14 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         is_event = tp.topic == self.app.resmeter.topics.events
         return self.app.runner.done.get(tp.partition) if is_event else None
 
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        ends: dict[TP, int] = {}
+        for topic in {tp.topic for tp in partitions}:
+            numbers = [tp.partition for tp in partitions if tp.topic == topic]
+            found = await self.app.positions.ends(topic, numbers)
+            ends |= {TP(topic, number): end for number, end in found.items()}
+        return ends
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         # First stop fetching, and wait for the batches in flight: their offsets are to be
         # committed, and the next owner must find the states of everything before the committed
@@ -284,6 +295,8 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                 for tp, fetched in records.items():
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
+                        if tp.topic == self.app.resmeter.topics.events:
+                            await app.runner.admit(tp.partition, batches[0].offset)
                         if (
                             tp not in active
                             or not self.flow_active

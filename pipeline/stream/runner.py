@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, Protocol
 
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
-from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.bounds import Bounds
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.batch import BatchResult, Output
+from pipeline.stream.basis import Basis, encode_basis
+from pipeline.stream.batch import BatchResult
+from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
@@ -23,68 +25,13 @@ _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop 
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
 
 
-class Host(Protocol):
-    """What the runner needs from its host: Faust in production, the simulator in tests."""
-
-    @property
-    def generation(self) -> int:
-        """The consumer group's generation; when it changes, partitions may have moved."""
-
-    @property
-    def is_rebalancing(self) -> bool:
-        """Whether the group is distributing its partitions."""
-
-    @property
-    def is_recovering(self) -> bool:
-        """Whether the host reports that it is reading states from the changelog."""
-
-    @property
-    def has_unread_states(self) -> bool:
-        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether fetching is paused, for a rebalance or because the process is stopping."""
-
-    async def position(self, partition: int) -> int | None:
-        """Return the offset of the next record to read; None if we do not own the partition."""
-
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Return, by partition of the events topic, the offset after the last record."""
-
-    def states_written(self, partition: int, offsets: range) -> None:
-        """Note changelog offsets that we wrote: a recovery need not read them back."""
-
-
-class Writer(Protocol):
-    """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
-
-    async def write_results(
-        self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
-    ) -> None: ...
-
-    async def write_states(
-        self, partition: int, states: Sequence[tuple[bytes, bytes]]
-    ) -> range | None: ...
-
-    async def read_clock(self, partition: int) -> tuple[int, range]: ...
-
-
-class Probe(NamedTuple):
-    """A partition's end offset, and the broker's time just before the offset was read."""
-
-    partition: int
-    clock_ms: int
-    end_offset: int
-    generation: int
-
-
 class BatchRunner:
     """The partitions of one worker process, and the batches whose effects are in flight."""
 
     def __init__(
         self,
         host: Host,
+        log: Log,
         outputs: Writer,
         metrics: WorkerMetrics,
         settings: Settings,
@@ -94,11 +41,13 @@ class BatchRunner:
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
+        retry_seconds: float = 1.0,
     ) -> None:
         """Start with no partitions.
 
         Args:
             host: runs the runner and knows the consumer group.
+            log: answers questions about the events topic.
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
             settings: the sections `worker` and `topics` are used.
@@ -107,6 +56,7 @@ class BatchRunner:
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
             stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
+            retry_seconds: the pause before the broker is asked again.
         """
         self.partitions: dict[int, Partition] = {}
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
@@ -115,6 +65,10 @@ class BatchRunner:
         self._taken_at: dict[int, float] = {}  # when a batch was last applied, monotonic seconds
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._host = host
+        self._log = log
+        self.continuity = Continuity(
+            host, log, outputs, metrics, settings.topics.events, end, retry_seconds=retry_seconds
+        )
         self._outputs = outputs
         self._metrics = metrics
         self._topics = settings.topics
@@ -158,9 +112,16 @@ class BatchRunner:
         if misfits:
             self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
 
+    def assigned(self, numbers: Iterable[int]) -> None:
+        """Take partitions whose states are to be read, also those that we owned before."""
+        for number in numbers:
+            self.partition(number).is_recovered = False
+            self.continuity.forget([number])
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
         for number in numbers:
+            self.continuity.forget([number])
             for by_partition in (
                 self.partitions,
                 self.done,
@@ -180,6 +141,39 @@ class BatchRunner:
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
+    async def admit(self, number: int, found: int | None) -> bool:
+        """Check, if need be, that the log goes on where a partition's states stop.
+
+        Args:
+            number: the partition.
+            found: the offset of its next record; None if none came yet.
+
+        Returns:
+            Whether its records may be applied and its silence settled.
+        """
+        if found is not None and self.continuity.is_next(number, found):
+            return True
+        partition = self.partitions.get(number)
+        if partition is not None and self._is_recovered(partition):
+            await self.continuity.admit(partition, found)
+        return self.continuity.is_admitted(number)
+
+    async def look(self) -> Mapping[int, Bounds]:
+        """Compare the log with the states of all partitions; return where the partitions end."""
+        host = self._host
+        for number in list(self.partitions):
+            if not (host.is_rebalancing or host.is_recovering or host.is_paused):
+                await self._may_settle(number)
+        return await self.continuity.look(self.partitions)
+
+    def _is_recovered(self, partition: Partition) -> bool:
+        # After a recovery, the first records may arrive before the host has scheduled the deadlines.
+        if not partition.is_recovered:
+            if self._host.is_recovering or self._host.has_unread_states:
+                return False
+            self.recovered()
+        return True
+
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
@@ -194,13 +188,10 @@ class BatchRunner:
         if self._applying.is_running:
             raise BrokenInvariantError(f"records of partition {number} came before their turn")
         partition = self.partition(number)
-        if not partition.is_recovered:
-            # After a recovery, records may arrive before the host has scheduled the deadlines.
-            if self._host.is_recovering or self._host.has_unread_states:
-                raise BrokenInvariantError(
-                    f"records of partition {number} came before its states were read back"
-                )
-            self.recovered()
+        if not self._is_recovered(partition):
+            raise BrokenInvariantError(
+                f"records of partition {number} came before its states were read back"
+            )
         steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
         self._applying.start(steps, lambda result: self._take(partition, result, batches))
 
@@ -218,6 +209,8 @@ class BatchRunner:
         arrived_ms = max(batch.timestamp for batch in batches)
         if arrived_ms != NO_TIMESTAMP:
             self.arrived_ms[number] = arrived_ms
+        if self.partitions.get(number) is partition:
+            self.continuity.read(number, batches[-1].next_offset)
         count_applied(self._metrics, result)
         self._start(partition, result, batches[-1].next_offset)
 
@@ -272,7 +265,7 @@ class BatchRunner:
             # The partition had only rejected records so far. Write something to its changelog: if a
             # partition has a committed offset and an empty changelog, its states count as lost
             # (`topics.lost_states`).
-            _, offsets = await self._outputs.read_clock(number)
+            _, offsets = await self._outputs.read_clock(number, _basis_of(partition))
             self._host.states_written(number, offsets)
         # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
         #    it was revoked and assigned to us again, a recovery may have read the changelog before
@@ -310,18 +303,26 @@ class BatchRunner:
             and earliest <= now_ms + _CLOCK_SLACK_MS
             and self._is_quiet(number)
         ]
-        if not due:
-            return []
         generation = host.generation
+        due = [number for number in due if await self._may_settle(number)]
+        bases = [_basis_of(self.partitions[number]) for number in due if number in self.partitions]
+        if len(bases) < len(due) or not due or generation != host.generation:
+            return []
         # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
-        readings = await asyncio.gather(*map(self._outputs.read_clock, due))
+        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
-        ends = await host.end_offsets(due)
+        bounds = await self._log.bounds(due)
+        # The end is the high watermark. Records behind an open transaction are before it: they
+        # cannot be read yet, but their timestamps are fixed.
         return [
-            Probe(number, clock_ms, ends.get(number) or 0, generation)
+            Probe(number, clock_ms, bounds[number].high, generation)
             for number, (clock_ms, _) in zip(due, readings, strict=True)
+            if number in bounds
         ]
+
+    async def _may_settle(self, number: int) -> bool:
+        return self.continuity.is_admitted(number) or await self.admit(number, None)
 
     async def settle(self, probes: Iterable[Probe]) -> bool:
         """Settle and seal what was due at each probe, if its partition was read to the probed end.
@@ -339,7 +340,7 @@ class BatchRunner:
                 return False
             if partition is None or not partition.is_recovered:
                 continue
-            if position is None or position < probe.end_offset or not self._is_quiet(number):
+            if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
@@ -353,6 +354,15 @@ class BatchRunner:
                     self._start(partition, result, None)
                     more = True
         return more
+
+    def _is_read(self, position: int | None, probe: Probe) -> bool:
+        # The consumer goes past records that Kafka has deleted, so its position alone does not count.
+        end = probe.end_offset
+        return (
+            position is not None
+            and position >= end
+            and self.continuity.has_read(probe.partition, end)
+        )
 
     def _is_quiet(self, number: int) -> bool:
         # If producers set the timestamps, history may be loading: while records still arrive, the
@@ -379,6 +389,10 @@ class BatchRunner:
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
         return len(self._tasks()) + self._applying.is_running
+
+
+def _basis_of(partition: Partition) -> bytes:
+    return encode_basis(partition.basis or Basis())
 
 
 class Timers:

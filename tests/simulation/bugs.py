@@ -74,8 +74,44 @@ BUGS = (
     Bug(
         "a timer fires while a follow-up waits in the backlog",
         "pipeline/stream/runner.py",
-        "if position is None or position < probe.end_offset or not self._is_quiet(number):",
+        "if not (self._is_read(position, probe) and self._is_quiet(number)):",
         "if False:",
+    ),
+    Bug(
+        "an end offset of the wrong isolation: a timer overtakes an open transaction",
+        "pipeline/stream/runner.py",
+        "Probe(number, clock_ms, bounds[number].high, generation)",
+        "Probe(number, clock_ms, bounds[number].stable, generation)",
+    ),
+    Bug(
+        "the end is asked for before the clock",
+        "pipeline/stream/runner.py",
+        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
+        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
+        "            host.states_written(number, offsets)\n"
+        "        bounds = await self._log.bounds(due)\n",
+        "        bounds = await self._log.bounds(due)\n"
+        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
+        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
+        "            host.states_written(number, offsets)\n",
+    ),
+    Bug(
+        "a worker does not ask whether the topic is another one of the same name",
+        "pipeline/stream/basis.py",
+        "    if basis.topic_id and topic.topic_id and basis.topic_id != topic.topic_id:\n",
+        "    if False:\n",
+    ),
+    Bug(
+        "a worker does not ask whether the end of the log is cut",
+        "pipeline/stream/basis.py",
+        "    elif read_up_to is not None and read_up_to > bounds.high:\n",
+        "    elif False:\n",
+    ),
+    Bug(
+        "lost records are forgotten at a restart",
+        "pipeline/stream/partition.py",
+        "                self.basis = newest_basis(stored, self.basis)\n",
+        "",
     ),
     Bug(
         "recovery does not fill the due queue",

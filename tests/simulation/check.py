@@ -14,7 +14,7 @@ _FAR = 10**15
 
 def problems(history: History, outcome: Outcome) -> list[str]:
     """Return a sentence for each property that an outcome violates."""
-    expected, letters, events = _expected(history)
+    expected, letters, events = _expected(history, outcome.deleted)
     have = {key: row[:-1] for key, row in outcome.records.items()}
     faults = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
     faults += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
@@ -35,6 +35,9 @@ def problems(history: History, outcome: Outcome) -> list[str]:
     faults += _billed(history, outcome)
     if outcome.dead_letters != letters:
         faults.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
+    faults += [
+        f"reported as lost, and was not: {place}" for place in outcome.reported - outcome.deleted
+    ]
     stored = {key: events.get(key) if n is None else n for key, n in outcome.events.items()}
     if stored != events:
         faults.append(f"events in the states: {outcome.events}, not {events}")
@@ -42,7 +45,7 @@ def problems(history: History, outcome: Outcome) -> list[str]:
 
 
 def _expected(
-    history: History,
+    history: History, deleted: set[tuple[int, int]]
 ) -> tuple[dict[str, tuple[object, ...]], set[tuple[int, int]], dict[bytes, int]]:
     """Return what the oracle derives: usage records, dead letters, and numbers of events by key.
 
@@ -54,6 +57,8 @@ def _expected(
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
+        if (sent.partition, offset) in deleted:
+            continue
         decoded = read_record(sent.value, sent.key, sent.at)
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))

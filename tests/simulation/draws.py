@@ -45,6 +45,14 @@ def random_run(seed: int) -> Result:
         workers_max=draw.randint(1, 3),
     )
     fault_point = FaultPoint(chance=draw.choice([0.0, 0.02, 0.1]), kills_max=12, draw=draw)
+    # Drawn apart, so that an older seed keeps its history and its other faults.
+    broker = random.Random(f"broker {seed}")
+    faults = faults._replace(
+        transaction=broker.choice([0.0, 0.05, 0.3]),
+        meanwhile=broker.choice([0.0, 0.2, 0.8]),
+        deletion=broker.choice([0.0, 0.0, 0.3]),
+        another_log=broker.choice([0.0, 0.0, 0.05]),
+    )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 

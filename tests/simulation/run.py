@@ -11,14 +11,16 @@ from sqlalchemy import select
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
+from pipeline.kafka.bounds import Acknowledgement
 from pipeline.ledger import Ledger, deliveries, records, reports
 from pipeline.ledger.tables import refused_record, usage_record
+from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.ledgers import Ledgers, open_ledgers
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
-from tests.simulation.world import FaultPoint, Loop, ProcessKilled, World
+from tests.simulation.world import FaultPoint, Loop, ProcessKilled, Topic, World
 
 _Key = TypeVar("_Key")
 
@@ -37,6 +39,10 @@ class Faults(NamedTuple):
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
+    transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
+    meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
+    deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
+    another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
     workers_max: int = 1
 
@@ -53,6 +59,8 @@ class Outcome(NamedTuple):
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
     events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
+    deleted: set[tuple[int, int]]  # partition, offset: deleted before anybody read them
+    reported: set[tuple[int, int]]  # of those that the changelog has as lost and not acknowledged
     counts: dict[str, int]
     effects: list[str]
     kills: list[str]
@@ -80,6 +88,7 @@ class _Run:
         self._history = history
         self._faults = faults
         self._draw = random.Random(seed)
+        self._broker = random.Random(f"broker {seed}")  # apart: older seeds keep their other faults
         self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
@@ -92,10 +101,12 @@ class _Run:
         self._workers: list[Worker] = []
         self._sinks: list[Sink] = []
         self._counts: Counter[str] = Counter()
+        self._waiting = list(history.sent)
+        self.world.meanwhile = self._meanwhile
 
     async def play(self) -> Outcome:
         """Append to the log and take turns until no work is left."""
-        waiting = list(self._history.sent)
+        waiting = self._waiting
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -109,6 +120,10 @@ class _Run:
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
             calm = not waiting
+            self._end_transactions(calm)
+            if not calm:
+                self._delete_some()
+                await self._show_another_log()
             await self._turn(calm)
             if calm and await self._is_done():
                 await self._leave()
@@ -124,13 +139,87 @@ class _Run:
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
         world = self.world
-        if until > world.time and self._draw.random() < 0.5:
+        if until > world.time and self._happens(self._faults.meanwhile):
+            world.time = max(world.time, until - self._broker.choice([1, 1_000, 30_000]))
+        elif until > world.time and self._draw.random() < 0.5:
             world.time = self._draw.randint(world.time, until)
 
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        if sent.partition not in world.transactions and self._happens(self._faults.transaction):
+            world.transactions[sent.partition] = offset
+            self._counts["transactions"] += 1
+
+    def _end_transactions(self, calm: bool) -> None:
+        """Commit some open transactions, or all: the records since then can be read at once."""
+        for partition in list(self.world.transactions):
+            if calm or self._broker.random() < 0.2:
+                del self.world.transactions[partition]
+
+    def _delete_some(self) -> None:
+        """Delete records that nobody has read; an operator may acknowledge earlier losses."""
+        world, broker = self.world, self._broker
+        if self._happens(self._faults.deletion):
+            self._counts["deletions"] += world.delete_unread(
+                broker.randrange(self._partitions), broker.randrange(1, 4)
+            )
+        for partition, low in world.lows.items():
+            if self._happens(self._faults.deletion / 2):
+                world.acknowledgements[partition] = Acknowledgement(
+                    low, "ada", "known", "2026-11-27T08:00:00Z", world.topic_id
+                )
+
+    async def _show_another_log(self) -> None:
+        """Kill the workers, and let new ones find another log; then the operator brings it back."""
+        world, broker = self.world, self._broker
+        is_known = all(any(r.value and not r.key for r in p) for p in world.changelog.partitions)
+        if not self._happens(self._faults.another_log) or not is_known:
+            return
+        right = (world.events, world.transactions, world.lows, world.committed, world.topic_id)
+        other = Topic(self._partitions)
+        is_made_again = broker.random() < 0.5
+        for number, log in enumerate(world.events.partitions):
+            if is_made_again:  # a copy whose offsets differ
+                for record in log[broker.randrange(3) :] * 2:
+                    other.append(number, record.timestamp, record.key, record.value, [])
+            else:  # the end is cut
+                read = world.committed.get(number, 0)
+                other.partitions[number] = log[: max(0, read - broker.randrange(1, 3))]
+        world.events, world.transactions, world.lows = other, {}, {}
+        world.meanwhile = lambda: None
+        if is_made_again:
+            world.topic_id = "second"
+            world.committed = dict(world.committed) if broker.random() < 0.5 else {}
+        for _ in range(2):
+            for worker in self._workers:
+                worker.process.end()
+            await self._restart_the_dead()
+            for worker in self._workers:
+                await self._step(worker, worker.turn(3))
+        for worker in self._workers:
+            worker.process.end()
+        world.events, world.transactions, world.lows, world.committed, world.topic_id = right
+        world.meanwhile = self._meanwhile
+        self._counts["another log"] += bool(world.refusals)
+        await self._restart_the_dead()
+
+    def _meanwhile(self) -> None:
+        """Let time pass, and records arrive, while a worker waits for the broker."""
+        if not self._happens(self._faults.meanwhile):
+            return
+        until = self.world.time + self._broker.choice([1_000, 60_000, 120_000, WINDOW])
+        while self._waiting and self._waiting[0].at <= until:
+            if self._has_open_calls(self._waiting[0].at):
+                return
+            self._arrive(self._waiting.pop(0))
+            self._counts["meanwhile"] += 1
+        if not self._has_open_calls(until):
+            self.world.time = max(self.world.time, until)
+
+    def _happens(self, chance: float) -> bool:
+        return bool(chance) and self._broker.random() < chance
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -281,9 +370,10 @@ class _Run:
             if worker.runner.unacknowledged() or worker.runner.open_conversations():
                 return False
             for number, position in worker.positions.items():
-                if position < len(world.events.partitions[number]):
+                end, low = len(world.events.partitions[number]), world.lows.get(number, 0)
+                if position < end or not self._has_noticed(worker, number):
                     return False
-                if world.committed.get(number, 0) < len(world.events.partitions[number]):
+                if max(world.committed.get(number, 0), low) < end:
                     return False
         ledger = Ledger(self._ledgers.engine)
         stored = sum(records.offsets(ledger, "usage.records").values())
@@ -300,6 +390,18 @@ class _Run:
     async def _leave(self) -> None:
         for worker in self._workers:
             await self._step(worker, worker.revoke())
+
+    def _has_noticed(self, worker: Worker, number: int) -> bool:
+        """Return whether a worker knows of all deleted records of a partition."""
+        basis = worker.runner.partitions[number].basis
+        ranges = () if basis is None else basis.lost
+        acknowledged = self.world.acknowledgements.get(number)
+        return all(
+            any(first <= offset < end for first, end in ranges)
+            or (acknowledged is not None and offset < acknowledged.until)
+            for partition, offset in self.world.deleted
+            if partition == number
+        )
 
     def _outcome(self) -> Outcome:
         world, ledger = self.world, Ledger(self._ledgers.engine)
@@ -333,6 +435,14 @@ class _Run:
                 for worker in self._workers
                 for partition in worker.runner.partitions.values()
                 for key, stored in partition.states.items()
+            },
+            deleted=world.deleted,
+            reported={
+                (number, offset)
+                for worker in self._workers
+                for number, partition in worker.runner.partitions.items()
+                for first, end in (partition.basis or Basis()).lost
+                for offset in range(first, end)
             },
             counts=dict(self._counts),
             effects=world.fault_point.effects,

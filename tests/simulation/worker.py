@@ -46,9 +46,13 @@ class _Outputs:
             await self._write(self._world.changelog, partition, key, value, [], "state")
         return None
 
-    async def read_clock(self, partition: int) -> tuple[int, range]:
-        await self._write(self._world.changelog, partition, b"", b"", [], "clock")
-        return self._world.time, range(0)
+    async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
+        world = self._world
+        world.meanwhile()
+        await self._write(world.changelog, partition, b"", basis, [], "clock")
+        clock_ms = world.changelog.partitions[partition][-1].timestamp
+        world.meanwhile()
+        return clock_ms, range(0)
 
     async def _write(
         self,
@@ -87,14 +91,21 @@ class Worker:
         self._world = world
         self.runner = BatchRunner(
             self,
+            world,
             _Outputs(world, self.process),
             WorkerMetrics(CollectorRegistry()),
             settings,
             timeline_for,
-            end=self.process.end,
+            end=self._end,
             now=world.seconds,
             stopwatch=count().__next__,  # the event loop runs others after each step of a batch
+            retry_seconds=0,
         )
+
+    def _end(self, event: str, error: BaseException) -> None:
+        if event == "log_is_another":
+            self._world.refusals.append(str(error))
+        self.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -104,7 +115,9 @@ class Worker:
         self.generation = world.generation
         self.runner.drop(set(self.runner.partitions) - assigned)
         self.positions = {number: world.committed.get(number, 0) for number in assigned}
-        for number in assigned - set(self.runner.partitions):
+        new = assigned - set(self.runner.partitions)
+        self.runner.continuity.forget(assigned)
+        for number in new:
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
         self.runner.recovered()
@@ -133,10 +146,13 @@ class Worker:
         world = self._world
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
-            records = world.events.partitions[number][self.positions[number] :][:size]
-            if records:
+            self.positions[number], records = world.fetch(number, self.positions[number], size)
+            if records and await self.runner.admit(number, records[0].offset):
+                if self.process.is_dead:
+                    return
                 self.runner.handle(number, _batches(records))
                 self.positions[number] = records[-1].offset + 1
+        await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):
             await asyncio.sleep(0)
@@ -144,9 +160,6 @@ class Worker:
 
     async def position(self, partition: int) -> int | None:
         return self.positions.get(partition)
-
-    async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
-        return {number: len(self._world.events.partitions[number]) for number in partitions}
 
     def states_written(self, partition: int, offsets: range) -> None:
         """Do nothing: in the simulation, every recovery reads the whole changelog."""

@@ -29,6 +29,8 @@ BY_PARTITION = {
     "resmeter_lag_records",
     "resmeter_lag_seconds",
     "resmeter_commit_age_seconds",
+    "resmeter_events_lost",
+    "resmeter_open_transaction_seconds",
     "resmeter_sink_lag_records",
 }
 
