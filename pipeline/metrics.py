@@ -1,10 +1,14 @@
 """Define every Prometheus series: what it measures, and what a change in it means.
 
 The series answer four questions: are we behind, are we losing usage, are we right, is it us or
-Stripe? Every series exists from the start, at zero, with these exceptions: series of a partition
-exist while the process owns it, series of a tenant or process appear with it, and outcomes and
-reasons that a policy adds appear with their first usage record. These modules set the values:
-`stream.counts`, `stream.service`, `supervisor`, `sink.counts`, `sink.dispatcher`.
+Stripe? Every series exists from the start, at zero, with three exceptions:
+
+- series of a partition exist while the process owns the partition
+- series of a tenant or of a process appear when the tenant or the process does
+- series of outcomes and reasons that a policy adds appear with the first such usage record
+
+These modules set the values: `stream.counts`, `stream.service`, `supervisor`, `sink.counts`,
+`sink.dispatcher`.
 """
 
 import platform
@@ -15,7 +19,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
 
-# The reasons of usage records under the presets. A policy that bills another handoff cause adds it.
+# The reasons of usage records under the presets. If a policy bills another handoff cause, that cause
+# is a reason too.
 TRANSITION_REASONS = (
     "silence",
     "confirmed",
@@ -79,7 +84,7 @@ class RuntimeMetrics:
 
 
 class ProcessesMetrics:
-    """The series of a supervisor. It adds those of its processes with the label `process`."""
+    """The supervisor's own series. It also serves those of its processes, with the label `process`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.up = Gauge(
@@ -161,7 +166,7 @@ class WorkerMetrics:
         )
         self.open_conversations = Gauge(
             "resmeter_open_conversations",
-            "Conversations whose window has not ended. If it only ever rises, none is settled.",
+            "Conversations whose window has not ended. If it only ever rises, no window is settled.",
             registry=registry,
         )
         self.due_unsettled = Gauge(
@@ -182,7 +187,7 @@ class WorkerMetrics:
         )
         self.lag_seconds = Gauge(
             "resmeter_lag_seconds",
-            "Age of the last record processed of a partition; 0 if no more records wait.",
+            "Age of the last record processed in a partition; 0 if no more records wait.",
             ["partition"],
             registry=registry,
         )
@@ -238,7 +243,7 @@ class SinkMetrics:
     def _define_records(self, registry: CollectorRegistry) -> None:
         self.records = Counter(
             "resmeter_usage_records",
-            "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink behind.",
+            "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink is behind.",
             registry=registry,
         )
         self.record_duplicates = Counter(
@@ -363,7 +368,7 @@ class SinkMetrics:
         )
         self.held = Gauge(
             "resmeter_deliveries_held",
-            "1 if the ledger is older than what the sinks have stored: nothing is sent until an operator resumes.",
+            "1 if the ledger is outdated: nothing is sent until an operator resumes deliveries.",
             registry=registry,
         )
 

@@ -116,7 +116,7 @@ class Tenants:
         problems: list[str] = []
         for name in sorted(self._names_in_use):
             for policy in self._timelines[name].versions:
-                # By its producer's clock, an event may happen a little later than it arrives.
+                # A producer's clock may be ahead: an event may arrive before the time that it states.
                 waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
                 if policy.silence != "never" and waits > seal_after_ms:
                     problems.append(
@@ -208,7 +208,7 @@ def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
     try:
         policies = read_policies(texts)
     except ConfigurationError as error:
-        # A tenant may name a policy whose file has problems. That is not a second problem.
+        # If a tenant names a policy whose file has problems, do not report the name as well.
         return versions | dict.fromkeys(_names_in(texts), ()), [*problems, *error.problems]
     for label, policy in zip(texts, policies, strict=True):
         other = labels.get((policy.name, policy.version))

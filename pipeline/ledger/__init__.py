@@ -23,7 +23,8 @@ Invariants:
 - Quantities are exact integers. Times are milliseconds since the epoch, UTC.
 - `pending_record` has exactly the records without a meter event. It is only an index.
 
-It does not: decide what bills (`resolve`), group usage or send it (`sink`), hold prices (`catalog`).
+This package does not decide what bills (`resolve`), group or send usage (`sink`), or hold prices
+(`catalog`).
 """
 
 from pipeline.ledger.database import Ledger, check, open_ledger, redacted, upgrade

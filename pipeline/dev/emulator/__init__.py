@@ -15,8 +15,8 @@ Stripe's own SDK. It behaves like Stripe where resmeter depends on it:
 
 The emulator has its own clock, which tests and the command line can set.
 
-It does not: have invoices, prices, subscriptions, webhooks, meter event streams, adjustments or
-accounts, keep anything when the process ends, or check everything that Stripe checks.
+The emulator has no invoices, prices, subscriptions, webhooks, meter event streams, adjustments or
+accounts. It keeps nothing when the process ends, and does not check everything that Stripe checks.
 
 `server` serves HTTP, and `control` serves `/_emulator` for tests and people. `clock` reads the host's
 time. The other modules are pure: `state` and its parts take the time as an argument.

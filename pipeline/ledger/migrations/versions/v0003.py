@@ -1,4 +1,4 @@
-"""Add the holds of deliveries from a ledger that went back."""
+"""Add the holds of deliveries from an outdated ledger."""
 
 import sqlalchemy as sa
 from alembic import op
