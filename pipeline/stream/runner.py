@@ -17,6 +17,7 @@ from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
+from pipeline.stream.slices import Slices
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
@@ -92,6 +93,7 @@ class BatchRunner:
         *,
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with no partitions.
 
@@ -104,6 +106,7 @@ class BatchRunner:
             keys: the producers' keys; None: every record of the events topic is trusted.
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
+            stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
         """
         self.partitions: dict[int, Partition] = {}
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
@@ -120,6 +123,7 @@ class BatchRunner:
         self._keys = keys
         self._end = end
         self._now = now
+        self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
@@ -171,19 +175,24 @@ class BatchRunner:
     # --- batches ----------------------------------------------------------------------------------
 
     async def wait_for_capacity(self) -> None:
-        """Wait while too many batches are in flight (back-pressure: no more is fetched)."""
+        """Wait while a batch is applied or too many are in flight (back-pressure: no more is fetched)."""
+        await self._applying.wait()
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
-        The caller checks that we own the partition. It must await nothing between that check and
-        this call, because the partition could be revoked meanwhile.
+        A batch that takes long goes on after this call, a moment at a time; `wait_for_capacity`,
+        `settle` and `drain` wait for it. The caller checks that we own the partition and must await
+        nothing between that check and this call: the partition could be revoked meanwhile.
 
         Raises:
-            BrokenInvariantError: the partition's states have not been read back yet.
+            BrokenInvariantError: the partition's states are not read back yet, or the batch before
+                is still applied.
         """
+        if self._applying.is_running:
+            raise BrokenInvariantError(f"records of partition {number} came before their turn")
         partition = self.partition(number)
         if not partition.is_recovered:
             # After a recovery, records may arrive before the host has scheduled the deadlines.
@@ -192,7 +201,13 @@ class BatchRunner:
                     f"records of partition {number} came before its states were read back"
                 )
             self.recovered()
-        result = partition.apply(chain.from_iterable(batch.records for batch in batches))
+        steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
+        self._applying.start(steps, lambda result: self._take(partition, result, batches))
+
+    def _take(
+        self, partition: Partition, result: BatchResult, batches: Sequence[RecordBatch]
+    ) -> None:
+        number = partition.number
         limit = self._dead_letter_limit
         limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
         if limit.is_exceeded:
@@ -267,7 +282,8 @@ class BatchRunner:
             self.done_at[number] = time.monotonic()
 
     async def drain(self) -> None:
-        """Wait until no batch is in flight."""
+        """Wait until no batch is applied or in flight."""
+        await self._applying.wait()
         while tasks := self._tasks():
             await asyncio.wait(tasks)
 
@@ -312,6 +328,7 @@ class BatchRunner:
 
         Call this between two batches. Return whether to probe again at once, as more may be due.
         """
+        await self._applying.wait()  # until then, the position is ahead of the states
         host = self._host
         more = False
         for probe in probes:
@@ -361,7 +378,7 @@ class BatchRunner:
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
-        return len(self._tasks())
+        return len(self._tasks()) + self._applying.is_running
 
 
 class Timers:
