@@ -74,7 +74,8 @@ from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
 from pipeline.stream.outputs import TokenProvider
-from pipeline.stream.runner import BatchRunner, Timers
+from pipeline.stream.runner import BatchRunner
+from pipeline.stream.timers import Timers
 
 _POLL_SECONDS = 1.0
 
