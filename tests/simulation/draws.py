@@ -34,6 +34,7 @@ class Result(NamedTuple):
 def random_run(seed: int) -> Result:
     """Run the history and the faults of a seed: kills, rebalances, zombies, failures of Stripe."""
     draw = random.Random(seed)
+    worlds = random.Random(f"worlds {seed}")
     history = draw_history(seed, conversations=draw.randint(1, 6), partitions=PARTITIONS)
     faults = Faults(
         rebalance=draw.choice([0.0, 0.1, 0.3]),
@@ -41,6 +42,9 @@ def random_run(seed: int) -> Result:
         stripe=draw.choice([0.0, 0.3, 0.6]),
         second_sink=draw.random() < 0.5,
         workers_max=draw.randint(1, 3),
+        # From a source of their own, so that older seeds draw what they drew.
+        conflicts=worlds.choice([0.0, 0.0, 0.3]),
+        outage=worlds.random() < 0.2,
     )
     fault_point = FaultPoint(chance=draw.choice([0.0, 0.02, 0.1]), kills_max=12, draw=draw)
     outcome = run(history, fault_point, faults, seed, PARTITIONS)

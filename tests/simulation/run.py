@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from sqlalchemy import Engine, make_url, select
 
 from pipeline.catalog.tenants import Tenants
@@ -20,6 +21,7 @@ from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
 from pipeline.ledger.database import connect_sqlite
 from pipeline.ledger.tables import refused_record, usage_record
 from pipeline.stream.state import decode_state, is_sealed
+from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
@@ -29,6 +31,8 @@ _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
+OUTAGE_TURNS = 10
+OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
     worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
     stripe=StripeSettings(),
@@ -42,6 +46,8 @@ class Faults(NamedTuple):
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     second_sink: bool = False
+    conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
+    outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
 
@@ -51,6 +57,8 @@ class Outcome(NamedTuple):
     records: dict[str, tuple[Any, ...]]  # usage records in the ledger, by id
     emitted: dict[str, set[bytes]]  # in the topic: the different contents of each id
     quarantined: int
+    conflicts: int  # in the topic: records of a known id with another value in a column
+    uncertain: dict[tuple[str, str], int]
     delivered: dict[tuple[str, str], int]  # in the ledger: tenant, outcome → units
     stripe: dict[tuple[str, str, int], int]  # at Stripe: customer, event name, hour → units
     pending: dict[tuple[str, str], int]
@@ -96,10 +104,14 @@ class _Run:
         self._workers: list[Worker] = []
         self._sinks: list[Sink] = []
         self._counts: Counter[str] = Counter()
+        self._conflicts: set[bytes] = set()
+        self._conflict_draw = random.Random(f"conflicts {seed}")
+        self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
     async def play(self) -> Outcome:
         """Append to the log and take turns until no work is left."""
         waiting = list(self._history.sent)
+        faults = self._faults
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -110,14 +122,34 @@ class _Run:
                 for _ in range(self._draw.randrange(4)):
                     if waiting and not self._has_open_calls(waiting[0].at):
                         self._arrive(waiting.pop(0))
+            elif self._outage_turns:
+                self._outage_turns -= 1
+                self.world.time += OUTAGE_TURN_MS
+                self.world.stripe_answers = not self._outage_turns
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
             calm = not waiting
             await self._turn(calm)
-            if calm and await self._is_done():
+            if self._conflict_draw.random() < faults.conflicts:
+                self._append_conflict()
+            if calm and not self._outage_turns and await self._is_done():
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
+
+    def _append_conflict(self) -> None:
+        """Write a usage record again, with another value in one of its columns."""
+        draw = self._conflict_draw
+        number, topic = draw.choice(list(enumerate(self.world.records.partitions)))
+        ours = [record for record in topic if record.value not in self._conflicts]
+        if not ours:
+            return
+        record = draw.choice(ours)
+        assert record.value is not None
+        value = encode_record(changed(decode_record(record.value), draw))
+        self._conflicts.add(value)
+        self.world.records.append(number, self.world.time, record.key, value, record.headers)
+        self._counts["conflicts"] += 1
 
     def _has_open_calls(self, until: int) -> bool:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
@@ -284,6 +316,11 @@ class _Run:
             records=stored,
             emitted=self._emitted(),
             quarantined=quarantined,
+            conflicts=self._counts["conflicts"],
+            uncertain=_summed(
+                ((usage.tenant_id, usage.outcome), usage.uncertain)
+                for usage in reports.usage(ledger)
+            ),
             delivered=_summed(
                 ((usage.tenant_id, usage.outcome), usage.delivered)
                 for usage in reports.usage(ledger)
@@ -317,6 +354,8 @@ class _Run:
         for partition in self.world.records.partitions:
             for record in partition:
                 assert record.value is not None
+                if record.value in self._conflicts:
+                    continue
                 record_id = record.value.split(b'"', 4)[3].decode()
                 emitted.setdefault(record_id, set()).add(record.value)
         return emitted
@@ -342,6 +381,22 @@ def _stored(ledger: Ledger) -> tuple[dict[str, tuple[Any, ...]], int]:
         ).all()
         quarantined = connection.execute(select(refused_record.c.offset)).all()
     return {row[0]: tuple(row)[1:] for row in rows}, len(quarantined)
+
+
+def changed(record: UsageRecord, draw: random.Random) -> UsageRecord:
+    """Return a usage record with another value in one column that the id does not fix."""
+    column = draw.choice(
+        ["outcome", "kind", "reason", "occurred_at", "policy", "policy_version", "evidence"]
+        + ["supersedes"] * (record.quantity < 0)
+    )
+    values = {
+        "kind": "reported" if record.kind != "reported" else "assumed",
+        "occurred_at": record.occurred_at + 1,
+        "policy_version": record.policy_version + 1,
+        "evidence": (*record.evidence, "another"),
+    }
+    value = values.get(column, f"{getattr(record, column)}-")
+    return msgspec.structs.replace(record, **{column: value})
 
 
 def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:

@@ -167,6 +167,9 @@ class _Meter:
             self._process, "call", lambda: self._respond(event, idempotency_key, breaks=breaks)
         )
         await asyncio.sleep(0)
+        if not world.stripe_answers:
+            # The connection is cut after the effect, or a proxy answers in Stripe's place.
+            return StripeResponse(status=404 if is_foreign else None, foreign=is_foreign)
         if breaks:
             return response
         if fault < self._faults * 4 / 5:
@@ -234,7 +237,7 @@ class Sink:
             DeliveryLimits(
                 concurrent_max=3, retry_pause_seconds_max=1, lease_seconds=LEASE_SECONDS
             ),
-            Timing(world.seconds, lambda _: asyncio.sleep(0), world.draw.random),
+            Timing(world.seconds, self._pause, world.draw.random),
         )
         self._intake.join(consumer)
 
@@ -248,6 +251,12 @@ class Sink:
             self._ledger, self._tenants, self._dispatcher, self._metrics, self._world.seconds()
         )
         await self._dispatcher.idle()
+        self._dispatcher._stopping = False
+
+    async def _pause(self, _: float) -> None:
+        """Let others run; while Stripe is out, leave what is to be repeated to a later flush."""
+        self._dispatcher._stopping = not self._world.stripe_answers
+        await asyncio.sleep(0)
 
     @property
     def halted(self) -> str | None:
