@@ -159,6 +159,18 @@ BUGS = (
         'values = {"state": "uncertain", "lease_until": 0}',
         'values = {"state": "sent", "lease_until": 0}',
     ),
+    Bug(
+        "what Stripe may have counted is released without a look at its sums",
+        "pipeline/ledger/decisions.py",
+        "if row.perhaps_counted and not decision.stripe_checked:",
+        "if False:",
+    ),
+    Bug(
+        "a release leaves its usage records with the old meter event",
+        "pipeline/ledger/decisions.py",
+        ".values(identifier=replacement.identifier)",
+        ".values(identifier=result.identifier)",
+    ),
 )
 
 

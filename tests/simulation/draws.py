@@ -44,7 +44,8 @@ def random_run(seed: int) -> Result:
         workers_max=draw.randint(1, 3),
         # From a source of their own, so that older seeds draw what they drew.
         conflicts=worlds.choice([0.0, 0.0, 0.3]),
-        outage=worlds.random() < 0.2,
+        outage=worlds.random() < 0.5,
+        operator=worlds.random() < 0.6,
     )
     fault_point = FaultPoint(chance=draw.choice([0.0, 0.02, 0.1]), kills_max=12, draw=draw)
     outcome = run(history, fault_point, faults, seed, PARTITIONS)

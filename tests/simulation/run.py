@@ -17,9 +17,11 @@ from sqlalchemy import Engine, make_url, select
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
-from pipeline.ledger import Ledger, deliveries, records, reports, upgrade
+from pipeline.ledger import Ledger, decisions, deliveries, records, reports, upgrade
 from pipeline.ledger.database import connect_sqlite
+from pipeline.ledger.entries import Action, Decision
 from pipeline.ledger.tables import refused_record, usage_record
+from pipeline.sink.stripe.meter import body_sha256
 from pipeline.stream.state import decode_state, is_sealed
 from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
@@ -47,6 +49,7 @@ class Faults(NamedTuple):
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
+    operator: bool = False  # at the end somebody decides about the meter events that wait
     outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
@@ -133,6 +136,8 @@ class _Run:
             if self._conflict_draw.random() < faults.conflicts:
                 self._append_conflict()
             if calm and not self._outage_turns and await self._is_done():
+                if faults.operator and self._decide_about_waiting():
+                    continue
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
@@ -150,6 +155,29 @@ class _Run:
         self._conflicts.add(value)
         self.world.records.append(number, self.world.time, record.key, value, record.headers)
         self._counts["conflicts"] += 1
+
+    def _decide_about_waiting(self) -> int:
+        """Decide as an operator does: first without a look at Stripe, which is refused, then with one."""
+        ledger = Ledger(self._engine)
+        counted = {event.identifier for event in self._stripe.meter_events.counted}
+        found = decisions.waiting(ledger)
+        for waiting in found:
+            is_counted = waiting.event.identifier in counted
+            choices: list[tuple[Action, bool]] = [
+                ("release", False),
+                ("settle" if is_counted else "release", True),
+            ]
+            for action, checked in choices:
+                decision = Decision(
+                    action=action,
+                    at=self.world.time,
+                    who="operator",
+                    reason="Stripe's sums",
+                    stripe_checked=checked,
+                )
+                decisions.decide(ledger, waiting, decision, self._tenants, body_sha256, apply=True)
+        self._counts["decided"] += len(found)
+        return len(found)
 
     def _has_open_calls(self, until: int) -> bool:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""

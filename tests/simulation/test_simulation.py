@@ -53,6 +53,7 @@ def test_every_kind_of_fault_happens() -> None:
     assert any(outcome.dead_letters for outcome in outcomes)
     assert any(outcome.conflicts for outcome in outcomes)
     assert any(outcome.uncertain.values() for outcome in outcomes)
+    assert any(outcome.counts.get("decided") for outcome in outcomes)
     assert any(events is None for outcome in outcomes for events in outcome.events.values())
 
 
