@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# An environment of its own: Sphinx shares no pins with the tests.
+# The documentation has its own environment, because Sphinx is pinned apart from the tests.
 DOCS := $(VENV)/docs
 JOBS ?= 4
 
@@ -25,7 +25,7 @@ $(READY): requirements/dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-check: $(READY) ## types, lint, import rules, spelling
+check: $(READY) ## check format, lint, types, import rules and spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -35,26 +35,28 @@ check: $(READY) ## types, lint, import rules, spelling
 hooks: $(READY) ## let git run what `make check` runs before each commit
 	$(BIN)/pre-commit install
 
-unit: $(READY) ## the tests that need no broker and no database, under 30 seconds; ARGS="-k handoff"
+unit: $(READY) ## run tests/unit and the contracts of sink and emulator: no servers, about half a minute; ARGS="-k handoff"
+	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest tests/unit tests/contract/test_emulator.py tests/contract/test_sink.py --numprocesses=2 --dist=worksteal $(ARGS)
 
-test: $(READY) ## all tests, on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
-	@$(BIN)/resmeter kafka --fetch  # now, as the tests themselves reach nothing but loopback
+test: $(READY) ## run all tests on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
+	@$(BIN)/resmeter kafka --fetch  # before the tests, because a test may connect to loopback only
+	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
 
-simulate: $(READY) ## random faults in memory, with every property checked; SEEDS=1000 FIRST=0
+simulate: $(READY) ## simulate random faults in memory, and check every property; SEEDS=1000 FIRST=0
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 planted: $(READY) ## plant real bugs one at a time: the simulator must find each
 	@$(BIN)/python -m tests.simulation.bugs
 
-proof: $(READY) ## the matrix of faults on real processes; ROWS="zombie scale" EVENTS=200000 WRITE=1
+proof: $(READY) ## run the matrix of faults on real processes; ROWS="zombie scale" EVENTS=200000 WRITE=1
 	@$(BIN)/python -m tests.proof $(ROWS) $(if $(EVENTS),--events $(EVENTS)) $(if $(WRITE),--write)
 
-demo: $(READY) ## the whole pipeline over 200 recorded conversations; KEEP=1 leaves it up
+demo: $(READY) ## run the whole pipeline over 200 sample conversations; KEEP=1 leaves it running
 	@$(BIN)/resmeter demo $(if $(KEEP),--keep)
 
-bench: $(READY) ## events a second, compared with a bare consumer; EVENTS=2000000
+bench: $(READY) ## measure events per second, compared with a bare consumer; EVENTS=2000000
 	@$(BIN)/python -m benchmarks.bench $(if $(EVENTS),--events $(EVENTS))
 
 docs: $(DOCS)/.ready ## build the documentation as a site; broken links fail
@@ -66,10 +68,10 @@ $(DOCS)/.ready: requirements/docs.txt
 	@$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
 	@touch $@
 
-soak: $(READY) ## worker and sink under a steady load for an hour; ARGS="--minutes 5 --rate 10000 --out soak"
+soak: $(READY) ## run worker and sink under a steady load for an hour; ARGS="--minutes 5 --rate 10000 --out soak"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
-recovery: $(READY) ## how long a worker takes to start and to take over; ARGS="--conversations 100000"
+recovery: $(READY) ## measure how long a worker takes to start and to take over; ARGS="--conversations 100000"
 	@$(BIN)/python -m benchmarks.recovery $(ARGS)
 
 format: $(READY) ## format the code, and fix what ruff can fix
@@ -78,8 +80,8 @@ format: $(READY) ## format the code, and fix what ruff can fix
 
 requirements: $(READY) ## pin the newest version of every dependency, with hashes
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --upgrade pyproject.toml -o requirements/main.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --extra msk --upgrade pyproject.toml -o requirements/main.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --extra msk --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group docs --upgrade -o requirements/docs.txt
 
 clean: ## remove the environments and the caches

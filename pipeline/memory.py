@@ -12,8 +12,8 @@ def limit_arenas() -> None:
     """Let all threads share two malloc arenas. Call this before threads are started.
 
     By default, glibc gives each thread an arena of its own, up to eight for each core, and an arena
-    seldom returns memory: a sink's threads held six times the memory of one query. Without glibc,
-    or if `MALLOC_ARENA_MAX` is set, do nothing.
+    seldom returns memory: each thread of a sink would keep what its largest query took. Without
+    glibc, or if `MALLOC_ARENA_MAX` is set, do nothing.
     """
     if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has no mallopt

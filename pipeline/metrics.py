@@ -1,19 +1,26 @@
 """Define every Prometheus series: what it measures, and what a change in it means.
 
 The series answer four questions: are we behind, are we losing usage, are we right, is it us or
-Stripe? Every series exists from the start, at zero, with these exceptions: series of a partition
-exist while the process owns it, series of a tenant or process appear with it, and outcomes and
-reasons that a policy adds appear with their first usage record. These modules set the values:
-`stream.counts`, `stream.service`, `supervisor`, `sink.counts`, `sink.dispatcher`.
+Stripe? Every series exists from the start, at zero, with three exceptions:
+
+- series of a partition exist while the process owns the partition
+- series of a tenant or of a process appear when the tenant or the process does
+- series of outcomes and reasons that a policy adds appear with the first such usage record
+
+These modules set the values: `stream.counts`, `stream.service`, `supervisor`, `sink.counts`,
+`sink.dispatcher`.
 """
 
+import platform
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
 
-# The reasons of usage records under the presets. A policy that bills another handoff cause adds it.
+# The reasons of usage records under the presets. If a policy bills another handoff cause, that cause
+# is a reason too.
 TRANSITION_REASONS = (
     "silence",
     "confirmed",
@@ -30,13 +37,54 @@ TRANSITION_REASONS = (
     "late_event",
 )
 OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualification")
+# Each of these has an alarm in `deploy/alerts` for any other value; `tests/unit/test_alerts.py`.
+MUST_STAY_ZERO = (
+    "resmeter_records_unaccounted",
+    "resmeter_usage_records_missing_total",
+    "resmeter_usage_records_refused_total",
+    'resmeter_deliveries_total{result="collision"}',
+    'resmeter_deliveries_total{result="foreign"}',
+    "resmeter_deliveries_rejected",
+    "resmeter_deliveries_altered",
+    "resmeter_deliveries_uncertain",
+    "resmeter_deliveries_halted",
+    "resmeter_deliveries_held",
+)
+
+
+# --- any process ----------------------------------------------------------------------------------
+
+
+def new_registry() -> CollectorRegistry:
+    """Return a registry with the series of this process: `process_…`, its memory, time and files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class RuntimeMetrics:
+    """The series of a worker's process or a sink about itself."""
+
+    def __init__(self, registry: CollectorRegistry, component: str) -> None:
+        self.build = Gauge(
+            "resmeter_build_info",
+            "1; the labels say which version runs on which Python.",
+            ["component", "version", "python"],
+            registry=registry,
+        )
+        self.build.labels(component, __version__, platform.python_version()).set(1)
+        self.ready = Gauge(
+            "resmeter_ready",
+            "1 if the process is ready, 0 if not: then /health/ready says why.",
+            registry=registry,
+        )
 
 
 # --- worker ---------------------------------------------------------------------------------------
 
 
 class ProcessesMetrics:
-    """The series of a supervisor. It adds those of its processes with the label `process`."""
+    """The supervisor's own series. It also serves those of its processes, with the label `process`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.up = Gauge(
@@ -118,7 +166,7 @@ class WorkerMetrics:
         )
         self.open_conversations = Gauge(
             "resmeter_open_conversations",
-            "Conversations whose window has not ended. If it only ever rises, none is settled.",
+            "Conversations whose window has not ended. If it only ever rises, no window is settled.",
             registry=registry,
         )
         self.due_unsettled = Gauge(
@@ -139,7 +187,7 @@ class WorkerMetrics:
         )
         self.lag_seconds = Gauge(
             "resmeter_lag_seconds",
-            "Age of the last record processed of a partition; 0 if no more records wait.",
+            "Age of the last record processed in a partition; 0 if no more records wait.",
             ["partition"],
             registry=registry,
         )
@@ -195,7 +243,7 @@ class SinkMetrics:
     def _define_records(self, registry: CollectorRegistry) -> None:
         self.records = Counter(
             "resmeter_usage_records",
-            "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink behind.",
+            "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink is behind.",
             registry=registry,
         )
         self.record_duplicates = Counter(
@@ -248,7 +296,17 @@ class SinkMetrics:
         )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
-            "How long the oldest unit owed has waited in the ledger to become part of a meter event.",
+            "How long the oldest unit owed has waited in the ledger for Stripe to take it. Parked units do not count.",
+            registry=registry,
+        )
+        self.pending_usage_age = Gauge(
+            "resmeter_pending_usage_age_seconds",
+            "Age of the oldest usage that Stripe has not taken, by when it was used. Stripe takes it for 35 days.",
+            registry=registry,
+        )
+        self.unanswered_age = Gauge(
+            "resmeter_unanswered_age_seconds",
+            "Time since the oldest call that Stripe may have counted and did not confirm. It has 23 hours.",
             registry=registry,
         )
         self.carried_units = Gauge(
@@ -306,6 +364,11 @@ class SinkMetrics:
         self.halted = Gauge(
             "resmeter_deliveries_halted",
             "1 if Stripe rejected the API key, or many meter events in a row: nothing is sent until a restart.",
+            registry=registry,
+        )
+        self.held = Gauge(
+            "resmeter_deliveries_held",
+            "1 if the ledger is outdated: nothing is sent until an operator resumes deliveries.",
             registry=registry,
         )
 

@@ -1,24 +1,25 @@
-"""The command line: one file a command, each of options, one call and what it prints.
+"""The command line, `resmeter`: one module for each command.
 
-The work is done elsewhere (`replay`, `ledger`, `kafka`, `stream`, `sink`, `dev`), by functions that
-take values and return values, so that another face can call them too. A command decides nothing: it
-turns words into values, calls, and renders the result as a table, as JSON or as a sentence.
+A command reads its options, makes one call, and prints the result as a table, as JSON or as a
+sentence. The work is done elsewhere (`replay`, `ledger`, `kafka`, `stream`, `sink`, `dev`), by
+functions that take values and return values, so that other programs can call them too.
 
 What all commands have in common:
 
-1. Data goes to standard output, one JSON object a line or a table; everything else goes to standard
-   error. A pipe never sees a progress bar or a warning.
-2. The exit status is 0 done, 1 failed, 2 bad usage or configuration, 3 found something: rejected
-   lines, findings, a plan that is not empty.
-3. What changes a bill shows first what it would do: `rebill plan`, `dlq redrive` without --apply.
-4. Tables fit 80 columns for names of usual length. Where they do not, lines wrap; no figure is cut.
-5. Ids and outcomes come from other programs: `output` makes them safe to print.
+1. Data goes to standard output, as a table or as one JSON object per line. Progress, notes and
+   errors go to standard error, so that they never end up in a pipe.
+2. The exit status is 0 for done, 1 for failed, 2 for bad usage or configuration, and 3 if the
+   command found something: rejected lines, findings, a plan that is not empty.
+3. You can see a change of a bill before you make it: `rebill plan`, and `dlq redrive` without
+   --apply.
+4. Tables fit 80 columns for names of usual length. Longer lines wrap; no figure is cut.
+5. Ids and outcomes come from other programs: `output.visible` makes them safe to print.
 
-`options` has the options that several commands share, `output` what prints, `files` what reads the
-files a user names. A command's module is imported when the command is called, so that `resmeter
-decide` does not wait for Faust.
+`views` has what each command prints, `output` what all views use. `options` has the options that
+several commands share, `files` reads the files that a user names. A command's module is imported
+when the command is called, so that `resmeter decide` does not wait for Faust.
 
-The package holds no rules and no queries, and nothing else in `pipeline` imports it.
+The package holds no rules and no queries. Only `pipeline.__main__` imports it.
 """
 
 import importlib
@@ -32,7 +33,7 @@ from click import Command, Context, Group
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, ResmeterError
 
-# Grouped by who uses them; within a group in the order in which a newcomer meets them.
+# Commands by the people who use them, in the order in which a newcomer needs them.
 SECTIONS = {
     "Chat services": {
         "produce": "Write events from files to the events topic.",
@@ -52,11 +53,11 @@ SECTIONS = {
         "usage": "Show what is owed, billed and pending.",
         "explain": "Show the receipt of one conversation.",
         "deliveries": "List, show, release and settle meter events that wait for you.",
-        "audit": "Recompute every decision and compare it with ledger and Stripe.",
+        "audit": "Recompute every decision and compare it with the ledger and Stripe.",
         "rebill": "Plan corrections of the ledger, and apply a plan.",
     },
     "Development": {
-        "demo": "Run everything once, on 200 recorded support conversations.",
+        "demo": "Run everything once, on 200 sample support conversations.",
         "emulator": "Run a stand-in for Stripe's billing API.",
         "kafka": "Run a real Kafka broker, without Docker or Java.",
     },
@@ -67,7 +68,7 @@ DONE, FAILED, MISUSED, FOUND = 0, 1, 2, 3
 
 
 class CommandGroup(Group):
-    """A group that lists its commands with whole sentences, however narrow the terminal is."""
+    """A group that lists its commands with whole sentences, even on a narrow terminal."""
 
     def format_commands(self, ctx: Context, formatter: click.HelpFormatter) -> None:
         rows = []

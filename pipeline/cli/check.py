@@ -18,8 +18,8 @@ from pipeline.errors import ConfigurationError, UnavailableError
 def command() -> None:
     """Check settings, tenant file and policies, broker, ledger and Stripe key at once.
 
-    Every problem is listed with what to do about it, and the exit status is 2. The check changes
-    nothing.
+    The check changes nothing. It lists every problem, with what to do about it. Exit status 2:
+    there is a problem.
 
     \b
     Example:
@@ -50,7 +50,7 @@ def command() -> None:
         sys.exit(MISUSED)
 
 
-Check = Callable[[list[str]], list[str]]  # adds facts to its argument, returns problems
+Check = Callable[[list[str]], list[str]]  # appends facts to its argument, returns problems
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
@@ -74,12 +74,17 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return problems
 
     def ledger(facts: list[str]) -> list[str]:
-        from pipeline.ledger import open_ledger
+        from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing
 
         opened = open_ledger(settings.ledger.url)
-        opened.close()
-        facts.append(f"{opened.redacted_url} has the tables of this version")
-        return []
+        try:
+            problems = problems_of_rights(opened)
+        finally:
+            opened.close()
+        facts.append(f"{opened.redacted_url} has the tables of this version and takes writes")
+        if missing := sslmode_missing(settings.ledger.url):
+            click.echo(f"-  ledger: {missing}", err=True)
+        return problems
 
     def stripe(facts: list[str]) -> list[str]:
         from pipeline.sink.stripe.account import check_account

@@ -32,10 +32,10 @@ from pipeline.resolve.policy import Timeline
     help="The time up to which silence counts: 2026-06-13, or an RFC 3339 time.",
 )
 def command(files: tuple[str, ...], policy: str, as_of: int) -> None:
-    """Decide over events in files, without Kafka: read one event a line, print one conversation a line.
+    """Decide over events in files, without Kafka: read one event per line, print one conversation per line.
 
-    FILE may be `-` (standard input), a .gz or a .zst file. Lines that are not valid events are
-    listed on standard error with the reason, and the exit status is 3.
+    FILE may be `-` (standard input), a .gz or a .zst file. Standard error lists the lines that are
+    not valid events, with the reason; the exit status is then 3.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def command(files: tuple[str, ...], policy: str, as_of: int) -> None:
 
 
 def read_timeline(policy: str) -> Timeline:
-    """Return the timeline of one policy: a preset's name, or a file.
+    """Return the timeline of one policy, which is the name of a preset or a file.
 
     Raises:
         ConfigurationError: there is no such policy, or it is not valid.

@@ -47,9 +47,10 @@ def command(
 ) -> None:
     """Run a stand-in for Stripe's billing API, in memory, until you stop it.
 
-    It has customers, meters, meter events and their summaries, with the limits, duplicates and
-    errors of the real API. /_emulator/sums shows what was counted. /_emulator is open to this
-    machine only, or to clients with the token in RESMETER_EMULATOR__CONTROL_TOKEN.
+    The emulator has customers, meters, meter events and their summaries, with the limits,
+    duplicates and errors of the real API. /_emulator/sums shows what was counted. /_emulator is
+    open to clients with the token in RESMETER_EMULATOR__CONTROL_TOKEN or, if no token is set, to
+    this machine only.
 
     \b
     Example:
@@ -62,8 +63,8 @@ def command(
     time = Clock(None if clock is None else clock / 1000)
     state = State()
     if tenants is not None:
-        found = load_tenants(tenants)
-        state.prepare(found.customers.values(), found.event_names, time.now())
+        loaded = load_tenants(tenants)
+        state.prepare(loaded.customers.values(), loaded.event_names, time.now())
     emulator = Emulator(
         state,
         time,

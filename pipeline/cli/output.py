@@ -19,18 +19,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import logs
+from pipeline.config import Settings
+from pipeline.errors import ConfigurationError, ResmeterError
 from pipeline.events.model import Rejected
 from pipeline.progress import OnRecord, ignore_progress
 
 TEXT_COLUMNS_MIN = 60
 _COLUMNS_MAX = 10_000
-# C0, delete and C1; then what turns the direction of writing.
+# C0, delete and C1; then the characters that change the direction of writing.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
+@contextmanager
+def ending_in_the_log(settings: Settings) -> Iterator[None]:
+    """Log what ends a worker or sink, if its log is JSON: then every line is.
+
+    Otherwise the command line prints it, as for any command.
+    """
+    try:
+        yield
+    except ResmeterError as error:
+        if not logs.writes_json(settings.log):
+            raise
+        problems = error.problems if isinstance(error, ConfigurationError) else (str(error),)
+        for problem in problems:
+            logs.get_logger("resmeter").error("ended", error=problem)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)  # as for any command
+
+
 def visible(text: str) -> str:
-    r"""Return the text with every control character as `\u001b`; that is valid in JSON too."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return the text with control characters escaped, as in `\u001b`: valid in JSON too."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def as_written(text: str) -> Text:
@@ -44,9 +64,9 @@ def count_of(number: int, noun: str) -> str:
 
 
 def print_table(table: Table) -> None:
-    """Print a table at the width that it needs, or at the terminal's where that is more.
+    """Print a table at the width that it needs, or at the terminal's width if that is larger.
 
-    In a terminal that is too narrow, lines wrap; rich would cut figures and drop columns instead.
+    In a narrower terminal, lines wrap; rich would cut figures and drop columns instead.
     """
     terminal = Console()
     unbounded = terminal.options.update(max_width=_COLUMNS_MAX)
@@ -55,9 +75,9 @@ def print_table(table: Table) -> None:
 
 
 def grouped_table(label: str, figures: Sequence[str]) -> Table:
-    """Return a table with one line for a group, and lines below it: see `add_group`.
+    """Return an empty table for groups: `add_group` names a group, `add_member` adds its lines.
 
-    Names of tenants are long: on lines of their own, they leave room for the figures on 80
+    Names of tenants are long: on lines of their own, they leave room for the figures in 80
     columns.
     """
     table = Table(box=None, pad_edge=False)
@@ -73,7 +93,7 @@ def add_group(table: Table, name: str) -> None:
 
 
 def add_member(table: Table, name: str, figures: Sequence[str]) -> None:
-    """Add a line to the group that was added last."""
+    """Add a line of figures to the group that was added last."""
     table.add_row(Text(f"  {visible(name)}"), *figures)
 
 
@@ -90,7 +110,7 @@ def print_text(text: str, indent: str = "", *, err: bool = False) -> None:
 
 
 def wrapped(text: str, columns: int, indent: str = "") -> str:
-    """Return text from other programs, made safe, on lines of at most so many columns, except for longer words."""
+    """Return text from other programs, safe to print, wrapped to `columns`; longer words stay whole."""
     return textwrap.fill(
         visible(text),
         columns,

@@ -34,10 +34,10 @@ from pipeline.kafka.producing import Signer, produce_lines
     help="Sign each record with this producer's key from the tenant file.",
 )
 def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: str | None) -> None:
-    """Write events from files, one JSON object a line, to the events topic.
+    """Write events from files, one JSON object per line, to the events topic.
 
-    Each line is checked first. Lines that a worker would reject are not sent; standard error says
-    why, and the exit status is 3. FILE may be `-` (standard input), a .gz or a .zst file.
+    Each line is checked first. Lines that a worker would reject are not sent: standard error lists
+    them with the reason, and the exit status is 3. FILE may be `-` (standard input), a .gz or a .zst file.
 
     \b
     Example:
@@ -85,7 +85,7 @@ def _signer(settings: Settings, key_id: str | None, *, is_checked: bool) -> Sign
 
 def _print_interrupted(acknowledged: int) -> None:
     click.echo(
-        f"{count_of(acknowledged, 'event')} sent and acknowledged before this; send the files "
+        f"{count_of(acknowledged, 'event')} sent and acknowledged before the command stopped; send the files "
         "again: an event that was already accepted counts once",
         err=True,
     )

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -15,32 +14,22 @@ from pipeline.cli.options import (
     time_range_options,
     wait_option,
 )
-from pipeline.cli.output import (
-    add_group,
-    add_member,
-    count_of,
-    grouped_table,
-    print_table,
-    print_text,
-    progress,
-    visible,
-)
+from pipeline.cli.output import count_of, progress, visible
+from pipeline.cli.views.rebill import name_of, print_applied, print_plan
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.replay.corrections import Correctable
-from pipeline.replay.planfile import RebillPlan, Total, decode_plan
+from pipeline.replay.planfile import decode_plan
 from pipeline.replay.rebill import AppliedPlan, apply_plan, make_plan
 
-_CONVERSATIONS_SHOWN_MAX = 20
 _PLAN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group("rebill", cls=CommandGroup)
 def command() -> None:
-    """Correct the ledger where it is not what the event log says.
+    """Correct the ledger where it differs from the event log.
 
     A plan is the difference between the ledger and the log, in a file that you can read, pass on
-    and keep. Applying a plan writes usage records that correct the ledger; nothing is changed in
-    place. Applying a plan twice has the same effect as applying it once.
+    and keep. Applying a plan adds usage records that correct the ledger, and changes none that
+    exist. Applying a plan twice has the same effect as applying it once.
 
     \b
     Example:
@@ -61,11 +50,11 @@ def command() -> None:
     help="The file to write. It must not exist yet.",
 )
 def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out: Path) -> None:
-    """Recompute every decision from the event log and write down what to correct.
+    """Recompute every decision from the event log, and write the corrections to a file.
 
-    Events that came too late for the worker count here: a plan is how they are billed. A
-    conversation that a worker is not done with is left out and counted. Exit status 3: there is
-    something to correct.
+    A plan includes events that came too late for the worker; nothing else bills them. A plan
+    leaves out conversations that a worker is not done with, and says how many. Exit status 3:
+    there is something to correct.
 
     \b
     Example:
@@ -73,7 +62,7 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
     """
     _check_out(out)
     with opened() as (settings, tenants, ledger), progress("reading the log") as on_record:
-        made = make_plan(
+        made_plan = make_plan(
             settings,
             tenants,
             ledger,
@@ -83,22 +72,22 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
             wait_seconds=wait_seconds,
             on_record=on_record,
         )
-    if tenant_id is not None and tenant_id not in made.tenants:
+    if tenant_id is not None and tenant_id not in made_plan.tenants:
         click.echo(f"{settings.topics.events} has no event of {visible(tenant_id)}", err=True)
     try:
-        out.write_bytes(made.content)
+        out.write_bytes(made_plan.content)
     except OSError as error:
         raise UnavailableError(f"the plan cannot be written to {out}: {error.strerror}") from error
-    _print_plan(made.plan)
-    identity = made.plan.header.id
-    if made.plan.conversations:
+    print_plan(made_plan.plan)
+    identity = made_plan.plan.header.id
+    if made_plan.plan.conversations:
         click.echo(f"plan {identity} is in {out}; to apply it: resmeter rebill apply {out}")
         sys.exit(FOUND)
     click.echo(f"nothing to correct; the empty plan {identity} is in {out}", err=True)
 
 
 def _check_out(out: Path) -> None:
-    # Before the log is read, which may take an hour.
+    # Fail before the log is read, which may take an hour.
     if out.exists():
         raise ConfigurationError(
             [f"{out} already exists; plans are never overwritten. Choose another file name."]
@@ -120,9 +109,9 @@ def show(file: Path) -> None:
     Example:
       resmeter rebill show plan.ndjson
     """
-    found = decode_plan(str(file), file.read_bytes())
-    _print_plan(found)
-    if not found.conversations and not found.header.totals:
+    rebill_plan = decode_plan(str(file), file.read_bytes())
+    print_plan(rebill_plan)
+    if not rebill_plan.conversations and not rebill_plan.header.totals:
         click.echo("there is nothing to correct", err=True)
 
 
@@ -133,108 +122,32 @@ def apply(file: Path, wait_seconds: float) -> None:
     """Write a plan's corrections, and wait until the ledger has them.
 
     Corrections go to the topic of usage records; the sink stores and delivers them like any other
-    usage record. A conversation that has changed since the plan was made is left as it is, and
-    named: exit status 3.
+    usage record. Conversations that have changed since the plan was made are listed and left as
+    they are. Exit status 3: there are such conversations.
 
     \b
     Example:
       resmeter rebill apply plan.ndjson
     """
-    found = decode_plan(str(file), file.read_bytes())
+    rebill_plan = decode_plan(str(file), file.read_bytes())
     with opened() as (settings, _, ledger), progress("applying the plan") as on_record:
         applied = apply_plan(
-            settings, ledger, found, wait_seconds=wait_seconds, on_record=on_record
+            settings, ledger, rebill_plan, wait_seconds=wait_seconds, on_record=on_record
         )
     report(applied)
 
 
 def report(applied: AppliedPlan) -> None:
-    """Print what became of a plan; exit with 3 where conversations have changed.
+    """Print the result of applying a plan; exit with 3 if conversations have changed.
 
     Raises:
         UnavailableError: the sink has quarantined a correction.
     """
-    stored = applied.stored
-    click.echo(
-        f"{count_of(sum(map(len, stored)), 'correction')} of "
-        f"{count_of(len(stored), 'conversation')} {_are(len(stored))} in the ledger"
-    )
-    if before := len(applied.written_before):
-        click.echo(f"{count_of(before, 'conversation')} had been corrected by this plan before")
-    for part in applied.changed[:_CONVERSATIONS_SHOWN_MAX]:
-        click.echo(f"left: {_name(part)} has changed since the plan was made")
-    if left := len(applied.changed):
-        click.echo(f"{count_of(left, 'conversation')} {_are(left)} left: make a new plan for them")
+    print_applied(applied)
     if quarantined := applied.quarantined:
         raise UnavailableError(
             f"the sink has quarantined corrections of {count_of(len(quarantined), 'conversation')}"
-            f", the first {_name(quarantined[0])}: see the sink's log"
+            f", the first {name_of(quarantined[0])}: see the sink's log"
         )
     if applied.changed:
         sys.exit(FOUND)
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
-def _name(part: Correctable) -> str:
-    return visible(f"{part.tenant_id} {part.conversation}")
-
-
-def _print_plan(found: RebillPlan) -> None:
-    header = found.header
-    if header.totals:
-        _print_totals(header.totals)
-    for part in found.conversations[:_CONVERSATIONS_SHOWN_MAX]:
-        _print_corrections(part)
-    if (more := len(found.conversations) - _CONVERSATIONS_SHOWN_MAX) > 0:
-        click.echo(f"and {count_of(more, 'more conversation')}; the file has all")
-    if header.unsettled:
-        click.echo(
-            f"{count_of(header.unsettled, 'conversation')} left out: different from the log, but "
-            "the worker is not done with them; plan again later",
-            err=True,
-        )
-    if header.unjudged:
-        click.echo(
-            f"{count_of(header.unjudged, 'conversation')} left out: different from the log, but "
-            "retention has deleted its beginning, so nobody can say which is right",
-            err=True,
-        )
-
-
-def _print_totals(totals: tuple[Total, ...]) -> None:
-    figures = ("added", "removed", "amount added", "amount removed", "net")
-    table = grouped_table("tenant, outcome", figures)
-    previous: str | None = None
-    for total in totals:
-        if total.tenant_id != previous:
-            add_group(table, total.tenant_id)
-            previous = total.tenant_id
-        added = _amount("+", total.amount_added, total.currency)
-        removed = _amount("-", total.amount_removed, total.currency)
-        units = (_signed(total.added), _signed(-total.removed))
-        add_member(
-            table, total.outcome, [*units, added, removed, _signed(total.added - total.removed)]
-        )
-    print_table(table)
-
-
-def _print_corrections(part: Correctable) -> None:
-    print_text(f"{part.tenant_id} {part.conversation}: {part.why}", "  ")
-    for correction in part.corrections:
-        record = correction.record
-        cause = f"reverses {record.supersedes}" if record.supersedes else "for"
-        evidence = "" if record.supersedes else f" {', '.join(record.evidence)}"
-        click.echo(f"  {record.quantity:+d} {visible(f'{record.outcome} {cause}{evidence}')}")
-
-
-def _signed(number: int) -> str:
-    return f"{number:+d}" if number else "0"
-
-
-def _amount(sign: str, amount: str | None, currency: str | None) -> str:
-    if amount is None:
-        return "no price"
-    return f"{sign}{amount} {currency}" if Decimal(amount) else f"0.00 {currency}"

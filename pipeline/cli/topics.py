@@ -21,7 +21,7 @@ def command() -> None:
 
 @command.command("create")
 def create() -> None:
-    """Create the topics that do not exist, then check all. Safe to repeat.
+    """Create the topics that do not exist, then check all topics. Safe to repeat.
 
     \b
     Example:
@@ -42,7 +42,7 @@ def create() -> None:
 def check() -> None:
     """Check that the topics exist with the configuration that resmeter needs.
 
-    Exit status 2: something is wrong, and each problem is listed.
+    The check lists every problem. Exit status 2: there is a problem.
 
     \b
     Example:

@@ -1,24 +1,14 @@
 """`resmeter usage`."""
 
-from decimal import Decimal
-
 import click
 import orjson
-from rich.table import Table
-from rich.text import Text
 
 from pipeline.cli.options import TimeRange, json_option, opened, tenant_option, time_range_options
-from pipeline.cli.output import (
-    add_group,
-    add_member,
-    grouped_table,
-    print_table,
-    print_text,
-    visible,
-)
+from pipeline.cli.output import print_text, visible
+from pipeline.cli.views.usage import print_usage
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.entries import STUCK
-from pipeline.ledger.pricing import PricedUsage, price_usage
+from pipeline.ledger.pricing import price_usage
 
 _TENANTS_SHOWN_MAX = 20
 
@@ -31,8 +21,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
-    is what Stripe does not have: not sent yet, a negative sum that is carried forward, or rejected,
-    uncertain or altered, which waits for you: see `resmeter deliveries`.
+    usage is not at Stripe yet: it was not sent, or it is a negative sum that is carried forward. What
+    is rejected, uncertain or altered is neither delivered nor pending: a warning counts it.
 
     \b
     Example:
@@ -52,22 +42,22 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     elif missing:
         print_text(missing, err=True)
     else:
-        print_table(_table(lines))
+        print_usage(lines)
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
     for line in lines:
         stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
         if stuck:
             print_text(
-                f"warning: of the pending {line['outcome']} of {line['tenantid']}, "
+                f"warning: of the {line['outcome']} of {line['tenantid']}, "
                 f"{' and '.join(stuck)} wait for you: see `resmeter deliveries list`",
                 err=True,
             )
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:
-    """Return a sentence that says there is no usage, and which tenants have some."""
-    known = sorted({found.tenant_id for found in reports.usage(ledger)})
+    """Return a sentence that says that there is no usage, and which tenants have usage."""
+    known = sorted({usage.tenant_id for usage in reports.usage(ledger)})
     if not known:
         return "The ledger has no usage yet"
     at_that_time = "" if time_range == (None, None) else " at that time"
@@ -78,31 +68,3 @@ def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> s
     more = ", ..." if len(known) > _TENANTS_SHOWN_MAX else ""
     names = ", ".join(known[:_TENANTS_SHOWN_MAX])
     return f"No usage for tenant {tenant_id!r} (known tenants: {names}{more})"
-
-
-def _table(lines: list[PricedUsage]) -> Table:
-    figures = ("quantity", "confirmed", "assumed", "amount", "delivered", "pending")
-    table = grouped_table("tenant, outcome", figures)
-    previous: str | None = None
-    for line in lines:
-        if line["tenantid"] != previous:
-            add_group(table, line["tenantid"])
-            previous = line["tenantid"]
-        add_member(table, line["outcome"], _figures([line], line["currency"]))
-    table.add_section()
-    for currency in sorted({line["currency"] or "" for line in lines}):
-        of_currency = [line for line in lines if (line["currency"] or "") == currency]
-        table.add_row(Text("total"), *_figures(of_currency, currency or None), style="bold")
-    return table
-
-
-def _figures(lines: list[PricedUsage], currency: str | None) -> list[str]:
-    amount = sum((Decimal(line["amount"] or 0) for line in lines), Decimal(0))
-    return [
-        str(sum(line["quantity"] for line in lines)),
-        str(sum(line["confirmed"] for line in lines)),
-        str(sum(line["assumed"] for line in lines)),
-        f"{amount:f} {currency}" if currency else "no price",
-        str(sum(line["delivered"] for line in lines)),
-        str(sum(line["pending"] for line in lines)),
-    ]

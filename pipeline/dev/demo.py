@@ -1,4 +1,4 @@
-"""Run the demo: start everything, send the events, wait until they are billed, stop everything."""
+"""Run the demo: start everything, send the events, wait until all usage is billed, then stop."""
 
 import contextlib
 import os
@@ -48,12 +48,12 @@ Step = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 class Demo(msgspec.Struct, frozen=True):
-    """The running demo, and where to look at it."""
+    """A running demo: its files, its settings and its addresses."""
 
     folder: Path
     data: Path
-    env: dict[str, str]  # the settings with which a `resmeter` command works on it
-    broker: str  # in words
+    env: dict[str, str]  # the settings for a `resmeter` command that uses the demo
+    broker: str  # described for people
     worker_url: str
     sink_url: str
     emulator_url: str
@@ -64,11 +64,11 @@ def running_demo(settings: Settings, step: Step) -> Iterator[Demo]:
     """Run the whole pipeline until nothing is pending, and keep it up while the context is open.
 
     Args:
-        settings: if they name a broker, the demo uses that one.
-        step: shows one step; entered before the step and left after it.
+        settings: the Kafka settings are used if they name a broker; otherwise the demo starts one.
+        step: returns a context that shows one step of the demo while the step runs.
 
     Raises:
-        UnavailableError: a part did not start, or ended; with the end of its log.
+        UnavailableError: a process did not start, or ended; the message shows the end of its log.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_terminable())
@@ -119,7 +119,7 @@ def running_demo(settings: Settings, step: Step) -> Iterator[Demo]:
 
 
 def histories(data: Path) -> Histories:
-    """Return the demo's conversations, read from its file."""
+    """Return the conversations in the demo's file."""
     histories = Histories()
     for line in data.read_bytes().splitlines():
         histories.add(line)
@@ -136,16 +136,16 @@ def sums_at_stripe(demo: Demo) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Handle SIGTERM as Ctrl-C, so that nothing is left behind."""
+    """Handle SIGTERM like Ctrl-C, so that the demo removes everything it started."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    earlier_handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, earlier_handler)
 
 
 def _broker(
@@ -169,9 +169,9 @@ def _tenant_file() -> str:
 
 
 def _clock(data: Path) -> str:
-    """Return the emulator's time: a few days after the newest event.
+    """Return the time for the emulator's clock: three days after the newest event.
 
-    Stripe accepts timestamps of the last 35 days, and the data are from a past month.
+    Stripe accepts only timestamps of the last 35 days, and the demo's events may be older.
     """
     newest = max(event.at for _, _, history in histories(data) for event in history)
     return format_time(newest + 3 * _DAY_MS)
@@ -187,7 +187,7 @@ def _environment(
         "RESMETER_TOPICS__CHANGELOG": f"demo-{run_id}.conversations-changelog",
         _RECORDS: f"demo-{run_id}.usage.records",
         "RESMETER_TOPICS__DEAD_LETTERS": f"demo-{run_id}.conversation.events.dlq",
-        # The events happened in the past: their own timestamps must count.
+        # The events happened in the past, so their own times must count as their arrival.
         "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
         "RESMETER_WORKER__GROUP": f"demo-{run_id}",
         "RESMETER_WORKER__HTTP_PORT": "0",
@@ -227,7 +227,7 @@ def _is_billed(servers: str, env: dict[str, str], settings: Settings) -> bool:
 
 
 def _end(servers: str, topic: str, settings: Settings) -> int:
-    """Return how many records a topic holds, over all partitions."""
+    """Return the number of records in a topic, over all partitions."""
     options = {**librdkafka_options(settings.kafka), "bootstrap.servers": servers}
     consumer = Consumer({**options, "group.id": "resmeter-demo-probe"})
     try:
@@ -241,7 +241,7 @@ def _end(servers: str, topic: str, settings: Settings) -> int:
 
 
 def _delete_topics(settings: Settings, servers: str, env: dict[str, str]) -> None:
-    """Delete the run's topics from a broker that is not ours; our own broker is deleted as a whole."""
+    """Delete the demo's topics from a broker that the demo did not start."""
     if "bootstrap_servers" not in settings.kafka.model_fields_set:
         return
     options = {**librdkafka_options(settings.kafka), "bootstrap.servers": servers}

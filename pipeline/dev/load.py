@@ -1,11 +1,12 @@
-"""Draw realistic support conversations from a seed, as events in the order of their times.
+"""Generate support conversations from a seed, as events in order of time.
 
     python -m pipeline.dev.load 10000 > events.ndjson
 
-Tests and benchmarks share this load. A conversation has about 5.4 events: a question, one to a few
-answers, and an end: thanks, silence, a request for a person, or a handoff. There are 200 tenants of
-very unequal size. Pauses between messages are log-normal, with a median of half a minute. The log's
-time has about 200 events a second: 2,000,000 events are some 370,000 conversations in three hours.
+Tests and benchmarks share this load. A conversation has about 5.4 events: a question, one or more AI
+messages, and an end, which is thanks, silence, a request for a person, or a handoff. There are 200
+tenants of very unequal size. The customer's pauses are log-normal, with a median of half a minute.
+There are about 200 events per second of event time: 2,000,000 events are some 370,000 conversations
+in about three hours.
 """
 
 import heapq
@@ -32,12 +33,12 @@ class EventRecord(NamedTuple):
     value: bytes
 
 
-# What is still to come: time, conversation, number within it, tenant, channel, type, data.
+# An event that is not yet due: time, conversation, number within it, tenant, channel, type, data.
 _Pending = tuple[int, str, int, str, str, str, dict[str, object]]
 
 
 def events(count: int, seed: int = 1) -> Iterator[EventRecord]:
-    """Yield the first `count` events of a seed's load, in the order of their times."""
+    """Yield the first `count` events of a seed's load, in order of time."""
     draw = random.Random(seed)
     names = [f"tenant-{number:04d}" for number in range(TENANTS)]
     weights = [1 / (number + 1) for number in range(TENANTS)]

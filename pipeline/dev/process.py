@@ -1,7 +1,8 @@
-"""Run `resmeter` commands as child processes: none outlives its parent, every wait has a deadline.
+"""Run `resmeter` commands as child processes, with a deadline for every wait.
 
-The demo, the tests and the benchmarks start processes here and nowhere else. A background process
-writes its output to a log file; an error about the process ends with the last lines of that log.
+The demo, the benchmarks and most tests start `resmeter` with this module. On Linux, a child process
+ends with its parent. A background process writes its output to a log file, and an error about the
+process shows the last lines of that log.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from pathlib import Path
 from pipeline.errors import UnavailableError
 
 _PR_SET_PDEATHSIG = 1
-_STOP_SECONDS_MAX = 30.0  # more than worker and sink give themselves
+_STOP_SECONDS_MAX = 30.0  # longer than the shutdown deadlines of worker and sink
 _RUN_SECONDS_MAX = 300.0
 _PROBE_SECONDS = 0.1
 _TAIL_CHARACTERS = 1_500
@@ -35,14 +36,14 @@ class Process:
         *,
         module: str = "pipeline",
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            name: how errors call it.
-            arguments: of the command.
-            env: its whole environment.
-            log: the file to which its output is appended.
-            module: what runs instead of `resmeter`.
+            name: the name of the process in errors.
+            arguments: the arguments of the command.
+            env: the whole environment of the process.
+            log: the file to which the output is appended.
+            module: the Python module to run; the default is `resmeter`.
         """
         self.name = name
         self._log = log
@@ -53,7 +54,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                start_new_session=True,  # Ctrl-C reaches only us, and we stop our children in order
+                start_new_session=True,  # Ctrl-C reaches only the parent, which stops its children
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
             )
 
@@ -63,16 +64,16 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """The exit status, or None while the process runs."""
         return self._process.poll()
 
     # --- waiting ----------------------------------------------------------------------------------
 
     def find(self, pattern: str, seconds_max: float) -> str:
-        """Wait until its log matches a pattern, and return the first group.
+        """Wait until the log matches a pattern, and return the first group.
 
         Raises:
-            UnavailableError: it ended first, or took too long.
+            UnavailableError: the process ended first, or the wait took too long.
         """
         matches: list[str] = []
 
@@ -102,7 +103,7 @@ class Process:
             probe_seconds: the pause between two checks.
 
         Raises:
-            UnavailableError: the process ended first, or it took too long.
+            UnavailableError: the process ended first, or the wait took too long.
         """
         deadline = time.monotonic() + seconds_max
         while not is_true():
@@ -115,10 +116,10 @@ class Process:
             time.sleep(probe_seconds)
 
     def check(self) -> None:
-        """Check that it still runs.
+        """Check that the process still runs.
 
         Raises:
-            UnavailableError: it has ended.
+            UnavailableError: the process has ended.
         """
         status = self._process.poll()
         if status is not None:
@@ -127,10 +128,10 @@ class Process:
             )
 
     def wait(self, seconds_max: float) -> int:
-        """Wait until it ends by itself, and return its exit status.
+        """Wait until the process ends by itself, and return its exit status.
 
         Raises:
-            UnavailableError: it took too long.
+            UnavailableError: the wait took too long.
         """
         try:
             return self._process.wait(seconds_max)
@@ -143,7 +144,7 @@ class Process:
     # --- ending -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End it in order with SIGTERM, and with SIGKILL if that takes too long."""
+        """Stop the process with SIGTERM, and kill it if that takes too long."""
         if self._process.poll() is not None:
             return
         self._process.terminate()
@@ -153,12 +154,12 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a power cut does."""
+        """Kill the process with SIGKILL; it cannot clean up."""
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """Stop it in the middle of its work (SIGSTOP) until `resume`."""
+        """Suspend the process with SIGSTOP until `resume`."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -190,16 +191,16 @@ def run(
     module: str = "pipeline",
     seconds_max: float = _RUN_SECONDS_MAX,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a `resmeter` command, or another module, to its end, whatever its exit status.
+    """Run a `resmeter` command, or another module, to its end; the caller checks the exit status.
 
     Args:
-        arguments: of the command.
-        env: its whole environment.
-        module: what runs instead of `resmeter`.
-        seconds_max: when it is killed.
+        arguments: the arguments of the command.
+        env: the whole environment of the command.
+        module: the Python module to run; the default is `resmeter`.
+        seconds_max: a command that runs longer is killed.
 
     Raises:
-        UnavailableError: it took too long.
+        UnavailableError: the command took too long.
     """
     try:
         return subprocess.run(
@@ -214,10 +215,10 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         output = error.stderr or ""
-        if isinstance(output, bytes):  # the text is not decoded yet when the time is up
+        if isinstance(output, bytes):  # at a timeout, subprocess has not decoded the text yet
             output = output.decode("utf-8", "replace")
         raise UnavailableError(
-            f"{_shown(module, arguments)} did not end within {seconds_max:.0f} s; "
+            f"{_command_line(module, arguments)} did not end within {seconds_max:.0f} s; "
             f"it wrote:\n{output[-_TAIL_CHARACTERS:].strip()}"
         ) from error
 
@@ -229,28 +230,28 @@ def run_or_raise(
     module: str = "pipeline",
     seconds_max: float = _RUN_SECONDS_MAX,
 ) -> str:
-    """Run as `run` does, and return what the command printed.
+    """Run a command like `run`, and return its standard output.
 
     Raises:
-        UnavailableError: it failed or took too long; with what it wrote to standard error.
+        UnavailableError: the command failed or took too long; the message has its standard error.
     """
-    done = run(arguments, env, module=module, seconds_max=seconds_max)
-    if done.returncode:
+    completed = run(arguments, env, module=module, seconds_max=seconds_max)
+    if completed.returncode:
         raise UnavailableError(
-            f"{_shown(module, arguments)} ended with status {done.returncode}:\n"
-            f"{done.stderr.strip()}"
+            f"{_command_line(module, arguments)} ended with status {completed.returncode}:\n"
+            f"{completed.stderr.strip()}"
         )
-    return done.stdout
+    return completed.stdout
 
 
-def _shown(module: str, arguments: Sequence[str]) -> str:
+def _command_line(module: str, arguments: Sequence[str]) -> str:
     return " ".join(("resmeter" if module == "pipeline" else module, *arguments))
 
 
 def die_with_parent() -> None:
-    """Make the kernel kill this process when its parent ends; Linux only.
+    """Make the kernel kill this process when its parent ends; on Linux only.
 
-    To be called in a child between fork and exec: `preexec_fn`.
+    Pass this function as `preexec_fn`, so that it runs in the child between fork and exec.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

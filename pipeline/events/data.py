@@ -1,8 +1,8 @@
-"""What `data` has, for each type of event: the one table that both readers work from. Pure.
+"""Define the members of `data` for each event type; both readers use this table. Pure.
 
-A class gives the members of `data`, their form and their defaults; `members` says what of them an
-`Event` keeps. Members that no class names are ignored. The schemas in `schemas/events` say the same
-to producers, and a test compares them with this table.
+A class declares the members of `data`, with their types and defaults. Its method `members` returns
+the part that an `Event` keeps. The readers ignore all other members. `schemas/events` describes the
+same members for producers, and a test compares the schemas with this table.
 """
 
 from typing import Annotated, Any, Literal
@@ -24,10 +24,10 @@ Actor = Literal["customer", "teammate", "workflow"]
 
 # `gc=False` here and in `wire`: none of these can be part of a cycle.
 class Data(msgspec.Struct, gc=False):
-    """The `data` of a type of event. What is wrong is reported in the order of the members."""
+    """The `data` of one event type. `reader` checks its members in this order."""
 
     def members(self) -> dict[str, Any]:
-        """Return the members of `Event` that this sets.
+        """Return the members of `Event` that this data sets.
 
         Raises:
             ValueError: a time is not valid.

@@ -1,4 +1,4 @@
-"""The values that reading a record gives: `Event` in an `Addressed`, or `Rejected`. Pure."""
+"""Define an event, its types and limits, and the reasons to reject a record. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ Reason = Literal[
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
-# An event stores the position of its type in this table, and among events of one millisecond the
-# position decides which comes first: append new types, never reorder.
+# An event stores the position of its type in this table, and the position also orders events of one
+# millisecond and sequence. Append new types; never reorder.
 TYPES = (
     "conversation.started",
     "conversation.customer_message",
@@ -81,8 +81,8 @@ Cause = Literal[
 TENANT_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 EVENT_BYTES_MAX = 256 * 1024
 EVENTS_IN_CONVERSATION_MAX = 10_000
-# The second limit of a conversation: its encoded events. A state must fit into one Kafka record,
-# and 10,000 events with more than 300 bytes of text each would not.
+# The second limit of a conversation is the size of its encoded events. A state must fit into one
+# Kafka record, and 10,000 events with more than 300 bytes of text each would not.
 HISTORY_BYTES_MAX = 3 * 1024 * 1024
 # Without a limit, a hundred events could fill a whole state.
 SEQUENCE_CHARACTERS_MAX = 256
@@ -98,10 +98,11 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """The part of an event that can affect a decision; the rest stays in the log.
+    """The part of an event that can affect a decision.
 
-    The tenant and the conversation are not members: they are the key of the state that the event
-    is stored in. The members after `live` are set by the types that have them (`events/data.py`).
+    The tenant and the conversation are not members: they are the key of the state that stores the
+    event. The members after `is_live` come from `data`; each event type sets its own
+    (`events/data.py`).
 
     The one-letter names are how a state stores the event (docs/internals/state-format.md). They
     keep states small, and they never change: old states must stay readable.
@@ -113,7 +114,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     id: str = msgspec.field(name="i")
     sequence: str = msgspec.field(name="q", default="")
     channel: Channel = msgspec.field(name="c", default="messenger")
-    live: bool = msgspec.field(name="l", default=True)  # environment is "live"
+    is_live: bool = msgspec.field(name="l", default=True)  # environment is "live"
     intent: Intent | None = msgspec.field(name="n", default=None)
     kind: AnswerKind | None = msgspec.field(name="k", default=None)
     billable: bool = msgspec.field(name="b", default=True)
@@ -129,12 +130,12 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def type(self) -> str:
-        """The name of the type, as the wire has it."""
+        """The name of the type, as in the CloudEvent."""
         return TYPES[self.rank]
 
     @property
     def order(self) -> tuple[int, str, int, str, str]:
-        """The order of a history (docs/reference/outcomes.md §3.1)."""
+        """The key that sorts a history (docs/reference/outcomes.md §3.1)."""
         return (self.at, self.sequence, self.rank, self.source, self.id)
 
 

@@ -1,7 +1,7 @@
-"""Read an event and explain what is wrong with it: the authority on what is accepted. Pure.
+"""Read any event, and explain a rejection: the authority on what is accepted. Pure.
 
-`wire` reads the ordinary event faster, and passes everything else to this module. So whatever is
-accepted or rejected here decides, and a property test compares the two readers.
+`wire` is a faster reader for ordinary events, and passes all others to this module. If the two
+disagree, this module is right; `tests/properties/test_readers.py` compares them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class _RejectedError(Exception):
-    """Carries a `Rejected` out of the checks, to the function that returns it."""
+    """A failed check, with the `Rejected` that `_read` returns for it."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         self.rejected = Rejected(reason, detail)
 
 
-# --- JSON and headers: the envelope's attributes, and `data` --------------------------------------
+# --- JSON and headers -----------------------------------------------------------------------------
 
 
 def read_structured(value: bytes) -> Addressed | Rejected:
-    """Return the event in a value that has all of it, as JSON."""
+    """Return the event of a record in structured mode: the value is the whole event as JSON."""
     if not value:
         return Rejected("malformed_json", "the value is empty")
     envelope = _json(value)
@@ -61,7 +61,12 @@ def read_structured(value: bytes) -> Addressed | Rejected:
 
 
 def read_binary(attributes: Mapping[str, Any], value: bytes) -> Addressed | Rejected:
-    """Return the event whose attributes are in headers; the value is `data`, as JSON."""
+    """Return the event of a record in binary mode: the value is `data` as JSON.
+
+    Args:
+        attributes: the attributes in the record's headers, from `binary_attributes`.
+        value: the record's value.
+    """
     data = _json(value) if value else {}
     if isinstance(data, Rejected):
         return data
@@ -69,7 +74,7 @@ def read_binary(attributes: Mapping[str, Any], value: bytes) -> Addressed | Reje
 
 
 def binary_attributes(headers: Headers) -> dict[str, Any] | Rejected | None:
-    """Return the attributes in the headers, or None where the record is in structured mode."""
+    """Return the attributes in the headers, or None if the record is in structured mode."""
     attributes: dict[str, Any] = {}
     structured = False
     for name, content in headers:
@@ -85,7 +90,7 @@ def binary_attributes(headers: Headers) -> dict[str, Any] | Rejected | None:
 
 
 class _OutOfRange:
-    """A number that no machine type can represent: an error only in a member that is used."""
+    """A number that is too large to decode. It is an error only in a member that the reader uses."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -95,7 +100,7 @@ class _OutOfRange:
 
 
 def _json(text: bytes) -> object:
-    """Return what a JSON text says, or a `Rejected`."""
+    """Return the value of a JSON text, or a `Rejected`."""
     try:
         text.decode()
         return _decode(text, depth=2)
@@ -107,8 +112,8 @@ def _json(text: bytes) -> object:
 
 
 def _decode(text: bytes | msgspec.Raw, depth: int) -> object:
-    # The envelope and `data` are decoded member by member, so that a number out of range spoils
-    # no member but its own.
+    # The envelope and `data` are decoded member by member, so that a number out of range affects
+    # only its own member.
     if depth:
         try:
             members = _decode_members(text)
@@ -134,24 +139,24 @@ def _read(attributes: Mapping[str, Any], data: object) -> Addressed | Rejected:
 
 def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
     _check_envelope(attributes)
-    wrong: Reason = "invalid_attribute"
-    event_id = _identifier(attributes["id"], "id", wrong)
-    source = _identifier(attributes["source"], "source", wrong)
-    conversation_id = _identifier(attributes["subject"], "subject", wrong)
-    at = _time(attributes["time"], "time", wrong)
-    tenant_id = _identifier(attributes["tenantid"], "tenantid", wrong, 128)
+    reason: Reason = "invalid_attribute"
+    event_id = _identifier(attributes["id"], "id", reason)
+    source = _identifier(attributes["source"], "source", reason)
+    conversation_id = _identifier(attributes["subject"], "subject", reason)
+    at = _time(attributes["time"], "time", reason)
+    tenant_id = _identifier(attributes["tenantid"], "tenantid", reason, 128)
     if not TENANT_ID.fullmatch(tenant_id):
         raise _RejectedError(
-            wrong, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
+            reason, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
         )
-    channel = _choice(attributes.get("channel", "messenger"), get_args(Channel), "channel", wrong)
+    channel = _choice(attributes.get("channel", "messenger"), get_args(Channel), "channel", reason)
     environment = _choice(
-        attributes.get("environment", "live"), get_args(Environment), "environment", wrong
+        attributes.get("environment", "live"), get_args(Environment), "environment", reason
     )
-    sequence = _string(attributes.get("sequence", ""), "sequence", wrong)
+    sequence = _string(attributes.get("sequence", ""), "sequence", reason)
     if len(sequence) > SEQUENCE_CHARACTERS_MAX:
         raise _RejectedError(
-            wrong,
+            reason,
             f"sequence: has {len(sequence)} characters; the limit is {SEQUENCE_CHARACTERS_MAX}",
         )
     if isinstance(data, Rejected):
@@ -166,7 +171,7 @@ def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
         id=event_id,
         sequence=sequence,
         channel=channel,
-        live=environment == "live",
+        is_live=environment == "live",
         **_checked_members(rank, data),
     )
     return Addressed(tenant_id, conversation_id, event)
@@ -175,8 +180,8 @@ def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
 def _check_envelope(attributes: Mapping[str, Any]) -> None:
     """Check that this is an event of a known type, with every required attribute."""
     if attributes.get("specversion") != "1.0":
-        found = _brief(attributes["specversion"]) if "specversion" in attributes else "missing"
-        raise _RejectedError("not_cloudevents", f'specversion: is {found}; it must be "1.0"')
+        given = _brief(attributes["specversion"]) if "specversion" in attributes else "missing"
+        raise _RejectedError("not_cloudevents", f'specversion: is {given}; it must be "1.0"')
     name = attributes.get("type")
     if name is not None:
         _string(name, "type", "invalid_attribute")
@@ -187,9 +192,9 @@ def _check_envelope(attributes: Mapping[str, Any]) -> None:
             raise _RejectedError("missing_attribute", f"{required}: is missing")
 
 
-@lru_cache(1_000)  # a producer that writes one wrong name writes it into every event
+@lru_cache(1_000)  # a producer that uses a wrong name usually repeats it in every event
 def _suggested(name: str) -> str:
-    """Return the name of a type that does not exist, and the one that was probably meant."""
+    """Return an unknown type name for a message, with the known name that was probably meant."""
     full_name = f"conversation.{name}"
     close = [full_name] if full_name in TYPES else get_close_matches(name[:60], TYPES, 1, 0.8)
     return _brief(name) + (f"; did you mean {close[0]!r}?" if close else "")
@@ -199,7 +204,7 @@ def _suggested(name: str) -> str:
 
 
 def _checked_members(rank: int, data: Mapping[str, object]) -> dict[str, Any]:
-    """Return the members of `Event` that `data` sets, once its class accepts every member."""
+    """Check every member of `data` against its class; return the members of `Event` that it sets."""
     form = DATA[rank]
     checked: dict[str, Any] = {}
     for field in _FIELDS[form]:
@@ -220,24 +225,26 @@ _FIELDS = {form: _fields_of(form) for form in DATA.values()}
 
 
 def _checked(value: object, form: inspect.Type, name: str) -> object:
-    """Return a member of `data` in the form that its class asks for."""
-    wrong: Reason = "invalid_data"
+    """Check a member of `data` against the type that its class declares, and return it."""
+    reason: Reason = "invalid_data"
     match form:
         case inspect.LiteralType(values=choices):
-            return _choice(value, choices, name, wrong)
+            return _choice(value, choices, name, reason)
         case inspect.BoolType():
             if not isinstance(value, bool):
-                raise _RejectedError(wrong, f"{name}: is {_brief(value)}; it must be true or false")
+                raise _RejectedError(
+                    reason, f"{name}: is {_brief(value)}; it must be true or false"
+                )
             return value
         case inspect.IntType(ge=int(lowest), le=int(highest)):
-            return _whole_number(value, lowest, highest, name, wrong)
+            return _whole_number(value, lowest, highest, name, reason)
         case inspect.StrType(max_length=int(longest)):
-            return _identifier(value, name, wrong, longest)
+            return _identifier(value, name, reason, longest)
         case inspect.Metadata(extra={"format": "RFC 3339"}):
-            _time(value, name, wrong)
+            _time(value, name, reason)
             return value
         case inspect.StrType():
-            return _string(value, name, wrong)
+            return _string(value, name, reason)
         case _:
             raise TypeError(f"{name}: this reader has no check for {form}")
 
@@ -267,8 +274,8 @@ def _choice(value: object, choices: Sequence[Any], name: str, reason: Reason) ->
         raise _RejectedError(
             reason, f"{name}: is {_brief(value)}; it must be one of {', '.join(choices)}"
         )
-    # The literal itself: `Event` leaves a default out of its encoding where it is the same object,
-    # and both readers must give the same bytes.
+    # Return the literal itself, not the equal text. msgspec leaves a member out of an encoding only
+    # if it is the same object as the default, and both readers must give the same bytes.
     return choices[choices.index(value)]
 
 
@@ -292,7 +299,7 @@ def _time(value: object, name: str, reason: Reason) -> int:
 
 
 def _brief(value: object) -> str:
-    """Return a value for a message: as JSON has it, and cut where it is long."""
+    """Return a value as a message shows it: at most 60 characters."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -302,7 +309,7 @@ def _brief(value: object) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """Return what a value is, in words, where an object was expected."""
+    """Describe, for a message, a value that is not the expected object."""
     match value:
         case []:
             return "an empty array"

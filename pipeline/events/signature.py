@@ -1,24 +1,25 @@
 """Sign records of the events topic, and verify that a producer may write for a tenant. Pure.
 
-Kafka does not tell a consumer who wrote a record, and its ACLs end at the topic: a producer that
-may write to the topic could write for any tenant. Where that matters, each producer has a key, and
-each key lists the tenants that it may write for.
+Kafka does not tell a consumer which producer wrote a record, and Kafka's ACLs apply to a whole
+topic: any producer of the topic could write for any tenant. To prevent this, give each producer a
+key that lists the tenants it may write for.
 
-The header `resmeter-signature` is `v1:<key id>:<64 hex digits>`: an HMAC-SHA256 with the key's
-secret. It covers these parts, each preceded by its length, so that no two records sign alike:
+The header `resmeter-signature` is `v1:<key id>:<64 hex digits>`, with an HMAC-SHA256 under the key's
+secret. It covers the following parts, each preceded by its length, so that no two records have the
+same signed text:
 
 =============  =============================================================================
 part           why
 =============  =============================================================================
-`v1`           a signature of a later version is never valid as this one
+`v1`           a signature of another version is never valid as version 1
 key id         a secret signs only under its own key id
-record key     tenant and conversation, which must be those of the event
+record key     the tenant and the conversation, which must be those of the event
 value          the event
-some headers   `ce_` and `content-type`, in their order: in binary mode they are the event, and
-               they decide which mode it is. Other headers may be added on the way
+some headers   `ce_*` and `content-type`, in their order. They decide the mode, and in binary
+               mode they have the event's attributes. Other headers may be added later
 =============  =============================================================================
 
-A copy of a signed record verifies too. It carries the same event, which counts once.
+A copy of a signed record is also valid. It has the same event, which counts once.
 """
 
 import hashlib
@@ -61,11 +62,11 @@ def verify(
     value: bytes | None,
     headers: Headers,
 ) -> Rejected | None:
-    """Return why the record's signature does not allow it to write for the tenant, or None.
+    """Return why the record is not authorized to write for the tenant, or None if it is.
 
     Args:
         keys: the producers' keys, by key id.
-        tenant_id: the tenant of the event. `check_record` compares it with the record's key.
+        tenant_id: the event's tenant; `check_record` compares it with the record's key.
         key: the record's key.
         value: the record's value.
         headers: all of the record's headers.
@@ -73,10 +74,10 @@ def verify(
     given = [content for name, content in headers if name == SIGNATURE_HEADER]
     if len(given) != 1:
         return _rejected("is missing" if not given else f"occurs {len(given)} times")
-    found = _SIGNATURE.fullmatch(given[0] or b"")
-    if found is None:
+    match = _SIGNATURE.fullmatch(given[0] or b"")
+    if match is None:
         return _rejected("must be v1:<key id>:<64 hex digits>")
-    key_id = found[1].decode()
+    key_id = match[1].decode()
     known = keys.get(key_id)
     if known is None:
         return _rejected(f"names the unknown key {key_id!r}; add the producer to the tenant file")
@@ -98,7 +99,7 @@ def _covered(key_id: str, key: bytes | None, value: bytes | None, headers: Heade
         lowered = name.lower()
         if lowered == "content-type" or lowered.startswith("ce_"):
             parts += [name.encode("utf-8", "surrogatepass"), content]
-    # An absent part gets a length that no real part has: absent and empty must differ.
+    # An absent part gets a length that no real part has, because absent and empty must differ.
     return b"".join(
         b"\xff" * 8 if part is None else len(part).to_bytes(8, "big") + part for part in parts
     )

@@ -1,4 +1,4 @@
-"""Read and write times: RFC 3339 text outside, whole milliseconds UTC inside. Pure. Memoised."""
+"""Convert RFC 3339 times to milliseconds since the epoch and back. Pure. Memoised."""
 
 import re
 from datetime import date, datetime, timedelta
@@ -16,9 +16,9 @@ _KNOWN_MAX = 10_000
 
 
 def parse_time(text: str) -> int:
-    """Return milliseconds since the epoch for an RFC 3339 time; what is finer is cut off.
+    """Return milliseconds since the epoch for an RFC 3339 time; finer digits are cut off.
 
-    A leap second (`:60`) is read as the second after it.
+    A leap second (`:60`) counts as the second after it.
 
     Raises:
         ValueError: the message shows the text and says what is wrong.
@@ -52,9 +52,10 @@ _MILLIS = {f"{ms:03d}Z": ms for ms in range(1000)}
 
 
 def parse_canonical(text: str) -> int:
-    """Return what `parse_time` returns, in a seventh of the time, for the form of `format_time`.
+    """Return what `parse_time` returns; much faster for texts in the form of `format_time`.
 
-    In a busy stream many events share a second, in a quiet one a minute: each is parsed once.
+    The events of a stream mostly share their second or minute with others, and each second and
+    minute is parsed only once.
     """
     try:
         return _seconds[text[:20]] + _MILLIS[text[20:]]
@@ -77,7 +78,7 @@ def _remember(known: dict[str, int], text: str, value: int) -> None:
 
 
 def is_within(at: int, from_ms: int | None, to_ms: int | None) -> bool:
-    """Return whether `from_ms <= at < to_ms`; None leaves that side open."""
+    """Return whether `from_ms <= at < to_ms`; None means no bound on that side."""
     return (from_ms is None or at >= from_ms) and (to_ms is None or at < to_ms)
 
 

@@ -1,7 +1,7 @@
-"""Read the event in a Kafka record, and check the record around it. Pure. Some texts are memoised.
+"""Read the event of a Kafka record, and check the record's key and arrival. Pure. Memoised.
 
-Typed structs in C read the ordinary event. Whatever is out of the ordinary goes to `reader`, which
-accepts it or says what is wrong. The structs come from the table in `data`.
+Ordinary events are decoded in C, into typed structs made from the table in `data`. All other events
+go to `reader`, which accepts them or explains what is wrong.
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Union
@@ -28,7 +28,7 @@ from pipeline.events.model import (
 )
 from pipeline.events.times import format_time, parse_canonical
 
-# What most producers send, as aiokafka gives it.
+# The headers that most producers send, as aiokafka gives them.
 _STRUCTURED = [("content-type", b"application/cloudevents+json")]
 _BACKSLASH = ord("\\")
 _CE_PREFIXES = frozenset({"ce_", "CE_", "Ce_", "cE_"})
@@ -36,7 +36,7 @@ _Sequence = Annotated[str, Meta(max_length=SEQUENCE_CHARACTERS_MAX)]
 
 
 class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
-    """An event as its JSON has it. Each type has a class of its own, made from `DATA`."""
+    """An event in JSON. `_wire_of` derives one class for each type."""
 
     rank: ClassVar[int]
     data: Any
@@ -52,7 +52,7 @@ class _Wire(msgspec.Struct, tag_field="type", kw_only=True, gc=False):
 
 
 def _wire_of(rank: int, data: type[Data]) -> type[_Wire]:
-    made = msgspec.defstruct(
+    wire_class = msgspec.defstruct(
         f"{data.__name__}Wire",
         [("data", data)],
         bases=(_Wire,),
@@ -61,8 +61,8 @@ def _wire_of(rank: int, data: type[Data]) -> type[_Wire]:
         kw_only=True,
         gc=False,
     )
-    assert issubclass(made, _Wire)
-    return made
+    assert issubclass(wire_class, _Wire)
+    return wire_class
 
 
 _decode_wire = msgspec.json.Decoder(
@@ -73,23 +73,24 @@ _decode_wire = msgspec.json.Decoder(
 def read_record(
     value: bytes | None, key: bytes | None, timestamp: int, headers: Headers = ()
 ) -> Addressed | Rejected:
-    """Return the event in a record of the events topic, or why there is none; never raises.
+    """Return the event of a record from the events topic, or why it is rejected; never raises.
 
     Args:
         value: the record's value.
         key: the record's key; it must be `<tenantid>:<subject>`.
         timestamp: when the record arrived, ms since the epoch.
-        headers: the record's headers; with `ce_specversion` among them, it is in binary mode.
+        headers: the record's headers. The header `ce_specversion` means binary mode, unless the
+            content type says that the value is a whole CloudEvent.
     """
-    found = read_event(value, headers)
-    if type(found) is Rejected:
-        return found
-    return check_record(found, key, timestamp) or found
+    result = read_event(value, headers)
+    if type(result) is Rejected:
+        return result
+    return check_record(result, key, timestamp) or result
 
 
-def check_record(found: Addressed, key: bytes | None, timestamp: int) -> Rejected | None:
-    """Return what is wrong between an event and the key and arrival of its record, or None."""
-    expected = f"{found.tenant_id}:{found.conversation_id}".encode()
+def check_record(addressed: Addressed, key: bytes | None, timestamp: int) -> Rejected | None:
+    """Return why an event does not match the key or the arrival of its record, or None."""
+    expected = f"{addressed.tenant_id}:{addressed.conversation_id}".encode()
     if key != expected:
         given = "missing" if key is None else repr(key[:80].decode(errors="replace"))
         return Rejected(
@@ -97,17 +98,18 @@ def check_record(found: Addressed, key: bytes | None, timestamp: int) -> Rejecte
             f"key is {given}; with this tenantid and subject it must be "
             f"{expected[:80].decode(errors='replace')!r}",
         )
-    if found.event.at > timestamp + FUTURE_MS_MAX:
+    at = addressed.event.at
+    if at > timestamp + FUTURE_MS_MAX:
         return Rejected(
             "future_time",
-            f"time {format_time(found.event.at)} is more than 5 minutes after the record arrived "
+            f"time {format_time(at)} is more than 5 minutes after the record arrived "
             f"({format_time(timestamp)}): check the producer's clock",
         )
     return None
 
 
 def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Rejected:
-    """Return the event in a record's value and headers, or why there is none; never raises."""
+    """Return the event in a record's value and headers, or why it is rejected; never raises."""
     if value is None:
         value = b""
     if len(value) > EVENT_BYTES_MAX:
@@ -121,8 +123,8 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
     try:
         wire = _decode_wire(value)
         if not value.isascii():
-            value.decode()  # msgspec does not look into the members that it ignores
-        # An escaped NUL. The search for a single byte is 20 times as fast, and enough for most values.
+            value.decode()  # msgspec does not check the text of members that it ignores
+        # An escaped NUL. Most values have no backslash, and the search for one byte is much faster.
         if _BACKSLASH in value and b"\\u0000" in value:
             return reader.read_structured(value)
         event = _event(wire)
@@ -135,13 +137,17 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
 
 
 def _event(wire: _Wire) -> Event:
-    """Return the event; raises a ValueError if a time in it is not valid."""
+    """Return the event.
+
+    Raises:
+        ValueError: a time is not valid.
+    """
     at = parse_canonical(wire.time)
     source = _sources.get(wire.source)
     if source is None:
         source = _memoised_source(wire.source)
-    rank, channel, live, data = wire.rank, wire.channel, wire.environment == "live", wire.data
-    # The types that make up most of a stream come first, and need no dict of members.
+    rank, channel, is_live, data = wire.rank, wire.channel, wire.environment == "live", wire.data
+    # The two most frequent types come first, and build no dict of members.
     if rank == AI_MESSAGE:
         return Event(
             at=at,
@@ -150,7 +156,7 @@ def _event(wire: _Wire) -> Event:
             id=wire.id,
             sequence=wire.sequence,
             channel=channel,
-            live=live,
+            is_live=is_live,
             kind=data.kind,
             billable=data.billable,
         )
@@ -162,7 +168,7 @@ def _event(wire: _Wire) -> Event:
             id=wire.id,
             sequence=wire.sequence,
             channel=channel,
-            live=live,
+            is_live=is_live,
             intent=data.intent,
         )
     members = _NO_MEMBERS if rank in _PLAIN else data.members()
@@ -173,18 +179,18 @@ def _event(wire: _Wire) -> Event:
         id=wire.id,
         sequence=wire.sequence,
         channel=channel,
-        live=live,
+        is_live=is_live,
         **members,
     )
 
 
-_PLAIN = frozenset(  # the types that set no members of their own
+_PLAIN = frozenset(  # the types whose `data` sets no members of `Event`
     rank for rank, data in DATA.items() if data.members is Data.members
 )
 _NO_MEMBERS: dict[str, Any] = {}
 
-# Memoised: tenant ids known to be valid, and one string for all events of a source, which keeps
-# more of a batch in the processor's cache. Neither changes what is returned.
+# Memoised: the tenant ids that are known to be valid, and one string for all events of a source,
+# which keeps more of a batch in the processor's cache. Neither changes a result.
 _TENANTS_MAX = 100_000
 _tenants: set[str] = set()
 _SOURCES_MAX = 10_000

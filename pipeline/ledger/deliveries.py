@@ -9,6 +9,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     literal,
@@ -34,6 +35,7 @@ from pipeline.ledger.entries import (
 )
 from pipeline.ledger.tables import (
     attempt,
+    delivery_hold,
     meter_event,
     meter_event_record,
     pending_record,
@@ -222,6 +224,7 @@ def lease(
             m.identifier == event.identifier,
             m.state.in_(_OPEN),
             or_(m.lease_until <= now_ms, m.owner == owner),
+            ~exists().where(delivery_hold.c.answered_at.is_(None)),
         )
         .values(state="sent", owner=owner, lease_until=until_ms, updated_at=now_ms)
     )

@@ -166,7 +166,7 @@ class Lease(msgspec.Struct, frozen=True):
 class NotLeased(Enum):
     """Why a meter event must not be sent now."""
 
-    TAKEN = "another sink holds the lease, or the event is concluded"
+    TAKEN = "another sink holds the lease, the event is concluded, or deliveries are held"
     UNCERTAIN = "an old attempt may have been counted: the event has become `uncertain`"
 
 

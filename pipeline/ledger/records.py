@@ -110,7 +110,7 @@ def store(
             moved = _offsets(connection, topic)
             connection.rollback()
             return Moved({partition: moved.get(partition) for partition in after})
-        # 2. The records. Usually all are new; only otherwise, each is looked up.
+        # 2. The records. Usually all are new. If not, compare those that exist already.
         added = _insert(connection, ledger, rows, stored_at) if rows else 0
         if added < len(rows):
             by_position = {(record.partition, record.offset): record for record in consumed}

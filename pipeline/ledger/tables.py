@@ -72,6 +72,23 @@ consumer_offset = Table(
     Column("next_offset", BigInteger, nullable=False),
 )
 
+# Partitions that another ledger of the same sinks had stored further; see `holds`.
+delivery_hold = Table(
+    "delivery_hold",
+    metadata,
+    Column("seq", _Seq, Identity(), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("ledger_offset", BigInteger),  # null: this ledger had none
+    Column("reached_offset", BigInteger, nullable=False),
+    Column("noticed_at", BigInteger, nullable=False),
+    # What an operator said; null while the deliveries are held. See `holds.Answer`.
+    Column("answer", Text),
+    Column("answered_by", Text),
+    Column("reason", Text),
+    Column("answered_at", BigInteger),
+)
+
 pending_record = Table(
     "pending_record",
     metadata,

@@ -1,8 +1,8 @@
-"""Read the past again: check the bill against the log, correct it, send dead letters again.
+"""Read the log again: check the bill, correct it, and send dead letters again.
 
 The log of events is the authority: everything else can be computed from it. So each operation here
-starts from the events topic or the dead-letter topic and ends in a value that a face (the command
-line, a console) shows:
+reads the events topic, the dead-letter topic or a file of events, and returns a value that the
+command line, or another program, can show:
 
     audit     recompute every decision and compare it with the ledger, the dead letters and Stripe
     rebill    plan what to correct in the ledger, and apply a plan
@@ -14,17 +14,18 @@ line, a console) shows:
 
 Invariants:
 
-1. A replay uses the stages `events`, `resolve` and `usage` alone, no code of worker or sink: a
-   mistake in those is found, not repeated.
-2. What a running worker may or may not have written yet is pending. It is never a finding.
-3. What retention has deleted cannot be judged. It is counted, never guessed.
-4. Memory holds one partition at a time.
-5. Nothing is changed in place. A correction is a usage record of its own, which the sink stores and
-   delivers as any other, and applying a plan twice has the effect of applying it once.
+1. Decisions come from the stages `events`, `resolve` and `usage` alone, with no code of the worker
+   or the sink. So a replay finds their mistakes instead of repeating them.
+2. A usage record that a running worker may not have written yet is pending, never a finding.
+3. A conversation that cannot be judged, because retention has deleted the evidence, is counted as
+   unjudged. The replay does not guess.
+4. Memory holds the conversations of one partition at a time.
+5. Nothing is changed in place. A correction is a usage record, which the sink stores and delivers
+   like any other. Applying a plan twice has the same effect as applying it once.
 6. Operations take values and return values. They print nothing and never end the process; they
    report progress through `on_record`.
 
-The package does not write to the ledger and does not call Stripe to bill: it writes to Kafka only
-(corrections to the topic of usage records, redriven records to the events topic) and asks Stripe
+The package does not write to the ledger and bills nothing at Stripe. It writes to Kafka only
+(corrections to the topic of usage records, redriven records to the events topic), and asks Stripe
 only for sums.
 """

@@ -19,11 +19,11 @@ _HOUR_SECONDS = 3600
 
 
 class StripeComparison(NamedTuple):
-    """What was compared with Stripe: `start <= timestamp < end`, in seconds, on whole hours."""
+    """What was compared with Stripe. `start <= timestamp < end`: seconds, on whole hours."""
 
     findings: list[Finding]
-    totals: int  # how many sums Stripe was asked for: one for each customer and meter
-    units: int  # delivered, as the ledger says
+    totals: int  # how many sums were read from Stripe: one for each customer and meter
+    units: int  # how many units were delivered, as the ledger says
     start: int
     end: int
 
@@ -31,23 +31,23 @@ class StripeComparison(NamedTuple):
 class AuditResult(NamedTuple):
     """What an audit found, and what it read.
 
-    `stripe_error` is set where Stripe was asked and gave no sums: the rest of the audit stands.
+    `stripe_error` is set if the sums could not be read from Stripe; the rest of the audit is valid.
     """
 
     findings: list[Finding]
     tallies: Tallies
     read: int  # records of the events topic
-    dead_letters: int  # among them
-    dead_letters_are_whole: bool  # else those that retention deleted are not missed
+    dead_letters: int  # how many of those are rejected
+    dead_letters_are_whole: bool  # if False, retention has deleted some: they were not compared
     stripe: StripeComparison | None = None
     stripe_error: ResmeterError | None = None
 
     def select(
         self, tenant_id: str | None, from_ms: int | None, to_ms: int | None
     ) -> "AuditResult":
-        """Keep the findings of a tenant and of units of a time, and the tallies of the tenant.
+        """Keep the findings of one tenant and one time range, and the tallies of the tenant.
 
-        A finding that names no tenant or no time stays.
+        Findings without a tenant or without a time are kept.
         """
         findings = [
             finding
@@ -71,21 +71,21 @@ def run_audit(
     stripe_lag_seconds: float = 0.0,
     on_record: OnRecord = ignore_progress,
 ) -> AuditResult:
-    """Compare the ledger with the whole log, and with Stripe's sums where asked.
+    """Compare the ledger with the whole log and, if `with_stripe`, with Stripe's sums.
 
     Args:
         settings: of worker and sink.
         tenants: whose policies and producers apply.
         ledger: the ledger to compare.
-        wait_seconds: how long the sink may take to store what was written.
-        with_stripe: ask Stripe too.
-        from_ms: Stripe's sums begin here; none: with the first delivery.
-        to_ms: Stripe's sums end before this; none: now.
-        stripe_lag_seconds: what was delivered within this time may be missing in Stripe's sums.
+        wait_seconds: how long the sink may take to store the usage records written so far.
+        with_stripe: compare with Stripe's sums too.
+        from_ms: Stripe's sums begin here; None: at the first delivery.
+        to_ms: Stripe's sums end before this; None: after the last delivery, or now if later.
+        stripe_lag_seconds: usage delivered within this time may be missing in Stripe's sums.
         on_record: called for each record of the events topic.
 
     Raises:
-        ConfigurationError: a topic is not there, or the broker rejects our credentials.
+        ConfigurationError: a topic does not exist, or the broker rejects our credentials.
         UnavailableError: no broker answers, or the sink is behind.
     """
     with open_reading(settings, tenants, ledger, wait_seconds) as reading:
@@ -105,7 +105,7 @@ def _compare_log(reading: Reading, ledger: Ledger, on_record: OnRecord) -> Audit
     read = dead_letters = 0
     topic, known = reading.events.topic, reading.dead_letters
     for partition, replay in reading.partitions(on_record):
-        # The ledger is read last: by now it has everything that was on its way.
+        # The ledger is read last: by now the sink has stored everything that was written before.
         rows = reports.decided_from(ledger, topic, partition)
         comparison = compare(replay, rows, reading.written, int(time.time() * 1000))
         findings += comparison.findings
@@ -130,7 +130,7 @@ def _compare_stripe(
     window: tuple[int | None, int | None],
     lag_seconds: float,
 ) -> StripeComparison:
-    """Compare whole hours, as each meter event belongs to one."""
+    """Compare sums of whole hours, because each meter event belongs to one hour."""
     from pipeline.sink.stripe.reconcile import read_sums
 
     now = time.time()
@@ -142,7 +142,8 @@ def _compare_stripe(
         for customer in tenants.customers.values()
         for event_name in tenants.event_names
     } | {(known.customer, known.event_name) for known in sums}
-    # Stripe first: the ledger records a delivery before the call, so it has all that Stripe has.
+    # Stripe first: the ledger records each delivery before the call, so what Stripe has counted
+    # is in the ledger when the ledger is read after it.
     at_stripe = asyncio.run(read_sums(settings.stripe, sorted(meters), start, end))
     sums = reports.delivered_sums(ledger, start, end, certain_until)
     units = sum(known.most for known in sums)

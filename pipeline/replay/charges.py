@@ -1,7 +1,7 @@
 """Compare the charges that a conversation owes with the usage records in the ledger. Pure.
 
 Both sides are counted by price: an outcome under one version of a policy. A -1 counts at the price
-of the charge that it takes back.
+of the charge that it reverses.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ Price: TypeAlias = tuple[str, str, int]  # outcome, policy and its version
 
 
 class Charge(NamedTuple):
-    """A unit that a conversation owes. `at`: when it became owed, ms."""
+    """A unit that a conversation owes. `at`: since when, in ms."""
 
     outcome: str
     policy: str
@@ -32,12 +32,12 @@ class Charge(NamedTuple):
 
 
 def is_correction(record: UsageRecord) -> bool:
-    """Return whether a rebill plan made a usage record."""
+    """Return whether a usage record is the correction of a rebill plan."""
     return record.reason == REBILL_REASON
 
 
 def standing_charges(transitions: Iterable[Transition]) -> list[Charge]:
-    """Return the charges that no later transition takes back."""
+    """Return the charges that no later transition reverses."""
     charges: list[Charge] = []
     for transition in transitions:
         if transition.delta > 0:
@@ -60,7 +60,7 @@ def standing_charges(transitions: Iterable[Transition]) -> list[Charge]:
 
 
 def balance(records: Iterable[UsageRecord]) -> Counter[Price]:
-    """Add up units by price, without the prices at which nothing is left."""
+    """Add up units by price, without the prices whose units add up to zero."""
     listed = list(records)
     by_id = {record.id: record for record in listed}
     units: Counter[Price] = Counter()
@@ -72,17 +72,17 @@ def balance(records: Iterable[UsageRecord]) -> Counter[Price]:
 def difference(
     owed: Sequence[Charge], stored: Sequence[UsageRecord]
 ) -> tuple[list[UsageRecord], list[Charge]]:
-    """Return the charges in the ledger that are too many, newest first, and those that are missing.
+    """Return the excess charges in the ledger, newest first, and the missing charges.
 
     Args:
-        owed: the charges that must stand.
+        owed: the charges that the ledger must have.
         stored: all records of the conversation in the ledger, in the order in which they came.
     """
     wanted, have = Counter(charge.price for charge in owed), balance(stored)
     by_id = {record.id: record for record in stored}
     standing = {record.id: record for record in stored if record.quantity > 0}
-    # Reversals whose charge is missing or was reversed before: only the reversal itself says what
-    # the charge was.
+    # Reversals whose charge is missing or already reversed. For these, only the reversal itself
+    # says what the charge was.
     orphans = [
         record
         for record in stored
@@ -107,7 +107,7 @@ def difference(
 
 
 def describe_difference(owed: Sequence[Charge], stored: Sequence[UsageRecord], late: int) -> str:
-    """Return what differs, as a sentence; `late`: how many events came too late for the worker."""
+    """Return the difference as a sentence. `late`: how many events came too late for the worker."""
     reason = f"{late} of its events came too late for the worker; " if late else ""
     return (
         f"{reason}the log owes {_units(Counter(charge.price for charge in owed))}, "

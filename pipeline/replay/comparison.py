@@ -1,23 +1,24 @@
 """Compare a replayed partition with the ledger. Pure.
 
-The records that a conversation must have in the ledger are known from its replay:
+The replay of a conversation says which records the ledger must have:
 
-- *owed*: what its events up to the worker's committed offset emit. The ledger must have them.
-- *optional*: what follows from later events, and from windows that have ended by now. A running
-  worker may or may not have written them yet; both are right.
-- The ledger must have nothing else.
+- *owed*: the records that follow from events up to the worker's committed offset. The ledger must
+  have all of them.
+- *optional*: the records that follow from later events, and from windows that have ended by now. A
+  running worker may or may not have written them yet; both are correct.
+- The ledger must have no other records.
 
 Ids count up within a conversation. So the ledger's records must be a prefix of *owed* followed by
-*optional*, and at least all of *owed*.
+*optional*, and must include all of *owed*.
 
-Each decision is made twice: event by event, as the worker does, and by `decide` over the whole
-history. Where the two differ, this program is wrong and not the ledger (`undecided`).
+Each decision is made twice: event by event, as the worker does it, and by `decide` over the whole
+history. If the two differ, resmeter's rules are wrong, not the ledger (`undecided`).
 
-Where retention has deleted the beginning of a partition, a conversation that differs may reach back
-before it: such conversations count as unjudged, never as wrong.
+If retention has deleted the beginning of a partition, the evidence of a conversation that differs
+may have been deleted too: such conversations count as unjudged, never as wrong.
 
-Once a rebill plan has corrected a conversation, its records are no longer what the worker emits. It
-is then compared by its units alone.
+Once a rebill plan has corrected a conversation, its records are no longer those that the worker
+emits. Such a conversation is compared by its units alone.
 """
 
 from collections import Counter
@@ -44,14 +45,14 @@ _END = 2**62
 
 
 class Tally(msgspec.Struct):
-    """Counts of a tenant. The events of all tenants and the dead letters add up to the log."""
+    """Counts of a tenant. All tenants' events and the dead letters add up to the records read."""
 
     conversations: int = 0
     events: int = 0
     duplicates: int = 0
     records: int = 0  # usage records in the ledger
     pending: int = 0  # conversations with a window that is open, or that has just ended
-    unjudged: int = 0  # conversations that differ where retention has deleted the evidence
+    unjudged: int = 0  # conversations that cannot be judged: retention has deleted the evidence
     unsettled: int = 0  # conversations that differ, but the worker is not done with them
     corrected: int = 0  # conversations that a plan has corrected
     findings: int = 0
@@ -72,12 +73,12 @@ class Comparison(NamedTuple):
 def compare(
     replay: PartitionReplay, ledger: Iterable[UsageRecord], written: AbstractSet[str], now: int
 ) -> Comparison:
-    """Return what differs between the log and the ledger's records of this partition.
+    """Return the differences between the log and the ledger's records of one partition.
 
     Args:
         replay: the partition, after its last record.
-        ledger: its usage records, in the order in which they came.
-        written: ids of all records in the topic of usage records that the sink has read: the
+        ledger: the partition's usage records in the ledger, in the order in which they came.
+        written: ids of all records in the topic of usage records. The sink has read them, so the
             ledger must have them.
         now: the arrival time up to which windows may have ended, ms.
     """
@@ -118,7 +119,7 @@ def event_tallies(replay: PartitionReplay) -> Tallies:
 
 
 def by_conversation(ledger: Iterable[UsageRecord]) -> dict[Place, list[UsageRecord]]:
-    """Return usage records by tenant and conversation, each list in its order."""
+    """Group usage records by tenant and conversation; their order is kept."""
     stored: dict[Place, list[UsageRecord]] = {}
     for record in ledger:
         stored.setdefault((record.tenant_id, record.conversation), []).append(record)
@@ -133,7 +134,7 @@ def compare_conversation(
     now: int,
     tally: Tally,
 ) -> list[Finding]:
-    """Return what differs in one conversation, and count it in the tenant's tally."""
+    """Return the differences in one conversation, and count the conversation in the tally."""
     tally.conversations += 1
     tally.records += len(stored)
     tally.pending += (
@@ -163,10 +164,10 @@ def compare_conversation(
 def owed_charges(
     settled: ReplayedConversation, timeline: Timeline, now: int
 ) -> list[Charge] | None:
-    """Return the charges that must stand in the ledger, or None while a window is open.
+    """Return the charges that the ledger must have, or None while a window is open.
 
-    That is what the worker has emitted, under the policies that it had. Where events came too late, or
-    an identity came again after a seal, it is what the whole history decides.
+    Usually these are the charges that the worker emitted, under the policies that it had. If events
+    came too late, or an event came again after a seal, the whole history decides.
     """
     conversation = settled.conversation
     if not settled.is_judged_as_a_whole:
@@ -195,13 +196,13 @@ def owed_charges(
 def missing_dead_letters(
     rejected: Mapping[int, str], existing: Iterable[int], topic: str, partition: int
 ) -> list[Finding]:
-    """Return the rejected records that have no dead letter.
+    """Return a finding for each rejected record that has no dead letter.
 
     Args:
-        rejected: offset → reason, of the records that must have one.
-        existing: offsets of the records that have one.
-        topic: of the records.
-        partition: of the records.
+        rejected: offset → reason, of the records that must have a dead letter.
+        existing: offsets of the records that have a dead letter.
+        topic: the topic of the records.
+        partition: the partition of the records.
     """
     return [
         Finding("no_dead_letter", "", "", f"{topic}[{partition}] offset {offset}: {reason}")
@@ -219,7 +220,7 @@ def _differing_records(
     for number, record in enumerate(emitted):
         stored = by_id.pop(record.id, None)
         if stored is None:
-            # Where this one is missing, the ledger must have none of those after it.
+            # An optional record may be missing, but then all later ones must be missing too.
             if number < settled.owed_count or record.id in written:
                 findings.append(_finding("missing", record, _described(record)))
             elif any(later.id in by_id for later in emitted[number + 1 :]):
@@ -238,7 +239,7 @@ def _decided_twice(settled: ReplayedConversation, timeline: Timeline) -> list[Fi
     for record in settled.emitted:
         emitted[record.outcome] += record.quantity
     history = [event for _, event in settled.entries()]
-    # Silence that is already counted is complete; silence that is still due is not.
+    # While a window is open, the last silence does not count yet. Otherwise all silence counts.
     as_of = _END if conversation.due_arrival_ms is None else conversation.newest_at
     decision = decide(history, timeline, as_of)
     net = {} if decision.excluded else decision.net

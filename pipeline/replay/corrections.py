@@ -1,18 +1,20 @@
 """Correct the ledger so that it owes what the log says. Pure.
 
-A correction is a usage record with the reason `rebill`. The corrections of a conversation are made
-together, for the ledger as it was read: `basis` is a digest of the ids of all its records. Excess
-charges are reversed newest first, each by a -1 that names it; missing charges are added with their
-evidence. Corrections carry the time of the plan, as the period of what they correct may be closed.
+A correction is a usage record with the reason `rebill`. A conversation's corrections belong together
+and fit the ledger as it was read: `basis` is a digest of the ids of all records that the ledger has
+of the conversation. A -1 that names its charge reverses each excess charge, newest first. Missing
+charges are added with their evidence. Corrections carry the time of the plan, because the billing
+period of the charges may be closed.
 
-An id is a digest of the ledger's ids and of what the correction says, without the time. So two plans
-for one difference have the same ids, and the same difference found again later has others. A
-worker's ids end in a number, so a correction never has one of them.
+The id of a correction has a digest of the ledger's ids and of the content of the corrections,
+without the time. So two plans for the same difference have the same ids, and the same difference in
+a later state of the ledger has other ids. A worker's ids end in a number, those of corrections in a
+digest, a hyphen and a number: the two never coincide.
 
-Here events that came too late for the worker count: a rebill plan is how they are billed. A
-conversation is corrected only once it is certain: the worker has committed all its events, no window
-is open, and each record that the worker may have written is in the ledger or in the topic of usage
-records, which the sink has read. All others are counted as unsettled and left out.
+A rebill plan includes events that came too late for the worker; nothing else bills them. A
+conversation is corrected only when its state is certain: the worker has committed all its events, no
+window is open, and each record that the worker may have written is in the ledger or in the topic of
+usage records, which the sink has read. Other conversations count as unsettled and are left out.
 """
 
 import hashlib
@@ -46,7 +48,7 @@ _DIGEST_CHARACTERS = 16
 
 
 class Correction(msgspec.Struct, frozen=True):
-    """A usage record to write, and the time (ms) of the charge that it adds or takes back."""
+    """A usage record to write. `of`: the time (ms) of the charge that it adds or reverses."""
 
     record: UsageRecord
     origin: Origin
@@ -64,7 +66,7 @@ class Correctable(msgspec.Struct, frozen=True):
 
 
 class Corrections(NamedTuple):
-    """What to correct in a partition. The tallies count what is left out, and why."""
+    """What to correct in a partition. The tallies count the conversations left out, by cause."""
 
     conversations: list[Correctable]
     tallies: Tallies
@@ -77,16 +79,16 @@ def find_corrections(
     source: tuple[str, int],
     now: int,
 ) -> Corrections:
-    """Return corrections for each conversation of which the ledger is certainly wrong.
+    """Return corrections for each conversation for which the ledger is certainly wrong.
 
     Args:
         replay: the partition, after its last record.
-        ledger: its usage records, in the order in which they came.
+        ledger: the partition's usage records in the ledger, in the order in which they came.
         written: ids of all records that were ever written to the topic of usage records.
         source: topic and partition of the events.
         now: the plan's time, ms.
     """
-    found: list[Correctable] = []
+    correctables: list[Correctable] = []
     tallies = event_tallies(replay)
     stored = by_conversation(ledger)
     for replayed in replay.conversations():
@@ -95,7 +97,7 @@ def find_corrections(
         correctable = _corrected(replay, replayed, records, written, source, now, tally)
         if correctable is not None:
             tally.findings += 1
-            found.append(correctable)
+            correctables.append(correctable)
     for place, records in stored.items():
         corrections = correct(place, [], records, now)
         tally = tallies.setdefault(place[0], Tally())
@@ -104,8 +106,8 @@ def find_corrections(
         elif corrections:
             tally.findings += 1
             why = f"the log has no such conversation; {describe_difference([], records, 0)}"
-            found.append(_correctable(place, records, why, corrections, source, {}))
-    return Corrections(found, tallies)
+            correctables.append(_correctable(place, records, why, corrections, source, {}))
+    return Corrections(correctables, tallies)
 
 
 def _corrected(
@@ -152,16 +154,16 @@ def _correctable(
     source: tuple[str, int],
     offsets: Mapping[str, int],
 ) -> Correctable:
-    found = []
+    located = []
     for record, of in corrections:
         is_known = all(event_id in offsets for event_id in record.evidence)
         evidence = tuple(offsets[event_id] for event_id in record.evidence) if is_known else ()
-        found.append(Correction(record, Origin(*source, evidence), of))
-    return Correctable(*place, basis_of(record.id for record in records), why, tuple(found))
+        located.append(Correction(record, Origin(*source, evidence), of))
+    return Correctable(*place, basis_of(record.id for record in records), why, tuple(located))
 
 
 def basis_of(ids: Iterable[str]) -> str:
-    """Return the digest of a conversation's ids in the ledger."""
+    """Return the digest of the ids that the ledger has of a conversation."""
     return _digest("\n".join(sorted(ids)).encode())
 
 
@@ -177,11 +179,11 @@ class _Change(NamedTuple):
 def correct(
     place: Place, owed: Sequence[Charge], stored: Sequence[UsageRecord], made_at: int
 ) -> list[tuple[UsageRecord, int]]:
-    """Return the records that bring `stored` to `owed`, each with the time of its charge, ms.
+    """Return the records that correct `stored` to `owed`, each with the time of its charge, ms.
 
     Args:
         place: tenant and conversation.
-        owed: the charges that must stand.
+        owed: the charges that the ledger must have.
         stored: all records of the conversation in the ledger, in the order in which they came.
         made_at: the time of the plan, ms.
     """
@@ -195,7 +197,7 @@ def correct(
             -1,
             (record.outcome, record.policy, record.policy_version),
             record.kind,
-            record.evidence or (record.id,),  # a charge without evidence is its own
+            record.evidence or (record.id,),  # a charge without evidence is the evidence itself
             record.id,
             record.occurred_at,
         )

@@ -1,4 +1,4 @@
-"""Read dead letters back into the records that they were: count them, find them, choose among them."""
+"""Read dead letters: restore the rejected records, count, select and find them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -19,10 +19,10 @@ Position: TypeAlias = tuple[int, int]  # partition and offset in the dead-letter
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """A dead letter. `position` is its own place, `origin` that of the rejected record.
+    """A dead letter. `position` is its own place, `origin` the place of the rejected record.
 
-    Where headers are missing or unreadable, `reason` is empty and `origin` None: a program other
-    than resmeter wrote it.
+    If headers are missing or unreadable, `reason` is empty or `origin` is None: a program other
+    than resmeter wrote the dead letter.
     """
 
     position: Position
@@ -33,13 +33,13 @@ class Letter(msgspec.Struct, frozen=True):
     arrived: int | None  # when the rejected record arrived, ms
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]  # those that the record came with
-    redrives: int  # how often it was sent again
-    cut: str  # the parts that were too large, and their bytes: "value=60000000"
+    headers: tuple[tuple[str, bytes | None], ...]  # the headers of the rejected record
+    redrives: int  # how often the record was sent again
+    cut: str  # the parts that were too large to keep, and their bytes: "value=60000000"
 
 
 class Selection(NamedTuple):
-    """Which dead letters: of these reasons (none: all), written between these times."""
+    """Select dead letters by reason (none: all reasons) and by the time when they were written."""
 
     reasons: frozenset[str] = frozenset()
     from_ms: int | None = None
@@ -62,7 +62,7 @@ class ReasonCount(msgspec.Struct):
 
 
 def open_dead_letters(settings: Settings) -> closing[TopicReader]:
-    """Open the dead-letter topic, as a context."""
+    """Open the dead-letter topic, as a context manager."""
     return closing(TopicReader(librdkafka_options(settings.kafka), settings.topics.dead_letters))
 
 
@@ -107,7 +107,7 @@ def _letter_at(topic: TopicReader, position: Position) -> Letter | None:
 
 
 def count_by_reason(letters: Iterable[Letter]) -> Mapping[str, ReasonCount]:
-    """Count dead letters by their reason; those of other programs count as `unknown`."""
+    """Count dead letters by reason; those without a reason count as `unknown`."""
     counts: dict[str, ReasonCount] = {}
     for letter in letters:
         count = counts.setdefault(letter.reason or "unknown", ReasonCount())
@@ -122,7 +122,7 @@ def count_by_reason(letters: Iterable[Letter]) -> Mapping[str, ReasonCount]:
 def read_letter(
     position: Position, at: int, key: bytes | None, value: bytes | None, headers: Headers
 ) -> Letter:
-    """Return the dead letter in a record of the dead-letter topic; any record can be read."""
+    """Return the dead letter in a record of the dead-letter topic. No record is an error."""
     parsed = read_dead_letter_headers(headers)
     return Letter(
         position,

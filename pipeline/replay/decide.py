@@ -13,7 +13,7 @@ from pipeline.resolve.policy import Timeline
 
 
 class Histories:
-    """Conversations collected from lines. Of events with the same source and id the first counts."""
+    """Conversations collected from lines. Of events with one source and id, the first counts."""
 
     def __init__(self) -> None:
         self._events: dict[tuple[str, str], dict[tuple[str, str], Event]] = {}

@@ -1,7 +1,7 @@
 """Replay one partition of the events topic through the pure stages. Pure.
 
-No code of the worker or the sink runs here, so that their mistakes cannot hide: only the stages
-`events`, `resolve` and `usage`, which define what an event means.
+Only the stages `events`, `resolve` and `usage`, which define what an event means, run here. The code
+of the worker and the sink does not, so that their mistakes cannot hide.
 """
 
 import copy
@@ -26,8 +26,8 @@ Place: TypeAlias = tuple[str, str]  # tenant and conversation
 class ReplayedConversation(msgspec.Struct):
     """A conversation after its last event in the log.
 
-    Of `emitted`, the first `owed_count` follow from events that the worker has committed: the
-    ledger must have them. The others are optional: the worker may or may not have written them.
+    The first `owed_count` records of `emitted` follow from events that the worker has committed:
+    the ledger must have them. The others are optional: the worker may or may not have written them.
     """
 
     tenant_id: str
@@ -36,23 +36,23 @@ class ReplayedConversation(msgspec.Struct):
     emitted: list[UsageRecord]
     owed_count: int = 0
     is_committed: bool = True  # the worker has committed its last event
-    sealed: list[tuple[int, Event]] = []  # offset and event, of histories sealed on the way
-    late: list[tuple[int, Event]] = []  # offset and event, of those that came too late
+    sealed: list[tuple[int, Event]] = []  # offset and event, of sealed histories
+    late: list[tuple[int, Event]] = []  # offset and event, of events that came too late
 
     @property
     def place(self) -> Place:
         return (self.tenant_id, self.conversation_id)
 
     def entries(self) -> list[tuple[int, Event]]:
-        """Return offset and event of everything that was applied, in order of arrival."""
+        """Return offset and event of all applied events, in order of arrival."""
         return self.sealed + self.conversation.entries()
 
     @property
     def is_judged_as_a_whole(self) -> bool:
-        """Say whether the whole history decides what is owed, and not what the worker emitted.
+        """Whether the whole history decides what is owed, instead of what the worker emitted.
 
-        A worker leaves out events that came too late. It also applies an identity a second time
-        where a seal has made it forget the first.
+        A worker leaves out events that came too late. It also applies an event a second time if a
+        seal has dropped the history with the first.
         """
         if self.late or not self.sealed:
             return bool(self.late)
@@ -60,7 +60,7 @@ class ReplayedConversation(msgspec.Struct):
         return len({(event.source, event.id) for _, event in entries}) < len(entries)
 
     def whole_history(self) -> list[Event]:
-        """Return every event of the log, those that came too late among them, one per identity.
+        """Return every event of the log, including those that came too late, one per identity.
 
         The first arrival of an identity counts (docs/reference/outcomes.md §1.2).
         """
@@ -76,7 +76,7 @@ class ReplayedConversation(msgspec.Struct):
             self.late.append((offset, event))
 
     def settled(self, timeline: Timeline, now: int) -> "ReplayedConversation":
-        """Return the conversation after the windows that have ended by `now`; this one is unchanged."""
+        """Return a copy in which the windows that have ended by `now` are settled."""
         due = self.conversation.due_arrival_ms
         if due is None or due > now:
             return self
@@ -86,18 +86,18 @@ class ReplayedConversation(msgspec.Struct):
 
 
 class PartitionReplay:
-    """The decisions of one partition. Give it each record, in the order of the offsets.
+    """The decisions of one partition. Call `take` with each record, in the order of the offsets.
 
     Args:
         committed: the worker's committed offset.
         timeline_for: the policies of a tenant.
-        keys: of producers, where the tenant file names any.
+        keys: keys of the producers, if the tenant file names any.
         seal_after_ms: the worker's setting.
         is_whole: retention has not deleted the partition's first record yet.
         unauthorized_offsets: records with a dead letter `not_authorized`. The worker's decision
-            stands, whatever keys there are today.
-        dead_letters_are_whole: retention has not deleted any dead letter yet. Where it may have,
-            a conversation is uncertain as soon as no key of today fits one of its events.
+            is final, even if today's keys differ.
+        dead_letters_are_whole: retention has not deleted any dead letter yet. If it may have, a
+            conversation is uncertain when one of its events fits none of today's keys.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class PartitionReplay:
         rejected = verify(self._keys, addressed.tenant_id, key, value, headers)
         if rejected is None or not is_committed:
             return rejected or addressed
-        # The worker accepted it: its key was another one then, or none was asked for.
+        # The worker accepted it: the keys were different then, or no signature was required.
         if not self._dead_letters_are_whole:
             self.uncertain.add((addressed.tenant_id, addressed.conversation_id))
         return addressed

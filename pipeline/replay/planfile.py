@@ -1,7 +1,8 @@
 """The file of a rebill plan: JSON lines, for people and for `jq`. Pure.
 
 The first line describes the plan and its totals; each further line corrects one conversation. The
-plan's id is a digest of the whole file, so a file that was changed after it was made is rejected.
+plan's id is a digest of the whole file, so a file that was changed after the plan was made is
+rejected.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ _DIGITS = 16
 
 
 class Total(msgspec.Struct, frozen=True):
-    """The sum of a plan for one outcome of a tenant; without a price, amounts are null."""
+    """The sums of a plan for one outcome of a tenant. Without a price, amounts are None."""
 
     tenant_id: str = msgspec.field(name="tenantid")
     outcome: str
@@ -34,7 +35,7 @@ class Total(msgspec.Struct, frozen=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line. `log`: partition → the offsets that were read, the second exclusive."""
+    """The first line. `log`: partition → first offset read, and the offset after the last."""
 
     resmeter_plan: int
     id: str = ""
@@ -73,10 +74,10 @@ class RebillPlan(NamedTuple):
     conversations: tuple[Correctable, ...]
 
 
-def totals(found: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
-    """Add up by tenant, outcome and currency, in that order."""
+def totals(correctables: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
+    """Add up corrections by tenant, outcome and currency; sort the totals in that order."""
     sums: dict[tuple[str, str, str | None], list[Decimal | int]] = {}
-    for part in found:
+    for part in correctables:
         for correction in part.corrections:
             record = correction.record
             price = _price(correction, prices)
@@ -106,27 +107,27 @@ def totals(found: Iterable[Correctable], prices: Billing) -> tuple[Total, ...]:
 
 
 def encode_plan(
-    header: Header, found: Sequence[Correctable], prices: Billing
+    header: Header, correctables: Sequence[Correctable], prices: Billing
 ) -> tuple[RebillPlan, bytes]:
     """Return the plan, with its id in the header, and the content of its file."""
-    lines = [_encoded(part, prices) for part in found]
+    lines = [_encoded(part, prices) for part in correctables]
     header = msgspec.structs.replace(header, id=_digest(header, lines))
     content = b"".join(line + b"\n" for line in [msgspec.json.encode(header), *lines])
-    return RebillPlan(header, tuple(found)), content
+    return RebillPlan(header, tuple(correctables)), content
 
 
 def decode_plan(name: str, content: bytes) -> RebillPlan:
-    """Return the plan in a file's content; `name` is the file's, for messages.
+    """Return the plan in a file's content. `name`: the file's name, for error messages.
 
     Raises:
-        ConfigurationError: it is not a plan, or it was changed.
+        ConfigurationError: the content is not a plan, is of another format, or was changed.
     """
     first, *lines = content.splitlines() or [b""]
     try:
         header = msgspec.json.decode(first, type=Header)
         if header.resmeter_plan != FORM:
-            found = f"{name}: its format is {header.resmeter_plan}, this version reads {FORM}"
-            raise ConfigurationError([f"{found}: make a new plan"])
+            problem = f"{name}: its format is {header.resmeter_plan}, this version reads {FORM}"
+            raise ConfigurationError([f"{problem}: make a new plan"])
         if _digest(header, lines) != header.id:
             raise ConfigurationError(
                 [f"{name}: the file was changed after plan {header.id} was made: make a new plan"]
@@ -184,5 +185,5 @@ def _price(correction: Correction, prices: Billing) -> tuple[Decimal, str] | Non
 
 
 def offset_bounds(bounds: Mapping[int, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Return partition → offsets in the form of the header."""
+    """Return partition → offsets in the form that the header has."""
     return {str(partition): (low, high) for partition, (low, high) in sorted(bounds.items())}

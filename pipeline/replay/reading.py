@@ -1,8 +1,8 @@
 """Read the events topic again from its beginning, one partition at a time.
 
-The order makes the comparison with the ledger certain. First the worker's position, then what was
-written up to it, then wait until the sink has stored that. What the ledger still lacks afterwards,
-it has lost.
+The order makes the comparison with the ledger certain: read the worker's position, then open the
+topic with the records written up to it, then wait until the sink has stored them. A record that the
+ledger still lacks after that is lost.
 """
 
 import time
@@ -36,7 +36,7 @@ _decode_id = msgspec.json.Decoder(_Identified).decode
 
 
 class DeadLetterOrigins(NamedTuple):
-    """Offsets of the events topic's records that have a dead letter, by partition."""
+    """Offsets of the records in the events topic that have a dead letter, by partition."""
 
     offsets: dict[int, set[int]]
     unauthorized_offsets: dict[int, set[int]]  # those with the reason `not_authorized`
@@ -44,7 +44,7 @@ class DeadLetterOrigins(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The events topic as it is now, and everything that was written because of it."""
+    """The events topic as it is now, and what worker and sink have written for it."""
 
     settings: Settings
     tenants: Tenants
@@ -56,7 +56,7 @@ class Reading(NamedTuple):
     def partitions(
         self, on_record: OnRecord = ignore_progress
     ) -> Iterator[tuple[int, PartitionReplay]]:
-        """Yield each partition once it is read, so that memory holds one at a time."""
+        """Read one partition after the other, and yield each, so that memory holds one at a time."""
         keys = load_keys(self.tenants.producers)
         done, total = 0, self.events.size
         for partition, (low, _) in sorted(self.events.bounds.items()):
@@ -87,22 +87,22 @@ class Reading(NamedTuple):
 def open_reading(
     settings: Settings, tenants: Tenants, ledger: Ledger, wait_seconds: float
 ) -> Iterator[Reading]:
-    """Open the events topic, and wait until the ledger has what was written because of it.
+    """Open the events topic, and wait until the ledger has the usage records written so far.
 
     Args:
         settings: of worker and sink.
         tenants: whose policies and producers apply.
         ledger: the ledger to compare.
-        wait_seconds: how long the sink may take to store what was written.
+        wait_seconds: how long the sink may take to store the usage records written so far.
 
     Raises:
-        ConfigurationError: a topic is not there, or the broker rejects our credentials.
+        ConfigurationError: a topic does not exist, or the broker rejects our credentials.
         UnavailableError: no broker answers, or the sink is behind.
     """
     options = librdkafka_options(settings.kafka)
     with closing(TopicReader(options, settings.topics.events)) as events:
         committed = _committed_offsets(settings, list(events.bounds))
-        # A dead letter is written before its record is committed: all of those are there now.
+        # A dead letter is written before its record is committed, so all up to `committed` exist now.
         dead_letters = _dead_letter_origins(settings)
         with closing(TopicReader(options, settings.topics.records)) as usage_records:
             if behind := await_sink(ledger, usage_records, wait_seconds):
@@ -114,9 +114,9 @@ def open_reading(
 
 
 def await_sink(ledger: Ledger, usage_records: TopicReader, seconds: float) -> int:
-    """Wait until the ledger has what the topic of usage records had when it was opened.
+    """Wait until the ledger has the records that the topic had when `usage_records` was opened.
 
-    Return how many offsets the sink is still behind when the time is up.
+    Return how many offsets the sink is behind when the wait ends: 0 if it has stored all of them.
     """
     deadline = time.monotonic() + seconds
     while (behind := _lag(ledger, usage_records)) and time.monotonic() <= deadline:
@@ -149,16 +149,16 @@ def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:
 
 def _committed_offsets(settings: Settings, partitions: list[int]) -> dict[int, int]:
     consumer = Consumer({**librdkafka_options(settings.kafka), "group.id": settings.worker.group})
-    asked = [TopicPartition(settings.topics.events, partition) for partition in partitions]
+    wanted = [TopicPartition(settings.topics.events, partition) for partition in partitions]
     try:
-        found = consumer.committed(asked, timeout=_TIMEOUT_SECONDS)
+        places = consumer.committed(wanted, timeout=_TIMEOUT_SECONDS)
     except KafkaException as error:
         raise UnavailableError(
             f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
         ) from error
     finally:
         consumer.close()
-    return {place.partition: max(0, place.offset) for place in found}
+    return {place.partition: max(0, place.offset) for place in places}
 
 
 def _ids(usage_records: TopicReader) -> frozenset[str]:

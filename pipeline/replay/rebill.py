@@ -1,4 +1,4 @@
-"""Rebill: plan corrections where the ledger is not what the log says, and apply a plan."""
+"""Rebill: plan corrections where the ledger differs from the log, and apply a plan."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from pipeline.usage.record import encode_origin, encode_record
 
 
 class MadePlan(NamedTuple):
-    """A plan, the bytes of its file, and the tenants that have events."""
+    """A plan, the content of its file, and the tenants in the log or the ledger."""
 
     plan: RebillPlan
     content: bytes
@@ -30,21 +30,21 @@ class MadePlan(NamedTuple):
 
 
 class AppliedPlan(NamedTuple):
-    """What became of a plan's conversations."""
+    """The conversations of a plan, by the result of applying it."""
 
-    written: list[Correctable]  # now
+    written: list[Correctable]  # by this run
     written_before: list[Correctable]  # by an earlier run of this plan
-    changed: list[Correctable]  # since the plan was made: left as they are
-    missing: set[str]  # ids that were written and are not in the ledger, though the sink read them
+    changed: list[Correctable]  # changed since the plan was made, and left as they are
+    missing: set[str]  # ids that this run wrote and the sink read, but that are not in the ledger
 
     @property
     def stored(self) -> list[set[str]]:
-        """The ids that are in the ledger now, of each conversation that has any."""
+        """The ids in the ledger now, for each conversation with at least one."""
         return [ids for part in self.written if (ids := correction_ids(part) - self.missing)]
 
     @property
     def quarantined(self) -> list[Correctable]:
-        """The conversations of which the sink has quarantined a correction."""
+        """The conversations with a correction that the sink has quarantined."""
         return [part for part in self.written if correction_ids(part) & self.missing]
 
 
@@ -65,38 +65,38 @@ def make_plan(
         settings: of worker and sink.
         tenants: whose policies and producers apply.
         ledger: the ledger to correct.
-        tenant_id: only this tenant.
+        tenant_id: only conversations of this tenant.
         from_ms: only conversations with a correction of a charge at this time or later.
-        to_ms: and before this time.
-        wait_seconds: how long the sink may take to store what was written.
+        to_ms: this charge must be before this time.
+        wait_seconds: how long the sink may take to store the usage records written so far.
         on_record: called for each record of the events topic.
 
     Raises:
-        ConfigurationError: a topic is not there, or the broker rejects our credentials.
+        ConfigurationError: a topic does not exist, or the broker rejects our credentials.
         UnavailableError: no broker answers, or the sink is behind.
     """
     made_at = int(time.time() * 1000)
-    found: list[Correctable] = []
+    selected: list[Correctable] = []
     unsettled = unjudged = 0
-    known: set[str] = set()
+    tenant_ids: set[str] = set()
     with open_reading(settings, tenants, ledger, wait_seconds) as reading:
         topic = reading.events.topic
         for partition, replay in reading.partitions(on_record):
             rows = reports.decided_from(ledger, topic, partition)
             source = (topic, partition)
             corrections = find_corrections(replay, rows, reading.written, source, made_at)
-            found += [
+            selected += [
                 part
                 for part in corrections.conversations
                 if _is_selected(part, tenant_id, from_ms, to_ms)
             ]
-            known.update(corrections.tallies)
+            tenant_ids.update(corrections.tallies)
             for name, tally in corrections.tallies.items():
                 if tenant_id in {None, name}:
                     unsettled += tally.unsettled
                     unjudged += tally.unjudged
         log = offset_bounds(reading.events.bounds)
-    found.sort(key=lambda part: (part.tenant_id, part.conversation))
+    selected.sort(key=lambda part: (part.tenant_id, part.conversation))
     header = Header(
         resmeter_plan=FORM,
         made_at=format_time(made_at),
@@ -105,13 +105,13 @@ def make_plan(
         to=None if to_ms is None else format_time(to_ms),
         topic=topic,
         log=log,
-        conversations=len(found),
+        conversations=len(selected),
         unsettled=unsettled,
         unjudged=unjudged,
-        totals=totals(found, tenants),
+        totals=totals(selected, tenants),
     )
-    plan, content = encode_plan(header, found, tenants)
-    return MadePlan(plan, content, frozenset(known))
+    plan, content = encode_plan(header, selected, tenants)
+    return MadePlan(plan, content, frozenset(tenant_ids))
 
 
 def apply_plan(
@@ -129,7 +129,7 @@ def apply_plan(
     Args:
         settings: broker and topics.
         ledger: the ledger that the plan was made for.
-        plan: what to apply.
+        plan: the plan to apply.
         wait_seconds: how long the sink may take to store the corrections.
         on_record: called for each conversation checked, then for each one written.
 
@@ -144,7 +144,9 @@ def apply_plan(
         if ours <= stored:
             written_before.append(part)
         elif basis_of(stored - ours) == part.basis:
-            fresh.append(part)  # some may be there already: writing them again changes nothing
+            fresh.append(
+                part
+            )  # the ledger may have some already: writing them again changes nothing
         else:
             changed.append(part)
         on_record(number, len(plan.conversations))
@@ -190,7 +192,7 @@ def _stored_ids(ledger: Ledger, part: Correctable) -> set[str]:
 def _is_selected(
     part: Correctable, tenant_id: str | None, from_ms: int | None, to_ms: int | None
 ) -> bool:
-    # A conversation is corrected as a whole: it is in where any of its charges is.
+    # A conversation is corrected as a whole, so one correction in the time range selects it.
     return tenant_id in {None, part.tenant_id} and any(
         is_within(correction.of, from_ms, to_ms) for correction in part.corrections
     )

@@ -20,34 +20,34 @@ from pipeline.kafka.writer import TopicWriter
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.deadletters import Letter, Selection, read_letters
 
-REDRIVES_MAX = 5  # a record that was rejected this often is rejected for a reason that stays
+REDRIVES_MAX = 5  # a record that was rejected this often will not be accepted
 OTHER_REASON = "other reason"
 DUPLICATE = "duplicate dead letter of the same record"
 REJECTED_SINCE = "sent again and rejected again; its newest dead letter is used"
 OVER_LIMIT = "over the limit"
-# Nothing is lost by leaving these: another dead letter is sent instead, or they were not asked for.
+# These need not be sent: another dead letter is sent instead, or they were not selected.
 NOT_LEFT = frozenset({OTHER_REASON, DUPLICATE, REJECTED_SINCE})
-# The record alone does not show whether these hold: that depends on the conversation.
+# Whether a record is rejected for one of these reasons depends on its conversation too.
 _OF_CONVERSATIONS = frozenset({"conversation_too_long", "too_late"})
 
 
 class Redriven(NamedTuple):
-    """How many dead letters were sent (or would be), and why others were left, and how many."""
+    """How many dead letters were sent (or would be), and how many were left, by cause."""
 
     sent: int
     left: Counter[str]
 
     @property
     def is_complete(self) -> bool:
-        """Nothing that was asked for is left."""
+        """Whether no selected record is left."""
         return not self.left.keys() - NOT_LEFT
 
 
 class Verdict(NamedTuple):
-    """Whether a dead letter is sent again."""
+    """Whether to send a dead letter again."""
 
     letter: Letter
-    why_not: str  # empty: it is sent
+    why_not: str  # empty: send it
 
 
 def redrive(
@@ -60,26 +60,26 @@ def redrive(
     apply: bool,
     on_record: OnRecord = ignore_progress,
 ) -> Redriven:
-    """Send the dead letters of a selection again; without `apply`, say which would be sent.
+    """Send the selected dead letters again; without `apply`, only count them.
 
     Args:
         settings: broker and topics.
-        tenants: whose producers sign events.
-        selection: which dead letters.
+        tenants: the tenants, whose producers sign events.
+        selection: which dead letters to send.
         records_per_second: how fast to send, at most.
         limit: how many to send, at most.
-        apply: send them.
+        apply: whether to send them.
         on_record: called for each dead letter read, then for each record sent.
 
     Raises:
-        ConfigurationError: a topic is not there, or a producer's key cannot be read.
+        ConfigurationError: a topic does not exist, or a producer's key cannot be read.
         UnavailableError: no broker answers, or it did not acknowledge everything.
     """
     keys = load_keys(tenants.producers)
     now = int(time.time() * 1000)
     left: Counter[str] = Counter()
     chosen: list[Letter] = []
-    # All reasons are read: a record may have a dead letter of another one as well.
+    # Read all reasons: a record may have another dead letter with another reason.
     letters = read_letters(settings, selection._replace(reasons=frozenset()), on_record)
     for letter, why_not in judge(letters, selection.reasons, now, keys):
         if not why_not and (limit is None or len(chosen) < limit):
@@ -97,8 +97,8 @@ def _send(
     started = time.monotonic()
     with TopicWriter(librdkafka_options(settings.kafka), settings.topics.events) as writer:
         for number, letter in enumerate(letters):
-            # Without the old timestamp: the record arrives now. Otherwise a worker would measure a
-            # window that is long over by a clock that has moved on.
+            # Without the old timestamp, so that the record arrives now. With it, the window that the
+            # event opens might be over already, as windows end in arrival time.
             if not writer.write(letter.key, letter.value, redriven_headers(letter)):
                 return
             due = number / records_per_second - (time.monotonic() - started)
@@ -112,17 +112,17 @@ def judge(
     now: int,
     keys: Mapping[str, Key] | None = None,
 ) -> Iterator[Verdict]:
-    """Say for each dead letter whether to send it again.
+    """Decide for each dead letter whether to send it again.
 
-    A record is sent once, however many dead letters it has. A record that was sent again and
-    rejected again is sent as its newest dead letter, which carries the count. What today's rules
-    would reject stays where it is.
+    A record is sent once, even if it has several dead letters. If a record was sent again and
+    rejected again, its newest dead letter is sent, which has the count. Records that today's rules
+    would reject are left.
 
     Args:
-        letters: in the order of the topic.
-        reasons: only these; none means all that the record alone can decide.
+        letters: dead letters in the order of the topic.
+        reasons: send only these; none means all reasons that depend on the record alone.
         now: when the records would arrive, ms.
-        keys: of producers, where signatures are required.
+        keys: keys of the producers, if signatures are required.
     """
     listed = [(letter, _digest(letter)) for letter in letters]
     redrives: dict[bytes, int] = {}
@@ -139,7 +139,7 @@ def judge(
 
 
 def redriven_headers(letter: Letter) -> list[tuple[str, bytes | None]]:
-    """Return the headers of the record to send: its own, and how often it was sent again."""
+    """Return the headers of the record to send: its own, and the number of its redrives."""
     return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
 
 

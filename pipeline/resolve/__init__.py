@@ -1,25 +1,28 @@
-"""What the events of a conversation mean: which outcomes it counts, and when. Pure.
+"""What it means: decide which units to charge for a conversation, and when. Pure.
 
-`machine.py` has every rule that moves a decision, as docs/reference/outcomes.md §3 states them.
-`decide` is the definition: a history, sorted, under a tenant's timeline of policy versions, up to a
-time. `Fold` is the small state that it runs on; a worker keeps one for each conversation and applies
-one event at a time. A property test holds the two together, and both to a second implementation in
-`tests/oracle`, which shares no line with them.
+- `machine`: every rule that can change a decision (docs/reference/outcomes.md §3). `decide` is the
+  definition: it decides a whole history under a timeline of policy versions, up to a time. `Fold` is
+  the small state that `decide` runs on; a worker keeps a `Fold` for each conversation and applies one
+  event at a time
+- `policy`: the values that the rules read: one version of a policy, and a timeline of its versions.
+  `catalog` reads policies from TOML
 
-`policy.py` has the values that the rules read: one version of a policy, and the versions by effective
-date. Reading policies from TOML is the catalog's.
+Property tests compare `Fold` with `decide`, and both with a second implementation in `tests/oracle`,
+which was written from the reference and shares no rule with this package.
 
-What always holds:
+Invariants:
 
-- a decision is a function of the history, the timeline and a time; nothing else is read: no clock, no
-  random number, no log, no setting;
-- the order in which events arrive does not matter, only their own times;
-- a conversation counts at most one unit at a time, and its sum never falls below zero;
-- every transition names the events that it rests on.
+- A decision depends only on the history, the timeline and a time. The rules read no clock, random
+  number, log or setting.
+- The order in which events arrive does not matter; only their own times do.
+- A conversation, or a segment of it, has at most one charge at a time. The sum of its units never
+  falls below zero.
+- Every transition names its evidence, the events that caused it.
 
-What it does not do: it knows nothing of Kafka, of arrival times, of what was emitted before, or of
-money. `usage` turns transitions into records.
+This package does not know Kafka, arrival times, earlier usage records, or money. `usage` turns
+transitions into records.
 
-To change a rule: change `machine.py`, the reference, and `tests/oracle/decide.py`, written from
-the reference, in one commit. A rule that decides the past differently needs a policy key instead.
+To change a rule, change `machine.py`, the reference and `tests/oracle/decide.py` in one commit, and
+write the oracle from the reference. If the new rule would decide past events differently, add a
+policy key instead.
 """

@@ -1,8 +1,7 @@
-"""Decide what a conversation counts: everything that affects a transition is here. Pure.
+"""Decide what to charge for a conversation, by the rules of docs/reference/outcomes.md §3. Pure.
 
-The rules are those of docs/reference/outcomes.md §3. They have two forms. `decide` is the definition:
-a whole history, sorted, from its first event. `Fold` is the small state that `decide` runs on; a
-worker keeps it and applies one event at a time.
+`decide` is the definition: it sorts a whole history and decides it from the first event. `Fold` is
+the small state that `decide` runs on; a worker keeps a `Fold` and applies one event at a time.
 """
 
 from collections.abc import Iterable
@@ -43,7 +42,7 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     policy_version: int
 
     def same_as(self, other: "Transition") -> bool:
-        """Say whether the two are one transition (docs/reference/outcomes.md §4.1)."""
+        """Return whether both are the same transition (docs/reference/outcomes.md §4.1)."""
         return (
             self.at == other.at
             and self.outcome == other.outcome
@@ -53,7 +52,11 @@ class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class StandingAnswer(msgspec.Struct, array_like=True, gc=False):
-    """The answer that stands. `known_at` is the time of the event that established it."""
+    """The answer that silence would charge (§3.2).
+
+    `at` is the time of the answer, and `known_at` that of the event that made it the standing
+    answer. They differ after a merge.
+    """
 
     id: str
     at: int
@@ -64,7 +67,7 @@ class StandingAnswer(msgspec.Struct, array_like=True, gc=False):
 
 
 class Charge(msgspec.Struct, array_like=True, gc=False):
-    """The unit that the conversation counts now, and the answer that it rests on."""
+    """The unit that is charged now; `answer` is the id of the answer behind it."""
 
     outcome: str
     kind: Kind
@@ -73,9 +76,9 @@ class Charge(msgspec.Struct, array_like=True, gc=False):
 
 
 class Fold(msgspec.Struct, array_like=True, gc=False):
-    """A conversation up to its newest event (§3.2).
+    """The decision state of a conversation up to its newest event (§3.2).
 
-    Call `settle` before each `apply`, both in the order of time.
+    Apply events in the order of their times, and call `settle` before each `apply`.
     """
 
     asked: bool = False
@@ -114,14 +117,14 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         return due
 
     def grace_ms(self, timeline: Timeline) -> int:
-        """Return how long after that time a worker waits for events that arrive late."""
+        """Return how long after `due_event_ms` a worker waits for events that arrive late."""
         assert self.standing is not None
         policy = timeline.at(self.standing.at)
         assert policy is not None
         return policy.grace
 
     def settle(self, timeline: Timeline, until: int) -> None:
-        """Charge the standing answer if its silence was complete at the event time `until`."""
+        """Charge the standing answer if its silence is complete by the event time `until`."""
         if self.standing is None or self.charge is not None:
             return
         due = self.due_event_ms(timeline)
@@ -130,7 +133,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             self.charge = Charge(RESOLUTION, "assumed", due, self.standing.id)
 
     def silence_transition(self, timeline: Timeline, due_event_ms: int) -> Transition:
-        """Return the transition that `settle` would make at this time."""
+        """Return the transition for silence that is complete at this time."""
         standing = self.standing
         assert standing is not None
         policy = timeline.at(standing.at)
@@ -147,9 +150,9 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         )
 
     def drop_transitions(self) -> None:
-        """Drop the transitions that no later one can rest on.
+        """Drop the transitions that no later decision needs.
 
-        What stays is, for each outcome, the newest +1 of each unit of the net, without its evidence.
+        Of each outcome, keep as many of the newest +1 as the net has units, without their evidence.
         The net and every later decision stay the same.
         """
         units = {} if self.excluded else net_of(self.transitions)
@@ -163,17 +166,17 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     # --- events ---------------------------------------------------------------------------------
 
     def policy_for(self, timeline: Timeline, at: int) -> Policy | None:
-        """Return the version that the conversation follows at an event's time (§2.3)."""
+        """Return the policy version that applies to the conversation at an event's time (§2.3)."""
         return timeline.at(at if self.standing is None else self.standing.at)
 
     def apply(self, timeline: Timeline, event: Event) -> None:
-        """Apply one event: the table of §3.6, row by row."""
-        if not event.live:
+        """Apply one event by the table of §3.6."""
+        if not event.is_live:
             self.excluded = True
         if self.ended:
             return
         rank, standing = event.rank, self.standing
-        # `policy_for`, inlined: this runs for each event.
+        # This is `policy_for`, inlined because it runs for each event.
         policy_at = event.at if standing is None else standing.at
         policy = timeline.single
         if policy is None:
@@ -298,7 +301,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             self._take_back(policy, event, "spam")
         self.ended = "spam"
 
-    # --- charge, return, take back ----------------------------------------------------------------
+    # --- charges and reversals --------------------------------------------------------------------
 
     def _count_outcome(
         self, policy: Policy, outcome: str, kind: Kind, event: Event, reason: str
@@ -342,7 +345,10 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a history comes to. If it is excluded, the rest is what it would have been (§3.8)."""
+    """The decision over a history.
+
+    If the conversation is excluded, the other members are what the decision would have been (§3.8).
+    """
 
     excluded: bool
     net: dict[str, int]  # without zeros
@@ -351,12 +357,13 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def fold_history(history: Iterable[Event], timeline: Timeline, state: Fold | None = None) -> Fold:
-    """Return the fold over a history in any order, one event per identity.
+    """Apply a history to a state, in the order of the events' times, and return the state.
 
     Args:
-        history: the events.
+        history: the events in any order; each source and id occurs once.
         timeline: the versions of the tenant's policy.
-        state: what the events are applied to; every event is newer than all that it has seen.
+        state: the state to start from, which is changed; None: a new one. Every event must be newer
+            than all events that were applied to this state.
     """
     if state is None:
         state = Fold()
@@ -370,8 +377,8 @@ def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Decision
     """Decide a conversation: the definition (§3).
 
     Args:
-        history: its events in any order, one per identity.
-        timeline: the versions of its tenant's policy.
+        history: the events in any order; each source and id occurs once.
+        timeline: the versions of the tenant's policy.
         as_of: the event time up to which silence counts, in milliseconds.
     """
     state = fold_history(history, timeline)
@@ -385,7 +392,7 @@ def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Decision
 
 
 def net_of(transitions: Iterable[Transition]) -> dict[str, int]:
-    """Return the sum per outcome, without zeros, in order of first appearance."""
+    """Return the net units of each outcome, without zeros, in order of first appearance."""
     net: dict[str, int] = {}
     for transition in transitions:
         net[transition.outcome] = net.get(transition.outcome, 0) + transition.delta

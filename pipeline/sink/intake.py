@@ -11,7 +11,7 @@ The ledger decides at which offset to read. For each batch:
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 from confluent_kafka import (
@@ -32,6 +32,7 @@ from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.counts import count_stored, drop_partition
+from pipeline.sink.position import LedgerPosition
 
 CONNECT_SECONDS_MAX = 5.0
 WAIT_SECONDS_MAX = 0.2  # for a full batch; then a partial batch is stored
@@ -49,6 +50,7 @@ class Intake:
         topic: str,
         settings: SinkSettings,
         ledger: Ledger,
+        position: LedgerPosition,
         metrics: SinkMetrics,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -67,6 +69,7 @@ class Intake:
         }
         self._topic = topic
         self._ledger = ledger
+        self._position = position
         self._metrics = metrics
         self._batch_records_max = settings.batch_records_max
         self._now = now
@@ -74,7 +77,9 @@ class Intake:
         self._stop = threading.Event()
         self._failure: Exception | None = None  # set by a callback; `step` raises it
         self._joined = False
+        self._partitions: list[int] = []  # of the topic
         self._lag_measured_at = 0.0
+        self.waiting = 0  # usage records that were not read at the last measurement
         self._unreached: str | None = None
         self._auth_failure = AuthFailure()
         self._stored: dict[int, int | None] = {}  # partition → next offset in the ledger
@@ -86,8 +91,10 @@ class Intake:
 
     def problems(self) -> list[str]:
         """Return why records may not be arriving; any thread may call it."""
-        problems = [] if self._joined else [f"not in the group of {self._topic} yet"]
-        return [*problems, self._unreached] if self._unreached else problems
+        joining = None if self._joined else f"not in the group of {self._topic} yet"
+        return [
+            problem for problem in (joining, self._unreached, self._position.problem()) if problem
+        ]
 
     def run(self) -> None:
         """Consume until `stop`, then leave the group.
@@ -110,7 +117,9 @@ class Intake:
 
     def join(self, consumer: Consumer) -> None:
         """Subscribe to the topic; a later `step` receives the partitions."""
-        self._check_topic(consumer)
+        self._partitions = self._check_topic(consumer)
+        # Before any record is stored: an outdated ledger that catches up looks like the newest.
+        self._learn_committed(consumer, self._partitions)
         consumer.subscribe(
             [self._topic],
             on_assign=self._on_assign,
@@ -130,7 +139,8 @@ class Intake:
             self._measure_lag(consumer)
             self._lag_measured_at = time.monotonic()
 
-    def _check_topic(self, consumer: Consumer) -> None:
+    def _check_topic(self, consumer: Consumer) -> list[int]:
+        """Check that the topic exists, and return its partitions."""
         try:
             metadata = list_topics(
                 consumer,
@@ -146,6 +156,16 @@ class Intake:
             ) from error
         if metadata.topics[self._topic].error is not None:
             raise ConfigurationError([self._no_topic()])
+        return sorted(metadata.topics[self._topic].partitions)
+
+    def _learn_committed(self, consumer: Consumer, partitions: Iterable[int]) -> None:
+        """Ask Kafka how far the group is, and hold the deliveries if the ledger is behind that."""
+        asked = [TopicPartition(self._topic, number) for number in partitions]
+        committed = consumer.committed(asked, timeout=CONNECT_SECONDS_MAX)
+        self._position.learn(
+            {p.partition: p.offset for p in committed if p.offset >= 0}, committed=True
+        )
+        self._position.is_held()
 
     def _no_topic(self) -> str:
         return f"Kafka at {self._servers} has no topic {self._topic}: run `resmeter topics create`"
@@ -164,6 +184,7 @@ class Intake:
         self._log.info("partitions_assigned", partitions=sorted(self._stored))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._log.info("partitions_revoked", partitions=sorted(p.partition for p in partitions))
         for partition in partitions:
             self._stored.pop(partition.partition, None)
             self._read.pop(partition.partition, None)
@@ -182,8 +203,8 @@ class Intake:
             raise BrokenInvariantError(
                 f"the ledger {self._ledger.redacted_url} has {self._topic}[{partition}] up to offset "
                 f"{expected}, but at {self._servers} the partition ends at {high}: the ledger belongs "
-                "to another Kafka or topic. Set RESMETER_LEDGER__URL to the ledger of this Kafka, or "
-                "to a new one"
+                "to another Kafka or topic, or Kafka has lost records. Set RESMETER_LEDGER__URL to the "
+                "ledger of this Kafka"
             )
         if expected < low:
             self._metrics.records_missing.inc(low - expected)
@@ -224,6 +245,7 @@ class Intake:
             )
             if isinstance(result, Stored):
                 self._stored.update(result.offsets)
+                self._position.learn(result.offsets)
                 self._report(result)
                 self._commit(consumer, result.offsets)
                 return
@@ -241,6 +263,8 @@ class Intake:
             raise BrokenInvariantError(
                 f"the ledger did not move its offsets, although they are the expected ones: {result}"
             )
+        # Check before reading on: once an outdated ledger has caught up, it looks like the newest.
+        self._position.is_held()
         for partition in moved:
             self._stored[partition] = result.offsets[partition]
             self._log.warning(
@@ -272,6 +296,8 @@ class Intake:
         )
 
     def _commit(self, consumer: Consumer, offsets: Mapping[int, int]) -> None:
+        if not self._position.may_commit():
+            return
         consumer.commit(
             offsets=[
                 TopicPartition(self._topic, partition, offset)
@@ -283,12 +309,16 @@ class Intake:
     def _measure_lag(self, consumer: Consumer) -> None:
         """Measure the lag of each partition; this also shows whether Kafka can be reached."""
         try:
-            if not self._read:  # no partition is assigned: any request shows if Kafka responds
-                consumer.list_topics(self._topic, timeout=LAG_TIMEOUT_SECONDS)
+            # All partitions, not only ours: another sink may have stored them in another ledger.
+            self._learn_committed(consumer, self._partitions)
+            waiting = 0
             for partition, next_offset in list(self._read.items()):
                 position = TopicPartition(self._topic, partition)
                 _, high = consumer.get_watermark_offsets(position, timeout=LAG_TIMEOUT_SECONDS)
-                self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
+                lag = max(0, high - next_offset)
+                self._metrics.lag_records.labels(partition).set(lag)
+                waiting += lag
+            self.waiting = waiting
         except KafkaException as error:
             if self._auth_failure.reason is None:
                 self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"

@@ -12,19 +12,30 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.prices import Billing
 from pipeline.config import Settings
+from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
-from pipeline.ledger import Ledger, deliveries, open_ledger
+from pipeline.ledger import (
+    Ledger,
+    deliveries,
+    open_ledger,
+    problems_of_rights,
+    sslmode_missing,
+)
+from pipeline.ledger.ages import oldest_open
 from pipeline.ledger.entries import STUCK
-from pipeline.logs import get_logger
+from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
-from pipeline.metrics import SinkMetrics
-from pipeline.sink.counts import publish_owed, publish_pending
+from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
+from pipeline.sink.counts import publish_ages, publish_owed, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
+from pipeline.sink.position import LedgerPosition
 from pipeline.sink.stripe.meter import open_meter
+from pipeline.worklog import ReadinessLog, WorkLog
 
+_LOG_SECONDS = 1.0
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
@@ -32,9 +43,10 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
     """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
 
     Raises:
-        ConfigurationError: no Stripe key, no topic, or the ledger has another schema.
+        ConfigurationError: no Stripe key, no topic, the ledger has another schema or is read-only.
         UnavailableError: Kafka or the ledger cannot be reached.
     """
+    log_uncaught_exceptions()
     limit_arenas()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -46,7 +58,11 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
             stack.push_async_callback(meter.close)
             ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
             stack.callback(ledger.close)
-            registry = CollectorRegistry()
+            if missing := sslmode_missing(settings.ledger.url):
+                get_logger(__name__).warning("sslmode_missing", detail=missing)
+            if problems := await asyncio.to_thread(problems_of_rights, ledger):
+                raise ConfigurationError(problems)
+            registry = new_registry()
             metrics = SinkMetrics(registry)
             dispatcher = Dispatcher(
                 ledger,
@@ -60,14 +76,16 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                     rejections_in_a_row_max=settings.sink.rejections_in_a_row_max,
                 ),
             )
+            position = LedgerPosition(ledger, settings.topics.records, settings.sink.group, metrics)
             intake = Intake(
                 librdkafka_options(settings.kafka),
                 settings.topics.records,
                 settings.sink,
                 ledger,
+                position,
                 metrics,
             )
-            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake)
+            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake, position)
             await sink.run(registry, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,6 +103,7 @@ class _Sink:
         metrics: SinkMetrics,
         dispatcher: Dispatcher,
         intake: Intake,
+        position: LedgerPosition,
     ) -> None:
         self._settings = settings.sink
         self._billing = billing
@@ -92,19 +111,23 @@ class _Sink:
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._intake = intake
+        self._position = position
         self._log = get_logger(__name__)
 
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
         """Serve, consume and flush until `stop` or the first failure, which is raised."""
         listening = listen(self._settings.http_host, self._settings.http_port)
-        async with serving(listening, text_of(registry), self._problems) as port:
+        RuntimeMetrics(registry, "sink").ready.set_function(lambda: not self._problems())
+        async with serving(listening, text_of(registry), self._readiness) as port:
             self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
             consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
             flushing = asyncio.create_task(self._flush_until(stop))
+            logging = asyncio.create_task(self._log_until(stop))
             stopping = asyncio.create_task(stop.wait())
             waited: list[asyncio.Future[Any]] = [
                 consuming,
                 flushing,
+                logging,
                 stopping,
                 self._dispatcher.failed,
             ]
@@ -113,20 +136,49 @@ class _Sink:
             # 1. No new records: the last batch is stored, and the sink leaves the group.
             stop.set()
             self._intake.stop()
-            await asyncio.wait({consuming, flushing, stopping})
+            await asyncio.wait({consuming, flushing, logging, stopping})
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
-            for task in (*ended, consuming, flushing):
+            for task in (*ended, consuming, flushing, logging):
                 task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
-    async def _problems(self) -> list[str]:
+    async def _readiness(self) -> list[str]:
+        return self._problems()
+
+    def _problems(self) -> list[str]:
         return self._intake.problems() + self._dispatcher.problems()
+
+    async def _log_until(self, stop: asyncio.Event) -> None:
+        metrics = self._metrics
+        work = WorkLog(
+            self._log,
+            {
+                "usage_records": metrics.records,
+                "quarantined": metrics.records_refused,
+                "planned": metrics.meter_events_planned,
+                "calls": metrics.deliveries,
+            },
+            lambda: {"waiting": self._intake.waiting},
+        )
+        readiness = ReadinessLog(self._log)
+        while not stop.is_set():
+            readiness.update(self._problems())
+            work.tick()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOG_SECONDS)
+        work.say()
 
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
-            planned = await flush(self._ledger, self._billing, self._dispatcher, self._metrics)
+            planned = await flush(
+                self._ledger,
+                self._billing,
+                self._dispatcher,
+                self._metrics,
+                position=self._position,
+            )
             if planned.parked and planned.parked != parked:
                 self._log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
             parked = planned.parked
@@ -142,24 +194,34 @@ async def flush(
     dispatcher: Dispatcher,
     metrics: SinkMetrics,
     now: float | None = None,
+    position: LedgerPosition | None = None,
 ) -> Planned:
-    """Plan the pending records, publish the undelivered units, and queue the events that are due."""
+    """Plan the pending records, publish the undelivered units, and queue the events that are due.
+
+    While deliveries are held, the units are published and nothing else happens.
+    """
     now = time.time() if now is None else now
-    planned = await asyncio.to_thread(
-        plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
+    is_held = position is not None and await asyncio.to_thread(position.is_held)
+    planned = (
+        Planned()
+        if is_held
+        else await asyncio.to_thread(
+            plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
+        )
     )
     metrics.meter_events_planned.inc(planned.events)
     await _publish_pending(ledger, billing, metrics, planned, now)
-    await dispatcher.dispatch()
+    if not is_held:
+        await dispatcher.dispatch()
     return planned
 
 
 async def _publish_pending(
     ledger: Ledger, billing: Billing, metrics: SinkMetrics, planned: Planned, now: float
 ) -> None:
-    """Set the gauges of the undelivered units, and of the age of the oldest pending unit."""
+    """Set the gauges of the undelivered units, and of how long the oldest of them has waited."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
-    pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
+    oldest = await asyncio.to_thread(oldest_open, ledger, planned.parked)
     stuck = await asyncio.to_thread(deliveries.stuck_counts, ledger)
     units: Counter[str] = Counter()
     money: dict[tuple[str, str], float] = defaultdict(float)
@@ -178,14 +240,6 @@ async def _publish_pending(
             owed_money[total.state, price[1]] += amount
             if waits:
                 money[total.tenant_id, price[1]] += amount
-    # A negative sum may wait weeks for usage that it reduces: nothing is late.
-    oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
-    publish_pending(
-        metrics,
-        units,
-        money,
-        planned.carried,
-        planned.parked,
-        0.0 if oldest is None else max(0.0, now - oldest / 1000),
-    )
+    publish_pending(metrics, units, money, planned.carried, planned.parked)
     publish_owed(metrics, owed_units, owed_money, stuck)
+    publish_ages(metrics, oldest, now)

@@ -2,7 +2,7 @@
 
 A Kafka producer sends records in batches, and the broker stores and returns the same batches.
 aiokafka unpacks each batch and returns single records. With whole batches, a record is parsed,
-decoded and dropped while it is still in the processor's cache. That takes a fifth less time than
+decoded and dropped while it is still in the processor's cache. That takes less processor time than
 first parsing everything that was fetched.
 """
 

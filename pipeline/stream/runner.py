@@ -7,15 +7,17 @@ from itertools import chain
 from typing import NamedTuple, Protocol
 
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
+from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.kafka.headers import DeadLetter
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult, Output
-from pipeline.stream.counts import count_applied, count_emitted, drop_partition
+from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
+from pipeline.stream.slices import Slices
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
@@ -34,7 +36,7 @@ class Host(Protocol):
 
     @property
     def is_recovering(self) -> bool:
-        """Whether the host says that it is reading states from the changelog."""
+        """Whether the host reports that it is reading states from the changelog."""
 
     @property
     def has_unread_states(self) -> bool:
@@ -45,13 +47,13 @@ class Host(Protocol):
         """Whether fetching is paused, for a rebalance or because the process is stopping."""
 
     async def position(self, partition: int) -> int | None:
-        """Return the offset of the next record of the events topic; None if we do not own it."""
+        """Return the offset of the next record to read; None if we do not own the partition."""
 
     async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Return the offsets after the last records of the events topic."""
+        """Return, by partition of the events topic, the offset after the last record."""
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Note offsets of the changelog that we wrote: they need not be read back."""
+        """Note changelog offsets that we wrote: a recovery need not read them back."""
 
 
 class Writer(Protocol):
@@ -69,7 +71,7 @@ class Writer(Protocol):
 
 
 class Probe(NamedTuple):
-    """A partition's end offset, and the broker's time just before it was read."""
+    """A partition's end offset, and the broker's time just before the offset was read."""
 
     partition: int
     clock_ms: int
@@ -91,6 +93,7 @@ class BatchRunner:
         *,
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with no partitions.
 
@@ -98,11 +101,12 @@ class BatchRunner:
             host: runs the runner and knows the consumer group.
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
-            settings: the settings of the worker and its topics are used.
+            settings: the sections `worker` and `topics` are used.
             timeline_for: returns the timeline of a tenant.
             keys: the producers' keys; None: every record of the events topic is trusted.
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
+            stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
         """
         self.partitions: dict[int, Partition] = {}
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
@@ -119,6 +123,7 @@ class BatchRunner:
         self._keys = keys
         self._end = end
         self._now = now
+        self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
@@ -141,6 +146,18 @@ class BatchRunner:
             self._taken_at[number] = time.monotonic()
         return partition
 
+    def recovered(self) -> None:
+        """Schedule the deadlines of all partitions, once their states are read back.
+
+        If states rest on rules that are not in force, the process ends: a timer would bill by rules
+        that the answers never had.
+        """
+        misfits = misfits_in((p.states for p in self.partitions.values()), self._timeline_for)
+        for partition in self.partitions.values():
+            partition.schedule_all()
+        if misfits:
+            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
         for number in numbers:
@@ -158,30 +175,39 @@ class BatchRunner:
     # --- batches ----------------------------------------------------------------------------------
 
     async def wait_for_capacity(self) -> None:
-        """Wait while too many batches are in flight (back-pressure: no more is fetched)."""
+        """Wait while a batch is applied or too many are in flight (back-pressure: no more is fetched)."""
+        await self._applying.wait()
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
-        The caller checks that we own the partition and must await nothing between that check and
-        this
-        call: the partition could be revoked meanwhile.
+        A batch that takes long goes on after this call, a moment at a time; `wait_for_capacity`,
+        `settle` and `drain` wait for it. The caller checks that we own the partition and must await
+        nothing between that check and this call: the partition could be revoked meanwhile.
 
         Raises:
-            BrokenInvariantError: the partition's states are not read back yet.
+            BrokenInvariantError: the partition's states are not read back yet, or the batch before
+                is still applied.
         """
+        if self._applying.is_running:
+            raise BrokenInvariantError(f"records of partition {number} came before their turn")
         partition = self.partition(number)
         if not partition.is_recovered:
-            # After a recovery, the first records may arrive before the host has scheduled the
-            # deadlines.
+            # After a recovery, records may arrive before the host has scheduled the deadlines.
             if self._host.is_recovering or self._host.has_unread_states:
                 raise BrokenInvariantError(
                     f"records of partition {number} came before its states were read back"
                 )
-            partition.schedule_all()
-        result = partition.apply(chain.from_iterable(batch.records for batch in batches))
+            self.recovered()
+        steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
+        self._applying.start(steps, lambda result: self._take(partition, result, batches))
+
+    def _take(
+        self, partition: Partition, result: BatchResult, batches: Sequence[RecordBatch]
+    ) -> None:
+        number = partition.number
         limit = self._dead_letter_limit
         limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
         if limit.is_exceeded:
@@ -226,13 +252,12 @@ class BatchRunner:
             before: the effects of the partition's previous batch.
         """
         number = partition.number
-        # 1. Results first. A state says that its results were emitted: if the state were written
-        # and    a result lost, the record would be skipped when it is delivered again, and the
-        # result    would never be written.
+        # 1. Results first. A state says that its results were emitted. If the state were written
+        #    and a result were lost, the record would be skipped when Kafka delivers it again, and
+        #    the result would never be written.
         if result.outputs or result.dead_letters:
             await self._outputs.write_results(result.outputs, result.dead_letters)
-        # States are written in the order of the batches: compaction keeps the last version of a
-        # state.
+        # Write states in the order of the batches: compaction keeps the last version of a state.
         if before is not None:
             await asyncio.wait([before])
             if before.cancelled() or before.exception() is not None:
@@ -249,14 +274,16 @@ class BatchRunner:
             # (`topics.lost_states`).
             _, offsets = await self._outputs.read_clock(number)
             self._host.states_written(number, offsets)
-        # 3. Only now may this offset be committed. If the partition was revoked and assigned to us
-        # again meanwhile, it must not be: the states may have been read back before we wrote ours.
+        # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
+        #    it was revoked and assigned to us again, a recovery may have read the changelog before
+        #    we wrote these states.
         if done is not None and self.partitions.get(number) is partition:
             self.done[number] = done
             self.done_at[number] = time.monotonic()
 
     async def drain(self) -> None:
-        """Wait until no batch is in flight."""
+        """Wait until no batch is applied or in flight."""
+        await self._applying.wait()
         while tasks := self._tasks():
             await asyncio.wait(tasks)
 
@@ -268,8 +295,8 @@ class BatchRunner:
     async def probe(self) -> list[Probe]:
         """Ask the broker for its clock and the end of each partition in which something may be due.
 
-        This runs concurrently with the batches, because the broker may respond only after a pending
-        fetch.
+        This runs concurrently with the batches, because the broker may not respond until a pending
+        fetch has ended.
         """
         host = self._host
         if host.is_rebalancing or host.is_recovering or host.is_paused:
@@ -286,7 +313,7 @@ class BatchRunner:
         if not due:
             return []
         generation = host.generation
-        # Read the clock before the end: then a record beyond that end has a later timestamp.
+        # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
         readings = await asyncio.gather(*map(self._outputs.read_clock, due))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
@@ -297,10 +324,11 @@ class BatchRunner:
         ]
 
     async def settle(self, probes: Iterable[Probe]) -> bool:
-        """Settle and seal what was due at each probe, in partitions that were read to its end.
+        """Settle and seal what was due at each probe, if its partition was read to the probed end.
 
         Call this between two batches. Return whether to probe again at once, as more may be due.
         """
+        await self._applying.wait()  # until then, the position is ahead of the states
         host = self._host
         more = False
         for probe in probes:
@@ -316,8 +344,8 @@ class BatchRunner:
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
-                # If producers set the timestamps, a record may still arrive with a timestamp at
-                # which its conversation was not sealed.
+                # If producers set the timestamps, a record may still arrive with a timestamp from
+                # before its conversation was due to be sealed.
                 results.append(partition.seal(until_ms, _SETTLED_AT_ONCE_MAX))
             for result in results:
                 if not result.is_empty:
@@ -343,21 +371,14 @@ class BatchRunner:
         return sum(partition.open_conversations for partition in self.partitions.values())
 
     def due_unsettled(self) -> int:
-        """Count the entries of the due queues that are due by the host's clock.
-
-        Stale entries are included: of conversations that were decided before their window ended.
-        """
-        now_ms = int(self._now() * 1000)
-        return sum(
-            partition.due_queue.count_until(now_ms) for partition in self.partitions.values()
-        )
+        return count_overdue(self.partitions.values(), int(self._now() * 1000))
 
     def dead_letter_share(self) -> float:
         return self._dead_letter_limit.share
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
-        return len(self._tasks())
+        return len(self._tasks()) + self._applying.is_running
 
 
 class Timers:

@@ -1,23 +1,26 @@
-"""What is owed: decisions become usage records, numbered and explained. Pure.
+"""What is owed: turn decisions into usage records. Pure.
 
-`conversation.py` keeps one conversation. It takes events in the order in which they arrive, settles
-silence by arrival time, and emits usage records: +1 for a unit, -1 for a unit taken back
-(docs/reference/outcomes.md §4). `history.py` has its events as bytes, `emission.py` numbers the
-records and finds the charge that a reversal takes back, `record.py` is the record and its JSON.
+docs/reference/outcomes.md §4 defines the records.
 
-What always holds:
+- `conversation`: the state of one conversation. It receives events in order of arrival, settles
+  silence by arrival time, and emits usage records: +1 to charge a unit, -1 to reverse it
+- `history`: the events of a conversation as bytes
+- `emission`: numbers the records, and chooses the charge that a reversal takes back
+- `record`: the usage record and its JSON
 
-- what was emitted adds up to what is decided, for every order of arrival and every size of batch;
-- a record's id is its tenant, its conversation and a number from 1; its content depends on the log and
-  the policies alone, so that a replay gives the same bytes;
-- every -1 names the +1 that it takes back, and goes at the price of that +1;
-- an event that arrives again changes nothing; what is not taken in (`too_long`, `too_late`) changes
-  nothing and is returned;
-- sealing decides nothing: it drops a history that no record can reach any more.
+Invariants:
 
-What it does not do: it reads no topic and no clock, it stores nothing, and it knows no price. A unit's
-price follows from the policy version that its record names.
+- The emitted records add up to the decision, for any order of arrival and any size of batch.
+- A record's id is its tenant, its conversation and a number from 1. Its content depends only on the
+  log and the policies, so a replay gives the same bytes.
+- Every -1 names the +1 that it takes back. Both have the same policy version, and so the same price.
+- An event that arrives again changes nothing but the arrival time. A rejected event (`too_long`,
+  `too_late`) changes nothing at all, and is returned to the caller.
+- Sealing changes no decision: it drops a history that no later event can change.
 
-The members of `Conversation` and `StandingCharge` are the stored form: their order is the format, and
-docs/internals/state-format.md says how to add one.
+This package does not read a topic or a clock, store anything, or know prices. The price of a unit
+follows from the policy version that its record names.
+
+The members of `Conversation` and `StandingCharge` are stored as arrays, so their order is part of
+the format; docs/internals/state-format.md explains how to add a member.
 """

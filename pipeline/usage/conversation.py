@@ -1,84 +1,75 @@
-"""Keep one conversation, and say what it owes: docs/reference/outcomes.md §4. Pure.
+"""Keep the state of one conversation and compute its usage: docs/reference/outcomes.md §4. Pure.
 
-`Conversation.receive` takes events in the order in which they arrive. Most of them are newer than
-all before them: those move the decision on by one step. Every other event (one that arrives late,
-that is outside `live`, or that may have come before) takes the slow path, which decides the whole
-history again where it must. Both paths emit what the definition in §4.1 emits, for every order of
-arrival and every size of batch.
+`Conversation.receive` takes events in order of arrival. Most events are newer than all earlier
+ones, and each of these advances the decision by one step. The others (late events, events outside
+the live environment, possible duplicates) take the slow path, which decides the whole history again
+if necessary. Both paths emit the records that §4.1 defines, for any order of arrival and any size of
+batch.
 
 **Sealing** (§4.3). A conversation without a record for `seal_after_ms` (45 days by default) is
-sealed: its history is dropped, the decision is kept. The rule looks at nothing but the log. A record
-finds its conversation sealed if its timestamp is at least `seal_after_ms` after the newest timestamp
-of the conversation. Then,
+sealed: its history is dropped and its decision is kept. Only the timestamps of records matter, not a
+clock. A record finds its conversation sealed if its timestamp is at least `seal_after_ms` after the
+newest timestamp of the conversation. Then:
 
-1. if its event is newer than every event of the conversation, by (time, sequence, type), the event
-   is taken in and begins a new history; from then on every event that is not newer than the sealed
-   history is too late, however soon it arrives;
-2. otherwise the event is too late. It is not taken in and changes nothing, not even the
-   conversation's newest timestamp. An event that arrives again after such a pause is one of these,
-   as its id is no longer known.
+1. If the event is newer than every event of the conversation, by (time, sequence, type), it is
+   accepted and begins a new history. From then on, any event that is not newer than the sealed
+   history is too late, no matter how soon it arrives.
+2. Otherwise the event is too late. It is rejected and changes nothing, not even the conversation's
+   newest timestamp. This includes an event that arrives again after the pause: its id is no longer
+   known.
 
-An event that the present history has is a duplicate, whatever its time. So events that are not too
-late give what they would give without sealing. The limit of 10,000 events counts the present history.
+An event that is already in the current history is a duplicate, whatever its time. Events that are
+not too late yield the same records as without sealing. The limit of 10,000 events applies to the
+current history.
 
-`seal` is for the timer: it drops the history without an event, once every record that may still come
-finds the conversation sealed anyway. It frees memory and decides nothing.
+A timer calls `seal` to free memory before the next event arrives. The timer waits until every record
+still to come would find the conversation sealed, so `seal` changes no decision.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 
 from pipeline.events.model import CLOSED, DELETED, REDACTED, REOPENED, STARTED, Event
-from pipeline.resolve.machine import Fold, Transition, fold_history
+from pipeline.resolve.machine import Fold, Transition
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.emission import Emission, StandingCharge
 from pipeline.usage.history import (
     ALWAYS_FIT_EVENTS,
     bit_of,
     capacity_of,
-    contains,
     decode_entries,
     encode_entries,
+    has_same,
     is_full,
+    may_have,
     offsets_by_id,
 )
+from pipeline.usage.recall import OFFSETS_COST, Recall
+from pipeline.usage.received import Arrived, Received
 from pipeline.usage.record import UsageRecord
-
-Arrived: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp (ms), and its event
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
-# As long as they are `live`, these types move no decision but through their time.
+# In the live environment, only the time of these events affects a decision.
 _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
 
 
-class Received(msgspec.Struct):
-    """What came of a batch of arrivals."""
-
-    records: list[UsageRecord] = []  # what is owed, in the order in which it was emitted
-    duplicates: int = 0
-    too_long: tuple[Arrived, ...] = ()  # not taken in: the conversation is full
-    too_late: tuple[Arrived, ...] = ()  # not taken in: not newer than what has been sealed
-    sealed: int = 0  # histories that a record's timestamp sealed
-
-
 class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What stands for a history that was dropped.
+    """What is kept of a dropped history.
 
-    Until a new history begins, the newest event and the fold are the conversation's own, and only
-    `answer_offset` is set here.
+    Until a new history begins, only `answer_offset` is set, because the `Conversation` itself still
+    has the newest event and the fold of the dropped history.
     """
 
-    answer_offset: int | None = None  # of the standing answer: later records may rest on it
-    newest_at: int = 0  # of the dropped history's newest event, with the two below
+    answer_offset: int | None = None  # of the standing answer: evidence for later records
+    newest_at: int = 0  # this and the next two: the newest event of the dropped history
     newest_sequence: str = ""
     newest_rank: int = 0
-    fold: bytes = b""  # encoded: the events of the new history are applied to it
+    fold: bytes = b""  # encoded; the events of the new history are applied to this fold
 
     @property
     def newest(self) -> tuple[int, str, int]:
@@ -86,41 +77,64 @@ class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Conversation(msgspec.Struct, array_like=True, gc=False):
-    """What is kept of a conversation. The order of the members is the stored form."""
+    """The state of a conversation. It is stored as an array: never reorder the members."""
 
     arrival_ms: int = 0  # the newest record timestamp
-    newest_at: int = -(2**62)  # of the newest event, with the two below
+    newest_at: int = -(2**62)  # this and the next two: the newest event
     newest_sequence: str = ""
     newest_rank: int = -1
     events: int = 0
-    seen: int = 0  # `bit_of` each event's id
+    seen: int = 0  # a set of 64 bits: `bit_of` the id of each event
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
-    settled: bool = False  # the standing answer's silence has been accounted for
-    due_arrival_ms: int | None = None  # the arrival time at which it will be: window and grace
+    settled: bool = False  # the record for silence is emitted, but `fold` does not count it yet
+    due_arrival_ms: int | None = None  # when silence is settled: after window and grace period
     emitted: int = 0
     charges: list[StandingCharge] = []
     seal_mark: Seal | None = None
-    source: str = ""  # of the first event: `history` does not repeat it
+    source: str = ""  # of the first event; `history` leaves it out
 
     @property
     def is_sealed(self) -> bool:
-        """Say whether the history has been dropped and no new one has begun."""
+        """Return whether the history has been dropped and no new one has begun."""
         return self.seal_mark is not None and not self.events
 
+    def basis(self, timeline: Timeline) -> bytes:
+        """Name the rules that the due time, or the settled silence, rests on (`basis_of`)."""
+        standing = self.fold.standing
+        if standing is None or not (self.settled or self.due_arrival_ms is not None):
+            return b""
+        return timeline.basis_at(standing.at)
+
+    def due_now(self, timeline: Timeline) -> int | None:
+        """Return what `due_arrival_ms` would be if it were derived now."""
+        return None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
+
     def entries(self) -> list[tuple[int, Event]]:
-        """Return (offset, event) for each event since the seal, in order of arrival."""
+        """Return (offset, event) for each event of the current history, in order of arrival."""
         return decode_entries(self.history, self.events, self.source)
 
-    def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the offset of the first arrival of each of these events, by id."""
-        offsets = offsets_by_id(self.history, self.events)
+    def offsets_of(
+        self, records: Sequence[UsageRecord], recall: Recall | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return for each record the offsets at which its evidence first arrived."""
+        if not records:
+            return ()
+        known = self._offsets(recall)
+        return tuple([tuple([known[event_id] for event_id in one.evidence]) for one in records])
+
+    def _offsets(self, recall: Recall | None = None) -> dict[str, int]:
+        if recall is not None and recall.is_worthwhile(OFFSETS_COST):
+            recall.load(self.entries)
+            offsets = recall.offsets()
+        else:
+            offsets = offsets_by_id(self.history, self.events)
         if self.seal_mark is not None and self.seal_mark.answer_offset is not None:
-            # Of a sealed history, only the answer that stood can be evidence for more.
+            # Of a sealed history, later transitions can name only the standing answer as evidence.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
             offsets[sealed.standing.id] = self.seal_mark.answer_offset
-        return tuple([offsets[event_id] for event_id in evidence])
+        return offsets
 
     # --- events -----------------------------------------------------------------------------------
 
@@ -131,26 +145,29 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         batch: Sequence[Arrived],
         timeline: Timeline,
         seal_after_ms: int = SEAL_AFTER_MS,
+        recall: Recall | None = None,
     ) -> Received:
-        """Take in events in the order in which they arrived, and return what is owed.
+        """Apply events in order of arrival; return the usage records and the rejected events.
 
-        Before and after each event: `fold` is the decision up to the newest event, `due_arrival_ms`
-        is when its silence will be settled, and `history` followed by `pending` has every event
-        since the seal, in order of arrival. The slow path starts with nothing pending.
+        Invariants, before and after each event: `fold` is the decision up to the newest event.
+        `due_arrival_ms` is when the silence after the standing answer will be settled. `history`
+        followed by `pending` has every event of the current history, in order of arrival.
 
         Args:
             tenant_id: the conversation's tenant.
             conversation_id: the conversation's id.
-            batch: offset and timestamp of each record, and its event.
+            batch: offset, timestamp and event of each record.
             timeline: the tenant's policy.
-            seal_after_ms: a pause between records of this length seals the conversation.
+            seal_after_ms: a pause of this length between two records seals the conversation.
+            recall: what the calls for the parts of a long batch share. It must be new for the first
+                part, and nothing else may change the conversation in between.
         """
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
         pending: list[tuple[int, Event]] = []
         for arrived in batch:
             offset, timestamp, event = arrived
-            # 1. After a long pause the record finds what came before sealed.
+            # 1. After a long pause, the record finds the conversation sealed.
             if self.events or pending:
                 finds_sealed = timestamp >= self.arrival_ms + seal_after_ms
             else:
@@ -158,46 +175,54 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             if finds_sealed:
                 self._append(pending)
                 if not self._is_newest(event) or timestamp < self.arrival_ms + seal_after_ms:
-                    # A record before that time cannot find a history that a timer dropped: it came
-                    # before, was rejected, and comes again.
+                    # A timer seals only when every new record must have a later timestamp. So a
+                    # record with an earlier timestamp was rejected before, and is read again.
                     received.too_late += (arrived,)
                     continue
+                self._note_offsets(emission, received, recall)
                 received.sealed += self._begin_new_history()
-            # 2. An event may have come before where the bit of its id is set.
+                if recall is not None:
+                    recall.clear()
+            # 2. Only if the bit of its id is set can the event be a duplicate.
             bit = bit_of(event.id)
-            is_known = False
+            known = None
             if self.seen & bit:
-                self._append(pending)
-                is_known = contains(self.history, self.events, self.source, event)
+                recall = recall or Recall()
+                known = self._find(event, pending, recall)
             arrival_ms = max(self.arrival_ms, timestamp)
-            # 3. The newest event moves the decision on by one step.
+            # 3. The fast path: the newest event advances the decision by one step.
             if (
-                not (is_known or self.settled or self.fold.excluded)
-                and event.live
+                known is None
+                and not (self.settled or self.fold.excluded)
+                and event.is_live
                 and (event.at > self.newest_at or self._is_newest(event))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
                 and self._fits(len(pending))
             ):
                 self.arrival_ms = arrival_ms
                 pending.append((offset, event))
+                if recall is not None:
+                    recall.add(offset, event, self.fold)
                 self._advance(event, bit, timeline, emission)
                 continue
-            # 4. Everything else may change what was decided before.
-            self._append(pending)
-            self._receive_unusual(arrived, bit, is_known, timeline, emission, received)
+            # 4. The slow path: any other event may change an earlier decision.
+            if known is not None:
+                self._receive_again(timestamp, timeline, emission)
+                received.duplicates += 1
+                continue
+            recall = recall or Recall()
+            self._receive_unusual(arrived, bit, pending, timeline, emission, received, recall)
         self._append(pending)
-        self.emitted = emission.emitted
-        received.records = emission.records
+        if emission.records:
+            self._note_offsets(emission, received, recall)
+            self.emitted = emission.emitted
+            received.records = emission.records
         return received
 
     def settle(
         self, tenant_id: str, conversation_id: str, clock_ms: int, timeline: Timeline
     ) -> list[UsageRecord]:
-        """Settle silence up to an arrival time that no record has brought: a timer's.
-
-        Returns:
-            What is owed.
-        """
+        """Settle silence up to the arrival time `clock_ms`; return the usage records."""
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= clock_ms:
             self._settle(timeline, emission)
@@ -205,7 +230,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         return emission.records
 
     def _advance(self, event: Event, bit: int, timeline: Timeline, emission: Emission) -> None:
-        """Move the decision on by an event that is newer than all before it."""
+        """Advance the decision by an event that is newer than all earlier ones."""
         self.seen |= bit
         self._set_newest(event)
         is_inert = event.rank in _INERT
@@ -223,56 +248,67 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
             self._settle(timeline, emission)
 
+    def _receive_again(self, timestamp: int, timeline: Timeline, emission: Emission) -> None:
+        """Apply the arrival of a record whose event changes nothing by itself."""
+        self.arrival_ms = max(self.arrival_ms, timestamp)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
+            self._settle(timeline, emission)
+
     def _receive_unusual(
         self,
         arrived: Arrived,
         bit: int,
-        is_known: bool,
+        pending: list[tuple[int, Event]],
         timeline: Timeline,
         emission: Emission,
         received: Received,
+        recall: Recall,
     ) -> None:
+        """Apply a new event that the fast path does not handle."""
         offset, timestamp, event = arrived
-        if not is_known and self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
+        if self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
             received.too_late += (arrived,)
             return
-        if not is_known and is_full(self.history, self.events):
-            received.too_long += (arrived,)
-            return
-        self.arrival_ms = max(self.arrival_ms, timestamp)
-        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
-            self._settle(timeline, emission)
-        if is_known:
-            received.duplicates += 1
-            return
+        if not self._fits(len(pending)):
+            self._append(pending)
+            if is_full(self.history, self.events):
+                received.too_long += (arrived,)
+                return
+        self._receive_again(timestamp, timeline, emission)
         if self._is_newest(event):
             self._set_newest(event)
         self.seen |= bit
-        self._append([(offset, event)])
-        self._decide_again(event, timeline, emission)
+        recall.load(lambda: self.entries() + pending)
+        pending.append((offset, event))
+        self._decide_again(offset, event, timeline, emission, recall)
 
-    def _decide_again(self, event: Event, timeline: Timeline, emission: Emission) -> None:
-        """Decide the whole history again, and bring what was emitted in line with it (§4.1)."""
+    def _decide_again(
+        self, offset: int, event: Event, timeline: Timeline, emission: Emission, recall: Recall
+    ) -> None:
+        """Decide the whole history again and emit what the new decision changes (§4.1)."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
         arrival_ms = self.arrival_ms
+        is_comparable = True
         if self.settled:
             due_event_ms = self.fold.due_event_ms(timeline)
-            assert due_event_ms is not None
-            before.append(self.fold.silence_transition(timeline, due_event_ms))
-            # A timer settled it: arrival time had come so far, whatever the records say.
-            arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
+            # A state of a version that stored no basis may have been settled under other rules, by
+            # which silence billed. Then only the units can be compared.
+            is_comparable = due_event_ms is not None
+            if due_event_ms is not None:
+                before.append(self.fold.silence_transition(timeline, due_event_ms))
+                # A timer may have settled the silence. Arrival time has then come this far, even if
+                # no record shows it.
+                arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
-        sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
-        self.fold = fold_history((known for _, known in self.entries()), timeline, sealed)
+        sealed = None if self.seal_mark is None else self.seal_mark.fold
+        self.fold = recall.decide_with(offset, event, self.fold, timeline, sealed)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
         self.due_arrival_ms = None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= arrival_ms:
             after.append(self._settled_transition(timeline))
 
-        if len(before) <= len(after) and all(
-            old.same_as(new) for old, new in zip(before, after, strict=False)
-        ):
+        if is_comparable and _is_prefix(before, after):
             for transition in after[len(before) :]:
                 emission.emit(transition)
         else:
@@ -283,7 +319,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         emission.emit(self._settled_transition(timeline))
 
     def _settled_transition(self, timeline: Timeline) -> Transition:
-        """Account for the silence that is due, and return its transition."""
+        """Mark the silence that is due as settled, and return its transition."""
         assert self.due_arrival_ms is not None
         due_event_ms = self.due_arrival_ms - self.fold.grace_ms(timeline)
         self.settled = True
@@ -292,9 +328,25 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     # --- the newest event and the history ---------------------------------------------------------
 
+    def _find(self, event: Event, pending: list[tuple[int, Event]], recall: Recall) -> Event | None:
+        """Return the event of the same source and id that came before."""
+        if not recall.is_worthwhile():
+            self._append(pending)
+            if not may_have(self.history, self.source, event):
+                return None
+            if has_same(self.history, self.source, event):
+                return event
+        recall.load(lambda: self.entries() + pending)
+        return recall.find(event)
+
+    def _note_offsets(self, emission: Emission, received: Received, recall: Recall | None) -> None:
+        """Note the offsets of the evidence of the records that were emitted since the last call."""
+        fresh = emission.records[len(received.offsets) :]
+        received.offsets += self.offsets_of(fresh, recall)
+
     def _is_newest(self, event: Event) -> bool:
-        # Among the events of one millisecond this may not tell. The whole history is then decided
-        # again, which is right for any order.
+        # Two events with the same time, sequence and type count as equal here. The second takes the
+        # slow path, which is correct for any order.
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
 
     def _set_newest(self, event: Event) -> None:
@@ -303,7 +355,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self.newest_rank = event.rank
 
     def _append(self, pending: list[tuple[int, Event]]) -> None:
-        """Move pending events into the history."""
+        """Move the pending events to the end of the history."""
         if pending:
             if not self.source:
                 self.source = pending[0][1].source
@@ -312,7 +364,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             pending.clear()
 
     def _fits(self, pending: int) -> bool:
-        """Say whether one event more than those pending is sure to fit, however long it is."""
+        """Return whether one more event is sure to fit after the pending ones, however long it is."""
         return self.events + pending < ALWAYS_FIT_EVENTS or pending < capacity_of(
             self.history, self.events
         )
@@ -320,21 +372,21 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     # --- sealing ----------------------------------------------------------------------------------
 
     def seal(self) -> bool:
-        """Drop the history and keep the fold; return False where that was done before.
+        """Drop the history and keep the fold; return False if the history is dropped already.
 
-        Every record that may still come must find the conversation sealed.
+        Call this only if every record still to come would find the conversation sealed anyway.
         """
         if self.is_sealed:
             return False
         standing = self.fold.standing
-        self.seal_mark = Seal(None if standing is None else self.offsets_of((standing.id,))[0])
+        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.id])
         self.fold.drop_transitions()
         self.history = b""
         self.events = self.seen = 0
         return True
 
     def _begin_new_history(self) -> bool:
-        """Seal, and note where the sealed history ended; return False where it was sealed before."""
+        """Seal, and store where the history ended; return False if it was sealed already."""
         sealed_now = self.seal()
         assert self.seal_mark is not None
         self.seal_mark = Seal(
@@ -345,6 +397,12 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             _encode(self.fold),
         )
         return sealed_now
+
+
+def _is_prefix(before: Sequence[Transition], after: Sequence[Transition]) -> bool:
+    return len(before) <= len(after) and all(
+        old.same_as(new) for old, new in zip(before, after, strict=False)
+    )
 
 
 def _order(event: Event) -> tuple[int, str, int]:

@@ -1,7 +1,7 @@
-"""Number the usage records of one conversation, and say which charge each of them takes back. Pure.
+"""Number the usage records of one conversation, and choose the charge that each -1 reverses. Pure.
 
-An emission turns transitions into usage records (docs/reference/outcomes.md §4.2). It keeps the
-standing charges: the records of +1 that no other record supersedes.
+An emission turns transitions into usage records (docs/reference/outcomes.md §4.1 and §4.4). It keeps
+the standing charges: the records of +1 that no other record supersedes.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,10 @@ from pipeline.usage.record import UsageRecord
 
 
 class StandingCharge(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A usage record of +1 that no other supersedes. `n` is its number in the conversation."""
+    """A usage record of +1 that no other record supersedes.
+
+    `n` is the record's number in the conversation.
+    """
 
     outcome: str
     n: int
@@ -45,7 +48,7 @@ class Emission:
         self.records: list[UsageRecord] = []
 
     def emit(self, transition: Transition) -> None:
-        """Emit one transition as it is decided."""
+        """Emit the usage record of one transition."""
         if transition.delta > 0:
             self._charge(transition)
         else:
@@ -59,14 +62,14 @@ class Emission:
         arrival_ms: int,
         policy: Policy | None,
     ) -> None:
-        """Bring what was emitted in line with what is decided, one record a unit.
+        """Emit corrections until the standing charges match a new decision, one record per unit.
 
-        Reversals come first, then charges; within each, outcomes in the order of the policy's
-        precedence. Every record carries the reason `late_event` and the late event as its evidence.
+        Reversals come first, then charges; both are ordered by the policy's precedence, then by
+        outcome. Every record has the reason `late_event` and the late event as its evidence.
 
         Args:
-            decided: all transitions of the history, as they are decided now.
-            charge: the unit that the conversation counts now.
+            decided: all transitions of the new decision.
+            charge: the charge of the new decision, if there is one.
             event_id: the late event.
             arrival_ms: when the late event arrived.
             policy: the version that the conversation follows at the late event's time.
@@ -110,8 +113,8 @@ class Emission:
         self._append(transition, None)
 
     def _reverse(self, transition: Transition) -> None:
-        # The newest charge of the outcome goes, under the policy that it came under: a unit is taken
-        # back at its own price.
+        # Reverse the newest charge of the outcome, under the policy of that charge: the customer
+        # gets back the price of the original charge.
         charge = self._newest_charge(transition.outcome)
         self.charges.remove(charge)
         self.emitted += 1

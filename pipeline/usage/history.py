@@ -1,11 +1,11 @@
 """A conversation's events as bytes: append, search, decode. Pure.
 
-A history is the msgpack encodings of `(offset, event)`, one after the other, without a header
-around them. A worker appends to it and searches it as bytes; it decodes a history only where an
-event arrives late. `docs/internals/state-format.md` has the bytes.
+A history is a series of `(offset, event)` entries in msgpack, without the header of an array. A
+worker appends to the bytes and searches them; it rarely decodes them, for instance when an event
+arrives late. `docs/internals/state-format.md` shows the format.
 
-The source of the first event is kept once, beside the history: an event from the same source has
-an empty string in its place, and `entries` puts the source back.
+The conversation keeps the source of its first event once, outside the history. In the history, an
+event from the same source has an empty source, and `decode_entries` restores it.
 """
 
 from functools import lru_cache
@@ -15,19 +15,21 @@ import msgspec
 
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, HISTORY_BYTES_MAX, Event
 
-# The bytes that one event takes at most: four texts of 256 characters, and the rest.
+# No entry is longer: four texts of 256 characters, and the rest of the event.
 _ENTRY_BYTES_MAX = 5_000
-# So many events always fit behind a history that is stored unpacked: it is shorter than 32 KiB.
+# A history that is stored uncompressed is shorter than 32 KiB. This many events always fit after it.
 ALWAYS_FIT_EVENTS = HISTORY_BYTES_MAX // _ENTRY_BYTES_MAX - 10
 
-# A source is found in an encoding by its bytes: its member's name, the head of a short string, and
-# so many ASCII characters. These bytes cannot be part of a number, which has eight of them, nor of
-# another text, as the head of a short string never follows a letter in UTF-8.
+# A source of this many ASCII characters can be replaced by searching an encoding for its bytes: the
+# name of the member, the head of a short string, the characters. They cannot be part of a number,
+# which has at most eight bytes. They cannot be part of another text, because in UTF-8 the head of a
+# short string never follows a letter.
 _SHARED_SOURCE_MIN, _SHARED_SOURCE_MAX = 8, 31
 _SOURCE_MEMBER = b"\xa1s"
 _EMPTY_SOURCE_MEMBER = b"\xa1s\xa0"
 _ID_MEMBER = b"\xa1i"
-_SHORT_SOURCE_MEMBER_BYTES = len(_SOURCE_MEMBER) + 32  # with the one byte of a short string's head
+# Up to the id: the head of a short string and 31 bytes.
+_SHORT_RUN_BYTES = len(_SOURCE_MEMBER) + 32 + len(_ID_MEMBER)
 
 _BITS = tuple(1 << n for n in range(64))
 
@@ -47,15 +49,15 @@ _decode_places = msgspec.msgpack.Decoder(list[_Place]).decode
 
 
 def bit_of(event_id: str) -> int:
-    """Return the bit that stands for an event's id in a set of 64.
+    """Return the bit for an event's id in a set of 64 bits.
 
-    Where the bit of an id is not set, the history does not have the event.
+    If the bit of an id is not set, the history does not have an event with that id.
     """
     return _BITS[crc32(event_id.encode()) & 63]
 
 
 def capacity_of(history: bytes, events: int) -> int:
-    """Return how many more events fit for sure, however long their texts are."""
+    """Return how many more events are sure to fit, however long their texts are."""
     return min(
         EVENTS_IN_CONVERSATION_MAX - events,
         (HISTORY_BYTES_MAX - len(history)) // _ENTRY_BYTES_MAX,
@@ -63,7 +65,7 @@ def capacity_of(history: bytes, events: int) -> int:
 
 
 def is_full(history: bytes, events: int) -> bool:
-    """Say whether a history takes no more events."""
+    """Return whether a history accepts no more events."""
     return events >= EVENTS_IN_CONVERSATION_MAX or len(history) >= HISTORY_BYTES_MAX
 
 
@@ -74,14 +76,14 @@ def encode_entries(entries: list[tuple[int, Event]], source: str) -> bytes:
         entries: offset and event, in order of arrival; at least one.
         source: the source of the history's first event.
     """
-    # Without the header of the array: one byte for up to 15 entries, three bytes for more.
+    # Leave out the header of the array: one byte for up to 15 entries, three bytes for more.
     encoded = _encode(entries)[1 if len(entries) < 16 else 3 :]
     member = _source_member(source)
     return encoded if member is None else encoded.replace(member, _EMPTY_SOURCE_MEMBER)
 
 
 def decode_entries(history: bytes, events: int, source: str) -> list[tuple[int, Event]]:
-    """Return offset and event of each entry, in order of arrival."""
+    """Return (offset, event) for each entry, in order of arrival."""
     return [
         (offset, event if event.source else msgspec.structs.replace(event, source=source))
         for offset, event in _decode_entries(_as_array(history, events))
@@ -89,37 +91,41 @@ def decode_entries(history: bytes, events: int, source: str) -> list[tuple[int, 
 
 
 def offsets_by_id(history: bytes, events: int) -> dict[str, int]:
-    """Return the offset of the first arrival of each event, by the event's id."""
+    """Return the offset at which each event id first arrived."""
     offsets: dict[str, int] = {}
     for place in _decode_places(_as_array(history, events)):
         offsets.setdefault(place.event.id, place.offset)
     return offsets
 
 
-def contains(history: bytes, events: int, source: str, event: Event) -> bool:
-    """Say whether a history has an event of the same source and id.
+def may_have(history: bytes, source: str, event: Event) -> bool:
+    """Return whether a history may have an event of the same source and id.
 
-    Source and id stand side by side in an encoding, so an event is found by one run of bytes. The
-    run cannot be part of a number, which has fewer bytes. It cannot be part of a text either, if its
-    source is shorter than 32 bytes: the head of such a source never follows a letter in UTF-8. For a
-    longer source, the events that the run is found in are decoded.
+    Source and id are adjacent in an encoding, so one search for their bytes finds the event. These
+    bytes cannot be part of a number, which has fewer. If the source is shorter than 32 bytes, they
+    cannot be part of a text either: in UTF-8 the head of such a source never follows a letter. If
+    the source is longer, a match may be part of a text: decode the history to be certain.
     """
+    return _run_of(source, event) in history
+
+
+def has_same(history: bytes, source: str, event: Event) -> bool:
+    """Return whether a history has an equal event; never true if the source is long."""
+    is_short = len(_run_of(source, event)) - len(_encode(event.id)) <= _SHORT_RUN_BYTES
+    # An entry's encoding, without the head of the entry and the offset 0.
+    return is_short and encode_entries([(0, event)], source)[2:] in history
+
+
+def _run_of(source: str, event: Event) -> bytes:
     member = _EMPTY_SOURCE_MEMBER
     if event.source != source or _source_member(source) is None:
         member = _SOURCE_MEMBER + _encode(event.source)
-    if member + _ID_MEMBER + _encode(event.id) not in history:
-        return False
-    if len(member) <= _SHORT_SOURCE_MEMBER_BYTES:
-        return True
-    identity = (event.source, event.id)
-    return any(
-        (known.source, known.id) == identity for _, known in decode_entries(history, events, source)
-    )
+    return member + _ID_MEMBER + _encode(event.id)
 
 
 @lru_cache(1_000)
 def _source_member(source: str) -> bytes | None:
-    """Return the bytes of a source in an event's encoding, or None where it must stay there."""
+    """Return the source member of an encoded event, or None if it must not be replaced."""
     if not (_SHARED_SOURCE_MIN <= len(source) <= _SHARED_SOURCE_MAX and source.isascii()):
         return None
     return _SOURCE_MEMBER + _encode(source)

@@ -1,4 +1,4 @@
-"""The usage record: one unit owed, or one taken back. Pure."""
+"""The usage record, one unit charged or taken back, and its JSON. Pure."""
 
 import msgspec
 
@@ -9,13 +9,13 @@ from pipeline.resolve.machine import Kind
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One unit of one outcome of one conversation (docs/reference/outcomes.md §4.4).
 
-    The encoded form depends on the log and the policies alone: the same events read again give the
-    same bytes, which is how the ledger recognises a record that it has.
+    The encoded form depends only on the log and the policies. The same events, read again, give the
+    same bytes, so the ledger can recognise a record that it already has.
 
-    `occurred_at` is in milliseconds since the epoch, UTC; on the wire it is RFC 3339.
+    `occurred_at` is in milliseconds since the epoch, UTC; in the JSON it is an RFC 3339 time.
     """
 
-    id: str  # "<tenantid>:<conversation>:<n>", n from 1 in each conversation
+    id: str  # "<tenantid>:<conversation>:<n>", with n = 1, 2, 3 … in each conversation
     tenant_id: str
     conversation: str
     outcome: str
@@ -25,15 +25,15 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     occurred_at: int
     policy: str
     policy_version: int
-    evidence: tuple[str, ...]  # ids of events
-    supersedes: str | None = None  # the id of the record that a -1 takes back
+    evidence: tuple[str, ...]  # event ids
+    supersedes: str | None = None  # on a -1: the id of the record that it takes back
 
 
 class Origin(msgspec.Struct, frozen=True):
     """Where the evidence is in the log: topic, partition, and one offset for each event.
 
-    It travels in the Kafka header `resmeter-origin`, not in the record: the content of a record must
-    not depend on where its conversation is stored.
+    An origin is written to the Kafka header `resmeter-origin`, not into the record, because the
+    content of a record must not depend on where its conversation is stored.
     """
 
     topic: str
@@ -111,7 +111,7 @@ def encode_origin(origin: Origin) -> bytes:
 
 
 def decode_origin(value: bytes) -> Origin:
-    """Return what `encode_origin` wrote.
+    """Return the origin that `encode_origin` wrote.
 
     Raises:
         ValueError: the bytes are not an origin.

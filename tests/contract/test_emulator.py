@@ -540,7 +540,7 @@ async def test_without_a_control_token_only_loopback_can_use_control(
     await runner.cleanup()
 
     assert response.status == 403
-    assert "its own machine alone" in text
+    assert "only requests from its own machine" in text
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Golden vectors: stored states and usage records that every version must give, byte for byte."""
+"""Golden vectors: the stored states and usage records that every version must write, byte for byte."""

@@ -1,12 +1,14 @@
 """Run a golden vector: records in, usage records and stored states out.
 
-A vector is a JSON file in `tests/golden/state/`. `steps` are batches of records (`apply`), of which
-one may stand for many (`repeat`), and timers (`settle`, `seal`: the broker's clock in milliseconds).
-`expected` has, after each step, the usage records as they are written and the stored state of every
-conversation in hexadecimal. Vectors never change: a worker of today must read what one of last year
-wrote, and write what a worker beside it writes.
+A vector is a JSON file in `tests/golden/state/`. Its `steps` are batches of records (`apply`) and
+timers (`settle` and `seal`, with the broker's clock in milliseconds). `repeat` writes a record
+several times. `expected` has, for each step, the usage records, the reasons of the dead letters, and
+the stored state of every conversation in hexadecimal.
 
-`python -m tests.golden.vectors` fills in `expected` where a vector has none yet.
+Vectors never change: a worker must read the states of older versions, and write the same bytes as a
+worker of another version.
+
+`python -m tests.golden.vectors` adds `expected` to each vector that has none yet.
 """
 
 import json
@@ -22,7 +24,7 @@ from pipeline.events.times import parse_time
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.partition import Partition
-from pipeline.stream.state import PACKED
+from pipeline.stream.state import HAS_BASIS, PACKED
 
 STATES = Path(__file__).parent / "state"
 _FORM = 20
@@ -45,21 +47,31 @@ def new_partition(vector: dict[str, Any]) -> Partition:
 
 
 def run_step(partition: Partition, step: dict[str, Any]) -> dict[str, Any]:
-    """Run one step; return what it wrote and what is stored after it."""
+    """Run one step; return its usage records and dead letters, and the stored states after it."""
     if "settle" in step:
-        work = partition.settle(step["settle"], 1_000)
+        result = partition.settle(step["settle"], 1_000)
     elif "seal" in step:
-        work = partition.seal(step["seal"], 1_000)
+        result = partition.seal(step["seal"], 1_000)
     else:
-        work = partition.apply(list(_records(step["apply"])))
-    return _outcome(partition, work)
+        result = partition.apply(list(_records(step["apply"])))
+    return _outcome(partition, result)
 
 
 def unpacked(stored: bytes) -> bytes:
-    """Return a stored state with its payload unpacked: how zlib packs is up to its version."""
+    """Return a stored state with its payload unpacked: packed bytes depend on zlib's version."""
     if not stored[_FORM] & PACKED:
         return stored
-    return stored[:_HEADER_BYTES] + zlib.decompress(stored[_HEADER_BYTES:])
+    start = _HEADER_BYTES + (1 + stored[_HEADER_BYTES] if stored[_FORM] & HAS_BASIS else 0)
+    return stored[:start] + zlib.decompress(stored[start:])
+
+
+def without_basis(stored: bytes) -> bytes:
+    """Return a stored state as a version wrote it that did not store the basis of due times."""
+    if not stored[_FORM] & HAS_BASIS:
+        return stored
+    form = bytes([stored[_FORM] & ~HAS_BASIS])
+    start = _HEADER_BYTES + 1 + stored[_HEADER_BYTES]
+    return stored[:_FORM] + form + stored[_FORM + 1 : _HEADER_BYTES] + stored[start:]
 
 
 def _records(apply: list[dict[str, Any]]) -> Iterator[Record]:
@@ -72,10 +84,10 @@ def _records(apply: list[dict[str, Any]]) -> Iterator[Record]:
             yield Record(record["offset"] + n, timestamp, key, orjson.dumps(event))
 
 
-def _outcome(partition: Partition, work: BatchResult) -> dict[str, Any]:
+def _outcome(partition: Partition, result: BatchResult) -> dict[str, Any]:
     return {
-        "usage_records": [orjson.loads(output.value) for output in work.outputs],
-        "dead_letters": [letter.reason for letter in work.dead_letters],
+        "usage_records": [orjson.loads(output.value) for output in result.outputs],
+        "dead_letters": [letter.reason for letter in result.dead_letters],
         "states": {key.decode(): stored.hex() for key, stored in sorted(partition.states.items())},
     }
 

@@ -33,7 +33,7 @@ class Load(NamedTuple):
 
 @pytest.fixture(scope="session")
 def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load]:
-    """The load, which one process of the test run decides for all of them."""
+    """The load. One process of the test run decides its events for all other processes."""
 
     @contextlib.contextmanager
     def start() -> Iterator[str]:
@@ -57,6 +57,6 @@ def load(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Load
 
 @pytest.fixture
 def loaded_run(broker: str, load: Load, tmp_path: Path) -> Iterator[Run]:
-    """A run that shares the load's events topic, with its own other topics, groups and ledger."""
+    """A run over the load's events topic, with its own other topics, groups and ledger."""
     with contextlib.ExitStack() as stack:
         yield stack.enter_context(running(broker, tmp_path, load.topic))

@@ -71,14 +71,14 @@ class Run:
             "RESMETER_SINK__SESSION_TIMEOUT_SECONDS": session_seconds(),
             "RESMETER_SINK__FLUSH_INTERVAL_SECONDS": "0.2",
             "RESMETER_STRIPE__API_KEY": "sk_test_tests",
-            "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",  # nothing listens there
+            "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",  # where nothing listens
             "RESMETER_LOG__FORMAT": "json",
         }
 
     # --- commands and processes -------------------------------------------------------------------
 
     def resmeter(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, whatever its exit status."""
+        """Run a command to its end; any exit status is accepted."""
         return processes.run(arguments, self._complete(env), seconds_max=SECONDS_MAX)
 
     def done(self, *arguments: str, **env: str) -> str:
@@ -222,7 +222,7 @@ class Run:
 
 
 def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
-    """Sum up usage records: (tenant, conversation) → outcome → units, without zeros."""
+    """Add up usage records: (tenant, conversation) → outcome → units, without zeros."""
     sums: dict[tuple[str, str], dict[str, int]] = {}
     for value in values:
         record: UsageRecord = decode_record(value)

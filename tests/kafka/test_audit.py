@@ -1,4 +1,4 @@
-"""The audit over a real broker and ledger: it finds nothing where all is well, and each difference."""
+"""The audit of a real broker and ledger finds each difference, and nothing if there is none."""
 
 import orjson
 
@@ -39,7 +39,7 @@ def test_audit_finds_records_that_were_changed_in_the_ledger(run: Run) -> None:
     assert (tally["tenantid"], tally["conversations"], tally["findings"]) == ("acme", 2, 3)
 
 
-def test_audit_fails_where_the_sink_has_not_stored_what_was_written(run: Run) -> None:
+def test_audit_fails_if_the_sink_has_not_stored_all_usage_records(run: Run) -> None:
     run.done("ledger", "upgrade")
     run.produce(resolved("c1"))
     run.until_decided(run.start("worker"), 3)

@@ -1,4 +1,4 @@
-"""Bad input on a real broker: a clear message, a counter, and no effect on anything else."""
+"""On a real broker, bad input gets a clear message, is counted, and affects nothing else."""
 
 import random
 import socket
@@ -16,7 +16,7 @@ from tests.kafka.run import Run, metric, net
 from tests.support.events import AT, KEY, event, resolved
 
 BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
-    # key, value, reason, in the detail
+    # key, value, reason, a part of the detail
     (KEY, b"\xff\x00garbage", "malformed_json", "not JSON"),
     (KEY, b"", "malformed_json", "empty"),
     (KEY, None, "malformed_json", "empty"),
@@ -163,7 +163,7 @@ def test_produce_sends_the_lines_before_a_missing_file(run: Run, tmp_path: Path)
     result = run.resmeter("produce", str(file), str(tmp_path / "nothing.ndjson"))
 
     assert result.returncode != 0
-    assert "2 events sent and acknowledged before this" in result.stderr
+    assert "2 events sent and acknowledged before the command stopped" in result.stderr
     assert "nothing.ndjson" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(run.messages("EVENTS")) == 2

@@ -25,7 +25,7 @@ BILL = {
 
 @pytest.fixture
 def env(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """An environment with a temporary folder of its own, in which no process may be left."""
+    """An environment with its own temporary folder. The test fails if a process of it is left."""
     yield {**clean_environment(), "TMPDIR": str(tmp_path)}
     orphans = [process for process in _processes() if str(tmp_path) in " ".join(_cmdline(process))]
     assert orphans == []

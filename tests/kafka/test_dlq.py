@@ -1,4 +1,4 @@
-"""Dead letters on a real broker: list, show and redrive them; too many of them stop a worker."""
+"""List, show and redrive dead letters on a real broker; too many dead letters stop a worker."""
 
 import orjson
 
@@ -9,7 +9,7 @@ HOUR_MS = 3_600_000
 
 
 def test_event_that_is_accepted_now_is_sent_again_and_counts_once(run: Run) -> None:
-    # A producer's clock was an hour fast, so its event was rejected as one of the future.
+    # The producer's clock was an hour fast, so its event was rejected with the reason future_time.
     question, answer, _ = resolved("c1")
     thanks = event("m2", at=AT + HOUR_MS, intent="confirmation")
     run.produce([question, answer, (KEY, thanks, AT + 2), (KEY, b"{garbage", AT + 3)])

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import orjson
 import psutil
 
 from pipeline.dev.process import Process
@@ -79,7 +80,7 @@ def test_sigterm_stops_all_processes_and_they_commit(load: Load, loaded_run: Run
     assert worker.log().count('"worker_stopped"') == 1
 
 
-def test_killing_one_process_ends_all_and_loses_nothing(load: Load, loaded_run: Run) -> None:
+def test_killing_one_process_stops_all_and_loses_nothing(load: Load, loaded_run: Run) -> None:
     run = loaded_run
     worker = run.start("worker", **TWO, **_SLOW)
     _both_decide(run, run.port(worker))
@@ -95,7 +96,7 @@ def test_killing_one_process_ends_all_and_loses_nothing(load: Load, loaded_run: 
     assert run.usage_records() == load.records
 
 
-def test_sigterm_to_one_process_ends_all_and_is_logged(run: Run) -> None:
+def test_sigterm_to_one_process_stops_all_and_is_logged(run: Run) -> None:
     worker = run.start("worker", **TWO)
     port = run.port(worker)
     wait_until(lambda: readiness(port)[0] == 200, "it is ready")
@@ -129,9 +130,9 @@ def test_a_process_that_hangs_is_reported_and_killed(run: Run) -> None:
     assert '"process_killed"' in worker.log()
 
 
-def test_a_process_killed_before_it_starts_ends_all(tmp_path: Path) -> None:
+def test_a_process_killed_before_it_starts_stops_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, without_topics("", tmp_path) as run:
-        # It accepts the connection and never responds, so the check waits.
+        # This server accepts the connection and never responds, so the check waits.
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
         worker = run.start("worker", RESMETER_KAFKA__BOOTSTRAP_SERVERS=servers, **TWO)
         wait_until(lambda: len(_children(worker)) == 2, "both processes run")
@@ -171,9 +172,10 @@ def test_more_processes_than_partitions_is_a_configuration_error(run: Run) -> No
     result = run.resmeter("worker", RESMETER_WORKER__PROCESSES=str(PARTITIONS + 1))
 
     assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(
-        "error: RESMETER_WORKER__PROCESSES is 5, but RESMETER_TOPICS__PARTITIONS"
+    line = orjson.loads(result.stderr)
+    assert (line["level"], line["event"]) == ("error", "ended")
+    assert line["error"].startswith(
+        "RESMETER_WORKER__PROCESSES is 5, but RESMETER_TOPICS__PARTITIONS"
     )
 
 

@@ -42,7 +42,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         pytest.param(stripe_fails("cut_after"), id="stripe-cut"),
     ],
 )
-def test_a_row_of_the_matrix_loses_and_doubles_nothing(
+def test_a_row_of_the_matrix_loses_and_duplicates_nothing(
     scene: Scene, tmp_path: Path, fault: Callable[[Rig], None]
 ) -> None:
     with running_rig(scene.kafka, scene.load, tmp_path / "row", None, 120) as rig:
@@ -54,7 +54,7 @@ def test_a_row_of_the_matrix_loses_and_doubles_nothing(
     assert verdict.is_clean, verdict
 
 
-def test_the_auditor_finds_lost_doubled_and_wrong_units(scene: Scene, tmp_path: Path) -> None:
+def test_the_auditor_finds_lost_duplicated_and_wrong_units(scene: Scene, tmp_path: Path) -> None:
     with running_rig(scene.kafka, scene.load, tmp_path / "row", None, 120) as rig:
         nothing(rig)
         rig.finish()

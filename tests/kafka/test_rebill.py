@@ -1,4 +1,4 @@
-"""Rebill on a real broker: a plan names what differs, and applying it twice corrects once."""
+"""On a real broker, a rebill plan lists the differences, and applying it twice corrects once."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def billed(run: Run) -> Run:
     messages += [
         (key, event("m1", at=old, intent="help_request", subject="old"), old),
         (key, event("m4", "closed", old + 3, actor="workflow", subject="old"), old + 3),
-        # These happened before that, but arrived 90 days later.
+        # These events happened earlier, but arrived 90 days later.
         (key, event("a1", "ai_message", old + 1, kind="answer", subject="old"), AT),
         (key, event("m2", at=old + 2, intent="confirmation", subject="old"), AT),
     ]
@@ -36,7 +36,7 @@ def billed(run: Run) -> Run:
     return run
 
 
-def test_plan_names_what_differs_and_applying_it_twice_corrects_once(billed: Run) -> None:
+def test_plan_lists_the_differences_and_applying_it_twice_corrects_once(billed: Run) -> None:
     run = billed
     with run.ledger() as ledger:
         for table in ("pending_record", "meter_event_record"):
@@ -66,7 +66,7 @@ def test_plan_names_what_differs_and_applying_it_twice_corrects_once(billed: Run
     assert (total.added, total.removed, total.amount_added) == (2, 1, "1.98")
     assert "acme old: 2 of its events came too late for the worker" in made.stdout
 
-    # As if it was killed in the middle: only the first correction is written.
+    # As if the command was killed midway: only the first correction is written.
     (first,) = plan.conversations[0].corrections
     _write(run, file, 1)
     wait_until(lambda: _has(run, first.record.id), "the sink has the first")
@@ -86,7 +86,7 @@ def test_plan_names_what_differs_and_applying_it_twice_corrects_once(billed: Run
     assert "the charge was recalculated from the event log" in " ".join(receipt.split())
 
 
-def test_conversation_that_changed_since_the_plan_is_left_and_named(billed: Run) -> None:
+def test_conversation_that_changed_since_the_plan_was_made_is_left_and_listed(billed: Run) -> None:
     run = billed
     file = run.folder / "plan.ndjson"
     assert run.resmeter("rebill", "plan", "--out", str(file)).returncode == 3

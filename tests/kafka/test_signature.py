@@ -33,7 +33,7 @@ def _file(folder: Path, subject: str) -> str:
     return str(path)
 
 
-def test_produce_signs_every_record_and_rejects_what_the_key_may_not_write(
+def test_produce_signs_every_record_and_rejects_events_that_the_key_may_not_write(
     signing: Run, tmp_path: Path
 ) -> None:
     keys = load_keys(load_tenants(Path(signing.env["RESMETER_CONFIG"])).producers)

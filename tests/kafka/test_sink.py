@@ -126,6 +126,45 @@ def test_a_tenant_is_billed_once_it_gets_a_customer(
     assert sum(_at_stripe(stripe).values()) == units
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["a backup", "an empty ledger"])
+def test_a_sink_on_an_older_ledger_delivers_nothing_until_the_right_one_is_back(
+    load: Load, loaded_run: Run, stripe: Emulator, copied: bool
+) -> None:
+    run = loaded_run
+    run.done("ledger", "upgrade")
+    older = {"RESMETER_LEDGER__URL": f"sqlite:///{run.folder}/older.sqlite"}
+    if copied:
+        backup = run.folder / "ledger.sqlite"
+        (run.folder / "older.sqlite").write_bytes(backup.read_bytes())
+    else:
+        run.resmeter("ledger", "upgrade", **older)
+    worker, sink = run.start("worker"), run.start("sink")
+    run.until_decided(worker, load.size)
+    _until_billed(run, sink, len(load.records))
+    billed = _at_stripe(stripe)
+    sink.stop()
+
+    sink = run.start("sink", **older)
+    port = run.port(sink)
+    wait_until(lambda: metric(port, "resmeter_deliveries_held") == 1, "the deliveries are held")
+    wait_until(
+        lambda: metric(port, "resmeter_usage_records_total") == len(load.records),
+        "the older ledger has read every record again",
+    )
+    sink.wait_until(lambda: "deliveries_held" in sink.log(), 90, "the log says so")
+    status, content = readiness(port)
+    sink.stop()
+
+    assert status == 503
+    assert any("is an older copy or another ledger" in reason for reason in content["reasons"])
+    assert run.resmeter("ledger", "resume", **older).returncode == 3
+    assert _at_stripe(stripe) == billed
+    right = run.start("sink")
+    port = run.port(right)
+    wait_until(lambda: readiness(port)[0] == 200, "the right ledger is not held")
+    assert _at_stripe(stripe) == billed
+
+
 def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(
     load: Load, loaded_run: Run, stripe: Emulator
 ) -> None:
@@ -163,7 +202,7 @@ def test_an_unusable_ledger_is_named_with_the_reason(
     assert "Traceback" not in result.stderr
 
 
-def test_a_sink_without_its_topic_says_what_to_run(run: Run) -> None:
+def test_a_sink_without_its_topic_says_which_command_to_run(run: Run) -> None:
     run.done("ledger", "upgrade")
 
     result = run.resmeter("sink", RESMETER_TOPICS__RECORDS="not.there")

@@ -1,7 +1,8 @@
-"""On a real broker, the worker decides by the rules, whatever fails meanwhile."""
+"""On a real broker, the worker decides by the rules, even if processes or the broker fail."""
 
 import contextlib
 import random
+import time
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.dev.broker import running_kafka
 from tests.kafka.conftest import Load
 from tests.kafka.run import (
     PARTITIONS,
+    SECONDS_MAX,
     Run,
     decided,
     metric,
@@ -23,7 +25,7 @@ from tests.kafka.run import (
     running,
     wait_until,
 )
-from tests.support.events import AT, KEY, resolved
+from tests.support.events import AT, KEY, event, resolved
 
 AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
 DATA = resources.files("pipeline.dev") / "data" / "airline_support.events.ndjson"
@@ -50,6 +52,36 @@ def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> N
     assert charged - metric(port, "resmeter_transitions_total", delta="-1") == 143
 
 
+def test_a_worker_whose_files_change_the_past_of_an_open_window_bills_nothing_and_says_why(
+    run: Run,
+) -> None:
+    changed = run.folder / "resmeter.toml"
+    changed.write_text('policy = "confirmed-only"\n')
+    now_ms = int(time.time() * 1000)
+    run.produce(
+        [
+            (KEY, event("m1", at=now_ms - 1, intent="help_request"), now_ms - 1),
+            (KEY, event("a1", "ai_message", now_ms, kind="answer"), now_ms),
+        ]
+    )
+    worker = run.start("worker")
+    port = run.port(worker)
+    wait_until(lambda: metric(port, "resmeter_open_conversations") == 1, "the window is open")
+    wait_until(lambda: run.committed() == 2, "both events are committed")
+    worker.stop()
+
+    wrong = run.start("worker", RESMETER_CONFIG=str(changed))
+    wait_until(lambda: "policies_do_not_fit" in wrong.log(), "the worker refuses")
+    assert "tenant acme: 1 conversation is decided by fin-2026 version 1" in wrong.log()
+    assert "the files now have confirmed-only version 1" in wrong.log()
+
+    right = run.start("worker")
+    port = run.port(right)
+    wait_until(lambda: readiness(port)[0] == 200, "the worker is ready")
+    assert metric(port, "resmeter_open_conversations") == 1
+    assert run.usage_records() == {}
+
+
 def test_an_undisturbed_run_equals_decide_conversation_by_conversation(
     load: Load, run: Run
 ) -> None:
@@ -74,7 +106,18 @@ def test_worker_and_sink_are_not_ready_while_the_broker_is_down(tmp_path: Path) 
             wait_until(lambda port=port: readiness(port)[0] == 503, "it is not ready")  # type: ignore[misc]
             assert any(kafka.bootstrap_servers in why for why in readiness(port)[1]["reasons"])
         for process in processes:
+            process.find('"event": "(not_ready)"', SECONDS_MAX)
             process.kill()
+
+    # A broker away is some lines, each of them JSON, and not one for each attempt to connect.
+    logged = [
+        [orjson.loads(line)["event"] for line in process.log().splitlines()]
+        for process in processes
+    ]
+    assert [len(events) < 40 for events in logged] == [True, True], logged
+    assert all({"partitions_assigned", "ready", "not_ready"} <= set(events) for events in logged)
+    assert "states_read" in logged[0]
+    assert "kafka_unreachable" in logged[1]
 
 
 def test_sigterm_stops_a_worker_whose_broker_is_down(tmp_path: Path) -> None:

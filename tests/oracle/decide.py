@@ -1,7 +1,7 @@
-"""A second reading of the rules in docs/reference/outcomes.md, independent of `pipeline.resolve`.
+"""A second implementation of docs/reference/outcomes.md §3, independent of `pipeline.resolve`.
 
-It is naive and slow. It shares the data types (`Event`, `Policy`, `Timeline`) and nothing that
-decides. It decides everything again from the start each time, and its state is a plain dictionary.
+It is simple and slow: it decides every history from the start. It shares the data types (`Event`,
+`Policy`, `Timeline`) with the package, and no rule.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,10 @@ def in_order(history: Iterable[Event]) -> list[Event]:
 def decide(
     history: Iterable[Event], timeline: Timeline, as_of: int, *, with_grace: bool = False
 ) -> Outcome:
-    """Decide from the start. `as_of` bounds silence; `with_grace` subtracts the policy's grace period."""
+    """Decide a history from the start.
+
+    Silence counts up to `as_of`, or, `with_grace`, up to `as_of` minus the policy's grace period.
+    """
     events = in_order(history)
     fold = Fold(timeline)
     for event in events:
@@ -48,7 +51,7 @@ def decide(
     fold.silence_until(as_of - (standing.grace if with_grace and standing else 0))
     charge = fold.charge
     return Outcome(
-        any(not event.live for event in events),
+        any(not event.is_live for event in events),
         fold.steps,
         charge["kind"] if charge else None,
         charge["outcome"] if charge else None,
@@ -76,7 +79,7 @@ class Fold:
         self.steps: list[Step] = []
 
     def policy(self, at: int) -> Policy | None:
-        """The version in force at the standing answer's time, else at the event's."""
+        """Return the version in force at the standing answer's time, or at `at` if there is none."""
         return self.timeline.at(self.standing["at"] if self.standing else at)
 
     # --- silence --------------------------------------------------------------------------------
@@ -201,7 +204,7 @@ class Fold:
             self.comes_back(policy, event, "negative_feedback")
         elif intent == "human_request":
             self.comes_back(policy, event, "human_requested")
-            # With no policy in force nothing may bill: the careful reading is the sticky one.
+            # Without a policy in force nothing is billed, so the request is taken as sticky.
             if policy is None or policy.human_request_sticky:
                 self.human_requested = True
 
@@ -262,7 +265,7 @@ class Fold:
         elif confirms_from is not None and event.score >= confirms_from:
             self.confirms(policy, event)
         if event.intent is not None:
-            # The policy is that of the event as a whole.
+            # One policy applies to the whole event, also if the score changed the state.
             self.customer_says(policy, event, event.intent)
 
     def on_verdict(self, policy: Policy | None, event: Event) -> None:

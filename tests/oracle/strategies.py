@@ -1,8 +1,9 @@
-"""What Hypothesis draws: histories whose times lie around the edges of windows, and policies.
+"""Hypothesis strategies: histories whose times lie around the edges of windows, and policies.
 
-A history drawn at random hardly ever counts anything. These mostly begin with a question and an
-answer, and move on by steps that are a window or a grace long, or a millisecond off; so most of
-them count, and many reverse. `test_strategies.py` holds them to that.
+A purely random history hardly ever counts an outcome. Most histories here begin with a question and
+an answer, and the steps between their events are about a window or a grace period long, sometimes a
+millisecond more or less. So most of them count an outcome, and many reverse it;
+`test_strategies.py` checks this.
 """
 
 import random
@@ -43,24 +44,24 @@ _T = TypeVar("_T")
 T0 = 1_780_000_000_000
 WINDOW = 10_000
 GRACE = 1_000
-END = T0 + 10**9  # later than anything that is drawn falls due
+END = T0 + 10**9  # later than any window that is drawn
 
 _STEPS = [0, 0, 1, GRACE, GRACE, WINDOW - 1, WINDOW, WINDOW, WINDOW + 1, 2 * WINDOW, 3 * WINDOW + 1]
 _DELAYS = [0, 0, 0, 0, 1, GRACE - 1, GRACE, GRACE + 1, WINDOW, WINDOW + GRACE, 4 * WINDOW]
 _DURATIONS = [0, 1, GRACE, WINDOW, 3 * WINDOW]
 _CHANNELS: list[Channel] = ["messenger", "messenger", "messenger", "email", "voice"]
 _SEQUENCES = ["", "", "", "", "1", "10", "2"]
-# Drawn at once, as a draw costs more than all that is done with it: source, whether a "/b" has
-# the id of the "/a" before it (an id is unique within its source only), sequence, channel.
+# Source, whether a "/b" shares the id of the "/a" before it (an id is unique only within its
+# source), sequence and channel. They are drawn together, because each draw is expensive.
 _TRAITS = list(product(["/a", "/a", "/b"], [False, True], _SEQUENCES, _CHANNELS))
-_CAUSES_BILLED = [found for n in range(4) for found in combinations(get_args(Cause), n)]
+_CAUSES_BILLED = [causes for n in range(4) for causes in combinations(get_args(Cause), n)]
 _OUTCOMES = ["qualification", "procedure_handoff", "resolution", "disqualification"]
-_PRECEDENCES = [found for n in (4, 3, 2, 1, 0) for found in permutations(_OUTCOMES, n)]
+_PRECEDENCES = [order for n in (4, 3, 2, 1, 0) for order in permutations(_OUTCOMES, n)]
 
-# When a decision is asked for.
+# The times up to which a test decides.
 as_ofs = st.integers(-1, 20).map(lambda n: T0 + n * WINDOW // 2) | st.just(END)
 
-# What an event may be: (how often, rank, members).
+# The kinds of events to draw: (weight, rank, members).
 _QUESTION = (CUSTOMER_MESSAGE, {"intent": "help_request"})
 _ANSWER = (AI_MESSAGE, {"kind": "answer"})
 _KINDS: list[tuple[int, int, dict[str, Any]]] = [
@@ -95,7 +96,7 @@ _KINDS: list[tuple[int, int, dict[str, Any]]] = [
     *((1, rank, {}) for rank in (STARTED, CLOSED, REOPENED, REDACTED, DELETED)),
 ]
 _kinds = st.sampled_from([(rank, more) for often, rank, more in _KINDS for _ in range(often)])
-_AGAIN = [(_QUESTION, 2 * WINDOW + 1), (_ANSWER, GRACE)]  # when a window, or a horizon, is over
+_AGAIN = [(_QUESTION, 2 * WINDOW + 1), (_ANSWER, GRACE)]  # after a window, or a horizon, has ended
 _OPENINGS: list[list[tuple[tuple[int, dict[str, Any]], int]]] = [
     *[[(_QUESTION, 0), (_ANSWER, GRACE)]] * 6,
     *[[(_QUESTION, 0), (_ANSWER, GRACE), *_AGAIN]] * 2,
@@ -109,21 +110,21 @@ _RATINGS = list(product([True, True, True, False], range(1, 6), [None, None, *ge
 
 @st.composite
 def histories(draw: st.DrawFn, size: int = 12) -> list[Event]:
-    """Return events of one conversation, one per identity, about in the order of their times."""
+    """Return the events of one conversation in order of time; each source and id occurs once."""
     opening = draw(st.sampled_from(_OPENINGS))[:size]
-    most = size - len(opening)
-    least = draw(st.sampled_from([0, most // 2, most]))
-    coming = opening + draw(
-        st.lists(st.tuples(_kinds, st.sampled_from(_STEPS)), min_size=least, max_size=most)
+    size_max = size - len(opening)
+    size_min = draw(st.sampled_from([0, size_max // 2, size_max]))
+    steps = opening + draw(
+        st.lists(st.tuples(_kinds, st.sampled_from(_STEPS)), min_size=size_min, max_size=size_max)
     )
-    # One odd event excludes the whole conversation: rare, or nothing else would be seen.
-    odd = draw(st.integers(0, 6 * size))
-    found: list[Event] = []
+    # An event outside `live` excludes the whole conversation, so few histories have one.
+    test_event = draw(st.integers(0, 6 * size))
+    history: list[Event] = []
     now = T0
-    for n, ((rank, members), step) in enumerate(coming):
+    for n, ((rank, members), step) in enumerate(steps):
         now += step
         source, shares_id, sequence, channel = draw(st.sampled_from(_TRAITS))
-        before = found[-1] if found else None
+        before = history[-1] if history else None
         event = Event(
             at=now,
             rank=rank,
@@ -131,18 +132,18 @@ def histories(draw: st.DrawFn, size: int = 12) -> list[Event]:
             id=before.id if before and shares_id and before.source < source else f"m{n}",
             sequence=sequence,
             channel=channel,
-            live=n != odd,
+            is_live=n != test_event,
             **members,
-            **_drawn(draw, rank, members, now, found),
+            **_drawn(draw, rank, members, now, history),
         )
-        found.append(event)
-    return found
+        history.append(event)
+    return history
 
 
 def _drawn(
     draw: st.DrawFn, rank: int, members: dict[str, Any], now: int, before: Sequence[Event]
 ) -> dict[str, Any]:
-    """Return the members of an event that are neither common to all nor fixed by its kind."""
+    """Return the members of an event that depend on its type and are not fixed by its kind."""
     if rank == HANDOFF and not members:
         return {"cause": draw(st.sampled_from(get_args(Cause)))}
     if rank == RATING and not members:
@@ -166,7 +167,7 @@ def _drawn(
 
 
 class Choose(Protocol):
-    """Who picks one of several: Hypothesis, or a generator of random numbers."""
+    """A function that picks one of several values: from Hypothesis, or from a random generator."""
 
     def __call__(self, of: Sequence[_T], /) -> _T: ...
 
@@ -205,12 +206,12 @@ def _policy(choose: Choose) -> Policy:
 def _timeline(choose: Choose) -> Timeline:
     kind = choose(["preset", "two versions", "one", "one"])
     if kind == "preset":
-        found = preset(choose(PRESETS))
-        horizon = found.reversal_horizon
+        policy = preset(choose(PRESETS))
+        horizon = policy.reversal_horizon
         return Timeline(
             [
                 msgspec.structs.replace(
-                    found,
+                    policy,
                     window={"default": WINDOW},
                     grace=GRACE,
                     reversal_horizon=horizon and WINDOW,
@@ -229,22 +230,23 @@ def _timeline(choose: Choose) -> Timeline:
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    """Return a policy of any content, with windows of a few seconds."""
+    """Return an arbitrary policy, with windows of a few seconds."""
     return _policy(lambda of: draw(st.sampled_from(of)))
 
 
 @st.composite
 def timelines(draw: st.DrawFn) -> Timeline:
-    """Return a preset with a short window, a drawn policy, or two versions of one."""
+    """Return a preset with a short window, an arbitrary policy, or two versions of a policy."""
     return _timeline(lambda of: draw(st.sampled_from(of)))
 
 
-# To draw a history costs a hundred times as much as to decide it: each is decided under many.
+# Drawing a history is far more expensive than deciding it, so each history is decided under many
+# timelines.
 TIMELINES = [_timeline(random.Random(seed).choice) for seed in range(60)]
 
 
 class Arrival(NamedTuple):
-    """An event on its way, or (without one) only time that goes by."""
+    """An event that arrives at a time, or a timer at that time if there is no event."""
 
     at: int
     event: Event | None
@@ -252,41 +254,40 @@ class Arrival(NamedTuple):
 
 @st.composite
 def arrivals(draw: st.DrawFn, size: int = 12) -> list[Arrival]:
-    """Return a history as it arrives.
+    """Return a history as it arrives, with duplicates and timers.
 
-    Some of it late, or all of it in any order; some of it again, and then perhaps with another
-    content; timers in between.
+    Some events arrive late, or all arrive in any order. A duplicate may differ in content.
     """
     history = draw(histories(size))
     if draw(st.integers(0, 3)):
-        # Soon after it happened, or about when something that was known before falls due.
+        # An event arrives soon after it happened, or when the window of some event ends.
         ends = [e.at + WINDOW + wait for e in history for wait in (0, GRACE - 1, GRACE)]
-        found = []
+        drawn = []
         for event in history:
             later = [end for end in ends if end >= event.at]
             at = event.at + draw(st.sampled_from(_DELAYS))
-            found.append(Arrival(draw(st.sampled_from([at, at, at, *later[:9]])), event))
-        found.sort(key=lambda arrival: arrival.at)
+            drawn.append(Arrival(draw(st.sampled_from([at, at, at, *later[:9]])), event))
+        drawn.sort(key=lambda arrival: arrival.at)
     else:
         now = T0
-        found = []
+        drawn = []
         for event in draw(st.permutations(history)):
             now += draw(st.sampled_from(_STEPS))
-            found.append(Arrival(now, event))
-    for _ in range(draw(st.integers(0, 3)) if found else 0):
-        place = draw(st.integers(0, len(found) - 1))
-        again = found[place].event
-        until = found[min(place + draw(st.integers(0, 3)), len(found) - 1)]
+            drawn.append(Arrival(now, event))
+    for _ in range(draw(st.integers(0, 3)) if drawn else 0):
+        place = draw(st.integers(0, len(drawn) - 1))
+        again = drawn[place].event
+        until = drawn[min(place + draw(st.integers(0, 3)), len(drawn) - 1)]
         if again is not None and draw(st.booleans()):  # only the first content counts
             again = msgspec.structs.replace(again, at=again.at + WINDOW, intent="confirmation")
-        found.insert(found.index(until) + 1, Arrival(until.at, again))
-    if draw(st.integers(0, 2)) == 0 and found:  # a new leader's clock may be behind the old one's
-        place = draw(st.integers(0, len(found) - 1))
-        found[place] = found[place]._replace(at=found[place].at - GRACE)
-    for _ in range(draw(st.integers(0, 3)) if found else 0):
-        place = draw(st.integers(0, len(found) - 1))
-        clock = found[place].at + draw(st.sampled_from(_STEPS))
-        # A partition is not ahead of its broker: no record comes with an earlier time.
-        clock = min([clock, *(arrival.at for arrival in found[place + 1 :])])
-        found.insert(place + 1, Arrival(clock, None))
-    return found
+        drawn.insert(drawn.index(until) + 1, Arrival(until.at, again))
+    if draw(st.integers(0, 2)) == 0 and drawn:  # a new leader's clock may be behind the old one's
+        place = draw(st.integers(0, len(drawn) - 1))
+        drawn[place] = drawn[place]._replace(at=drawn[place].at - GRACE)
+    for _ in range(draw(st.integers(0, 3)) if drawn else 0):
+        place = draw(st.integers(0, len(drawn) - 1))
+        clock = drawn[place].at + draw(st.sampled_from(_STEPS))
+        # After a timer has fired at a time, no record arrives with an earlier one.
+        clock = min([clock, *(arrival.at for arrival in drawn[place + 1 :])])
+        drawn.insert(place + 1, Arrival(clock, None))
+    return drawn

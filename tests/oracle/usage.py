@@ -1,4 +1,7 @@
-"""docs/reference/outcomes.md §4, read naively: every arrival decides the whole history again."""
+"""A second implementation of docs/reference/outcomes.md §4, independent of `pipeline.usage`.
+
+It is simple and slow: it decides the whole history again at every arrival.
+"""
 
 from pipeline.events.model import Event
 from pipeline.resolve.policy import Policy, Timeline
@@ -24,8 +27,8 @@ Place = tuple[int, str, int]  # time, sequence, rank
 class Oracle:
     """One conversation: its history, and the usage records that were emitted for it.
 
-    Sealing only closes the past. The oracle never drops an event, and always decides from the first
-    one.
+    The oracle never drops an event, and always decides from the first event. Sealing only makes it
+    reject older events.
     """
 
     def __init__(
@@ -45,11 +48,11 @@ class Oracle:
 
     @property
     def held(self) -> int:
-        """The number of events since the last seal."""
+        """The number of events in the current history."""
         return len(self._known)
 
     def receive(self, event: Event, arrival: int) -> None:
-        """Receive a record: silence is decided first, then the event."""
+        """Receive a record: first settle silence, then decide with the event."""
         known, closed = self._known, self._closed
         if self._newest is not None and arrival - self._newest >= self._seal_after:
             known, closed = set(), max(_place(past) for past in self._history)
@@ -94,7 +97,7 @@ class Oracle:
         self, steps: list[Step], event: Event, kind: str | None, count: str | None
     ) -> None:
         wanted, have = net(steps), self._net()
-        # The policy in force for the standing answer, else at the late event.
+        # The policy version of the standing answer, or the version in force at the late event.
         policy = self._policy(event)
 
         def order(outcome: str) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""An event as a chat service writes it: the other direction of the codec, for tests."""
+"""Write an event as a chat service does: the reverse of `pipeline.events.wire`, for tests."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipeline.events.times import format_time
 
 
 def cloudevent(event: Event, tenant_id: str, conversation: str) -> dict[str, Any]:
-    """Return an event in CloudEvents' structured mode, without what would be a default."""
+    """Return an event in CloudEvents' structured mode; members with their default are left out."""
     attributes: dict[str, Any] = {
         "specversion": "1.0",
         "id": event.id,
@@ -35,7 +35,7 @@ def cloudevent(event: Event, tenant_id: str, conversation: str) -> dict[str, Any
     }
     if event.channel != "messenger":
         attributes["channel"] = event.channel
-    if not event.live:
+    if not event.is_live:
         attributes["environment"] = "test"
     if event.sequence:
         attributes["sequence"] = event.sequence
@@ -43,7 +43,7 @@ def cloudevent(event: Event, tenant_id: str, conversation: str) -> dict[str, Any
 
 
 def value(event: Event, tenant_id: str, conversation: str) -> bytes:
-    """Return the value of the record that carries an event."""
+    """Return the value of an event's record."""
     return orjson.dumps(cloudevent(event, tenant_id, conversation))
 
 

@@ -150,26 +150,24 @@ def _write(results: list[Result]) -> None:
     text = _DOCUMENT.read_text()
     head, _, rest = text.partition(_BEGIN)
     table, _, tail = rest.partition(_END)
-    lines = {line.split(" |")[0]: line for line in table.splitlines() if line.startswith("| ")}
+    lines = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
     for result in results:
-        about, verdict = result.row.about, result.verdict
+        row, verdict = result.row, result.verdict
         note = "" if verdict.is_clean else f"; **{' '.join(verdict.problems[:1]) or 'not clean'}**"
-        lines[f"| {about}"] = (
-            f"| {about} | {result.events:,} | {result.faults} | {verdict.lost} | "
+        lines[row.name] = (
+            f"| `{row.name}` | {row.about} | {result.events:,} | {result.faults} | {verdict.lost} | "
             f"{verdict.doubled} | {verdict.wrong} | {result.recovery_seconds:.0f} s{note} | "
             f"{datetime.now(UTC):%Y-%m-%d}, {_commit()} |"
         )
-    lines.pop("| what fails", None)
     where = (
         f"{platform.machine()} with {os.cpu_count()} cores, Python {platform.python_version()}, "
         "Kafka from Python packages; each row with the day and the commit of its run:"
     )
     heading = [
-        "| what fails | events | faults | lost | doubled | wrong | recovered in | run |",
-        "|---|---|---|---|---|---|---|---|",
+        "| row | what fails | events | faults | lost | doubled | wrong | recovered in | run |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    order = {f"| {row.about}": number for number, row in enumerate(ROWS)}
-    body = [lines[about] for about in sorted(lines.keys() & order.keys(), key=order.__getitem__)]
+    body = [lines[row.name] for row in ROWS if row.name in lines]
     _DOCUMENT.write_text(head + "\n".join([_BEGIN, where, "", *heading, *body, _END]) + tail)
 
 

@@ -12,8 +12,8 @@ from tests.proof.rig import Rig
 class Row(NamedTuple):
     """One kind of fault, over one load."""
 
-    name: str
-    about: str  # the first cell of its line in the table; `--write` finds the line by this text
+    name: str  # the first cell of its line in the table; `--write` finds the line by this name
+    about: str  # the second cell
     fault: Callable[[Rig], None]
     load: str = "usual"
     ledger: Literal["sqlite", "postgres"] = "sqlite"

@@ -1,4 +1,4 @@
-"""The audit finds nothing in what a worker wrote, and each change to it."""
+"""The audit finds no difference in what a worker wrote, and finds each change made to it."""
 
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -19,18 +19,18 @@ LOGS = long_logs() | long_logs(seals=True)
 
 
 def _written(log: Log, until: int) -> list[UsageRecord]:
-    """Return what a worker has emitted up to an offset; after the last one every window has ended."""
+    """Return the records that a worker emits up to an offset; at the log's end, all silence settles."""
     partition = _partition(log)
-    found = [output.record for output in partition.apply(log.records[:until]).outputs]
+    records = [output.record for output in partition.apply(log.records[:until]).outputs]
     if until == len(log.records):
-        found += [output.record for output in partition.settle(END, 1_000).outputs]
-    return found
+        records += [output.record for output in partition.settle(END, 1_000).outputs]
+    return records
 
 
 def _partition(log: Log) -> Partition:
-    made = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
-    made.schedule_all()
-    return made
+    partition = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
+    partition.schedule_all()
+    return partition
 
 
 def _audit(
@@ -52,13 +52,13 @@ def _audit(
 
 
 @given(LOGS, st.data())
-def test_nothing_differs_wherever_the_worker_has_committed(log: Log, data: st.DataObject) -> None:
+def test_nothing_differs_for_any_committed_offset(log: Log, data: st.DataObject) -> None:
     written = data.draw(st.integers(0, len(log.records)))
     committed = data.draw(st.integers(0, written))
 
-    found, tallies, replay = _audit(log, _written(log, written), committed)
+    findings, tallies, replay = _audit(log, _written(log, written), committed)
 
-    assert not found
+    assert not findings
     events = sum(tally.events for tally in tallies.values())
     assert events + replay.dead_letters == replay.read == len(log.records)
     assert replay.rejected.keys() <= set(range(committed))
@@ -66,20 +66,20 @@ def test_nothing_differs_wherever_the_worker_has_committed(log: Log, data: st.Da
 
 @given(LOGS, st.data())
 def test_lost_record_is_missing(log: Log, data: st.DataObject) -> None:
-    # Only what committed events have emitted: a window may still be open.
+    # Only the records that committed events emitted; a window may still be open.
     partition = _partition(log)
     owed = [output.record for output in partition.apply(log.records).outputs]
     assume(owed)
     lost = data.draw(st.sampled_from(owed))
 
-    found, _, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
+    findings, _, _ = _audit(log, [record for record in owed if record != lost], len(log.records))
 
-    assert {(f.kind, f.conversation) for f in found} == {("missing", lost.conversation)}
-    assert found[0].detail.startswith(lost.id)
+    assert {(f.kind, f.conversation) for f in findings} == {("missing", lost.conversation)}
+    assert findings[0].detail.startswith(lost.id)
 
 
 @given(LOGS, st.data())
-def test_lost_record_that_was_written_is_missing_even_where_a_timer_made_it(
+def test_lost_record_that_was_written_is_missing_even_if_a_timer_emitted_it(
     log: Log, data: st.DataObject
 ) -> None:
     written = _written(log, len(log.records))
@@ -87,9 +87,9 @@ def test_lost_record_that_was_written_is_missing_even_where_a_timer_made_it(
     lost = data.draw(st.sampled_from(written))
 
     kept = [record for record in written if record != lost]
-    found, _, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
+    findings, _, _ = _audit(log, kept, len(log.records), written={record.id for record in written})
 
-    assert [(f.kind, f.conversation) for f in found] == [("missing", lost.conversation)]
+    assert [(f.kind, f.conversation) for f in findings] == [("missing", lost.conversation)]
 
 
 @given(LOGS, st.data())
@@ -103,9 +103,11 @@ def test_changed_record_differs(log: Log, data: st.DataObject) -> None:
     changed = msgspec.structs.replace(written[place], **changes)
     assume(changed != written[place])
 
-    found, _, _ = _audit(log, [*written[:place], changed, *written[place + 1 :]], len(log.records))
+    findings, _, _ = _audit(
+        log, [*written[:place], changed, *written[place + 1 :]], len(log.records)
+    )
 
-    assert [f.kind for f in found] == ["differs"]
+    assert [f.kind for f in findings] == ["differs"]
 
 
 @given(LOGS, st.sampled_from(["acme", "elsewhere"]))
@@ -125,11 +127,11 @@ def test_record_without_a_cause_is_unexpected(log: Log, tenant_id: str) -> None:
         evidence=(),
     )
 
-    found, tallies, _ = _audit(log, [*written, added], len(log.records))
+    findings, tallies, _ = _audit(log, [*written, added], len(log.records))
 
-    assert "unexpected" in {f.kind for f in found}
-    assert all(added.id in f.detail for f in found)
-    assert tallies[tenant_id].findings == len(found)
+    assert "unexpected" in {f.kind for f in findings}
+    assert all(added.id in f.detail for f in findings)
+    assert tallies[tenant_id].findings == len(findings)
 
 
 @given(LOGS)
@@ -137,9 +139,9 @@ def test_partition_without_its_beginning_is_not_judged(log: Log) -> None:
     written = _written(log, len(log.records))
     assume(written)
 
-    found, tallies, _ = _audit(log, [], len(log.records), is_whole=False)
+    findings, tallies, _ = _audit(log, [], len(log.records), is_whole=False)
 
-    assert not found
+    assert not findings
     assert sum(tally.findings for tally in tallies.values()) == 0
 
 
@@ -148,5 +150,5 @@ def test_rejected_record_without_a_dead_letter_is_found(log: Log) -> None:
     _, _, replay = _audit(log, _written(log, len(log.records)), len(log.records))
 
     assert not missing_dead_letters(replay.rejected, replay.rejected, "events", 0)
-    found = missing_dead_letters(replay.rejected, [], "events", 0)
-    assert [f.kind for f in found] == ["no_dead_letter"] * len(replay.rejected)
+    findings = missing_dead_letters(replay.rejected, [], "events", 0)
+    assert [f.kind for f in findings] == ["no_dead_letter"] * len(replay.rejected)

@@ -1,4 +1,4 @@
-"""The decision, from every side: the scenarios, a second implementation, every order of arrival."""
+"""Decisions and usage records agree with the scenarios and the oracle, in any order of arrival."""
 
 from collections import Counter
 from itertools import pairwise
@@ -27,6 +27,7 @@ from pipeline.resolve.machine import Fold, decide
 from pipeline.resolve.policy import Policy, Timeline
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
+from pipeline.usage.recall import Recall
 from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.oracle import decide as oracle
 from tests.oracle.strategies import (
@@ -55,12 +56,12 @@ SCENARIOS = [
 
 
 def _history(scenario: dict[str, Any]) -> list[Event]:
-    found: dict[tuple[str, str], Event] = {}
+    history: dict[tuple[str, str], Event] = {}
     for event in scenario["events"]:
         addressed = read_event(orjson.dumps(event))
         assert isinstance(addressed, Addressed), addressed
-        found.setdefault((addressed.event.source, addressed.event.id), addressed.event)
-    return list(found.values())
+        history.setdefault((addressed.event.source, addressed.event.id), addressed.event)
+    return list(history.values())
 
 
 def _timeline(scenario: dict[str, Any]) -> Timeline:
@@ -74,7 +75,7 @@ def _timeline(scenario: dict[str, Any]) -> Timeline:
     return Timeline(read_policies({"scenario": "\n".join(lines)}))
 
 
-def _told(steps: list[Any]) -> list[dict[str, Any]]:
+def _as_json(steps: list[Any]) -> list[dict[str, Any]]:
     return [
         {
             "at": format_time(step.at),
@@ -88,7 +89,7 @@ def _told(steps: list[Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s['scenario']}-{s['title']}")
-def test_scenario(scenario: dict[str, Any]) -> None:
+def test_both_implementations_decide_a_scenario_as_expected(scenario: dict[str, Any]) -> None:
     timeline, as_of = _timeline(scenario), parse_time(scenario["as_of"])
     expected = scenario["expected"]
 
@@ -98,7 +99,7 @@ def test_scenario(scenario: dict[str, Any]) -> None:
     steps = "would_be" if expected["excluded"] else "transitions"
     assert decision.excluded == second.excluded == expected["excluded"]
     assert decision.kind == second.kind == expected["kind"]
-    assert _told(list(decision.transitions)) == _told(second.steps) == expected[steps]
+    assert _as_json(list(decision.transitions)) == _as_json(second.steps) == expected[steps]
     if not expected["excluded"]:
         assert decision.net == oracle.net(second.steps) == expected["net"]
 
@@ -117,8 +118,8 @@ def test_the_command_prints_a_scenario_as_one_line(scenario: dict[str, Any]) -> 
     assert (line["excluded"], line["kind"]) == (expected["excluded"], expected["kind"])
     second = oracle.decide(history, _timeline(scenario), as_of)
     steps = [
-        {**told, "evidence": list(step.evidence)}
-        for told, step in zip(_told(second.steps), second.steps, strict=True)
+        {**members, "evidence": list(step.evidence)}
+        for members, step in zip(_as_json(second.steps), second.steps, strict=True)
     ]
     if expected["excluded"]:
         assert (line["net"], line["transitions"]) == ({}, [])
@@ -157,12 +158,12 @@ def test_input_order_of_a_history_changes_no_decision(
 
 @given(histories(), timelines(), st.lists(as_ofs, min_size=2, max_size=4))
 def test_deciding_later_only_adds_transitions(
-    history: list[Event], timeline: Timeline, looks: list[int]
+    history: list[Event], timeline: Timeline, times: list[int]
 ) -> None:
-    looks.sort()
+    times.sort()
 
-    seen = [decide(history, timeline, look).transitions for look in looks]
-    for earlier, later in pairwise(seen):
+    decided = [decide(history, timeline, as_of).transitions for as_of in times]
+    for earlier, later in pairwise(decided):
         assert later[: len(earlier)] == earlier
 
 
@@ -174,13 +175,13 @@ def _step(t: Any) -> oracle.Step:
 
 @given(histories(), timelines(), as_ofs, st.lists(as_ofs))
 def test_settling_more_often_changes_nothing(
-    history: list[Event], timeline: Timeline, as_of: int, looks: list[int]
+    history: list[Event], timeline: Timeline, as_of: int, times: list[int]
 ) -> None:
     fold = Fold()
     for event in sorted(history, key=lambda e: e.order):
-        for look in sorted(looks):
-            if look <= event.at:
-                fold.settle(timeline, look)
+        for time in sorted(times):
+            if time <= event.at:
+                fold.settle(timeline, time)
         fold.settle(timeline, event.at)
         fold.apply(timeline, event)
     fold.settle(timeline, as_of)
@@ -227,7 +228,7 @@ def _play_sealing(
     *,
     drops: bool = False,
 ) -> Played:
-    """As `_play`; where it `drops`, a timer drops the history as soon as it may."""
+    """Play arrivals like `_play`; if `drops`, a timer drops the history as soon as it may."""
     conversation = Conversation()
     out: list[UsageRecord] = []
     too_late: list[Event] = []
@@ -275,10 +276,32 @@ def test_batch_size_changes_neither_records_nor_state(
     assert _play(coming, timeline, size) == _play(coming, timeline)
 
 
+@given(arrivals(size=30), timelines(), st.integers(1, 5), st.integers(0, 5))
+def test_folding_from_checkpoints_changes_neither_records_nor_state(
+    coming: list[Arrival], timeline: Timeline, block_events: int, searches_max: int
+) -> None:
+    batch = [(n, at, event) for n, (at, event) in enumerate(coming) if event is not None]
+    recalled, one_by_one = Conversation(), Conversation()
+    records, offsets = list[UsageRecord](), list[tuple[int, ...]]()
+    recall = Recall(block_events, searches_max)
+
+    for start in range(0, len(batch), 7):
+        received = recalled.receive(
+            "acme", "c1", batch[start : start + 7], timeline, 3 * WINDOW, recall
+        )
+        records += received.records
+        offsets += received.offsets
+
+    again = [one_by_one.receive("acme", "c1", [arrived], timeline, 3 * WINDOW) for arrived in batch]
+    assert recalled == one_by_one
+    assert records == [record for received in again for record in received.records]
+    assert offsets == [each for received in again for each in received.offsets]
+
+
 # --- sealing --------------------------------------------------------------------------------------
 
-# Some are shorter than the windows, as nobody should set it: what is late is then late sooner, and
-# all that is taken in still yields what it would.
+# Some are shorter than the windows, although nobody should configure that. More events are then too
+# late, and the accepted events still yield the same records.
 _seal_afters = st.sampled_from(
     [GRACE, WINDOW, WINDOW + 1, WINDOW + GRACE, 2 * WINDOW, 3 * WINDOW + 1, 5 * WINDOW]
 )
@@ -322,7 +345,7 @@ def test_when_and_how_often_histories_are_dropped_changes_no_decision(
     more: list[Arrival] = []
     for n, arrival in enumerate(records):
         more.append(arrival)
-        # As late as it may be, which is where a history is dropped that can be.
+        # The latest time at which a timer may fire here, so a history that can be dropped is dropped.
         until = min((later.at for later in records[n + 1 :]), default=END)
         more += [Arrival(until, None)] * data.draw(st.integers(0, 2))
     again = _play_sealing([*more, end, end], timeline, seal_after, drops=True)
@@ -365,7 +388,7 @@ def test_an_event_of_a_sealed_history_is_too_late_when_redelivered(
     assert (encode_state(0, conversation), out) == before
 
 
-# What is drawn too seldom, played by hand.
+# --- cases that are drawn too seldom --------------------------------------------------------------
 
 _ASKED = Event(T0, CUSTOMER_MESSAGE, "/a", "m0", intent="help_request")
 _ANSWERED = Event(T0 + 1, AI_MESSAGE, "/a", "m1", kind="answer")
@@ -385,7 +408,7 @@ _SEGMENTS = Timeline(
 )
 
 
-def test_a_correction_is_dated_at_the_newest_arrival_not_at_its_own() -> None:
+def test_a_correction_is_dated_at_the_newest_arrival_not_at_that_of_the_late_event() -> None:
     again = Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m2", intent="help_request")
     highest = T0 + 3 * WINDOW
     closed = Event(highest, CLOSED, "/a", "m3")
@@ -398,8 +421,10 @@ def test_a_correction_is_dated_at_the_newest_arrival_not_at_its_own() -> None:
 
     _, out = _play(coming, _SHORT)
 
-    told = [(r.quantity, r.reason, r.occurred_at) for r in out]
-    assert told == [(1, "silence", T0 + 1 + WINDOW), (-1, "late_event", highest)]
+    assert [(r.quantity, r.reason, r.occurred_at) for r in out] == [
+        (1, "silence", T0 + 1 + WINDOW),
+        (-1, "late_event", highest),
+    ]
 
 
 def test_ties_within_a_millisecond_are_ordered_by_source_then_id() -> None:
@@ -420,7 +445,7 @@ def test_corrections_of_one_sign_follow_precedence_not_name() -> None:
         Event(T0 + 2, CUSTOMER_MESSAGE, "/a", "m2", intent="confirmation"),
         Event(after, CUSTOMER_MESSAGE, "/a", "m3", intent="help_request"),
         Event(after + 1, OUTCOME_REPORTED, "/a", "m4", outcome="disqualification"),
-        Event(after + 2, CLOSED, "/a", "m5", live=False),
+        Event(after + 2, CLOSED, "/a", "m5", is_live=False),
     ]
 
     _, out = _play([Arrival(after + 2, event) for event in events], _SEGMENTS)
@@ -434,8 +459,8 @@ def test_corrections_of_one_sign_follow_precedence_not_name() -> None:
 
 
 def test_silence_waits_for_the_grace_period_of_the_late_answers_policy_version() -> None:
-    # The unit counts under a version without grace. Then a late answer stands in its place that
-    # follows a version with one, and falls due in the same millisecond.
+    # The first answer is charged under a version without a grace period. A late answer then replaces
+    # it, under a version with a grace period, and its silence is complete in the same millisecond.
     first = msgspec.structs.replace(
         preset("fin-2026"), window={"default": WINDOW + 1}, grace=0, effective_from=0
     )
@@ -455,8 +480,7 @@ def test_silence_waits_for_the_grace_period_of_the_late_answers_policy_version()
 
     _, out = _play(coming, Timeline([first, second]))
 
-    told = [(r.quantity, r.reason, r.occurred_at, r.evidence) for r in out]
-    assert told == [
+    assert [(r.quantity, r.reason, r.occurred_at, r.evidence) for r in out] == [
         (1, "silence", due, ("m1",)),
         (-1, "late_event", due, ("m4",)),
         (1, "silence", due, ("m4",)),
@@ -499,25 +523,26 @@ def test_every_reversal_supersedes_its_own_charge_and_every_record_has_evidence(
             assert (charge.outcome, charge.policy) == (record.outcome, record.policy)
             assert (charge.policy_version) == record.policy_version
     assert [r.id for r in out] == [f"acme:c1:{n}" for n in range(1, len(out) + 1)]
-    live = len(charges) - len(taken)
     if all(policy.unit == "conversation" for policy in timeline.versions):
-        assert live in {0, 1}
+        assert len(charges) - len(taken) in {0, 1}
 
 
 @given(arrivals(), timelines())
-def test_billed_equals_settled_minus_reversed(coming: list[Arrival], timeline: Timeline) -> None:
+def test_the_net_is_the_standing_charges_after_every_record(
+    coming: list[Arrival], timeline: Timeline
+) -> None:
     _, out = _play(coming, timeline)
 
-    live: dict[str, str] = {}  # id of the record → outcome
+    standing: dict[str, str] = {}  # id of the record → outcome
     for record in out:
         if record.quantity > 0:
-            live[record.id] = record.outcome
+            standing[record.id] = record.outcome
         else:
-            assert live.pop(record.supersedes or "") == record.outcome
+            assert standing.pop(record.supersedes or "") == record.outcome
         billed = _net(out[: out.index(record) + 1])
-        assert billed == dict(Counter(live.values()))
+        assert billed == dict(Counter(standing.values()))
         if all(policy.unit == "conversation" for policy in timeline.versions):
-            assert len(live) <= 1
+            assert len(standing) <= 1
 
 
 @given(arrivals(), timelines(), st.data())
@@ -529,7 +554,7 @@ def test_a_redelivered_record_changes_nothing(
     again: list[Arrival] = []
     for arrival in coming:
         again.append(arrival)
-        # Any that came before, with the timestamp that it had or with the newest.
+        # Any earlier arrival, with its own timestamp or the newest one.
         for before in data.draw(st.lists(st.sampled_from(again), max_size=2)):
             at = data.draw(st.sampled_from([before.at, arrival.at]))
             again += [] if before.event is None else [before._replace(at=at)]
@@ -592,7 +617,7 @@ def test_a_policy_round_trips_through_toml(policy: Policy) -> None:
 
 @st.composite
 def _odd_policies(draw: st.DrawFn) -> Policy:
-    """Return a policy with names, times and amounts at the edges of what may be written."""
+    """Return a policy with names, times and amounts at the edges of what TOML may contain."""
     names = st.lists(st.text(min_size=1, max_size=64), max_size=3, unique=True).map(tuple)
     durations = st.builds(
         lambda number, unit: parse_duration(f"{number}{unit}"),
@@ -610,7 +635,7 @@ def _odd_policies(draw: st.DrawFn) -> Policy:
         precedence=draw(names),
         reversible=draw(names),
         price=draw(st.dictionaries(st.text(min_size=1, max_size=64), amounts, max_size=3))
-        # A price that the base has stays, so that a policy always has these.
+        # A policy keeps every price of its base, so it always has these.
         | {name: draw(amounts) for name in preset("fin-2026").price},
     )
 
@@ -633,8 +658,8 @@ def test_a_renamed_preset_round_trips_through_toml(name: str) -> None:
 
 
 FIN = Timeline([preset("fin-2026")])
-# Sources that are left out of the history, and such as could be taken for one; times whose bytes
-# are a source's name and head.
+# Sources that a history leaves out, and sources that resemble their bytes. Times whose bytes are the
+# name of the source member and the head of a string.
 SOURCES = ["/chat/acme", "/chat/other", "r", "\xe1", "/s", "/chat/\xe1cme", "x" * 31, "x" * 32]
 TIMES = [T0, 0xA173A24142, -0x1A173A24142, 0xA173A8, 0xA173AA2F63686174]
 

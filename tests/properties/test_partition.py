@@ -1,4 +1,4 @@
-"""A partition: what it yields is a function of the log, wherever it was interrupted."""
+"""What a partition writes depends only on the log, no matter where it was interrupted."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -58,33 +58,33 @@ def _value(n: int, conversation: int, kind: int, at: int) -> bytes:
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Record]:
-    """Return records of a few conversations, some again and some garbage."""
-    found: list[Record] = []
+    """Return records of a few conversations, with duplicates and garbage."""
+    log: list[Record] = []
     now = T0
     for n in range(draw(st.integers(1, 25))):
         now += draw(st.sampled_from([0, 1_000, DAY_MS, DAY_MS + 600_000]))
         conversation = draw(st.integers(0, 2))
         shape = draw(st.integers(0, 9))
         if shape == 0:
-            found.append(Record(n, now, b"acme:c0", draw(st.binary(max_size=20))))
-        elif shape == 1 and found:
-            again = draw(st.sampled_from(found))
-            found.append(again._replace(offset=n, timestamp=now))
+            log.append(Record(n, now, b"acme:c0", draw(st.binary(max_size=20))))
+        elif shape == 1 and log:
+            again = draw(st.sampled_from(log))
+            log.append(again._replace(offset=n, timestamp=now))
         else:
             late = draw(st.sampled_from([0, 0, 0, 60_000, 2 * DAY_MS]))
             value = _value(n, conversation, draw(st.integers(0, 5)), now - late)
-            found.append(Record(n, now, f"acme:c{conversation}".encode(), value))
-    return found
+            log.append(Record(n, now, f"acme:c{conversation}".encode(), value))
+    return log
 
 
 def _partition() -> Partition:
-    made = Partition("events", 0, lambda _: TIMELINE)
-    made.schedule_all()
-    return made
+    partition = Partition("events", 0, lambda _: TIMELINE)
+    partition.schedule_all()
+    return partition
 
 
-def _written(work: BatchResult) -> list[tuple[str, bytes, bytes]]:
-    return [(output.record.conversation, output.value, output.origin) for output in work.outputs]
+def _written(result: BatchResult) -> list[tuple[str, bytes, bytes]]:
+    return [(output.record.conversation, output.value, output.origin) for output in result.outputs]
 
 
 def _by_conversation(written: list[tuple[str, bytes, bytes]]) -> list[tuple[str, bytes, bytes]]:
@@ -93,12 +93,12 @@ def _by_conversation(written: list[tuple[str, bytes, bytes]]) -> list[tuple[str,
 
 @given(logs())
 def test_every_record_is_decided_a_duplicate_or_a_dead_letter(log: list[Record]) -> None:
-    work = _partition().apply(log)
+    result = _partition().apply(log)
 
-    assert sum(work.events_by_type) + len(work.dead_letters) == work.records_read == len(log)
-    assert work.redelivered == 0
-    assert [letter.value for letter in work.dead_letters] == [
-        record.value for record in log if record.offset in {d.offset for d in work.dead_letters}
+    assert sum(result.events_by_type) + len(result.dead_letters) == result.records_read == len(log)
+    assert result.redelivered == 0
+    assert [letter.value for letter in result.dead_letters] == [
+        record.value for record in log if record.offset in {d.offset for d in result.dead_letters}
     ]
 
 
@@ -106,16 +106,16 @@ def test_every_record_is_decided_a_duplicate_or_a_dead_letter(log: list[Record])
 def test_batch_size_changes_nothing(log: list[Record], cuts: list[int]) -> None:
     whole = _written(_partition().apply(log))
 
-    partition, found = _partition(), []
+    partition, in_batches = _partition(), []
     edges = [0, *sorted(cuts), len(log)]
     for start, end in pairwise(edges):
-        found += _written(partition.apply(log[start:end]))
-    assert _by_conversation(found) == _by_conversation(whole)
+        in_batches += _written(partition.apply(log[start:end]))
+    assert _by_conversation(in_batches) == _by_conversation(whole)
 
 
 @given(logs(), st.integers(0, 3))
 def test_a_crash_before_or_after_any_effect_changes_nothing(log: list[Record], size: int) -> None:
-    """For each batch n: die before its results, after them, and after its states."""
+    """For each batch, crash before its results are written, after them, and after its states."""
     expected = _outcome(log, size + 1)
 
     batches = [log[i : i + size + 1] for i in range(0, len(log), size + 1)]
@@ -127,8 +127,8 @@ def test_a_crash_before_or_after_any_effect_changes_nothing(log: list[Record], s
             for batch in batches[:crash]:
                 _take(partition, batch, topic, changelog, 2)
             _take(partition, batches[crash], topic, changelog, effects)
-            # A new process: its states are those of the changelog, and the offset that was
-            # committed may be any up to this one.
+            # A new process restores the states from the changelog. The committed offset may be any
+            # offset up to this batch.
             fresh = _partition()
             fresh.restore(
                 Record(n, 0, key, value) for n, (key, value) in enumerate(changelog.items())
@@ -166,26 +166,26 @@ def _settle(partition: Partition, topic: dict[bytes, bytes], changelog: dict[byt
 
 
 def _effects(
-    work: BatchResult, topic: dict[bytes, bytes], changelog: dict[bytes, bytes], effects: int
+    result: BatchResult, topic: dict[bytes, bytes], changelog: dict[bytes, bytes], effects: int
 ) -> None:
     if effects >= 1:
-        for output in work.outputs:
+        for output in result.outputs:
             identity = output.value.partition(b",")[0]
-            # Written again, it must be what it was.
+            # A record that is written again must have the same bytes.
             assert topic.setdefault(identity, output.value) == output.value
     if effects >= 2:
-        changelog.update(work.states)
+        changelog.update(result.states)
 
 
-# --- against the second implementation, and every crash -------------------------------------------
+# --- compared with the second implementation, and after every crash -------------------------------
 
 
 class Log(NamedTuple):
-    """What a partition sees: batches of records, and times at which it had read to the end."""
+    """The records of a partition, and the times at which the worker had read to its end."""
 
     timeline: Timeline
     records: list[Record]
-    timers: dict[int, int]  # after how many records → the clock
+    timers: dict[int, int]  # number of records before the timer → its time
     seal_after: int = SEAL_AFTER_MS
 
 
@@ -196,7 +196,7 @@ _SEAL_AFTERS = [WINDOW, 2 * WINDOW, 2 * WINDOW + 1, 5 * WINDOW]
 def long_logs(
     draw: st.DrawFn, conversations: int = 3, size: int = 6, *, seals: bool = False
 ) -> Log:
-    """Return the arrivals of conversations of two tenants, one after the other as they come."""
+    """Return a log with the conversations of two tenants, in order of arrival."""
     coming: list[tuple[int, bytes | None, bytes | None]] = []
     for n in range(draw(st.integers(1, conversations))):
         tenant_id, name = ("acme", "best")[n % 2], f"c{n // 2}"
@@ -225,9 +225,9 @@ def long_logs(
 def test_a_partition_agrees_with_the_second_implementation(log: Log) -> None:
     partition = _of(log)
 
-    work = partition.apply(log.records)
-    found = [output.record for output in work.outputs]
-    found += [output.record for output in partition.settle(END, 1_000).outputs]
+    result = partition.apply(log.records)
+    written = [output.record for output in result.outputs]
+    written += [output.record for output in partition.settle(END, 1_000).outputs]
 
     conversations: dict[bytes, Oracle] = {}
     too_late: list[int] = []
@@ -244,12 +244,12 @@ def test_a_partition_agrees_with_the_second_implementation(log: Log) -> None:
     for oracle in conversations.values():
         oracle.tick(END)
     expected = [record for oracle in conversations.values() for record in oracle.records]
-    assert sorted(map(as_record, found)) == sorted(expected)
+    assert sorted(map(as_record, written)) == sorted(expected)
     letters = {
-        letter.offset: letter.value for letter in work.dead_letters if letter.reason == "too_late"
+        letter.offset: letter.value for letter in result.dead_letters if letter.reason == "too_late"
     }
     assert letters == {offset: log.records[offset].value for offset in too_late}
-    assert sum(work.events_by_type) + len(work.dead_letters) == len(log.records)
+    assert sum(result.events_by_type) + len(result.dead_letters) == len(log.records)
 
 
 @given(long_logs())
@@ -260,18 +260,18 @@ def test_counts_add_up_when_parts_of_the_log_are_redelivered(log: Log) -> None:
 
     for start in starts:
         part = log.records[start:]
-        work = partition.apply(part)
+        result = partition.apply(part)
 
         assert (
-            sum(work.events_by_type) + work.redelivered + len(work.dead_letters)
-            == work.records_read
+            sum(result.events_by_type) + result.redelivered + len(result.dead_letters)
+            == result.records_read
             == len(part)
         )
-        # A timer is not a record: redelivered records count as redelivered after it too.
+        # Also after a timer, a redelivered record counts as redelivered.
         partition.settle(END, 1_000)
-        applied["new"] += sum(work.events_by_type)
-        applied["duplicates"] += work.duplicates
-        rejected.update(letter.offset for letter in work.dead_letters)
+        applied["new"] += sum(result.events_by_type)
+        applied["duplicates"] += result.duplicates
+        rejected.update(letter.offset for letter in result.dead_letters)
     events = sum(decode_state(state).events for state in partition.states.values())
     assert applied["new"] == applied["duplicates"] + events == len(log.records) - len(rejected)
 
@@ -307,16 +307,16 @@ def test_an_earlier_deadline_replaces_the_later_one() -> None:
     for n, event in enumerate(events):
         partition.apply([Record(n, event.at, b"acme:c1", value(event, "acme", "c1"))])
 
-    work = partition.settle(T0 + 2 + hour, 1_000)
+    result = partition.settle(T0 + 2 + hour, 1_000)
 
-    assert [output.record.evidence for output in work.outputs] == [("m2",)]
+    assert [output.record.evidence for output in result.outputs] == [("m2",)]
 
 
 @given(long_logs() | long_logs(seals=True), st.integers(1, 4), st.integers(1, 4), st.booleans())
 def test_a_crash_around_any_single_write_leaves_the_same_records(
     log: Log, size: int, size_after: int, ahead: bool
 ) -> None:
-    """Each result and each state is one write: die before the first, after each, after the last."""
+    """Each result and each state is one write. Crash before the first write and after each one."""
     expected = _play(log, size)
 
     writes = _writes(log, size, ahead=ahead)
@@ -354,7 +354,7 @@ def test_when_histories_are_dropped_changes_neither_records_nor_dead_letters(
 @given(long_logs(seals=True), st.integers(1, 4))
 def test_a_timer_drops_every_history_that_can_be_dropped(log: Log, size: int) -> None:
     partition = _of(log)
-    for _ in _works(partition, log, size, 0):
+    for _ in _batch_results(partition, log, size, 0):
         pass
 
     partition.seal(END, 1_000)
@@ -374,15 +374,15 @@ Write = Output | DeadLetter | tuple[bytes, bytes] | int  # the last two: a state
 
 
 def _of(log: Log) -> Partition:
-    made = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
-    made.schedule_all()
-    return made
+    partition = Partition("events", 0, lambda _: log.timeline, seal_after_ms=log.seal_after)
+    partition.schedule_all()
+    return partition
 
 
-def _works(
+def _batch_results(
     partition: Partition, log: Log, size: int, since: int, *, drops: bool = True
 ) -> Iterator[tuple[BatchResult, int]]:
-    """Yield what each batch and each timer leaves to be written, and the offset after it."""
+    """Yield the result of each batch and each timer, and the offset after it."""
     start = since
     while start < len(log.records):
         end = min([start + size, *(n for n in log.timers if n > start), len(log.records)])
@@ -398,18 +398,18 @@ def _works(
 
 
 def _writes(log: Log, size: int, *, ahead: bool) -> list[Write]:
-    """Return every write of a run, in their order.
+    """Return every write of a run, in order.
 
-    Where a batch is `ahead`, its results are written before the states of the one before it.
+    If `ahead`, the results of a batch are written before the states of the previous batch.
     """
-    found: list[Write] = []
+    writes: list[Write] = []
     waiting: list[Write] = []
-    for work, offset in _works(_of(log), log, size, 0):
-        results: list[Write] = [*work.outputs, *work.dead_letters]
-        found += results if ahead else waiting
-        found += waiting if ahead else results
-        waiting = [*work.states, offset]
-    return found + waiting
+    for result, offset in _batch_results(_of(log), log, size, 0):
+        results: list[Write] = [*result.outputs, *result.dead_letters]
+        writes += results if ahead else waiting
+        writes += waiting if ahead else results
+        waiting = [*result.states, offset]
+    return writes + waiting
 
 
 def _play(
@@ -420,23 +420,23 @@ def _play(
     left: Played | None = None,
     drops: bool = True,
 ) -> Played:
-    """Run a worker to the end of the log, on what an earlier one left."""
+    """Run a worker to the end of the log, starting from the writes of an earlier worker (`left`)."""
     played = Played({}, {}, {}) if left is None else left
     partition = _of(log)
     partition.restore(Record(n, 0, *state) for n, state in enumerate(played.changelog.items()))
     partition.schedule_all()
-    for work, _ in _works(partition, log, size, since, drops=drops):
-        for output in work.outputs:
+    for result, _ in _batch_results(partition, log, size, since, drops=drops):
+        for output in result.outputs:
             _append(played.topic, output)
-        for letter in work.dead_letters:
-            # Refused again, it is so for the same reason.
+        for letter in result.dead_letters:
+            # A record that is rejected again gives the same dead letter.
             assert played.dead_letters.setdefault(letter.offset, letter) == letter
-        played.changelog.update(work.states)
+        played.changelog.update(result.states)
     return played
 
 
 def _append(topic: dict[str, Output], output: Output) -> None:
-    # Written again, it must be what it was: the key, every byte of the value, the origin.
+    # A record that is written again has the same key, value and origin, byte for byte.
     assert topic.setdefault(output.record.id, output) == output
 
 
@@ -447,7 +447,7 @@ def _at(*events: tuple[int, Event]) -> list[Record]:
     ]
 
 
-def test_the_sealing_example_of_the_docs_holds() -> None:
+def test_the_sealing_example_of_the_reference_is_correct() -> None:
     asked = Event(T0, CUSTOMER_MESSAGE, "/s", "m0", intent="help_request")
     answered = Event(T0 + 60_000, AI_MESSAGE, "/s", "m1", kind="answer")
     earlier = Event(T0 - 60_000, CUSTOMER_MESSAGE, "/s", "m2", intent="help_request")
@@ -457,17 +457,17 @@ def test_the_sealing_example_of_the_docs_holds() -> None:
         (T0, asked), (T0 + 60_000, answered), (again, earlier), (again, answered), (again, returned)
     )
 
-    work = _partition().apply(log)
+    result = _partition().apply(log)
 
-    assert [(letter.reason, letter.offset) for letter in work.dead_letters] == [
+    assert [(letter.reason, letter.offset) for letter in result.dead_letters] == [
         ("too_late", 2),
         ("too_late", 3),
     ]
-    assert [(out.record.id, out.record.reason) for out in work.outputs] == [
+    assert [(out.record.id, out.record.reason) for out in result.outputs] == [
         ("acme:c1:1", "silence"),
         ("acme:c1:2", "customer_returned"),
     ]
-    assert work.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
+    assert result.outputs[0].origin == b'{"topic":"events","partition":0,"offsets":[1]}'
 
 
 def test_a_record_one_millisecond_before_sealing_is_late_not_too_late() -> None:
@@ -495,9 +495,9 @@ def test_a_full_conversation_accepts_events_again_after_sealing() -> None:
     events.append((later, Event(later, CUSTOMER_MESSAGE, "/s", "new", intent="holding")))
     partition = _partition()
 
-    work = partition.apply(_at(*events))
+    result = partition.apply(_at(*events))
 
-    assert [letter.reason for letter in work.dead_letters] == ["conversation_too_long"]
+    assert [letter.reason for letter in result.dead_letters] == ["conversation_too_long"]
     assert decode_state(partition.states[b"acme:c1"]).events == 1
 
 

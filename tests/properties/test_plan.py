@@ -1,4 +1,4 @@
-"""A rebill plan brings any ledger to what the log owes; a second plan is empty."""
+"""A rebill plan corrects any ledger to match the log, and a second plan is empty."""
 
 from collections import Counter
 
@@ -45,19 +45,19 @@ def _net(records: list[UsageRecord]) -> dict[str, dict[str, int]]:
     for record in records:
         place = f"{record.tenant_id}:{record.conversation}"
         units.setdefault(place, Counter())[record.outcome] += record.quantity
-    kept = {place: {o: n for o, n in found.items() if n} for place, found in units.items()}
-    return {place: found for place, found in kept.items() if found}
+    nets = {place: {o: n for o, n in sums.items() if n} for place, sums in units.items()}
+    return {place: net for place, net in nets.items() if net}
 
 
 def _decided(log: Log) -> dict[str, dict[str, int]]:
-    """Return what the oracle decides over all events, late ones too."""
+    """Return the net that the oracle decides for all events, including late ones."""
     histories: dict[str, dict[tuple[str, str], object]] = {}
     for record in log.records:
-        found = read_record(record.value, record.key, record.timestamp, record.headers)
-        if isinstance(found, Addressed):
-            place = f"{found.tenant_id}:{found.conversation_id}"
-            identity = (found.event.source, found.event.id)
-            histories.setdefault(place, {}).setdefault(identity, found.event)
+        addressed = read_record(record.value, record.key, record.timestamp, record.headers)
+        if isinstance(addressed, Addressed):
+            place = f"{addressed.tenant_id}:{addressed.conversation_id}"
+            identity = (addressed.event.source, addressed.event.id)
+            histories.setdefault(place, {}).setdefault(identity, addressed.event)
     decided = {}
     for place, events in histories.items():
         outcome = decide(list(events.values()), log.timeline, MADE_AT)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def _decided(log: Log) -> dict[str, dict[str, int]]:
 
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[Log, list[UsageRecord], list[UsageRecord]]:
-    """Return a log, what its worker wrote, and a ledger that was damaged since."""
+    """Return a log, the records that its worker wrote, and a ledger damaged since."""
     log = draw(LOGS)
     written = _written(log, len(log.records))
     ledger = [record for record in written if draw(st.integers(0, 3))]
@@ -92,14 +92,14 @@ def damaged(draw: st.DrawFn) -> tuple[Log, list[UsageRecord], list[UsageRecord]]
 
 
 @given(long_logs())
-def test_plan_is_empty_where_the_ledger_is_complete_and_no_event_was_late(log: Log) -> None:
+def test_plan_is_empty_if_the_ledger_is_complete_and_no_event_was_too_late(log: Log) -> None:
     written = _written(log, len(log.records))
 
     assert _plan(log, written, written) == []
 
 
 @given(damaged())
-def test_plan_brings_the_ledger_to_what_is_decided_and_the_next_plan_is_empty(
+def test_plan_corrects_the_ledger_to_the_decision_and_the_next_plan_is_empty(
     case: tuple[Log, list[UsageRecord], list[UsageRecord]],
 ) -> None:
     log, written, ledger = case
@@ -160,7 +160,7 @@ def test_same_difference_has_the_same_ids_and_a_later_one_has_others(
 
     again = _records(_plan(log, ledger, written))
     assert [record.id for record in again] == [record.id for record in first]
-    # The ledger has another record since, so the next correction must have another id.
+    # The ledger has since received another record, so the next correction must have another id.
     other = msgspec.structs.replace(first[0], id=f"{first[0].tenant_id}:x:77", conversation="x")
     later = _records(_plan(log, [*ledger, *first, other], written))
     assert not {record.id for record in later} & {record.id for record in first}
@@ -177,10 +177,10 @@ def test_conversation_with_uncommitted_events_is_left_out(
     plan = find_corrections(_replay(log, committed), ledger, ids, ("events", 0), MADE_AT)
 
     uncommitted = {
-        f"{found.tenant_id}:{found.conversation_id}"
+        f"{addressed.tenant_id}:{addressed.conversation_id}"
         for record in log.records[committed:]
         if isinstance(
-            found := read_record(record.value, record.key, record.timestamp, record.headers),
+            addressed := read_record(record.value, record.key, record.timestamp, record.headers),
             Addressed,
         )
     }

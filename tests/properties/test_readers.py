@@ -1,4 +1,4 @@
-"""No record raises, and the fast reader and the authority give the same event, byte for byte."""
+"""Reading never raises, and the fast reader gives the same event as the authority, byte for byte."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-# JSON texts that are nearly right: where two readers of one rule could differ.
+# JSON texts that are nearly valid: cases in which two readers could differ.
 NEARLY = st.sampled_from(
     [
         "null",
@@ -148,22 +148,22 @@ def test_reading_a_record_never_raises_and_gives_a_reason(
     timestamp: int,
     headers: list[tuple[str, bytes | None]],
 ) -> None:
-    found = read_record(value, key, timestamp, headers)
+    result = read_record(value, key, timestamp, headers)
 
-    assert isinstance(found, Addressed | Rejected)
-    if isinstance(found, Rejected):
-        assert found.reason in REASONS
-        assert found.detail
+    assert isinstance(result, Addressed | Rejected)
+    if isinstance(result, Rejected):
+        assert result.reason in REASONS
+        assert result.detail
 
 
 @given(mutated())
 def test_every_detail_can_be_written_into_a_dead_letter(value: bytes) -> None:
-    found = read_record(value, b"acme:c1", 2**40)
+    result = read_record(value, b"acme:c1", 2**40)
 
-    if isinstance(found, Rejected):
-        assert found.detail.encode("utf-8", "replace")
+    if isinstance(result, Rejected):
+        assert result.detail.encode("utf-8", "replace")
     else:
-        assert f"{found.tenant_id}:{found.conversation_id}".encode() == b"acme:c1"
+        assert f"{result.tenant_id}:{result.conversation_id}".encode() == b"acme:c1"
 
 
 @given(mutated())
@@ -173,8 +173,8 @@ def test_the_fast_reader_accepts_exactly_what_the_authority_accepts(value: bytes
 
 @given(mutated())
 def test_both_readers_store_the_same_bytes(value: bytes) -> None:
-    # A member that is left out and a member that states its default mean the same. Both are stored
-    # in the same bytes, whichever reader the event came through.
+    # A member that states its default means the same as a member that is left out. Both readers
+    # store both in the same bytes.
     fast, slow = read_event(value), read_structured(value)
 
     assert msgspec.msgpack.encode(fast) == msgspec.msgpack.encode(slow)
@@ -204,10 +204,10 @@ def test_a_number_out_of_range_in_an_ignored_member_is_ignored(number: str) -> N
         f'"data":{{"kind":"answer","confidence":{number}}}}}'
     ).encode()
 
-    found = read_structured(content)
+    result = read_structured(content)
 
-    assert isinstance(found, Addressed)
-    assert read_event(content) == found
+    assert isinstance(result, Addressed)
+    assert read_event(content) == result
 
 
 def test_every_example_is_read_alike_by_both_readers() -> None:
@@ -226,18 +226,18 @@ def test_a_member_that_occurs_twice_is_read_alike_by_both_readers(content: bytes
                 _object([(name, again), *((k, json.dumps(v)) for k, v in event.items())]),
                 _object([*((k, json.dumps(v)) for k, v in event.items()), (name, again)]),
             ):
-                found = read_event(twice.encode())
+                result = read_event(twice.encode())
 
-                assert found == read_structured(twice.encode()), twice
+                assert result == read_structured(twice.encode()), twice
 
 
 @given(histories())
 def test_reading_reverses_what_a_chat_service_writes(history: list[Event]) -> None:
     for event in history:
         for read in (read_event, read_structured):
-            found = read(value(event, "acme", "c1"))
+            result = read(value(event, "acme", "c1"))
 
-            assert found == Addressed("acme", "c1", event)
+            assert result == Addressed("acme", "c1", event)
 
 
 @given(histories())
@@ -262,6 +262,6 @@ def test_binary_mode_gives_the_same_event_as_structured_mode(history: list[Event
         data = orjson.dumps(attributes.pop("data"))
         headers = [(f"ce_{name}", content.encode()) for name, content in attributes.items()]
 
-        found = read_record(data, b"acme:c1", event.at, [("content-type", b"text/json"), *headers])
+        result = read_record(data, b"acme:c1", event.at, [("content-type", b"text/json"), *headers])
 
-        assert found == Addressed("acme", "c1", event)
+        assert result == Addressed("acme", "c1", event)

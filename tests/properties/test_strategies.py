@@ -1,4 +1,4 @@
-"""What is drawn is worth drawing: each way to count and to take back comes up in it."""
+"""The strategies draw every way to charge a unit and every way to take it back."""
 
 from collections import Counter
 
@@ -9,18 +9,18 @@ from tests.oracle.decide import decide, net
 from tests.oracle.strategies import END, WINDOW, Arrival, arrivals, timelines
 from tests.oracle.usage import Oracle
 
-# The rarest comes up in one of two hundred. Derandomised, and still not always the same: what
-# Hypothesis draws depends on which modules the process has imported as well.
+# The rarest case is in one example of two hundred. Although derandomised, the examples can differ
+# between runs: Hypothesis also takes constants from the modules that the process has imported.
 _ENOUGH = settings(max_examples=1_500, phases=[Phase.generate], database=None, derandomize=True)
 
 
 def _seen() -> Counter[str]:
-    """Return in how many examples something came up."""
+    """Return in how many examples each case occurs."""
     seen = Counter[str]()
 
     @_ENOUGH
     @given(arrivals(), timelines())
-    def look(coming: list[Arrival], timeline: Timeline) -> None:
+    def count_cases(coming: list[Arrival], timeline: Timeline) -> None:
         oracle = Oracle(timeline)
         for at, event in coming:
             if event is None:
@@ -40,7 +40,7 @@ def _seen() -> Counter[str]:
             decision.kind == "confirmed" and decision.steps[-1].kind == "assumed"
         )
 
-    look()
+    count_cases()
     return seen
 
 
@@ -64,7 +64,7 @@ def test_sealing_and_its_effects_are_drawn() -> None:
 
     @settings(_ENOUGH, max_examples=100)
     @given(arrivals(), timelines())
-    def look(coming: list[Arrival], timeline: Timeline) -> None:
+    def count_cases(coming: list[Arrival], timeline: Timeline) -> None:
         whole, sealed = Oracle(timeline), Oracle(timeline, seal_after=2 * WINDOW)
         for oracle in (whole, sealed):
             for at, event in coming:
@@ -75,6 +75,6 @@ def test_sealing_and_its_effects_are_drawn() -> None:
         seen["too late"] += bool(sealed.too_late)
         seen["another bill"] += len(sealed.records) != len(whole.records)
 
-    look()
+    count_cases()
     assert seen["too late"] > 20
     assert seen["another bill"] > 2

@@ -32,6 +32,18 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "nobody asks whether the ledger is outdated",
+        "pipeline/ledger/holds.py",
+        "    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):\n",
+        "    if True:\n",
+    ),
+    Bug(
+        "a sink whose deliveries are held commits the offsets of its ledger",
+        "pipeline/sink/position.py",
+        "            return not self._held\n",
+        "            return True\n",
+    ),
+    Bug(
         "the offset counts as done before the results are acknowledged",
         "pipeline/stream/runner.py",
         "        # 1. Results first.",
@@ -74,8 +86,8 @@ BUGS = (
     Bug(
         "an event that a producer sends twice counts twice",
         "pipeline/usage/conversation.py",
-        "is_known = contains(self.history, self.events, self.source, event)",
-        "is_known = False",
+        "known = self._find(event, pending, recall)",
+        "known = None",
     ),
     Bug(
         "a conversation is sealed when a timer reaches it, not when the log says",

@@ -2,29 +2,19 @@
 
 import asyncio
 import random
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
-
-import msgspec
-from sqlalchemy import Engine, make_url, select
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
-from pipeline.ledger import Ledger, decisions, deliveries, records, reports, upgrade
-from pipeline.ledger.database import connect_sqlite
-from pipeline.ledger.entries import Action, Decision
-from pipeline.ledger.tables import refused_record, usage_record
-from pipeline.sink.stripe.meter import body_sha256
+from pipeline.ledger import Ledger, deliveries, records, reports
 from pipeline.stream.state import decode_state, is_sealed
-from pipeline.usage.record import UsageRecord, decode_record, encode_record
+from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
+from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
+from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, ProcessKilled, World
@@ -47,6 +37,7 @@ class Faults(NamedTuple):
     rebalance: float = 0.0  # at every turn
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
+    older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
     operator: bool = False  # at the end somebody decides about the meter events that wait
@@ -77,8 +68,8 @@ def run(
     history: History, fault_point: FaultPoint, faults: Faults, seed: int, partitions: int
 ) -> Outcome:
     """Run a history to its end under faults, and return the outcome."""
-    with _ledger() as engine, asyncio.Runner(loop_factory=Loop) as runner:
-        return runner.run(_Run(history, fault_point, faults, seed, partitions, engine).play())
+    with open_ledgers() as ledgers, asyncio.Runner(loop_factory=Loop) as runner:
+        return runner.run(_Run(history, fault_point, faults, seed, partitions, ledgers).play())
 
 
 class _Run:
@@ -89,13 +80,13 @@ class _Run:
         faults: Faults,
         seed: int,
         partitions: int,
-        engine: Engine,
+        ledgers: Ledgers,
     ) -> None:
         self.world = World(fault_point, T0, partitions, seed)
         self._history = history
         self._faults = faults
         self._draw = random.Random(seed)
-        self._engine = engine
+        self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
         policy = history.policy
@@ -134,56 +125,27 @@ class _Run:
             calm = not waiting
             await self._turn(calm)
             if self._conflict_draw.random() < faults.conflicts:
-                self._append_conflict()
+                self._counts["conflicts"] += append_conflict(
+                    self.world, self._conflict_draw, self._conflicts
+                )
             if calm and not self._outage_turns and await self._is_done():
-                if faults.operator and self._decide_about_waiting():
-                    continue
+                if faults.operator:
+                    ledger = Ledger(self._ledgers.right_engine)
+                    decided = decide_about_waiting(
+                        ledger, self._stripe, self._tenants, self.world.time
+                    )
+                    self._counts["decided"] += decided
+                    if decided:
+                        continue
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
-
-    def _append_conflict(self) -> None:
-        """Write a usage record again, with another value in one of its columns."""
-        draw = self._conflict_draw
-        number, topic = draw.choice(list(enumerate(self.world.records.partitions)))
-        ours = [record for record in topic if record.value not in self._conflicts]
-        if not ours:
-            return
-        record = draw.choice(ours)
-        assert record.value is not None
-        value = encode_record(changed(decode_record(record.value), draw))
-        self._conflicts.add(value)
-        self.world.records.append(number, self.world.time, record.key, value, record.headers)
-        self._counts["conflicts"] += 1
-
-    def _decide_about_waiting(self) -> int:
-        """Decide as an operator does: first without a look at Stripe, which is refused, then with one."""
-        ledger = Ledger(self._engine)
-        counted = {event.identifier for event in self._stripe.meter_events.counted}
-        found = decisions.waiting(ledger)
-        for waiting in found:
-            is_counted = waiting.event.identifier in counted
-            choices: list[tuple[Action, bool]] = [
-                ("release", False),
-                ("settle" if is_counted else "release", True),
-            ]
-            for action, checked in choices:
-                decision = Decision(
-                    action=action,
-                    at=self.world.time,
-                    who="operator",
-                    reason="Stripe's sums",
-                    stripe_checked=checked,
-                )
-                decisions.decide(ledger, waiting, decision, self._tenants, body_sha256, apply=True)
-        self._counts["decided"] += len(found)
-        return len(found)
 
     def _has_open_calls(self, until: int) -> bool:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
         if until - self.world.time < _LONG_QUIET_MS:
             return False
-        return bool(deliveries.due(Ledger(self._engine), until, 1))
+        return bool(deliveries.due(Ledger(self._ledgers.right_engine), until, 1))
 
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
@@ -218,6 +180,8 @@ class _Run:
             await self._step(sink, _now(sink.take))
             if not sink.process.is_dead and (calm or draw.random() < 0.5):
                 await self._step(sink, sink.flush())
+        if faults.older_ledger:
+            self._change_ledger(calm)
         await self._restart_the_dead()
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
@@ -243,6 +207,35 @@ class _Run:
             if sink.process.is_dead:
                 self._sinks.remove(sink)
                 self._sinks.append(self._new_sink())
+
+    # --- the ledger -------------------------------------------------------------------------------
+
+    def _change_ledger(self, calm: bool) -> None:
+        draw, chance = self._draw, self._faults.older_ledger
+        if self._ledgers.is_older:
+            if calm or draw.random() < 0.3:
+                self._use_right_ledger()
+        elif draw.random() < chance:
+            self._ledgers.back_up()
+        elif not calm and draw.random() < chance:
+            self._use_older_ledger()
+
+    def _use_older_ledger(self) -> None:
+        """Restart the sinks on an older copy of the ledger, if Kafka can show that it is older."""
+        stored = records.offsets(self._ledgers.backup, "usage.records")
+        committed = self.world.sinks_committed
+        if any(stored.get(number, 0) < offset for number, offset in committed.items()):
+            self._counts["older ledger"] += 1
+            self._ledgers.restore()
+            self._kill_sinks()
+
+    def _use_right_ledger(self) -> None:
+        self._ledgers.put_back()
+        self._kill_sinks()
+
+    def _kill_sinks(self) -> None:
+        for sink in self._sinks:
+            sink.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -294,7 +287,7 @@ class _Run:
         return Sink(
             self.world,
             self._name("sink"),
-            self._engine,
+            self._ledgers.engine,
             self._tenants,
             self._stripe,
             faults=self._faults.stripe,
@@ -318,7 +311,7 @@ class _Run:
                     return False
                 if world.committed.get(number, 0) < len(world.events.partitions[number]):
                     return False
-        ledger = Ledger(self._engine)
+        ledger = Ledger(self._ledgers.engine)
         stored = sum(records.offsets(ledger, "usage.records").values())
         if stored < sum(map(len, world.records.partitions)):
             return False
@@ -335,8 +328,8 @@ class _Run:
             await self._step(worker, worker.revoke())
 
     def _outcome(self) -> Outcome:
-        world, ledger = self.world, Ledger(self._engine)
-        stored, quarantined = _stored(ledger)
+        world, ledger = self.world, Ledger(self._ledgers.engine)
+        stored, quarantined = stored_records(ledger)
         counted = self._stripe.meter_events.counted
         assert not any(event.problem for event in counted), counted
         letters = [dict(letter.headers) for letter in world.dead_letters.partitions[0]]
@@ -389,44 +382,6 @@ class _Run:
         return emitted
 
 
-def _stored(ledger: Ledger) -> tuple[dict[str, tuple[Any, ...]], int]:
-    """Return the ledger's usage records by id, and how many are quarantined."""
-    with ledger.reading() as connection:
-        rows = connection.execute(
-            select(
-                usage_record.c.id,
-                usage_record.c.outcome,
-                usage_record.c.quantity,
-                usage_record.c.kind,
-                usage_record.c.reason,
-                usage_record.c.occurred_at,
-                usage_record.c.policy,
-                usage_record.c.policy_version,
-                usage_record.c.evidence,
-                usage_record.c.supersedes,
-                usage_record.c.origin_offsets,
-            )
-        ).all()
-        quarantined = connection.execute(select(refused_record.c.offset)).all()
-    return {row[0]: tuple(row)[1:] for row in rows}, len(quarantined)
-
-
-def changed(record: UsageRecord, draw: random.Random) -> UsageRecord:
-    """Return a usage record with another value in one column that the id does not fix."""
-    column = draw.choice(
-        ["outcome", "kind", "reason", "occurred_at", "policy", "policy_version", "evidence"]
-        + ["supersedes"] * (record.quantity < 0)
-    )
-    values = {
-        "kind": "reported" if record.kind != "reported" else "assumed",
-        "occurred_at": record.occurred_at + 1,
-        "policy_version": record.policy_version + 1,
-        "evidence": (*record.evidence, "another"),
-    }
-    value = values.get(column, f"{getattr(record, column)}-")
-    return msgspec.structs.replace(record, **{column: value})
-
-
 def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
     sums: dict[_Key, int] = {}
     for key, number in units:
@@ -436,29 +391,3 @@ def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
 
 async def _now(step: Any) -> None:
     step()
-
-
-@contextmanager
-def _ledger() -> Iterator[Engine]:
-    """Open a new, empty ledger: a copy of one on which the migrations ran."""
-    with tempfile.TemporaryDirectory(dir=_fast_folder()) as folder:
-        path = Path(folder) / "ledger.sqlite"
-        shutil.copyfile(_template(), path)
-        engine = connect_sqlite(make_url(f"sqlite:///{path}"))
-        try:
-            yield engine
-        finally:
-            engine.dispose()
-
-
-def _fast_folder() -> str | None:
-    """Return a folder in memory, if the system has one."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-@cache
-def _template() -> Path:
-    """Create an empty ledger once, and return its path."""
-    folder = Path(tempfile.mkdtemp(prefix="resmeter-simulation-", dir=_fast_folder()))
-    upgrade(f"sqlite:///{folder / 'ledger.sqlite'}")
-    return folder / "ledger.sqlite"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, TopicPartition
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine
 
@@ -19,6 +19,7 @@ from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.intake import Intake
+from pipeline.sink.position import LedgerPosition
 from pipeline.sink.service import flush
 from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, body, body_sha256
 from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
@@ -70,6 +71,7 @@ class _Message:
 
 class _TopicMetadata:
     error = None
+    partitions = range(2)  # as in `World.records`
 
 
 class _Topics(dict[str, _TopicMetadata]):
@@ -112,8 +114,16 @@ class _Consumer:
     def seek(self, to: TopicPartition) -> None:
         self._positions[to.partition] = 0 if to.offset == OFFSET_BEGINNING else to.offset
 
-    def commit(self, **_: object) -> None:
-        """Do nothing: only lag tools read it."""
+    def committed(self, partitions: list[TopicPartition], **_: object) -> list[TopicPartition]:
+        committed = self._world.sinks_committed
+        return [
+            TopicPartition(p.topic, p.partition, committed.get(p.partition, OFFSET_INVALID))
+            for p in partitions
+        ]
+
+    def commit(self, *, offsets: list[TopicPartition], **_: object) -> None:
+        for partition in offsets:
+            self._world.sinks_committed[partition.partition] = partition.offset
 
     def consume(self, size: int, **_: object) -> list[_Message]:
         partitions = self._world.records.partitions
@@ -223,11 +233,15 @@ class Sink:
         self._metrics = SinkMetrics(CollectorRegistry())
         consumer: Any = _Consumer(world, self.process)
         self._consumer = consumer
+        self._position = LedgerPosition(
+            self._ledger, "usage.records", "sinks", self._metrics, now=world.seconds
+        )
         self._intake = Intake(
             {"bootstrap.servers": "simulated"},
             "usage.records",
             SinkSettings(batch_records_max=3),
             self._ledger,
+            self._position,
             self._metrics,
             now=world.seconds,
         )
@@ -241,16 +255,24 @@ class Sink:
             ),
             Timing(world.seconds, self._pause, world.draw.random),
         )
-        self._intake.join(consumer)
+        self._has_joined = False
 
     def take(self) -> None:
-        """Store a batch of usage records."""
+        """Store a batch of usage records; join the group before the first."""
+        if not self._has_joined:
+            self._intake.join(self._consumer)
+            self._has_joined = True
         self._intake.step(self._consumer)
 
     async def flush(self) -> None:
         """Group all pending records, and deliver them until every queue is empty or deliveries halt."""
         await flush(
-            self._ledger, self._tenants, self._dispatcher, self._metrics, self._world.seconds()
+            self._ledger,
+            self._tenants,
+            self._dispatcher,
+            self._metrics,
+            self._world.seconds(),
+            self._position,
         )
         await self._dispatcher.idle()
         self._dispatcher._stopping = False

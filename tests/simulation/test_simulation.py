@@ -49,6 +49,7 @@ def test_every_kind_of_fault_happens() -> None:
     for effect in ("record", "state", "commit", "transaction", "call"):
         assert {f"before {effect}", f"after {effect}"} & kills, effect
     assert sum(outcome.counts.get("stopped", 0) for outcome in outcomes) > 10
+    assert sum(outcome.counts.get("older ledger", 0) for outcome in outcomes) > 5
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)
     assert any(outcome.conflicts for outcome in outcomes)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import count
 
 from aiokafka.partitioner import murmur2
 from prometheus_client import CollectorRegistry
@@ -92,6 +93,7 @@ class Worker:
             timeline_for,
             end=self.process.end,
             now=world.seconds,
+            stopwatch=count().__next__,  # the event loop runs others after each step of a batch
         )
 
     # --- the group --------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ class Worker:
         for number in assigned - set(self.runner.partitions):
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
-            partition.schedule_all()
+        self.runner.recovered()
 
     async def revoke(self) -> None:
         """Finish and commit all work in flight, as the consumer does before a rebalance."""

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.cli import COMMANDS
 from pipeline.config import describe_settings
-from pipeline.metrics import ProcessesMetrics, SinkMetrics, WorkerMetrics
+from pipeline.metrics import ProcessesMetrics, RuntimeMetrics, SinkMetrics, WorkerMetrics
 from tests.proof.rows import ROWS
 from tests.simulation.bugs import BUGS
 
@@ -115,6 +115,7 @@ def test_every_setting_is_in_the_reference_with_its_default() -> None:
 def test_every_metric_is_in_the_reference_with_its_labels() -> None:
     registry = CollectorRegistry()
     ProcessesMetrics(registry)
+    RuntimeMetrics(registry, "worker")
     WorkerMetrics(registry)
     SinkMetrics(registry)
     defined = {
@@ -156,12 +157,20 @@ def test_the_readme_stays_short() -> None:
     assert [line for line in lines if len(line) > README_COLUMNS_MAX] == []
 
 
-def test_the_reliability_page_has_every_row_of_the_matrix_and_every_planted_bug() -> None:
+def test_the_table_of_the_reliability_page_has_the_rows_of_the_matrix_in_their_order() -> None:
+    lines = list(prose(ROOT / "docs" / "internals" / "reliability.md"))
+    table = lines[lines.index("<!-- matrix -->") : lines.index("<!-- /matrix -->")]
+    documented = [line.split(" | ")[:2] for line in table if line.startswith("| `")]
+
+    assert documented == [[f"| `{row.name}`", row.about] for row in ROWS]
+
+
+def test_the_reliability_page_names_every_planted_bug_once() -> None:
     page = (ROOT / "docs" / "internals" / "reliability.md").read_text()
     first_cells = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines()]
 
-    for text in (*(row.about for row in ROWS), *(bug.name for bug in BUGS)):
-        assert first_cells.count(text) == 1, text
+    for bug in BUGS:
+        assert first_cells.count(bug.name) == 1, bug.name
 
 
 def test_every_error_in_the_log_has_a_runbook() -> None:
@@ -172,7 +181,9 @@ def test_every_error_in_the_log_has_a_runbook() -> None:
         for text in sources
         for event in re.findall(r"(?:\.error|\bdie|\b_end)\(\s*f?\"([a-z_]+)[\"{]", text)
     }
-    runbooks = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
+    operate = ROOT / "docs" / "operate"
+    pages = [operate / "runbooks.md", *(operate / "runbooks").glob("*.md")]
+    runbooks = "".join(page.read_text() for page in pages)
 
     assert events
     # A name that ends in an underscore is the start of an f-string, such as `delivery_{result}`.

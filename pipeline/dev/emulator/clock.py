@@ -1,10 +1,10 @@
-"""The emulator's clock."""
+"""Tell the emulator's time."""
 
 import time
 
 
 class Clock:
-    """The host's time, or a time that was set and runs on from there."""
+    """The host's time, or a time that was set and advances from there."""
 
     def __init__(self, now: float | None = None) -> None:
         self._ahead = 0.0

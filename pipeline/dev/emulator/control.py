@@ -1,4 +1,4 @@
-"""The paths under /_emulator: for tests, and for people who want to look into the emulator.
+"""Serve the paths under /_emulator, with which tests and people inspect and control the emulator.
 
 | path                | what it does                                                            |
 |---------------------|-------------------------------------------------------------------------|
@@ -6,10 +6,10 @@
 | GET, PUT clock      | `{"now": seconds or RFC 3339}`; null returns to the host's clock        |
 | GET sums            | units by customer and meter, and events that failed validation          |
 | GET requests        | the last calls: path, status, identifier, key, digest of the body       |
-| POST, DELETE faults | add a `Fault`, remove all                                               |
+| POST, DELETE faults | add a `Fault`; remove all faults                                        |
 
-All but health need the control token, if the emulator has one. Without a control token, they answer
-only this machine.
+If the emulator has a control token, every path except `health` needs it. Without a control token,
+they serve only requests from the same machine.
 """
 
 import hmac
@@ -56,10 +56,10 @@ class Control:
                 return None
             return "the header `Authorization: Bearer TOKEN` does not have the control token"
         if not is_this_machine(request.remote):
-            return "without a control token, /_emulator answers to its own machine alone"
+            return "without a control token, /_emulator serves only requests from its own machine"
         if "Origin" in request.headers:
-            # A page from anywhere may make the browser of this machine call us.
-            return "without a control token, /_emulator answers no page in a browser"
+            # Any web page can make a browser on this machine call the emulator.
+            return "without a control token, /_emulator serves no requests from web pages"
         return None
 
     async def _health(self, _: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Customers. Pure."""
+"""Create and list customers. Pure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,10 @@ class Customers:
         return customer_id in self._by_id
 
     def create(self, params: Params, now: float, customer_id: str | None = None) -> Response:
-        """Create a customer; with an id, one that resmeter's tenant file already names."""
-        known = customer_id or self._new_id("cus")
+        """Create a customer, with the given id or a new one."""
+        created_id = customer_id or self._new_id("cus")
         customer = {
-            "id": known,
+            "id": created_id,
             "object": "customer",
             "created": int(now),
             "name": params.get("name"),
@@ -29,7 +29,7 @@ class Customers:
             "livemode": False,
             "metadata": dict(mapping(params, "metadata")),
         }
-        self._by_id[known] = customer
+        self._by_id[created_id] = customer
         return Response(200, customer)
 
     def retrieve(self, customer_id: str) -> Response:

@@ -1,4 +1,4 @@
-"""Faults that are injected into calls for meter events. Pure."""
+"""Choose the fault to inject into a call for a meter event. Pure."""
 
 from typing import Annotated, Literal
 
@@ -19,26 +19,25 @@ FaultKind = Literal[
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """A fault for the next meter events: for `times` of them, every `every`-th.
+    """A fault for meter events: it affects every `every`-th event, `times` in all.
 
-    `500_before` fails before the event is counted, `500_after` after it; `cut` cuts the connection.
-    `foreign` answers as something between us and Stripe does: with `status`, `headers` and `body`.
+    `500_before` fails before the event is counted, `500_after` after that. `cut_before` and
+    `cut_after` cut the connection instead.
+    `foreign` responds as a proxy between us and Stripe would: with `status`, `headers` and `body`.
     """
 
     kind: FaultKind
     times: Annotated[int, msgspec.Meta(ge=1)] = 1
     every: Annotated[int, msgspec.Meta(ge=1)] = 1
-    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # of `slow`
-    status: Annotated[int, msgspec.Meta(ge=200, le=599)] = (
-        404  # this and the next two: of `foreign`
-    )
+    seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0  # how long `slow` waits
+    status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 404  # of `foreign`, as the next two
     headers: dict[str, str] = {}
     body: str = "<html><title>Not found</title></html>"
-    seen: int = 0
+    seen: int = 0  # events so far
 
 
 def next_fault(faults: list[Fault]) -> Fault | None:
-    """Return the fault of this meter event, if it has one; a fault that is used up is removed."""
+    """Return the fault for this meter event, if there is one, and remove a fault that is used up."""
     for fault in faults:
         fault.seen += 1
         if fault.seen % fault.every == 0:

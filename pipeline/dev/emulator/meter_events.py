@@ -1,4 +1,4 @@
-"""Meter events: take them, validate them later, sum them up. Pure."""
+"""Accept meter events, validate them, and sum them up. Pure."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -22,7 +22,10 @@ _INTEGER = re.compile(r"-?[0-9]+")
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """A meter event that was taken; `problem` is what the later validation found."""
+    """An accepted meter event.
+
+    `problem` is the code of a failed validation. Stripe validates later, so no response has it.
+    """
 
     identifier: str
     event_name: str
@@ -34,7 +37,7 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 class MeterEvents:
-    """The events that were taken, kept until the process ends; identifiers are forgotten."""
+    """The accepted events, kept until the process ends, and the identifiers of the last day."""
 
     def __init__(
         self,
@@ -50,13 +53,13 @@ class MeterEvents:
         self._new_id = new_id
         self._in_flight: set[tuple[str, str]] = set()  # customer, event name
 
-    # --- taking them ------------------------------------------------------------------------------
+    # --- accepting events -------------------------------------------------------------------------
 
     def create(self, params: Params, now: float) -> Response:
-        """Take a meter event. The response says nothing about its customer, meter and value.
+        """Accept a meter event. As at Stripe, an unknown customer or meter gives no error here.
 
         Raises:
-            StripeError: a parameter is missing or invalid, or the identifier is known.
+            StripeError: a parameter is missing or invalid, or the identifier was used before.
         """
         event_name, payload = params.get("event_name"), params.get("payload")
         if not event_name:
@@ -89,10 +92,10 @@ class MeterEvents:
         )
 
     def enter(self, params: Params) -> tuple[str, str]:
-        """Begin a call for a customer and meter; return what `leave` takes.
+        """Begin a call for a customer and meter; return the key to pass to `leave`.
 
         Raises:
-            StripeError: another call for them is in flight.
+            StripeError: another call for this customer and meter is in flight.
         """
         payload = params.get("payload")
         customer = payload.get("stripe_customer_id") if isinstance(payload, Mapping) else None
@@ -131,7 +134,7 @@ class MeterEvents:
     # --- sums -------------------------------------------------------------------------------------
 
     def summaries(self, meter_id: str, params: Params) -> Response:
-        """Return a page of a meter's sums for a customer by hour, by day or in all, newest first.
+        """Return a page of a customer's sums at a meter: by hour, by day or in all, newest first.
 
         Raises:
             StripeError: there is no such meter, or a parameter is missing or invalid.
@@ -174,7 +177,7 @@ class MeterEvents:
         return Response(200, page(summaries, params, url))
 
     def sums(self) -> dict[str, Any]:
-        """Return events and units by customer and meter, apart from those with a problem."""
+        """Return events and units by customer and meter; events with a problem come separately."""
         valid: dict[tuple[str, str], list[int]] = {}
         invalid: dict[tuple[str, str, str], list[int]] = {}
         for event in self.counted:

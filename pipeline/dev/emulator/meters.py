@@ -1,4 +1,4 @@
-"""Meters. Pure."""
+"""Create and list meters. Pure."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ class Meters:
         """Create an active meter.
 
         Raises:
-            StripeError: a parameter is missing, or an active meter has the event name.
+            StripeError: a parameter is missing, or an active meter already has the event name.
         """
         for name in ("display_name", "event_name"):
             if not params.get(name):
@@ -63,7 +63,7 @@ class Meters:
         return Response(200, self.get(meter_id))
 
     def list(self, params: Params) -> Response:
-        """Return a page of the meters, newest first; `status` selects."""
+        """Return a page of the meters, newest first; the parameter `status` filters them."""
         status = params.get("status")
         meters = [m for m in reversed(self._by_id.values()) if status in {None, m["status"]}]
         return Response(200, page(meters, params, "/v1/billing/meters"))
@@ -79,5 +79,5 @@ class Meters:
         return self._by_id[meter_id]
 
     def of_event_name(self, event_name: str) -> dict[str, Any] | None:
-        """Return the meter that takes events of this name, if there is one."""
+        """Return the meter for events of this name, if there is one."""
         return next((m for m in self._by_id.values() if m["event_name"] == event_name), None)

@@ -1,4 +1,4 @@
-"""Read the parameters of a call, and cut a list into pages. Pure."""
+"""Read the parameters of a call, and return one page of a list. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Params = Mapping[str, Any]
 
 
 def nested(form: str) -> dict[str, Any]:
-    """Parse form parameters, nested by their brackets: `payload[value]=1`."""
+    """Parse form parameters; brackets nest them, as in `payload[value]=1`."""
     params: dict[str, Any] = {}
     for name, value in parse_qsl(form, keep_blank_values=True):
         parts = [name.split("[", 1)[0], *_NESTED.findall(name)]
@@ -32,7 +32,7 @@ def whole(params: Params, name: str) -> int:
     """Return a parameter as an integer.
 
     Raises:
-        StripeError: it is not one.
+        StripeError: it is not an integer.
     """
     try:
         return int(str(params[name]))
@@ -41,7 +41,7 @@ def whole(params: Params, name: str) -> int:
 
 
 def mapping(params: Params, name: str) -> Params:
-    """Return a parameter that has parameters; absent is empty.
+    """Return a parameter that has parameters inside; if it is absent, an empty mapping.
 
     Raises:
         StripeError: it is a plain value.
@@ -65,10 +65,10 @@ def check_length(text: str, characters_max: int) -> None:
 
 
 def page(objects: list[dict[str, Any]], params: Params, url: str) -> dict[str, Any]:
-    """Return the page of a list that `limit` and `starting_after` ask for.
+    """Return the page of a list that the parameters `limit` and `starting_after` select.
 
     Raises:
-        StripeError: one of them is invalid.
+        StripeError: one of these parameters is invalid.
     """
     limit = whole(params, "limit") if "limit" in params else 10
     if not 1 <= limit <= 100:

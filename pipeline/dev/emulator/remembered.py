@@ -1,4 +1,4 @@
-"""What Stripe remembers for a day: identifiers and idempotency keys. Pure."""
+"""Remember identifiers and idempotency keys for a day, as Stripe does. Pure."""
 
 import hashlib
 from typing import Generic, NamedTuple, TypeVar
@@ -9,24 +9,25 @@ _T = TypeVar("_T")
 
 
 class Remembered(Generic[_T]):
-    """Values by key, each for so many seconds. Times are seconds since the epoch."""
+    """Values by key, each kept for `seconds`. All times are in seconds since the epoch."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._entries: dict[str, tuple[_T, float]] = {}
 
     def __len__(self) -> int:
-        """Return how many take memory, forgotten ones included."""
+        """Return the number of values in memory; some of them may have expired."""
         return len(self._entries)
 
     def get(self, key: str, now: float) -> _T | None:
-        """Return the value of a key, if it is remembered."""
+        """Return the value of a key, or None if there is none or it has expired."""
         entry = self._entries.get(key)
         return entry[0] if entry is not None and self._is_fresh(entry[1], now) else None
 
     def put(self, key: str, value: _T, now: float) -> None:
-        """Remember a value, and free the memory of what is forgotten."""
-        # Oldest first. A clock that was set back delays this, so `get` checks the age as well.
+        """Remember a value, and remove expired values from memory."""
+        # The oldest value is first. If the clock was set back, an expired value may be behind a
+        # fresh one, so `get` checks the age as well.
         while self._entries:
             oldest, (_, at) = next(iter(self._entries.items()))
             if self._is_fresh(at, now):
@@ -44,7 +45,7 @@ class _First(NamedTuple):
 
 
 class IdempotencyKeys:
-    """The first response to each idempotency key, also if it was an error."""
+    """The first response to each idempotency key, even if it was an error."""
 
     def __init__(self, remembered_seconds: float) -> None:
         self._first: Remembered[_First] = Remembered(remembered_seconds)
@@ -56,7 +57,7 @@ class IdempotencyKeys:
         """Return the first response to a key, if there was one.
 
         Raises:
-            StripeError: the key came with another body.
+            StripeError: the first call with this key had another body.
         """
         first = self._first.get(key, now)
         if first is None:

@@ -1,4 +1,4 @@
-"""Responses and errors in Stripe's form. Pure."""
+"""Build responses and errors in Stripe's form. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A response; the body becomes JSON."""
+    """A response, whose body is sent as JSON."""
 
     status: int
     body: dict[str, Any]
@@ -15,7 +15,7 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class StripeError(Exception):
-    """An error response, to be raised where the call fails."""
+    """A failed call, with its error response."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ def unauthorized(message: str = "Invalid API Key provided.") -> StripeError:
 
 
 def concurrent() -> StripeError:
-    """Return the error for a call while another one for its customer and meter is in flight."""
+    """Return the error for a call while another call for its customer and meter is in flight."""
     return StripeError(
         409,
         "There is another meter event in flight for this customer and meter.",

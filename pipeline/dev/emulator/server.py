@@ -1,4 +1,4 @@
-"""Serve the emulator over HTTP, at Stripe's paths; `control` serves those under /_emulator."""
+"""Serve the emulator over HTTP, at Stripe's paths; `control` serves the paths under /_emulator."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ _TEST_KEY = re.compile(r"(?:sk|rk)_test_\S+")
 
 
 class Emulator:
-    """One emulator: its state, its clock, and who may call it how often."""
+    """One emulator: its state, its clock, its API key and its rate limit."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Emulator:
         self._control = Control(self.state, self.clock, control_token)
         self._api_key = api_key
         self._rate = calls_per_second_max
-        # A bucket of less than one token would never let a call through.
+        # A bucket that holds less than one token would never allow a call.
         self._tokens_max = max(calls_per_second_max or 0.0, 1.0)
         self._tokens = self._tokens_max
         self._filled_at = time.monotonic()
         self._request_numbers = itertools.count(1)
 
     def application(self) -> web.Application:
-        """Return the application, to be served by `serving`."""
+        """Return the web application; `serving` serves it."""
         app = web.Application(middlewares=[self._middleware])
         state, now, call, routes = self.state, self.clock.now, self._call, app.router
         customers, meters = "/v1/customers", "/v1/billing/meters"
@@ -129,10 +129,10 @@ class Emulator:
     def _idempotent(
         self, request: web.Request, body: bytes, act: Callable[[Params], Response]
     ) -> web.Response:
-        """Respond to a call; for a known idempotency key with the first response again."""
+        """Respond to a call; if its idempotency key is known, send the first response again."""
         params = nested(_text(body) if request.method == "POST" else request.query_string)
         key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
-        # The same form at another path is another request.
+        # The path is part of the call: the same form at another path is another call.
         call = request.path.encode() + b"?" + body
         return _as_http(self.state.once(key, call, lambda: act(params), self.clock.now()))
 
@@ -141,7 +141,7 @@ class Emulator:
         meter_events = self.state.meter_events
         fault = next_fault(self.state.faults)
         kind = fault.kind if fault else None
-        # 1. Fail before the call has begun: nothing is counted, and nothing kept for its key.
+        # 1. Fail before the call begins: nothing is counted, and no response is kept for its key.
         if kind == "401":
             raise unauthorized()
         if kind == "409":
@@ -150,7 +150,7 @@ class Emulator:
             raise rate_limited()
         in_flight = meter_events.enter(nested(_text(body)))
         try:
-            # 2. Wait, or fail before the effect.
+            # 2. Wait, or fail before the event is counted.
             if fault is not None and kind == "slow":
                 await asyncio.sleep(fault.seconds)
             if kind == "cut_before":
@@ -159,11 +159,11 @@ class Emulator:
                 raise internal()
             if fault is not None and kind == "foreign_before":
                 return _Foreign(fault)
-            # 3. The effect.
+            # 3. Count the event.
             response = self._idempotent(
                 request, body, lambda p: meter_events.create(p, self.clock.now())
             )
-            # 4. Fail after it.
+            # 4. Fail after the event is counted.
             if kind == "cut_after":
                 return _cut(request)
             if kind == "500_after":
@@ -208,7 +208,7 @@ def _as_http(response: Response) -> web.Response:
 
 
 def _cut(request: web.Request) -> web.Response:
-    # The client sees a broken connection; nothing receives the response.
+    # The client sees a broken connection; nobody receives the response.
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)
@@ -222,7 +222,7 @@ async def serving(emulator: Emulator, host: str, port: int) -> AsyncIterator[str
     """Serve for as long as the context is open; yield the base URL.
 
     Raises:
-        UnavailableError: the address cannot be listened on.
+        UnavailableError: the emulator cannot listen on this address.
     """
     runner = web.AppRunner(
         emulator.application(),
@@ -256,7 +256,7 @@ async def run(emulator: Emulator, host: str, port: int, ready: Callable[[str], N
 
 @contextmanager
 def running(emulator: Emulator) -> Iterator[str]:
-    """Serve on a free port of loopback, in a thread; yield the base URL."""
+    """Serve on a free loopback port, in a thread; yield the base URL."""
     urls: list[str] = []
     ready, stop = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""All that the emulator keeps, and the response to a call. Pure. Time is an argument."""
+"""Keep the emulator's state, and respond to calls. Pure. Time is an argument."""
 
 import itertools
 from collections import deque
@@ -34,7 +34,7 @@ class State:
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_MAX)
 
     def prepare(self, customers: Iterable[str], event_names: Iterable[str], now: float) -> None:
-        """Create customers with these ids, and a meter that sums for each event name."""
+        """Create a customer for each id, and a summing meter for each event name."""
         for customer_id in customers:
             self.customers.create({}, now, customer_id)
         for name in event_names:
@@ -48,7 +48,7 @@ class State:
     def once(
         self, key: str | None, call: bytes, act: Callable[[], Response], now: float
     ) -> Response:
-        """Return the response to a call: for a known idempotency key the first one again."""
+        """Return the response to a call; if its idempotency key is known, the first response."""
         if key is not None:
             try:
                 first = self.idempotency_keys.get(key, call, now)

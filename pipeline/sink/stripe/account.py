@@ -25,7 +25,8 @@ async def check_account(
         settings: key and address.
         customers: tenant → Stripe customer.
         event_names: the event names of the meters that must exist.
-        report: called with a line for each check that passed, or that the key has no permission for.
+        report: called with a line for each check that passed, or that was skipped because the key
+            has no permission.
 
     Raises:
         ConfigurationError: there is no key.
@@ -39,7 +40,8 @@ async def check_account(
         return [f"RESMETER_STRIPE__API_KEY: Stripe does not accept it: {message}"]
     except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
         message = client.message_of(error)
-        return [f"cannot reach Stripe at {client.address} (RESMETER_STRIPE__BASE_URL): {message}"]
+        where = "check RESMETER_STRIPE__BASE_URL, PROXY and CA_FILE"
+        return [f"cannot reach Stripe at {client.address}: {message}; {where}"]
     finally:
         await client.close()
 

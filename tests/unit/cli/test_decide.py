@@ -1,4 +1,4 @@
-"""`resmeter decide`: files of events in, one decision a conversation out."""
+"""`resmeter decide` reads files of events and prints one decision per conversation."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ def decide(resmeter_env: dict[str, str]) -> Run:
 
 
 def event(name: str, subject: str, minute: int, **data: object) -> bytes:
-    made = {
+    members = {
         "specversion": "1.0",
         "id": f"m{minute}",
         "source": "/chat",
@@ -46,7 +46,7 @@ def event(name: str, subject: str, minute: int, **data: object) -> bytes:
         "tenantid": "acme",
         "data": data,
     }
-    return json.dumps(made).encode() + b"\n"
+    return json.dumps(members).encode() + b"\n"
 
 
 def answered(subject: str) -> bytes:
@@ -64,9 +64,8 @@ def conversations(result: "subprocess.CompletedProcess[bytes]") -> list[str]:
 
 
 def situations() -> list[tuple[str, str, str]]:
-    """Return policies, their overrides and times, so that one run decides many scenarios."""
-    found = {(s["policy"], json.dumps(s["policy_overrides"]), s["as_of"]) for s in SCENARIOS}
-    return sorted(found)
+    """Return each combination of policy, overrides and time, so that one run decides many scenarios."""
+    return sorted({(s["policy"], json.dumps(s["policy_overrides"]), s["as_of"]) for s in SCENARIOS})
 
 
 @pytest.mark.parametrize(("policy", "changes", "as_of"), situations())
@@ -91,14 +90,14 @@ def test_every_scenario_is_decided_as_expected(
     result = decide(events, "--policy", named, as_of=as_of)
 
     assert (result.returncode, result.stderr) == (0, b"")
-    found: dict[str, Any] = {}
+    decisions: dict[str, Any] = {}
     for line in result.stdout.splitlines():
         decision = json.loads(line)
-        found[decision["conversation"]] = decision
+        decisions[decision["conversation"]] = decision
     for scenario in chosen:
         expected = scenario["expected"]
-        decision = found[scenario["events"][0]["subject"]]
-        if "would_be" in decision:  # the file has the transitions only
+        decision = decisions[scenario["events"][0]["subject"]]
+        if "would_be" in decision:  # the scenarios have the transitions only
             decision["would_be"] = decision["would_be"]["transitions"]
         for transition in (*decision["transitions"], *decision.get("would_be", ())):
             assert transition.pop("evidence")
@@ -116,7 +115,7 @@ def test_line_has_the_documented_members(decide: Run) -> None:
     )
 
 
-def test_excluded_conversation_nets_nothing_and_says_what_it_would(decide: Run) -> None:
+def test_excluded_conversation_owes_nothing_and_shows_what_it_would_owe(decide: Run) -> None:
     given = answered("c-1").replace(b'"data"', b'"environment": "sandbox", "data"')
 
     decision = json.loads(decide("-", given=given).stdout)
@@ -203,6 +202,14 @@ def test_blank_lines_crlf_and_an_unfinished_last_line_are_read(decide: Run) -> N
     assert (result.returncode, conversations(result)) == (0, ["c-1"])
 
 
+def test_a_byte_order_mark_is_left_out(decide: Run) -> None:
+    mark = b"\xef\xbb\xbf"
+
+    result = decide("-", given=mark + answered("c-1") + mark + answered("c-2"))
+
+    assert (result.returncode, conversations(result)) == (0, ["c-1", "c-2"])
+
+
 def unfinished_gz(given: bytes) -> bytes:
     packer = zlib.compressobj(wbits=31)
     return packer.compress(given) + packer.flush(zlib.Z_SYNC_FLUSH)
@@ -227,7 +234,7 @@ def damaged_zst(given: bytes) -> bytes:
 def test_truncated_or_damaged_packed_file_fails_and_decides_nothing(
     decide: Run, tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
-    # A truncated file yields whole lines first: only the missing end shows that there were more.
+    # A truncated file yields whole lines first: only its missing end shows that lines are lost.
     path = tmp_path / f"wrong.{pack.__name__.rpartition('_')[2]}"
     path.write_bytes(pack(answered("c-1")))
 
@@ -294,7 +301,7 @@ def test_with_several_files_an_invalid_line_names_its_file(decide: Run, tmp_path
     ]
     + [("confirmed-only", {}), ("zendesk-2026", {})],
 )
-def test_policy_decides_what_silence_is_worth(
+def test_policy_decides_whether_silence_is_charged(
     decide: Run, policy: str, net: dict[str, int]
 ) -> None:
     result = decide("-", "--policy", policy, given=answered("c-1"))
@@ -336,7 +343,9 @@ def test_missing_file_argument_is_bad_usage(decide: Run) -> None:
     assert b"FILE" in result.stderr
 
 
-def test_settings_of_a_deployment_do_not_matter(decide: Run, resmeter_env: dict[str, str]) -> None:
+def test_decide_ignores_the_settings_of_a_deployment(
+    decide: Run, resmeter_env: dict[str, str]
+) -> None:
     resmeter_env["RESMETER_WORKER__HTTP_PORT"] = "nonsense"
     resmeter_env["RESMETER_CONFIG"] = "none.toml"
 

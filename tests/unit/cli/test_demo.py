@@ -1,11 +1,15 @@
-"""What `resmeter demo` prints for the time after it."""
+"""The next steps that `resmeter demo` prints, and the script that points a shell at it."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
 
-from pipeline.cli.demo import next_steps, sourced
+import pytest
+
+from pipeline.cli.demo import sourced
+from pipeline.cli.views.demo import next_steps
 
 
 def test_sourced_script_finds_the_command_and_keeps_the_path(tmp_path: Path) -> None:
@@ -36,3 +40,11 @@ def test_kept_demo_does_not_advise_to_keep_it() -> None:
     kept = next_steps("acme", "c1", is_kept=True)
     assert "KEEP=1" not in kept
     assert "resmeter explain acme c1" in kept
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_next_steps_are_aligned_and_fit_80_columns(*, is_kept: bool) -> None:
+    _, _, *rows = next_steps("contoso-travel", "tau-25-0", is_kept=is_kept).splitlines()
+
+    assert max(map(len, rows)) <= 80
+    assert {re.split(r"  +", row)[-1] for row in rows} == {row[28:] for row in rows}

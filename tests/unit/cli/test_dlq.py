@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.cli.dlq import listed
 from pipeline.cli.output import print_text
+from pipeline.cli.views.dlq import count_lines
 from pipeline.replay.deadletters import ReasonCount
 
 AT = 1_777_885_200_000
@@ -11,7 +11,7 @@ AT = 1_777_885_200_000
 
 @pytest.mark.parametrize("detail", ["[/red]", "[red]free", "data.score: [/] is no number"])
 def test_detail_is_listed_as_it_is_written(capsys: pytest.CaptureFixture[str], detail: str) -> None:
-    for line in listed({"invalid_data": ReasonCount(1, AT, AT, detail, {"acme"})}):
+    for line in count_lines({"invalid_data": ReasonCount(1, AT, AT, detail, {"acme"})}):
         print_text(line)
 
     assert detail in capsys.readouterr().out
@@ -20,7 +20,7 @@ def test_detail_is_listed_as_it_is_written(capsys: pytest.CaptureFixture[str], d
 def test_list_fits_80_columns_and_cuts_no_figure() -> None:
     count = ReasonCount(1234567, AT, AT + 1000, "x" * 20, {"acme", "b"}, (0, 1742))
 
-    header, figures, newest = listed({"conversation_too_long": count})
+    header, figures, newest = count_lines({"conversation_too_long": count})
 
     assert header.split() == ["reason", "letters", "first", "last"]
     assert figures.split() == [
@@ -31,7 +31,7 @@ def test_list_fits_80_columns_and_cuts_no_figure() -> None:
 
 
 def test_reasons_are_listed_by_the_number_of_their_dead_letters() -> None:
-    lines = listed({"a": ReasonCount(1, AT, AT, ""), "b": ReasonCount(3, AT, AT, "")})
+    lines = count_lines({"a": ReasonCount(1, AT, AT, ""), "b": ReasonCount(3, AT, AT, "")})
 
     reasons = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert reasons == ["reason", "b", "a"]

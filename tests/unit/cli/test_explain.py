@@ -41,7 +41,7 @@ def explain(resmeter_env: dict[str, str]) -> Run:
 
 
 def record(conversation: str, n: int = 1, *, tenant_id: str = "acme") -> UsageRecord:
-    """A charge for silence; the second of a conversation takes the first back."""
+    """Return a charge for silence if n is 1, else the reversal of that charge."""
     fields = {
         "id": f"{tenant_id}:{conversation}:{n}",
         "tenant_id": tenant_id,
@@ -59,16 +59,16 @@ def record(conversation: str, n: int = 1, *, tenant_id: str = "acme") -> UsageRe
     return msgspec.convert(fields, UsageRecord)
 
 
-def stored(ledger: Ledger, *found: UsageRecord) -> None:
+def stored(ledger: Ledger, *usage_records: UsageRecord) -> None:
     next_offset = records.offsets(ledger, TOPIC).get(0)
     origin = encode_origin(Origin("conversation.events", 3, (90211,)))
     consumed = [
-        ConsumedRecord(0, offset, encode_record(one), origin)
-        for offset, one in enumerate(found, next_offset or 0)
+        ConsumedRecord(0, offset, encode_record(usage_record), origin)
+        for offset, usage_record in enumerate(usage_records, next_offset or 0)
     ]
     result = records.store(ledger, TOPIC, consumed, {0: next_offset}, T0)
     assert isinstance(result, Stored)
-    assert (result.records, result.quarantined) == (len(found), ())
+    assert (result.records, result.quarantined) == (len(usage_records), ())
 
 
 def delivered_at_the_second_call(ledger: Ledger) -> None:
@@ -121,9 +121,9 @@ def test_json_is_one_object_with_the_same_facts(ledger: Ledger, explain: Run) ->
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("\n") == 1
-    found = msgspec.json.decode(result.stdout, type=Explanation)
-    assert (found.net, found.amounts) == ({}, {"usd": "0.00"})
-    charge, reversal = found.records
+    explanation = msgspec.json.decode(result.stdout, type=Explanation)
+    assert (explanation.net, explanation.amounts) == ({}, {"usd": "0.00"})
+    charge, reversal = explanation.records
     assert (charge.quantity, charge.amount) == (1, "0.99")
     assert (reversal.quantity, reversal.amount, reversal.supersedes) == (-1, "-0.99", "acme:c-1:1")
     assert charge.delivery is not None
@@ -136,9 +136,9 @@ def test_receipt_has_the_requested_conversation_only(ledger: Ledger, explain: Ru
     stored(ledger, record("c-1", tenant_id="globex"))
 
     for tenant_id, conversation in (("acme", "c-1"), ("acme", "c-1:2"), ("globex", "c-1")):
-        found = json.loads(explain(tenant_id, conversation, "--json").stdout)
+        receipt = json.loads(explain(tenant_id, conversation, "--json").stdout)
 
-        assert [line["id"] for line in found["records"]] == [f"{tenant_id}:{conversation}:1"]
+        assert [line["id"] for line in receipt["records"]] == [f"{tenant_id}:{conversation}:1"]
 
 
 def test_long_lines_wrap_below_their_labels(ledger: Ledger, explain: Run) -> None:

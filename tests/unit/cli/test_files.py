@@ -1,4 +1,4 @@
-"""Files on the command line are read in small pieces, even packed ones."""
+"""Files are read in small pieces, even if they are packed."""
 
 import tracemalloc
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.cli.files import read_lines
 MIB = 1024 * 1024
 
 
-def test_small_file_that_unpacks_to_much_does_not_fill_memory(tmp_path: Path) -> None:
+def test_small_file_that_unpacks_to_600_mib_does_not_fill_memory(tmp_path: Path) -> None:
     packer = zstandard.ZstdCompressor().compressobj()
     path = tmp_path / "bomb.zst"
     with path.open("wb") as out:

@@ -1,4 +1,4 @@
-"""`resmeter health` against the server of worker and sink, and against the emulator."""
+"""`resmeter health` asks the HTTP server of worker and sink, and the emulator."""
 
 import asyncio
 import contextlib
@@ -43,14 +43,14 @@ def served(problems: list[str], *, is_live: bool = True) -> Iterator[str]:
         thread.join()
 
 
-def test_a_ready_process_is_exit_status_0(resmeter_env: dict[str, str]) -> None:
+def test_a_ready_process_gives_exit_status_0(resmeter_env: dict[str, str]) -> None:
     with served([]) as port:
         result = resmeter("health", "--port", port, env=resmeter_env)
 
     assert (result.returncode, result.stdout, result.stderr) == (0, b"ready\n", b"")
 
 
-def test_a_process_that_is_not_ready_is_exit_status_1_with_its_reasons(
+def test_a_process_that_is_not_ready_gives_exit_status_1_and_its_reasons(
     resmeter_env: dict[str, str],
 ) -> None:
     with served(["recovering states", "no Kafka broker answers"]) as port:
@@ -84,7 +84,7 @@ def test_the_emulator_has_a_check_of_its_own(resmeter_env: dict[str, str]) -> No
     assert b"status 401" in other.stderr
 
 
-def test_a_port_that_nobody_listens_on_is_exit_status_1(resmeter_env: dict[str, str]) -> None:
+def test_a_port_without_a_listener_gives_exit_status_1(resmeter_env: dict[str, str]) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = str(unused.getsockname()[1])
@@ -94,7 +94,7 @@ def test_a_port_that_nobody_listens_on_is_exit_status_1(resmeter_env: dict[str, 
     assert f"127.0.0.1:{port}/health/ready does not answer" in result.stderr.decode()
 
 
-def test_a_process_that_hangs_is_exit_status_1_after_the_timeout(
+def test_a_process_that_hangs_gives_exit_status_1_after_the_timeout(
     resmeter_env: dict[str, str],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -121,7 +121,7 @@ def test_the_port_is_required(resmeter_env: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "3601", "1e300", "inf", "nan"])
-def test_a_timeout_that_no_socket_takes_is_bad_usage(
+def test_a_timeout_that_no_socket_accepts_is_bad_usage(
     resmeter_env: dict[str, str], timeout: str
 ) -> None:
     result = resmeter("health", "--port", "1", "--timeout", timeout, env=resmeter_env)

@@ -25,29 +25,29 @@ def test_help_names_the_steps_in_the_order_of_the_readme(resmeter_env: dict[str,
     result = resmeter("--help", env=resmeter_env)
 
     text, _, _ = result.stdout.decode().partition("Options:")
-    found = [text.find(f"resmeter {step}") for step in STEPS]
-    assert -1 not in found
-    assert found == sorted(found)
+    positions = [text.find(f"resmeter {step}") for step in STEPS]
+    assert -1 not in positions
+    assert positions == sorted(positions)
 
 
 def test_commands_are_grouped_by_who_uses_them(resmeter_env: dict[str, str]) -> None:
     text = resmeter("--help", env=resmeter_env).stdout.decode()
 
     for section, commands in SECTIONS.items():
-        _, _, listed = text.partition(f"{section}:\n")
-        names = [line.split()[0] for line in listed.split("\n\n")[0].splitlines()]
+        _, _, section_text = text.partition(f"{section}:\n")
+        names = [line.split()[0] for line in section_text.split("\n\n")[0].splitlines()]
         assert [name for name in names if name in COMMANDS] == list(commands)
 
 
 def _all_commands() -> list[tuple[str, ...]]:
     context = click.Context(cli)
-    found: list[tuple[str, ...]] = [()]
+    paths: list[tuple[str, ...]] = [()]
     for name in COMMANDS:
-        found.append((name,))
+        paths.append((name,))
         command = cli.get_command(context, name)
         if isinstance(command, click.Group):
-            found += [(name, inner) for inner in command.list_commands(context)]
-    return found
+            paths += [(name, inner) for inner in command.list_commands(context)]
+    return paths
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -1,4 +1,4 @@
-"""A narrow terminal cuts no table."""
+"""Tables are whole in a narrow terminal, and progress appears on terminals only."""
 
 import pytest
 from rich.table import Table
@@ -47,10 +47,10 @@ def test_table_keeps_its_title_and_its_footer(capsys: pytest.CaptureFixture[str]
 
     print_table(table)
 
-    shown = plain(capsys)
+    printed = plain(capsys)
     for text in ("conversations", "amount", "1234567", "$7.00", "200", "$141.57"):
-        assert text in shown
-    assert "…" not in shown
+        assert text in printed
+    assert "…" not in printed
 
 
 def test_progress_on_a_terminal_takes_a_known_and_an_unknown_total(
@@ -64,7 +64,7 @@ def test_progress_on_a_terminal_takes_a_known_and_an_unknown_total(
             on_record(done, 3)
 
 
-def test_progress_elsewhere_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_prints_nothing_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("reading") as on_record:
         on_record(1, 2)
 

@@ -45,14 +45,14 @@ def header(*totals: Total) -> Header:
     )
 
 
-def written(folder: Path, of: Header, *found: Correctable) -> Path:
+def written(folder: Path, plan_header: Header, *correctables: Correctable) -> Path:
     file = folder / "plan.ndjson"
-    file.write_bytes(encode_plan(of, found, load_tenants(None))[1])
+    file.write_bytes(encode_plan(plan_header, correctables, load_tenants(None))[1])
     return file
 
 
-def rows(shown: str) -> list[list[str]]:
-    return [line.split() for line in shown.splitlines()]
+def rows(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines()]
 
 
 # --- show -----------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from tests.support.command import resmeter
 def test_every_setting_has_its_default_and_its_meaning_at_any_width(
     resmeter_env: dict[str, str], columns: str
 ) -> None:
-    shown = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": columns}
+    terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": columns}
 
-    result = resmeter("settings", env={**resmeter_env, **shown})
+    result = resmeter("settings", env={**resmeter_env, **terminal})
 
     assert result.returncode == 0
     text = Text.from_ansi(result.stdout.decode()).plain

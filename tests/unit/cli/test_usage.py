@@ -66,15 +66,15 @@ def record(conversation: str, n: int = 1, **changes: object) -> UsageRecord:
     return msgspec.convert(fields, UsageRecord)
 
 
-def stored(ledger: Ledger, *found: UsageRecord) -> None:
+def stored(ledger: Ledger, *usage_records: UsageRecord) -> None:
     next_offset = records.offsets(ledger, TOPIC).get(0)
     consumed = [
-        ConsumedRecord(0, offset, encode_record(one))
-        for offset, one in enumerate(found, next_offset or 0)
+        ConsumedRecord(0, offset, encode_record(usage_record))
+        for offset, usage_record in enumerate(usage_records, next_offset or 0)
     ]
     result = records.store(ledger, TOPIC, consumed, {0: next_offset}, T0)
     assert isinstance(result, Stored)
-    assert (result.records, result.quarantined) == (len(found), ())
+    assert (result.records, result.quarantined) == (len(usage_records), ())
 
 
 def sent(ledger: Ledger, result: Result, tenant_id: str = "acme") -> None:
@@ -120,7 +120,7 @@ def line(**changes: object) -> dict[str, Any]:
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-def test_line_has_these_members_in_this_order(ledger: Ledger, usage: Run) -> None:
+def test_line_has_the_documented_members_in_order(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1"))
 
     result = usage("--json")
@@ -169,8 +169,21 @@ def test_charge_reversed_before_it_was_sent_is_not_pending(ledger: Ledger, usage
     ]
 
 
-@pytest.mark.parametrize("result", ["failed", "refused", "rejected", "collision", "halted"])
-def test_usage_that_stripe_did_not_accept_is_pending(
+@pytest.mark.parametrize("result", ["rejected", "collision"])
+def test_usage_that_stripe_turned_down_for_good_is_not_pending(
+    ledger: Ledger, usage: Run, result: Result
+) -> None:
+    stored(ledger, record("c-1"))
+    sent(ledger, result)
+    stored(ledger, record("c-2"))
+
+    assert lines(usage("--json")) == [
+        line(quantity=2, assumed=2, amount="1.98", delivered=0, rejected=1, pending=1)
+    ]
+
+
+@pytest.mark.parametrize("result", ["failed", "refused", "halted"])
+def test_usage_that_stripe_did_not_accept_yet_is_pending(
     ledger: Ledger, usage: Run, result: Result
 ) -> None:
     stored(ledger, record("c-1"))
@@ -188,12 +201,14 @@ def test_what_waits_for_an_operator_is_said_below_the_table(ledger: Ledger, usag
 
     assert result.returncode == 0
     assert result.stderr == (
-        "warning: of the pending resolution of acme, 2 rejected wait for you: see `resmeter "
+        "warning: of the resolution of acme, 2 rejected wait for you: see `resmeter "
         "deliveries list`\n"
     )
 
 
-def test_each_tenant_and_outcome_has_its_line_in_order(ledger: Ledger, usage: Run) -> None:
+def test_each_tenant_and_outcome_has_a_line_and_lines_are_ordered(
+    ledger: Ledger, usage: Run
+) -> None:
     stored(
         ledger,
         record("c-1", tenant_id="globex"),
@@ -209,7 +224,7 @@ def test_each_tenant_and_outcome_has_its_line_in_order(ledger: Ledger, usage: Ru
     ]
 
 
-def test_unit_has_the_price_of_its_policy_version_and_each_currency_a_line(
+def test_unit_has_the_price_of_its_policy_version_and_each_currency_has_a_line(
     ledger: Ledger, usage: Run, resmeter_env: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "1.toml").write_text('name = "acme"\nversion = 1\n[price]\nresolution = 0.80\n')
@@ -247,9 +262,9 @@ def test_amounts_are_exact_decimals(
     resmeter_env["RESMETER_CONFIG"] = str(tmp_path / "resmeter.toml")
     stored(ledger, *(record(f"c-{n}", policy="acme") for n in range(1000)))
 
-    (found,) = lines(usage("--json"))
+    (priced,) = lines(usage("--json"))
 
-    assert found["amount"] == "100.0"
+    assert priced["amount"] == "100.0"
 
 
 # --- selection ------------------------------------------------------------------------------------
@@ -369,7 +384,7 @@ def test_narrow_terminal_cuts_no_figure_and_no_header(
     ]
 
 
-def test_unknown_tenant_gets_the_known_ones(ledger: Ledger, usage: Run) -> None:
+def test_unknown_tenant_is_reported_with_the_known_tenants(ledger: Ledger, usage: Run) -> None:
     stored(ledger, record("c-1"), record("c-2", tenant_id="globex"))
 
     result = usage("--tenant", "nobody")

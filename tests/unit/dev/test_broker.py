@@ -1,4 +1,4 @@
-"""The broker from Python packages: what can be tested without starting one."""
+"""Starting a broker from Python packages checks its cluster id, its jars and its data folder."""
 
 import os
 import re
@@ -13,28 +13,28 @@ def test_a_cluster_id_never_looks_like_an_option() -> None:
         assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{21}", cluster_id())
 
 
-def test_a_jar_with_another_digest_is_named_and_not_run(tmp_path: Path) -> None:
+def test_a_jar_with_a_wrong_digest_is_reported_and_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "resmeter" / f"kafka-{KAFKA_VERSION}"
     folder.mkdir(parents=True)
     for name in known_digests():
         (folder / name).write_bytes(b"something else")
 
-    ended = resmeter("kafka", "--fetch", env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)})
+    result = resmeter("kafka", "--fetch", env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)})
 
-    assert ended.returncode == 1
+    assert result.returncode == 1
     assert f"{folder}/{next(iter(known_digests()))} is not the expected file" in (
-        ended.stderr.decode()
+        result.stderr.decode()
     )
 
 
-def test_a_data_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "kafka"
 
-    ended = resmeter("kafka", "--port", "0", "--data-dir", str(folder), env=dict(os.environ))
+    result = resmeter("kafka", "--port", "0", "--data-dir", str(folder), env=dict(os.environ))
 
-    assert ended.returncode == 1
-    assert ended.stderr.decode().splitlines()[-1] == (
-        f"error: Kafka's data folder {folder} cannot be made: Not a directory; "
+    assert result.returncode == 1
+    assert result.stderr.decode().splitlines()[-1] == (
+        f"error: Kafka's data folder {folder} cannot be created: Not a directory; "
         "choose another --data-dir"
     )

@@ -1,4 +1,4 @@
-"""The process launcher: deadlines, logs in errors, and no orphans."""
+"""The process launcher keeps deadlines, shows logs in errors, and leaves no orphans."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from pipeline.dev.process import Process, run, run_or_raise, running
 from pipeline.errors import UnavailableError
 
 ENV = {**os.environ, "PYTHONUNBUFFERED": "1"}
-SERVER = ["0", "--bind", "127.0.0.1"]  # of http.server: runs until it is stopped
+SERVER = ["0", "--bind", "127.0.0.1"]  # arguments of http.server, which runs until it is stopped
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def server(tmp_path: Path) -> Iterator[Process]:
     process.kill()
 
 
-def test_run_returns_status_and_output_of_a_command() -> None:
+def test_run_returns_the_status_and_output_of_a_command() -> None:
     good = run(["--version"], ENV)
     bad = run(["no-such-command"], ENV)
 
@@ -61,23 +61,23 @@ def test_a_command_gets_the_given_environment_and_no_other(
     assert "RESMETER_SINK__HTTP_PORT" not in result.stderr
 
 
-def test_find_returns_what_the_log_says(server: Process) -> None:
+def test_find_returns_a_match_from_the_log(server: Process) -> None:
     assert 0 < int(server.find(r"port (\d+)", 1)) < 65_536
 
 
-def test_a_wait_ends_at_its_deadline_with_the_end_of_the_log(server: Process) -> None:
+def test_a_wait_fails_at_its_deadline_and_shows_the_end_of_the_log(server: Process) -> None:
     with pytest.raises(UnavailableError, match=r"(?s)it rains; its log ends with:\nServing HTTP"):
         server.wait_until(lambda: False, 0.2, "it rains")
 
 
-def test_a_wait_for_a_process_that_has_ended_ends_at_once(tmp_path: Path) -> None:
+def test_a_wait_fails_at_once_if_the_process_has_ended(tmp_path: Path) -> None:
     process = Process("command", ["no-such-command"], ENV, tmp_path / "log")
 
     with pytest.raises(UnavailableError, match=r"(?s)the command ended with status 2.*Usage"):
         process.wait_until(lambda: False, 60, "it rains")
 
 
-def test_wait_returns_the_status_or_ends_at_its_deadline(tmp_path: Path, server: Process) -> None:
+def test_wait_returns_the_status_or_fails_at_its_deadline(tmp_path: Path, server: Process) -> None:
     assert Process("command", ["--version"], ENV, tmp_path / "version").wait(60) == 0
     with pytest.raises(UnavailableError, match="the server did not end within 0 s"):
         server.wait(0.1)
@@ -91,7 +91,7 @@ def test_a_running_command_ends_with_its_context(tmp_path: Path) -> None:
     assert emulator.status == 0
 
 
-def test_a_frozen_process_goes_on_when_it_is_resumed(server: Process) -> None:
+def test_a_frozen_process_continues_when_it_is_resumed(server: Process) -> None:
     server.freeze()
     _until(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED)
     server.resume()
@@ -101,7 +101,7 @@ def test_a_frozen_process_goes_on_when_it_is_resumed(server: Process) -> None:
     assert server.status == -signal.SIGTERM
 
 
-def test_a_process_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The published schemas, their examples and the readers agree with one another."""
+"""The published schemas, their examples and the readers agree."""
 
 import json
 import re
@@ -24,9 +24,9 @@ SCHEMAS = sorted(ROOT.rglob("*.schema.json"))
 EXAMPLES = sorted((ROOT / "examples").glob("conversation.*.json"))
 RECORDS = sorted((ROOT / "examples").glob("usage_record*.json"))
 REJECTED = sorted((ROOT / "examples" / "rejected").glob("*.json"))
-# Faults that only the record around an event can have: in its key, its arrival, its JSON.
+# Reasons that a schema cannot check: they concern the record's key, its arrival or its JSON.
 BEYOND_SCHEMA = {"key_mismatch", "future_time", "malformed_json"}
-# Reasons that no single event can show.
+# Reasons that no example of one event can show.
 BEYOND_EXAMPLE = {"too_large", "conversation_too_long", "too_late", "not_authorized"}
 HEADERS = [("content-type", b"application/cloudevents+json")]
 
@@ -42,7 +42,7 @@ def read(path: Path) -> Any:
 @cache
 def validator(relative: str) -> Draft202012Validator:
     """Return a validator of one schema; the registry has only our files, so nothing is fetched."""
-    # By file name alone: `envelope.schema.json` is how its neighbours refer to it.
+    # The schemas refer to each other by file name, as in `envelope.schema.json`.
     registry: Registry[Any] = Registry().with_resources(
         (path.name, DRAFT202012.create_resource(read(path))) for path in SCHEMAS
     )
@@ -77,7 +77,7 @@ def refs(node: Any) -> Iterator[str]:
 def rejection(
     event: object, key: bytes | None = None, arrived_at: int | None = None
 ) -> Rejected | None:
-    """Return why the event is rejected, under the key and the arrival that it should have."""
+    """Return why an event is rejected, or None; by default its key and arrival are correct."""
     if key is None and isinstance(event, dict):
         key = f"{event.get('tenantid')}:{event.get('subject')}".encode()
     if arrived_at is None:
@@ -142,7 +142,7 @@ def test_the_schema_of_data_has_the_members_of_the_table(rank: int) -> None:
 
 
 def _choices(form: Any) -> set[object]:
-    """Return the values of a `Literal`, also of one in a union with `UnsetType`."""
+    """Return the values of a `Literal`, even inside a union with `UnsetType`."""
     literals = [inner for inner in (form, *get_args(form)) if get_origin(inner) is Literal]
     return {value for literal in literals for value in get_args(literal)}
 
@@ -179,7 +179,7 @@ def test_every_reason_that_one_event_can_show_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("path", REJECTED, ids=named)
-def test_rejected_example_fails_its_schema_where_a_schema_can_say_so(path: Path) -> None:
+def test_rejected_example_fails_its_schema_if_a_schema_can_check_its_reason(path: Path) -> None:
     example = read(path)
     if "event" not in example:
         return
@@ -197,8 +197,8 @@ def test_rejected_example_is_rejected_for_its_reason(path: Path) -> None:
     arrived_at = parse_time(example["arrived_at"]) if "arrived_at" in example else None
 
     if "text" in example:
-        answer = read_record(example["text"].encode(), key, 0, HEADERS)
-        rejected = answer if isinstance(answer, Rejected) else None
+        result = read_record(example["text"].encode(), key, 0, HEADERS)
+        rejected = result if isinstance(result, Rejected) else None
     else:
         rejected = rejection(example["event"], key, arrived_at)
 
@@ -271,7 +271,7 @@ def variants(event: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     known = set(event) | {"channel", "environment", "sequence", "data", "data_base64"}
     for name in sorted(known):
         for value in ODD:
-            # Another type has another schema: the examples cover that.
+            # Another type has another schema, which its own examples cover.
             if name != "type":
                 yield f"{name}={value!r}", event | {name: value}
         yield f"no {name}", {key: value for key, value in event.items() if key != name}
@@ -312,10 +312,10 @@ def test_asyncapi_describes_all_four_topics() -> None:
 def test_every_reference_in_asyncapi_resolves() -> None:
     document = yaml.safe_load((ROOT / "asyncapi.yaml").read_text())
 
-    found = list(refs(document))
+    references = list(refs(document))
 
-    assert found
-    for ref in found:
+    assert references
+    for ref in references:
         file, _, pointer = ref.partition("#")
         if file:
             assert (ROOT / file).is_file(), ref

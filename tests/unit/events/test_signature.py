@@ -41,11 +41,11 @@ def why_rejected(
     key: bytes | None = KEY,
     value: bytes | None = VALUE,
 ) -> str:
-    found = verify(KEYS, tenant_id, key, value, headers)
-    assert isinstance(found, Rejected)
-    assert found.reason == "not_authorized"
-    assert found.detail.startswith(f"{SIGNATURE_HEADER}: ")
-    return found.detail
+    rejected = verify(KEYS, tenant_id, key, value, headers)
+    assert isinstance(rejected, Rejected)
+    assert rejected.reason == "not_authorized"
+    assert rejected.detail.startswith(f"{SIGNATURE_HEADER}: ")
+    return rejected.detail
 
 
 def test_a_record_that_was_signed_for_its_tenant_is_authorized() -> None:
@@ -54,13 +54,13 @@ def test_a_record_that_was_signed_for_its_tenant_is_authorized() -> None:
     assert verify(KEYS, "anyone", KEY, VALUE, signed("all", OTHER)) is None
 
 
-def test_headers_that_are_added_on_the_way_do_not_matter() -> None:
+def test_a_signature_stays_valid_if_other_headers_are_added() -> None:
     headers = [("traceparent", b"00-1"), *signed(), ("resmeter-redrives", b"1")]
 
     assert verify(KEYS, "acme", KEY, VALUE, headers) is None
 
 
-def test_other_languages_can_make_the_signature_from_this_form() -> None:
+def test_a_signature_is_an_hmac_that_other_languages_can_compute() -> None:
     def part(content: bytes) -> bytes:
         return len(content).to_bytes(8, "big") + content
 
@@ -97,9 +97,9 @@ def test_a_key_writes_only_for_its_tenants() -> None:
 
 
 def test_a_producer_cannot_use_the_key_id_of_another() -> None:
-    lent = sign("all", OTHER, KEY, VALUE, STRUCTURED).replace(b"all", b"chat-eu")
+    forged = sign("all", OTHER, KEY, VALUE, STRUCTURED).replace(b"all", b"chat-eu")
 
-    assert "does not match this record" in why_rejected([*STRUCTURED, (SIGNATURE_HEADER, lent)])
+    assert "does not match this record" in why_rejected([*STRUCTURED, (SIGNATURE_HEADER, forged)])
 
 
 @pytest.mark.parametrize(
@@ -119,18 +119,18 @@ def test_a_producer_cannot_use_the_key_id_of_another() -> None:
 def test_a_signature_does_not_match_another_record(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> None:
-    taken = sign("chat-eu", SECRET, KEY, VALUE, STRUCTURED)
+    signature = sign("chat-eu", SECRET, KEY, VALUE, STRUCTURED)
 
     assert "does not match" in why_rejected(
-        [*headers, (SIGNATURE_HEADER, taken)], key=key, value=value
+        [*headers, (SIGNATURE_HEADER, signature)], key=key, value=value
     )
 
 
 def test_in_binary_mode_the_headers_are_signed_in_their_order() -> None:
-    taken = sign("chat-eu", SECRET, KEY, VALUE, BINARY)
+    signature = sign("chat-eu", SECRET, KEY, VALUE, BINARY)
 
-    assert verify(KEYS, "acme", KEY, VALUE, [*BINARY, (SIGNATURE_HEADER, taken)]) is None
-    assert "does not match" in why_rejected([*reversed(BINARY), (SIGNATURE_HEADER, taken)])
+    assert verify(KEYS, "acme", KEY, VALUE, [*BINARY, (SIGNATURE_HEADER, signature)]) is None
+    assert "does not match" in why_rejected([*reversed(BINARY), (SIGNATURE_HEADER, signature)])
 
 
 def test_an_absent_part_differs_from_an_empty_part() -> None:

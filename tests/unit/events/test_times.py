@@ -1,4 +1,4 @@
-"""Times are RFC 3339 text outside, whole milliseconds UTC inside."""
+"""Times convert between RFC 3339 text and whole milliseconds since the epoch."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -68,7 +68,7 @@ def test_a_fraction_before_the_epoch_is_cut_to_the_earlier_millisecond() -> None
     assert parse_time("1969-12-31T23:59:59.9999Z") == -1
 
 
-def test_a_leap_second_is_the_second_after_it() -> None:
+def test_a_leap_second_counts_as_the_second_after_it() -> None:
     assert parse_time("2016-12-31T23:59:60.500Z") == parse_time("2017-01-01T00:00:00.500Z")
 
 
@@ -181,8 +181,8 @@ def test_both_readers_agree_with_the_standard_library(
         + f"{letters[0]}{local:%H:%M:%S}{fraction}"
         + (offset if zone else letters[1])
     )
-    shown = moment.replace(microsecond=int((fraction[1:] or "0").ljust(6, "0")))
-    expected = (shown - EPOCH) // timedelta(milliseconds=1)
+    written = moment.replace(microsecond=int((fraction[1:] or "0").ljust(6, "0")))
+    expected = (written - EPOCH) // timedelta(milliseconds=1)
 
     # `parse_canonical` twice: the second call finds the text memoised.
     assert [parse_time(text), parse_canonical(text), parse_canonical(text)] == [expected] * 3

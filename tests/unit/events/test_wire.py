@@ -1,4 +1,4 @@
-"""A record becomes an event or a reason, the same in both readers and in both modes."""
+"""A record is read as an event or rejected, alike in both readers and both modes."""
 
 import json
 from collections.abc import Callable
@@ -69,16 +69,16 @@ def data(**members: object) -> bytes:
 def rejected(
     value: bytes | None, headers: Headers = (), *, key: bytes | None = b"acme:c-1042", at: int = NOW
 ) -> tuple[str, str]:
-    """Return the reason, and the name that the detail begins with."""
-    found = read_record(value, key, at, headers)
-    assert isinstance(found, Rejected), found
-    return found.reason, found.detail.split(": ")[0]
+    """Return the reason of a rejection, and the name at the start of its detail."""
+    result = read_record(value, key, at, headers)
+    assert isinstance(result, Rejected), result
+    return result.reason, result.detail.split(": ")[0]
 
 
 def accepted(value: bytes, headers: Headers = ()) -> Event:
-    found = read_event(value, headers)
-    assert isinstance(found, Addressed), found
-    return found.event
+    result = read_event(value, headers)
+    assert isinstance(result, Addressed), result
+    return result.event
 
 
 def binary(attributes: dict[str, str], prefix: str = "ce_") -> list[tuple[str, bytes]]:
@@ -97,9 +97,9 @@ def test_an_event_is_read_with_its_tenant_and_conversation() -> None:
 
 
 def test_attributes_that_are_left_out_have_their_defaults() -> None:
-    found = accepted(event())
+    result = accepted(event())
 
-    assert (found.channel, found.live, found.sequence, found.billable) == (
+    assert (result.channel, result.is_live, result.sequence, result.billable) == (
         "messenger",
         True,
         "",
@@ -108,9 +108,9 @@ def test_attributes_that_are_left_out_have_their_defaults() -> None:
 
 
 def test_optional_attributes_are_read() -> None:
-    found = accepted(event(channel="email", environment="sandbox", sequence="0009"))
+    result = accepted(event(channel="email", environment="sandbox", sequence="0009"))
 
-    assert (found.channel, found.live, found.sequence) == ("email", False, "0009")
+    assert (result.channel, result.is_live, result.sequence) == ("email", False, "0009")
 
 
 def test_null_means_absent_and_unknown_members_are_ignored() -> None:
@@ -161,9 +161,9 @@ def test_the_members_of_each_type_are_read(
 ) -> None:
     name = f"conversation.{kind}"
 
-    found = accepted(event(type=name, data=members))
+    result = accepted(event(type=name, data=members))
 
-    assert found == Event(NOW, TYPES.index(name), "/chat/eu-1", "ev-2", **expected)
+    assert result == Event(NOW, TYPES.index(name), "/chat/eu-1", "ev-2", **expected)
 
 
 @pytest.mark.parametrize("kind", ["closed", "handoff", "rating"])
@@ -187,8 +187,8 @@ def sdk_event(example: dict[str, Any]) -> CloudEvent:
 
 
 def from_sdk(write: Callable[..., KafkaMessage], example: dict[str, Any]) -> Addressed | Rejected:
-    def key_of(made: CloudEvent) -> str:
-        return f"{made.get_extension('tenantid')}:{made.get_subject()}"
+    def key_of(event: CloudEvent) -> str:
+        return f"{event.get_extension('tenantid')}:{event.get_subject()}"
 
     message = write(sdk_event(example), key_mapper=key_of)
     key = str(message.key).encode()
@@ -329,16 +329,16 @@ def test_json_that_is_not_a_cloudevent_is_rejected(value: bytes) -> None:
     assert rejected(value)[0] == "not_cloudevents"
 
 
-def test_300_kib_are_too_large_in_either_mode_whatever_the_content() -> None:
+def test_300_kib_are_too_large_in_both_modes_with_any_content() -> None:
     size = 300 * 1024
 
     for headers in ((), STRUCTURED, binary(ATTRIBUTES)):
         for value in (b"x" * size, event(note="x" * size), b"\xff" * size):
-            found = read_event(value, headers)
+            result = read_event(value, headers)
 
-            assert isinstance(found, Rejected)
-            assert found.reason == "too_large"
-            assert found.detail == f"{len(value)} bytes; the limit is {EVENT_BYTES_MAX}"
+            assert isinstance(result, Rejected)
+            assert result.reason == "too_large"
+            assert result.detail == f"{len(value)} bytes; the limit is {EVENT_BYTES_MAX}"
 
 
 @pytest.mark.parametrize(
@@ -347,12 +347,12 @@ def test_300_kib_are_too_large_in_either_mode_whatever_the_content() -> None:
     ids=str,
 )
 def test_a_key_other_than_tenant_and_subject_is_rejected_with_both_keys(key: bytes | None) -> None:
-    found = read_record(event(), key, NOW, STRUCTURED)
+    result = read_record(event(), key, NOW, STRUCTURED)
 
-    assert isinstance(found, Rejected)
-    assert found.reason == "key_mismatch"
-    assert "'acme:c-1042'" in found.detail
-    assert len(found.detail) < 400
+    assert isinstance(result, Rejected)
+    assert result.reason == "key_mismatch"
+    assert "'acme:c-1042'" in result.detail
+    assert len(result.detail) < 400
 
 
 def test_the_key_of_a_conversation_may_be_in_any_language() -> None:
@@ -367,11 +367,11 @@ def test_a_time_too_far_in_the_future_is_rejected_with_both_times(headers: Heade
     arrival = NOW - FUTURE_MS_MAX
 
     assert read_record(value, b"acme:c-1042", arrival, headers) == EXPECTED
-    found = read_record(value, b"acme:c-1042", arrival - 1, headers)
-    assert isinstance(found, Rejected)
-    assert found.reason == "future_time"
-    assert format_time(NOW) in found.detail
-    assert format_time(arrival - 1) in found.detail
+    result = read_record(value, b"acme:c-1042", arrival - 1, headers)
+    assert isinstance(result, Rejected)
+    assert result.reason == "future_time"
+    assert format_time(NOW) in result.detail
+    assert format_time(arrival - 1) in result.detail
 
 
 def test_an_old_event_is_accepted() -> None:
@@ -383,7 +383,7 @@ def test_an_old_event_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        # The envelope comes before its data, the value before its key and its arrival.
+        # The envelope is checked before its data, and the value before the key and the arrival.
         (event(specversion="0.3", type="other"), ("not_cloudevents", "specversion")),
         (event(type="other", id=None), ("unknown_type", "type")),
         (event(id=None, source=""), ("missing_attribute", "id")),
@@ -392,7 +392,9 @@ def test_an_old_event_is_accepted() -> None:
         (event(subject="c-7", time="2030-01-01T00:00:00Z"), ("key_mismatch", "key is 'acme")),
     ],
 )
-def test_the_outermost_of_several_faults_wins(value: bytes, expected: tuple[str, str]) -> None:
+def test_of_several_faults_the_outermost_is_reported(
+    value: bytes, expected: tuple[str, str]
+) -> None:
     reason, detail = rejected(value)
 
     assert reason == expected[0]
@@ -449,17 +451,17 @@ def test_the_outermost_of_several_faults_wins(value: bytes, expected: tuple[str,
 )
 def test_the_detail_says_what_is_wrong_and_what_to_do(value: bytes, detail: str) -> None:
     for read in (read_event, read_structured):
-        found = read(value)
+        result = read(value)
 
-        assert isinstance(found, Rejected)
-        assert found.detail == detail
+        assert isinstance(result, Rejected)
+        assert result.detail == detail
 
 
 def test_a_long_value_is_cut_in_the_detail() -> None:
-    found = read_event(event(channel="x" * 10_000))
+    result = read_event(event(channel="x" * 10_000))
 
-    assert isinstance(found, Rejected)
-    assert len(found.detail) < 200
+    assert isinstance(result, Rejected)
+    assert len(result.detail) < 200
 
 
 # --- any input -------------------------------------------------------------------------------
@@ -486,11 +488,11 @@ JSON = st.recursive(
 def test_any_record_is_an_event_or_a_reason(
     value: bytes | None, key: bytes | None, timestamp: int, headers: list[tuple[str, bytes | None]]
 ) -> None:
-    found = read_record(value, key, timestamp, headers)
+    result = read_record(value, key, timestamp, headers)
 
-    assert isinstance(found, Addressed | Rejected)
-    if isinstance(found, Rejected):
-        assert found.detail
+    assert isinstance(result, Addressed | Rejected)
+    if isinstance(result, Rejected):
+        assert result.detail
 
 
 @given(

@@ -1,4 +1,4 @@
-"""The audit follows the worker's decision, even where producers' keys have changed since."""
+"""The audit keeps to the worker's decision, even if producers' keys have changed since."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,9 +61,9 @@ def decided(records: list[Record], keys: dict[str, Key]) -> tuple[list[UsageReco
     """Return what a worker with these keys emits, and the offsets that it rejects."""
     partition = Partition("events", 0, lambda _: TIMELINE, keys)
     partition.schedule_all()
-    work = partition.apply(records)
-    return [output.record for output in work.outputs], {
-        letter.offset for letter in work.dead_letters
+    result = partition.apply(records)
+    return [output.record for output in result.outputs], {
+        letter.offset for letter in result.dead_letters
     }
 
 
@@ -84,8 +84,8 @@ def audited(
     )
     for record in records:
         replay.take(*record)
-    found, tallies = compare(replay, ledger, set(), T0 + 10**9)
-    return found, tallies.get("acme", Tally()), replay
+    findings, tallies = compare(replay, ledger, set(), T0 + 10**9)
+    return findings, tallies.get("acme", Tally()), replay
 
 
 def corrected(replay: PartitionReplay, ledger: list[UsageRecord]) -> list[Correctable]:
@@ -97,9 +97,9 @@ def test_event_signed_by_a_removed_key_stays_billed() -> None:
     ledger, unauthorized = decided(records, {"old": OLD})
     assert len(ledger) == 1
 
-    found, tally, replay = audited(records, ledger, {"new": NEW}, unauthorized)
+    findings, tally, replay = audited(records, ledger, {"new": NEW}, unauthorized)
 
-    assert not found
+    assert not findings
     assert tally.unjudged == 0
     assert not corrected(replay, ledger)
 
@@ -108,9 +108,9 @@ def test_unsigned_event_from_before_signatures_were_required_stays_billed() -> N
     records = resolved()
     ledger, unauthorized = decided(records, {})
 
-    found, _, replay = audited(records, ledger, {"new": NEW}, unauthorized)
+    findings, _, replay = audited(records, ledger, {"new": NEW}, unauthorized)
 
-    assert not found
+    assert not findings
     assert not corrected(replay, ledger)
 
 
@@ -119,25 +119,25 @@ def test_event_rejected_as_unauthorized_is_not_owed_after_its_key_is_added() -> 
     ledger, unauthorized = decided(records, {"old": OLD})
     assert (ledger, unauthorized) == ([], {0, 1, 2})
 
-    found, _, replay = audited(records, ledger, {"old": OLD, "new": NEW}, unauthorized)
+    findings, _, replay = audited(records, ledger, {"old": OLD, "new": NEW}, unauthorized)
 
-    assert not found
+    assert not findings
     assert not corrected(replay, ledger)
     assert missing_dead_letters(replay.rejected, unauthorized, "events", 0) == []
 
 
-def test_conversation_with_an_unknown_key_is_not_judged_where_dead_letters_are_gone() -> None:
+def test_conversation_with_an_unknown_key_is_not_judged_if_dead_letters_were_deleted() -> None:
     records = resolved("old")
     ledger, _ = decided(records, {"old": OLD})
 
-    for had in (ledger, []):
-        found, tally, replay = audited(
-            records, had, {"new": NEW}, set(), dead_letters_are_whole=False
+    for stored in (ledger, []):
+        findings, tally, replay = audited(
+            records, stored, {"new": NEW}, set(), dead_letters_are_whole=False
         )
 
-        assert not found
+        assert not findings
         assert tally.unjudged == 1
-        assert not corrected(replay, had)
+        assert not corrected(replay, stored)
 
 
 def test_uncommitted_event_is_judged_by_todays_keys() -> None:

@@ -194,7 +194,7 @@ def with_form(form: int) -> bytes:
     return bytes(stored)
 
 
-@pytest.mark.parametrize(("form", "bits"), [(8, "8"), (0x81, "128"), (0x1F, "8, 16")])
+@pytest.mark.parametrize(("form", "bits"), [(16, "16"), (0x81, "128"), (0x3F, "16, 32")])
 def test_an_unknown_form_bit_is_rejected_with_its_number(form: int, bits: str) -> None:
     partition = Partition("conversation.events", 0, lambda _: TIMELINE)
     records = [StoredRecord(b"acme:c-1", state(5, 1)), StoredRecord(b"acme:c-2", with_form(form))]
@@ -262,8 +262,12 @@ def test_at_one_offset_the_sealed_version_is_newer() -> None:
 
 
 def test_sealing_keeps_the_offset_of_the_standing_answer() -> None:
-    assert sealed().offsets_of(("m2",)) == reopened().offsets_of(("m2",)) == (1,)
-    assert reopened().offsets_of(("m2", "m3")) == (1, 2)
+    later = question(T0 + 90 * DAY_MS, "m3")
+
+    received = sealed().receive("acme", "c-1", [(2, later.at, later)], TIMELINE)
+
+    assert [record.evidence for record in received.records] == [("m2",), ("m3",)]
+    assert received.offsets == ((1,), (2,))
 
 
 # --- bounds ---------------------------------------------------------------------------------------

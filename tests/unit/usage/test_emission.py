@@ -1,4 +1,4 @@
-"""Usage records are numbered in order, and a reversal names the charge that it takes back."""
+"""Usage records are numbered in order, and a reversal names the charge that it reverses."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_records_are_numbered_from_one_in_the_order_of_emission(emission: Emissi
     assert emission.emitted == 3
 
 
-def test_numbering_goes_on_from_what_was_emitted_before() -> None:
+def test_numbering_continues_after_the_records_emitted_before() -> None:
     emission = Emission("acme", "c-1", [], 7)
 
     emission.emit(charge())
@@ -84,7 +84,7 @@ def test_a_correction_reverses_first_and_then_charges_in_the_order_of_precedence
     }
 
 
-def test_a_correction_of_what_is_in_line_emits_nothing(emission: Emission) -> None:
+def test_a_correction_emits_nothing_if_the_charges_match_the_decision(emission: Emission) -> None:
     emission.emit(charge())
 
     emission.correct([charge()], None, "late", T0 + 5, FIN)
@@ -92,7 +92,7 @@ def test_a_correction_of_what_is_in_line_emits_nothing(emission: Emission) -> No
     assert len(emission.records) == 1
 
 
-def test_a_corrected_charge_has_the_kind_that_the_conversation_counts_now(
+def test_a_corrected_charge_has_the_kind_of_the_current_charge(
     emission: Emission,
 ) -> None:
     emission.correct([charge()], Charge("resolution", "confirmed", T0, "m2"), "late", T0 + 5, FIN)

@@ -1,4 +1,4 @@
-"""The emulator's rules, without HTTP; the time is an argument."""
+"""The emulator counts identifiers once and keeps idempotency keys for a day, as Stripe does."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def total(state: State) -> int:
 
 
 @given(st.lists(st.tuples(identifiers, st.integers(-(10**15) + 1, 10**15 - 1))))
-def test_the_sum_is_of_the_first_event_of_each_identifier(sent: list[tuple[str, int]]) -> None:
+def test_only_the_first_event_of_each_identifier_counts(sent: list[tuple[str, int]]) -> None:
     state = opened()
     for identifier, value in sent:
         accepted(state, identifier, value)
@@ -84,7 +84,7 @@ def test_an_event_with_an_invalid_value_uses_up_its_identifier() -> None:
     assert [entry["code"] for entry in state.sums()["unvalidated"]] == ["meter_event_invalid_value"]
 
 
-def test_the_time_of_remembering_can_be_set() -> None:
+def test_how_long_identifiers_are_remembered_can_be_set() -> None:
     state = opened(remembered_seconds=60)
     accepted(state, "e1")
 
@@ -96,8 +96,8 @@ def test_an_idempotency_key_is_remembered_for_a_day_and_for_one_body() -> None:
     state = opened()
     state.idempotency_keys.keep("k1", b"body", Response(200, {"id": "1"}), NOW)
 
-    kept = state.idempotency_keys.get("k1", b"body", NOW + DAY - 1)
-    assert kept == Response(200, {"id": "1"}, {"idempotent-replayed": "true"})
+    first = state.idempotency_keys.get("k1", b"body", NOW + DAY - 1)
+    assert first == Response(200, {"id": "1"}, {"idempotent-replayed": "true"})
     with pytest.raises(StripeError, match="same parameters") as caught:
         state.idempotency_keys.get("k1", b"other", NOW)
     assert caught.value.body["error"]["type"] == "idempotency_error"

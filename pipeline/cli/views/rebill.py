@@ -1,0 +1,103 @@
+"""Print a rebill plan, and the result of applying one."""
+
+from decimal import Decimal
+
+import click
+
+from pipeline.cli.output import (
+    add_group,
+    add_member,
+    count_of,
+    grouped_table,
+    print_table,
+    print_text,
+    visible,
+)
+from pipeline.replay.corrections import Correctable
+from pipeline.replay.planfile import RebillPlan, Total
+from pipeline.replay.rebill import AppliedPlan
+
+_CONVERSATIONS_SHOWN_MAX = 20
+
+
+def print_plan(plan: RebillPlan) -> None:
+    """Print the totals, the first conversations with their corrections, and what was left out."""
+    header = plan.header
+    if header.totals:
+        _print_totals(header.totals)
+    for part in plan.conversations[:_CONVERSATIONS_SHOWN_MAX]:
+        _print_corrections(part)
+    if (more := len(plan.conversations) - _CONVERSATIONS_SHOWN_MAX) > 0:
+        click.echo(f"and {count_of(more, 'more conversation')}; the file has all")
+    if header.unsettled:
+        print_text(
+            f"{count_of(header.unsettled, 'conversation')} left out: different from the log, but "
+            "the worker is not done with them; plan again later",
+            err=True,
+        )
+    if header.unjudged:
+        print_text(
+            f"{count_of(header.unjudged, 'conversation')} left out: different from the log, but "
+            "retention has deleted the beginning of the log, so nobody can say which is right",
+            err=True,
+        )
+
+
+def print_applied(applied: AppliedPlan) -> None:
+    """Print how many corrections the ledger has, and which conversations were left as they are."""
+    stored = applied.stored
+    click.echo(
+        f"{count_of(sum(map(len, stored)), 'correction')} of "
+        f"{count_of(len(stored), 'conversation')} {_are(len(stored))} in the ledger"
+    )
+    if before := len(applied.written_before):
+        click.echo(f"{count_of(before, 'conversation')} had been corrected by this plan before")
+    for part in applied.changed[:_CONVERSATIONS_SHOWN_MAX]:
+        click.echo(f"left: {name_of(part)} has changed since the plan was made")
+    if left := len(applied.changed):
+        click.echo(f"{count_of(left, 'conversation')} {_are(left)} left: make a new plan for them")
+
+
+def name_of(part: Correctable) -> str:
+    """Return tenant and conversation, safe to print."""
+    return visible(f"{part.tenant_id} {part.conversation}")
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def _print_totals(totals: tuple[Total, ...]) -> None:
+    figures = ("added", "removed", "amount added", "amount removed", "net")
+    table = grouped_table("tenant, outcome", figures)
+    previous: str | None = None
+    for total in totals:
+        if total.tenant_id != previous:
+            add_group(table, total.tenant_id)
+            previous = total.tenant_id
+        added = _amount("+", total.amount_added, total.currency)
+        removed = _amount("-", total.amount_removed, total.currency)
+        units = (_signed(total.added), _signed(-total.removed))
+        add_member(
+            table, total.outcome, [*units, added, removed, _signed(total.added - total.removed)]
+        )
+    print_table(table)
+
+
+def _print_corrections(part: Correctable) -> None:
+    print_text(f"{part.tenant_id} {part.conversation}: {part.why}", "  ")
+    for correction in part.corrections:
+        record = correction.record
+        cause = f"reverses {record.supersedes}" if record.supersedes else "for"
+        evidence = "" if record.supersedes else f" {', '.join(record.evidence)}"
+        click.echo(f"  {record.quantity:+d} {visible(f'{record.outcome} {cause}{evidence}')}")
+
+
+def _signed(number: int) -> str:
+    return f"{number:+d}" if number else "0"
+
+
+def _amount(sign: str, amount: str | None, currency: str | None) -> str:
+    if amount is None:
+        return "no price"
+    return f"{sign}{amount} {currency}" if Decimal(amount) else f"0.00 {currency}"

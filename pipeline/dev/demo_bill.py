@@ -1,0 +1,52 @@
+"""The bill of the demo: what the ledger has and what Stripe counted, side by side."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from pipeline.catalog.tenants import Tenants
+from pipeline.dev.demo import Demo, histories, sums_at_stripe
+from pipeline.errors import ConfigurationError
+from pipeline.ledger import Ledger, reports
+from pipeline.ledger.entries import Receipt
+
+
+@dataclass
+class BillLine:
+    """The bill of a tenant."""
+
+    conversations: int = 0
+    quantity: int = 0
+    confirmed: int = 0
+    assumed: int = 0
+    amount: Decimal = Decimal(0)
+    at_stripe: int = 0
+
+
+def read_bill(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, BillLine]:
+    """Return each tenant's line, ordered by tenant: from the ledger, and from Stripe's sums."""
+    lines: dict[str, BillLine] = {}
+    for tenant_id, _, _ in histories(demo.data):
+        lines.setdefault(tenant_id, BillLine()).conversations += 1
+    for usage in reports.usage(ledger):
+        price = tenants.price_for(
+            usage.tenant_id, usage.outcome, usage.policy, usage.policy_version
+        )
+        assert price is not None
+        line = lines[usage.tenant_id]
+        line.quantity += usage.quantity
+        line.confirmed += usage.confirmed
+        line.assumed += usage.assumed
+        line.amount += price[0] * usage.quantity
+    at_stripe = sums_at_stripe(demo)
+    for tenant_id, line in lines.items():
+        line.at_stripe = at_stripe[tenant_id]
+    return dict(sorted(lines.items()))
+
+
+def assumed_receipt(demo: Demo, ledger: Ledger) -> list[Receipt]:
+    """Return the receipt of the first conversation whose silence was billed."""
+    for tenant_id, conversation, _ in histories(demo.data):
+        receipts = reports.receipts(ledger, tenant_id, conversation)
+        if receipts and receipts[-1].record.kind == "assumed":
+            return receipts
+    raise ConfigurationError(["the demo's data has no assumed resolution"])

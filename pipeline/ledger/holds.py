@@ -1,0 +1,116 @@
+"""Hold all deliveries of an outdated ledger, until an operator says what was delivered.
+
+A ledger is outdated if an old backup was restored, if a replica that lagged took over, or if the
+setting names another database. The sink can read the missing usage records again, but the ledger does
+not know which of them were sent, and sending them again would bill twice. A hold names, for each
+partition of a topic, the offset of this ledger and the offset that the newer ledger had reached.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection, func, insert, select, update
+
+from pipeline.ledger.database import Ledger
+from pipeline.ledger.tables import delivery_hold
+
+# What an operator says about the usage records that this ledger does not know as delivered.
+Answer = Literal["never_sent", "perhaps_sent"]
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition whose position in this ledger is not the newest that the sinks have had."""
+
+    topic: str
+    partition: int
+    ledger_offset: int | None  # the next offset in this ledger; None if it has none
+    reached_offset: int  # the next offset that a ledger of these sinks has had
+    noticed_at: int  # ms
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether this partition shows that the ledger is outdated."""
+        return (self.ledger_offset or 0) < self.reached_offset
+
+
+_columns = [delivery_hold.c[name] for name in Hold.__struct_fields__]
+_is_open = delivery_hold.c.answered_at.is_(None)
+
+
+def open_holds(ledger: Ledger) -> list[Hold]:
+    """Return the holds that wait for an operator, by topic and partition."""
+    with ledger.reading() as connection:
+        return _open_holds(connection)
+
+
+def place(
+    ledger: Ledger,
+    topic: str,
+    offsets: Mapping[int, int],
+    reached: Mapping[int, int],
+    now_ms: int,
+) -> list[Hold]:
+    """Hold the deliveries if the ledger's `offsets` are behind `reached`; return all open holds.
+
+    If one partition is behind, the hold covers every partition in `reached`, because the whole ledger
+    is outdated. A partition does not count as behind if an operator has already answered for the same
+    offset or a later one.
+    """
+    behind = {n: offset for n, offset in reached.items() if offsets.get(n, 0) < offset}
+    answered = _answered(ledger, topic) if behind else {}
+    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):
+        return open_holds(ledger)
+    with ledger.writing() as connection:
+        held = {hold.partition: hold for hold in _open_holds(connection) if hold.topic == topic}
+        for partition, offset in sorted(reached.items()):
+            if partition not in held:
+                connection.execute(
+                    insert(delivery_hold).values(
+                        topic=topic,
+                        partition=partition,
+                        ledger_offset=offsets.get(partition),
+                        reached_offset=offset,
+                        noticed_at=now_ms,
+                    )
+                )
+            elif held[partition].reached_offset < offset:
+                connection.execute(
+                    update(delivery_hold)
+                    .where(
+                        _is_open,
+                        delivery_hold.c.topic == topic,
+                        delivery_hold.c.partition == partition,
+                    )
+                    .values(reached_offset=offset)
+                )
+        return _open_holds(connection)
+
+
+def answer(ledger: Ledger, said: Answer, *, who: str, reason: str, now_ms: int) -> int:
+    """End all open holds with what an operator says; return how many there were."""
+    with ledger.writing() as connection:
+        ended = connection.execute(
+            update(delivery_hold)
+            .where(_is_open)
+            .values(answer=said, answered_by=who, reason=reason, answered_at=now_ms)
+        )
+        return ended.rowcount
+
+
+def _open_holds(connection: Connection) -> list[Hold]:
+    query = (
+        select(*_columns).where(_is_open).order_by(delivery_hold.c.topic, delivery_hold.c.partition)
+    )
+    return [Hold(**row._mapping) for row in connection.execute(query)]
+
+
+def _answered(ledger: Ledger, topic: str) -> dict[int, int]:
+    h = delivery_hold.c
+    query: Any = (
+        select(h.partition, func.max(h.reached_offset))
+        .where(h.topic == topic, h.answered_at.is_not(None))
+        .group_by(h.partition)
+    )
+    with ledger.reading() as connection:
+        return {row[0]: row[1] for row in connection.execute(query)}
