@@ -1,11 +1,14 @@
 """What the sink asks of a Stripe account, against the emulator: checks, sums, errors."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from aiohttp import web
 
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import reports
-from pipeline.sink.stripe.account import check_account
+from pipeline.sink.stripe.account import check_account, meter_problems
 from pipeline.sink.stripe.reconcile import read_sums
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 
@@ -39,6 +42,113 @@ async def test_check_reports_the_checks_that_passed(bench: Bench, reported: list
 
     assert problems == []
     assert reported == ["meters found: 1", "customers found: 1"]
+
+
+UNFIT: dict[str, Any] = {
+    "aggregates by 'count'": {"default_aggregation": {"formula": "count"}},
+    "aggregates by 'last'": {"default_aggregation": {"formula": "last"}},
+    "takes the customer from 'customer'": {"customer_mapping": {"event_payload_key": "customer"}},
+    "takes the value from 'units'": {"value_settings": {"event_payload_key": "units"}},
+    "has the event_time_window 'hour'": {"event_time_window": "hour"},
+}
+
+
+@pytest.mark.parametrize("says", UNFIT)
+async def test_check_finds_a_meter_that_would_drop_or_miscount_what_it_takes(
+    bench: Bench, reported: list[str], says: str
+) -> None:
+    meter = {"display_name": "m", "event_name": "m", "default_aggregation": {"formula": "sum"}}
+    bench.emulator.state.meters.create({**meter, **UNFIT[says]}, 0)
+
+    (problem,) = await check_account(stripe_settings(bench.base_url), {}, ["m"], reported.append)
+
+    assert f"of 'm' {says}, and resmeter needs" in problem
+
+
+def test_check_finds_a_meter_with_dimensions_or_another_kind_of_customer() -> None:
+    meter = SimpleNamespace(
+        id="mtr_1",
+        event_name="m",
+        status="active",
+        default_aggregation=SimpleNamespace(formula="sum"),
+        customer_mapping=SimpleNamespace(type="by_name", event_payload_key="stripe_customer_id"),
+        value_settings=SimpleNamespace(event_payload_key="value"),
+        event_time_window=None,
+        dimension_payload_keys=["region"],
+    )
+
+    problems = meter_problems("m", [meter])
+
+    assert len(problems) == 2
+    assert "maps customers 'by_name', and resmeter needs 'by_id'" in problems[0]
+    assert "needs the dimensions ['region'], and resmeter needs 'none'" in problems[1]
+
+
+async def test_check_finds_an_inactive_meter_and_a_deleted_customer(
+    bench: Bench, reported: list[str]
+) -> None:
+    state = bench.emulator.state
+    meter = state.meters.of_event_name("resmeter_resolution")
+    assert meter is not None
+    state.meters.deactivate(meter["id"], 0)
+    state.customers.delete("cus_acme")
+
+    problems = await check_account(
+        stripe_settings(bench.base_url),
+        {"acme": "cus_acme"},
+        ["resmeter_resolution"],
+        reported.append,
+    )
+
+    assert len(problems) == 2
+    assert (
+        f"the meter {meter['id']} with the event_name 'resmeter_resolution' is inactive"
+        in (problems[0])
+    )
+    assert problems[1] == "tenants.acme: customer cus_acme is deleted"
+
+
+async def test_what_is_sent_to_an_inactive_meter_or_a_deleted_customer_is_taken_and_not_counted(
+    bench: Bench,
+) -> None:
+    """That is why the check looks."""
+    state = bench.emulator.state
+    meter = state.meters.of_event_name("resmeter_resolution")
+    assert meter is not None
+    state.meters.deactivate(meter["id"], 0)
+    state.customers.delete("cus_bluejay")
+    bench.store(record(), record("h", tenant_id="bluejay", outcome="procedure_handoff"))
+
+    await bench.flush()
+
+    assert bench.delivered() == {"acme": 1, "bluejay": 1}
+    assert bench.at_stripe() == {}
+    assert {each["code"] for each in state.sums()["unvalidated"]} == {
+        "archived_meter",
+        "meter_event_customer_not_found",
+    }
+
+
+@pytest.mark.parametrize("body", ['{"object": "list"}', '{"object": "x"}', "[]", "<html>", ""])
+async def test_check_and_sums_say_that_something_else_than_stripe_answers(
+    reported: list[str], body: str
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    settings = stripe_settings(f"http://127.0.0.1:{runner.addresses[0][1]}")
+
+    (problem,) = await check_account(settings, {}, ["m"], reported.append)
+    with pytest.raises(UnavailableError, match="not an answer of Stripe"):
+        await read_sums(settings, [("cus_1", "m")], 0, 60)
+    await runner.cleanup()
+
+    assert "not an answer of Stripe" in problem
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,48 @@ BUGS = (
         "or_(m.lease_until <= now_ms, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
+    Bug(
+        "the 23 hours count from the last call, not from the first that may have counted",
+        "pipeline/ledger/deliveries.py",
+        "func.min(attempt.c.at)",
+        "func.max(attempt.c.at)",
+    ),
+    Bug(
+        "a usage record conflicts only if its outcome, quantity or time differs",
+        "pipeline/ledger/records.py",
+        "            if row[:_CONTENT_SIZE] != stored:",
+        "            if any(row[n] != stored[n] for n in (3, 4, 7)):",
+    ),
+    Bug(
+        "a proxy's answer rejects a meter event",
+        "pipeline/sink/stripe/responses.py",
+        '        return "foreign"\n    if status is None:',
+        '        return "rejected"\n    if status is None:',
+    ),
+    Bug(
+        "a proxy's answer counts as a call that Stripe did not count",
+        "pipeline/ledger/entries.py",
+        '    "failed",\n    "foreign",\n    "delivered",',
+        '    "failed",\n    "delivered",',
+    ),
+    Bug(
+        "an uncertain meter event stays among those that are sent",
+        "pipeline/ledger/deliveries.py",
+        'values = {"state": "uncertain", "lease_until": 0}',
+        'values = {"state": "sent", "lease_until": 0}',
+    ),
+    Bug(
+        "what Stripe may have counted is released without a look at its sums",
+        "pipeline/ledger/decisions.py",
+        "if row.perhaps_counted and not decision.stripe_checked:",
+        "if False:",
+    ),
+    Bug(
+        "a release leaves its usage records with the old meter event",
+        "pipeline/ledger/decisions.py",
+        ".values(identifier=replacement.identifier)",
+        ".values(identifier=result.identifier)",
+    ),
 )
 
 

@@ -28,8 +28,10 @@ def problems(history: History, outcome: Outcome) -> list[str]:
         for key, values in outcome.emitted.items()
         if len(values) > 1
     ]
-    if outcome.quarantined:
-        faults.append(f"{outcome.quarantined} usage records are quarantined")
+    if outcome.quarantined != outcome.conflicts:
+        faults.append(
+            f"{outcome.quarantined} usage records are quarantined, not {outcome.conflicts}"
+        )
     faults += [f"no evidence: {key}" for key, row in have.items() if not orjson.loads(row[7])]
     faults += _reversals(outcome)
     faults += _billed(history, outcome)
@@ -110,7 +112,10 @@ def _reversals(outcome: Outcome) -> list[str]:
 
 
 def _billed(history: History, outcome: Outcome) -> list[str]:
-    """Check that all units owed are delivered or pending, and that Stripe has what was delivered."""
+    """Check that each unit owed is delivered, pending or uncertain, and what Stripe has.
+
+    Stripe has what was delivered, and may have what is uncertain.
+    """
     policy = history.policy
     tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
     owed: dict[tuple[str, str], int] = {}
@@ -128,8 +133,11 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
     for (tenant_id, name), units in owed.items():
         pending = outcome.pending.get((tenant_id, name), 0)
         delivered = outcome.delivered.get((tenant_id, name), 0)
-        if delivered + pending != units:
-            faults.append(f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending}")
+        uncertain = outcome.uncertain.get((tenant_id, name), 0)
+        if delivered + pending + uncertain != units:
+            faults.append(
+                f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending} + {uncertain}"
+            )
         if tenant_id not in CUSTOMERS:
             if delivered:
                 faults.append(f"{tenant_id} {name}: delivered without a customer")
@@ -137,6 +145,6 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
         if pending > 0:
             faults.append(f"{tenant_id} {name}: {pending} units are still pending")
         counted = at_stripe.get((CUSTOMERS[tenant_id], tenants.event_name_for(name)), 0)
-        if counted != delivered:
+        if not delivered <= counted <= delivered + uncertain:
             faults.append(f"{tenant_id} {name}: Stripe has {counted}, the ledger {delivered}")
     return faults

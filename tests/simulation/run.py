@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import select
-
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
 from pipeline.kafka.bounds import Acknowledgement
 from pipeline.ledger import Ledger, deliveries, records, reports
-from pipeline.ledger.tables import refused_record, usage_record
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
+from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
-from tests.simulation.ledgers import Ledgers, open_ledgers
+from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
+from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, ProcessKilled, Topic, World
@@ -26,6 +25,8 @@ _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
+OUTAGE_TURNS = 10
+OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
     worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
     stripe=StripeSettings(),
@@ -44,6 +45,9 @@ class Faults(NamedTuple):
     deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
+    conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
+    operator: bool = False  # at the end somebody decides about the meter events that wait
+    outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
 
@@ -53,6 +57,8 @@ class Outcome(NamedTuple):
     records: dict[str, tuple[Any, ...]]  # usage records in the ledger, by id
     emitted: dict[str, set[bytes]]  # in the topic: the different contents of each id
     quarantined: int
+    conflicts: int  # in the topic: records of a known id with another value in a column
+    uncertain: dict[tuple[str, str], int]
     delivered: dict[tuple[str, str], int]  # in the ledger: tenant, outcome → units
     stripe: dict[tuple[str, str, int], int]  # at Stripe: customer, event name, hour → units
     pending: dict[tuple[str, str], int]
@@ -103,10 +109,14 @@ class _Run:
         self._counts: Counter[str] = Counter()
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
+        self._conflicts: set[bytes] = set()
+        self._conflict_draw = random.Random(f"conflicts {seed}")
+        self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
     async def play(self) -> Outcome:
         """Append to the log and take turns until no work is left."""
         waiting = self._waiting
+        faults = self._faults
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -117,6 +127,10 @@ class _Run:
                 for _ in range(self._draw.randrange(4)):
                     if waiting and not self._has_open_calls(waiting[0].at):
                         self._arrive(waiting.pop(0))
+            elif self._outage_turns:
+                self._outage_turns -= 1
+                self.world.time += OUTAGE_TURN_MS
+                self.world.stripe_answers = not self._outage_turns
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
             calm = not waiting
@@ -125,7 +139,19 @@ class _Run:
                 self._delete_some()
                 await self._show_another_log()
             await self._turn(calm)
-            if calm and await self._is_done():
+            if self._conflict_draw.random() < faults.conflicts:
+                self._counts["conflicts"] += append_conflict(
+                    self.world, self._conflict_draw, self._conflicts
+                )
+            if calm and not self._outage_turns and await self._is_done():
+                if faults.operator:
+                    ledger = Ledger(self._ledgers.right_engine)
+                    decided = decide_about_waiting(
+                        ledger, self._stripe, self._tenants, self.world.time
+                    )
+                    self._counts["decided"] += decided
+                    if decided:
+                        continue
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
@@ -405,7 +431,7 @@ class _Run:
 
     def _outcome(self) -> Outcome:
         world, ledger = self.world, Ledger(self._ledgers.engine)
-        stored, quarantined = _stored(ledger)
+        stored, quarantined = stored_records(ledger)
         counted = self._stripe.meter_events.counted
         assert not any(event.problem for event in counted), counted
         letters = [dict(letter.headers) for letter in world.dead_letters.partitions[0]]
@@ -413,6 +439,11 @@ class _Run:
             records=stored,
             emitted=self._emitted(),
             quarantined=quarantined,
+            conflicts=self._counts["conflicts"],
+            uncertain=_summed(
+                ((usage.tenant_id, usage.outcome), usage.uncertain)
+                for usage in reports.usage(ledger)
+            ),
             delivered=_summed(
                 ((usage.tenant_id, usage.outcome), usage.delivered)
                 for usage in reports.usage(ledger)
@@ -454,31 +485,11 @@ class _Run:
         for partition in self.world.records.partitions:
             for record in partition:
                 assert record.value is not None
+                if record.value in self._conflicts:
+                    continue
                 record_id = record.value.split(b'"', 4)[3].decode()
                 emitted.setdefault(record_id, set()).add(record.value)
         return emitted
-
-
-def _stored(ledger: Ledger) -> tuple[dict[str, tuple[Any, ...]], int]:
-    """Return the ledger's usage records by id, and how many are quarantined."""
-    with ledger.reading() as connection:
-        rows = connection.execute(
-            select(
-                usage_record.c.id,
-                usage_record.c.outcome,
-                usage_record.c.quantity,
-                usage_record.c.kind,
-                usage_record.c.reason,
-                usage_record.c.occurred_at,
-                usage_record.c.policy,
-                usage_record.c.policy_version,
-                usage_record.c.evidence,
-                usage_record.c.supersedes,
-                usage_record.c.origin_offsets,
-            )
-        ).all()
-        quarantined = connection.execute(select(refused_record.c.offset)).all()
-    return {row[0]: tuple(row)[1:] for row in rows}, len(quarantined)
 
 
 def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:

@@ -55,6 +55,9 @@ def test_every_kind_of_fault_happens() -> None:
         assert sum(outcome.counts.get(kind, 0) for outcome in outcomes) > 5, kind
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)
+    assert any(outcome.conflicts for outcome in outcomes)
+    assert any(outcome.uncertain.values() for outcome in outcomes)
+    assert any(outcome.counts.get("decided") for outcome in outcomes)
     assert any(events is None for outcome in outcomes for events in outcome.events.values())
 
 

@@ -126,6 +126,7 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
         self.generation = 0

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import aiohttp
 import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.sink.stripe.client import StripeClient
+from pipeline.sink.stripe.meter import CUSTOMER_KEY, VALUE_KEY
 
 CHECK_TIMEOUT_SECONDS = 20.0
 CHECKS_CONCURRENT_MAX = 10
@@ -49,28 +51,60 @@ async def check_account(
 async def _check_meters(
     client: StripeClient, event_names: Sequence[str], report: Callable[[str], None]
 ) -> list[str]:
-    meters: dict[str, stripe.billing.Meter] = {}
     try:
-        listed = await client.v1.billing.meters.list_async({"limit": 100, "status": "active"})
-        async for meter in listed.auto_paging_iter():
-            meters[meter.event_name] = meter
+        meters = await client.list_meters()
     except stripe.PermissionError:
         report("the key has no permission to read meters: meters were not checked")
         return []
-    problems = [
-        f"no active meter has the event_name {name!r}: create it (aggregation `sum`), or name "
-        "another one under [meters] of the tenant file"
-        for name in event_names
-        if name not in meters
-    ]
-    problems += [
-        f"the meter of {name!r} does not aggregate by `sum`: create one that does"
-        for name in event_names
-        if name in meters and meters[name].default_aggregation.formula != "sum"
-    ]
+    problems = [problem for name in event_names for problem in meter_problems(name, meters)]
     if not problems:
         report(f"meters found: {len(event_names)}")
     return problems
+
+
+def meter_problems(event_name: str, meters: Sequence[Any]) -> list[str]:
+    """Return what would make Stripe take meter events of this name, and not count them later.
+
+    Stripe answers 200 to a meter event before it looks at the meter.
+    https://docs.stripe.com/api/billing/meter/object
+    """
+    named = [meter for meter in meters if _part(meter, "event_name") == event_name]
+    active = [meter for meter in named if _part(meter, "status") == "active"]
+    if not active:
+        if named:
+            inactive = f"the meter {_part(named[0], 'id')} with the event_name {event_name!r}"
+            status = _part(named[0], "status")
+            return [f"{inactive} is {status}, and Stripe drops what it is sent: reactivate it"]
+        missing = (
+            f"no active meter has the event_name {event_name!r}: create it (aggregation `sum`)"
+        )
+        return [f"{missing}, or name another one under [meters] of the tenant file"]
+    meter = active[0]
+    wrong = {
+        "aggregates by": (_part(meter, "default_aggregation", "formula"), "sum"),
+        "maps customers": (_part(meter, "customer_mapping", "type"), "by_id"),
+        "takes the customer from": (
+            _part(meter, "customer_mapping", "event_payload_key"),
+            CUSTOMER_KEY,
+        ),
+        "takes the value from": (_part(meter, "value_settings", "event_payload_key"), VALUE_KEY),
+        # With a window, the last meter event in it replaces the others.
+        "has the event_time_window": (_part(meter, "event_time_window"), None),
+        "needs the dimensions": (_part(meter, "dimension_payload_keys") or None, None),
+    }
+    return [
+        f"the meter {_part(meter, 'id')} of {event_name!r} {what} {found!r}, and resmeter needs "
+        f"{needed or 'none'!r}: create a meter that has it, because Stripe changes none of this later"
+        for what, (found, needed) in wrong.items()
+        if found != needed
+    ]
+
+
+def _part(found: Any, *names: str) -> Any:
+    """Return a member of a member; None if there is none."""
+    for name in names:
+        found = getattr(found, name, None)
+    return found
 
 
 async def _check_customers(
@@ -82,8 +116,11 @@ async def _check_customers(
         async with slots:
             try:
                 retrieved = await client.v1.customers.retrieve_async(customer)
-            except stripe.InvalidRequestError:
-                return f"tenants.{tenant_id}: there is no customer {customer} in this account"
+            except stripe.InvalidRequestError as error:
+                if error.code == "resource_missing":
+                    return f"tenants.{tenant_id}: there is no customer {customer} in this account"
+                why = client.message_of(error)
+                return f"tenants.{tenant_id}: customer {customer} cannot be read: {why}"
         deleted = getattr(retrieved, "deleted", False)
         return f"tenants.{tenant_id}: customer {customer} is deleted" if deleted else None
 

@@ -17,6 +17,8 @@ from pipeline.sink.stripe.client import MESSAGE_CHARACTERS_MAX, StripeClient
 from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
 from pipeline.sink.stripe.transport import ForeignResponseError
 
+# The members of a payload, as a meter has them by default; `account` compares them with the meters'.
+CUSTOMER_KEY, VALUE_KEY = "stripe_customer_id", "value"
 # Stripe remembers identifiers "within a rolling period of at least 24 hours"; an hour is margin.
 REMEMBERED_SECONDS = 23 * 3600
 
@@ -87,7 +89,7 @@ def body(event: MeterEvent) -> MeterEventCreateParams:
     return {
         "event_name": event.event_name,
         "identifier": event.identifier,
-        "payload": {"stripe_customer_id": event.customer, "value": str(event.value)},
+        "payload": {CUSTOMER_KEY: event.customer, VALUE_KEY: str(event.value)},
         "timestamp": event.timestamp,
     }
 
