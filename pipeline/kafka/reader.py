@@ -1,5 +1,6 @@
 """Read a topic up to its current end without a consumer group; read a group's offsets."""
 
+import operator
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -7,6 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.events.model import UNREADABLE_HEADER, Headers
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 
@@ -21,6 +23,23 @@ _NO_COORDINATOR = {
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError._WAIT_COORD,
 }
+
+
+_call_headers = operator.methodcaller("headers")
+
+
+def headers_of(message: Message) -> Headers:
+    """Return a record's headers; `UNREADABLE_HEADER` alone if the client cannot read their names.
+
+    Never call `Message.headers` directly. If a name is not UTF-8, confluent-kafka returns a broken
+    list together with an exception. Python's interpreter does not look for the exception once a
+    call has run often, and the process dies of the list (SIGSEGV). `methodcaller` always looks.
+    """
+    try:
+        headers: list[tuple[str, bytes | None]] | None = _call_headers(message)
+    except (SystemError, UnicodeDecodeError):
+        return [UNREADABLE_HEADER]
+    return headers or []
 
 
 class TopicReader:

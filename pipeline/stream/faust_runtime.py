@@ -38,6 +38,9 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
   PartitionRecords · global of aiokafka.consumer.fetcher; its _unpack_records, _consumer_record
     make one item of each record → make one `RecordBatch` of each batch
     `_drain_messages` fails
+  MemoryRecords · global of aiokafka.consumer.fetcher
+    finds the batches in what was fetched → keeps their bytes, for records that aiokafka cannot read
+    `_drain_messages` fails
   _signal_recovery_end · Recovery
     an event, set once and cleared every five seconds → a `_RecoveryEnd`
     a recovery hangs, or ends before it begins
@@ -66,7 +69,8 @@ from faust.types import TP
 from pipeline.config import Settings
 from pipeline.kafka.options import security_of
 from pipeline.stream.crash import crash
-from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
+from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, in_parts
+from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner, Timers
 
 _POLL_SECONDS = 1.0
@@ -102,6 +106,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
         self.runner = runner
 
     def _new_transport(self) -> Any:
+        aiokafka.consumer.fetcher.MemoryRecords = FetchedBatches
         aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
         return _Transport(self.conf.broker_consumer, self)
 
@@ -349,7 +354,6 @@ class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
     _records: Any
 
     def _unpack_records(self) -> Any:
-        self._records = WholeBatches(self._records)
         behind = self.next_fetch_offset
         for fetched in super()._unpack_records():
             behind = fetched.next_offset

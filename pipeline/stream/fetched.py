@@ -51,20 +51,9 @@ class WholeBatch:
         # A compressed batch is unpacked here, in the consumer's thread, not in the event loop's.
         records = iter(batch)
         if batch.base_offset < offset:
-            records = [record for record in batch if record.offset >= offset]
+            records = [record for record in records if record.offset >= offset]
         first, end = max(batch.base_offset, offset), batch.next_offset
         return RecordBatch(records, first, end, batch.max_timestamp, end - first)
-
-
-class WholeBatches:
-    """Wrap aiokafka's iterator over the batches of a fetch, to return each as a `WholeBatch`."""
-
-    def __init__(self, records: Any) -> None:
-        self.has_next = records.has_next
-        self._next_batch = records.next_batch
-
-    def next_batch(self) -> WholeBatch:
-        return WholeBatch(self._next_batch())
 
 
 def in_parts(batches: Iterable[RecordBatch], size: int) -> Iterator[list[RecordBatch]]:

@@ -165,6 +165,7 @@ class Partition:
             or pending.conversation_id != conversation_id
             or pending.tenant_id != tenant_id
             or event.at > timestamp
+            or timestamp < 0
         ):
             rejected = check_record(addressed, key, timestamp)
             if rejected is not None:

@@ -66,6 +66,12 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
+        "a record that the client cannot read ends its batch",
+        "pipeline/stream/record_format.py",
+        "            yield from parse_records(self._raw, skip=read)\n",
+        "            return\n",
+    ),
+    Bug(
         "recovery takes the last state written, even an older one from a paused worker",
         "pipeline/stream/state.py",
         "    if other is None:\n",

@@ -54,7 +54,7 @@ def _expected(
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
-        decoded = read_record(sent.value, sent.key, sent.at)
+        decoded = read_record(sent.value, sent.key, sent.at, sent.headers)
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue

@@ -130,7 +130,7 @@ class _Run:
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        world.events.append(sent.partition, world.time, sent.key, sent.value, sent.headers)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -325,7 +325,7 @@ class _Run:
             },
             identifiers=Counter(event.identifier for event in counted),
             dead_letters={
-                (int(headers["resmeter-partition"]), int(headers["resmeter-offset"]))
+                (int(headers["resmeter-partition"] or 0), int(headers["resmeter-offset"] or 0))
                 for headers in letters
             },
             events={
