@@ -7,11 +7,13 @@ reasons that a policy adds appear with their first usage record. These modules s
 `stream.counts`, `stream.service`, `supervisor`, `sink.counts`, `sink.dispatcher`.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.events.model import REASONS, TYPES
+from pipeline.kafka.headers import OTHER_SOURCE
 
 # The reasons of usage records under the presets. A policy that bills another handoff cause adds it.
 TRANSITION_REASONS = (
@@ -48,15 +50,16 @@ class ProcessesMetrics:
 
 
 class WorkerMetrics:
-    """The worker's series."""
+    """The worker's series. `producers` are the ids of the keys in the tenant file."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, producers: Iterable[str] = ()) -> None:
         self._define_records(registry)
         self._define_progress(registry)
         for kind in TYPES:
             self.events.labels(kind)
-        for rejection in REASONS:
-            self.rejected.labels(rejection)
+        for source in (*producers, OTHER_SOURCE):
+            for rejection in REASONS:
+                self.rejected.labels(rejection, source)
         for outcome in OUTCOMES:
             for reason in TRANSITION_REASONS:
                 for delta in ("+1", "-1"):
@@ -71,8 +74,8 @@ class WorkerMetrics:
         )
         self.rejected = Counter(
             "resmeter_rejected",
-            "Records rejected and written to the dead letters, by reason. If it rises, a producer is at fault.",
-            ["reason"],
+            "Records rejected and written to the dead letters, by reason and by the producer that signed them. If it rises, a producer is at fault.",
+            ["reason", "source"],
             registry=registry,
         )
         self.transitions = Counter(
@@ -93,7 +96,12 @@ class WorkerMetrics:
         )
         self.dead_letter_share = Gauge(
             "resmeter_dead_letter_share",
-            "Share of dead letters among the last records. Above dead_letter_share_max the worker exits.",
+            "Share of dead letters among the last records. If it rises, a producer is at fault.",
+            registry=registry,
+        )
+        self.dead_letters_over_limit = Gauge(
+            "resmeter_dead_letters_over_limit",
+            "1 if the share of dead letters is above dead_letter_share_max: a producer is broken.",
             registry=registry,
         )
         self.duplicates = Counter(

@@ -25,6 +25,7 @@ CUT_HEADER = "resmeter-cut"
 # follows. The header's value is unchanged.
 NAME_PREFIX = "resmeter-name-"
 _OURS = "resmeter-"
+OTHER_SOURCE = "other"  # of a record that no configured producer has signed
 
 BYTES_MAX = 800_000  # for key, headers and value: a topic's default limit, less a margin
 DETAIL_CHARACTERS_MAX = 1_000
@@ -60,9 +61,17 @@ class DeadLetter(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, bytes | None], ...]  # the record's headers, then ours
     reason: Reason
     offset: int
+    source: str = OTHER_SOURCE  # the id of the key that signed the record
 
     @classmethod
-    def of(cls, record: Record, topic: str, partition: int, rejected: Rejected) -> "DeadLetter":
+    def of(
+        cls,
+        record: Record,
+        topic: str,
+        partition: int,
+        rejected: Rejected,
+        source: str = OTHER_SOURCE,
+    ) -> "DeadLetter":
         """Make the dead letter of a record of the events topic."""
         contents: Sequence[tuple[str, str | int]] = (
             (REASON_HEADER, rejected.reason),
@@ -77,7 +86,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         key, headers, value, cut = _cut_to_fit(record.key, named, record.value)
         if cut:
             ours = (*ours, (CUT_HEADER, cut.encode()))
-        return cls(key, value, (*headers, *ours), rejected.reason, record.offset)
+        return cls(key, value, (*headers, *ours), rejected.reason, record.offset, source)
 
 
 class DeadLetterHeaders(msgspec.Struct, frozen=True):

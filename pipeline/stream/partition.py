@@ -19,9 +19,9 @@ by              because                                       reason
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.events.model import Rejected
-from pipeline.events.signature import Key, verify
+from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
-from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
@@ -220,7 +220,11 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        result.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))
+        keys = self._keys
+        signer = signer_of(keys, record.key, record.value, record.headers) if keys else None
+        result.dead_letters.append(
+            DeadLetter.of(record, self.topic, self.number, rejected, signer or OTHER_SOURCE)
+        )
 
     # --- timers -----------------------------------------------------------------------------------
 

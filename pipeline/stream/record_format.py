@@ -1,7 +1,7 @@
 """Read Kafka's record batches, and keep a strange record from spoiling the others of its batch.
 
 aiokafka's parser ends a batch at the first record that it cannot read: with a header name that is
-no UTF-8, for example, which a broker stores as it is. Such a record must become a dead letter, and
+not UTF-8, for example, which a broker stores as it is. Such a record must become a dead letter, and
 the records after it must be decided. So the bytes of each batch stay at hand, and from the record
 that aiokafka cannot read on, the parser here takes over. A byte of a header name that is not UTF-8
 becomes a surrogate, as Python has it for file names: encoding the name gives the bytes back.

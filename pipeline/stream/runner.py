@@ -10,6 +10,7 @@ from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.kafka.headers import DeadLetter
+from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult, Output
 from pipeline.stream.counts import count_applied, count_emitted, drop_partition
@@ -17,6 +18,7 @@ from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.partition import Partition, TimelineFor
 
+_log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
 
@@ -121,8 +123,11 @@ class BatchRunner:
         self._now = now
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
-            self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
+            self._worker.dead_letter_window_records,
+            self._worker.dead_letter_share_max,
+            signed_only=bool(keys),
         )
+        self._was_over_limit = False
 
     # --- partitions -------------------------------------------------------------------------------
 
@@ -183,11 +188,15 @@ class BatchRunner:
             partition.schedule_all()
         result = partition.apply(chain.from_iterable(batch.records for batch in batches))
         limit = self._dead_letter_limit
-        limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
-        if limit.is_exceeded:
+        letters = [(letter.source, letter.reason) for letter in result.dead_letters]
+        limit.count(sum(result.events_by_type), letters)
+        if limit.is_exceeded and self._worker.dead_letters_end_worker:
             # This batch is not written, so it will be read again once the cause is fixed.
-            self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message))
+            self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message_at_end))
             return
+        if limit.is_exceeded and not self._was_over_limit:
+            _log.error("dead_letters_too_many", detail=limit.message)
+        self._was_over_limit = limit.is_exceeded
         self._taken_at[number] = time.monotonic()
         arrived_ms = max(batch.timestamp for batch in batches)
         if arrived_ms != NO_TIMESTAMP:
@@ -354,6 +363,14 @@ class BatchRunner:
 
     def dead_letter_share(self) -> float:
         return self._dead_letter_limit.share
+
+    def dead_letters_over_limit(self) -> int:
+        return int(self._dead_letter_limit.is_exceeded)
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know although the worker is ready."""
+        limit = self._dead_letter_limit
+        return [limit.message] if limit.is_exceeded else []
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""

@@ -148,7 +148,7 @@ class _Worker:
         self._settings = settings
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._registry = CollectorRegistry()
-        self._metrics = WorkerMetrics(self._registry)
+        self._metrics = WorkerMetrics(self._registry, tenants.producers)
         self._outputs = Outputs(settings)
         self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
         self._runner = self._app.runner
@@ -170,7 +170,9 @@ class _Worker:
             context.stop_with_parent(stop.set)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
-                serving(listening, text_of(self._registry), self._readiness)
+                serving(
+                    listening, text_of(self._registry), self._readiness, warnings=self._warnings
+                )
             )
             try:
                 await self._outputs.start()
@@ -236,6 +238,9 @@ class _Worker:
 
     async def _readiness(self) -> list[str]:
         return self._problems()
+
+    async def _warnings(self) -> list[str]:
+        return self._runner.warnings()
 
     def _problems(self) -> list[str]:
         """Return why the worker is not ready; an empty list means that it is ready."""
@@ -305,6 +310,7 @@ def watch(metrics: WorkerMetrics, runner: BatchRunner) -> None:
     metrics.due_unsettled.set_function(runner.due_unsettled)
     metrics.unacknowledged.set_function(runner.unacknowledged)
     metrics.dead_letter_share.set_function(runner.dead_letter_share)
+    metrics.dead_letters_over_limit.set_function(runner.dead_letters_over_limit)
 
 
 def _quiet_libraries() -> None:

@@ -100,6 +100,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
         sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
+    sent += _burst_of_garbage(random.Random(f"burst {seed}"))
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -132,6 +133,13 @@ def _with_unreadable_headers(draw: random.Random, sent: list[EventRecord]) -> li
         draw.choice(sent)._replace(headers=(("a", b""), (name, None)))
         for _ in range(draw.choice([0, 0, 1, 2]))
     ]
+
+
+def _burst_of_garbage(draw: random.Random) -> list[EventRecord]:
+    """Return what a broken producer writes: enough to exceed the limit on dead letters."""
+    at = T0 + draw.randrange(2 * WINDOW)
+    size = draw.choice([0, 0, 0, 60])
+    return [EventRecord(at + n, 0, b"acme:c0", b"{garbage") for n in range(size)]
 
 
 def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:

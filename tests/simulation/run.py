@@ -25,7 +25,12 @@ _Key = TypeVar("_Key")
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
 _SETTINGS = Settings(
-    worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
+    worker=WorkerSettings(
+        settle_margin_seconds=0,
+        inflight_batches_max=3,
+        seal_after_days=1,
+        dead_letter_window_records=1,
+    ),
     stripe=StripeSettings(),
 )
 
