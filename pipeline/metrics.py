@@ -126,6 +126,16 @@ class WorkerMetrics:
         )
 
     def _define_progress(self, registry: CollectorRegistry) -> None:
+        self.damaged_partitions = Gauge(
+            "resmeter_damaged_partitions",
+            "Partitions of the events topic that stand still at a damaged batch. Above 0, their usage waits.",
+            registry=registry,
+        )
+        self.stepped_over = Counter(
+            "resmeter_offsets_stepped_over",
+            "Offsets of damaged batches that an operator has stepped over: their records are lost.",
+            registry=registry,
+        )
         self.conversations = Gauge(
             "resmeter_conversations", "Conversations held in memory.", registry=registry
         )

@@ -2,7 +2,7 @@
 
 import operator
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -25,6 +25,7 @@ _NO_COORDINATOR = {
 }
 
 
+_DAMAGED = {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION}
 _call_headers = operator.methodcaller("headers")
 
 
@@ -54,6 +55,9 @@ class TopicReader:
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
         self.topic = topic
+        # Where to go on behind damage at (partition, offset); None: not at all.
+        self.on_damage: Callable[[int, int], int | None] = lambda *_: None
+        self.damages: dict[tuple[int, int], str] = {}  # what `records` has passed over
         self._servers = str(options["bootstrap.servers"])
         failure = AuthFailure()
         self._consumer = open_client(
@@ -64,6 +68,7 @@ class TopicReader:
                 "enable.auto.commit": False,
                 "enable.partition.eof": False,
                 "auto.offset.reset": "earliest",
+                "check.crcs": True,
                 "error_cb": failure.on_error,
                 **silent_options(),
             },
@@ -124,11 +129,34 @@ class TopicReader:
                 )
             for message in messages:
                 partition, offset = message.partition(), message.offset()
-                if message.error() is not None or partition is None or offset is None:
+                failure = message.error()
+                if failure is not None:
+                    if failure.code() in _DAMAGED and partition in ends and offset is not None:
+                        self._pass_damage(partition, offset, failure.str())
+                    continue
+                if partition is None or offset is None:
                     continue
                 if partition in ends and offset < ends[partition]:
                     yield message
             self._drop_finished(ends)
+
+    def _pass_damage(self, partition: int, offset: int, what: str) -> None:
+        """Go on behind a damaged batch, where an operator has decided to step over it.
+
+        Never let the client go on by itself: it takes whatever bytes follow for a batch.
+        """
+        if (partition, offset) in self.damages:
+            return  # the client has reported it a second time before it moved
+        end = self.on_damage(partition, offset)
+        if end is None:
+            raise UnavailableError(
+                f"{self.topic}[{partition}] is damaged at offset {offset}: {what}; restore "
+                "the partition from a replica, or see `resmeter topics step-over --help`"
+            )
+        self.damages[partition, offset] = (
+            f"{self.topic}[{partition}] offsets {offset} to {end - 1}: {what}"
+        )
+        self._consumer.seek(TopicPartition(self.topic, partition, end))
 
     def _drop_finished(self, ends: dict[int, int]) -> None:
         # Use the position, not the last record: a partition may end with the markers of

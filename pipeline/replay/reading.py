@@ -8,6 +8,7 @@ ledger still lacks after that is lost.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
+from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, headers_of
 from pipeline.ledger import Ledger, records
@@ -100,6 +102,7 @@ def open_reading(
     """
     options = librdkafka_options(settings.kafka)
     with closing(TopicReader(options, settings.topics.events)) as events:
+        events.on_damage = partial(decided_end, settings)
         committed = _committed_offsets(settings, list(events.bounds))
         # A dead letter is written before its record is committed, so all up to `committed` exist now.
         dead_letters = _dead_letter_origins(settings)

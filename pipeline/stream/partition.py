@@ -22,6 +22,7 @@ from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
+from pipeline.kafka.stepover import STEP_OVER_PREFIX, decode_step_over
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
@@ -83,6 +84,7 @@ class Partition:
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._timelines: dict[str, Timeline] = {}
+        self._steps: dict[int, int] = {}  # what operators step over: first offset → end offset
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -96,6 +98,10 @@ class Partition:
         for record in records:
             key, stored = record.key, record.value
             if not key:  # a reading of the broker's clock
+                continue
+            if key.startswith(STEP_OVER_PREFIX):
+                step = decode_step_over(stored or b"")
+                self._steps[step.first_offset] = step.end_offset
                 continue
             if stored is None:
                 states.pop(key, None)
@@ -117,6 +123,11 @@ class Partition:
         self.open_conversations = len(self.due_queue)
 
     # --- records ----------------------------------------------------------------------------------
+
+    def step_over(self, offset: int) -> int | None:
+        """Return where to go on after the damage at an offset, if an operator has decided so."""
+        ends = [end for first, end in self._steps.items() if first <= offset < end]
+        return max(ends, default=None)
 
     def apply(self, records: Iterable[Record]) -> BatchResult:
         """Apply records in the order of their offsets.

@@ -24,6 +24,7 @@ from pipeline.events.model import UNREADABLE_HEADER
 from pipeline.stream.fetched import NO_TIMESTAMP, WholeBatch
 
 _LENGTH = struct.Struct(">qi")  # the first offset, and the number of bytes that follow
+_LENGTH_MIN = 14  # of a record of format 0
 _MAGIC_AT = 16
 _HEADERS_IN_FORMAT = 2
 # attributes, last offset delta, first and last timestamp, producer's id, epoch and sequence, records
@@ -60,6 +61,10 @@ class FetchedBatches:
             return None
         _, length = _LENGTH.unpack_from(self._data, at)
         end = at + _LENGTH.size + int(length)
+        if length < _LENGTH_MIN or (end > len(self._data) and at == 0):
+            # A broker returns the first batch as a whole, so the length is damaged. Then nobody can
+            # tell where the batch ends.
+            return len(self._data)
         return None if end > len(self._data) else end
 
     def size_in_bytes(self) -> int:
@@ -73,19 +78,63 @@ class FetchedBatches:
             return None
         raw = self._data[self._at : self._next]
         self._at, self._next = self._next, self._end_of(self._next)
-        magic = raw[_MAGIC_AT]
-        if magic < _HEADERS_IN_FORMAT:
-            return WholeBatch(_OldBatch(raw, magic))
-        return WholeBatch(_Batch(raw))
+        try:
+            magic = raw[_MAGIC_AT]
+            batch = _OldBatch(raw, magic) if magic < _HEADERS_IN_FORMAT else _Batch(raw)
+            damage = "" if batch.is_intact else "the checksum does not match"
+        except Exception as error:
+            damage = f"it cannot be unpacked: {type(error).__name__}: {error}"
+        return WholeBatch(_Damaged(raw, damage, self._offset_of_next()) if damage else batch)
+
+    def _offset_of_next(self) -> int:
+        if self._next is None or self._next - self._at < _RECORDS_AT:
+            return 0
+        return int(_LENGTH.unpack_from(self._data, self._at)[0])
+
+
+class _Damaged:
+    """A batch that is not what its producer sent: the broker's disk or memory has changed it."""
+
+    producer_id = None
+    is_control_batch = False
+    is_transactional = False
+
+    def __init__(self, raw: memoryview, damage: str, offset_of_next: int) -> None:
+        self.damage = damage
+        self.next_offset = offset_of_next
+        if not offset_of_next and len(raw) >= _RECORDS_AT:
+            base_offset, last = (
+                struct.unpack_from(">q", raw)[0],
+                struct.unpack_from(">i", raw, 23)[0],
+            )
+            # A batch has at most as many records as bytes. Anything else is damaged too.
+            self.next_offset = base_offset + last + 1 if 0 <= last < len(raw) else 0
+
+    def validate_crc(self) -> bool:
+        """Say that it is valid: aiokafka would raise an error for all that was fetched."""
+        return True
 
 
 class _Batch:
-    """A batch of today's format."""
+    """A batch of today's format.
+
+    Raises:
+        Exception: the batch cannot be unpacked.
+    """
+
+    damage = ""
 
     def __init__(self, raw: memoryview) -> None:
         self._raw = raw
         self._parsed: Any = DefaultRecordBatch(raw)
         (self._count,) = struct.unpack_from(">i", raw, _RECORDS_AT - 4)
+        self.is_intact = bool(self._parsed.validate_crc())
+        # Unpack a compressed batch now, in the consumer's thread. Compaction leaves batches without
+        # records, in which nothing can be unpacked.
+        self._records = iter(self._parsed) if self.is_intact and self._count else iter(())
+
+    def validate_crc(self) -> bool:
+        return self.is_intact
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parsed, name)
@@ -94,10 +143,7 @@ class _Batch:
         return next(self._parsed)
 
     def __iter__(self) -> Iterator[Any]:
-        if self._count == 0:  # compaction leaves such batches; nothing in them can be unpacked
-            return iter(())
-        records = iter(self._parsed)  # unpacks a compressed batch now, in the consumer's thread
-        return self._tolerant(records)
+        return self._tolerant(self._records)
 
     def _tolerant(self, records: Iterator[Any]) -> Iterator[Any]:
         read = 0
@@ -112,44 +158,40 @@ class _Batch:
 class _OldBatch:
     """A batch of a format before Kafka 0.11: one record, or several that are compressed together."""
 
+    damage = ""
     producer_id = None
     is_control_batch = False
     is_transactional = False
 
     def __init__(self, raw: memoryview, magic: int) -> None:
-        self._parsed: Any = LegacyRecordBatch(raw, magic)
-        self.next_offset = int(self._parsed.next_offset)
-        self._records: list[ParsedRecord] | None = None
+        parsed: Any = LegacyRecordBatch(raw, magic)
+        self.next_offset = int(parsed.next_offset)
+        self.is_intact = bool(parsed.validate_crc())
+        self._records = [
+            ParsedRecord(
+                record.offset,
+                NO_TIMESTAMP if record.timestamp is None else record.timestamp,
+                record.key,
+                record.value,
+                (),
+            )
+            for record in (parsed if self.is_intact else ())
+        ]
 
     def validate_crc(self) -> bool:
-        return bool(self._parsed.validate_crc())
+        return self.is_intact
 
     @property
     def base_offset(self) -> int:
         # The offset in the batch is that of its last record.
-        records = self._all()
-        return records[0].offset if records else self.next_offset
+        return self._records[0].offset if self._records else self.next_offset
 
     @property
     def max_timestamp(self) -> int:
-        return max((record.timestamp for record in self._all()), default=NO_TIMESTAMP)
+        return max((record.timestamp for record in self._records), default=NO_TIMESTAMP)
 
     def __iter__(self) -> Iterator[ParsedRecord]:
-        return iter(self._all())
-
-    def _all(self) -> list[ParsedRecord]:
-        if self._records is None:
-            self._records = [
-                ParsedRecord(
-                    record.offset,
-                    NO_TIMESTAMP if record.timestamp is None else record.timestamp,
-                    record.key,
-                    record.value,
-                    (),
-                )
-                for record in self._parsed
-            ]
-        return self._records
+        return iter(self._records)
 
 
 def parse_records(raw: bytes | memoryview, skip: int = 0) -> Iterator[ParsedRecord]:

@@ -4,80 +4,24 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, Protocol
 
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
-from pipeline.kafka.headers import DeadLetter
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.batch import BatchResult, Output
+from pipeline.stream.batch import BatchResult
 from pipeline.stream.counts import count_applied, count_emitted, drop_partition
+from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.host import Host, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
 
 _log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
-
-
-class Host(Protocol):
-    """What the runner needs from its host: Faust in production, the simulator in tests."""
-
-    @property
-    def generation(self) -> int:
-        """The consumer group's generation; when it changes, partitions may have moved."""
-
-    @property
-    def is_rebalancing(self) -> bool:
-        """Whether the group is distributing its partitions."""
-
-    @property
-    def is_recovering(self) -> bool:
-        """Whether the host reports that it is reading states from the changelog."""
-
-    @property
-    def has_unread_states(self) -> bool:
-        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether fetching is paused, for a rebalance or because the process is stopping."""
-
-    async def position(self, partition: int) -> int | None:
-        """Return the offset of the next record to read; None if we do not own the partition."""
-
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Return, by partition of the events topic, the offset after the last record."""
-
-    def states_written(self, partition: int, offsets: range) -> None:
-        """Note changelog offsets that we wrote: a recovery need not read them back."""
-
-
-class Writer(Protocol):
-    """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
-
-    async def write_results(
-        self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
-    ) -> None: ...
-
-    async def write_states(
-        self, partition: int, states: Sequence[tuple[bytes, bytes]]
-    ) -> range | None: ...
-
-    async def read_clock(self, partition: int) -> tuple[int, range]: ...
-
-
-class Probe(NamedTuple):
-    """A partition's end offset, and the broker's time just before the offset was read."""
-
-    partition: int
-    clock_ms: int
-    end_offset: int
-    generation: int
 
 
 class BatchRunner:
@@ -108,6 +52,7 @@ class BatchRunner:
             now: the host's clock, in seconds.
         """
         self.partitions: dict[int, Partition] = {}
+        self.damages = Damages(settings.topics.events)
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
         self.done_at: dict[int, float] = {}  # when `done` last moved, monotonic seconds
         self.arrived_ms: dict[int, int] = {}  # the latest timestamp in the last batch applied
@@ -161,6 +106,8 @@ class BatchRunner:
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
+        numbers = list(numbers)
+        self.damages.drop(numbers)
         for number in numbers:
             for by_partition in (
                 self.partitions,
@@ -214,6 +161,22 @@ class BatchRunner:
             self.arrived_ms[number] = arrived_ms
         count_applied(self._metrics, result)
         self._start(partition, result, batches[-1].next_offset)
+
+    def meet_damage(self, number: int, batch: RecordBatch) -> int | None:
+        """Return the offset to go on from, if an operator has decided to step over a damaged batch.
+
+        Otherwise return None: the caller stops the partition, and no timer of it fires.
+        """
+        partition = self.partition(number)
+        to = partition.step_over(batch.offset)
+        if to is None:
+            self.damages.stop(number, batch)
+            return None
+        if not self.damages.step_over(number, batch, to):
+            return to
+        self._metrics.stepped_over.inc(to - batch.offset)
+        self._start(partition, BatchResult(), to)
+        return to
 
     def _start(self, partition: Partition, result: BatchResult, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
@@ -381,7 +344,7 @@ class BatchRunner:
     def warnings(self) -> list[str]:
         """Return what an operator should know although the worker is ready."""
         limit = self._dead_letter_limit
-        return [limit.message] if limit.is_exceeded else []
+        return [*self.damages.texts(), *([limit.message] if limit.is_exceeded else [])]
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""

@@ -310,6 +310,7 @@ def watch(metrics: WorkerMetrics, runner: BatchRunner) -> None:
     metrics.due_unsettled.set_function(runner.due_unsettled)
     metrics.unacknowledged.set_function(runner.unacknowledged)
     metrics.dead_letter_share.set_function(runner.dead_letter_share)
+    metrics.damaged_partitions.set_function(lambda: len(runner.damages.texts()))
     metrics.dead_letters_over_limit.set_function(runner.dead_letters_over_limit)
 
 

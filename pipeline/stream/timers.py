@@ -3,7 +3,8 @@
 import asyncio
 import time
 
-from pipeline.stream.runner import BatchRunner, Probe
+from pipeline.stream.host import Probe
+from pipeline.stream.runner import BatchRunner
 
 
 class Timers:
