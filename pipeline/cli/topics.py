@@ -5,6 +5,7 @@ import sys
 import click
 
 from pipeline.cli import MISUSED, CommandGroup
+from pipeline.cli.options import POSITION
 from pipeline.cli.output import count_of
 from pipeline.config import load_settings
 
@@ -81,6 +82,44 @@ def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
     click.echo(
         f"acknowledged: {settings.topics.events}[{partition}] before offset {given.until}, by "
         f"{given.who}; the worker takes it over within seconds",
+        err=True,
+    )
+
+
+@command.command("step-over")
+@click.argument("position", type=POSITION, metavar="PARTITION:OFFSET")
+@click.option(
+    "--to",
+    "end_offset",
+    type=click.IntRange(min=1),
+    required=True,
+    metavar="OFFSET",
+    help="Where workers go on: the offset after the last damaged record.",
+)
+@click.option("--who", required=True, metavar="NAME", help="Who decides this.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why the records are given up.")
+def step_over(position: tuple[int, int], end_offset: int, who: str, reason: str) -> None:
+    """Give up damaged records of the events topic, so that their partition goes on.
+
+    A worker stops a partition at a batch whose checksum does not match: its disk has changed it.
+    First try to restore the partition from a replica. PARTITION:OFFSET and --to are in the worker's
+    log (`partition_damaged`) and in its /health/ready. Restart the workers afterwards: they read
+    the decision when they start, and pass over damaged batches alone, never over intact ones. The
+    decision stays in the changelog topic, with who and why.
+
+    \b
+    Example:
+      resmeter topics step-over 3:90211 --to 90480 --who ann --reason "bad disk"
+    """
+    from pipeline.kafka.damage import step_over_damage
+
+    settings = load_settings()
+    partition, first_offset = position
+    step_over_damage(settings, partition, first_offset, end_offset, by=who, reason=reason)
+    lost = count_of(end_offset - first_offset, "offset")
+    click.echo(
+        f"{settings.topics.events}[{partition}]: workers step over {lost}, {first_offset} to "
+        f"{end_offset - 1}, where these are damaged; restart the workers",
         err=True,
     )
 

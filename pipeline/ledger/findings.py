@@ -9,6 +9,7 @@ FindingKind = Literal[
     "no_evidence",  # in the ledger, but names no event as evidence
     "unbalanced",  # corrected by a rebill plan, but the sum is not the units owed
     "no_dead_letter",  # rejected, but not among the dead letters
+    "damaged",  # the log has records that no longer are what was written: not judged
     "undecided",  # deciding event by event and over the whole history differ: an error in resmeter
     "at_stripe",  # Stripe's sum is not that of the ledger's deliveries
     "refused",  # owed, but Stripe rejected it

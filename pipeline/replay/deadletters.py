@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 from confluent_kafka import Message
@@ -12,7 +12,7 @@ from pipeline.events.model import Headers
 from pipeline.events.times import is_within
 from pipeline.kafka.headers import read_dead_letter_headers
 from pipeline.kafka.options import librdkafka_options
-from pipeline.kafka.reader import TopicReader
+from pipeline.kafka.reader import TopicReader, headers_of
 from pipeline.progress import OnRecord, ignore_progress
 
 Position: TypeAlias = tuple[int, int]  # partition and offset in the dead-letter topic
@@ -141,11 +141,10 @@ def read_letter(
 
 def letter_of(message: Message) -> Letter:
     """Return the dead letter in a message of the dead-letter topic."""
-    headers: Any = message.headers() or []
     return read_letter(
         (message.partition() or 0, message.offset() or 0),
         message.timestamp()[1],
         message.key(),
         message.value(),
-        headers,
+        headers_of(message),
     )

@@ -144,7 +144,8 @@ def redriven_headers(letter: Letter) -> list[tuple[str, bytes | None]]:
 
 
 def _digest(letter: Letter) -> bytes:
-    record = (letter.key, letter.value, letter.headers)
+    names = [(name.encode("utf-8", "surrogateescape"), content) for name, content in letter.headers]
+    record = (letter.key, letter.value, names)
     return hashlib.sha256(msgspec.msgpack.encode(record)).digest()
 
 

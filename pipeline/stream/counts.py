@@ -20,8 +20,9 @@ def count_applied(metrics: WorkerMetrics, result: BatchResult) -> None:
     for kind, count in zip(TYPES, result.events_by_type, strict=True):
         if count:
             metrics.events.labels(kind).inc(count)
-    for reason, count in Counter(letter.reason for letter in result.dead_letters).items():
-        metrics.rejected.labels(reason).inc(count)
+    letters = Counter((letter.source, letter.reason) for letter in result.dead_letters)
+    for (source, reason), count in letters.items():
+        metrics.rejected.labels(reason, source).inc(count)
     metrics.duplicates.inc(result.duplicates)
     metrics.redelivered.inc(result.redelivered)
     count_emitted(metrics, result)

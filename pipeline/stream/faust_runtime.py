@@ -41,6 +41,9 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
   PartitionRecords · global of aiokafka.consumer.fetcher; its _unpack_records, _consumer_record
     make one item of each record → make one `RecordBatch` of each batch
     `_drain_messages` fails
+  MemoryRecords · global of aiokafka.consumer.fetcher
+    finds the batches in what was fetched → keeps their bytes, for records that aiokafka cannot read
+    `_drain_messages` fails
   _signal_recovery_end · Recovery
     an event, set once and cleared every five seconds → a `_RecoveryEnd`
     a recovery hangs, or ends before it begins
@@ -64,16 +67,19 @@ import aiokafka.consumer.fetcher
 import faust
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import IllegalStateError
+from aiokafka.structs import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
 from pipeline.config import Settings
+from pipeline.errors import DamagedTopicError
 from pipeline.kafka.options import security_of
 from pipeline.kafka.positions import Positions
 from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
-from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
+from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, in_parts
 from pipeline.stream.outputs import TokenProvider
+from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.timers import Timers
 
@@ -119,6 +125,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
         self.positions = positions
 
     def _new_transport(self) -> Any:
+        aiokafka.consumer.fetcher.MemoryRecords = FetchedBatches
         aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
         return _Transport(self.conf.broker_consumer, self)
 
@@ -294,6 +301,7 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                     continue
                 unhandled: dict[TP, int] = {}
                 for tp, fetched in records.items():
+                    damaged = fetched.pop() if fetched and fetched[-1].damage else None
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
                         if tp.topic == self.app.resmeter.topics.events:
@@ -307,6 +315,8 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                             break
                         if self._handle(tp, batches):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
+                    if damaged is not None and tp not in unhandled:
+                        await self._meet_damage(tp, damaged)
                 if unhandled:
                     await self._thread.go_back(unhandled)
                 # Between two polls, everything that was fetched has been handled: the position is
@@ -322,6 +332,17 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
             crash("batch_failed", error)
         finally:
             timers.cancel()
+
+    async def _meet_damage(self, tp: TP, damaged: RecordBatch) -> None:
+        """Step over a damaged batch if an operator has said so; otherwise stop its partition."""
+        if tp.topic != self.app.resmeter.topics.events:
+            raise DamagedTopicError(tp.topic, tp.partition, damaged.offset, damaged.damage)
+        to = self.app.runner.meet_damage(tp.partition, damaged)
+        if to is None:
+            await self._thread.pause(tp)
+        else:
+            await self._thread.seek_wait({tp: to})
+            self._read_offset[tp] = to - 1
 
     def _handle(self, tp: TP, batches: list[RecordBatch]) -> bool:
         """Pass events to the runner and states to the host; return whether these were events.
@@ -361,6 +382,15 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """
         await self.call_thread(self._go_back, offsets)
 
+    async def pause(self, tp: TP) -> None:
+        """Fetch no more of a partition, until it is assigned again."""
+        await self.call_thread(self._pause, tp)
+
+    async def _pause(self, tp: TP) -> None:
+        consumer = self._ensure_consumer()
+        if tp in consumer.assignment():
+            consumer.pause(TopicPartition(tp.topic, tp.partition))
+
     async def _go_back(self, offsets: Mapping[TP, int]) -> None:
         consumer = self._ensure_consumer()
         assignment = consumer._subscription.subscription.assignment
@@ -375,13 +405,17 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
 class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
     """aiokafka's iterator over the fetched records of a partition; it yields whole batches."""
 
-    _records: Any
+    next_fetch_offset: int
 
     def _unpack_records(self) -> Any:
-        self._records = WholeBatches(self._records)
         behind = self.next_fetch_offset
         for fetched in super()._unpack_records():
             behind = fetched.next_offset
+            if fetched.damage:
+                # Nothing after it is returned, and the position stays where it is.
+                self.next_fetch_offset = fetched.offset
+                yield fetched
+                return
             yield fetched
         if self.next_fetch_offset > behind:
             # The fetch ended with markers and aborted records of transactions. They are not

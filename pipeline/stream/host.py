@@ -21,7 +21,7 @@ class Host(Protocol):
 
     @property
     def is_recovering(self) -> bool:
-        """Whether the host says that it is reading states from the changelog."""
+        """Whether the host reports that it is reading states from the changelog."""
 
     @property
     def has_unread_states(self) -> bool:
@@ -32,10 +32,10 @@ class Host(Protocol):
         """Whether fetching is paused, for a rebalance or because the process is stopping."""
 
     async def position(self, partition: int) -> int | None:
-        """Return the offset of the next record of the events topic; None if we do not own it."""
+        """Return the offset of the next record to read; None if we do not own the partition."""
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Note offsets of the changelog that we wrote: they need not be read back."""
+        """Note changelog offsets that we wrote: a recovery need not read them back."""
 
 
 class Log(Protocol):
@@ -72,7 +72,7 @@ class Writer(Protocol):
 
 
 class Probe(NamedTuple):
-    """A partition's end offset, and the broker's time just before it was read."""
+    """A partition's end offset, and the broker's time just before the offset was read."""
 
     partition: int
     clock_ms: int

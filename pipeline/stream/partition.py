@@ -21,9 +21,10 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 
 from pipeline.events.model import Rejected
-from pipeline.events.signature import Key, verify
+from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
-from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
+from pipeline.kafka.stepover import STEP_OVER_PREFIX, decode_step_over
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.basis import Basis, newest_basis
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
@@ -96,6 +97,7 @@ class Partition:
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._timelines: dict[str, Timeline] = {}
+        self._steps: dict[int, int] = {}  # what operators step over: first offset → end offset
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -110,6 +112,10 @@ class Partition:
             key, stored = record.key, record.value
             if not key:  # a reading of the broker's clock
                 self.basis = newest_basis(stored, self.basis)
+                continue
+            if key.startswith(STEP_OVER_PREFIX):
+                step = decode_step_over(stored or b"")
+                self._steps[step.first_offset] = step.end_offset
                 continue
             if stored is None:
                 states.pop(key, None)
@@ -131,6 +137,11 @@ class Partition:
         self.open_conversations = len(self.due_queue)
 
     # --- records ----------------------------------------------------------------------------------
+
+    def step_over(self, offset: int) -> int | None:
+        """Return where to go on after the damage at an offset, if an operator has decided so."""
+        ends = [end for first, end in self._steps.items() if first <= offset < end]
+        return max(ends, default=None)
 
     def apply(self, records: Iterable[Record]) -> BatchResult:
         """Apply records in the order of their offsets: all the steps of `applying` at once."""
@@ -201,6 +212,7 @@ class Partition:
             or pending.conversation_id != conversation_id
             or pending.tenant_id != tenant_id
             or event.at > timestamp
+            or timestamp < 0
         ):
             rejected = check_record(addressed, key, timestamp)
             if rejected is not None:
@@ -292,7 +304,11 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        result.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))
+        keys = self._keys
+        signer = signer_of(keys, record.key, record.value, record.headers) if keys else None
+        result.dead_letters.append(
+            DeadLetter.of(record, self.topic, self.number, rejected, signer or OTHER_SOURCE)
+        )
 
     # --- timers -----------------------------------------------------------------------------------
 

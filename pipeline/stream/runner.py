@@ -9,11 +9,13 @@ from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.kafka.bounds import Bounds
+from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.basis import Basis, encode_basis
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
+from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Log, Probe, Writer
@@ -21,6 +23,7 @@ from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
 
+_log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
 
@@ -59,6 +62,7 @@ class BatchRunner:
             retry_seconds: the pause before the broker is asked again.
         """
         self.partitions: dict[int, Partition] = {}
+        self.damages = Damages(settings.topics.events)
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
         self.done_at: dict[int, float] = {}  # when `done` last moved, monotonic seconds
         self.arrived_ms: dict[int, int] = {}  # the latest timestamp in the last batch applied
@@ -80,8 +84,11 @@ class BatchRunner:
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
-            self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
+            self._worker.dead_letter_window_records,
+            self._worker.dead_letter_share_max,
+            signed_only=bool(keys),
         )
+        self._was_over_limit = False
 
     # --- partitions -------------------------------------------------------------------------------
 
@@ -120,6 +127,8 @@ class BatchRunner:
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
+        numbers = list(numbers)
+        self.damages.drop(numbers)
         for number in numbers:
             self.continuity.forget([number])
             for by_partition in (
@@ -200,11 +209,15 @@ class BatchRunner:
     ) -> None:
         number = partition.number
         limit = self._dead_letter_limit
-        limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
-        if limit.is_exceeded:
+        letters = [(letter.source, letter.reason) for letter in result.dead_letters]
+        limit.count(sum(result.events_by_type), letters)
+        if limit.is_exceeded and self._worker.dead_letters_end_worker:
             # This batch is not written, so it will be read again once the cause is fixed.
-            self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message))
+            self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message_at_end))
             return
+        if limit.is_exceeded and not self._was_over_limit:
+            _log.error("dead_letters_too_many", detail=limit.message)
+        self._was_over_limit = limit.is_exceeded
         self._taken_at[number] = time.monotonic()
         arrived_ms = max(batch.timestamp for batch in batches)
         if arrived_ms != NO_TIMESTAMP:
@@ -213,6 +226,22 @@ class BatchRunner:
             self.continuity.read(number, batches[-1].next_offset)
         count_applied(self._metrics, result)
         self._start(partition, result, batches[-1].next_offset)
+
+    def meet_damage(self, number: int, batch: RecordBatch) -> int | None:
+        """Return the offset to go on from, if an operator has decided to step over a damaged batch.
+
+        Otherwise return None: the caller stops the partition, and no timer of it fires.
+        """
+        partition = self.partition(number)
+        to = partition.step_over(batch.offset)
+        if to is None:
+            self.damages.stop(number, batch)
+            return None
+        if not self.damages.step_over(number, batch, to):
+            return to
+        self._metrics.stepped_over.inc(to - batch.offset)
+        self._start(partition, BatchResult(), to)
+        return to
 
     def _start(self, partition: Partition, result: BatchResult, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
@@ -385,6 +414,14 @@ class BatchRunner:
 
     def dead_letter_share(self) -> float:
         return self._dead_letter_limit.share
+
+    def dead_letters_over_limit(self) -> int:
+        return int(self._dead_letter_limit.is_exceeded)
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know although the worker is ready."""
+        limit = self._dead_letter_limit
+        return [*self.damages.texts(), *([limit.message] if limit.is_exceeded else [])]
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""

@@ -154,7 +154,7 @@ class _Worker:
         self._settings = settings
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._registry = new_registry()
-        self._metrics = WorkerMetrics(self._registry)
+        self._metrics = WorkerMetrics(self._registry, tenants.producers)
         RuntimeMetrics(self._registry, "worker").ready.set_function(lambda: not self._problems())
         self._outputs = Outputs(settings)
         self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
@@ -187,7 +187,9 @@ class _Worker:
             context.stop_with_parent(stop.set)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
-                serving(listening, text_of(self._registry), self._readiness)
+                serving(
+                    listening, text_of(self._registry), self._readiness, warnings=self._warnings
+                )
             )
             try:
                 await self._outputs.start()
@@ -255,6 +257,9 @@ class _Worker:
 
     async def _readiness(self) -> list[str]:
         return self._problems()
+
+    async def _warnings(self) -> list[str]:
+        return self._runner.warnings()
 
     def _problems(self) -> list[str]:
         """Return why the worker is not ready; an empty list means that it is ready."""
@@ -365,6 +370,8 @@ def watch(metrics: WorkerMetrics, runner: BatchRunner) -> None:
     metrics.due_unsettled.set_function(runner.due_unsettled)
     metrics.unacknowledged.set_function(runner.unacknowledged)
     metrics.dead_letter_share.set_function(runner.dead_letter_share)
+    metrics.damaged_partitions.set_function(lambda: len(runner.damages.texts()))
+    metrics.dead_letters_over_limit.set_function(runner.dead_letters_over_limit)
 
 
 def _quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""When to look for windows that have ended: at an interval, and between two batches."""
+"""Probe at an interval for conversations that are due, and settle them between two batches."""
 
 import asyncio
 import time

@@ -66,6 +66,18 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
+        "a record that the client cannot read ends its batch",
+        "pipeline/stream/record_format.py",
+        "            yield from parse_records(self._raw, skip=read)\n",
+        "            return\n",
+    ),
+    Bug(
+        "a broken producer ends the worker for everybody",
+        "pipeline/stream/runner.py",
+        "if limit.is_exceeded and self._worker.dead_letters_end_worker:",
+        "if limit.is_exceeded:",
+    ),
+    Bug(
         "recovery takes the last state written, even an older one from a paused worker",
         "pipeline/stream/state.py",
         "    if other is None:\n",

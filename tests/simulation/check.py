@@ -61,7 +61,7 @@ def _expected(
         offsets[sent.partition] = offset + 1
         if (sent.partition, offset) in deleted:
             continue
-        decoded = read_record(sent.value, sent.key, sent.at)
+        decoded = read_record(sent.value, sent.key, sent.at, sent.headers)
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue

@@ -41,6 +41,7 @@ class EventRecord(NamedTuple):
     partition: int
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class History(NamedTuple):
@@ -98,6 +99,8 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
         sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
+    sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
+    sent += _burst_of_garbage(random.Random(f"burst {seed}"))
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -121,6 +124,22 @@ def _conversation(
             sent.append(EventRecord(max(arrives, T0), partition, key, content))
             arrives += draw.choice([0, 1, MINUTE, WINDOW])
     return sent
+
+
+def _with_unreadable_headers(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
+    """Return events that would count, with a header whose name is not UTF-8."""
+    name = b"bad-\xff".decode("utf-8", "surrogateescape")
+    return [
+        draw.choice(sent)._replace(headers=(("a", b""), (name, None)))
+        for _ in range(draw.choice([0, 0, 1, 2]))
+    ]
+
+
+def _burst_of_garbage(draw: random.Random) -> list[EventRecord]:
+    """Return what a broken producer writes: enough to exceed the limit on dead letters."""
+    at = T0 + draw.randrange(2 * WINDOW)
+    size = draw.choice([0, 0, 0, 60])
+    return [EventRecord(at + n, 0, b"acme:c0", b"{garbage") for n in range(size)]
 
 
 def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:

@@ -28,7 +28,12 @@ _LONG_QUIET_MS = 3_600_000
 OUTAGE_TURNS = 10
 OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
-    worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
+    worker=WorkerSettings(
+        settle_margin_seconds=0,
+        inflight_batches_max=3,
+        seal_after_days=1,
+        dead_letter_window_records=1,
+    ),
     stripe=StripeSettings(),
 )
 
@@ -173,7 +178,7 @@ class _Run:
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, sent.headers)
         if sent.partition not in world.transactions and self._happens(self._faults.transaction):
             world.transactions[sent.partition] = offset
             self._counts["transactions"] += 1
@@ -209,7 +214,7 @@ class _Run:
         for number, log in enumerate(world.events.partitions):
             if is_made_again:  # a copy whose offsets differ
                 for record in log[broker.randrange(3) :] * 2:
-                    other.append(number, record.timestamp, record.key, record.value, [])
+                    other.append(number, record.timestamp, record.key, record.value, record.headers)
             else:  # the end is cut
                 read = world.committed.get(number, 0)
                 other.partitions[number] = log[: max(0, read - broker.randrange(1, 3))]
@@ -458,7 +463,7 @@ class _Run:
             },
             identifiers=Counter(event.identifier for event in counted),
             dead_letters={
-                (int(headers["resmeter-partition"]), int(headers["resmeter-offset"]))
+                (int(headers["resmeter-partition"] or 0), int(headers["resmeter-offset"] or 0))
                 for headers in letters
             },
             events={

@@ -65,8 +65,8 @@ class _Message:
     def value(self) -> bytes | None:
         return self._record.value
 
-    def headers(self) -> list[tuple[str, bytes]]:
-        return self._record.headers
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return list(self._record.headers)
 
 
 class _TopicMetadata:

@@ -14,8 +14,10 @@ from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
 from tests.simulation.world import Process, Record, Topic, World
+from tests.support.batches import Sent, batch
 
 
 class _Outputs:
@@ -31,12 +33,11 @@ class _Outputs:
         world = self._world
         for output in outputs:
             partition = murmur2(output.key) % 2**31 % len(world.records.partitions)
-            headers = [(ORIGIN_HEADER, output.origin)]
+            headers = ((ORIGIN_HEADER, output.origin),)
             await self._write(world.records, partition, output.key, output.value, headers, "record")
         for letter in dead_letters:
-            headers = [(name, content or b"") for name, content in letter.headers]
             await self._write(
-                world.dead_letters, 0, letter.key, letter.value, headers, "dead letter"
+                world.dead_letters, 0, letter.key, letter.value, letter.headers, "dead letter"
             )
 
     async def write_states(
@@ -60,7 +61,7 @@ class _Outputs:
         partition: int,
         key: bytes | None,
         value: bytes | None,
-        headers: list[tuple[str, bytes]],
+        headers: Sequence[tuple[str, bytes | None]],
         name: str,
     ) -> None:
         world, process = self._world, self._process
@@ -166,9 +167,23 @@ class Worker:
 
 
 def _batches(records: list[Record]) -> list[RecordBatch]:
-    """Return record batches of one or two records."""
+    """Return record batches of one or two records, as a worker reads them from the broker's bytes."""
     parts = [records[n : n + 2] for n in range(0, len(records), 2)]
-    return [
-        RecordBatch(part, part[0].offset, part[-1].offset + 1, part[-1].timestamp, len(part))
-        for part in parts
+    fetched = FetchedBatches(b"".join(_encoded(part) for part in parts))
+    batches: list[RecordBatch] = []
+    while (batch := fetched.next_batch()) is not None:
+        batches.append(batch.since(0))
+    return batches
+
+
+def _encoded(records: list[Record]) -> bytes:
+    sent = [
+        Sent(
+            record.key,
+            record.value,
+            [(name.encode("utf-8", "surrogateescape"), value) for name, value in record.headers],
+            record.timestamp,
+        )
+        for record in records
     ]
+    return batch(sent, records[0].offset)

@@ -93,7 +93,7 @@ class Record(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Topic:
@@ -108,7 +108,7 @@ class Topic:
         timestamp: int,
         key: bytes | None,
         value: bytes | None,
-        headers: list[tuple[str, bytes]],
+        headers: Sequence[tuple[str, bytes | None]],
     ) -> int:
         records = self.partitions[partition]
         records.append(Record(len(records), timestamp, key, value, headers))

@@ -106,6 +106,7 @@ def test_aiokafka_makes_the_records_of_a_fetch_through_the_name_that_we_replace(
     source = inspect.getsource(aiokafka.consumer.fetcher.Fetcher)
 
     assert "= PartitionRecords(" in source
+    assert "= MemoryRecords(" in source
 
 
 def test_faust_waits_for_the_recovery_signal_that_we_replace() -> None:
