@@ -71,7 +71,8 @@ from pipeline.kafka.options import security_of
 from pipeline.kafka.positions import Positions
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
-from pipeline.stream.runner import BatchRunner, Timers
+from pipeline.stream.runner import BatchRunner
+from pipeline.stream.timers import Timers
 
 _POLL_SECONDS = 1.0
 

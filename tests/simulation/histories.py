@@ -20,6 +20,7 @@ from pipeline.events.model import (
     UNDELIVERED,
     VERDICT,
     Event,
+    Intent,
 )
 from pipeline.resolve.policy import Policy, Timeline
 from tests.oracle.wire import value
@@ -98,6 +99,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
         sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
+    sent += _in_the_last_minute(random.Random(f"minute {seed}"), sent)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -121,6 +123,23 @@ def _conversation(
             sent.append(EventRecord(max(arrives, T0), partition, key, content))
             arrives += draw.choice([0, 1, MINUTE, WINDOW])
     return sent
+
+
+def _in_the_last_minute(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
+    """Return follow-ups of quiet conversations that arrive just before their silence is settled."""
+    if draw.random() < 0.7:
+        return []
+    newest = {record.key: record for record in sorted(sent, key=lambda record: record.at)}
+    records: list[EventRecord] = []
+    for record in newest.values():
+        at = record.at + WINDOW + draw.randrange(GRACE)
+        tenant_id, _, name = record.key.decode().partition(":")
+        intents: list[Intent] = ["help_request", "human_request", "negative_feedback"]
+        happened = record.at + WINDOW - draw.randrange(1, GRACE)
+        event = Event(happened, CUSTOMER_MESSAGE, "/s", "last", intent=draw.choice(intents))
+        content = value(event, tenant_id, name)
+        records.append(EventRecord(at, record.partition, record.key, content))
+    return records
 
 
 def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
