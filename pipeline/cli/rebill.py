@@ -27,7 +27,7 @@ from pipeline.cli.output import (
 )
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.replay.corrections import Correctable
-from pipeline.replay.planfile import RebillPlan, Total, decode_plan
+from pipeline.replay.planfile import Header, RebillPlan, Total, decode_plan
 from pipeline.replay.rebill import AppliedPlan, apply_plan, make_plan
 
 _CONVERSATIONS_SHOWN_MAX = 20
@@ -199,9 +199,20 @@ def _print_plan(found: RebillPlan) -> None:
     if header.unjudged:
         click.echo(
             f"{count_of(header.unjudged, 'conversation')} left out: different from the log, but "
-            "retention has deleted its beginning, so nobody can say which is right",
+            "the log no longer shows all of their events: retention has deleted its beginning, its "
+            "end is cut, or it is another topic. Nobody can say which is right, so nothing is taken "
+            f"back. The log that was read: {_ranges(header)}",
             err=True,
         )
+
+
+def _ranges(header: Header) -> str:
+    return ", ".join(
+        f"{header.topic}[{partition}] offsets {first} to {end - 1}"
+        if end > first
+        else f"{header.topic}[{partition}] nothing"
+        for partition, (first, end) in header.log.items()
+    )
 
 
 def _print_totals(totals: tuple[Total, ...]) -> None:

@@ -144,3 +144,20 @@ def acknowledge(*, until: int) -> list[str]:
         "--reason",
         "known",
     ]
+
+
+def test_a_plan_takes_nothing_back_after_the_topic_was_made_again(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    messages = [message for n in range(5) for message in resolved(f"c{n}")]
+    run.start("sink")
+    decide(run, messages)
+    make_again(
+        run, AdminClient({"bootstrap.servers": run.servers}), run.env["RESMETER_TOPICS__EVENTS"]
+    )
+    run.produce([message for n in range(9) for message in resolved(f"new{n}")])
+
+    plan = run.resmeter("rebill", "plan", "--out", str(run.folder / "plan.ndjson"))
+
+    assert b'"quantity":-1' not in (run.folder / "plan.ndjson").read_bytes()
+    assert "5 conversations left out" in plan.stderr
+    assert f"{run.env['RESMETER_TOPICS__EVENTS']}[0] " in plan.stderr
