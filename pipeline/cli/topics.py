@@ -1,6 +1,7 @@
 """`resmeter topics`."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from pipeline.cli import MISUSED, CommandGroup
 from pipeline.cli.options import POSITION
 from pipeline.cli.output import count_of
 from pipeline.config import load_settings
+
+if TYPE_CHECKING:
+    from pipeline.kafka.topics import TopicAdmin
 
 
 @click.group("topics", cls=CommandGroup)
@@ -36,12 +40,12 @@ def create() -> None:
     for topic in wanted_topics(settings):
         state = "created" if topic.name in created else "exists"
         click.echo(f"{topic.name}: {state}, {count_of(topic.partitions, 'partition')}", err=True)
-    _report(admin.problems())
+    _report(admin)
 
 
 @command.command("check")
 def check() -> None:
-    """Check that the topics exist with the configuration that resmeter needs.
+    """Check that the topics exist with the configuration that resmeter needs, now and later.
 
     The check lists every problem. Exit status 2: there is a problem.
 
@@ -51,7 +55,7 @@ def check() -> None:
     """
     from pipeline.kafka.topics import TopicAdmin
 
-    _report(TopicAdmin(load_settings()).problems())
+    _report(TopicAdmin(load_settings()))
 
 
 @command.command("acknowledge")
@@ -124,9 +128,13 @@ def step_over(position: tuple[int, int], end_offset: int, who: str, reason: str)
     )
 
 
-def _report(problems: list[str]) -> None:
-    for problem in problems:
+def _report(admin: "TopicAdmin") -> None:
+    problems = admin.problems()
+    later, warnings = admin.advice()
+    for problem in problems + later:
         click.echo(f"error: {problem}", err=True)
-    if problems:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if problems or later:
         sys.exit(MISUSED)
     click.echo("topics OK", err=True)

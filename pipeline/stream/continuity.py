@@ -31,6 +31,7 @@ class Continuity:
         outputs: Writer,
         metrics: WorkerMetrics,
         topic: str,
+        done: Mapping[int, int],
         end: Callable[[str, BaseException], object],
         *,
         retry_seconds: float = 1.0,
@@ -40,6 +41,7 @@ class Continuity:
         self._outputs = outputs
         self._metrics = metrics
         self._topic = topic
+        self._done = done  # partition → the offset that may be committed
         self._end = end
         self._retry_seconds = retry_seconds
         self._lock = asyncio.Lock()  # a record and a look may admit a partition at the same time
@@ -96,8 +98,8 @@ class Continuity:
             if generation != self._host.generation:
                 return
             next_offset = self._next.get(number, committed)
-            if committed is not None and next_offset is not None and committed > next_offset:
-                # Another worker has committed more than we have read: it owns the partition, and
+            if committed is not None and committed > self._known(number):
+                # Another worker has committed more than we know of: it owns the partition, and
                 # nobody has told us yet. What we would read after a gap lacks what it has read.
                 self._next.pop(number, None)
                 self._foreign.add(number)
@@ -120,6 +122,11 @@ class Continuity:
         await self._keep(partition, basis)
         if generation == self._host.generation:
             self._next[number] = found if found is not None else max(next_offset or 0, bounds.low)
+
+    def _known(self, number: int) -> int:
+        """Return an offset that none of our own commits is beyond."""
+        ours = (self._host.committed(number), self._done.get(number), self._next.get(number))
+        return max(at or 0 for at in ours)
 
     async def _ask(self, number: int) -> tuple[TopicFacts, Bounds, int | None]:
         """Ask until the broker has answered everything; also return the committed offset."""

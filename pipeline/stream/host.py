@@ -31,6 +31,9 @@ class Host(Protocol):
     def is_paused(self) -> bool:
         """Whether fetching is paused, for a rebalance or because the process is stopping."""
 
+    def committed(self, partition: int) -> int | None:
+        """Return the offset that we committed last, or started from; None if there is none."""
+
     async def position(self, partition: int) -> int | None:
         """Return the offset of the next record to read; None if we do not own the partition."""
 

@@ -71,7 +71,14 @@ class BatchRunner:
         self._host = host
         self._log = log
         self.continuity = Continuity(
-            host, log, outputs, metrics, settings.topics.events, end, retry_seconds=retry_seconds
+            host,
+            log,
+            outputs,
+            metrics,
+            settings.topics.events,
+            self.done,
+            end,
+            retry_seconds=retry_seconds,
         )
         self._outputs = outputs
         self._metrics = metrics

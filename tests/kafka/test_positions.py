@@ -3,6 +3,9 @@
 from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
     NewPartitions,
 )
 
@@ -144,3 +147,48 @@ def acknowledge(*, until: int) -> list[str]:
         "--reason",
         "known",
     ]
+
+
+def test_a_plan_takes_nothing_back_after_the_topic_was_made_again(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    messages = [message for n in range(5) for message in resolved(f"c{n}")]
+    run.start("sink")
+    decide(run, messages)
+    make_again(
+        run, AdminClient({"bootstrap.servers": run.servers}), run.env["RESMETER_TOPICS__EVENTS"]
+    )
+    run.produce([message for n in range(9) for message in resolved(f"new{n}")])
+
+    plan = run.resmeter("rebill", "plan", "--out", str(run.folder / "plan.ndjson"))
+
+    assert b'"quantity":-1' not in (run.folder / "plan.ndjson").read_bytes()
+    assert "5 conversations left out" in plan.stderr
+    assert f"{run.env['RESMETER_TOPICS__EVENTS']}[0] " in plan.stderr
+
+
+def test_topics_check_names_what_breaks_later_on_a_real_broker(run: Run) -> None:
+    events, changelog = run.env["RESMETER_TOPICS__EVENTS"], run.env["RESMETER_TOPICS__CHANGELOG"]
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    resources = [
+        ConfigResource(
+            ConfigResource.Type.TOPIC,
+            name,
+            incremental_configs=[
+                ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+            ],
+        )
+        for name, key, value in (
+            (events, "retention.ms", "86400000"),
+            (changelog, "max.message.bytes", "1048588"),
+        )
+    ]
+    for future in admin.incremental_alter_configs(resources).values():
+        future.result()
+
+    checked = run.resmeter("topics", "check")
+
+    assert checked.returncode == 2
+    assert f"topic {events}: retention.ms is 86400000, and its timestamps are the" in checked.stderr
+    assert f"topic {changelog}: max.message.bytes is 1048588" in checked.stderr
+    assert f"--entity-name {changelog} --add-config max.message.bytes=16000000" in checked.stderr
+    assert "warning: fewer than 3 replicas" in checked.stderr

@@ -197,3 +197,27 @@ def test_basis_changes_with_every_record_but_not_with_their_order(
 
     assert len({basis_of(ids[:n]) for n in range(len(ids) + 1)}) == len(ids) + 1
     assert basis_of(ids) == basis_of(reversed(ids))
+
+
+@given(damaged(), st.data())
+def test_plan_takes_back_no_charge_whose_evidence_the_log_does_not_show(
+    case: tuple[Log, list[UsageRecord], list[UsageRecord]], data: st.DataObject
+) -> None:
+    log, written, ledger = case
+    kept = [record for record in log.records if data.draw(st.integers(0, 3))]
+    another = log._replace(records=kept)
+    shown = {
+        (found.tenant_id, found.conversation_id, found.event.id)
+        for record in kept
+        if isinstance(
+            found := read_record(record.value, record.key, record.timestamp, record.headers),
+            Addressed,
+        )
+    }
+    charges = {record.id: record for record in ledger}
+
+    for record in _records(_plan(another, ledger, written)):
+        if record.supersedes is not None:
+            charge = charges[record.supersedes]
+            for event_id in charge.evidence:
+                assert (charge.tenant_id, charge.conversation, event_id) in shown

@@ -54,7 +54,7 @@ def random_run(seed: int) -> Result:
     broker = random.Random(f"broker {seed}")
     faults = faults._replace(
         transaction=broker.choice([0.0, 0.05, 0.3]),
-        meanwhile=broker.choice([0.0, 0.2, 0.8]),
+        meanwhile=broker.choice([0.0, 0.8, 1.0]),
         deletion=broker.choice([0.0, 0.0, 0.3]),
         another_log=broker.choice([0.0, 0.0, 0.05]),
     )

@@ -20,6 +20,7 @@ from pipeline.events.model import (
     UNDELIVERED,
     VERDICT,
     Event,
+    Intent,
 )
 from pipeline.resolve.policy import Policy, Timeline
 from tests.oracle.wire import value
@@ -101,6 +102,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
     sent += _burst_of_garbage(random.Random(f"burst {seed}"))
+    sent += _in_the_last_minute(random.Random(f"minute {seed}"), sent)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -140,6 +142,23 @@ def _burst_of_garbage(draw: random.Random) -> list[EventRecord]:
     at = T0 + draw.randrange(2 * WINDOW)
     size = draw.choice([0, 0, 0, 60])
     return [EventRecord(at + n, 0, b"acme:c0", b"{garbage") for n in range(size)]
+
+
+def _in_the_last_minute(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
+    """Return follow-ups of quiet conversations that arrive just before their silence is settled."""
+    if draw.random() < 0.7:
+        return []
+    newest = {record.key: record for record in sorted(sent, key=lambda record: record.at)}
+    records: list[EventRecord] = []
+    for record in newest.values():
+        at = record.at + WINDOW + draw.randrange(GRACE)
+        tenant_id, _, name = record.key.decode().partition(":")
+        intents: list[Intent] = ["help_request", "human_request", "negative_feedback"]
+        happened = record.at + WINDOW - draw.randrange(1, GRACE)
+        event = Event(happened, CUSTOMER_MESSAGE, "/s", "last", intent=draw.choice(intents))
+        content = value(event, tenant_id, name)
+        records.append(EventRecord(at, record.partition, record.key, content))
+    return records
 
 
 def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:

@@ -89,6 +89,7 @@ class Worker:
         self.process = Process(name)
         self.positions: dict[int, int] = {}
         self.generation = -1
+        self._committed: dict[int, int] = {}
         self._world = world
         self.runner = BatchRunner(
             self,
@@ -116,6 +117,7 @@ class Worker:
         self.generation = world.generation
         self.runner.drop(set(self.runner.partitions) - assigned)
         self.positions = {number: world.committed.get(number, 0) for number in assigned}
+        self._committed = {n: at for n, at in world.committed.items() if n in assigned}
         new = assigned - set(self.runner.partitions)
         self.runner.continuity.forget(assigned)
         for number in new:
@@ -158,6 +160,9 @@ class Worker:
         for _ in range(world.draw.randrange(3)):
             await asyncio.sleep(0)
         await self.runner.settle(probes)
+
+    def committed(self, partition: int) -> int | None:
+        return self._committed.get(partition)
 
     async def position(self, partition: int) -> int | None:
         return self.positions.get(partition)
