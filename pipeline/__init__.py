@@ -11,43 +11,64 @@
     cli       one file for each command: options, one call; `views` renders the result
     dev       the demo, a Kafka from Python wheels, an emulator of Stripe
 
+    `settings` defines every setting and `config` reads them. `metrics`, `logs`, `http` and `errors`
+    serve all processes. `supervisor` runs several worker processes as one.
+
 Where to start
     1. `events/model.py`, `resolve/machine.py`, `usage/record.py`: from an event to usage.
     2. `stream/__init__.py` and `stream/partition.py`: the batch, its effects and their order.
     3. `sink/__init__.py` and `sink/dispatcher.py`: how a unit reaches Stripe, and only once.
-    4. `docs/internals/architecture.md`: why it is built so. `CONTRIBUTING.md`: how to work on it.
+    4. `docs/internals/architecture.md`: why it is built this way.
 
-How to change
-    a rule            `resolve/machine.py`, `docs/reference/outcomes.md` and `tests/oracle`, together.
+How to change. `CONTRIBUTING.md` has every step; "reference" is `docs/reference/outcomes.md`.
+    a rule            `resolve/machine.py`, the reference and `tests/oracle`, together.
     an event type     `events/model.py` (at the end: the position is the rank), `events/data.py`,
-                      `schemas/`, `resolve/machine.py`, the reference.
-    a value of an     `events/model.py` (`Cause`, `Channel`, `Intent`, ...), its JSON Schema, the rule that
-    attribute         reads it. A new handoff cause needs no rule: a policy bills it by listing it.
-    a dead-letter     `Reason` in `events/model.py`, the check that returns it (a reader, or
-    reason            `stream/partition.py` where only the state can tell), the reference §1.4.
+                      `schemas/events`, `resolve/machine.py`, reference §1.3, a form bit.
+    a handoff cause   `Cause` in `events/model.py`, `schemas/events`, reference §1.3, its words on a
+                      receipt (`ledger/receipt.py`), a form bit. It needs no rule: a policy bills the
+                      cause if `handoff_causes_billed` lists it.
+    another value     `Channel`, `Intent`, ... in `events/model.py`, `schemas/events`, reference §1.2
+    of an attribute   or §1.3, the rule that reads it, a form bit.
+    a dead-letter     `Reason` in `events/model.py`, and the check that returns it:
+    reason              of the event alone             `events/reader.py`
+                        of the record's key or time    `check_record` in `events/wire.py`
+                        of the signature               `events/signature.py`
+                        of the conversation            `usage/conversation.py`; the worker and the
+                                                       replay each reject what it returns:
+                                                       `stream/partition.py`, `replay/partition.py`
+                      Then reference §1.4, `docs/reference/dead-letter-format.md`, `schemas/`.
     a policy key      `resolve/policy.py`, the table of keys in `catalog/policies.py`, the presets, the
-                      rule that reads it, the reference §2.1.
-    a biller          `sink/<name>/` with what `sink/stripe/` has: a `Meter`, its responses, its account
-                      check, its sums; then the composition in `sink/service.py`.
-    what is stored    `docs/internals/state-format.md` first. Ids and encodings (`usage/record.py`,
-                      `stream/state.py`, `sink/stripe/meter.py`) never change alone: a replay must give
-                      the same bytes, and `tests/golden` holds them.
+                      rule that reads it, reference §2.1.
+    a biller          `sink/<name>/` with what `sink/stripe/` has: a `Meter` (`sink/meter.py`), its
+                      responses, its account check, its sums. Then what calls `sink.stripe`:
+                      `sink/service.py`, `cli/check.py`, `replay/audit.py`. Then `settings.py`, and the
+                      customers and meters in `catalog/tenants.py`.
+    what is stored    `docs/internals/state-format.md` first; its §9 explains form bits. Ids and
+                      encodings (`usage/record.py`, `stream/state.py`, `sink/stripe/meter.py`) never
+                      change alone: a replay must give the same bytes, and `tests/golden` holds them.
 
 Words. One word for one idea, in code, topics, metrics and docs.
+    altered           a meter event whose content is not the one that was planned; it is not sent.
     answer            what the AI said. The standing answer is the one that silence would charge.
-    arrival           a record's Kafka timestamp; it decides when resmeter can know, never what is owed.
-    back-pressure     a worker stops fetching while too many batches wait for acknowledgements.
+    arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
+    back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
     catalog           tenants, producers, policies and prices, as an operator wrote them.
-    charge            a unit that stands: a usage record of +1 that no later -1 has taken back.
-    checkpoint        a partition's committed offset; never beyond what was acknowledged.
+    charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
     dead letter       an event or record that was rejected, with the reason, in a topic of its own.
-    delivery          a meter event on its way to Stripe: planned, sent, delivered or rejected; netted.
-    due               `due_event_ms`: silence is complete, in event time. `due_arrival_ms`: it is settled.
+    delivery          a meter event on its way to Stripe: planned, sent, then delivered or rejected.
+                      If its records cancel out, it is netted: nothing is sent.
+    done-offset       where a partition's acknowledged batches end; no commit goes beyond it.
+    due               `due_event_ms`: when silence is complete, in event time.
+                      `due_arrival_ms`: when a worker settles it, in arrival time.
     event             one thing that happened in a conversation, as a chat service reports it.
+    fold              the small state that the rules run on; a conversation keeps one.
+    foreign           a response that is not Stripe's: a proxy's, for example.
+    form bit          a bit of a stored state that makes a version refuse what it cannot read.
     grace period      how long after its window a worker waits for events that arrive late.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
+    hold              the ledger is outdated, so nothing is sent until an operator resumes.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.
     lease             a sink's exclusive hold on a meter event while it calls Stripe; it expires.
@@ -56,9 +77,9 @@ Words. One word for one idea, in code, topics, metrics and docs.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
     parked            owed, but the tenant has no Stripe customer yet.
     policy            the rules and prices of a tenant, in versions with effective dates.
-    quarantine        unreadable or contradictory usage records are stored apart and raise an alarm.
-    rejected          input that breaks the contract; a meter event that Stripe will never accept.
-    replay            read a stretch of the log again; a rebill plan is what the replay would change.
+    quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
+    rejected          input that breaks the contract; also a meter event that Stripe never accepts.
+    replay            read the log and decide again; a rebill plan lists what that would change.
     reversal          a usage record of -1; it names the charge that it takes back.
     seal              drop the history of a quiet conversation and keep its decision.
     settle            charge an answer whose window and grace period have passed in silence.
@@ -66,10 +87,11 @@ Words. One word for one idea, in code, topics, metrics and docs.
     supervisor        a process that runs several worker processes as one.
     tenant            our customer, who is billed: a workspace.
     throttled         Stripe responded 409 or 429: the call did not count, and the sink retries it.
-                      Metrics and the ledger say `refused`, also for unreached.
+                      Metrics and the ledger call throttled and unreached calls `refused`.
     timeline          the versions of a tenant's policy by effective date.
     transition        one step of a decision: +1 or -1, with its reason and evidence.
-    unreached         no connection to Stripe was made: the call did not count, and is retried.
+    uncertain         a meter event that Stripe may have counted long ago; it is not sent again.
+    unreached         no connection to Stripe was made: the call did not count; the sink retries it.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
     watermark         a time up to which a partition has been read completely; timers wait for it.
 """

@@ -1,10 +1,14 @@
 """Define every Prometheus series: what it measures, and what a change in it means.
 
 The series answer four questions: are we behind, are we losing usage, are we right, is it us or
-Stripe? Every series exists from the start, at zero, with these exceptions: series of a partition
-exist while the process owns it, series of a tenant or process appear with it, and outcomes and
-reasons that a policy adds appear with their first usage record. These modules set the values:
-`stream.counts`, `stream.service`, `supervisor`, `sink.counts`, `sink.dispatcher`.
+Stripe? Every series exists from the start, at zero, with three exceptions:
+
+- series of a partition exist while the process owns the partition
+- series of a tenant or of a process appear when the tenant or the process does
+- series of outcomes and reasons that a policy adds appear with the first such usage record
+
+These modules set the values: `stream.counts`, `stream.service`, `supervisor`, `sink.counts`,
+`sink.dispatcher`.
 """
 
 from contextlib import suppress
@@ -13,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.events.model import REASONS, TYPES
 
-# The reasons of usage records under the presets. A policy that bills another handoff cause adds it.
+# The reasons of usage records under the presets. If a policy bills another handoff cause, that cause
+# is a reason too.
 TRANSITION_REASONS = (
     "silence",
     "confirmed",
@@ -36,7 +41,7 @@ OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualificatio
 
 
 class ProcessesMetrics:
-    """The series of a supervisor. It adds those of its processes with the label `process`."""
+    """The supervisor's own series. It also serves those of its processes, with the label `process`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.up = Gauge(
@@ -118,7 +123,7 @@ class WorkerMetrics:
         )
         self.open_conversations = Gauge(
             "resmeter_open_conversations",
-            "Conversations whose window has not ended. If it only ever rises, none is settled.",
+            "Conversations whose window has not ended. If it only ever rises, no window is settled.",
             registry=registry,
         )
         self.due_unsettled = Gauge(
@@ -139,7 +144,7 @@ class WorkerMetrics:
         )
         self.lag_seconds = Gauge(
             "resmeter_lag_seconds",
-            "Age of the last record processed of a partition; 0 if no more records wait.",
+            "Age of the last record processed in a partition; 0 if no more records wait.",
             ["partition"],
             registry=registry,
         )
@@ -160,9 +165,12 @@ DELIVERY_RESULTS = (
     "collision",
     "rejected",
     "failed",
+    "foreign",
     "refused",
     "halted",
 )
+# The states of units that Stripe has not confirmed, as in `pipeline.ledger.entries.OwedState`.
+OWED_STATES = ("pending", "planned", "sent", "rejected", "uncertain", "altered")
 OTHER_TENANTS = "(others)"
 
 
@@ -184,11 +192,15 @@ class SinkMetrics:
             gauge.labels(OTHER_TENANTS)
         for currency in self.currencies:
             self.pending_money.labels(OTHER_TENANTS, currency)
+        for state in OWED_STATES:
+            self.owed_units.labels(state)
+            for currency in self.currencies:
+                self.owed_money.labels(state, currency)
 
     def _define_records(self, registry: CollectorRegistry) -> None:
         self.records = Counter(
             "resmeter_usage_records",
-            "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink behind.",
+            "Usage records stored in the ledger. If it stops rising, the worker is silent or the sink is behind.",
             registry=registry,
         )
         self.record_duplicates = Counter(
@@ -227,6 +239,18 @@ class SinkMetrics:
             ["tenant", "currency"],
             registry=registry,
         )
+        self.owed_units = Gauge(
+            "resmeter_owed_units",
+            "Units that Stripe has not confirmed, by state. If rejected, uncertain or altered are not 0, an operator must act.",
+            ["state"],
+            registry=registry,
+        )
+        self.owed_money = Gauge(
+            "resmeter_owed_money",
+            "Price of the units that Stripe has not confirmed, by state, in units of the currency; approximate.",
+            ["state", "currency"],
+            registry=registry,
+        )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
             "How long the oldest unit owed has waited in the ledger to become part of a meter event.",
@@ -253,7 +277,7 @@ class SinkMetrics:
         )
         self.deliveries = Counter(
             "resmeter_deliveries",
-            "Calls to Stripe, by result. Investigate rejected, collision, halted; failed and refused (throttled or unreached) are retried.",
+            "Calls to Stripe, by result. Investigate rejected, collision, foreign, halted; failed and refused (throttled or unreached) are retried.",
             ["result"],
             registry=registry,
         )
@@ -262,6 +286,22 @@ class SinkMetrics:
             "Meter events that Stripe may have counted over 23 hours ago. They are not sent again: check Stripe.",
             registry=registry,
         )
+        self.deliveries_rejected = Gauge(
+            "resmeter_deliveries_rejected",
+            "Meter events that Stripe rejected. They are not billed until an operator releases or settles them.",
+            registry=registry,
+        )
+        self.deliveries_altered = Gauge(
+            "resmeter_deliveries_altered",
+            "Meter events whose content is not the one that was planned. They are not sent: check the ledger.",
+            registry=registry,
+        )
+        # The meter events that wait for an operator, by state; `entries.STUCK` has the states.
+        self.stuck = {
+            "rejected": self.deliveries_rejected,
+            "uncertain": self.deliveries_uncertain,
+            "altered": self.deliveries_altered,
+        }
         self.delivery_seconds = Histogram(
             "resmeter_delivery_seconds",
             "How long Stripe took to respond. If it rises, Stripe is slow.",
@@ -270,12 +310,12 @@ class SinkMetrics:
         )
         self.halted = Gauge(
             "resmeter_deliveries_halted",
-            "1 if Stripe rejected the API key: nothing is sent until the sink restarts.",
+            "1 if Stripe rejected the API key, or many meter events in a row: nothing is sent until a restart.",
             registry=registry,
         )
         self.held = Gauge(
             "resmeter_deliveries_held",
-            "1 if the ledger is older than what the sinks have stored: nothing is sent until an operator resumes.",
+            "1 if the ledger is outdated: nothing is sent until an operator resumes deliveries.",
             registry=registry,
         )
 

@@ -1,9 +1,20 @@
 """Define the settings: names, defaults, bounds and meanings. `config` reads their values."""
 
+import re
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    field_serializer,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "RESMETER_"
@@ -245,6 +256,12 @@ class SinkSettings(Section):
     call_timeout_seconds: float = Field(
         30.0, gt=0, le=600, description="timeout of a call to Stripe, in seconds"
     )
+    rejections_in_a_row_max: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        description="number of meter events that Stripe may reject in a row; then deliveries halt",
+    )
 
 
 class StripeSettings(Section):
@@ -257,6 +274,35 @@ class StripeSettings(Section):
         pattern=r"^https?://[^\s;@]+$",
         description="address to use instead of Stripe's, such as the address of `resmeter emulator`",
     )
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
+        # HTTP allows no such character in a header, so no call could be made with the key.
+        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+            raise PydanticCustomError(
+                "api_key",
+                "has a space, a line break or another character that no API key has; often it is "
+                "the line break at the end of the file that the key was read from",
+            )
+        return key
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        if address is None:
+            return None
+        address = address.rstrip("/")
+        parts = urlsplit(address)
+        if parts.query or parts.fragment or address.endswith(("?", "#")):
+            raise PydanticCustomError("base_url", "must have no query and no fragment")
+        if re.search(r"/v[12](/|$)", parts.path):
+            raise PydanticCustomError(
+                "base_url",
+                "must not contain /v1 or /v2, which resmeter adds by itself: write only scheme, host "
+                "and port, such as https://api.stripe.com",
+            )
+        return address
 
 
 class EmulatorSettings(Section):

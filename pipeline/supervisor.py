@@ -1,7 +1,8 @@
 """Run one worker as several processes behind one port; if one process ends, all end.
 
-A Python process uses one core. On one host, several processes use more cores, and compose sees one
-service with one port and one readiness. On Kubernetes, run replicas with one process each instead.
+A Python process uses one core. On one host, several processes use more cores, and Docker Compose
+sees one service with one port and one readiness check. On Kubernetes, run replicas with one process
+each instead.
 
 Each process is a complete worker: a member of the consumer group with its share of the partitions.
 The processes share no memory. The supervisor starts them and processes no events itself. It serves
@@ -27,7 +28,7 @@ from pipeline.logs import get_logger
 from pipeline.metrics import ProcessesMetrics
 
 _RESPONSE_SECONDS_MAX = 2.0  # shorter than the timeout of a scrape or a health check
-_STOP_SECONDS_MORE = 5.0  # in addition to `stop_seconds_max`, which each process has for itself
+_STOP_SECONDS_MORE = 5.0  # in addition to `stop_seconds_max`, the limit of each process
 _REAP_SECONDS = 0.05
 _START = b"+"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -102,7 +103,7 @@ class _Supervisor:
         self._log = get_logger("worker")
 
     def fork(self) -> ChildContext | None:
-        """Fork the processes; in a process, return its context, and in the supervisor, None.
+        """Fork the processes. Return None in the supervisor, and in each process its context.
 
         Raises:
             UnavailableError: the system allows no more processes.
@@ -129,7 +130,7 @@ class _Supervisor:
             self.end()
             raise UnavailableError(
                 f"process {forked + 1} of {self._number} cannot be started: {error.strerror}; "
-                "set fewer with RESMETER_WORKER__PROCESSES"
+                "lower RESMETER_WORKER__PROCESSES"
             ) from error
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return None
@@ -206,7 +207,7 @@ class _Supervisor:
                 "process_ended",
                 process=child.number,
                 status=status,
-                consequence="the worker ends as a whole; nothing is lost; start it again",
+                consequence="all processes of the worker end; nothing is lost; start the worker again",
             )
             self._status = self._status or (_MISUSED if status == _MISUSED else _FAILED)
         return any_ended

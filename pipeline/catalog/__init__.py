@@ -15,7 +15,7 @@ Invariants:
 - A unit has the price of the policy version that decided it. A new version changes no earlier bill.
 - No message shows a secret.
 
-It does not: decide what an event means (`resolve` applies a policy), store anything, or notice that
-a file has changed: a process reads the catalog once, when it starts. The package may import `kafka`,
-so that customers and prices can come from a topic later.
+This package does not decide what an event means (`resolve` applies a policy), store anything, or
+notice that a file has changed: a process reads the catalog once, when it starts. The package may
+import `kafka`, so that customers and prices can come from a topic later.
 """

@@ -112,7 +112,12 @@ def _name(value: object) -> str:
     return value
 
 
-def _time(value: object) -> int:
+def parse_instant(value: object) -> int:
+    """Return the milliseconds of a TOML time with a zone, or of an RFC 3339 text.
+
+    Raises:
+        ValueError: the message says what is wrong.
+    """
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise ValueError(f"has no time zone: write {value.isoformat()}Z")
@@ -122,6 +127,8 @@ def _time(value: object) -> int:
             raise ValueError(f"{value} is out of range") from None
     if isinstance(value, str):
         return parse_time(value)
+    if value is None:
+        raise ValueError("is missing; it must be a time such as 2026-01-01T00:00:00Z")
     raise ValueError(f"is {value}; it must be a time such as 2026-01-01T00:00:00Z")
 
 
@@ -153,7 +160,7 @@ def _currency(value: object) -> str:
 _KEYS: dict[str, _Parse] = {
     "name": _name,
     "version": _whole(1, 1_000_000),
-    "effective_from": _time,
+    "effective_from": parse_instant,
     "unit": _one_of(Unit),
     "window_anchor": _one_of(WindowAnchor),
     "silence": _one_of(Silence),

@@ -2,18 +2,24 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
+from pipeline.catalog.policies import (
+    DEFAULT,
+    PRESETS,
+    parse_instant,
+    preset,
+    read_policies,
+)
 from pipeline.catalog.producers import Producer, load_keys, read_producers
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
-from pipeline.resolve.policy import Policy, Timeline
+from pipeline.resolve.policy import Assignment, Policy, Timeline
 
 _CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,240}", re.ASCII)
 _DAY_MS = 24 * 3_600_000
@@ -22,13 +28,20 @@ _FILE_KEYS = ("policy", "policy_files", "meters", "tenants", "producers")
 _Versions = dict[str, tuple[Policy, ...]]  # of each policy, by its name
 
 
+class DatedPolicy(NamedTuple):
+    """The name of a tenant's policy, and from when the tenant has it; None: from the start."""
+
+    name: str
+    from_ms: int | None = None
+
+
 class Tenants:
     """The tenants with their Stripe customers and policies, the meters and the producers."""
 
     def __init__(
         self,
         customers: Mapping[str, str],
-        policies: Mapping[str, str],
+        policies: Mapping[str, Sequence[DatedPolicy]],
         default_policy: str,
         meters: Mapping[str, str],
         versions: Mapping[str, tuple[Policy, ...]],
@@ -36,8 +49,9 @@ class Tenants:
     ) -> None:
         self.customers = customers
         self.producers = producers or {}  # empty: unsigned events, for any tenant
-        self._policies = policies
-        self._default = default_policy
+        self._names_in_use = {default_policy}.union(
+            policy.name for dated in policies.values() for policy in dated
+        )
         self._meters = meters
         self._timelines = {name: Timeline(of_name) for name, of_name in versions.items()}
         self._by_version = {
@@ -45,8 +59,21 @@ class Tenants:
             for of_name in versions.values()
             for policy in of_name
         }
-        self._of_tenant = {tenant_id: self._timelines[name] for tenant_id, name in policies.items()}
+        self._of_tenant = {
+            tenant_id: self._timeline_of(dated, versions) for tenant_id, dated in policies.items()
+        }
         self._default_timeline = self._timelines[default_policy]
+
+    def _timeline_of(
+        self, dated: Sequence[DatedPolicy], versions: Mapping[str, tuple[Policy, ...]]
+    ) -> Timeline:
+        first, *later = dated
+        if not later:
+            return self._timelines[first.name]
+        return Timeline(
+            versions[first.name],
+            [Assignment(policy.from_ms or 0, versions[policy.name]) for policy in later],
+        )
 
     def timeline_for(self, tenant_id: str) -> Timeline:
         """Return the versions of the tenant's policy, or of the default policy."""
@@ -63,9 +90,9 @@ class Tenants:
     @property
     def event_names(self) -> list[str]:
         """Return the event names of the meters that the policies in use need, sorted."""
-        names = {self._default, *self._policies.values()}
         outcomes = {RESOLUTION}
-        for policy in (version for name in names for version in self._timelines[name].versions):
+        timelines = [self._timelines[name] for name in self._names_in_use]
+        for policy in (version for timeline in timelines for version in timeline.versions):
             outcomes.update(policy.outcomes_billed)
             if policy.handoff_causes_billed:
                 outcomes.add(PROCEDURE_HANDOFF)
@@ -87,9 +114,9 @@ class Tenants:
         before its window and grace period have ended.
         """
         problems: list[str] = []
-        for name in sorted({self._default, *self._policies.values()}):
+        for name in sorted(self._names_in_use):
             for policy in self._timelines[name].versions:
-                # By its producer's clock, an event may happen a little later than it arrives.
+                # A producer's clock may be ahead: an event may arrive before the time that it states.
                 waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
                 if policy.silence != "never" and waits > seal_after_ms:
                     problems.append(
@@ -142,7 +169,7 @@ def load_tenants(path: Path | None) -> Tenants:
         raise ConfigurationError(problems)
     return Tenants(
         _column(tenants, "stripe_customer"),
-        _column(tenants, "policy"),
+        {id_: _read_dated(given) for id_, given in _column(tenants, "policy").items()},
         default,
         meters,
         versions,
@@ -150,7 +177,7 @@ def load_tenants(path: Path | None) -> Tenants:
     )
 
 
-def _column(tenants: Mapping[str, Mapping[str, str]], key: str) -> dict[str, str]:
+def _column(tenants: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
     """Return the values of one key by tenant, for the tenants that have the key."""
     return {tenant_id: entry[key] for tenant_id, entry in tenants.items() if key in entry}
 
@@ -181,7 +208,7 @@ def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
     try:
         policies = read_policies(texts)
     except ConfigurationError as error:
-        # A tenant may name a policy whose file has problems. That is not a second problem.
+        # If a tenant names a policy whose file has problems, do not report the name as well.
         return versions | dict.fromkeys(_names_in(texts), ()), [*problems, *error.problems]
     for label, policy in zip(texts, policies, strict=True):
         other = labels.get((policy.name, policy.version))
@@ -234,6 +261,43 @@ def _problems_of_policy(where: str, name: object, versions: _Versions) -> list[s
     return [f"{where}: is {name!r}; it must be one of {', '.join(versions)}"]
 
 
+def _problems_of_dated(where: str, given: object, versions: _Versions) -> list[str]:
+    if not isinstance(given, list):
+        return _problems_of_policy(where, given, versions)
+    if not given:
+        return [f"{where}: is empty; write a policy's name, or a list of policies with dates"]
+    problems: list[str] = []
+    before_ms: int | None = None
+    for number, entry in enumerate(given):
+        here = f"{where}: entry {number + 1}"
+        if not isinstance(entry, dict) or not entry.keys() <= {"name", "from"}:
+            problems.append(f'{here} must be {{ name = "POLICY", from = 2026-12-01T00:00:00Z }}')
+            continue
+        problems += _problems_of_policy(f"{here}: name", entry.get("name"), versions)
+        if number == 0:
+            if "from" in entry:
+                problems.append(f"{here} has a date; the first policy is in force from the start")
+            continue
+        try:
+            from_ms = parse_instant(entry.get("from"))
+        except ValueError as error:
+            problems.append(f"{here}: from: {error}")
+            continue
+        if before_ms is not None and from_ms <= before_ms:
+            problems.append(f"{here}: from: must be later than the date of the entry before it")
+        before_ms = from_ms
+    return problems
+
+
+def _read_dated(given: str | list[dict[str, Any]]) -> tuple[DatedPolicy, ...]:
+    if isinstance(given, str):
+        return (DatedPolicy(given),)
+    return tuple(
+        DatedPolicy(entry["name"], parse_instant(entry["from"]) if "from" in entry else None)
+        for entry in given
+    )
+
+
 def _problems_of_meters(path: Path, table: Any) -> list[str]:
     if not isinstance(table, dict):
         return [f"{path}: meters: must be a table: write [meters]"]
@@ -254,7 +318,7 @@ def _problems_of_tenant(path: Path, tenant_id: str, entry: Any, versions: _Versi
         return [*problems, f"{where}: must be a table: write [tenants.{tenant_id}]"]
     for key, value in entry.items():
         if key == "policy":
-            problems += _problems_of_policy(f"{where}.policy", value, versions)
+            problems += _problems_of_dated(f"{where}.policy", value, versions)
         elif key != "stripe_customer":
             problems.append(f"{where}.{key}: unknown key")
         elif not isinstance(value, str) or not _CUSTOMER.fullmatch(value):

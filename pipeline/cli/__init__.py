@@ -10,7 +10,7 @@ What all commands have in common:
    errors go to standard error, so that they never end up in a pipe.
 2. The exit status is 0 for done, 1 for failed, 2 for bad usage or configuration, and 3 if the
    command found something: rejected lines, findings, a plan that is not empty.
-3. You can see what would change a bill before it does: `rebill plan`, and `dlq redrive` without
+3. You can see a change of a bill before you make it: `rebill plan`, and `dlq redrive` without
    --apply.
 4. Tables fit 80 columns for names of usual length. Longer lines wrap; no figure is cut.
 5. Ids and outcomes come from other programs: `output.visible` makes them safe to print.

@@ -44,11 +44,11 @@ def command(
 ) -> None:
     """Recompute every decision from the event log and compare it with the ledger and the dead letters.
 
-    The audit reads the events topic from its beginning. It decides by the same rules
-    as a worker, with no other code of the worker or the sink. Usage that a running worker may not
-    have written yet counts as pending, not as a finding. The table always counts the whole log,
-    even if you give a time. With --stripe, the audit also compares Stripe's totals, by customer and
-    meter, with what the sink has delivered. Exit status 3: the audit found a difference.
+    The audit reads the events topic from its beginning. It shares its rules with the worker, and no
+    other code with the worker or the sink. Usage that a running worker may not have written yet
+    counts as pending, not as a finding. The table always counts the whole log, even if you give a
+    time range. With --stripe, the audit also compares Stripe's totals, by customer and meter, with
+    what the sink has delivered. Exit status 3: the audit found a difference.
 
     \b
     Example:

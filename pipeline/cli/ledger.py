@@ -65,7 +65,7 @@ def _check() -> None:
 @click.option("--reason", metavar="TEXT", help="Why you know; the ledger keeps it.")
 @click.option("--who", metavar="NAME", help="Who says so. Default: your user name.")
 def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
-    """Resume deliveries that are held because the ledger went back.
+    """Resume deliveries that are held because the ledger is outdated.
 
     A sink holds all deliveries if its ledger is behind the offsets that its group committed: a
     backup was restored, a replica that lagged took over, or RESMETER_LEDGER__URL names another

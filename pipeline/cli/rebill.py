@@ -28,8 +28,8 @@ def command() -> None:
     """Correct the ledger where it differs from the event log.
 
     A plan is the difference between the ledger and the log, in a file that you can read, pass on
-    and keep. Applying a plan writes usage records that correct the ledger; it changes nothing in
-    place. Applying a plan twice has the same effect as applying it once.
+    and keep. Applying a plan adds usage records that correct the ledger, and changes none that
+    exist. Applying a plan twice has the same effect as applying it once.
 
     \b
     Example:
@@ -52,9 +52,9 @@ def command() -> None:
 def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out: Path) -> None:
     """Recompute every decision from the event log, and write the corrections to a file.
 
-    Events that came too late for the worker count here: a plan is how they are billed. A plan
-    leaves out conversations that a worker is not done with, and counts them. Exit status 3: there
-    is something to correct.
+    A plan includes events that came too late for the worker; nothing else bills them. A plan
+    leaves out conversations that a worker is not done with, and says how many. Exit status 3:
+    there is something to correct.
 
     \b
     Example:

@@ -7,6 +7,7 @@ from pipeline.cli.options import TimeRange, json_option, opened, tenant_option, 
 from pipeline.cli.output import print_text, visible
 from pipeline.cli.views.usage import print_usage
 from pipeline.ledger import Ledger, reports
+from pipeline.ledger.entries import STUCK
 from pipeline.ledger.pricing import price_usage
 
 _TENANTS_SHOWN_MAX = 20
@@ -20,8 +21,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
-    usage is not at Stripe: it was not sent yet, it was rejected, or it is a negative sum that is
-    carried forward.
+    is what Stripe does not have: not sent yet, a negative sum that is carried forward, or rejected,
+    uncertain or altered, which waits for you: see `resmeter deliveries`.
 
     \b
     Example:
@@ -44,6 +45,14 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
         print_usage(lines)
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
+    for line in lines:
+        stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
+        if stuck:
+            print_text(
+                f"warning: of the pending {line['outcome']} of {line['tenantid']}, "
+                f"{' and '.join(stuck)} wait for you: see `resmeter deliveries list`",
+                err=True,
+            )
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:

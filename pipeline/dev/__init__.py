@@ -15,6 +15,6 @@ Invariants: on Linux, no child process outlives its parent, even if the parent i
 for a process has a deadline, and its error shows the end of the process's log. A demo uses topics,
 consumer groups, folders and ports of its own, and removes its topics and folders when it ends.
 
-It does not: decide, bill, or replace a test. Do not use it in production: the broker has no replicas,
-and the emulator keeps nothing when it ends.
+This package does not decide, bill, or replace a test. Do not use it in production: the broker has no
+replicas, and the emulator keeps nothing when it ends.
 """

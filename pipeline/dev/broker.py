@@ -91,14 +91,14 @@ class LocalKafka:
         """Start the broker and wait until it responds.
 
         Raises:
-            UnavailableError: its packages or jars are missing, its port is taken, its folder
-                cannot be made, or it does not respond in time.
+            UnavailableError: the packages or jars are missing, the port is taken, the folder
+                cannot be created, or the broker does not respond in time.
         """
         if _is_taken(self._port):
             raise UnavailableError(
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
-        # Write the properties first: if the folder cannot be made, fail before fetching 43 MB.
+        # Write the properties first: if the folder cannot be created, fail before fetching 43 MB.
         properties = self._written_properties()
         java, jars = runtime()
         classpath = os.pathsep.join(str(jar) for jar in jars)
@@ -170,7 +170,7 @@ class LocalKafka:
             properties.write_text(self._properties())
         except OSError as error:
             raise UnavailableError(
-                f"Kafka's data folder {self.data} cannot be made: {error.strerror}; "
+                f"Kafka's data folder {self.data} cannot be created: {error.strerror}; "
                 "choose another --data-dir"
             ) from error
         return properties
@@ -187,7 +187,7 @@ class LocalKafka:
         )
         if result.returncode:
             raise UnavailableError(
-                f"Kafka's data folder {self.data} cannot be made: {result.stderr.strip()[-400:]}"
+                f"Kafka's data folder {self.data} cannot be formatted: {result.stderr.strip()[-400:]}"
             )
 
     def _wait(self) -> None:
@@ -232,7 +232,7 @@ class LocalKafka:
 
 
 def cluster_id() -> str:
-    """Return a random id in Kafka's form, without a leading "-": Kafka's tool would read an option."""
+    """Return a random id in Kafka's form. A leading "-" would look like an option of Kafka's tool."""
     while (drawn := base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode())[0] == "-":
         pass
     return drawn

@@ -17,9 +17,10 @@ give the same event. They also give the same stored bytes: a member that states 
 stored like a member that is left out. An `Event` has only what can affect a decision, so message
 texts go no further than this package.
 
-It does not: decide what an event means (`resolve`), know the earlier events, or know which producers
-are configured (`catalog`). It reads no clock: the time of arrival is an argument.
+This package does not decide what an event means (`resolve`), know the earlier events, or know which
+producers are configured (`catalog`). It reads no clock: the time of arrival is an argument.
 
 To add a type: append it to `model.TYPES` with its constant, add its class to `data`, write its
-schema and its examples, then implement its rule in `resolve/machine.py`.
+schema and its examples, then implement its rule in `resolve/machine.py`. CONTRIBUTING.md
+lists every step.
 """

@@ -1,4 +1,4 @@
-"""Write and read the headers of resmeter, and the format of dead letters. Pure.
+"""Write and read resmeter's headers, and the format of dead letters. Pure.
 
 docs/reference/dead-letter-format.md describes the format for readers of the topic.
 """
@@ -45,9 +45,9 @@ class Record(Protocol):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A rejected record as the dead-letter topic stores it: unchanged, with our headers added.
 
-    Kafka limits the compressed size of a record, so a rejected record can be larger than what we
-    may write. Then its dead letter is cut, because the worker could not pass the record otherwise.
-    The header `resmeter-cut` names the parts that were cut, with the bytes that each had.
+    Kafka limits the compressed size of a record, so a rejected record can be too large for us to
+    write uncompressed. Then its dead letter is cut; otherwise the worker could never get past the
+    record. The header `resmeter-cut` names the parts that were cut, and how many bytes each had.
     """
 
     key: bytes | None
@@ -77,8 +77,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
 class DeadLetterHeaders(msgspec.Struct, frozen=True):
     """The contents of a dead letter's headers.
 
-    If another program wrote the record, headers are missing or invalid: a missing or unknown
-    `reason` is empty, and `origin` is None if a part of it is missing.
+    Another program may write a record whose headers are missing or invalid. Then `reason` is empty
+    if it is missing or unknown, and `origin` is None if a part of it is missing.
     """
 
     reason: str
@@ -86,7 +86,7 @@ class DeadLetterHeaders(msgspec.Struct, frozen=True):
     origin: tuple[str, int, int] | None  # topic, partition, offset of the rejected record
     arrived_ms: int | None
     redrives: int
-    cut: str  # "value=60000000": the parts that were cut, with the bytes that each had
+    cut: str  # "value=60000000": the parts that were cut, and how many bytes each had
     original: tuple[tuple[str, bytes | None], ...]  # the headers that the record had
 
 

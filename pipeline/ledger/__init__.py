@@ -12,15 +12,18 @@ Invariants:
 
 - A usage record is stored once, in the transaction that moves the consumer's offset. The transaction
   fails if the offset is not the one that the sink expects.
-- A record is never overwritten. A record with a known id and other content is quarantined, and
-  raises an alarm.
+- A record is never overwritten. A record with a known id and another value in any column is
+  quarantined, and raises an alarm.
 - Each record belongs to at most one meter event, which never changes once it is planned.
 - A meter event's state only moves forward: planned, sent, then delivered or rejected; or netted.
+  Where nothing certain can be said, it is uncertain or altered, and waits for an operator.
+- A meter event is sent for at most a day after the first call that may have counted.
 - The attempt is stored before the call, so the ledger knows every call that may have been counted.
 - Quantities are exact integers. Times are milliseconds since the epoch, UTC.
 - `pending_record` has exactly the records without a meter event. It is only an index.
 
-It does not: decide what bills (`resolve`), group usage or send it (`sink`), hold prices (`catalog`).
+This package does not decide what bills (`resolve`), group or send usage (`sink`), or hold prices
+(`catalog`).
 """
 
 from pipeline.ledger.database import Ledger, check, open_ledger, redacted, upgrade

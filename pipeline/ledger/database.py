@@ -19,7 +19,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 
-from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
 
 VARIABLE = "RESMETER_LEDGER__URL"
 CONNECT_SECONDS_MAX = 10
@@ -123,6 +123,7 @@ def upgrade(url: str) -> None:
     Raises:
         ConfigurationError: the URL is not supported.
         UnavailableError: the database cannot be reached.
+        BrokenInvariantError: rows name others that do not exist; nothing is changed.
     """
     parsed = _read_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database:
@@ -136,7 +137,8 @@ def upgrade(url: str) -> None:
             raise UnavailableError(
                 f"the ledger {redacted(parsed)} cannot be created: {error.strerror}"
             ) from error
-    ledger = _connect(parsed)
+    # A migration of SQLite may copy a table, which the foreign keys of others would prevent.
+    ledger = _connect(parsed, foreign_keys=False)
     config = _alembic()
     try:
         with ledger.writing() as connection:
@@ -147,6 +149,10 @@ def upgrade(url: str) -> None:
                 )
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if ledger.is_sqlite:
+                broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+                if broken:
+                    raise BrokenInvariantError(f"the upgrade would leave broken keys: {broken[:3]}")
     finally:
         ledger.close()
 
@@ -187,9 +193,9 @@ def _read_url(url: str) -> URL:
 _EXAMPLES = "sqlite:///PATH or postgresql+psycopg://USER@HOST/DB"
 
 
-def _connect(url: URL) -> Ledger:
+def _connect(url: URL, *, foreign_keys: bool = True) -> Ledger:
     if url.get_backend_name() == "sqlite":
-        engine = connect_sqlite(url)
+        engine = connect_sqlite(url, foreign_keys=foreign_keys)
     else:
         arguments: dict[str, object] = {"client_encoding": "utf8"}
         if "connect_timeout" not in url.query:
@@ -201,10 +207,12 @@ def _connect(url: URL) -> Ledger:
     return Ledger(engine)
 
 
-def connect_sqlite(url: URL) -> Engine:
+def connect_sqlite(url: URL, *, foreign_keys: bool = True) -> Engine:
     """Return an engine for a SQLite file, with the settings that the ledger needs."""
     engine = create_engine(url, connect_args={"timeout": LOCK_SECONDS_MAX}, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
+    if not foreign_keys:
+        event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA foreign_keys=OFF"))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 

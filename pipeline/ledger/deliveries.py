@@ -12,6 +12,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
@@ -20,6 +21,7 @@ from sqlalchemy import (
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     PERHAPS_COUNTED,
+    STUCK,
     Conclusion,
     Lease,
     MeterEvent,
@@ -47,6 +49,7 @@ _STATE_AFTER: dict[Result, State] = {
     "collision": "rejected",
     "rejected": "rejected",
 }
+_OPEN: tuple[State, ...] = ("planned", "sent")
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 
 
@@ -84,30 +87,43 @@ def pending_records(
 def open_sums(ledger: Ledger) -> list[OpenSum]:
     """Add up the units that the biller does not have yet: pending, planned or sent.
 
-    A -1 counts under the policy of the record that it takes back.
+    Units of meter events that wait for an operator have not either. A -1 counts under the policy of
+    the record that it takes back.
     """
     r, s = usage_record.alias("r"), usage_record.alias("s")
-    unplanned = select(pending_record.c.seq.label("seq"))
-    undelivered = (
-        select(meter_event_record.c.record_seq)
+    unplanned = select(pending_record.c.seq.label("seq"), literal("pending").label("state"))
+    # Two queries, because each has an index of its own.
+    open_, stuck = (
+        select(meter_event_record.c.record_seq, meter_event.c.state)
         .join(meter_event, meter_event.c.identifier == meter_event_record.c.identifier)
-        .where(meter_event.c.state.in_(("planned", "sent")))
+        .where(meter_event.c.state.in_(states))
+        for states in (_OPEN, STUCK)
     )
-    seqs = unplanned.union_all(undelivered).subquery()
+    seqs = unplanned.union_all(open_, stuck).subquery()
     policy = func.coalesce(s.c.policy, r.c.policy)
     version = func.coalesce(s.c.policy_version, r.c.policy_version)
     query = (
-        select(r.c.tenant_id, r.c.outcome, policy, version, func.sum(r.c.quantity))
+        select(seqs.c.state, r.c.tenant_id, r.c.outcome, policy, version, func.sum(r.c.quantity))
         .select_from(seqs)
         .join(r, r.c.seq == seqs.c.seq)
         .outerjoin(s, s.c.id == r.c.supersedes)
-        .group_by(r.c.tenant_id, r.c.outcome, policy, version)
+        .group_by(seqs.c.state, r.c.tenant_id, r.c.outcome, policy, version)
     )
     with ledger.reading() as connection:
         return [
-            OpenSum(tenant_id, outcome, name, number, int(quantity))
-            for tenant_id, outcome, name, number, quantity in connection.execute(query)
+            OpenSum(state, tenant_id, outcome, name, number, int(quantity))
+            for state, tenant_id, outcome, name, number, quantity in connection.execute(query)
         ]
+
+
+def stuck_counts(ledger: Ledger) -> dict[str, int]:
+    """Return how many meter events wait for an operator, by state."""
+    m = meter_event.c
+    query = select(m.state, func.count()).where(m.state.in_(STUCK)).group_by(m.state)
+    counts: dict[str, int] = dict.fromkeys(STUCK, 0)
+    with ledger.reading() as connection:
+        counts.update((state, number) for state, number in connection.execute(query))
+    return counts
 
 
 def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
@@ -163,16 +179,22 @@ def _fields(event: MeterEvent) -> dict[str, Any]:
 
 
 def due(ledger: Ledger, now_ms: int, events_max: int) -> list[MeterEvent]:
-    """Return the oldest meter events that can be sent now and that no sink has leased.
+    """Return meter events that can be sent now and that no sink has leased.
+
+    First the oldest of each customer and meter, then the second of each, and so on: one with many
+    events, or one whose calls fail, holds up no other. Those tried least recently come first.
 
     An event with a timestamp after `now_ms` waits, because a biller may reject it for good.
     """
     m = meter_event.c
+    turn = func.row_number().over(
+        partition_by=(m.customer, m.event_name), order_by=(m.hour, m.identifier)
+    )
     query = (
         select(*_event_columns)
-        .where(m.state.in_(("planned", "sent")), m.lease_until <= now_ms)
+        .where(m.state.in_(_OPEN), m.lease_until <= now_ms)
         .where(m.timestamp <= now_ms // 1000)
-        .order_by(m.hour, m.identifier)
+        .order_by(turn, m.updated_at, m.hour, m.identifier)
         .limit(events_max)
     )
     with ledger.reading() as connection:
@@ -191,15 +213,16 @@ def lease(
     """Store that a call is about to be made, before the call.
 
     The lease of `owner` ends at `until_ms`; then another sink may send the event. An attempt before
-    `remembered_from_ms` that may have been counted makes the event UNCERTAIN, because the biller may
-    no longer recognise its identifier.
+    `remembered_from_ms` that may have been counted makes the event UNCERTAIN, for good, because the
+    biller may no longer recognise its identifier. The first such attempt decides, not the last: it
+    is the one that the biller forgets first.
     """
     m = meter_event.c
     move = (
         update(meter_event)
         .where(
             m.identifier == event.identifier,
-            m.state.in_(("planned", "sent")),
+            m.state.in_(_OPEN),
             or_(m.lease_until <= now_ms, m.owner == owner),
             ~exists().where(delivery_hold.c.answered_at.is_(None)),
         )
@@ -218,7 +241,10 @@ def lease(
             return NotLeased.TAKEN
         perhaps_counted_at, replays = connection.execute(earlier).one()
         if perhaps_counted_at is not None and perhaps_counted_at < remembered_from_ms:
-            connection.rollback()
+            values = {"state": "uncertain", "lease_until": 0}
+            connection.execute(
+                update(meter_event).where(m.identifier == event.identifier).values(values)
+            )
             return NotLeased.UNCERTAIN
         # For a day the biller repeats the failure that it stored for a key. After a repeated failure,
         # only a new key makes a real call.
@@ -253,11 +279,28 @@ def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) 
             .where(attempt.c.seq == lease.attempt, attempt.c.result == "unanswered")
             .values(answered_at=now_ms, **msgspec.structs.asdict(conclusion))
         )
+        move = update(meter_event).where(m.identifier == lease.identifier)
         state = _STATE_AFTER.get(conclusion.result)
-        # Only from `sent`: a late response never undoes another sink's conclusion.
-        move = update(meter_event).where(m.identifier == lease.identifier, m.state == "sent")
+        # A late response never undoes another sink's conclusion; that the event counts is certain.
+        before: tuple[State, ...] = ("sent", "uncertain") if state == "delivered" else ("sent",)
         if state is not None:
-            connection.execute(move.values(state=state, lease_until=0, updated_at=now_ms))
+            moved = move.where(m.state.in_(before))
+            connection.execute(moved.values(state=state, lease_until=0, updated_at=now_ms))
         else:
-            owned = move.where(m.owner == lease.owner)
+            owned = move.where(m.state == "sent", m.owner == lease.owner)
             connection.execute(owned.values(lease_until=now_ms, updated_at=now_ms))
+
+
+def mark_altered(ledger: Ledger, event: MeterEvent, now_ms: int) -> bool:
+    """Keep a meter event from being sent, because its content is not the one that was planned.
+
+    Returns False if another sink holds its lease, or it is concluded.
+    """
+    m = meter_event.c
+    move = (
+        update(meter_event)
+        .where(m.identifier == event.identifier, m.state.in_(_OPEN), m.lease_until <= now_ms)
+        .values(state="altered", updated_at=now_ms)
+    )
+    with ledger.writing() as connection:
+        return connection.execute(move).rowcount == 1

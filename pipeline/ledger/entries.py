@@ -55,7 +55,21 @@ class Moved(msgspec.Struct, frozen=True):
 # --- deliveries -----------------------------------------------------------------------------------
 
 # The state of a meter event. Nothing writes `cancelled` yet; the table accepts it.
-State = Literal["planned", "sent", "delivered", "rejected", "netted", "cancelled"]
+State = Literal[
+    "planned",
+    "sent",
+    "delivered",
+    "rejected",  # the biller rejected it for good; an operator must act
+    "uncertain",  # perhaps counted, and perhaps forgotten by the biller; an operator must act
+    "altered",  # its content is not the one that was planned; an operator must act
+    "released",  # an operator had it sent again, as another meter event
+    "settled",  # an operator recorded it as counted
+    "netted",
+    "cancelled",
+]
+# Waits for an operator; nothing is sent.
+StuckState = Literal["rejected", "uncertain", "altered"]
+STUCK: tuple[StuckState, ...] = ("rejected", "uncertain", "altered")
 
 # The result of a call. The ledger stores these words, and metrics have them as labels.
 Result = Literal[
@@ -65,11 +79,18 @@ Result = Literal[
     "collision",  # the biller has the identifier, but not from a call of ours
     "rejected",  # the biller rejected the usage for good
     "failed",  # 5xx, or the connection broke: perhaps counted
+    "foreign",  # not the biller's answer to this call, but a proxy's: perhaps counted, retried
     "refused",  # throttled (409, 429) or unreached (no connection): not counted, retried
     "halted",  # 401, 403: the key is not accepted
 ]
 # After a call with one of these results, the biller may know the identifier.
-PERHAPS_COUNTED: tuple[Result, ...] = ("unanswered", "failed", "delivered", "duplicate")
+PERHAPS_COUNTED: tuple[Result, ...] = (
+    "unanswered",
+    "failed",
+    "foreign",
+    "delivered",
+    "duplicate",
+)
 
 
 class PendingRecord(NamedTuple):
@@ -91,9 +112,16 @@ class PendingSum(msgspec.Struct, frozen=True):
     stored_at: int  # when the oldest record entered the ledger, ms
 
 
-class OpenSum(msgspec.Struct, frozen=True):
-    """Units that are pending, planned or sent, by the policy version that prices them."""
+OwedState = Literal["pending", "planned", "sent", "rejected", "uncertain", "altered"]
 
+
+class OpenSum(msgspec.Struct, frozen=True):
+    """Units that the biller has not confirmed, by state and by the policy version that prices them.
+
+    `pending` units are in no meter event yet.
+    """
+
+    state: OwedState
     tenant_id: str
     outcome: str
     policy: str
@@ -139,7 +167,7 @@ class NotLeased(Enum):
     """Why a meter event must not be sent now."""
 
     TAKEN = "another sink holds the lease, the event is concluded, or deliveries are held"
-    UNCERTAIN = "an old attempt may have been counted: another call could bill twice"
+    UNCERTAIN = "an old attempt may have been counted: the event has become `uncertain`"
 
 
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +213,8 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """What a tenant owes for an outcome, under one version of a policy.
 
     A -1 counts under the kind and policy of the record that it takes back. `delivered` includes
-    netted units, which are never sent. The rest is pending, planned, sent or rejected.
+    netted units, which are never sent, and units that an operator settled. `rejected`, `uncertain`
+    and `altered` units wait for an operator. The rest is pending, planned or sent.
     """
 
     tenant_id: str
@@ -196,6 +225,9 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int
     assumed: int
     delivered: int
+    rejected: int = 0
+    uncertain: int = 0
+    altered: int = 0
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

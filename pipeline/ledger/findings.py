@@ -6,7 +6,7 @@ FindingKind = Literal[
     "missing",  # owed, but not in the ledger
     "unexpected",  # in the ledger, but not owed
     "differs",  # in the ledger with other content
-    "no_evidence",  # in the ledger, but its evidence is not in the log
+    "no_evidence",  # in the ledger, but names no event as evidence
     "unbalanced",  # corrected by a rebill plan, but the sum is not the units owed
     "no_dead_letter",  # rejected, but not among the dead letters
     "undecided",  # deciding event by event and over the whole history differ: an error in resmeter

@@ -1,9 +1,9 @@
-"""Hold all deliveries of a ledger that went back, until an operator says what was delivered.
+"""Hold all deliveries of an outdated ledger, until an operator says what was delivered.
 
-A ledger goes back if a backup is restored, if a replica that lagged takes over, or if the setting
-names another database. Its usage records can be read again, but what it sent is forgotten: sending
-it again would bill twice. A hold names, for each partition of a topic, how far this ledger is and
-how far a ledger of the same sinks has been.
+A ledger is outdated if an old backup was restored, if a replica that lagged took over, or if the
+setting names another database. The sink can read the missing usage records again, but the ledger does
+not know which of them were sent, and sending them again would bill twice. A hold names, for each
+partition of a topic, the offset of this ledger and the offset that the newer ledger had reached.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_behind(self) -> bool:
-        """Whether this partition shows that the ledger went back."""
+        """Whether this partition shows that the ledger is outdated."""
         return (self.ledger_offset or 0) < self.reached_offset
 
 
@@ -51,11 +51,11 @@ def place(
     reached: Mapping[int, int],
     now_ms: int,
 ) -> list[Hold]:
-    """Hold the deliveries if `offsets`, which the ledger has, are not as far as `reached`.
+    """Hold the deliveries if the ledger's `offsets` are behind `reached`; return all open holds.
 
-    Once a partition is behind, the hold covers every partition in `reached`: the ledger went back as a
-    whole. A partition is not behind where an operator has answered for this offset or a later one.
-    Returns all open holds.
+    If one partition is behind, the hold covers every partition in `reached`, because the whole ledger
+    is outdated. A partition does not count as behind if an operator has already answered for the same
+    offset or a later one.
     """
     behind = {n: offset for n, offset in reached.items() if offsets.get(n, 0) < offset}
     answered = _answered(ledger, topic) if behind else {}

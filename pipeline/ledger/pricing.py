@@ -12,7 +12,8 @@ class PricedUsage(TypedDict):
     """Usage of a tenant and outcome in one currency; the keys of `resmeter usage --json`.
 
     `amount` is an exact decimal without an exponent. `amount` and `currency` are None if no policy
-    prices the outcome. `pending` is all that is not delivered, rejected units included.
+    prices the outcome. `pending` is all that is not delivered; `rejected`, `uncertain` and `altered`
+    are the part of it that waits for an operator.
     """
 
     tenantid: str
@@ -24,6 +25,9 @@ class PricedUsage(TypedDict):
     currency: str | None
     delivered: int
     pending: int
+    rejected: int
+    uncertain: int
+    altered: int
 
 
 def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
@@ -45,6 +49,9 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
                 "currency": key[2],
                 "delivered": 0,
                 "pending": 0,
+                "rejected": 0,
+                "uncertain": 0,
+                "altered": 0,
             },
         )
         line["quantity"] += usage.quantity
@@ -52,6 +59,9 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
         line["assumed"] += usage.assumed
         line["delivered"] += usage.delivered
         line["pending"] += usage.quantity - usage.delivered
+        line["rejected"] += usage.rejected
+        line["uncertain"] += usage.uncertain
+        line["altered"] += usage.altered
         if price:
             amounts[key] = amounts.get(key, Decimal(0)) + price[0] * usage.quantity
             line["amount"] = format(amounts[key], "f")

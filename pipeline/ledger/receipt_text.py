@@ -10,6 +10,13 @@ _STATES = {
     "sent": "is being sent, and Stripe has not confirmed it yet",
     "delivered": "was delivered to Stripe",
     "rejected": "was rejected by Stripe: this usage is not billed, and an operator must act",
+    "uncertain": (
+        "may have been counted by Stripe more than 23 hours ago: it is not sent again, and an "
+        "operator must compare Stripe's sum"
+    ),
+    "altered": "is not sent: its content is not the one that was planned, and an operator must act",
+    "released": "was released by an operator, and sent again as another meter event",
+    "settled": "was settled by an operator: it counts as billed, and is not sent again",
     "netted": "was not sent: the charges and their reversals cancel out",
     "cancelled": "was cancelled",
 }
@@ -24,6 +31,7 @@ _RESULTS: dict[Result, str] = {
     "collision": "rejected: Stripe has this identifier, but not from us",
     "rejected": "rejected by Stripe",
     "failed": "failed, the sink tries again",
+    "foreign": "something else than Stripe answered, the sink tries again",
     "refused": "throttled by Stripe and not counted, the sink tries again",
     "halted": "Stripe does not accept the key",
 }

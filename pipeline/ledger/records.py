@@ -22,8 +22,9 @@ DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
 
-# Name and PostgreSQL type of each column, in the order of a row. Only the content, which comes
-# first, distinguishes a conflict from a duplicate: the position in Kafka may differ.
+# Name and PostgreSQL type of each column, in the order of a row. The content, which comes first,
+# distinguishes a conflict from a duplicate: one in any of its columns. The position in Kafka may
+# differ, because a worker may write a record twice.
 _CONTENT = (
     ("id", "text"),
     ("tenantid", "text"),
@@ -109,15 +110,14 @@ def store(
             moved = _offsets(connection, topic)
             connection.rollback()
             return Moved({partition: moved.get(partition) for partition in after})
-        # 2. The records. Usually all are new; only otherwise, each is looked up.
+        # 2. The records. Usually all are new. If not, compare those that exist already.
         added = _insert(connection, ledger, rows, stored_at) if rows else 0
         if added < len(rows):
             by_position = {(record.partition, record.offset): record for record in consumed}
-            for row, stored in _not_inserted(connection, rows):
-                if row[:_CONTENT_SIZE] != stored:
-                    record = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
-                    conflict = _quarantined("conflict", record, _difference(row, stored))
-                    quarantined.append((conflict, record.value))
+            for row, stored in _conflicts(connection, rows):
+                record = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
+                conflict = _quarantined("conflict", record, _difference(row, stored))
+                quarantined.append((conflict, record.value))
         # 3. The quarantined records, in the same transaction as the offset that passes them.
         if quarantined:
             _store_quarantined(connection, ledger, topic, quarantined)
@@ -230,10 +230,13 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
     return int(added)
 
 
-def _not_inserted(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
-    """Pair each row that was not inserted with the content stored under its id."""
+def _conflicts(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
+    """Pair each row with the content stored under its id, where one of their columns differs.
+
+    The position is not asked: a topic that was made again has another record at the same place.
+    """
     by_name = {column.name: column for column in usage_record.c}
-    columns = [by_name[name] for name, _ in (*_CONTENT, *_POSITION[:3])]
+    columns = [by_name[name] for name, _ in _CONTENT]
     pairs: list[tuple[_Row, _Row]] = []
     for start in range(0, len(rows), _LOOKUP_IDS_MAX):
         part = rows[start : start + _LOOKUP_IDS_MAX]
@@ -241,8 +244,8 @@ def _not_inserted(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, 
         by_id = {stored[0]: tuple(stored) for stored in connection.execute(query)}
         for row in part:
             stored = by_id[row[0]]
-            if stored[_CONTENT_SIZE:] != row[_CONTENT_SIZE : _CONTENT_SIZE + 3]:
-                pairs.append((row, stored[:_CONTENT_SIZE]))
+            if row[:_CONTENT_SIZE] != stored:
+                pairs.append((row, stored))
     return pairs
 
 

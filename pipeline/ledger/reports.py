@@ -9,11 +9,12 @@ import orjson
 from sqlalchemy import BigInteger, Connection, and_, case, cast, func, select
 
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.entries import Attempt, DeliveredSum, MeterEvent, Receipt, UsageSum
+from pipeline.ledger.entries import STUCK, Attempt, DeliveredSum, MeterEvent, Receipt, UsageSum
 from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usage_record
 from pipeline.usage.record import Origin, UsageRecord
 
-_AT_STRIPE = ("delivered", "netted")
+_AT_STRIPE = ("delivered", "netted", "settled")
+_TRIED = ("sent", "delivered", "rejected", "uncertain", "altered", "settled")
 _IDENTIFIERS_LOOKUP_MAX = 500
 _ROWS_AT_ONCE = 10_000
 
@@ -47,6 +48,7 @@ def usage(
             total(kind == "confirmed").label("confirmed"),
             total(kind == "assumed").label("assumed"),
             total(meter_event.c.state.in_(_AT_STRIPE)).label("delivered"),
+            *(total(meter_event.c.state == state).label(state) for state in STUCK),
         )
         .select_from(r)
         .outerjoin(s, s.c.id == r.c.supersedes)
@@ -138,9 +140,7 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
             cast(func.sum(case((rejected, 0), else_=m.value)), BigInteger).label("most"),
             cast(func.sum(case((rejected, m.value), else_=0)), BigInteger).label("rejected"),
         )
-        .where(
-            m.state.in_(("sent", "delivered", "rejected")), m.timestamp >= start, m.timestamp < end
-        )
+        .where(m.state.in_(_TRIED), m.timestamp >= start, m.timestamp < end)
         .group_by(m.customer, m.event_name, m.tenant_id)
     )
     with ledger.reading() as connection:
@@ -164,9 +164,7 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
 def delivered_between(ledger: Ledger) -> tuple[int, int] | None:
     """Return the first and the last timestamp of the meter events sent to Stripe, in seconds."""
     m = meter_event.c
-    query = select(func.min(m.timestamp), func.max(m.timestamp)).where(
-        m.state.in_(("sent", "delivered", "rejected"))
-    )
+    query = select(func.min(m.timestamp), func.max(m.timestamp)).where(m.state.in_(_TRIED))
     with ledger.reading() as connection:
         first, last = connection.execute(query).one()
     return None if first is None else (first, last)

@@ -24,6 +24,7 @@ _Id = Text().with_variant(Text(collation="C"), "postgresql")
 _Seq = BigInteger().with_variant(Integer(), "sqlite")
 
 _open = text("state IN ('planned', 'sent')")
+_stuck = text("state IN ('rejected', 'uncertain', 'altered')")
 
 usage_record = Table(
     "usage_record",
@@ -116,7 +117,8 @@ meter_event = Table(
         "state",  # see `entries.State`
         Text,
         CheckConstraint(
-            "state IN ('planned', 'sent', 'delivered', 'rejected', 'netted', 'cancelled')"
+            "state IN ('planned', 'sent', 'delivered', 'rejected', 'netted', 'cancelled', "
+            "'uncertain', 'altered', 'released', 'settled')"
         ),
         nullable=False,
     ),
@@ -125,6 +127,7 @@ meter_event = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Index("meter_event_open", "hour", "identifier", sqlite_where=_open, postgresql_where=_open),
+    Index("meter_event_stuck", "hour", "identifier", sqlite_where=_stuck, postgresql_where=_stuck),
 )
 
 meter_event_record = Table(
@@ -153,4 +156,21 @@ attempt = Table(
     Column("request_id", Text),
     Column("detail", Text),
     Index("attempt_identifier", "identifier"),
+)
+
+# Only ever inserted into: what an operator decided about a meter event, once.
+delivery_decision = Table(
+    "delivery_decision",
+    metadata,
+    Column("seq", _Seq, Identity(), primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("action", Text, CheckConstraint("action IN ('release', 'settle')"), nullable=False),
+    Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False, unique=True),
+    Column("replaced_by", _Id, ForeignKey("meter_event.identifier")),  # of a release
+    Column("state", Text, nullable=False),  # of the meter event before the decision
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    # The operator says to have compared Stripe's sum: the meter event may have been counted.
+    Column("stripe_checked", Boolean, nullable=False),
+    Index("delivery_decision_replaced_by", "replaced_by"),
 )

@@ -77,7 +77,7 @@ def compare(
 
     Args:
         replay: the partition, after its last record.
-        ledger: its usage records, in the order in which they came.
+        ledger: the partition's usage records in the ledger, in the order in which they came.
         written: ids of all records in the topic of usage records. The sink has read them, so the
             ledger must have them.
         now: the arrival time up to which windows may have ended, ms.
@@ -220,7 +220,7 @@ def _differing_records(
     for number, record in enumerate(emitted):
         stored = by_id.pop(record.id, None)
         if stored is None:
-            # If this record is missing, the ledger must have none of the later ones.
+            # An optional record may be missing, but then all later ones must be missing too.
             if number < settled.owed_count or record.id in written:
                 findings.append(_finding("missing", record, _described(record)))
             elif any(later.id in by_id for later in emitted[number + 1 :]):
@@ -239,7 +239,7 @@ def _decided_twice(settled: ReplayedConversation, timeline: Timeline) -> list[Fi
     for record in settled.emitted:
         emitted[record.outcome] += record.quantity
     history = [event for _, event in settled.entries()]
-    # If no window is open, all silence is counted. Otherwise the last silence is not over yet.
+    # While a window is open, the last silence does not count yet. Otherwise all silence counts.
     as_of = _END if conversation.due_arrival_ms is None else conversation.newest_at
     decision = decide(history, timeline, as_of)
     net = {} if decision.excluded else decision.net

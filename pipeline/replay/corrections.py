@@ -11,7 +11,7 @@ without the time. So two plans for the same difference have the same ids, and th
 a later state of the ledger has other ids. A worker's ids end in a number, those of corrections in a
 digest, a hyphen and a number: the two never coincide.
 
-Here events that came too late for the worker count: a rebill plan is how they are billed. A
+A rebill plan includes events that came too late for the worker; nothing else bills them. A
 conversation is corrected only when its state is certain: the worker has committed all its events, no
 window is open, and each record that the worker may have written is in the ledger or in the topic of
 usage records, which the sink has read. Other conversations count as unsettled and are left out.
@@ -83,7 +83,7 @@ def find_corrections(
 
     Args:
         replay: the partition, after its last record.
-        ledger: its usage records, in the order in which they came.
+        ledger: the partition's usage records in the ledger, in the order in which they came.
         written: ids of all records that were ever written to the topic of usage records.
         source: topic and partition of the events.
         now: the plan's time, ms.

@@ -1,4 +1,4 @@
-"""Decide what a conversation counts, by the rules of docs/reference/outcomes.md §3. Pure.
+"""Decide what to charge for a conversation, by the rules of docs/reference/outcomes.md §3. Pure.
 
 `decide` is the definition: it sorts a whole history and decides it from the first event. `Fold` is
 the small state that `decide` runs on; a worker keeps a `Fold` and applies one event at a time.
@@ -67,7 +67,7 @@ class StandingAnswer(msgspec.Struct, array_like=True, gc=False):
 
 
 class Charge(msgspec.Struct, array_like=True, gc=False):
-    """The unit that the conversation counts now; `answer` is the id of the answer behind it."""
+    """The unit that is charged now; `answer` is the id of the answer behind it."""
 
     outcome: str
     kind: Kind
@@ -152,8 +152,8 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     def drop_transitions(self) -> None:
         """Drop the transitions that no later decision needs.
 
-        For each unit of an outcome's net, one +1 stays: the newest ones, without their evidence. The
-        net and every later decision stay the same.
+        Of each outcome, keep as many of the newest +1 as the net has units, without their evidence.
+        The net and every later decision stay the same.
         """
         units = {} if self.excluded else net_of(self.transitions)
         kept: list[Transition] = []
@@ -166,7 +166,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     # --- events ---------------------------------------------------------------------------------
 
     def policy_for(self, timeline: Timeline, at: int) -> Policy | None:
-        """Return the version that the conversation follows at an event's time (§2.3)."""
+        """Return the policy version that applies to the conversation at an event's time (§2.3)."""
         return timeline.at(at if self.standing is None else self.standing.at)
 
     def apply(self, timeline: Timeline, event: Event) -> None:
@@ -362,8 +362,8 @@ def fold_history(history: Iterable[Event], timeline: Timeline, state: Fold | Non
     Args:
         history: the events in any order; each source and id occurs once.
         timeline: the versions of the tenant's policy.
-        state: the state to start from, if it is not a new one. It is changed. Every event must be
-            newer than all events that it has seen.
+        state: the state to start from, which is changed; None: a new one. Every event must be newer
+            than all events that were applied to this state.
     """
     if state is None:
         state = Fold()

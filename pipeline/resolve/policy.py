@@ -1,8 +1,10 @@
 """Define a version of a policy, and find the version in force at a time. Pure."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -53,27 +55,67 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return precedence.index(outcome) if outcome in precedence else len(precedence)
 
 
+def basis_of(policy: Policy) -> bytes:
+    """Return what names the rules that a due time rests on: `name:version:checksum`.
+
+    The checksum covers the keys that say when silence bills, so that a file which was changed under
+    the same version is noticed.
+    """
+    windows = ",".join(f"{channel}={ms}" for channel, ms in sorted(policy.window.items()))
+    rules = f"{policy.window_anchor};{policy.silence};{policy.grace};{windows}"
+    return f"{policy.name}:{policy.version}:{crc32(rules.encode()):08x}".encode()
+
+
+class Assignment(NamedTuple):
+    """From when a tenant has another policy, and the versions of that policy."""
+
+    from_ms: int
+    versions: Sequence[Policy]
+
+
 class Timeline:
-    """The versions of one policy by effective date.
+    """The policy versions of one tenant, each with the time from which it is in force (§2.3).
 
     Before the first version takes effect, no policy is in force and nothing is billed.
     """
 
-    __slots__ = ("single", "single_from", "versions")
+    __slots__ = ("_bases", "_from_ms", "single", "single_from", "versions")
 
-    def __init__(self, versions: Sequence[Policy]) -> None:
-        self.versions = tuple(sorted(versions, key=lambda p: (p.effective_from, p.version)))
+    def __init__(self, versions: Sequence[Policy], later: Sequence[Assignment] = ()) -> None:
+        """Start with the versions of one policy; `later` has other policies, by date.
+
+        From its date on, the versions of the assigned policy are in force. Where that policy has no
+        version yet, what was in force before stays.
+        """
+        entries: list[tuple[int, Policy]] = []
+        starts: list[int | None] = [None, *(assignment.from_ms for assignment in later)]
+        assigned = [versions, *(assignment.versions for assignment in later)]
+        for start_ms, end_ms, of_policy in zip(starts, [*starts[1:], None], assigned, strict=True):
+            for policy in sorted(of_policy, key=lambda p: (p.effective_from, p.version)):
+                since_ms = policy.effective_from
+                if start_ms is not None and since_ms <= start_ms:
+                    entries.append((start_ms, policy))
+                elif end_ms is None or since_ms < end_ms:
+                    entries.append((since_ms, policy))
+        self.versions = tuple(policy for _, policy in entries)
+        self._from_ms = tuple(from_ms for from_ms, _ in entries)
+        self._bases = tuple(basis_of(policy) for policy in self.versions)
         # Most timelines have one version. The hot path reads it from here, without a call.
-        self.single = self.versions[0] if len(self.versions) == 1 else None
-        self.single_from = self.versions[0].effective_from if self.versions else 0
+        self.single = self.versions[0] if len(entries) == 1 else None
+        self.single_from = self._from_ms[0] if entries else 0
 
     def at(self, ms: int) -> Policy | None:
         """Return the version in force at a time, or None before the first."""
         if self.single is not None:
             return self.single if ms >= self.single_from else None
-        in_force = None
-        for policy in self.versions:
-            if policy.effective_from > ms:
-                break
-            in_force = policy
-        return in_force
+        number = bisect_right(self._from_ms, ms)
+        return self.versions[number - 1] if number else None
+
+    def basis_at(self, ms: int) -> bytes:
+        """Return `basis_of` the version in force at a time; empty before the first."""
+        number = bisect_right(self._from_ms, ms)
+        return self._bases[number - 1] if number else b""
+
+    def is_single(self, basis: bytes) -> bool:
+        """Return whether there is only one version, and it has this basis."""
+        return len(self._bases) == 1 and self._bases[0] == basis

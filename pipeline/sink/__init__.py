@@ -13,15 +13,19 @@ Invariants:
   an attempt before its call. A crash at any point can only repeat a call, with the same identifier,
   and the biller counts an identifier once.
 - A meter event is frozen when it is planned. Every attempt sends the same identifier and body.
-- No negative value is sent. A charge whose reversal is planned with it is not sent either.
+- No negative value is sent. A charge and its reversal that are planned together are not sent either.
 - A sink makes one call at a time for each customer and meter. Several sinks share the work through
   leases.
-- A response is a value, not an exception. A rejected event never blocks the events behind it.
+- A response is a value, not an exception. A rejected event never blocks the events behind it, but a
+  run of rejections halts all deliveries (module `breaker`).
+- An answer is final only if it is the biller's own. While something else answers, events wait.
 
-It does not: decide what bills (`resolve`), write tables (`ledger`), correct what was sent (`replay`).
+This package does not decide what bills (`resolve`), write tables (`ledger`), or correct what was sent
+(`replay`).
 
 To add another biller, write a package `sink/<name>/` with the same modules as `sink/stripe`:
 `client` (made from the settings), `meter` (a `Meter`, and `open_meter` to make it), `responses` (a
 response to a `Result`), `account` (the checks of `resmeter check`) and `reconcile` (compare its sums
-with the ledger's). Then let `service` choose.
+with the ledger's). Then choose the biller in the three modules that import `sink.stripe`: `service`,
+`cli/check.py` and `replay/audit.py`. CONTRIBUTING.md lists the other steps.
 """

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from pipeline.ledger.entries import Stored
-from pipeline.metrics import OTHER_TENANTS, SinkMetrics, remove_partition
+from pipeline.metrics import OTHER_TENANTS, OWED_STATES, SinkMetrics, remove_partition
 
 
 def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
@@ -34,6 +34,22 @@ def publish_pending(
     for (tenant, currency), amount in money.items():
         metrics.pending_money.labels(_label(metrics, tenant), currency).inc(amount)
     metrics.pending_age.set(oldest_seconds)
+
+
+def publish_owed(
+    metrics: SinkMetrics,
+    units: Mapping[str, int],
+    money: Mapping[tuple[str, str], float],
+    stuck: Mapping[str, int],
+) -> None:
+    """Publish what Stripe has not confirmed by state, and how many events wait for an operator."""
+    metrics.currencies.update(currency for _, currency in money)
+    for state in OWED_STATES:
+        metrics.owed_units.labels(state).set(units.get(state, 0))
+        for currency in metrics.currencies:
+            metrics.owed_money.labels(state, currency).set(money.get((state, currency), 0.0))
+    for state, gauge in metrics.stuck.items():
+        gauge.set(stuck[state])
 
 
 def drop_partition(metrics: SinkMetrics, partition: int) -> None:

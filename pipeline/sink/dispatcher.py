@@ -19,12 +19,14 @@ from typing import NamedTuple
 import msgspec
 
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased
+from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased, State
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
+from pipeline.sink.breaker import Breaker, Key
 from pipeline.sink.meter import NEXT, Meter, Next
 
 QUEUED_EVENTS_MAX = 10_000
+QUEUED_OF_KEY_MAX = 1_000  # more than one queue delivers between two flushes
 PAUSE_SECONDS_FIRST = 0.5
 
 
@@ -37,6 +39,7 @@ class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
     concurrent_max: int
     retry_pause_seconds_max: float
     lease_seconds: float
+    rejections_in_a_row_max: int = 20
 
 
 class Timing(NamedTuple):
@@ -45,9 +48,6 @@ class Timing(NamedTuple):
     now: Callable[[], float] = time.time
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
-
-
-_Key = tuple[str, str]  # customer, event name
 
 
 class _Queue(NamedTuple):
@@ -76,19 +76,25 @@ class Dispatcher:
         self._ledger = ledger
         self._metrics = metrics
         self._owner = owner
+        self._limits = limits
         self._slots = asyncio.Semaphore(limits.concurrent_max)
-        self._pause_seconds_max = limits.retry_pause_seconds_max
         self._lease_ms = int(limits.lease_seconds * 1000)
+        self._breaker = Breaker(limits.rejections_in_a_row_max)
         self._timing = timing or Timing()
         self._log = get_logger(__name__)
-        self._queues: dict[_Key, _Queue] = {}
+        self._queues: dict[Key, _Queue] = {}
         self._queued: set[str] = set()  # identifiers
-        self._uncertain: set[str] = set()
         self._pausing: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.halted: str | None = None
         # Gets the exception of the first queue that fails; the process must end then.
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def problems(self) -> list[str]:
+        """Return why deliveries may not be arriving."""
+        doubt = self._breaker.doubt
+        waits = f"something else than {self.meter.name} answers, and deliveries wait: {doubt}"
+        return [self.halted] if self.halted else [waits] if doubt else []
 
     async def dispatch(self) -> int:
         """Queue the meter events that are due, and return how many were added."""
@@ -99,10 +105,13 @@ class Dispatcher:
         )
         count = 0
         for event in due:
-            if event.identifier in self._queued or len(self._queued) >= QUEUED_EVENTS_MAX:
+            key = (event.customer, event.event_name)
+            waiting = len(self._queues[key].events) if key in self._queues else 0
+            # However many events wait, a customer without any in the queues gets one in.
+            room = QUEUED_OF_KEY_MAX if len(self._queued) < QUEUED_EVENTS_MAX else 1
+            if event.identifier in self._queued or waiting >= room:
                 continue
             self._queued.add(event.identifier)
-            key = (event.customer, event.event_name)
             if key not in self._queues:
                 events: deque[MeterEvent] = deque()
                 self._queues[key] = _Queue(events, asyncio.create_task(self._run(key, events)))
@@ -122,18 +131,22 @@ class Dispatcher:
     async def stop(self) -> None:
         """Start no further call; wait until the calls in flight are concluded."""
         self._stopping = True
+        self._breaker.open()
         for task in self._pausing:
             task.cancel()
         tasks = [queue.task for queue in self._queues.values()]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, key: _Key, events: deque[MeterEvent]) -> None:
+    async def _run(self, key: Key, events: deque[MeterEvent]) -> None:
         failures = 0
         try:
             while events:
+                await self._breaker.wait(key)
                 async with self._slots:
                     if self._stopping or self.halted:
                         return
+                    if not self._breaker.may_call(key):
+                        continue  # something else answered while this queue waited for its turn
                     event = events.popleft()
                     following = await self._deliver(event)
                 if following == "retry":
@@ -150,11 +163,21 @@ class Dispatcher:
                 self.failed.exception()  # marks it as retrieved, if nobody awaits it
             raise
         finally:
+            self._breaker.leave(key)
             self._queued.difference_update(event.identifier for event in events)
             del self._queues[key]
 
     async def _deliver(self, event: MeterEvent) -> Next:
         now_ms = self._now_ms()
+        # 0. What would go out is what was planned.
+        if self.meter.body_sha256(event) != event.body_sha256:
+            if await asyncio.to_thread(deliveries.mark_altered, self._ledger, event, now_ms):
+                self._report_stuck(
+                    event,
+                    "altered",
+                    "its content is not the one that was planned: somebody changed the ledger",
+                )
+            return "done"
         # 1. The lease and the attempt.
         lease = await asyncio.to_thread(
             deliveries.lease,
@@ -167,7 +190,13 @@ class Dispatcher:
         )
         if isinstance(lease, NotLeased):
             if lease is NotLeased.UNCERTAIN:
-                self._report_uncertain(event)
+                name, hours = self.meter.name, self.meter.remembered_seconds // 3600
+                self._report_stuck(
+                    event,
+                    "uncertain",
+                    f"a call of more than {hours} hours ago may have been counted, and {name} may no "
+                    f"longer recognise its identifier: compare {name}'s sums of this customer and hour",
+                )
             return "done"
         # 2. The call.
         began = time.perf_counter()
@@ -178,6 +207,7 @@ class Dispatcher:
             deliveries.conclude, self._ledger, lease, conclusion, self._now_ms()
         )
         self._metrics.deliveries.labels(conclusion.result).inc()
+        self._breaker.observe((event.customer, event.event_name), conclusion)
         following = NEXT[conclusion.result]
         self._report(event, conclusion, following)
         return following
@@ -192,40 +222,45 @@ class Dispatcher:
             "request_id": conclusion.request_id,
             "detail": conclusion.detail or "",
         }
+        answered = f"{self.meter.name} answered {conclusion.http_status}: {conclusion.detail}"
         if following == "halt":
-            self._halt(conclusion.http_status, conclusion.detail or "")
+            self._halt(f"{answered}; fix the key and restart the sink", conclusion)
+        elif conclusion.result == "foreign":
+            self._log.error("delivery_foreign", **facts)
         elif following == "retry":
             self._log.warning("delivery_retried", result=conclusion.result, **facts)
         elif conclusion.result in {"rejected", "collision"}:
             self._log.error(f"delivery_{conclusion.result}", **facts)
+        if self._breaker.is_run_of_rejections:
+            number = self._limits.rejections_in_a_row_max
+            self._halt(
+                f"the last {number} meter events were all rejected, so deliveries stop. {answered}; "
+                "fix the cause and restart the sink",
+                conclusion,
+            )
 
-    def _report_uncertain(self, event: MeterEvent) -> None:
-        if event.identifier in self._uncertain:
-            return
-        self._uncertain.add(event.identifier)
-        self._metrics.deliveries_uncertain.set(len(self._uncertain))
-        name, hours = self.meter.name, self.meter.remembered_seconds // 3600
+    def _report_stuck(self, event: MeterEvent, state: State, why: str) -> None:
+        self._metrics.stuck[state].inc()
         self._log.error(
-            "delivery_uncertain",
+            f"delivery_{state}",
             identifier=event.identifier,
             tenant=event.tenant_id,
             value=event.value,
-            detail=(
-                f"a call of more than {hours} hours ago may have been counted, and {name} may no longer "
-                f"recognise its identifier: compare {name}'s sums of this customer and hour"
-            ),
+            detail=f"{why}; `resmeter deliveries show` has it",
         )
 
-    def _halt(self, status: int | None, message: str) -> None:
+    def _halt(self, why: str, conclusion: Conclusion) -> None:
         if self.halted is None:
-            self.halted = (
-                f"{self.meter.name} answered {status}: {message}; fix the key and restart the sink"
-            )
+            self.halted = why
+            self._breaker.open()
             self._metrics.halted.set(1)
-            self._log.error("deliveries_halted", http_status=status, detail=message)
+            status, detail = conclusion.http_status, conclusion.detail or ""
+            self._log.error("deliveries_halted", http_status=status, detail=detail, why=why)
 
     async def _pause(self, failures: int) -> None:
-        longest = min(PAUSE_SECONDS_FIRST * 2 ** min(failures - 1, 32), self._pause_seconds_max)
+        longest = min(
+            PAUSE_SECONDS_FIRST * 2 ** min(failures - 1, 32), self._limits.retry_pause_seconds_max
+        )
         # A random half to all of `longest`, so that queues do not retry at the same moment.
         seconds = longest * (0.5 + self._timing.jitter() / 2)
         task = asyncio.ensure_future(self._timing.pause(seconds))

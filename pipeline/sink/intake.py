@@ -117,7 +117,7 @@ class Intake:
     def join(self, consumer: Consumer) -> None:
         """Subscribe to the topic; a later `step` receives the partitions."""
         self._partitions = self._check_topic(consumer)
-        # Before a record is stored: storing moves the ledger to where it should have been.
+        # Before any record is stored: an outdated ledger that catches up looks like the newest.
         self._learn_committed(consumer, self._partitions)
         consumer.subscribe(
             [self._topic],
@@ -261,7 +261,7 @@ class Intake:
             raise BrokenInvariantError(
                 f"the ledger did not move its offsets, although they are the expected ones: {result}"
             )
-        # Before reading on: if the ledger went back, the next batches would hide it.
+        # Check before reading on: once an outdated ledger has caught up, it looks like the newest.
         self._position.is_held()
         for partition in moved:
             self._stored[partition] = result.offsets[partition]

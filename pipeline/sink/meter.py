@@ -13,6 +13,7 @@ NEXT: dict[Result, Next] = {
     "collision": "done",
     "rejected": "done",
     "failed": "retry",
+    "foreign": "retry",
     "refused": "retry",
     "halted": "halt",
 }

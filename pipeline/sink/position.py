@@ -1,12 +1,12 @@
-"""Ask whether the ledger is the newest one before anything is delivered from it.
+"""Find out whether the ledger is outdated, before anything is delivered from it.
 
 A sink commits to Kafka what its ledger has stored. If the group's committed offset is beyond the
-ledger's, or the group has one and the ledger has none, the ledger is an older copy, or another one:
-what it sent since then is forgotten, and sending it again would bill twice. Then all deliveries of
-the ledger are held (`pipeline.ledger.holds`), while the intake goes on.
+ledger's, or the group has one and the ledger has none, the ledger is an older copy, or another one.
+It does not know what was sent since then, and sending that again would bill twice. So all deliveries
+of the ledger are held (`pipeline.ledger.holds`), while the intake goes on.
 
-This finds a ledger that went back past a stored batch. It cannot find a copy taken after the last
-batch was stored and before its meter events were sent: both have the same offsets.
+This finds a ledger that lacks a stored batch. It cannot find a copy that was taken after the last
+batch was stored and before its meter events were sent: the copy has the same offsets.
 """
 
 import threading
@@ -57,7 +57,7 @@ class LedgerPosition:
         with self._lock:
             if not self._is_known:
                 return True
-            # In this order: an offset is in the ledger before anybody can know it from elsewhere.
+            # Copy these before reading the ledger: an offset is in the ledger before it is known here.
             reached = dict(self._reached)
         offsets = records.offsets(self._ledger, self._topic)
         held = holds.place(self._ledger, self._topic, offsets, reached, int(self._now() * 1000))
@@ -74,7 +74,7 @@ class LedgerPosition:
     def may_commit(self) -> bool:
         """Return whether the group's offsets may follow the ledger's.
 
-        During a hold they stay: they are what shows that this ledger is not the newest.
+        They may not during a hold, because they show that this ledger is outdated.
         """
         with self._lock:
             return not self._held
@@ -84,7 +84,7 @@ class LedgerPosition:
         if held and not self._held:
             self._log.error("deliveries_held", detail=self._message(held))
         elif self._held and not held:
-            # The operator has said what is true: the offsets known before no longer count.
+            # The operator has said what was delivered, so earlier offsets no longer count.
             self._reached.clear()
             self._log.info("deliveries_resumed", ledger=self._ledger.redacted_url)
 

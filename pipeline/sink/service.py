@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 import uuid
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -14,10 +15,11 @@ from pipeline.config import Settings
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import Ledger, deliveries, open_ledger
+from pipeline.ledger.entries import STUCK
 from pipeline.logs import get_logger
 from pipeline.memory import limit_arenas
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.counts import publish_pending
+from pipeline.sink.counts import publish_owed, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
@@ -56,6 +58,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                     concurrent_max=settings.sink.deliveries_concurrent_max,
                     retry_pause_seconds_max=settings.sink.retry_pause_seconds_max,
                     lease_seconds=settings.sink.call_timeout_seconds + LEASE_MARGIN_SECONDS,
+                    rejections_in_a_row_max=settings.sink.rejections_in_a_row_max,
                 ),
             )
             position = LedgerPosition(ledger, settings.topics.records, settings.sink.group, metrics)
@@ -123,14 +126,17 @@ class _Sink:
             self._log.info("sink_stopped")
 
     async def _problems(self) -> list[str]:
-        halted = [self._dispatcher.halted] if self._dispatcher.halted else []
-        return self._intake.problems() + halted
+        return self._intake.problems() + self._dispatcher.problems()
 
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
             planned = await flush(
-                self._ledger, self._billing, self._dispatcher, self._metrics, self._position
+                self._ledger,
+                self._billing,
+                self._dispatcher,
+                self._metrics,
+                position=self._position,
             )
             if planned.parked and planned.parked != parked:
                 self._log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
@@ -146,8 +152,8 @@ async def flush(
     billing: Billing,
     dispatcher: Dispatcher,
     metrics: SinkMetrics,
-    position: LedgerPosition | None = None,
     now: float | None = None,
+    position: LedgerPosition | None = None,
 ) -> Planned:
     """Plan the pending records, publish the undelivered units, and queue the events that are due.
 
@@ -175,17 +181,25 @@ async def _publish_pending(
     """Set the gauges of the undelivered units, and of the age of the oldest pending unit."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
     pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
-    units: dict[str, int] = {}
-    money: dict[tuple[str, str], float] = {}
+    stuck = await asyncio.to_thread(deliveries.stuck_counts, ledger)
+    units: Counter[str] = Counter()
+    money: dict[tuple[str, str], float] = defaultdict(float)
+    owed_units: Counter[str] = Counter()
+    owed_money: dict[tuple[str, str], float] = defaultdict(float)
     for total in open_sums:
-        units[total.tenant_id] = units.get(total.tenant_id, 0) + total.quantity
+        owed_units[total.state] += total.quantity
+        waits = total.state not in STUCK
+        if waits:
+            units[total.tenant_id] += total.quantity
         price = billing.price_for(
             total.tenant_id, total.outcome, total.policy, total.policy_version
         )
         if price:
-            key = (total.tenant_id, price[1])
-            money[key] = money.get(key, 0.0) + float(price[0] * total.quantity)
-    # A negative sum may wait weeks for usage that it reduces: nothing is late.
+            amount = float(price[0] * total.quantity)
+            owed_money[total.state, price[1]] += amount
+            if waits:
+                money[total.tenant_id, price[1]] += amount
+    # A negative sum may wait weeks for later usage to reduce; that is not a delay.
     oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
     publish_pending(
         metrics,
@@ -195,3 +209,4 @@ async def _publish_pending(
         planned.parked,
         0.0 if oldest is None else max(0.0, now - oldest / 1000),
     )
+    publish_owed(metrics, owed_units, owed_money, stuck)

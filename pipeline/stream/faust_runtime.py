@@ -120,8 +120,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
         await super()._on_partitions_assigned(assigned, generation_id)
 
     def on_rebalance_end(self) -> None:
-        for partition in self.runner.partitions.values():
-            partition.schedule_all()
+        self.runner.recovered()
         super().on_rebalance_end()
 
 

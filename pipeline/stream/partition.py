@@ -223,7 +223,8 @@ class Partition:
         if rejected:
             self._store_accepted(result, key, conversation, pending, rejected)
         else:
-            self._store(result, key, conversation, arrived[-1][0] + 1)
+            timeline = self._timeline(pending.tenant_id)
+            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
 
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
@@ -248,7 +249,8 @@ class Partition:
     ) -> None:
         for offset, _, _ in reversed(pending.arrived):
             if offset not in rejected:
-                self._store(result, key, conversation, offset + 1)
+                timeline = self._timeline(pending.tenant_id)
+                self._store(result, key, conversation, offset + 1, timeline)
                 return
 
     def _take_in(
@@ -317,11 +319,10 @@ class Partition:
                 continue
             tenant_id, _, conversation_id = key.decode().partition(":")
             conversation = decode_state(stored)
-            records = conversation.settle(
-                tenant_id, conversation_id, clock_ms, self._timeline(tenant_id)
-            )
+            timeline = self._timeline(tenant_id)
+            records = conversation.settle(tenant_id, conversation_id, clock_ms, timeline)
             self._emit(result, records, conversation.offsets_of(records))
-            self._store(result, key, conversation, next_offset_of(stored))
+            self._store(result, key, conversation, next_offset_of(stored), timeline)
         return result
 
     def seal(self, clock_ms: int, limit: int) -> BatchResult:
@@ -341,7 +342,8 @@ class Partition:
                 continue
             conversation = decode_state(stored)
             result.histories_sealed += conversation.seal()
-            self._store(result, key, conversation, next_offset_of(stored))
+            timeline = self._timeline(key.partition(b":")[0].decode())
+            self._store(result, key, conversation, next_offset_of(stored), timeline)
         return result
 
     def _droppable_at_ms(self, last_arrival_ms: int) -> int:
@@ -370,10 +372,15 @@ class Partition:
             )
 
     def _store(
-        self, result: BatchResult, key: bytes, conversation: Conversation, next_offset: int
+        self,
+        result: BatchResult,
+        key: bytes,
+        conversation: Conversation,
+        next_offset: int,
+        timeline: Timeline,
     ) -> None:
         due_ms = conversation.due_arrival_ms
-        stored = encode_state(next_offset, conversation)
+        stored = encode_state(next_offset, conversation, conversation.basis(timeline))
         before = self.states.get(key)
         known_due_ms = None if before is None else due_arrival_ms_of(before)
         was_sealed = before is None or is_sealed(before)

@@ -4,78 +4,22 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, Protocol
 
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
+from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
-from pipeline.kafka.headers import DeadLetter
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.batch import BatchResult, Output
+from pipeline.stream.batch import BatchResult
 from pipeline.stream.counts import count_applied, count_emitted, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.host import Host, Probe, Writer
+from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
 
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
-
-
-class Host(Protocol):
-    """What the runner needs from its host: Faust in production, the simulator in tests."""
-
-    @property
-    def generation(self) -> int:
-        """The consumer group's generation; when it changes, partitions may have moved."""
-
-    @property
-    def is_rebalancing(self) -> bool:
-        """Whether the group is distributing its partitions."""
-
-    @property
-    def is_recovering(self) -> bool:
-        """Whether the host says that it is reading states from the changelog."""
-
-    @property
-    def has_unread_states(self) -> bool:
-        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether fetching is paused, for a rebalance or because the process is stopping."""
-
-    async def position(self, partition: int) -> int | None:
-        """Return the offset of the next record of the events topic; None if we do not own it."""
-
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Return the offsets after the last records of the events topic."""
-
-    def states_written(self, partition: int, offsets: range) -> None:
-        """Note offsets of the changelog that we wrote: they need not be read back."""
-
-
-class Writer(Protocol):
-    """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
-
-    async def write_results(
-        self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
-    ) -> None: ...
-
-    async def write_states(
-        self, partition: int, states: Sequence[tuple[bytes, bytes]]
-    ) -> range | None: ...
-
-    async def read_clock(self, partition: int) -> tuple[int, range]: ...
-
-
-class Probe(NamedTuple):
-    """A partition's end offset, and the broker's time just before it was read."""
-
-    partition: int
-    clock_ms: int
-    end_offset: int
-    generation: int
 
 
 class BatchRunner:
@@ -100,7 +44,7 @@ class BatchRunner:
             host: runs the runner and knows the consumer group.
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
-            settings: the settings of the worker and its topics are used.
+            settings: the sections `worker` and `topics` are used.
             timeline_for: returns the timeline of a tenant.
             keys: the producers' keys; None: every record of the events topic is trusted.
             end: called with a log event and the error, to end the process without a commit.
@@ -145,6 +89,18 @@ class BatchRunner:
             self._taken_at[number] = time.monotonic()
         return partition
 
+    def recovered(self) -> None:
+        """Schedule the deadlines of all partitions, once their states are read back.
+
+        If states rest on rules that are not in force, the process ends: a timer would bill by rules
+        that the answers never had.
+        """
+        misfits = misfits_in((p.states for p in self.partitions.values()), self._timeline_for)
+        for partition in self.partitions.values():
+            partition.schedule_all()
+        if misfits:
+            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
         for number in numbers:
@@ -187,7 +143,7 @@ class BatchRunner:
                 raise BrokenInvariantError(
                     f"records of partition {number} came before its states were read back"
                 )
-            partition.schedule_all()
+            self.recovered()
         steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
         self._applying.start(steps, lambda result: self._take(partition, result, batches))
 
@@ -239,11 +195,12 @@ class BatchRunner:
             before: the effects of the partition's previous batch.
         """
         number = partition.number
-        # 1. Results first. A state says that its results were emitted: if it were written and a
-        #    result lost, the record would be skipped when it comes again, and the result not written.
+        # 1. Results first. A state says that its results were emitted. If the state were written
+        #    and a result were lost, the record would be skipped when Kafka delivers it again, and
+        #    the result would never be written.
         if result.outputs or result.dead_letters:
             await self._outputs.write_results(result.outputs, result.dead_letters)
-        # States are written in the order of the batches: compaction keeps a state's last version.
+        # Write states in the order of the batches: compaction keeps the last version of a state.
         if before is not None:
             await asyncio.wait([before])
             if before.cancelled() or before.exception() is not None:
@@ -260,8 +217,9 @@ class BatchRunner:
             # (`topics.lost_states`).
             _, offsets = await self._outputs.read_clock(number)
             self._host.states_written(number, offsets)
-        # 3. Only now may this offset be committed. If the partition was revoked and assigned to us
-        # again meanwhile, it must not be: the states may have been read back before we wrote ours.
+        # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
+        #    it was revoked and assigned to us again, a recovery may have read the changelog before
+        #    we wrote these states.
         if done is not None and self.partitions.get(number) is partition:
             self.done[number] = done
             self.done_at[number] = time.monotonic()
@@ -280,8 +238,8 @@ class BatchRunner:
     async def probe(self) -> list[Probe]:
         """Ask the broker for its clock and the end of each partition in which something may be due.
 
-        This runs concurrently with the batches, because the broker may respond only after a pending
-        fetch.
+        This runs concurrently with the batches, because the broker may not respond until a pending
+        fetch has ended.
         """
         host = self._host
         if host.is_rebalancing or host.is_recovering or host.is_paused:
@@ -298,7 +256,7 @@ class BatchRunner:
         if not due:
             return []
         generation = host.generation
-        # Read the clock before the end: then a record beyond that end has a later timestamp.
+        # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
         readings = await asyncio.gather(*map(self._outputs.read_clock, due))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
@@ -309,7 +267,7 @@ class BatchRunner:
         ]
 
     async def settle(self, probes: Iterable[Probe]) -> bool:
-        """Settle and seal what was due at each probe, in partitions that were read to its end.
+        """Settle and seal what was due at each probe, if its partition was read to the probed end.
 
         Call this between two batches. Return whether to probe again at once, as more may be due.
         """
@@ -329,8 +287,8 @@ class BatchRunner:
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
-                # If producers set the timestamps, a record may still arrive with a timestamp at
-                # which its conversation was not sealed.
+                # If producers set the timestamps, a record may still arrive with a timestamp from
+                # before its conversation was due to be sealed.
                 results.append(partition.seal(until_ms, _SETTLED_AT_ONCE_MAX))
             for result in results:
                 if not result.is_empty:
@@ -358,7 +316,7 @@ class BatchRunner:
     def due_unsettled(self) -> int:
         """Count the entries of the due queues that are due by the host's clock.
 
-        Stale entries are included: of conversations that were decided before their window ended.
+        The count includes stale entries, of conversations decided before their window ended.
         """
         now_ms = int(self._now() * 1000)
         return sum(

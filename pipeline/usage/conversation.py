@@ -7,9 +7,9 @@ if necessary. Both paths emit the records that §4.1 defines, for any order of a
 batch.
 
 **Sealing** (§4.3). A conversation without a record for `seal_after_ms` (45 days by default) is
-sealed: its history is dropped and its decision is kept. Only timestamps in the log count. A record
-finds its conversation sealed if its timestamp is at least `seal_after_ms` after the newest timestamp
-of the conversation. Then:
+sealed: its history is dropped and its decision is kept. Only the timestamps of records matter, not a
+clock. A record finds its conversation sealed if its timestamp is at least `seal_after_ms` after the
+newest timestamp of the conversation. Then:
 
 1. If the event is newer than every event of the conversation, by (time, sequence, type), it is
    accepted and begins a new history. From then on, any event that is not newer than the sealed
@@ -22,8 +22,8 @@ An event that is already in the current history is a duplicate, whatever its tim
 not too late yield the same records as without sealing. The limit of 10,000 events applies to the
 current history.
 
-A timer calls `seal` to drop a history before the next event arrives. It does so once every record
-still to come would find the conversation sealed anyway, so it frees memory and changes no decision.
+A timer calls `seal` to free memory before the next event arrives. The timer waits until every record
+still to come would find the conversation sealed, so `seal` changes no decision.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ from pipeline.usage.history import (
 from pipeline.usage.recall import OFFSETS_COST, Recall
 from pipeline.usage.received import Arrived, Received
 from pipeline.usage.record import UsageRecord
+from pipeline.usage.seal import Seal
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
@@ -56,24 +57,6 @@ _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
-
-
-class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is kept of a dropped history.
-
-    Until a new history begins, only `answer_offset` is set: the newest event and the fold are still
-    those of the `Conversation`.
-    """
-
-    answer_offset: int | None = None  # of the standing answer: evidence for later records
-    newest_at: int = 0  # this and the next two: the newest event of the dropped history
-    newest_sequence: str = ""
-    newest_rank: int = 0
-    fold: bytes = b""  # encoded; the events of the new history are applied to this fold
-
-    @property
-    def newest(self) -> tuple[int, str, int]:
-        return (self.newest_at, self.newest_sequence, self.newest_rank)
 
 
 class Conversation(msgspec.Struct, array_like=True, gc=False):
@@ -87,8 +70,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     seen: int = 0  # a set of 64 bits: `bit_of` the id of each event
     history: bytes = b""
     fold: Fold = msgspec.field(default_factory=Fold)
-    settled: bool = False  # the silence that was due is emitted, but not in `fold` yet
-    due_arrival_ms: int | None = None  # when it will be, in arrival time: after window and grace
+    settled: bool = False  # the record for silence is emitted, but `fold` does not count it yet
+    due_arrival_ms: int | None = None  # when silence is settled: after window and grace period
     emitted: int = 0
     charges: list[StandingCharge] = []
     seal_mark: Seal | None = None
@@ -98,6 +81,17 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def is_sealed(self) -> bool:
         """Return whether the history has been dropped and no new one has begun."""
         return self.seal_mark is not None and not self.events
+
+    def basis(self, timeline: Timeline) -> bytes:
+        """Name the rules that the due time, or the settled silence, rests on (`basis_of`)."""
+        standing = self.fold.standing
+        if standing is None or not (self.settled or self.due_arrival_ms is not None):
+            return b""
+        return timeline.basis_at(standing.at)
+
+    def due_now(self, timeline: Timeline) -> int | None:
+        """Return what `due_arrival_ms` would be if it were derived now."""
+        return None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
 
     def entries(self) -> list[tuple[int, Event]]:
         """Return (offset, event) for each event of the current history, in order of arrival."""
@@ -119,8 +113,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         else:
             offsets = offsets_by_id(self.history, self.events)
         if self.seal_mark is not None and self.seal_mark.answer_offset is not None:
-            # The standing answer is the only event of a sealed history that a later transition can
-            # have as evidence.
+            # Of a sealed history, later transitions can name only the standing answer as evidence.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
             offsets[sealed.standing.id] = self.seal_mark.answer_offset
@@ -165,15 +158,15 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             if finds_sealed:
                 self._append(pending)
                 if not self._is_newest(event) or timestamp < self.arrival_ms + seal_after_ms:
-                    # A timer drops a history only when every new record is later than this. So an
-                    # earlier record is not new: it was rejected before and is read again.
+                    # A timer seals only when every new record must have a later timestamp. So a
+                    # record with an earlier timestamp was rejected before, and is read again.
                     received.too_late += (arrived,)
                     continue
                 self._note_offsets(emission, received, recall)
                 received.sealed += self._begin_new_history()
                 if recall is not None:
                     recall.clear()
-            # 2. Only if the bit of its id is set can the event be a duplicate.
+            # 2. The event can be a duplicate only if the bit of its id is set.
             bit = bit_of(event.id)
             known = None
             if self.seen & bit:
@@ -212,7 +205,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def settle(
         self, tenant_id: str, conversation_id: str, clock_ms: int, timeline: Timeline
     ) -> list[UsageRecord]:
-        """Settle silence up to an arrival time that a timer gives; return the usage records."""
+        """Settle silence up to the arrival time `clock_ms`; return the usage records."""
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= clock_ms:
             self._settle(timeline, emission)
@@ -278,13 +271,17 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Decide the whole history again and emit what the new decision changes (§4.1)."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
         arrival_ms = self.arrival_ms
+        is_comparable = True
         if self.settled:
             due_event_ms = self.fold.due_event_ms(timeline)
-            assert due_event_ms is not None
-            before.append(self.fold.silence_transition(timeline, due_event_ms))
-            # A timer may have settled the silence. Arrival time has then come this far, even if no
-            # record shows it.
-            arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
+            # A state of a version that stored no basis may have been settled under other rules, by
+            # which silence billed. Then only the units can be compared.
+            is_comparable = due_event_ms is not None
+            if due_event_ms is not None:
+                before.append(self.fold.silence_transition(timeline, due_event_ms))
+                # A timer may have settled the silence. Arrival time has then come this far, even if
+                # no record shows it.
+                arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
         sealed = None if self.seal_mark is None else self.seal_mark.fold
         self.fold = recall.decide_with(offset, event, self.fold, timeline, sealed)
@@ -294,11 +291,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.due_arrival_ms is not None and self.due_arrival_ms <= arrival_ms:
             after.append(self._settled_transition(timeline))
 
-        # Lists are compared at once where they share their transitions: most of them do.
-        if len(before) <= len(after) and (
-            before == after[: len(before)]
-            or all(old.same_as(new) for old, new in zip(before, after, strict=False))
-        ):
+        if is_comparable and _is_prefix(before, after):
             for transition in after[len(before) :]:
                 emission.emit(transition)
         else:
@@ -335,8 +328,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         received.offsets += self.offsets_of(fresh, recall)
 
     def _is_newest(self, event: Event) -> bool:
-        # Two events of one time, sequence and type count as equal here. The whole history is then
-        # decided again, which is correct in any order.
+        # Two events with the same time, sequence and type count as equal here. The second takes the
+        # slow path, which is correct for any order.
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
 
     def _set_newest(self, event: Event) -> None:
@@ -354,7 +347,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             pending.clear()
 
     def _fits(self, pending: int) -> bool:
-        """Return whether one more event is sure to fit after the pending ones, however long."""
+        """Return whether one more event is sure to fit after the pending ones, however long it is."""
         return self.events + pending < ALWAYS_FIT_EVENTS or pending < capacity_of(
             self.history, self.events
         )
@@ -362,9 +355,9 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     # --- sealing ----------------------------------------------------------------------------------
 
     def seal(self) -> bool:
-        """Drop the history and keep the fold; return False if it is dropped already.
+        """Drop the history and keep the fold; return False if the history is dropped already.
 
-        Call it only if every record still to come would find the conversation sealed anyway.
+        Call this only if every record still to come would find the conversation sealed anyway.
         """
         if self.is_sealed:
             return False
@@ -376,7 +369,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         return True
 
     def _begin_new_history(self) -> bool:
-        """Seal, and keep where the sealed history ended; return False if it is dropped already."""
+        """Seal, and store where the history ended; return False if it was sealed already."""
         sealed_now = self.seal()
         assert self.seal_mark is not None
         self.seal_mark = Seal(
@@ -387,6 +380,14 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             _encode(self.fold),
         )
         return sealed_now
+
+
+def _is_prefix(before: Sequence[Transition], after: Sequence[Transition]) -> bool:
+    # Most lists share their transitions: they are compared at once.
+    return len(before) <= len(after) and (
+        before == after[: len(before)]
+        or all(old.same_as(new) for old, new in zip(before, after, strict=False))
+    )
 
 
 def _order(event: Event) -> tuple[int, str, int]:

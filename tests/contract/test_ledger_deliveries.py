@@ -145,6 +145,85 @@ def test_an_event_that_the_biller_may_have_forgotten_is_not_leased_again(ledger:
 
     assert later is NotLeased.UNCERTAIN
     assert count(ledger, attempt) == 1
+    assert state_of(ledger, event) == "uncertain"
+    assert deliveries.due(ledger, T0 + 24 * HOUR_MS, 10) == []
+    assert try_to_lease(ledger, event, "a", T0 + 24 * HOUR_MS) is NotLeased.TAKEN
+
+
+def test_the_first_call_that_may_have_counted_decides_and_not_the_last(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    for hours in (0, 12, 22):
+        conclude(ledger, leased(ledger, event, now_ms=T0 + hours * HOUR_MS), "failed")
+
+    later = try_to_lease(ledger, event, "a", T0 + 24 * HOUR_MS, T0 + HOUR_MS)
+
+    assert later is NotLeased.UNCERTAIN
+
+
+def test_calls_that_did_not_count_never_make_an_event_uncertain(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    conclude(ledger, leased(ledger, event), "refused")
+
+    later = try_to_lease(ledger, event, "a", T0 + 30 * HOUR_MS, T0 + 7 * HOUR_MS)
+
+    assert isinstance(later, Lease)
+
+
+def test_a_late_acceptance_concludes_an_uncertain_event(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    slow = leased(ledger, event)
+    try_to_lease(ledger, event, "b", T0 + 24 * HOUR_MS, T0 + HOUR_MS)
+
+    conclude(ledger, slow, "failed")
+    assert state_of(ledger, event) == "uncertain"
+    conclude(ledger, slow, "delivered")
+
+    assert state_of(ledger, event) == "delivered"
+
+
+def test_what_is_due_is_taken_from_each_customer_in_turn(ledger: Ledger) -> None:
+    stored(
+        ledger,
+        *(record(f"c{n}", at=T0 - n * HOUR_MS) for n in range(50)),
+        record("b1", tenant_id="bluejay"),
+        record("d1", tenant_id="delta", at=T0 + 1),
+    )
+    planned(ledger)
+    for tenant_id in ("bluejay", "delta"):
+        planned(ledger, tenant_id, customer=f"cus_{tenant_id}")
+
+    due = deliveries.due(ledger, T0 + 9, 10)
+
+    assert [event.tenant_id for event in due[:3]].count("acme") == 1
+    assert [event.tenant_id for event in due[3:]] == ["acme"] * 7
+    of_acme = [event.hour for event in due if event.tenant_id == "acme"]
+    assert of_acme == sorted(of_acme)
+
+
+def test_an_event_that_was_tried_waits_behind_those_that_were_not(ledger: Ledger) -> None:
+    names = [f"t{n}" for n in range(5)]
+    stored(ledger, *(record("c", tenant_id=name) for name in names))
+    events = [planned(ledger, name, customer=name)[0] for name in names]
+    for event in events[:3]:
+        conclude(ledger, leased(ledger, event, now_ms=T0 + 1), "failed")
+
+    due = deliveries.due(ledger, T0 + 10, 2)
+
+    assert {event.tenant_id for event in due} == {"t3", "t4"}
+
+
+def test_an_altered_event_is_not_due_and_not_leased(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+
+    assert deliveries.mark_altered(ledger, event, T0)
+    assert not deliveries.mark_altered(ledger, event, T0)
+
+    assert deliveries.due(ledger, T0, 10) == []
+    assert try_to_lease(ledger, event, "a", T0) is NotLeased.TAKEN
 
 
 def test_after_a_replayed_failure_the_key_is_new_and_the_identifier_the_same(

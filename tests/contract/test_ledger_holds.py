@@ -1,4 +1,4 @@
-"""Holding the deliveries of a ledger that went back: the same on SQLite and PostgreSQL."""
+"""Holding the deliveries of an outdated ledger: the same on SQLite and PostgreSQL."""
 
 import pytest
 from prometheus_client import CollectorRegistry

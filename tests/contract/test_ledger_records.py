@@ -1,12 +1,15 @@
 """Storing usage records: the same on SQLite and PostgreSQL."""
 
+from typing import Any
+
+import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from pipeline.ledger import Ledger, records, reports
 from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.ledger.tables import consumer_offset, pending_record, refused_record, usage_record
-from pipeline.usage.record import Origin, encode_record
+from pipeline.usage.record import Origin, UsageRecord, encode_record
 from tests.support.ledger import T0, TOPIC, arrivals, count, record, stored
 
 
@@ -47,6 +50,50 @@ def test_a_conflict_is_quarantined_and_the_first_content_stays(ledger: Ledger) -
         quarantined = connection.execute(select(refused_record)).one()
     assert quarantined.value == encode_record(record("c1", kind="confirmed"))
     assert records.offsets(ledger, TOPIC) == {0: 3}
+
+
+CHANGED: dict[str, Any] = {
+    "outcome": "procedure_handoff",
+    "quantity": -1,
+    "kind": "confirmed",
+    "reason": "confirmed",
+    "occurred_at": T0 + 1,
+    "policy": "gorgias",
+    "policy_version": 2,
+    "evidence": ("c1-m1", "c1-m2"),
+    "supersedes": "acme:c1:0",
+}
+
+
+@pytest.mark.parametrize("is_same_place", [False, True])
+@pytest.mark.parametrize("column", CHANGED)
+def test_a_record_with_another_value_in_any_column_is_a_conflict(
+    ledger: Ledger, column: str, *, is_same_place: bool
+) -> None:
+    """At the same place in Kafka too: the topic may have been made again."""
+    first = record("c1")
+    changes = {column: CHANGED[column]}
+    if column in {"quantity", "supersedes"}:  # one needs the other
+        changes = {name: CHANGED[name] for name in ("quantity", "supersedes")}
+    other = msgspec.structs.replace(first, **changes)
+    stored(ledger, first)
+    if is_same_place:
+        with ledger.writing() as connection:
+            connection.execute(update(consumer_offset).values(next_offset=0))
+
+    result = stored(ledger, other, record("c2"))
+
+    assert (result.records, result.duplicates) == (1, 0)
+    assert [entry.reason for entry in result.quarantined] == ["conflict"]
+    assert {name for name in CHANGED if f"{name} was" in result.quarantined[0].detail} == {*changes}
+    assert reports.receipts(ledger, "acme", "c1")[0].record == first
+
+
+def test_every_column_of_a_record_is_compared() -> None:
+    by_id = {"id", "tenant_id", "conversation"}  # they make the id
+
+    assert set(UsageRecord.__struct_fields__) == {*CHANGED, *by_id}
+    assert len(records._CONTENT) == len(UsageRecord.__struct_fields__)
 
 
 def test_a_conflict_within_one_batch_is_detected(ledger: Ledger) -> None:

@@ -1,6 +1,11 @@
 """Reading the ledger: the same on SQLite and PostgreSQL."""
 
+import pytest
+from sqlalchemy import update
+
 from pipeline.ledger import Ledger, deliveries, reports
+from pipeline.ledger.entries import STUCK, State
+from pipeline.ledger.tables import meter_event
 from tests.support.ledger import (
     HOUR_MS,
     LEASE_MS,
@@ -72,12 +77,42 @@ def test_open_sums_count_units_until_they_are_delivered(ledger: Ledger) -> None:
     (event,) = planned(ledger)
     stored(ledger, record("c3"))
 
-    before = [(s.tenant_id, s.quantity) for s in deliveries.open_sums(ledger)]
+    before = {(s.tenant_id, s.state): s.quantity for s in deliveries.open_sums(ledger)}
     deliver(ledger, event)
-    after = [(s.tenant_id, s.quantity) for s in deliveries.open_sums(ledger)]
+    after = {(s.tenant_id, s.state): s.quantity for s in deliveries.open_sums(ledger)}
 
-    assert before == [("acme", 3)]
-    assert after == [("acme", 1)]
+    assert before == {("acme", "planned"): 2, ("acme", "pending"): 1}
+    assert after == {("acme", "pending"): 1}
+
+
+@pytest.mark.parametrize("state", ["sent", "rejected", "uncertain", "altered"])
+def test_units_of_every_state_that_is_not_final_are_owed(ledger: Ledger, state: State) -> None:
+    stored(ledger, record("c1"), record("c2"))
+    planned(ledger)
+    set_state(ledger, state)
+
+    (owed,) = deliveries.open_sums(ledger)
+    (usage,) = reports.usage(ledger)
+
+    assert (owed.state, owed.quantity) == (state, 2)
+    in_states = {name: getattr(usage, name) for name in STUCK}
+    assert in_states == {name: 2 if name == state else 0 for name in STUCK}
+    assert (usage.quantity, usage.delivered) == (2, 0)
+    assert deliveries.stuck_counts(ledger) == {name: int(name == state) for name in STUCK}
+
+
+def test_a_settled_event_counts_as_delivered(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    planned(ledger)
+    set_state(ledger, "settled")
+
+    assert reports.usage(ledger)[0].delivered == 1
+    assert deliveries.open_sums(ledger) == []
+
+
+def set_state(ledger: Ledger, state: State) -> None:
+    with ledger.writing() as connection:
+        connection.execute(update(meter_event).values(state=state))
 
 
 def test_delivered_sums_range_from_units_delivered_in_time_to_all_units_sent(

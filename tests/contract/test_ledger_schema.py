@@ -4,15 +4,27 @@ import stat
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, insert, make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.ledger import Ledger, open_ledger, records, upgrade
+from pipeline.ledger import Ledger, database, deliveries, open_ledger, records, upgrade
+from pipeline.ledger.entries import NotLeased
 from pipeline.ledger.tables import consumer_offset, metadata, usage_record
-from tests.support.ledger import T0, TOPIC, arrivals, count, record, stored
+from tests.support.ledger import (
+    HOUR_MS,
+    T0,
+    TOPIC,
+    arrivals,
+    count,
+    record,
+    state_of,
+    stored,
+    try_to_lease,
+)
 
 
 def test_migrations_create_the_tables_that_the_code_declares(ledger: Ledger) -> None:
@@ -28,6 +40,81 @@ def test_upgrading_again_changes_nothing(ledger: Ledger, url: str) -> None:
     upgrade(url)
 
     assert count(ledger, usage_record) == 1
+
+
+def test_an_upgrade_from_the_first_version_keeps_every_row_and_every_key(url: str) -> None:
+    """The rows are written with SQL, as that version wrote them."""
+    at_first_version(url)
+    before = rows_of_deliveries(url)
+
+    upgrade(url)
+
+    assert rows_of_deliveries(url) == before
+    ledger = open_ledger(url)
+    (event,) = deliveries.due(ledger, T0, 10)
+    assert (event.identifier, event.state) == ("rm_1", "sent")
+    # A call of 24 hours ago: now it is a state of its own.
+    assert (
+        try_to_lease(ledger, event, "a", T0, remembered_from_ms=T0 - 23 * HOUR_MS)
+        is NotLeased.UNCERTAIN
+    )
+    assert state_of(ledger, event) == "uncertain"
+    with pytest.raises(IntegrityError), ledger.writing() as connection:
+        connection.execute(text("DELETE FROM meter_event WHERE identifier = 'rm_1'"))
+    with pytest.raises(IntegrityError), ledger.writing() as connection:
+        connection.execute(text("UPDATE meter_event SET state = 'nonsense'"))
+    ledger.close()
+
+
+def at_first_version(url: str) -> None:
+    upgrade(url)  # creates the file
+    ledger = database._connect(database._read_url(url), foreign_keys=False)
+    with ledger.writing() as connection:
+        for table in reversed(metadata.sorted_tables):
+            connection.execute(text(f"DROP TABLE {table.name}"))
+        connection.execute(text("DROP TABLE alembic_version"))
+        config = database._alembic()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in FIRST_VERSION:
+            connection.execute(text(statement))
+    ledger.close()
+
+
+RECORD = (
+    "INSERT INTO usage_record (id, tenantid, conversation, outcome, quantity, kind, reason, "
+    "occurred_at, policy, policy_version, evidence, record_topic, record_partition, record_offset) "
+    "VALUES ('acme:c1:1', 'acme', 'c1', 'resolution', 1, 'assumed', 'silence', 0, 'fin-2026', 1, "
+    "'[]', 'usage.records', 0, 0)"
+)
+EVENT = (
+    "INSERT INTO meter_event VALUES ('{}', 'acme', 'cus_1', 'resolution', 'm', 1, 1, 3600, 'digest', "
+    "'{}', 'a', 0, 5, 6)"
+)
+ATTEMPT = (
+    "INSERT INTO attempt (identifier, at, owner, body_sha256, idempotency_key, result, replayed) "
+    f"VALUES ('rm_1', {T0 - 24 * HOUR_MS}, 'a', 'digest', 'rm_1', 'failed', false)"
+)
+FIRST_VERSION = (
+    RECORD,
+    *(
+        EVENT.format(f"rm_{n}", state)
+        for n, state in enumerate(["delivered", "sent", "rejected", "netted", "cancelled"])
+    ),
+    "INSERT INTO meter_event_record (record_seq, identifier) SELECT seq, 'rm_1' FROM usage_record",
+    ATTEMPT,
+)
+
+
+def rows_of_deliveries(url: str) -> dict[str, list[tuple[object, ...]]]:
+    ledger = database._connect(database._read_url(url))
+    with ledger.reading() as connection:
+        rows = {
+            table: sorted(map(tuple, connection.execute(text(f"SELECT * FROM {table}"))), key=str)
+            for table in ("usage_record", "meter_event", "meter_event_record", "attempt")
+        }
+    ledger.close()
+    return rows
 
 
 def test_opening_a_ledger_without_a_schema_says_what_to_run(url: str) -> None:

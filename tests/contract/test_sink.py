@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from pipeline.ledger import deliveries
-from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
+from pipeline.ledger.tables import meter_event
+from pipeline.sink.dispatcher import QUEUED_EVENTS_MAX, DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.service import flush
 from pipeline.sink.stripe.meter import body_sha256, open_meter
@@ -216,6 +218,84 @@ async def test_a_call_that_may_have_counted_over_23_hours_ago_is_not_repeated(
 
     assert bench.at_stripe() == {"cus_acme": 1}
     assert bench.value("resmeter_deliveries_uncertain") == 1
+    await bench.flush(now=a_day_later)
+    assert bench.value("resmeter_deliveries_uncertain") == 1
+    assert bench.value("resmeter_owed_units", state="uncertain") == 1
+    assert bench.value("resmeter_owed_units", state="sent") == 0
+    assert bench.value("resmeter_owed_money", state="uncertain", currency="usd") == 0.99
+
+
+async def test_uncertain_events_hold_up_nobody(bench: Bench) -> None:
+    """However many there are: they were once at the head of what is due."""
+    bench.store(*(record(f"c{n}", at=T0 - n * HOUR_MS) for n in range(QUEUED_EVENTS_MAX // 100)))
+    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    with bench.ledger.writing() as connection:
+        connection.execute(update(meter_event).values(state="uncertain"))
+    bench.store(record("b1", tenant_id="bluejay"))
+
+    await bench.flush()
+
+    assert bench.at_stripe() == {"cus_bluejay": 1}
+
+
+async def test_a_customer_whose_calls_fail_holds_up_nobody(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events fill the queues, and another customer's event still gets in."""
+    monkeypatch.setattr("pipeline.sink.dispatcher.QUEUED_EVENTS_MAX", 5)
+    many = [record(f"c{n}", at=T0 - n * HOUR_MS) for n in range(30)]
+    bench.store(*many)
+    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    meter = open_meter(stripe_settings(bench.base_url), timeout_seconds=5)
+
+    async def never(_: float) -> None:
+        await asyncio.Event().wait()
+
+    limits = DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=1, lease_seconds=30)
+    timing = Timing(now=lambda: T0 / 1000, pause=never)
+    dispatcher = Dispatcher(bench.ledger, meter, bench.metrics, "a", limits, timing)
+    bench.fault("500_before", times=1)
+    await flush(bench.ledger, bench.tenants, dispatcher, bench.metrics, T0 / 1000)
+    while bench.value("resmeter_deliveries_total", result="failed") != 1:
+        await asyncio.sleep(0)
+    bench.store(record("b1", tenant_id="bluejay"))
+
+    await flush(bench.ledger, bench.tenants, dispatcher, bench.metrics, T0 / 1000)
+    while bench.value("resmeter_deliveries_total", result="delivered") != 1:
+        await asyncio.sleep(0)
+
+    assert bench.at_stripe() == {"cus_bluejay": 1}
+    await dispatcher.stop()
+    await meter.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"value": 7},
+        {"customer": "cus_bluejay"},
+        {"timestamp": T0 // 1000 - 60},
+        {"event_name": "resmeter_procedure_handoff"},
+        {"body_sha256": "0" * 64},
+    ],
+)
+async def test_a_body_that_is_not_the_one_that_was_planned_is_not_sent(
+    bench: Bench, change: dict[str, object]
+) -> None:
+    bench.store(record(), record("b1", tenant_id="bluejay"))
+    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    with bench.ledger.writing() as connection:
+        of_acme = update(meter_event).where(meter_event.c.tenant_id == "acme")
+        connection.execute(of_acme.values(**change))
+
+    await bench.flush()
+
+    assert bench.at_stripe() == {"cus_bluejay": 1}
+    assert bench.results() == []
+    assert bench.value("resmeter_deliveries_altered") == 1
+    (receipt,) = bench.receipts()
+    assert receipt.meter_event is not None
+    assert receipt.meter_event.state == "altered"
 
 
 async def _deliver_once(bench: Bench) -> None:

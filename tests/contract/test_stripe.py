@@ -92,7 +92,8 @@ async def test_a_response_that_repeats_the_key_does_not_bring_it_into_the_ledger
 ) -> None:
     async def echo(request: web.Request) -> web.Response:
         message = f"Invalid API Key provided: {request.headers['Authorization']}"
-        return web.json_response({"error": {"message": message}}, status=401)
+        error = {"type": "invalid_request_error", "message": message}
+        return web.json_response({"error": error}, status=401, headers={"Request-Id": "req_1"})
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)

@@ -7,7 +7,15 @@ import orjson
 import pytest
 
 from pipeline.stream.partition import Partition
-from tests.golden.vectors import STATES, Record, new_partition, run_step, unpacked
+from pipeline.stream.state import HAS_BASIS
+from tests.golden.vectors import (
+    STATES,
+    Record,
+    new_partition,
+    run_step,
+    unpacked,
+    without_basis,
+)
 
 VECTORS = sorted(STATES.glob("*.json"))
 vectors = pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
@@ -21,12 +29,24 @@ def unpacked_states(states: dict[bytes, bytes]) -> dict[bytes, bytes]:
     return {key: unpacked(state) for key, state in states.items()}
 
 
+def is_before_the_basis(vector: dict[str, Any]) -> bool:
+    """Return whether a version recorded the vector that did not store the basis of due times."""
+    states = [state for expected in vector["expected"] for state in stored(expected).values()]
+    return not any(state[20] & HAS_BASIS for state in states)
+
+
 def assert_as_expected(
-    partition: Partition, result: dict[str, Any], expected: dict[str, Any]
+    partition: Partition,
+    result: dict[str, Any],
+    expected: dict[str, Any],
+    vector: dict[str, Any],
 ) -> None:
     assert result["usage_records"] == expected["usage_records"]
     assert result["dead_letters"] == expected["dead_letters"]
-    assert unpacked_states(partition.states) == unpacked_states(stored(expected))
+    states = unpacked_states(partition.states)
+    if is_before_the_basis(vector):
+        states = {key: without_basis(state) for key, state in states.items()}
+    assert states == unpacked_states(stored(expected))
 
 
 @vectors
@@ -35,7 +55,7 @@ def test_the_steps_of_a_vector_give_its_expected_states(path: Path) -> None:
     partition = new_partition(vector)
 
     for step, expected in zip(vector["steps"], vector["expected"], strict=True):
-        assert_as_expected(partition, run_step(partition, step), expected)
+        assert_as_expected(partition, run_step(partition, step), expected, vector)
 
 
 @vectors
@@ -49,7 +69,8 @@ def test_a_state_restored_after_any_step_gives_the_expected_states(path: Path) -
         partition.restore([Record(0, 0, key, state) for key, state in states.items()])
         partition.schedule_all()
 
-        assert_as_expected(partition, run_step(partition, vector["steps"][n]), expected[n])
+        result = run_step(partition, vector["steps"][n])
+        assert_as_expected(partition, result, expected[n], vector)
 
 
 def test_the_vectors_have_every_form_bit() -> None:
@@ -60,4 +81,4 @@ def test_the_vectors_have_every_form_bit() -> None:
         for state in stored(expected).values()
     }
 
-    assert {0, 1, 2, 6} <= forms
+    assert {0, 1, 2, 6, 8} <= forms

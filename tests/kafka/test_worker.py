@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.kafka.run import (
     running,
     wait_until,
 )
-from tests.support.events import AT, KEY, resolved
+from tests.support.events import AT, KEY, event, resolved
 
 AS_OF = "2030-01-01T00:00:00Z"  # after every window of every file
 DATA = resources.files("pipeline.dev") / "data" / "airline_support.events.ndjson"
@@ -48,6 +49,36 @@ def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> N
     assert metric(port, "resmeter_events_total") == 3081
     charged = metric(port, "resmeter_transitions_total", delta="+1")
     assert charged - metric(port, "resmeter_transitions_total", delta="-1") == 143
+
+
+def test_a_worker_whose_files_change_the_past_of_an_open_window_bills_nothing_and_says_why(
+    run: Run,
+) -> None:
+    changed = run.folder / "resmeter.toml"
+    changed.write_text('policy = "confirmed-only"\n')
+    now_ms = int(time.time() * 1000)
+    run.produce(
+        [
+            (KEY, event("m1", at=now_ms - 1, intent="help_request"), now_ms - 1),
+            (KEY, event("a1", "ai_message", now_ms, kind="answer"), now_ms),
+        ]
+    )
+    worker = run.start("worker")
+    port = run.port(worker)
+    wait_until(lambda: metric(port, "resmeter_open_conversations") == 1, "the window is open")
+    wait_until(lambda: run.committed() == 2, "both events are committed")
+    worker.stop()
+
+    wrong = run.start("worker", RESMETER_CONFIG=str(changed))
+    wait_until(lambda: "policies_do_not_fit" in wrong.log(), "the worker refuses")
+    assert "tenant acme: 1 conversation is decided by fin-2026 version 1" in wrong.log()
+    assert "the files now have confirmed-only version 1" in wrong.log()
+
+    right = run.start("worker")
+    port = run.port(right)
+    wait_until(lambda: readiness(port)[0] == 200, "the worker is ready")
+    assert metric(port, "resmeter_open_conversations") == 1
+    assert run.usage_records() == {}
 
 
 def test_an_undisturbed_run_equals_decide_conversation_by_conversation(

@@ -32,7 +32,7 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
-        "nobody asks whether the ledger went back",
+        "nobody asks whether the ledger is outdated",
         "pipeline/ledger/holds.py",
         "    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):\n",
         "    if True:\n",

@@ -165,10 +165,12 @@ class _Meter:
         while self._process.is_stopped:
             await asyncio.sleep(0)
         fault = world.draw.random() if self._faults else 1.0
+        is_foreign = int(fault * 1e9) % 2 == 0  # a proxy answers, with whatever status
         if fault < self._faults / 5:
             return StripeResponse(unreached=True)
         if fault < self._faults * 2 / 5:
-            return StripeResponse(status=world.draw.choice([429, 409, 500]))
+            status = world.draw.choice([429, 409, 500])
+            return StripeResponse(status=status, foreign=is_foreign)
         # Stripe stores a failure under the idempotency key, although it may have counted the event.
         breaks = fault < self._faults * 3 / 5
         response = world.fault_point.pass_through(
@@ -180,7 +182,7 @@ class _Meter:
         if fault < self._faults * 4 / 5:
             return StripeResponse()  # the connection was cut after the effect
         if fault < self._faults:
-            return StripeResponse(status=500)
+            return StripeResponse(status=200 if is_foreign else 500, foreign=is_foreign)
         return response
 
     def _respond(self, event: MeterEvent, key: str, *, breaks: bool) -> StripeResponse:
@@ -196,11 +198,13 @@ class _Meter:
             return Response(500, {}) if breaks else counted
 
         response = self._stripe.once(key, orjson.dumps(content), act, now)
+        error = response.body.get("error", {})
         return StripeResponse(
             accepted=response.status == 200,
             status=response.status,
             replayed=not acted,
-            message=response.body.get("error", {}).get("message", ""),
+            code=error.get("code"),
+            message=error.get("message", ""),
         )
 
 
@@ -262,8 +266,8 @@ class Sink:
             self._tenants,
             self._dispatcher,
             self._metrics,
-            self._position,
             self._world.seconds(),
+            self._position,
         )
         await self._dispatcher.idle()
 

@@ -107,7 +107,7 @@ class Worker:
         for number in assigned - set(self.runner.partitions):
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
-            partition.schedule_all()
+        self.runner.recovered()
 
     async def revoke(self) -> None:
         """Finish and commit all work in flight, as the consumer does before a rebalance."""

@@ -78,11 +78,14 @@ def stored(ledger: Ledger, *usage_records: UsageRecord) -> Stored:
 
 
 def planned(
-    ledger: Ledger, tenant_id: str = "acme", outcome: str = "resolution"
+    ledger: Ledger,
+    tenant_id: str = "acme",
+    outcome: str = "resolution",
+    customer: str = "cus_1",
 ) -> list[MeterEvent]:
     """Group the pending records of a tenant and outcome, and store the meter events."""
     grouping = group_records(deliveries.pending_records(ledger, tenant_id, outcome, 1000))
-    events = frozen(grouping.groups, Destination(tenant_id, outcome, "cus_1", "m"))
+    events = frozen(grouping.groups, Destination(tenant_id, outcome, customer, "m"))
     assert deliveries.store_planned(ledger, events, T0)
     return [item.event for item in events]
 

@@ -317,6 +317,53 @@ def test_a_live_key_is_sent_only_over_an_encrypted_connection(
         assert problem.startswith("RESMETER_STRIPE__BASE_URL: is not encrypted")
 
 
+@pytest.mark.parametrize("key", ["sk_test_1\n", " sk_test_1", "sk test", "sk_test_\u20ac", "a\tb"])
+def test_a_key_that_no_header_can_carry_is_rejected_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("RESMETER_STRIPE__API_KEY", key)
+
+    (problem,) = problems()
+
+    assert problem.startswith("RESMETER_STRIPE__API_KEY: has a space, a line break")
+    assert key not in problem
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://api.stripe.com/v1",
+        "https://api.stripe.com/v1/",
+        "http://127.0.0.1:12111/v2",
+        "http://proxy/stripe/v1/billing",
+    ],
+)
+def test_an_address_with_the_version_of_the_api_says_what_to_write(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", address)
+
+    (problem,) = problems()
+
+    assert problem.startswith("RESMETER_STRIPE__BASE_URL: must not contain /v1 or /v2")
+    assert "such as https://api.stripe.com" in problem
+
+
+@pytest.mark.parametrize("end", ["?a=b", "#x", "?", "#"])
+def test_an_address_has_no_query(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", f"http://127.0.0.1:1{end}")
+
+    (problem,) = problems()
+
+    assert problem == "RESMETER_STRIPE__BASE_URL: must have no query and no fragment"
+
+
+def test_a_slash_at_the_end_of_an_address_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESMETER_STRIPE__BASE_URL", "http://proxy/stripe//")
+
+    assert load_settings().stripe.base_url == "http://proxy/stripe"
+
+
 def test_an_unknown_setting_is_reported_with_the_one_that_was_meant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

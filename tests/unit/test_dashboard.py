@@ -128,7 +128,11 @@ def test_ledger_gauges_are_not_summed_over_sinks() -> None:
         "resmeter_pending_age_seconds",
         "resmeter_carried_units",
         "resmeter_parked_units",
+        "resmeter_owed_units",
+        "resmeter_owed_money",
+        "resmeter_deliveries_rejected",
         "resmeter_deliveries_uncertain",
+        "resmeter_deliveries_altered",
     }
     for panel in panels():
         for expression in expressions(panel):

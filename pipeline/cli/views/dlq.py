@@ -17,7 +17,7 @@ _REASON_COLUMNS = max(map(len, REASONS))
 
 
 def print_counts_as_json(counts: Mapping[str, ReasonCount]) -> None:
-    """Print one JSON object a reason, ordered by reason."""
+    """Print one JSON object for each reason, ordered by reason."""
     for reason, count in sorted(counts.items()):
         members = {
             "reason": reason,

@@ -10,12 +10,13 @@ Stripe's own SDK. It behaves like Stripe where resmeter depends on it:
   no response reports it. `/_emulator/sums` shows such events as unvalidated.
 - A timestamp may be at most 35 days in the past and 5 minutes in the future.
 - A customer and meter take one call at a time (409). You can also set a rate limit (429).
+- You can inject faults: errors, cut connections, and responses of something that is not Stripe, before
+  or after the event is counted.
 
-You can inject faults: errors and cut connections, before or after the event is counted. The emulator
-has its own clock, which tests and the command line can set.
+The emulator has its own clock, which tests and the command line can set.
 
-It does not: have invoices, prices, subscriptions, webhooks, meter event streams, adjustments or
-accounts, keep anything when the process ends, or check everything that Stripe checks.
+The emulator has no invoices, prices, subscriptions, webhooks, meter event streams, adjustments or
+accounts. It keeps nothing when the process ends, and does not check everything that Stripe checks.
 
 `server` serves HTTP, and `control` serves `/_emulator` for tests and people. `clock` reads the host's
 time. The other modules are pure: `state` and its parts take the time as an argument.

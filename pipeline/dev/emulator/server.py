@@ -14,7 +14,7 @@ from aiohttp import web
 
 from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.control import BEARER, PREFIX, Control
-from pipeline.dev.emulator.faults import next_fault
+from pipeline.dev.emulator.faults import Fault, next_fault
 from pipeline.dev.emulator.params import Params, nested
 from pipeline.dev.emulator.response import (
     Response,
@@ -93,7 +93,9 @@ class Emulator:
             response = _as_http(unrecognized(request.method, request.path).response())
         except StripeError as error:
             response = _as_http(error.response())
-        response.headers["Request-Id"] = f"req_emulated{next(self._request_numbers):08d}"
+        request_id = f"req_emulated{next(self._request_numbers):08d}"
+        if not isinstance(response, _Foreign):
+            response.headers["Request-Id"] = request_id
         self._log(request, body, response.status)
         return response
 
@@ -155,6 +157,8 @@ class Emulator:
                 return _cut(request)
             if kind == "500_before":
                 raise internal()
+            if fault is not None and kind == "foreign_before":
+                return _Foreign(fault)
             # 3. Count the event.
             response = self._idempotent(
                 request, body, lambda p: meter_events.create(p, self.clock.now())
@@ -164,6 +168,8 @@ class Emulator:
                 return _cut(request)
             if kind == "500_after":
                 raise internal()
+            if fault is not None and kind == "foreign_after":
+                return _Foreign(fault)
             return response
         finally:
             meter_events.leave(in_flight)
@@ -179,6 +185,14 @@ class Emulator:
                 "body_sha256": hashlib.sha256(body).hexdigest(),
             }
         )
+
+
+class _Foreign(web.Response):
+    """A response of something that is not Stripe: it has no request id."""
+
+    def __init__(self, fault: Fault) -> None:
+        headers = {"Content-Type": "text/html", **fault.headers}
+        super().__init__(status=fault.status, headers=headers, body=fault.body.encode())
 
 
 def _text(body: bytes) -> str:

@@ -1,8 +1,8 @@
 """Bill through Stripe's meters. Only this package imports `stripe`.
 
-`client` makes the SDK's client from the settings, `meter` delivers events, `responses` decides what
-became of a call, `account` checks key, meters and customers, `reconcile` compares Stripe's sums
-with the ledger's.
+`client` makes the SDK's client from the settings, `transport` lets only Stripe's own responses
+through, `meter` delivers events, `responses` decides the result of a call, `account` checks key,
+meters and customers, `reconcile` compares Stripe's sums with the ledger's.
 
 Stripe's rules, and what follows from them in the rest of the sink:
 
@@ -24,5 +24,5 @@ Sources: https://docs.stripe.com/api/billing/meter-event and /meter-event-summar
 https://docs.stripe.com/billing/subscriptions/usage-based/recording-usage-api,
 https://docs.stripe.com/api/idempotent_requests.
 
-It does not: correct or cancel what was sent, read invoices, use /v2.
+This package does not correct or cancel what was sent, read invoices, or use /v2.
 """

@@ -25,7 +25,8 @@ async def check_account(
         settings: key and address.
         customers: tenant → Stripe customer.
         event_names: the event names of the meters that must exist.
-        report: called with a line for each check that passed, or that the key has no permission for.
+        report: called with a line for each check that passed, or that was skipped because the key
+            has no permission.
 
     Raises:
         ConfigurationError: there is no key.

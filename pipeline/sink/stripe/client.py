@@ -5,6 +5,7 @@ import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError
+from pipeline.sink.stripe.transport import Transport
 
 CONNECT_SECONDS_MAX = 10.0
 MESSAGE_CHARACTERS_MAX = 500
@@ -27,7 +28,7 @@ class StripeClient:
         timeout = aiohttp.ClientTimeout(
             total=timeout_seconds, sock_connect=min(timeout_seconds, CONNECT_SECONDS_MAX)
         )
-        self._http = stripe.AIOHTTPClient(timeout=timeout)
+        self._http = Transport(timeout=timeout)
         base = settings.base_url
         # The dispatcher retries: the SDK never retries a 429 and knows nothing of the ledger.
         client = stripe.StripeClient(

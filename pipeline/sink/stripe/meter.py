@@ -15,6 +15,7 @@ from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
 from pipeline.sink.meter import Meter
 from pipeline.sink.stripe.client import MESSAGE_CHARACTERS_MAX, StripeClient
 from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
+from pipeline.sink.stripe.transport import ForeignResponseError
 
 # Stripe remembers identifiers "within a rolling period of at least 24 hours"; an hour is margin.
 REMEMBERED_SECONDS = 23 * 3600
@@ -56,6 +57,7 @@ class StripeMeter:
             return StripeResponse(
                 status=error.http_status,
                 unreached=_is_unreached(error),
+                foreign=isinstance(error, ForeignResponseError),
                 replayed=_is_replayed(error.headers or {}),
                 code=error.code,
                 message=self._client.message_of(error),
@@ -66,10 +68,13 @@ class StripeMeter:
             message = f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS_MAX]
             return StripeResponse(message=message)
         response = created.last_response
+        is_ours = _is_event(created, event)
         return StripeResponse(
-            accepted=True,
+            accepted=is_ours,
+            foreign=not is_ours,
             status=response.code if response else 200,
             replayed=_is_replayed(response.headers if response else {}),
+            message="" if is_ours else "not an answer of Stripe: it has no such meter event",
             request_id=response.request_id if response else None,
         )
 
@@ -91,10 +96,28 @@ def body_sha256(event: MeterEvent) -> str:
     return hashlib.sha256(orjson.dumps(body(event))).hexdigest()
 
 
-def _is_unreached(error: stripe.StripeError) -> bool:
-    return isinstance(
-        error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError
+def _is_event(created: object, event: MeterEvent) -> bool:
+    """Return whether a 2xx has the meter event that was sent."""
+    return (
+        getattr(created, "object", None) == "billing.meter_event"
+        and getattr(created, "identifier", None) == event.identifier
     )
+
+
+# Errors before the first byte of the call was sent. A `ValueError` comes from the making of the
+# request: a header that HTTP does not allow, a URL that is none. A proxy that does not open the
+# tunnel to Stripe (`ClientHttpProxyError`) has not seen the call.
+_UNREACHED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.NonHttpUrlClientError,
+    ValueError,
+)
+
+
+def _is_unreached(error: stripe.StripeError) -> bool:
+    return isinstance(error, stripe.APIConnectionError) and isinstance(error.__cause__, _UNREACHED)
 
 
 def _is_replayed(headers: object) -> bool:

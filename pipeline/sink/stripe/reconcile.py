@@ -21,9 +21,9 @@ CustomerMeter = tuple[str, str]  # customer, event name of the meter
 async def read_sums(
     settings: StripeSettings, wanted: Iterable[CustomerMeter], start: int, end: int
 ) -> dict[CustomerMeter, int]:
-    """Return the units that Stripe counts for each customer and meter that exists in `wanted`.
+    """Return Stripe's sum of units for each pair in `wanted` whose meter exists at Stripe.
 
-    Covers events with `start <= timestamp < end`, in seconds; both are whole minutes.
+    A sum covers events with `start <= timestamp < end`, in seconds; both must be whole minutes.
 
     Raises:
         ConfigurationError: there is no key, Stripe rejects it, or it has no permission to read sums.
@@ -59,7 +59,7 @@ async def read_sums(
 
 
 async def _meter_ids(client: StripeClient) -> dict[str, str]:
-    """Return the meter id of each event name: of the active meter, if there is one."""
+    """Return the meter id of each event name. An active meter comes before others."""
     ids: dict[str, str] = {}
     listed = await client.v1.billing.meters.list_async({"limit": 100})
     async for meter in listed.auto_paging_iter():
@@ -71,10 +71,10 @@ async def _meter_ids(client: StripeClient) -> dict[str, str]:
 def reconcile(
     delivered: Iterable[DeliveredSum], at_stripe: Mapping[CustomerMeter, int]
 ) -> Iterator[Finding]:
-    """Yield a finding for each sum at Stripe that the ledger does not explain, and each rejection.
+    """Yield a finding for each sum at Stripe that the ledger does not explain, and for rejected units.
 
-    `at_stripe` is the result of `read_sums`. It may have customers that the ledger never delivered
-    to; a missing sum is 0.
+    `at_stripe` is the result of `read_sums`. A missing sum is 0. There may be sums of customers for
+    whom the ledger has delivered nothing.
     """
     unexplained = dict(at_stripe)
     for expected in delivered:
@@ -91,9 +91,8 @@ def reconcile(
             yield Finding("refused", _tenant_of(expected), "", detail)
     for (customer, event_name), units in sorted(unexplained.items()):
         if units:
-            detail = (
-                f"{event_name} of {customer}: Stripe counts {units} units, the ledger sent none"
-            )
+            meter = f"{event_name} of {customer}"
+            detail = f"{meter}: Stripe counts {units} units, the ledger has delivered none"
             yield Finding("at_stripe", "", "", detail)
 
 
@@ -103,7 +102,7 @@ def _difference(expected: DeliveredSum, units: int) -> str:
         delivered = f"{expected.least} to {expected.most}"
     text = f"Stripe counts {units} units, the ledger has delivered {delivered}: "
     if units > expected.most:
-        return text + f"{units - expected.most} billed too many"
+        return text + f"{units - expected.most} too many at Stripe"
     return text + f"{expected.least - units} missing at Stripe"
 
 

@@ -103,6 +103,77 @@ def test_the_versions_of_a_policy_form_one_timeline(file: Path) -> None:
     assert after.version == 2
 
 
+def test_a_tenant_changes_its_policy_at_a_date_and_keeps_its_past(file: Path) -> None:
+    tenants = loaded(
+        file,
+        """
+        [tenants.acme]
+        policy = [
+          { name = "fin-2026" },
+          { name = "gorgias", from = 2026-05-01T00:00:00Z },
+          { name = "confirmed-only", from = 2026-06-01T00:00:00Z },
+        ]
+        """,
+    )
+    timeline = tenants.timeline_for("acme")
+
+    def name_at(time: str) -> str:
+        policy = timeline.at(parse_time(time))
+        assert policy is not None
+        return policy.name
+
+    assert name_at("2026-04-30T23:59:59.999Z") == "fin-2026"
+    assert name_at("2026-05-01T00:00:00Z") == "gorgias"
+    assert name_at("2026-05-31T23:59:59.999Z") == "gorgias"
+    assert name_at("2026-06-01T00:00:00Z") == "confirmed-only"
+    assert policy_of(tenants, "bluejay") == "fin-2026"
+    assert tenants.event_names == sorted(
+        f"resmeter_{outcome}"
+        for outcome in ("disqualification", "procedure_handoff", "qualification", "resolution")
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        ("[]", "is empty; write a policy's name, or a list of policies with dates"),
+        (
+            '["gorgias"]',
+            'entry 1 must be { name = "POLICY", from = 2026-12-01T00:00:00Z }',
+        ),
+        (
+            '[{ name = "gorgias", from = 2026-01-01T00:00:00Z }]',
+            "entry 1 has a date; the first policy is in force from the start",
+        ),
+        (
+            '[{ name = "gorgias" }, { name = "fin-2026" }]',
+            "entry 2: from: is missing; it must be a time such as 2026-01-01T00:00:00Z",
+        ),
+        (
+            '[{name="gorgias"}, {name="fin-2026",from="2026-01-02Z"}]',
+            "entry 2: from: '2026-01-02Z' is not an RFC 3339 time such as 2026-05-04T09:00:00.000Z",
+        ),
+        (
+            '[{name="a"}, {name="fin-2026",from=2026-01-02T00:00:00Z}]',
+            f"entry 1: name: is 'a'; it must be one of {', '.join(PRESETS)}",
+        ),
+        (
+            (
+                '[{name="gorgias"}, {name="fin-2026",from=2026-01-02T00:00:00Z}, '
+                '{name="gorgias",from=2026-01-02T00:00:00Z}]'
+            ),
+            "entry 3: from: must be later than the date of the entry before it",
+        ),
+    ],
+)
+def test_a_list_of_dated_policies_that_is_wrong_is_named(
+    file: Path, policy: str, problem: str
+) -> None:
+    assert problems(file, f"[tenants.acme]\npolicy = {policy}\n") == [
+        f"tenants.acme.policy: {problem}"
+    ]
+
+
 def test_a_file_can_add_a_version_to_a_preset(file: Path) -> None:
     (file.parent / "dearer.toml").write_text(
         'name = "gorgias"\nversion = 2\nbase = "gorgias"\neffective_from = 2026-05-01T00:00:00Z\n'

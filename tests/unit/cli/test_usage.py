@@ -110,6 +110,9 @@ def line(**changes: object) -> dict[str, Any]:
         "currency": "usd",
         "delivered": 0,
         "pending": 1,
+        "rejected": 0,
+        "uncertain": 0,
+        "altered": 0,
         **changes,
     }
 
@@ -125,7 +128,8 @@ def test_line_has_the_documented_members_in_order(ledger: Ledger, usage: Run) ->
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
         '{"tenantid":"acme","outcome":"resolution","quantity":1,"confirmed":0,"assumed":1,'
-        '"amount":"0.99","currency":"usd","delivered":0,"pending":1}\n'
+        '"amount":"0.99","currency":"usd","delivered":0,"pending":1,"rejected":0,"uncertain":0,'
+        '"altered":0}\n'
     )
 
 
@@ -172,7 +176,21 @@ def test_usage_that_stripe_did_not_accept_is_pending(
     stored(ledger, record("c-1"))
     sent(ledger, result)
 
-    assert lines(usage("--json")) == [line(delivered=0, pending=1)]
+    is_rejected = result in {"rejected", "collision"}
+    assert lines(usage("--json")) == [line(delivered=0, pending=1, rejected=int(is_rejected))]
+
+
+def test_what_waits_for_an_operator_is_said_below_the_table(ledger: Ledger, usage: Run) -> None:
+    stored(ledger, record("c-1"), record("c-2"))
+    sent(ledger, "rejected")
+
+    result = usage()
+
+    assert result.returncode == 0
+    assert result.stderr == (
+        "warning: of the pending resolution of acme, 2 rejected wait for you: see `resmeter "
+        "deliveries list`\n"
+    )
 
 
 def test_each_tenant_and_outcome_has_a_line_and_lines_are_ordered(

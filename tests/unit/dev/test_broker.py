@@ -35,6 +35,6 @@ def test_a_data_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
 
     assert result.returncode == 1
     assert result.stderr.decode().splitlines()[-1] == (
-        f"error: Kafka's data folder {folder} cannot be made: Not a directory; "
+        f"error: Kafka's data folder {folder} cannot be created: Not a directory; "
         "choose another --data-dir"
     )

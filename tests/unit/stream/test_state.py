@@ -194,7 +194,7 @@ def with_form(form: int) -> bytes:
     return bytes(stored)
 
 
-@pytest.mark.parametrize(("form", "bits"), [(8, "8"), (0x81, "128"), (0x1F, "8, 16")])
+@pytest.mark.parametrize(("form", "bits"), [(16, "16"), (0x81, "128"), (0x3F, "16, 32")])
 def test_an_unknown_form_bit_is_rejected_with_its_number(form: int, bits: str) -> None:
     partition = Partition("conversation.events", 0, lambda _: TIMELINE)
     records = [StoredRecord(b"acme:c-1", state(5, 1)), StoredRecord(b"acme:c-2", with_form(form))]

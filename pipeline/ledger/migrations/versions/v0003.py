@@ -1,10 +1,10 @@
-"""Add the holds of deliveries from a ledger that went back."""
+"""Add the holds of deliveries from an outdated ledger."""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0003"
-down_revision = "0001"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 

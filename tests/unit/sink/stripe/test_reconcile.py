@@ -26,7 +26,7 @@ def test_stripe_may_or_may_not_count_units_in_flight(units: int) -> None:
 
 @pytest.mark.parametrize(
     ("units", "difference"),
-    [(0, "3 missing at Stripe"), (2, "1 missing at Stripe"), (6, "1 billed too many")],
+    [(0, "3 missing at Stripe"), (2, "1 missing at Stripe"), (6, "1 too many at Stripe")],
 )
 def test_a_difference_is_reported_with_both_sums(units: int, difference: str) -> None:
     (finding,) = reconcile([delivered(3, 5)], {METER: units})
@@ -58,7 +58,7 @@ def test_rejected_usage_is_reported_even_if_the_sums_agree() -> None:
 def test_units_that_the_ledger_never_sent_are_reported() -> None:
     (finding,) = reconcile([], {METER: 7, ("cus_2", "resmeter_resolution"): 0})
 
-    assert finding.detail.endswith("Stripe counts 7 units, the ledger sent none")
+    assert finding.detail.endswith("Stripe counts 7 units, the ledger has delivered none")
 
 
 def test_a_finding_about_several_tenants_names_no_tenant() -> None:

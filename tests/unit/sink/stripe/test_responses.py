@@ -8,7 +8,12 @@ import pytest
 from pipeline.ledger.entries import Conclusion, Lease, Result
 from pipeline.metrics import DELIVERY_RESULTS
 from pipeline.sink.meter import NEXT, Next
-from pipeline.sink.stripe.responses import StripeResponse, conclusion_of, read_response
+from pipeline.sink.stripe.responses import (
+    StripeResponse,
+    conclusion_of,
+    foreign_reason,
+    read_response,
+)
 
 EXISTS = "An event already exists with identifier rm_1."
 
@@ -22,11 +27,35 @@ EXISTS = "An event already exists with identifier rm_1."
         (StripeResponse(status=409, code="too_many_concurrent_requests"), "refused", "retry"),
         (StripeResponse(status=429), "refused", "retry"),
         (StripeResponse(status=400, message="timestamp is too old"), "rejected", "done"),
-        (StripeResponse(status=404), "rejected", "done"),
+        (StripeResponse(status=404, code="resource_missing"), "rejected", "done"),
+        # Of Stripe, but not about this meter event: a wrong path, and what a server may say earlier.
+        *(
+            (StripeResponse(status=status), "foreign", "retry")
+            for status in (404, 405, 406, 407, 408, 410, 413, 421, 425, 431, 451, 499)
+        ),
+        *(
+            (StripeResponse(status=status, foreign=True), "foreign", "retry")
+            for status in (
+                200,
+                204,
+                301,
+                307,
+                400,
+                401,
+                402,
+                403,
+                404,
+                408,
+                409,
+                422,
+                429,
+                500,
+                503,
+            )
+        ),
+        (StripeResponse(status=400, code="rate_limit"), "refused", "retry"),
         (StripeResponse(status=500), "failed", "retry"),
         (StripeResponse(status=503), "failed", "retry"),
-        (StripeResponse(status=302), "failed", "retry"),
-        (StripeResponse(status=200, message="not JSON"), "failed", "retry"),
         (StripeResponse(), "failed", "retry"),
         (StripeResponse(unreached=True), "refused", "retry"),
     ],
@@ -69,15 +98,18 @@ def test_the_error_code_of_v2_also_means_a_duplicate() -> None:
 def test_every_result_has_a_consequence_and_a_metric() -> None:
     results = {
         read_response(
-            StripeResponse(accepted=ok, status=status, unreached=unreached, message=message),
+            StripeResponse(
+                accepted=ok, status=status, unreached=unreached, message=message, foreign=foreign
+            ),
             "rm_1",
             perhaps_counted=counted,
         )
-        for ok, status, unreached, message, counted in product(
+        for ok, status, unreached, message, counted, foreign in product(
             (True, False),
             (200, 400, 401, 429, 500, None),
             (True, False),
             ("", EXISTS),
+            (True, False),
             (True, False),
         )
     }
@@ -97,3 +129,40 @@ def test_a_conclusion_keeps_what_explains_the_response() -> None:
         result="duplicate", http_status=400, request_id="req_1", replayed=True, detail=EXISTS
     )
     assert conclusion_of(StripeResponse(status=500), lease).detail is None
+
+
+ERROR = b'{"error": {"type": "invalid_request_error", "message": "no"}}'
+OURS = {"request-id": "req_1"}
+
+
+def test_an_error_of_stripe_is_known_by_its_object_its_type_and_its_header() -> None:
+    assert foreign_reason(400, OURS, ERROR) is None
+    assert foreign_reason(200, {}, b'{"object": "billing.meter_event"}') is None
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "reason"),
+    [
+        (404, OURS, b"<html><body>\n Not  found", "is not JSON: <html><body> Not found"),
+        (400, OURS, b"", "is empty"),
+        (200, OURS, b"", "is empty"),
+        (400, OURS, b"\xff\xfe", "is not JSON"),
+        (400, OURS, b"[]", "is no JSON object: []"),
+        (200, OURS, b"true", "is no JSON object: true"),
+        (200, OURS, b"{}", "is no object: {}"),
+        (200, OURS, b'{"object": 7}', "is no object"),
+        (400, OURS, b'{"error": "bad request"}', "is not an error of Stripe's"),
+        (400, OURS, b'{"error": null}', "is not an error of Stripe's"),
+        (400, OURS, b'{"error": {"type": "about:blank"}}', "is not an error of Stripe's"),
+        (400, OURS, b'{"message": "Forbidden"}', "is not an error of Stripe's"),
+        (400, OURS, ERROR.replace(b'"no"', b"[1]"), "has no message of Stripe's"),
+        (400, {}, ERROR, "has no Request-Id of Stripe's"),
+        (400, {"request-id": "4f1c"}, ERROR, "has no Request-Id of Stripe's"),
+        (307, {"location": "https://x"}, b"", "redirects to https://x"),
+        (302, OURS, ERROR, "redirects to nowhere"),
+    ],
+)
+def test_what_is_not_stripes_says_what_it_is(
+    status: int, headers: dict[str, str], body: bytes, reason: str
+) -> None:
+    assert str(foreign_reason(status, headers, body)).startswith(reason)

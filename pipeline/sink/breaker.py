@@ -1,0 +1,77 @@
+"""Decide from the results so far which queues may call the biller."""
+
+import asyncio
+
+from pipeline.ledger.entries import Conclusion
+
+PROBES_MAX = 3
+
+Key = tuple[str, str]  # customer, event name
+
+
+class Breaker:
+    """Keeps a fault of everybody's from spoiling every meter event.
+
+    While something else than the biller answers, each call may have been counted, and after a day
+    it is uncertain. So only a few queues go on calling, until the biller itself answers one of them;
+    all others wait. And a run of rejections has one cause, not many: `rejections_in_a_row` of them
+    halt all deliveries.
+    """
+
+    def __init__(self, rejections_in_a_row_max: int) -> None:
+        self._rejections_max = rejections_in_a_row_max
+        self._rejections = 0
+        self._probes: set[Key] = set()
+        self._trusted = asyncio.Event()
+        self._trusted.set()
+        self._is_open = False
+        self.doubt: str | None = None  # what answered instead of the biller
+
+    @property
+    def is_run_of_rejections(self) -> bool:
+        return self._rejections >= self._rejections_max
+
+    def observe(self, key: Key, conclusion: Conclusion) -> None:
+        """Take the result of a call into account."""
+        if conclusion.result == "foreign":
+            self.doubt = f"HTTP {conclusion.http_status}: {conclusion.detail}"
+            self._trusted.clear()
+            if len(self._probes) < PROBES_MAX:
+                self._probes.add(key)
+        elif conclusion.http_status is not None:
+            self.doubt = None
+            self._probes.clear()
+            self._trusted.set()
+        if conclusion.result in {"rejected", "collision"}:
+            self._rejections += 1
+        elif conclusion.result in {"delivered", "duplicate"}:
+            self._rejections = 0
+
+    def may_call(self, key: Key) -> bool:
+        """Return whether this queue may call now."""
+        return self._is_open or self._trusted.is_set() or key in self._probes
+
+    async def wait(self, key: Key) -> None:
+        """Return once this queue may call: at once, unless something else than the biller answers."""
+        while not self.may_call(key):
+            if len(self._probes) < PROBES_MAX:
+                self._probes.add(key)
+            else:
+                await self._trusted.wait()
+
+    def leave(self, key: Key) -> None:
+        """Forget a queue that has ended, so that another one calls in its place."""
+        if key in self._probes:
+            self._probes.discard(key)
+            self._wake()
+
+    def open(self) -> None:
+        """Let every queue go on from now: deliveries end."""
+        self._is_open = True
+        self._trusted.set()
+
+    def _wake(self) -> None:
+        """Let the waiting queues look again; the first of them takes the free place."""
+        if not self._trusted.is_set():
+            self._trusted.set()
+            self._trusted.clear()

@@ -1,0 +1,41 @@
+"""Stripe's HTTP client, which passes on Stripe's own responses only."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import stripe
+
+from pipeline.sink.stripe.responses import foreign_reason
+
+
+class ForeignResponseError(stripe.APIError):
+    """Something between us and Stripe answered, or another server than Stripe's."""
+
+
+class Transport(stripe.AIOHTTPClient):
+    """The SDK's client on aiohttp. It follows no redirect, and checks who answers.
+
+    The SDK takes any JSON of a 2xx for Stripe's, and fails on some errors of other services.
+    """
+
+    async def request_async(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any = None
+    ) -> tuple[bytes, int, Mapping[str, str]]:
+        """Return body, status and headers of a response of Stripe.
+
+        Raises:
+            ForeignResponseError: the response is not Stripe's.
+        """
+        body, status, answered = await super().request_async(method, url, headers, post_data)
+        reason = foreign_reason(status, answered, body)
+        if reason is not None:
+            message = f"not an answer of Stripe: the response {reason}"
+            raise ForeignResponseError(message, http_status=status, headers=dict(answered))
+        return body, status, answered
+
+    def _get_request_args_kwargs(
+        self, method: str, url: str, headers: Mapping[str, str], post_data: Any
+    ) -> tuple[tuple[str, str], dict[str, Any]]:
+        # The SDK has no public way to pass this on; a test against a redirect holds it.
+        args, arguments = super()._get_request_args_kwargs(method, url, headers, post_data)
+        return args, {**arguments, "allow_redirects": False}

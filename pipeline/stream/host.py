@@ -1,0 +1,63 @@
+"""What the runner needs from its surroundings, as protocols."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from pipeline.kafka.headers import DeadLetter
+from pipeline.stream.batch import Output
+
+
+class Host(Protocol):
+    """What the runner needs from its host: Faust in production, the simulator in tests."""
+
+    @property
+    def generation(self) -> int:
+        """The consumer group's generation; when it changes, partitions may have moved."""
+
+    @property
+    def is_rebalancing(self) -> bool:
+        """Whether the group is distributing its partitions."""
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the host reports that it is reading states from the changelog."""
+
+    @property
+    def has_unread_states(self) -> bool:
+        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether fetching is paused, for a rebalance or because the process is stopping."""
+
+    async def position(self, partition: int) -> int | None:
+        """Return the offset of the next record to read; None if we do not own the partition."""
+
+    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Return, by partition of the events topic, the offset after the last record."""
+
+    def states_written(self, partition: int, offsets: range) -> None:
+        """Note changelog offsets that we wrote: a recovery need not read them back."""
+
+
+class Writer(Protocol):
+    """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
+
+    async def write_results(
+        self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
+    ) -> None: ...
+
+    async def write_states(
+        self, partition: int, states: Sequence[tuple[bytes, bytes]]
+    ) -> range | None: ...
+
+    async def read_clock(self, partition: int) -> tuple[int, range]: ...
+
+
+class Probe(NamedTuple):
+    """A partition's end offset, and the broker's time just before the offset was read."""
+
+    partition: int
+    clock_ms: int
+    end_offset: int
+    generation: int

@@ -1,0 +1,123 @@
+"""What answers in the place of Stripe decides nothing: the unit waits, and counts once."""
+
+import pytest
+from pydantic import SecretStr
+
+from pipeline.catalog.policies import preset
+from pipeline.catalog.tenants import Tenants
+from pipeline.config import StripeSettings
+from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
+from pipeline.ledger import deliveries
+from pipeline.sink.breaker import PROBES_MAX
+from pipeline.sink.planner import plan_pending
+from pipeline.sink.stripe.meter import body_sha256, open_meter
+from tests.support.bench import HOUR_MS, T0, Bench, record
+from tests.support.ledger import leased
+
+ERROR = '{"error": {"type": "invalid_request_error", "message": "no"}}'
+FOREIGN = [
+    *((status, "<html>no</html>", {}) for status in (400, 401, 402, 403, 404, 407, 408, 409)),
+    *((status, "", {}) for status in (200, 204, 413, 421, 425, 429, 431, 451, 500, 503)),
+    (200, "<html>Log in to the guest network</html>", {}),
+    (200, "{}", {}),
+    (200, "[]", {}),
+    (200, "null", {}),
+    (200, '{"object": "billing.meter_event", "identifier": "another"}', {}),
+    (200, '{"object": "list", "data": []}', {}),
+    (400, '{"error": "invalid_request"}', {}),
+    (400, '{"error": null}', {}),
+    (400, '{"error": ["x"]}', {}),
+    (403, '{"message": "Forbidden"}', {}),
+    (400, ERROR, {}),  # without Stripe's header
+    (404, ERROR, {"Request-Id": "req_1"}),  # Stripe's, about a path that it does not know
+    (408, ERROR, {"Request-Id": "req_1"}),
+    *((status, "", {"Location": "/_emulator/health"}) for status in (301, 302, 303, 307, 308)),
+]
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+@pytest.mark.parametrize(("status", "body", "headers"), FOREIGN)
+async def test_a_unit_waits_and_counts_once(
+    bench: Bench, status: int, body: str, headers: dict[str, str], side: str
+) -> None:
+    bench.fault(f"foreign_{side}", status=status, body=body, headers=headers)
+    bench.store(record())
+
+    await bench.flush()
+
+    first, second = bench.results()
+    assert (first, second in {"delivered", "duplicate"}) == ("foreign", True)
+    assert bench.at_stripe() == {"cus_acme": 1}
+    assert bench.delivered() == {"acme": 1}
+    assert bench.value("resmeter_deliveries_total", result="foreign") == 1
+
+
+async def test_while_a_proxy_answers_most_meter_events_are_not_tried(bench: Bench) -> None:
+    """After a day, only those that were tried are uncertain."""
+    bench.store(*(record(f"c{n}", tenant_id=f"t{n}") for n in range(40)))
+    customers = {f"t{n}": f"cus_{n}" for n in range(40)}
+    tenants = Tenants(customers, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    bench.emulator.state.prepare(customers.values(), [], 0)
+    bench.fault("foreign_before", times=50)
+
+    await bench._replace(tenants=tenants).flush()
+
+    tried = [call["identifier"] for call in bench.emulator.state.requests if call["status"] == 404]
+    assert len(tried) == 50
+    assert len(set(tried)) <= 4 + PROBES_MAX  # 4 call at once
+    assert len(bench.at_stripe()) == 40
+
+
+@pytest.mark.parametrize(
+    ("key", "address"),
+    [
+        ("sk_test_1\n", ""),
+        ("sk_test_1\r\nX-Injected: 1", ""),
+        ("sk_test_1", "http://127.0.0.1:1"),
+        ("sk_test_1", "https://name.invalid"),
+        ("sk_test_1", "ftp://127.0.0.1"),
+        ("sk_test_1", "http://[::1"),
+    ],
+)
+async def test_a_call_of_which_no_byte_was_sent_did_not_count(
+    bench: Bench, key: str, address: str
+) -> None:
+    bench.store(record())
+    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    (event,) = deliveries.due(bench.ledger, T0, 10)
+    # The settings reject all of these but an address at which nobody listens.
+    settings = StripeSettings.model_construct(
+        api_key=SecretStr(key), base_url=address or bench.base_url
+    )
+    meter = open_meter(settings, timeout_seconds=5)
+
+    conclusion = await meter.deliver(event, leased(bench.ledger, event))
+    await meter.close()
+
+    assert (conclusion.result, conclusion.http_status) == ("refused", None)
+    assert not bench.emulator.state.requests
+
+
+async def test_a_run_of_rejections_halts_and_leaves_the_rest(bench: Bench) -> None:
+    too_old = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
+    bench.store(*(record(f"c{n}", at=too_old - n * HOUR_MS) for n in range(30)))
+
+    dispatcher = await bench.flush()
+
+    assert "the last 20 meter events were all rejected" in str(dispatcher.halted)
+    assert "35 calendar days" in str(dispatcher.halted)
+    assert bench.value("resmeter_deliveries_halted") == 1
+    assert bench.value("resmeter_deliveries_total", result="rejected") == 20
+    states = [bench.receipts(f"c{n}")[0].meter_event for n in range(30)]
+    assert [event.state for event in states if event].count("rejected") == 20
+
+
+async def test_rejections_between_deliveries_do_not_halt(bench: Bench) -> None:
+    too_old = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
+    for n in range(3):
+        rejected = (record(f"o{n}-{m}", at=too_old - m * HOUR_MS) for m in range(10))
+        bench.store(*rejected, record(f"c{n}"))
+        dispatcher = await bench.flush()
+
+    assert dispatcher.halted is None
+    assert bench.at_stripe() == {"cus_acme": 3}

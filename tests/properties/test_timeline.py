@@ -1,0 +1,61 @@
+"""Which policy version is in force at a time: the rules of docs/reference/outcomes.md §2.3, read naively."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.catalog.policies import preset
+from pipeline.resolve.policy import Assignment, Policy, Timeline, basis_of
+
+TIMES = st.integers(0, 12)
+NAMES = ("a", "b", "c")
+
+
+def version(name: str, number: int, effective_from: int) -> Policy:
+    return msgspec.structs.replace(
+        preset("fin-2026"), name=name, version=number, effective_from=effective_from
+    )
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> dict[str, list[Policy]]:
+    return {
+        name: [
+            version(name, number, at)
+            for number, at in enumerate(draw(st.lists(TIMES, max_size=3)), start=1)
+        ]
+        for name in NAMES
+    }
+
+
+def in_force(
+    versions: dict[str, list[Policy]], assigned: list[tuple[int | None, str]], at: int
+) -> Policy | None:
+    """Walk through time, one millisecond after the other, and keep what was in force before."""
+    current: Policy | None = None
+    for now in range(-1, at + 1):
+        names = [name for since, name in assigned if since is None or since <= now]
+        begun = [policy for policy in versions[names[-1]] if policy.effective_from <= now]
+        if begun:
+            current = max(begun, key=lambda policy: (policy.effective_from, policy.version))
+    return current
+
+
+@given(
+    versions=policies(),
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
+    dates=st.lists(TIMES, min_size=3, max_size=3, unique=True),
+    at=TIMES,
+)
+def test_in_force_is_the_newest_version_of_the_policy_assigned_last(
+    versions: dict[str, list[Policy]], names: list[str], dates: list[int], at: int
+) -> None:
+    later = list(zip(sorted(dates), names[1:], strict=False))
+    timeline = Timeline(
+        versions[names[0]], [Assignment(since, versions[name]) for since, name in later]
+    )
+
+    expected = in_force(versions, [(None, names[0]), *later], at)
+
+    assert timeline.at(at) == expected
+    assert timeline.basis_at(at) == (b"" if expected is None else basis_of(expected))
