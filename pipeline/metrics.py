@@ -34,6 +34,8 @@ TRANSITION_REASONS = (
     "spam",
     "late_event",
 )
+# The guide has a section on each of them: docs/guide/events.md, "Common mistakes".
+MISTAKES = ("reused_id", "after_end", "same_millisecond")
 OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualification")
 
 
@@ -62,6 +64,8 @@ class WorkerMetrics:
             self.events.labels(kind)
         for rejection in REASONS:
             self.rejected.labels(rejection)
+        for mistake in MISTAKES:
+            self.mistakes.labels(mistake)
         for outcome in OUTCOMES:
             for reason in TRANSITION_REASONS:
                 for delta in ("+1", "-1"):
@@ -104,6 +108,12 @@ class WorkerMetrics:
         self.duplicates = Counter(
             "resmeter_duplicates",
             "Events that a producer sent more than once. Duplicates change nothing.",
+            registry=registry,
+        )
+        self.mistakes = Counter(
+            "resmeter_producer_mistakes",
+            "Events that a producer sent in a way that may bill wrongly, by mistake. If it rises, fix the producer.",
+            ["mistake"],
             registry=registry,
         )
         self.redelivered = Counter(

@@ -14,9 +14,12 @@ import msgspec
 
 from pipeline.events.model import Addressed, Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.times import format_time
 from pipeline.events.wire import read_record
+from pipeline.ledger.findings import Finding
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
+from pipeline.usage.received import Reused
 from pipeline.usage.record import UsageRecord
 
 TimelineFor: TypeAlias = Callable[[str], Timeline]
@@ -119,6 +122,7 @@ class PartitionReplay:
         self.events: Counter[str] = Counter()  # by tenant
         self.duplicates: Counter[str] = Counter()
         self.uncertain: set[Place] = set()
+        self.reused_ids: list[Finding] = []  # in the order of the offsets
         self._conversations: dict[bytes, ReplayedConversation] = {}
         self._committed = committed
         self._keys = keys or None
@@ -178,10 +182,32 @@ class PartitionReplay:
         elif received.too_long:
             self._reject(offset, "conversation_too_long")
         else:
+            for reused in received.reused:
+                self._note_reused(replayed, reused)
+            if replayed.sealed or replayed.late:
+                self._compare_with_sealed(replayed, offset, event)
             self.events[replayed.tenant_id] += 1
             self.duplicates[replayed.tenant_id] += received.duplicates
             if offset < self._committed:
                 replayed.owed_count = len(replayed.emitted)
+
+    def _compare_with_sealed(
+        self, replayed: ReplayedConversation, offset: int, event: Event
+    ) -> None:
+        """Note an event whose id another event had before a seal: the worker has forgotten it."""
+        for _, known in replayed.sealed + replayed.late:
+            if (known.source, known.id) == (event.source, event.id) and known != event:
+                self._note_reused(replayed, Reused(offset, event, known))
+                return
+
+    def _note_reused(self, replayed: ReplayedConversation, reused: Reused) -> None:
+        event, first = reused.event, reused.first
+        detail = (
+            f"offset {reused.offset}: {event.source} {event.id} is {event.type} of "
+            f"{format_time(event.at)}, and was {first.type} of {format_time(first.at)} before: only "
+            "the first event counts; give each event an id of its own"
+        )
+        self.reused_ids.append(Finding("reused_id", *replayed.place, detail, event.at))
 
     def _authorized(
         self,

@@ -272,7 +272,9 @@ class Partition:
         )
         if received.records:
             self._emit(result, received.records, received.offsets)
-        result.duplicates += received.duplicates
+        if received.duplicates or received.after_end or received.same_millisecond:
+            result.duplicates += received.duplicates
+            result.mistakes.add(pending.tenant_id, pending.conversation_id, received)
         result.histories_sealed += received.sealed
         if received.too_long or received.too_late:
             return self._reject_arrived(result, pending, received)

@@ -8,6 +8,7 @@ from itertools import chain
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
+from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.counts import count_applied, count_emitted, drop_partition
@@ -15,6 +16,7 @@ from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
+from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
 
@@ -67,6 +69,7 @@ class BatchRunner:
         self._end = end
         self._now = now
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
+        self._mistakes = MistakeLog(metrics, get_logger("worker"), settings.topics.events)
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
@@ -162,6 +165,7 @@ class BatchRunner:
         if arrived_ms != NO_TIMESTAMP:
             self.arrived_ms[number] = arrived_ms
         count_applied(self._metrics, result)
+        self._mistakes.note(number, result)
         self._start(partition, result, batches[-1].next_offset)
 
     def _start(self, partition: Partition, result: BatchResult, done: int | None) -> None:

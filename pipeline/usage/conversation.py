@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.events.model import CLOSED, DELETED, REDACTED, REOPENED, STARTED, Event
+from pipeline.events.model import Event
 from pipeline.resolve.machine import Fold, Transition
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.emission import Emission, StandingCharge
@@ -46,14 +46,11 @@ from pipeline.usage.history import (
     offsets_by_id,
 )
 from pipeline.usage.recall import OFFSETS_COST, Recall
-from pipeline.usage.received import Arrived, Received
+from pipeline.usage.received import INERT, Arrived, Received
 from pipeline.usage.record import UsageRecord
 from pipeline.usage.seal import Seal
 
 SEAL_AFTER_MS = 45 * 86_400_000
-
-# In the live environment, only the time of these events affects a decision.
-_INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
@@ -142,8 +139,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             batch: offset, timestamp and event of each record.
             timeline: the tenant's policy.
             seal_after_ms: a pause of this length between two records seals the conversation.
-            recall: what the calls for the parts of a long batch share. It must be new for the first
-                part, and nothing else may change the conversation in between.
+            recall: shared by the calls for the parts of one batch, and new for the first of them.
         """
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
@@ -178,7 +174,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 known is None
                 and not (self.settled or self.fold.excluded)
                 and event.is_live
-                and (event.at > self.newest_at or self._is_newest(event))
+                and (event.at > self.newest_at or self._is_next(event, received))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
                 and self._fits(len(pending))
             ):
@@ -191,11 +187,13 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             # 4. The slow path: any other event may change an earlier decision.
             if known is not None:
                 self._receive_again(timestamp, timeline, emission)
-                received.duplicates += 1
+                received.note_repeated(offset, event, known)
                 continue
             recall = recall or Recall()
             self._receive_unusual(arrived, bit, pending, timeline, emission, received, recall)
         self._append(pending)
+        if self.fold.ended:
+            received.note_end(batch)
         if emission.records:
             self._note_offsets(emission, received, recall)
             self.emitted = emission.emitted
@@ -216,7 +214,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Advance the decision by an event that is newer than all earlier ones."""
         self.seen |= bit
         self._set_newest(event)
-        is_inert = event.rank in _INERT
+        is_inert = event.rank in INERT
         if is_inert and self.due_arrival_ms is None:
             return
         state = self.fold
@@ -327,9 +325,12 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         fresh = emission.records[len(received.offsets) :]
         received.offsets += self.offsets_of(fresh, recall)
 
+    def _is_next(self, event: Event, received: Received) -> bool:
+        received.note_tie(event, self.newest_at, self.newest_sequence, self.newest_rank)
+        return self._is_newest(event)
+
     def _is_newest(self, event: Event) -> bool:
-        # Two events with the same time, sequence and type count as equal here. The second takes the
-        # slow path, which is correct for any order.
+        # Of two events with the same time, sequence and type, the second takes the slow path.
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
 
     def _set_newest(self, event: Event) -> None:
