@@ -16,6 +16,7 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pipeline.events.model import REASONS, TYPES
+from pipeline.kafka.partitioners import AGREEMENTS
 
 # The reasons of usage records under the presets. If a policy bills another handoff cause, that cause
 # is a reason too.
@@ -64,6 +65,8 @@ class WorkerMetrics:
             self.events.labels(kind)
         for rejection in REASONS:
             self.rejected.labels(rejection)
+        for agreement in AGREEMENTS:
+            self.keys.labels(agreement)
         for mistake in MISTAKES:
             self.mistakes.labels(mistake)
         for outcome in OUTCOMES:
@@ -114,6 +117,12 @@ class WorkerMetrics:
             "resmeter_producer_mistakes",
             "Events that a producer sent in a way that may bill wrongly, by mistake. If it rises, fix the producer.",
             ["mistake"],
+            registry=registry,
+        )
+        self.keys = Counter(
+            "resmeter_keys",
+            "Keys of new conversations by the partitioner that puts them where they are (a sample). If two differ, set one.",
+            ["partitioner"],
             registry=registry,
         )
         self.redelivered = Counter(

@@ -21,6 +21,7 @@ Reason = Literal[
     "conversation_too_long",
     "too_late",
     "not_authorized",
+    "wrong_partition",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

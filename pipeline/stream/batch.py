@@ -7,6 +7,7 @@ import msgspec
 
 from pipeline.events.model import TYPES, Event
 from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.partitioners import Agreement
 from pipeline.stream.state import HAS_SEAL, PACKED, decode_state, header_of
 from pipeline.usage.conversation import Conversation
 from pipeline.usage.history import ALWAYS_FIT_EVENTS
@@ -54,6 +55,7 @@ class Mistakes(msgspec.Struct):
     reused_ids: list[ReusedId] = []
     after_end: int = 0  # events that arrived after their conversation was merged or flagged as spam
     same_millisecond: int = 0  # events that nothing but their types orders
+    keys: dict[Agreement, int] = {}  # of new conversations, by the partitioners that put them here
 
     def add(self, tenant_id: str, conversation_id: str, received: Received) -> None:
         """Add the mistakes in a conversation."""

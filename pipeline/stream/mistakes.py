@@ -1,7 +1,10 @@
 """Count what producers did wrong, and log what must be looked at one by one."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline.kafka.partitioners import Agreement
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult
 
@@ -9,16 +12,42 @@ _LINES_MAX = 10  # for each batch: a broken producer repeats itself
 
 
 class MistakeLog:
-    """Counts the mistakes in batches, and logs each id that was used again."""
+    """Counts the mistakes in batches; logs ids that were used again, and partitioners that differ."""
 
     def __init__(self, metrics: WorkerMetrics, log: Any, topic: str) -> None:
         self._metrics = metrics
         self._log = log
         self._topic = topic
+        self._keys: Counter[str] = Counter()  # since the start, as in `Mistakes`
+        self._warn_from = 1  # misplaced keys; then at each doubling
+
+    def _note_keys(self, keys: Mapping[Agreement, int]) -> None:
+        for agreement, number in keys.items():
+            self._metrics.keys.labels(agreement).inc(number)
+        self._keys.update(keys)
+        by_murmur2, by_crc32, elsewhere = (
+            self._keys[name] for name in ("murmur2", "crc32", "neither")
+        )
+        misplaced = min(by_murmur2, by_crc32) + elsewhere
+        if misplaced >= self._warn_from:
+            self._warn_from = 2 * misplaced
+            self._log.warning(
+                "partitioners_differ",
+                topic=self._topic,
+                by_murmur2=by_murmur2,
+                by_crc32=by_crc32,
+                by_neither=elsewhere,
+                consequence="conversations are split over partitions, and billed in parts",
+                fix="let all producers use one partitioner: librdkafka needs "
+                "partitioner=murmur2_random to agree with Java; then set "
+                "RESMETER_TOPICS__PARTITIONER",
+            )
 
     def note(self, partition: int, result: BatchResult) -> None:
         """Count and log the mistakes in a batch that was applied."""
         mistakes = result.mistakes
+        if mistakes.keys:
+            self._note_keys(mistakes.keys)
         count = self._metrics.mistakes.labels
         count("after_end").inc(mistakes.after_end)
         count("same_millisecond").inc(mistakes.same_millisecond)

@@ -11,6 +11,7 @@ by              because                                       reason
 `verify`        the signature is missing or wrong, or its     `not_authorized`
                 key is not valid for the tenant
 `check_record`  the key or timestamp contradicts the event    `key_mismatch`, `future_time`
+`KeyCheck`      the topic's partitioner puts it elsewhere     `wrong_partition`
 `Conversation`  the conversation takes no more events         `conversation_too_long`
 `Conversation`  the event is not after the sealed history     `too_late`
 ==============  ============================================  =============================
@@ -24,6 +25,7 @@ from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.partitioners import KeyCheck
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
@@ -78,6 +80,7 @@ class Partition:
         timeline_for: TimelineFor,
         keys: Mapping[str, Key] | None = None,
         seal_after_ms: int = SEAL_AFTER_MS,
+        key_check: KeyCheck | None = None,
     ) -> None:
         self.topic = topic
         self.number = number
@@ -88,11 +91,11 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = DueQueue(
-            self._seal_bucket_ms
-        )  # one entry per conversation with a history
+        # One entry per conversation with a history.
+        self.seal_queue = DueQueue(self._seal_bucket_ms)
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
+        self._key_check = key_check  # None: keys are on the right partition
         self._timelines: dict[str, Timeline] = {}
 
     # --- recovery ---------------------------------------------------------------------------------
@@ -205,9 +208,15 @@ class Partition:
             if pending is None:
                 assert key is not None
                 stored = self.states.get(key)
-                pending = batch[key] = PendingConversation(
+                pending = PendingConversation(
                     tenant_id, conversation_id, stored, timestamp, self._seal_after_ms
                 )
+                if self._key_check is not None:
+                    rejected = self._key_check.check(key, result.mistakes.keys, stored is None)
+                if rejected is None:
+                    batch[key] = pending
+                elif record.offset >= pending.next_offset:
+                    return rejected
         if record.offset < pending.next_offset:
             result.redelivered += 1
             return None
@@ -218,13 +227,8 @@ class Partition:
     def _receive(self, result: BatchResult, key: bytes, pending: PendingConversation) -> None:
         """Apply its events to a conversation, emit the usage records, and store its state."""
         conversation = pending.conversation()
-        arrived = pending.arrived
-        rejected = self._take_in(result, conversation, pending, arrived, None)
-        if rejected:
-            self._store_accepted(result, key, conversation, pending, rejected)
-        else:
-            timeline = self._timeline(pending.tenant_id)
-            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
+        rejected = self._take_in(result, conversation, pending, pending.arrived, None)
+        self._store_accepted(result, key, conversation, pending, rejected)
 
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
@@ -247,11 +251,10 @@ class Partition:
         pending: PendingConversation,
         rejected: AbstractSet[int],
     ) -> None:
-        for offset, _, _ in reversed(pending.arrived):
-            if offset not in rejected:
-                timeline = self._timeline(pending.tenant_id)
-                self._store(result, key, conversation, offset + 1, timeline)
-                return
+        accepted = [offset for offset, _, _ in pending.arrived if offset not in rejected]
+        if accepted:
+            timeline = self._timeline(pending.tenant_id)
+            self._store(result, key, conversation, accepted[-1] + 1, timeline)
 
     def _take_in(
         self,

@@ -8,6 +8,7 @@ from itertools import chain
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
+from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult
@@ -87,6 +88,7 @@ class BatchRunner:
                 self._timeline_for,
                 self._keys,
                 self._worker.seal_after_ms,
+                KeyCheck(self._topics.partitioner, number, self._topics.partitions),
             )
             self.partitions[number] = partition
             self._taken_at[number] = time.monotonic()

@@ -85,11 +85,13 @@ class Worker:
         self.positions: dict[int, int] = {}
         self.generation = -1
         self._world = world
+        partitions = len(world.events.partitions)
+        topics = settings.topics.model_copy(update={"partitions": partitions})
         self.runner = BatchRunner(
             self,
             _Outputs(world, self.process),
             WorkerMetrics(CollectorRegistry()),
-            settings,
+            settings.model_copy(update={"topics": topics}),
             timeline_for,
             end=self.process.end,
             now=world.seconds,

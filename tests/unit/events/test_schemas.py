@@ -27,7 +27,13 @@ REJECTED = sorted((ROOT / "examples" / "rejected").glob("*.json"))
 # Reasons that a schema cannot check: they concern the record's key, its arrival or its JSON.
 BEYOND_SCHEMA = {"key_mismatch", "future_time", "malformed_json"}
 # Reasons that no example of one event can show.
-BEYOND_EXAMPLE = {"too_large", "conversation_too_long", "too_late", "not_authorized"}
+BEYOND_EXAMPLE = {
+    "too_large",
+    "conversation_too_long",
+    "too_late",
+    "not_authorized",
+    "wrong_partition",
+}
 HEADERS = [("content-type", b"application/cloudevents+json")]
 
 
