@@ -125,7 +125,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     rates_ai: bool = msgspec.field(name="a", default=False)  # target is "ai"
     score: int = msgspec.field(name="x", default=0)
     verified: bool = msgspec.field(name="w", default=False)
-    message_id: str = msgspec.field(name="m", default="")
+    message_id: str = msgspec.field(name="m", default="")  # of a merge: last_answer_id
     secondary: bool = msgspec.field(name="y", default=False)  # role is "secondary"
     last_answer_at: int | None = msgspec.field(name="z", default=None)  # ms since the epoch
 

@@ -201,6 +201,7 @@ class Partition:
             or pending.conversation_id != conversation_id
             or pending.tenant_id != tenant_id
             or event.at > timestamp
+            or event.last_answer_at is not None
         ):
             rejected = check_record(addressed, key, timestamp)
             if rejected is not None:

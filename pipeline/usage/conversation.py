@@ -31,8 +31,9 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.events.model import Event
-from pipeline.resolve.machine import Fold, Transition
+from pipeline.resolve.machine import Fold
 from pipeline.resolve.policy import Timeline
+from pipeline.resolve.values import Transition
 from pipeline.usage.emission import Emission, StandingCharge
 from pipeline.usage.history import (
     ALWAYS_FIT_EVENTS,
@@ -113,7 +114,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             # Of a sealed history, later transitions can name only the standing answer as evidence.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
-            offsets[sealed.standing.id] = self.seal_mark.answer_offset
+            offsets[sealed.standing.event_id] = self.seal_mark.answer_offset
         return offsets
 
     # --- events -----------------------------------------------------------------------------------
@@ -326,11 +327,10 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         received.offsets += self.offsets_of(fresh, recall)
 
     def _is_next(self, event: Event, received: Received) -> bool:
-        received.note_tie(event, self.newest_at, self.newest_sequence, self.newest_rank)
+        received.note_tie(event, (self.newest_at, self.newest_sequence, self.newest_rank))
         return self._is_newest(event)
 
     def _is_newest(self, event: Event) -> bool:
-        # Of two events with the same time, sequence and type, the second takes the slow path.
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
 
     def _set_newest(self, event: Event) -> None:
@@ -363,7 +363,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.is_sealed:
             return False
         standing = self.fold.standing
-        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.id])
+        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.event_id])
         self.fold.drop_transitions()
         self.history = b""
         self.events = self.seen = 0

@@ -13,7 +13,12 @@ from zlib import crc32
 
 import msgspec
 
-from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, HISTORY_BYTES_MAX, Event
+from pipeline.events.model import (
+    EVENTS_IN_CONVERSATION_MAX,
+    HISTORY_BYTES_MAX,
+    MERGED,
+    Event,
+)
 
 # No entry is longer: four texts of 256 characters, and the rest of the event.
 _ENTRY_BYTES_MAX = 5_000
@@ -30,6 +35,9 @@ _EMPTY_SOURCE_MEMBER = b"\xa1s\xa0"
 _ID_MEMBER = b"\xa1i"
 # Up to the id: the head of a short string and 31 bytes.
 _SHORT_RUN_BYTES = len(_SOURCE_MEMBER) + 32 + len(_ID_MEMBER)
+
+# In the encoding of every merge, and hardly anywhere else: its member `rank`, with the value.
+MERGED_MARK = b"\xa1r" + bytes([MERGED])
 
 _BITS = tuple(1 << n for n in range(64))
 

@@ -56,11 +56,12 @@ class Received(msgspec.Struct):
         if event is not first and event != first:
             self.reused += (Reused(offset, event, first),)
 
-    def note_tie(self, event: Event, at: int, sequence: str, rank: int) -> None:
+    def note_tie(self, event: Event, newest: tuple[int, str, int]) -> None:
         """Count an event if nothing but its type or id says whether it came after the newest event.
 
-        `at`, `sequence` and `rank` are those of the newest event.
+        `newest` has the time, sequence and rank of the newest event.
         """
+        at, sequence, rank = newest
         is_tie = event.at == at and not event.sequence and not sequence
         if is_tie and event.rank not in INERT and rank not in INERT:
             self.same_millisecond += 1

@@ -89,8 +89,10 @@ def rejection(
     if arrived_at is None:
         try:
             arrived_at = parse_time(event["time"])  # type: ignore[index]
+            # A merge arrives after the answer that it names.
+            arrived_at = max(arrived_at, parse_time(event["data"]["last_answer_at"]))  # type: ignore[index]
         except (KeyError, TypeError, ValueError):
-            arrived_at = 0
+            arrived_at = arrived_at or 0
     result = read_record(json.dumps(event).encode(), key, arrived_at, HEADERS)
     return result if isinstance(result, Rejected) else None
 
