@@ -98,9 +98,9 @@ def check_record(addressed: Addressed, key: bytes | None, timestamp: int) -> Rej
             f"key is {given}; with this tenantid and subject it must be "
             f"{expected[:80].decode(errors='replace')!r}",
         )
-    name, at, answered = "time", addressed.event.at, addressed.event.last_answer_at
-    if answered is not None and answered > at:
-        name, at = "data.last_answer_at", answered
+    name, at = "time", addressed.event.at
+    if addressed.event.last_answer_at is not None and addressed.event.last_answer_at > at:
+        name, at = "data.last_answer_at", addressed.event.last_answer_at
     if at > timestamp + FUTURE_MS_MAX:
         return Rejected(
             "future_time",

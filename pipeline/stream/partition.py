@@ -177,8 +177,7 @@ class Partition:
                 yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
         if len(self.due_queue) > 2 * self.open_conversations + stale_max:
-            # The partition is behind, so no timer has run for a long time.
-            self.schedule_all()
+            self.schedule_all()  # the partition is behind, so no timer has run for a long time
         return result
 
     def _read(
@@ -252,10 +251,12 @@ class Partition:
         pending: PendingConversation,
         rejected: AbstractSet[int],
     ) -> None:
-        accepted = [offset for offset, _, _ in pending.arrived if offset not in rejected]
-        if accepted:
+        arrived = pending.arrived
+        if rejected:
+            arrived = [one for one in arrived if one[0] not in rejected]
+        if arrived:
             timeline = self._timeline(pending.tenant_id)
-            self._store(result, key, conversation, accepted[-1] + 1, timeline)
+            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
 
     def _take_in(
         self,

@@ -30,7 +30,7 @@ from pipeline.events.model import MERGED
 from pipeline.resolve.machine import Fold
 from pipeline.resolve.values import has_two_ids
 from pipeline.usage.conversation import Conversation
-from pipeline.usage.history import MERGED_MARK
+from pipeline.usage.history import may_have_merge
 
 _HEADER = struct.Struct(">QIQBQ")
 _HEADER_BYTES = _HEADER.size
@@ -71,7 +71,7 @@ def encode_state(next_offset: int, conversation: Conversation, basis: bytes = b"
     form = 0
     if conversation.seal_mark is not None:
         form = HAS_SEAL if conversation.events else HAS_SEAL | SEALED
-    if _has_answer_id(conversation):
+    if (form or may_have_merge(conversation.history)) and _has_answer_id(conversation):
         form |= HAS_ANSWER_ID
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
@@ -92,9 +92,7 @@ def encode_state(next_offset: int, conversation: Conversation, basis: bytes = b"
 
 def _has_answer_id(conversation: Conversation) -> bool:
     """Return whether a merge has named the answer that it brought: older versions do not know that."""
-    if MERGED_MARK in conversation.history and any(
-        event.rank == MERGED and event.message_id for _, event in conversation.entries()
-    ):
+    if any(event.rank == MERGED and event.message_id for _, event in conversation.entries()):
         return True
     mark = conversation.seal_mark
     if mark is None:

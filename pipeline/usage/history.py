@@ -36,8 +36,8 @@ _ID_MEMBER = b"\xa1i"
 # Up to the id: the head of a short string and 31 bytes.
 _SHORT_RUN_BYTES = len(_SOURCE_MEMBER) + 32 + len(_ID_MEMBER)
 
-# In the encoding of every merge, and hardly anywhere else: its member `rank`, with the value.
-MERGED_MARK = b"\xa1r" + bytes([MERGED])
+_MERGED = bytes([MERGED])
+_MERGED_RANK = b"\xa1r" + _MERGED  # in the encoding of every merge, and hardly anywhere else
 
 _BITS = tuple(1 << n for n in range(64))
 
@@ -115,6 +115,12 @@ def may_have(history: bytes, source: str, event: Event) -> bool:
     the source is longer, a match may be part of a text: decode the history to be certain.
     """
     return _run_of(source, event) in history
+
+
+def may_have_merge(history: bytes) -> bool:
+    """Return whether a history may have a merge; if not, it has none."""
+    # The search for a single byte is many times as fast, and enough for most histories.
+    return _MERGED in history and _MERGED_RANK in history
 
 
 def has_same(history: bytes, source: str, event: Event) -> bool:
