@@ -8,9 +8,10 @@ READY := $(VENV)/.ready
 # The documentation has its own environment, because Sphinx is pinned apart from the tests.
 DOCS := $(VENV)/docs
 JOBS ?= 4
+PROFILE ?= long
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check hooks unit test simulate planted proof demo bench soak recovery docs requirements clean format
+.PHONY: help setup check hooks unit test properties simulate planted proof demo bench soak recovery docs requirements clean format
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -43,6 +44,11 @@ test: $(READY) ## run all tests on a real Kafka and a real PostgreSQL (no Docker
 	@$(BIN)/resmeter kafka --fetch  # before the tests, because a test may connect to loopback only
 	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
+
+properties: $(READY) ## run the property tests with 5,000 examples each; PROFILE=fresh for 100; SEED=1234 ARGS="-k plan"
+	@seed=$(or $(SEED),$$RANDOM); \
+	echo "examples by the seed $$seed: to draw them again, make properties PROFILE=$(PROFILE) SEED=$$seed"; \
+	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/python -m pytest tests/properties --hypothesis-seed=$$seed --numprocesses=$(JOBS) $(ARGS)
 
 simulate: $(READY) ## simulate random faults in memory, and check every property; SEEDS=1000 FIRST=0
 	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))

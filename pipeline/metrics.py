@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
 from pipeline.kafka.headers import OTHER_SOURCE
+from pipeline.kafka.partitioners import AGREEMENTS
 
 # The reasons of usage records under the presets. If a policy bills another handoff cause, that cause
 # is a reason too.
@@ -38,6 +39,8 @@ TRANSITION_REASONS = (
     "spam",
     "late_event",
 )
+# The guide has a section on each of them: docs/guide/events.md, "Common mistakes".
+MISTAKES = ("reused_id", "after_end", "same_millisecond")
 OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualification")
 # Each of these has an alarm in `deploy/alerts` for any other value; `tests/unit/test_alerts.py`.
 MUST_STAY_ZERO = (
@@ -110,6 +113,10 @@ class WorkerMetrics:
         for source in (*producers, OTHER_SOURCE):
             for rejection in REASONS:
                 self.rejected.labels(rejection, source)
+        for agreement in AGREEMENTS:
+            self.keys.labels(agreement)
+        for mistake in MISTAKES:
+            self.mistakes.labels(mistake)
         for outcome in OUTCOMES:
             for reason in TRANSITION_REASONS:
                 for delta in ("+1", "-1"):
@@ -157,6 +164,18 @@ class WorkerMetrics:
         self.duplicates = Counter(
             "resmeter_duplicates",
             "Events that a producer sent more than once. Duplicates change nothing.",
+            registry=registry,
+        )
+        self.mistakes = Counter(
+            "resmeter_producer_mistakes",
+            "Events that a producer sent in a way that may bill wrongly, by mistake. If it rises, fix the producer.",
+            ["mistake"],
+            registry=registry,
+        )
+        self.keys = Counter(
+            "resmeter_keys",
+            "Keys of new conversations by the partitioner that puts them where they are (a sample). If two differ, set one.",
+            ["partitioner"],
             registry=registry,
         )
         self.redelivered = Counter(

@@ -124,10 +124,19 @@ class TopicSettings(Section):
     replication_factor: int = Field(
         1, ge=1, le=7, description="number of replicas of each topic; use 3 in production"
     )
+    partitioner: Literal["observe", "murmur2", "crc32"] = Field(
+        "observe",
+        description="partitioner of all producers: murmur2, crc32, or observe: warn if they differ",
+    )
     events_timestamps: Literal["LogAppendTime", "CreateTime"] = Field(
         "LogAppendTime",
         description="timestamp type of the events topic: LogAppendTime, or CreateTime to load history",
     )
+
+    @property
+    def producers_partitioner(self) -> Literal["murmur2", "crc32"]:
+        """The partitioner by which our own commands write events."""
+        return "murmur2" if self.partitioner == "observe" else self.partitioner
 
 
 class WorkerSettings(Section):

@@ -113,16 +113,22 @@ class ClosedOrReopened(Data, gc=False):
     actor: Actor
 
 
+# The default of `Event`: a text is left out of an encoding only if it is the same object.
+_NO_ID = ""
+
+
 class Merged(Data, gc=False):
     role: Literal["primary", "secondary"]
     other: Identifier
     last_answer_at: Time | UnsetType = UNSET
+    last_answer_id: Identifier | UnsetType = UNSET
 
     def members(self) -> dict[str, Any]:
-        text = self.last_answer_at
+        text, answer_id = self.last_answer_at, self.last_answer_id
         return {
             "secondary": self.role == "secondary",
             "last_answer_at": None if text is UNSET else parse_time(text),
+            "message_id": _NO_ID if answer_id is UNSET else answer_id,
         }
 
 

@@ -25,6 +25,7 @@ Reason = Literal[
     "conversation_too_long",
     "too_late",
     "not_authorized",
+    "wrong_partition",
 ]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -128,7 +129,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     rates_ai: bool = msgspec.field(name="a", default=False)  # target is "ai"
     score: int = msgspec.field(name="x", default=0)
     verified: bool = msgspec.field(name="w", default=False)
-    message_id: str = msgspec.field(name="m", default="")
+    message_id: str = msgspec.field(name="m", default="")  # of a merge: last_answer_id
     secondary: bool = msgspec.field(name="y", default=False)  # role is "secondary"
     last_answer_at: int | None = msgspec.field(name="z", default=None)  # ms since the epoch
 

@@ -98,11 +98,13 @@ def check_record(addressed: Addressed, key: bytes | None, timestamp: int) -> Rej
             f"key is {given}; with this tenantid and subject it must be "
             f"{expected[:80].decode(errors='replace')!r}",
         )
-    at = addressed.event.at
+    name, at = "time", addressed.event.at
+    if addressed.event.last_answer_at is not None and addressed.event.last_answer_at > at:
+        name, at = "data.last_answer_at", addressed.event.last_answer_at
     if at > timestamp + FUTURE_MS_MAX:
         return Rejected(
             "future_time",
-            f"time {format_time(at)} is more than 5 minutes after the record arrived "
+            f"{name} {format_time(at)} is more than 5 minutes after the record arrived "
             f"({format_time(timestamp)}): check the producer's clock",
         )
     return None

@@ -65,7 +65,8 @@ def produce_lines(
     if topic not in TopicAdmin(settings).existing():
         raise UnavailableError(f"there is no topic {topic}: run `resmeter topics create`")
     sent = rejected = 0
-    with TopicWriter(librdkafka_options(settings.kafka), topic) as writer:
+    partitioner = settings.topics.producers_partitioner
+    with TopicWriter(librdkafka_options(settings.kafka), topic, partitioner) as writer:
         try:
             for file, number, line in lines:
                 key, event_ms, reason = _check(line, int(time.time() * 1000))

@@ -9,7 +9,13 @@ from confluent_kafka import KafkaException, Producer
 
 from pipeline.errors import UnavailableError
 from pipeline.events.model import Headers
+from pipeline.kafka.partitioners import Partitioner
 
+# librdkafka's names. A record without a key goes to a random partition.
+_PARTITIONERS: dict[Partitioner, str] = {
+    "murmur2": "murmur2_random",
+    "crc32": "consistent_random",
+}
 _FLUSH_SECONDS = 120.0
 _FULL_SECONDS = 0.5
 _VALUE_BYTES_MAX = 1_000_000
@@ -22,7 +28,12 @@ class TopicWriter:
         UnavailableError: at the end of the context, if a record was not acknowledged.
     """
 
-    def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, str | int | float | bool],
+        topic: str,
+        partitioner: Partitioner = "murmur2",
+    ) -> None:
         self.acknowledged = 0
         self._topic = topic
         self._failures: list[str] = []
@@ -35,7 +46,7 @@ class TopicWriter:
                 "compression.type": "lz4",
                 "linger.ms": 20,
                 # The same partitioner as every other writer: a key must stay in one partition.
-                "partitioner": "murmur2_random",
+                "partitioner": _PARTITIONERS[partitioner],
                 "message.max.bytes": _VALUE_BYTES_MAX,
             }
         )

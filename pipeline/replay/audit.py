@@ -11,7 +11,14 @@ from pipeline.events.times import is_within
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.findings import Finding
 from pipeline.progress import OnRecord, ignore_progress
-from pipeline.replay.comparison import Tallies, Tally, compare, missing_dead_letters
+from pipeline.replay.comparison import (
+    Tallies,
+    Tally,
+    compare,
+    missing_dead_letters,
+    split_conversations,
+)
+from pipeline.replay.partition import Place
 from pipeline.replay.reading import Reading, open_reading
 from pipeline.sink.stripe.reconcile import reconcile
 
@@ -102,6 +109,7 @@ def run_audit(
 def _compare_log(reading: Reading, ledger: Ledger, on_record: OnRecord) -> AuditResult:
     findings: list[Finding] = []
     tallies: Tallies = {}
+    places: dict[Place, int] = {}
     read = dead_letters = 0
     topic, known = reading.events.topic, reading.dead_letters
     for partition, replay in reading.partitions(on_record):
@@ -114,6 +122,10 @@ def _compare_log(reading: Reading, ledger: Ledger, on_record: OnRecord) -> Audit
             findings += missing_dead_letters(replay.rejected, existing, topic, partition)
         for tenant_id, tally in comparison.tallies.items():
             tallies.setdefault(tenant_id, Tally()).add(tally)
+        mistakes = replay.reused_ids + split_conversations(replay, partition, places, topic)
+        for finding in mistakes:
+            tallies.setdefault(finding.tenant_id, Tally()).findings += 1
+        findings += mistakes
         read += replay.read
         dead_letters += replay.dead_letters
     findings += [Finding("damaged", "", "", damage) for damage in reading.events.damages.values()]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from pipeline.resolve.machine import Kind, Transition
+from pipeline.resolve.values import Kind, Transition
 from pipeline.usage.record import UsageRecord
 
 REBILL_REASON = "rebill"

@@ -212,6 +212,26 @@ def missing_dead_letters(
     ]
 
 
+def split_conversations(
+    replay: PartitionReplay, partition: int, places: dict[Place, int], topic: str
+) -> list[Finding]:
+    """Return the conversations of a partition that an earlier partition has too; add it to `places`.
+
+    Each part was decided by itself, and may be billed. Two producers with different partitioners do
+    this.
+    """
+    findings = []
+    for replayed in replay.conversations():
+        first = places.setdefault(replayed.place, partition)
+        if first != partition:
+            detail = (
+                f"has events on the partitions {first} and {partition} of {topic}: each part is decided "
+                "by itself; let all producers use one partitioner"
+            )
+            findings.append(Finding("split", *replayed.place, detail))
+    return findings
+
+
 def _differing_records(
     settled: ReplayedConversation, by_id: dict[str, UsageRecord], written: AbstractSet[str]
 ) -> list[Finding]:

@@ -43,7 +43,7 @@ from pipeline.replay.comparison import (
     owed_charges,
 )
 from pipeline.replay.partition import PartitionReplay, Place, ReplayedConversation
-from pipeline.resolve.machine import Kind
+from pipeline.resolve.values import Kind
 from pipeline.usage.record import Origin, UsageRecord
 
 _DIGEST_CHARACTERS = 16

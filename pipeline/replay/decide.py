@@ -8,8 +8,9 @@ import orjson
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, Event, Rejected
 from pipeline.events.times import format_time
 from pipeline.events.wire import read_event
-from pipeline.resolve.machine import Transition, decide
+from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
+from pipeline.resolve.values import Transition
 
 
 class Histories:

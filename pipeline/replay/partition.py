@@ -14,9 +14,13 @@ import msgspec
 
 from pipeline.events.model import Addressed, Event, Reason, Rejected
 from pipeline.events.signature import Key, verify
+from pipeline.events.times import format_time
 from pipeline.events.wire import read_record
+from pipeline.kafka.partitioners import KeyCheck
+from pipeline.ledger.findings import Finding
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
+from pipeline.usage.received import Reused
 from pipeline.usage.record import UsageRecord
 
 TimelineFor: TypeAlias = Callable[[str], Timeline]
@@ -96,6 +100,7 @@ class PartitionReplay:
         is_whole: retention has not deleted the partition's first record yet.
         unauthorized_offsets: records with a dead letter `not_authorized`. The worker's decision
             is final, even if today's keys differ.
+        misplaced_offsets: records with a dead letter `wrong_partition`, likewise.
         dead_letters_are_whole: retention has not deleted any dead letter yet. If it may have, a
             conversation is uncertain when one of its events fits none of today's keys.
     """
@@ -109,7 +114,9 @@ class PartitionReplay:
         *,
         is_whole: bool = True,
         unauthorized_offsets: AbstractSet[int] = frozenset(),
+        misplaced_offsets: AbstractSet[int] = frozenset(),
         dead_letters_are_whole: bool = True,
+        key_check: KeyCheck | None = None,
     ) -> None:
         self.timeline_for = timeline_for
         self.is_whole = is_whole
@@ -119,12 +126,15 @@ class PartitionReplay:
         self.events: Counter[str] = Counter()  # by tenant
         self.duplicates: Counter[str] = Counter()
         self.uncertain: set[Place] = set()
+        self.reused_ids: list[Finding] = []  # in the order of the offsets
         self._conversations: dict[bytes, ReplayedConversation] = {}
         self._committed = committed
         self._keys = keys or None
         self._seal_after_ms = seal_after_ms
         self._unauthorized_offsets = unauthorized_offsets
+        self._misplaced_offsets = misplaced_offsets
         self._dead_letters_are_whole = dead_letters_are_whole
+        self._key_check = key_check
 
     def conversations(self) -> Sequence[ReplayedConversation]:
         """Return all conversations of the partition, in order of their first event."""
@@ -143,6 +153,8 @@ class PartitionReplay:
         addressed = read_record(value, key, timestamp, headers)
         if not isinstance(addressed, Rejected):
             addressed = self._authorized(offset, addressed, key, value, headers)
+        if not isinstance(addressed, Rejected):
+            addressed = self._placed(offset, addressed, key)
         if isinstance(addressed, Rejected):
             self._reject(offset, addressed.reason)
             return
@@ -178,10 +190,32 @@ class PartitionReplay:
         elif received.too_long:
             self._reject(offset, "conversation_too_long")
         else:
+            for reused in received.reused:
+                self._note_reused(replayed, reused)
+            if replayed.sealed or replayed.late:
+                self._compare_with_sealed(replayed, offset, event)
             self.events[replayed.tenant_id] += 1
             self.duplicates[replayed.tenant_id] += received.duplicates
             if offset < self._committed:
                 replayed.owed_count = len(replayed.emitted)
+
+    def _compare_with_sealed(
+        self, replayed: ReplayedConversation, offset: int, event: Event
+    ) -> None:
+        """Note an event whose id another event had before a seal: the worker has forgotten it."""
+        for _, known in replayed.sealed + replayed.late:
+            if (known.source, known.id) == (event.source, event.id) and known != event:
+                self._note_reused(replayed, Reused(offset, event, known))
+                return
+
+    def _note_reused(self, replayed: ReplayedConversation, reused: Reused) -> None:
+        event, first = reused.event, reused.first
+        detail = (
+            f"offset {reused.offset}: {event.source} {event.id} is {event.type} of "
+            f"{format_time(event.at)}, and was {first.type} of {format_time(first.at)} before: only "
+            "the first event counts; give each event an id of its own"
+        )
+        self.reused_ids.append(Finding("reused_id", *replayed.place, detail, event.at))
 
     def _authorized(
         self,
@@ -200,6 +234,20 @@ class PartitionReplay:
         if rejected is None or not is_committed:
             return rejected or addressed
         # The worker accepted it: the keys were different then, or no signature was required.
+        if not self._dead_letters_are_whole:
+            self.uncertain.add((addressed.tenant_id, addressed.conversation_id))
+        return addressed
+
+    def _placed(self, offset: int, addressed: Addressed, key: bytes | None) -> Addressed | Rejected:
+        """Check the record's partition. The worker's decision stands, whatever the setting is today."""
+        is_committed = offset < self._committed
+        if is_committed and offset in self._misplaced_offsets:
+            return Rejected("wrong_partition", "")
+        if self._key_check is None or key is None:
+            return addressed
+        rejected = self._key_check.misplaced(key)
+        if rejected is None or not is_committed:
+            return rejected or addressed
         if not self._dead_letters_are_whole:
             self.uncertain.add((addressed.tenant_id, addressed.conversation_id))
         return addressed

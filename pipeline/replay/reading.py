@@ -20,6 +20,7 @@ from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.partitioners import KeyCheck
 from pipeline.kafka.reader import TopicReader, headers_of
 from pipeline.ledger import Ledger, records
 from pipeline.progress import OnRecord, ignore_progress
@@ -42,6 +43,7 @@ class DeadLetterOrigins(NamedTuple):
 
     offsets: dict[int, set[int]]
     unauthorized_offsets: dict[int, set[int]]  # those with the reason `not_authorized`
+    misplaced_offsets: dict[int, set[int]]  # those with the reason `wrong_partition`
     are_whole: bool  # retention has not deleted any dead letter yet
 
 
@@ -60,6 +62,7 @@ class Reading(NamedTuple):
     ) -> Iterator[tuple[int, PartitionReplay]]:
         """Read one partition after the other, and yield each, so that memory holds one at a time."""
         keys = load_keys(self.tenants.producers)
+        topics = self.settings.topics
         done, total = 0, self.events.size
         for partition, (low, _) in sorted(self.events.bounds.items()):
             replay = PartitionReplay(
@@ -69,7 +72,9 @@ class Reading(NamedTuple):
                 self.settings.worker.seal_after_ms,
                 is_whole=low == 0,
                 unauthorized_offsets=self.dead_letters.unauthorized_offsets.get(partition, set()),
+                misplaced_offsets=self.dead_letters.misplaced_offsets.get(partition, set()),
                 dead_letters_are_whole=self.dead_letters.are_whole,
+                key_check=KeyCheck(topics.partitioner, partition, topics.partitions),
             )
             for message in self.events.records({partition: low}):
                 replay.take(
@@ -137,6 +142,7 @@ def _lag(ledger: Ledger, usage_records: TopicReader) -> int:
 def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:
     offsets: dict[int, set[int]] = {}
     unauthorized: dict[int, set[int]] = {}
+    misplaced: dict[int, set[int]] = {}
     with open_dead_letters(settings) as topic:
         are_whole = all(low == 0 for low, _ in topic.bounds.values())
         for letter in map(letter_of, topic.records()):
@@ -146,7 +152,9 @@ def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:
             offsets.setdefault(partition, set()).add(offset)
             if letter.reason == "not_authorized":
                 unauthorized.setdefault(partition, set()).add(offset)
-    return DeadLetterOrigins(offsets, unauthorized, are_whole)
+            elif letter.reason == "wrong_partition":
+                misplaced.setdefault(partition, set()).add(offset)
+    return DeadLetterOrigins(offsets, unauthorized, misplaced, are_whole)
 
 
 def _committed_offsets(settings: Settings, partitions: list[int]) -> dict[int, int]:

@@ -95,7 +95,9 @@ def _send(
     settings: Settings, letters: Sequence[Letter], records_per_second: float, on_record: OnRecord
 ) -> None:
     started = time.monotonic()
-    with TopicWriter(librdkafka_options(settings.kafka), settings.topics.events) as writer:
+    topics = settings.topics
+    options = librdkafka_options(settings.kafka)
+    with TopicWriter(options, topics.events, topics.producers_partitioner) as writer:
         for number, letter in enumerate(letters):
             # Without the old timestamp, so that the record arrives now. With it, the window that the
             # event opens might be over already, as windows end in arrival time.

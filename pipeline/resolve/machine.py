@@ -23,56 +23,17 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.resolve.policy import Policy, Timeline
+from pipeline.resolve.values import (
+    Charge,
+    Kind,
+    StandingAnswer,
+    Transition,
+    ids_of_merged,
+    is_named,
+)
 
-Kind = Literal["confirmed", "assumed", "handoff", "reported"]
 RESOLUTION = "resolution"
 PROCEDURE_HANDOFF = "procedure_handoff"
-
-
-class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One unit charged (+1) or taken back (-1), and why. `at` is event time in milliseconds."""
-
-    at: int
-    outcome: str
-    delta: int
-    kind: Kind
-    reason: str
-    evidence: tuple[str, ...]
-    policy: str
-    policy_version: int
-
-    def same_as(self, other: "Transition") -> bool:
-        """Return whether both are the same transition (docs/reference/outcomes.md §4.1)."""
-        return (
-            self.at == other.at
-            and self.outcome == other.outcome
-            and self.delta == other.delta
-            and self.reason == other.reason
-        )
-
-
-class StandingAnswer(msgspec.Struct, array_like=True, gc=False):
-    """The answer that silence would charge (§3.2).
-
-    `at` is the time of the answer, and `known_at` that of the event that made it the standing
-    answer. They differ after a merge.
-    """
-
-    id: str
-    at: int
-    known_at: int
-    channel: str
-    verified: bool = False
-    verified_at: int = 0
-
-
-class Charge(msgspec.Struct, array_like=True, gc=False):
-    """The unit that is charged now; `answer` is the id of the answer behind it."""
-
-    outcome: str
-    kind: Kind
-    at: int
-    answer: str | None
 
 
 class Fold(msgspec.Struct, array_like=True, gc=False):
@@ -144,7 +105,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             1,
             "assumed",
             "silence",
-            (standing.id,),
+            (standing.event_id,),
             policy.name,
             policy.version,
         )
@@ -277,10 +238,11 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             self._customer_says(policy, event, event.intent)
 
     def _undelivered(self, policy: Policy | None, event: Event) -> None:
-        if self.standing is not None and self.standing.id == event.message_id:
+        standing, charge = self.standing, self.charge
+        if standing is not None and is_named(standing.id, event.message_id):
             self.standing = None
-        charge = self.charge
-        if charge is not None and charge.kind == "assumed" and charge.answer == event.message_id:
+        is_assumed = charge is not None and charge.kind == "assumed"
+        if charge is not None and is_assumed and is_named(charge.answer, event.message_id):
             self._take_back(policy, event, "undelivered")
 
     def _merged(self, policy: Policy | None, event: Event) -> None:
@@ -293,7 +255,8 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             answered = event.last_answer_at
             newer = self.standing is not None and self.standing.at > answered
             if self.charge is None and not self.human_requested and not newer:
-                self.standing = StandingAnswer(event.id, answered, event.at, event.channel)
+                ids = ids_of_merged(event.id, event.message_id)
+                self.standing = StandingAnswer(ids, answered, event.at, event.channel)
 
     def _flagged_as_spam(self, policy: Policy | None, event: Event) -> None:
         charge = self.charge
@@ -312,8 +275,9 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             if policy.rank_of(outcome) >= policy.rank_of(self.charge.outcome):
                 return
             self._take_back(policy, event, "superseded")
-        answer = self.standing.id if self.standing is not None else None
-        evidence = (event.id,) if answer is None else (answer, event.id)
+        answer = None if self.standing is None else self.standing.id
+        standing = self.standing
+        evidence = (event.id,) if standing is None else (standing.event_id, event.id)
         self.transitions.append(
             Transition(event.at, outcome, 1, kind, reason, evidence, policy.name, policy.version)
         )
@@ -392,7 +356,11 @@ def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Decision
 
 
 def net_of(transitions: Iterable[Transition]) -> dict[str, int]:
-    """Return the net units of each outcome, without zeros, in order of first appearance."""
+    """The answer that stands. `known_at` is the time of the event that established it.
+
+    An answer that a merge brought has two ids: `id` is that of the merge, and if the merge names
+    the answer's own, that follows after a NUL, which no id contains.
+    """
     net: dict[str, int] = {}
     for transition in transitions:
         net[transition.outcome] = net.get(transition.outcome, 0) + transition.delta

@@ -1,16 +1,17 @@
 """The input and the result of a batch of one partition. Pure."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from pipeline.events.model import TYPES, Event
 from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.partitioners import Agreement
 from pipeline.stream.state import HAS_SEAL, PACKED, decode_state, header_of
 from pipeline.usage.conversation import Conversation
 from pipeline.usage.history import ALWAYS_FIT_EVENTS
-from pipeline.usage.received import Arrived
+from pipeline.usage.received import Arrived, Received, Reused
 from pipeline.usage.record import UsageRecord
 
 _ALWAYS = -(2**62)
@@ -40,6 +41,29 @@ class Output(msgspec.Struct, frozen=True):
     record: UsageRecord
 
 
+class ReusedId(NamedTuple):
+    """An event that was left out, because another event of its conversation has its source and id."""
+
+    tenant_id: str
+    conversation_id: str
+    reused: Reused
+
+
+class Mistakes(msgspec.Struct):
+    """What producers did wrong in a batch, without breaking the contract of any single record."""
+
+    reused_ids: list[ReusedId] = []
+    after_end: int = 0  # events that arrived after their conversation was merged or flagged as spam
+    same_millisecond: int = 0  # events that nothing but their types orders
+    keys: dict[Agreement, int] = {}  # of new conversations, by the partitioners that put them here
+
+    def add(self, tenant_id: str, conversation_id: str, received: Received) -> None:
+        """Add the mistakes in a conversation."""
+        self.after_end += received.after_end
+        self.same_millisecond += received.same_millisecond
+        self.reused_ids += [ReusedId(tenant_id, conversation_id, one) for one in received.reused]
+
+
 class BatchResult(msgspec.Struct):
     """What must be written for a batch, and its counts."""
 
@@ -51,6 +75,7 @@ class BatchResult(msgspec.Struct):
     duplicates: int = 0
     redelivered: int = 0
     histories_sealed: int = 0
+    mistakes: Mistakes = msgspec.field(default_factory=Mistakes)
 
     @property
     def is_empty(self) -> bool:

@@ -11,6 +11,7 @@ by              because                                       reason
 `verify`        the signature is missing or wrong, or its     `not_authorized`
                 key is not valid for the tenant
 `check_record`  the key or timestamp contradicts the event    `key_mismatch`, `future_time`
+`KeyCheck`      the topic's partitioner puts it elsewhere     `wrong_partition`
 `Conversation`  the conversation takes no more events         `conversation_too_long`
 `Conversation`  the event is not after the sealed history     `too_late`
 ==============  ============================================  =============================
@@ -24,6 +25,7 @@ from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
+from pipeline.kafka.partitioners import KeyCheck
 from pipeline.kafka.stepover import STEP_OVER_PREFIX, decode_step_over
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.basis import Basis, newest_basis
@@ -80,6 +82,7 @@ class Partition:
         timeline_for: TimelineFor,
         keys: Mapping[str, Key] | None = None,
         seal_after_ms: int = SEAL_AFTER_MS,
+        key_check: KeyCheck | None = None,
     ) -> None:
         self.topic = topic
         self.number = number
@@ -91,11 +94,11 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = DueQueue(
-            self._seal_bucket_ms
-        )  # one entry per conversation with a history
+        # One entry per conversation with a history.
+        self.seal_queue = DueQueue(self._seal_bucket_ms)
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
+        self._key_check = key_check  # None: keys are on the right partition
         self._timelines: dict[str, Timeline] = {}
         self._steps: dict[int, int] = {}  # what operators step over: first offset → end offset
 
@@ -188,8 +191,7 @@ class Partition:
                 yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
         if len(self.due_queue) > 2 * self.open_conversations + stale_max:
-            # The partition is behind, so no timer has run for a long time.
-            self.schedule_all()
+            self.schedule_all()  # the partition is behind, so no timer has run for a long time
         return result
 
     def _read(
@@ -213,6 +215,7 @@ class Partition:
             or pending.tenant_id != tenant_id
             or event.at > timestamp
             or timestamp < 0
+            or event.last_answer_at is not None
         ):
             rejected = check_record(addressed, key, timestamp)
             if rejected is not None:
@@ -220,9 +223,15 @@ class Partition:
             if pending is None:
                 assert key is not None
                 stored = self.states.get(key)
-                pending = batch[key] = PendingConversation(
+                pending = PendingConversation(
                     tenant_id, conversation_id, stored, timestamp, self._seal_after_ms
                 )
+                if self._key_check is not None:
+                    rejected = self._key_check.check(key, result.mistakes.keys, stored is None)
+                if rejected is None:
+                    batch[key] = pending
+                elif record.offset >= pending.next_offset:
+                    return rejected
         if record.offset < pending.next_offset:
             result.redelivered += 1
             return None
@@ -233,12 +242,8 @@ class Partition:
     def _receive(self, result: BatchResult, key: bytes, pending: PendingConversation) -> None:
         """Apply its events to a conversation, emit the usage records, and store its state."""
         conversation = pending.conversation()
-        arrived = pending.arrived
-        rejected = self._take_in(result, conversation, pending, arrived, None)
-        if rejected:
-            self._store_accepted(result, key, conversation, pending, rejected)
-        else:
-            self._store(result, key, conversation, arrived[-1][0] + 1)
+        rejected = self._take_in(result, conversation, pending, pending.arrived, None)
+        self._store_accepted(result, key, conversation, pending, rejected)
 
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
@@ -261,10 +266,11 @@ class Partition:
         pending: PendingConversation,
         rejected: AbstractSet[int],
     ) -> None:
-        for offset, _, _ in reversed(pending.arrived):
-            if offset not in rejected:
-                self._store(result, key, conversation, offset + 1)
-                return
+        arrived = pending.arrived
+        if rejected:
+            arrived = [one for one in arrived if one[0] not in rejected]
+        if arrived:
+            self._store(result, key, conversation, arrived[-1][0] + 1)
 
     def _take_in(
         self,
@@ -285,7 +291,9 @@ class Partition:
         )
         if received.records:
             self._emit(result, received.records, received.offsets)
-        result.duplicates += received.duplicates
+        if received.duplicates or received.after_end or received.same_millisecond:
+            result.duplicates += received.duplicates
+            result.mistakes.add(pending.tenant_id, pending.conversation_id, received)
         result.histories_sealed += received.sealed
         if received.too_long or received.too_late:
             return self._reject_arrived(result, pending, received)

@@ -9,6 +9,7 @@ from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
 from pipeline.kafka.bounds import Bounds
+from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.basis import Basis, encode_basis
@@ -20,6 +21,7 @@ from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
+from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
 
@@ -89,6 +91,7 @@ class BatchRunner:
         self._end = end
         self._now = now
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
+        self._mistakes = MistakeLog(metrics, get_logger("worker"), settings.topics.events)
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records,
@@ -109,6 +112,7 @@ class BatchRunner:
                 self._timeline_for,
                 self._keys,
                 self._worker.seal_after_ms,
+                KeyCheck(self._topics.partitioner, number, self._topics.partitions),
             )
             self.partitions[number] = partition
             self._taken_at[number] = time.monotonic()
@@ -232,6 +236,7 @@ class BatchRunner:
         if self.partitions.get(number) is partition:
             self.continuity.read(number, batches[-1].next_offset)
         count_applied(self._metrics, result)
+        self._mistakes.note(number, result)
         self._start(partition, result, batches[-1].next_offset)
 
     def meet_damage(self, number: int, batch: RecordBatch) -> int | None:

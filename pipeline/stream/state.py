@@ -6,7 +6,7 @@
     emitted  u32   number of usage records so far
     due      u64   when silence is settled (arrival time, ms); 0: never
     form     u8    bits: 1 packed with zlib; 2 a history was sealed; 4 no history has begun since;
-                   8 rules follow the header
+                   8 rules follow the header; 16 a merge named the answer that it brought
     arrival  u64   the newest record timestamp (ms)
     rules    u8 + bytes, with bit 8: the policy version that the due time rests on
 
@@ -26,18 +26,23 @@ from typing import NamedTuple
 import msgspec
 
 from pipeline.errors import UnknownStateError
+from pipeline.events.model import MERGED
+from pipeline.resolve.machine import Fold
+from pipeline.resolve.values import has_two_ids
 from pipeline.usage.conversation import Conversation
+from pipeline.usage.history import may_have_merge
 
 _HEADER = struct.Struct(">QIQBQ")
 _HEADER_BYTES = _HEADER.size
 _FORM = 20
-PACKED, HAS_SEAL, SEALED, HAS_RULES = 1, 2, 4, 8
-_KNOWN_FORM = PACKED | HAS_SEAL | SEALED | HAS_RULES
+PACKED, HAS_SEAL, SEALED, HAS_RULES, HAS_ANSWER_ID = 1, 2, 4, 8, 16
+_KNOWN_FORM = PACKED | HAS_SEAL | SEALED | HAS_RULES | HAS_ANSWER_ID
 ORDER_BYTES = 12
 _PACKED_FROM_BYTES = 32_768  # a very long conversation must fit into a Kafka record
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Conversation).decode
+_decode_fold = msgspec.msgpack.Decoder(Fold).decode
 _offset_of = struct.Struct(">Q").unpack_from
 _due_of = struct.Struct(">12xQ").unpack_from
 _last_arrival_of = struct.Struct(">21xQ").unpack_from
@@ -66,6 +71,8 @@ def encode_state(next_offset: int, conversation: Conversation, rules: bytes = b"
     form = 0
     if conversation.seal_mark is not None:
         form = HAS_SEAL if conversation.events else HAS_SEAL | SEALED
+    if (form or may_have_merge(conversation.history)) and _has_answer_id(conversation):
+        form |= HAS_ANSWER_ID
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
         form |= PACKED
@@ -80,6 +87,21 @@ def encode_state(next_offset: int, conversation: Conversation, rules: bytes = b"
     arrival_ms = max(conversation.arrival_ms, 0)
     return (
         _HEADER.pack(next_offset, conversation.emitted, stored_due_ms, form, arrival_ms) + payload
+    )
+
+
+def _has_answer_id(conversation: Conversation) -> bool:
+    """Return whether a merge has named the answer that it brought: older versions do not know that."""
+    if any(event.rank == MERGED and event.message_id for _, event in conversation.entries()):
+        return True
+    mark = conversation.seal_mark
+    if mark is None:
+        return False
+    folds = [conversation.fold, _decode_fold(mark.fold)] if mark.fold else [conversation.fold]
+    return any(
+        (fold.standing is not None and has_two_ids(fold.standing.id))
+        or (fold.charge is not None and has_two_ids(fold.charge.answer))
+        for fold in folds
     )
 
 

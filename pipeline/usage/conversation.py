@@ -30,9 +30,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.events.model import CLOSED, DELETED, REDACTED, REOPENED, STARTED, Event
-from pipeline.resolve.machine import Fold, Transition
+from pipeline.events.model import Event
+from pipeline.resolve.machine import Fold
 from pipeline.resolve.policy import Timeline
+from pipeline.resolve.values import Transition
 from pipeline.usage.emission import Emission, StandingCharge
 from pipeline.usage.history import (
     ALWAYS_FIT_EVENTS,
@@ -46,34 +47,14 @@ from pipeline.usage.history import (
     offsets_by_id,
 )
 from pipeline.usage.recall import OFFSETS_COST, Recall
-from pipeline.usage.received import Arrived, Received
+from pipeline.usage.received import INERT, Arrived, Received
 from pipeline.usage.record import UsageRecord
+from pipeline.usage.seal import Seal
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
-# In the live environment, only the time of these events affects a decision.
-_INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
-
-
-class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """What is kept of a dropped history.
-
-    Until a new history begins, only `answer_offset` is set, because the `Conversation` itself still
-    has the newest event and the fold of the dropped history.
-    """
-
-    answer_offset: int | None = None  # of the standing answer: evidence for later records
-    newest_at: int = 0  # this and the next two: the newest event of the dropped history
-    newest_sequence: str = ""
-    newest_rank: int = 0
-    fold: bytes = b""  # encoded; the events of the new history are applied to this fold
-
-    @property
-    def newest(self) -> tuple[int, str, int]:
-        return (self.newest_at, self.newest_sequence, self.newest_rank)
 
 
 class Conversation(msgspec.Struct, array_like=True, gc=False):
@@ -133,7 +114,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             # Of a sealed history, later transitions can name only the standing answer as evidence.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
-            offsets[sealed.standing.id] = self.seal_mark.answer_offset
+            offsets[sealed.standing.event_id] = self.seal_mark.answer_offset
         return offsets
 
     # --- events -----------------------------------------------------------------------------------
@@ -159,8 +140,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             batch: offset, timestamp and event of each record.
             timeline: the tenant's policy.
             seal_after_ms: a pause of this length between two records seals the conversation.
-            recall: what the calls for the parts of a long batch share. It must be new for the first
-                part, and nothing else may change the conversation in between.
+            recall: shared by the calls for the parts of one batch, and new for the first of them.
         """
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
@@ -183,7 +163,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 received.sealed += self._begin_new_history()
                 if recall is not None:
                     recall.clear()
-            # 2. Only if the bit of its id is set can the event be a duplicate.
+            # 2. The event can be a duplicate only if the bit of its id is set.
             bit = bit_of(event.id)
             known = None
             if self.seen & bit:
@@ -195,7 +175,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 known is None
                 and not (self.settled or self.fold.excluded)
                 and event.is_live
-                and (event.at > self.newest_at or self._is_newest(event))
+                and (event.at > self.newest_at or self._is_next(event, received))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
                 and self._fits(len(pending))
             ):
@@ -208,11 +188,13 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             # 4. The slow path: any other event may change an earlier decision.
             if known is not None:
                 self._receive_again(timestamp, timeline, emission)
-                received.duplicates += 1
+                received.note_repeated(offset, event, known)
                 continue
             recall = recall or Recall()
             self._receive_unusual(arrived, bit, pending, timeline, emission, received, recall)
         self._append(pending)
+        if self.fold.ended:
+            received.note_end(batch)
         if emission.records:
             self._note_offsets(emission, received, recall)
             self.emitted = emission.emitted
@@ -233,7 +215,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Advance the decision by an event that is newer than all earlier ones."""
         self.seen |= bit
         self._set_newest(event)
-        is_inert = event.rank in _INERT
+        is_inert = event.rank in INERT
         if is_inert and self.due_arrival_ms is None:
             return
         state = self.fold
@@ -344,9 +326,11 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         fresh = emission.records[len(received.offsets) :]
         received.offsets += self.offsets_of(fresh, recall)
 
+    def _is_next(self, event: Event, received: Received) -> bool:
+        received.note_tie(event, (self.newest_at, self.newest_sequence, self.newest_rank))
+        return self._is_newest(event)
+
     def _is_newest(self, event: Event) -> bool:
-        # Two events with the same time, sequence and type count as equal here. The second takes the
-        # slow path, which is correct for any order.
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
 
     def _set_newest(self, event: Event) -> None:
@@ -379,7 +363,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.is_sealed:
             return False
         standing = self.fold.standing
-        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.id])
+        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.event_id])
         self.fold.drop_transitions()
         self.history = b""
         self.events = self.seen = 0
@@ -400,8 +384,10 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
 
 def _is_prefix(before: Sequence[Transition], after: Sequence[Transition]) -> bool:
-    return len(before) <= len(after) and all(
-        old.same_as(new) for old, new in zip(before, after, strict=False)
+    # Most lists share their transitions: they are compared at once.
+    return len(before) <= len(after) and (
+        before == after[: len(before)]
+        or all(old.same_as(new) for old, new in zip(before, after, strict=False))
     )
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pipeline.resolve.machine import Charge, Kind, Transition, net_of
+from pipeline.resolve.machine import net_of
 from pipeline.resolve.policy import Policy
+from pipeline.resolve.values import Charge, Kind, Transition
 from pipeline.usage.record import UsageRecord
 
 

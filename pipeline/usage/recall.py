@@ -20,8 +20,9 @@ from itertools import pairwise
 import msgspec
 
 from pipeline.events.model import Event
-from pipeline.resolve.machine import Fold, Transition
+from pipeline.resolve.machine import Fold
 from pipeline.resolve.policy import Timeline
+from pipeline.resolve.values import Transition
 
 _BLOCK_EVENTS = 32
 

@@ -3,7 +3,7 @@
 import msgspec
 
 from pipeline.events.times import format_time, parse_time
-from pipeline.resolve.machine import Kind
+from pipeline.resolve.values import Kind
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):

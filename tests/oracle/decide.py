@@ -76,6 +76,7 @@ class Fold:
         self.standing: dict[str, Any] | None = None
         self.charge: dict[str, Any] | None = None
         self.messages: list[int] = []  # times of messages of the conversation or segment
+        self.also_named: dict[str | None, list[str]] = {}
         self.steps: list[Step] = []
 
     def policy(self, at: int) -> Policy | None:
@@ -274,11 +275,19 @@ class Fold:
             self.standing["verified_at"] = event.at
 
     def on_undelivered(self, policy: Policy | None, event: Event) -> None:
-        if self.standing is not None and self.standing["id"] == event.message_id:
+        if self.standing is not None and event.message_id in self.named(self.standing["id"]):
             self.standing = None
         charge = self.charge
-        if charge and charge["kind"] == "assumed" and charge["answer"] == event.message_id:
+        if (
+            charge
+            and charge["kind"] == "assumed"
+            and event.message_id in self.named(charge["answer"])
+        ):
             self.reverse(policy, event, "undelivered")
+
+    def named(self, answer: str | None) -> list[str | None]:
+        """Return the ids that mean an answer: its own, and the one that a merge gave for it."""
+        return [answer, *self.also_named.get(answer, [])]
 
     def on_merged(self, policy: Policy | None, event: Event) -> None:
         if event.secondary:
@@ -293,6 +302,8 @@ class Fold:
         if self.charge is not None or self.human_requested:
             return
         if self.standing is None or self.standing["at"] <= at:
+            if event.message_id:
+                self.also_named[event.id] = [event.message_id]
             self.standing = {
                 "id": event.id,
                 "at": at,

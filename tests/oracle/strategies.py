@@ -151,7 +151,7 @@ def _drawn(
         return {"rates_ai": rates_ai, "score": score, "intent": intent}
     if rank == UNDELIVERED:
         answers = [event.id for event in before if event.rank == AI_MESSAGE]
-        return {"message_id": draw(st.sampled_from([*reversed(answers), "nothing"]))}
+        return {"message_id": draw(st.sampled_from([*reversed(answers), "elsewhere", "nothing"]))}
     if rank == MERGED and not members:
         answered = [event.at for event in before if event.kind == "answer"]
         moments = [
@@ -162,7 +162,9 @@ def _drawn(
             now - WINDOW,
             now + GRACE,
         ]
-        return {"last_answer_at": draw(st.sampled_from([*moments, None]))}
+        answers = [event.id for event in before if event.rank == AI_MESSAGE]
+        named = draw(st.sampled_from(["", "elsewhere", *answers]))
+        return {"last_answer_at": draw(st.sampled_from([*moments, None])), "message_id": named}
     return {}
 
 

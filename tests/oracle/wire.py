@@ -74,4 +74,6 @@ def _data(event: Event) -> dict[str, Any]:
         data = {"role": "secondary" if event.secondary else "primary", "other": "c0"}
         if event.last_answer_at is not None:
             data["last_answer_at"] = format_time(event.last_answer_at)
+        if event.message_id:
+            data["last_answer_id"] = event.message_id
     return data

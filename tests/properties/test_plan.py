@@ -3,19 +3,22 @@
 from collections import Counter
 
 import msgspec
+import pytest
 from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
-from pipeline.events.model import Addressed
+from pipeline.events.model import AI_MESSAGE, CUSTOMER_MESSAGE, HANDOFF, Addressed, Event
 from pipeline.events.wire import read_record
 from pipeline.replay.comparison import compare
 from pipeline.replay.corrections import Correctable, basis_of, find_corrections
 from pipeline.replay.partition import PartitionReplay
+from pipeline.resolve.policy import Timeline
 from pipeline.usage.record import UsageRecord
 from tests.oracle.decide import decide, net
-from tests.oracle.strategies import END
+from tests.oracle.strategies import END, T0, TIMELINES
+from tests.oracle.wire import value
 from tests.properties.test_audit import LOGS, _written
-from tests.properties.test_partition import Log, long_logs
+from tests.properties.test_partition import Log, Record, long_logs
 
 MADE_AT = END + 1
 
@@ -96,6 +99,32 @@ def test_plan_is_empty_if_the_ledger_is_complete_and_no_event_was_too_late(log: 
     written = _written(log, len(log.records))
 
     assert _plan(log, written, written) == []
+
+
+@pytest.mark.parametrize("timeline", TIMELINES)
+def test_an_id_that_is_used_again_across_a_seal_leaves_no_plan_that_does_not_come_to_rest(
+    timeline: Timeline,
+) -> None:
+    # The first m0 comes too late, and so the worker does not know it when the second one comes.
+    drawn = [
+        (0, Event(T0 + 1_000, AI_MESSAGE, "/a", "m1", kind="answer")),
+        (10_000, Event(T0, CUSTOMER_MESSAGE, "/a", "m0", intent="help_request")),
+        (10_000, Event(T0 + 10_000, CUSTOMER_MESSAGE, "/a", "m0", intent="confirmation")),
+        (10_000, Event(T0 + 10_999, CUSTOMER_MESSAGE, "/a", "m2", intent="confirmation")),
+        (19_998, Event(T0 + 20_998, CUSTOMER_MESSAGE, "/a", "m3", intent="help_request")),
+        (19_998, Event(T0 + 20_998, HANDOFF, "/a", "m4", cause="procedure")),
+    ]
+    records = [
+        Record(n, T0 + 1_000 + arrives, b"acme:c0", value(made, "acme", "c0"))
+        for n, (arrives, made) in enumerate(drawn)
+    ]
+    log = Log(timeline, records, {}, 10_000)
+    written = _written(log, len(records))
+
+    for ledger, known in (([], []), (written, written)):
+        after = ledger + _records(_plan(log, ledger, known))
+        assert _net(after) == _decided(log)
+        assert _plan(log, after, known) == []
 
 
 @given(damaged())

@@ -22,6 +22,7 @@ from pipeline.events.model import (
     Event,
     Intent,
 )
+from pipeline.kafka.partitioners import partition_of
 from pipeline.resolve.policy import Policy, Timeline
 from tests.oracle.wire import value
 
@@ -95,7 +96,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     sent: list[EventRecord] = []
     for number in range(conversations):
         tenant_id, name = draw.choice(TENANTS), f"c{number}"
-        sent += _conversation(draw, tenant_id, name, number % partitions)
+        sent += _conversation(draw, tenant_id, name, partitions)
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
         sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
@@ -107,9 +108,10 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
 
 
 def _conversation(
-    draw: random.Random, tenant_id: str, name: str, partition: int
+    draw: random.Random, tenant_id: str, name: str, partitions: int
 ) -> list[EventRecord]:
     key = f"{tenant_id}:{name}".encode()
+    partition = partition_of(key, partitions)
     at = T0 + draw.randrange(WINDOW)
     kinds: list[tuple[int, dict[str, Any]]] = [
         (CUSTOMER_MESSAGE, {"intent": "help_request"}),

@@ -91,12 +91,14 @@ class Worker:
         self.generation = -1
         self._committed: dict[int, int] = {}
         self._world = world
+        partitions = len(world.events.partitions)
+        topics = settings.topics.model_copy(update={"partitions": partitions})
         self.runner = BatchRunner(
             self,
             world,
             _Outputs(world, self.process),
             WorkerMetrics(CollectorRegistry()),
-            settings,
+            settings.model_copy(update={"topics": topics}),
             timeline_for,
             end=self._end,
             now=world.seconds,

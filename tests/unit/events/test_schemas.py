@@ -27,7 +27,13 @@ REJECTED = sorted((ROOT / "examples" / "rejected").glob("*.json"))
 # Reasons that a schema cannot check: they concern the record's key, its arrival or its JSON.
 BEYOND_SCHEMA = {"key_mismatch", "future_time", "malformed_json"}
 # Reasons that no example of one event can show.
-BEYOND_EXAMPLE = {"too_large", "conversation_too_long", "too_late", "not_authorized"}
+BEYOND_EXAMPLE = {
+    "too_large",
+    "conversation_too_long",
+    "too_late",
+    "not_authorized",
+    "wrong_partition",
+}
 HEADERS = [("content-type", b"application/cloudevents+json")]
 
 
@@ -83,8 +89,10 @@ def rejection(
     if arrived_at is None:
         try:
             arrived_at = parse_time(event["time"])  # type: ignore[index]
+            # A merge arrives after the answer that it names.
+            arrived_at = max(arrived_at, parse_time(event["data"]["last_answer_at"]))  # type: ignore[index]
         except (KeyError, TypeError, ValueError):
-            arrived_at = 0
+            arrived_at = arrived_at or 0
     result = read_record(json.dumps(event).encode(), key, arrived_at, HEADERS)
     return result if isinstance(result, Rejected) else None
 

@@ -15,11 +15,14 @@ from pipeline.events.model import (
     AI_MESSAGE,
     CUSTOMER_MESSAGE,
     EVENTS_IN_CONVERSATION_MAX,
+    MERGED,
+    UNDELIVERED,
     Event,
 )
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import (
+    HAS_ANSWER_ID,
     HAS_SEAL,
     ORDER_BYTES,
     check_form,
@@ -194,7 +197,7 @@ def with_form(form: int) -> bytes:
     return bytes(stored)
 
 
-@pytest.mark.parametrize(("form", "bits"), [(16, "16"), (0x81, "128"), (0x3F, "16, 32")])
+@pytest.mark.parametrize(("form", "bits"), [(32, "32"), (0x81, "128"), (0x7F, "32, 64")])
 def test_an_unknown_form_bit_is_rejected_with_its_number(form: int, bits: str) -> None:
     partition = Partition("conversation.events", 0, lambda _: TIMELINE)
     records = [StoredRecord(b"acme:c-1", state(5, 1)), StoredRecord(b"acme:c-2", with_form(form))]
@@ -268,6 +271,51 @@ def test_sealing_keeps_the_offset_of_the_standing_answer() -> None:
 
     assert [record.evidence for record in received.records] == [("m2",), ("m3",)]
     assert received.offsets == ((1,), (2,))
+
+
+# --- an answer with two ids -----------------------------------------------------------------------
+
+
+def merge(answer_id: str = "a7") -> Event:
+    return Event(
+        T0 + 1, MERGED, "/s", "x1", last_answer_at=T0, message_id=answer_id, channel="email"
+    )
+
+
+def test_a_merge_that_names_its_answer_has_a_form_bit_that_older_versions_refuse() -> None:
+    named, plain = conversation(question(), merge()), conversation(question(), merge(""))
+
+    assert header_of(encode_state(2, named)).form & HAS_ANSWER_ID
+    assert not header_of(encode_state(2, plain)).form & HAS_ANSWER_ID
+    assert decode_state(encode_state(2, named)) == named
+
+
+def test_the_form_bit_stays_as_long_as_the_answer_may_still_be_undelivered() -> None:
+    named = conversation(question(), merge())
+    named.seal()
+    later = question(T0 + 90 * DAY_MS, "m3")
+    named.receive("acme", "c-1", [(2, later.at, later)], TIMELINE)
+
+    assert header_of(encode_state(3, named)).form & HAS_ANSWER_ID
+
+
+@pytest.mark.parametrize("is_sealed_first", [False, True])
+@pytest.mark.parametrize("message_id", ["a7", "x1"])
+def test_an_undelivered_mail_of_a_merged_answer_takes_its_charge_back(
+    message_id: str, is_sealed_first: bool
+) -> None:
+    merged = conversation(question(), merge())
+    merged.settle("acme", "c-1", T0 + 2 * DAY_MS, TIMELINE)
+    if is_sealed_first:
+        merged.seal()
+    merged = decode_state(encode_state(2, merged))
+    bounce = Event(T0 + 90 * DAY_MS, UNDELIVERED, "/s", "u1", message_id=message_id)
+
+    received = merged.receive("acme", "c-1", [(2, bounce.at, bounce)], TIMELINE)
+
+    assert [(r.quantity, r.reason, r.evidence) for r in received.records[-1:]] == [
+        (-1, "undelivered", ("u1",))
+    ]
 
 
 # --- bounds ---------------------------------------------------------------------------------------

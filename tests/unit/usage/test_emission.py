@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.catalog.policies import preset
-from pipeline.resolve.machine import Charge, Transition
+from pipeline.resolve.values import Charge, Transition
 from pipeline.usage.emission import Emission
 from pipeline.usage.record import UsageRecord
 
