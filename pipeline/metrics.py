@@ -56,6 +56,7 @@ MUST_STAY_ZERO = (
     "resmeter_deliveries_uncertain",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
+    "resmeter_meters_unfit",
 )
 
 
@@ -406,6 +407,11 @@ class SinkMetrics:
             "uncertain": self.deliveries_uncertain,
             "altered": self.deliveries_altered,
         }
+        self.meters_unfit = Gauge(
+            "resmeter_meters_unfit",
+            "Meters at Stripe that would take usage and not count it. What is for them waits: run a check.",
+            registry=registry,
+        )
         self.delivery_seconds = Histogram(
             "resmeter_delivery_seconds",
             "How long Stripe took to respond. If it rises, Stripe is slow.",

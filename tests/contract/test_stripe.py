@@ -8,7 +8,10 @@ from aiohttp import web
 
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger import reports
-from pipeline.sink.stripe.account import check_account, meter_problems
+from pipeline.sink.stripe.account import check_account
+from pipeline.sink.stripe.client import StripeClient
+from pipeline.sink.stripe.fitness import meter_problems
+from pipeline.sink.stripe.meter import FIT_SECONDS, StripeMeter
 from pipeline.sink.stripe.reconcile import read_sums
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 
@@ -108,25 +111,67 @@ async def test_check_finds_an_inactive_meter_and_a_deleted_customer(
     assert problems[1] == "tenants.acme: customer cus_acme is deleted"
 
 
-async def test_what_is_sent_to_an_inactive_meter_or_a_deleted_customer_is_taken_and_not_counted(
+async def test_usage_for_a_meter_that_would_not_count_it_waits_until_the_meter_is_fit(
     bench: Bench,
 ) -> None:
+    meters = bench.emulator.state.meters
+    meter = meters.of_event_name("resmeter_resolution")
+    assert meter is not None
+    meters.deactivate(meter["id"], 0)
+    bench.store(record(), record("h", tenant_id="bluejay", outcome="procedure_handoff"))
+
+    dispatcher = await bench.flush()
+
+    assert bench.results() == []
+    assert bench.at_stripe() == {"cus_bluejay": 1}
+    assert bench.value("resmeter_meters_unfit") == 1
+    assert "is inactive, and Stripe drops what it is sent" in dispatcher.problems()[0]
+    meter["status"] = "active"
+    dispatcher = await bench.flush()
+    assert bench.at_stripe() == {"cus_acme": 1, "cus_bluejay": 1}
+    assert bench.value("resmeter_meters_unfit") == 0
+    assert dispatcher.problems() == []
+
+
+async def test_what_stripe_takes_for_a_deleted_customer_is_not_counted(bench: Bench) -> None:
     """That is why the check looks."""
     state = bench.emulator.state
-    meter = state.meters.of_event_name("resmeter_resolution")
-    assert meter is not None
-    state.meters.deactivate(meter["id"], 0)
-    state.customers.delete("cus_bluejay")
-    bench.store(record(), record("h", tenant_id="bluejay", outcome="procedure_handoff"))
+    state.customers.delete("cus_acme")
+    bench.store(record())
 
     await bench.flush()
 
-    assert bench.delivered() == {"acme": 1, "bluejay": 1}
+    assert bench.delivered() == {"acme": 1}
     assert bench.at_stripe() == {}
-    assert {each["code"] for each in state.sums()["unvalidated"]} == {
-        "archived_meter",
-        "meter_event_customer_not_found",
-    }
+    assert [each["code"] for each in state.sums()["unvalidated"]] == [
+        "meter_event_customer_not_found"
+    ]
+
+
+async def test_a_fit_meter_is_asked_once_an_hour(bench: Bench) -> None:
+    now = [0.0]
+    client = StripeClient(stripe_settings(bench.base_url), timeout_seconds=5)
+    meter = StripeMeter(client, lambda: now[0])
+
+    def asked() -> int:
+        return len([call for call in bench.emulator.state.requests if call["method"] == "GET"])
+
+    for at, times in ((0.0, 1), (FIT_SECONDS - 1, 1), (FIT_SECONDS, 2)):
+        now[0] = at
+        assert await meter.unfit(["resmeter_resolution"]) == {}
+        assert asked() == times
+    assert list(await meter.unfit(["resmeter_resolution", "nope"])) == ["nope"]
+    assert list(await meter.unfit(["nope"])) == ["nope"]
+    assert asked() == 4
+    await meter.close()
+
+
+async def test_a_key_that_cannot_read_meters_delivers_all_the_same(bench: Bench) -> None:
+    client = StripeClient(stripe_settings(bench.base_url, "sk_live_wrong"), timeout_seconds=5)
+    meter = StripeMeter(client)
+
+    assert await meter.unfit(["nope"]) == {}
+    await meter.close()
 
 
 @pytest.mark.parametrize("body", ['{"object": "list"}', '{"object": "x"}', "[]", "<html>", ""])

@@ -1,7 +1,7 @@
 """A simulated sink: production intake, planner and dispatcher between simulated log and Stripe."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -156,6 +156,9 @@ class _Meter:
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
         return conclusion_of(await self._call(event, lease.idempotency_key), lease)
+
+    async def unfit(self, _: Collection[str], /) -> dict[str, str]:
+        return {}
 
     async def close(self) -> None: ...
 
