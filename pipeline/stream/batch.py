@@ -7,9 +7,10 @@ import msgspec
 
 from pipeline.events.model import TYPES, Event
 from pipeline.kafka.headers import DeadLetter
-from pipeline.stream.state import HAS_SEAL, PACKED, header_of
-from pipeline.usage.conversation import Arrived
+from pipeline.stream.state import HAS_SEAL, PACKED, decode_state, header_of
+from pipeline.usage.conversation import Conversation
 from pipeline.usage.history import ALWAYS_FIT_EVENTS
+from pipeline.usage.received import Arrived
 from pipeline.usage.record import UsageRecord
 
 _ALWAYS = -(2**62)
@@ -85,7 +86,6 @@ class PendingConversation:
         # By offset, the records that the conversation may still reject. A record is among them if
         # `rejectable_from_count` others precede it in the batch (the history may become too long),
         # or if its timestamp is `rejectable_from_ms` or later (the history may be sealed by then).
-        # If there is one of the second kind, the conversation receives its records one by one.
         self.rejectable: dict[int, Record] = {}
         if stored is None:
             self.next_offset, form = 0, 0
@@ -98,10 +98,9 @@ class PendingConversation:
             )
         self.rejectable_from_count = 0 if form & PACKED else ALWAYS_FIT_EVENTS
 
-    @property
-    def may_be_sealed(self) -> bool:
-        """Whether the history may be sealed before or while the batch is applied."""
-        return self.rejectable_from_ms == _ALWAYS
+    def conversation(self) -> Conversation:
+        """Return the conversation as it was stored, or a new one."""
+        return Conversation() if self.stored is None else decode_state(self.stored)
 
     def add(self, record: Record, event: Event) -> None:
         timestamp = record.timestamp

@@ -55,13 +55,13 @@ Private attributes that we read, set or call::
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
 import aiokafka.consumer.fetcher
 import faust
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
@@ -70,9 +70,11 @@ from faust.types import TP
 from pipeline.config import Settings
 from pipeline.errors import DamagedTopicError
 from pipeline.kafka.options import security_of
+from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
-from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, in_parts
-from pipeline.stream.record_format import FetchedBatches
+from pipeline.stream.fetched import RecordBatch, in_parts
+from pipeline.stream.outputs import TokenProvider
+from pipeline.stream.record_format import FetchedBatches, FetchedRecords
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.timers import Timers
 
@@ -83,6 +85,10 @@ def faust_credentials(settings: Settings) -> Any:
     """Return Faust's credentials for the brokers; None without TLS and SASL."""
     security = security_of(settings.kafka)
     context = None if security.tls is None else security.tls.context()
+    if security.sasl is not None and security.sasl.tokens is not None:
+        return faust.OAuthCredentials(
+            oauth_cb=TokenProvider(security.sasl.tokens), ssl_context=context
+        )
     if security.sasl is not None:
         return faust.SASLCredentials(
             username=security.sasl.username,
@@ -102,6 +108,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
     resmeter: Settings
     runner: BatchRunner
     host: "FaustHost"
+    _assigned_at = 0.0  # monotonic seconds
 
     def attach(self, settings: Settings, host: "FaustHost", runner: BatchRunner) -> None:
         self.resmeter = settings
@@ -110,7 +117,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
 
     def _new_transport(self) -> Any:
         aiokafka.consumer.fetcher.MemoryRecords = FetchedBatches
-        aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
+        aiokafka.consumer.fetcher.PartitionRecords = FetchedRecords
         return _Transport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -125,10 +132,18 @@ class FaustApp(faust.App):  # type: ignore[misc]
         runner.drop(set(runner.partitions) - owned)
         for number in owned:
             runner.partition(number).is_recovered = False
+        self._assigned_at = time.monotonic()
+        get_logger("worker").info("partitions_assigned", partitions=sorted(owned))
         await super()._on_partitions_assigned(assigned, generation_id)
 
     def on_rebalance_end(self) -> None:
         self.runner.recovered()
+        get_logger("worker").info(
+            "states_read",
+            partitions=len(self.runner.partitions),
+            conversations=self.runner.conversations(),
+            seconds=round(time.monotonic() - self._assigned_at, 1),
+        )
         super().on_rebalance_end()
 
 
@@ -287,7 +302,9 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                         if self._handle(tp, batches):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
                     if damaged is not None and tp not in unhandled:
-                        await self._meet_damage(tp, damaged)
+                        await app.runner.wait_for_capacity()  # what was before it is applied
+                        if self.flow_active and generation == app.consumer_generation_id:
+                            await self._meet_damage(tp, damaged)
                 if unhandled:
                     await self._thread.go_back(unhandled)
                 # Between two polls, everything that was fetched has been handled: the position is
@@ -371,28 +388,3 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             state = assignment.state_value(tp)
             if state.has_valid_position and state.position > offset:
                 consumer.seek(tp, offset)
-
-
-class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
-    """aiokafka's iterator over the fetched records of a partition; it yields whole batches."""
-
-    next_fetch_offset: int
-
-    def _unpack_records(self) -> Any:
-        behind = self.next_fetch_offset
-        for fetched in super()._unpack_records():
-            behind = fetched.next_offset
-            if fetched.damage:
-                # Nothing after it is returned, and the position stays where it is.
-                self.next_fetch_offset = fetched.offset
-                yield fetched
-                return
-            yield fetched
-        if self.next_fetch_offset > behind:
-            # The fetch ended with markers and aborted records of transactions. They are not
-            # yielded, but the position must move past them.
-            end = self.next_fetch_offset
-            yield RecordBatch((), behind, end, NO_TIMESTAMP, end - behind)
-
-    def _consumer_record(self, _: Any, batch: WholeBatch) -> RecordBatch:
-        return batch.since(self.next_fetch_offset)

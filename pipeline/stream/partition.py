@@ -16,13 +16,15 @@ by              because                                       reason
 ==============  ============================================  =============================
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
 
 from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
-from pipeline.kafka.stepover import STEP_OVER_PREFIX, decode_step_over
+from pipeline.kafka.stepover import StepOvers
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
@@ -36,7 +38,9 @@ from pipeline.stream.state import (
     newest,
     next_offset_of,
 )
-from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation, Received
+from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
+from pipeline.usage.recall import Recall
+from pipeline.usage.received import Arrived, Received
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 # A conversation that is decided before its window ends leaves a stale entry in the due queue. The
@@ -56,6 +60,13 @@ _TOO_LATE = Rejected(
 )
 
 TimelineFor = Callable[[str], Timeline]
+
+# What one step of `applying` does at most, in about ten milliseconds.
+_STEP_RECORDS = 1_000
+_STEP_CONVERSATIONS = 100
+_STEP_EVENTS = 32  # of one conversation: each may be late
+
+_NONE_REJECTED: AbstractSet[int] = frozenset()
 
 
 class Partition:
@@ -78,13 +89,11 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = DueQueue(
-            self._seal_bucket_ms
-        )  # one entry per conversation with a history
+        self.seal_queue = DueQueue(self._seal_bucket_ms)  # an entry per conversation with a history
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._timelines: dict[str, Timeline] = {}
-        self._steps: dict[int, int] = {}  # what operators step over: first offset → end offset
+        self.step_overs = StepOvers()
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -99,9 +108,7 @@ class Partition:
             key, stored = record.key, record.value
             if not key:  # a reading of the broker's clock
                 continue
-            if key.startswith(STEP_OVER_PREFIX):
-                step = decode_step_over(stored or b"")
-                self._steps[step.first_offset] = step.end_offset
+            if self.step_overs.take(key, stored):
                 continue
             if stored is None:
                 states.pop(key, None)
@@ -124,13 +131,20 @@ class Partition:
 
     # --- records ----------------------------------------------------------------------------------
 
-    def step_over(self, offset: int) -> int | None:
-        """Return where to go on after the damage at an offset, if an operator has decided so."""
-        ends = [end for first, end in self._steps.items() if first <= offset < end]
-        return max(ends, default=None)
-
     def apply(self, records: Iterable[Record]) -> BatchResult:
-        """Apply records in the order of their offsets.
+        """Apply records in the order of their offsets: all the steps of `applying` at once."""
+        steps = self.applying(records)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: BatchResult = end.value
+                return result
+
+    def applying(self, records: Iterable[Record]) -> Generator[None, None, BatchResult]:
+        """Apply records in the order of their offsets, in short steps; return the result.
+
+        Between two steps the caller may let other work run, but must not use the partition.
 
         `records` may be a generator: a record is kept only while it may still become a dead letter.
         The outputs of one conversation are in order; those of two conversations may come in any
@@ -141,15 +155,25 @@ class Partition:
         """
         result = BatchResult()
         batch: dict[bytes, PendingConversation] = {}
-        for record in records:
-            result.records_read += 1
-            rejected = self._read(record, batch, result)
-            if rejected is not None:
-                self._reject(result, record, rejected)
-        for key, pending in batch.items():
+        unread = iter(records)
+        read_before = -1
+        while read_before < result.records_read:
+            read_before = result.records_read
+            for record in islice(unread, _STEP_RECORDS):
+                result.records_read += 1
+                rejected = self._read(record, batch, result)
+                if rejected is not None:
+                    self._reject(result, record, rejected)
+            yield
+        for number, (key, pending) in enumerate(batch.items()):
             if pending.arrived:
-                self._receive(result, key, pending)
+                if len(pending.arrived) <= _STEP_EVENTS:
+                    self._receive(result, key, pending)
+                else:
+                    yield from self._receive_in_steps(result, key, pending)
                 pending.arrived.clear()  # free the events while they are in the processor's cache
+            if number % _STEP_CONVERSATIONS == 0:
+                yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
         if len(self.due_queue) > 2 * self.open_conversations + stale_max:
             # The partition is behind, so no timer has run for a long time.
@@ -196,27 +220,64 @@ class Partition:
 
     def _receive(self, result: BatchResult, key: bytes, pending: PendingConversation) -> None:
         """Apply its events to a conversation, emit the usage records, and store its state."""
-        stored, arrived = pending.stored, pending.arrived
-        conversation = Conversation() if stored is None else decode_state(stored)
-        timeline = self._timeline(pending.tenant_id)
-        # Sealing drops the offsets of a history, which the origin of a usage record needs. If the
-        # batch may seal it, apply one event at a time, and emit in between.
-        parts = [[one] for one in arrived] if pending.may_be_sealed else [arrived]
-        rejected: set[int] = set()
-        for part in parts:
-            received = conversation.receive(
-                pending.tenant_id, pending.conversation_id, part, timeline, self._seal_after_ms
-            )
-            if received.records:
-                self._emit(result, conversation, received.records)
-            result.duplicates += received.duplicates
-            result.histories_sealed += received.sealed
-            if received.too_long or received.too_late:
-                rejected |= self._reject_arrived(result, pending, received)
+        conversation = pending.conversation()
+        arrived = pending.arrived
+        rejected = self._take_in(result, conversation, pending, arrived, None)
         if rejected:
-            arrived = [one for one in arrived if one[0] not in rejected]
-        if arrived:
-            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
+            self._store_accepted(result, key, conversation, pending, rejected)
+        else:
+            self._store(result, key, conversation, arrived[-1][0] + 1)
+
+    def _receive_in_steps(
+        self, result: BatchResult, key: bytes, pending: PendingConversation
+    ) -> Generator[None, None, None]:
+        """Do what `_receive` does, a part of the events at a time."""
+        conversation = pending.conversation()
+        recall = Recall()
+        rejected: set[int] = set()
+        for start in range(0, len(pending.arrived), _STEP_EVENTS):
+            part = pending.arrived[start : start + _STEP_EVENTS]
+            rejected |= self._take_in(result, conversation, pending, part, recall)
+            yield
+        self._store_accepted(result, key, conversation, pending, rejected)
+
+    def _store_accepted(
+        self,
+        result: BatchResult,
+        key: bytes,
+        conversation: Conversation,
+        pending: PendingConversation,
+        rejected: AbstractSet[int],
+    ) -> None:
+        for offset, _, _ in reversed(pending.arrived):
+            if offset not in rejected:
+                self._store(result, key, conversation, offset + 1)
+                return
+
+    def _take_in(
+        self,
+        result: BatchResult,
+        conversation: Conversation,
+        pending: PendingConversation,
+        part: Sequence[Arrived],
+        recall: Recall | None,
+    ) -> AbstractSet[int]:
+        """Apply events to a conversation and emit the usage records; return offsets of dead letters."""
+        received = conversation.receive(
+            pending.tenant_id,
+            pending.conversation_id,
+            part,
+            self._timeline(pending.tenant_id),
+            self._seal_after_ms,
+            recall,
+        )
+        if received.records:
+            self._emit(result, received.records, received.offsets)
+        result.duplicates += received.duplicates
+        result.histories_sealed += received.sealed
+        if received.too_long or received.too_late:
+            return self._reject_arrived(result, pending, received)
+        return _NONE_REJECTED
 
     def _reject_arrived(
         self, result: BatchResult, pending: PendingConversation, received: Received
@@ -231,11 +292,9 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        keys = self._keys
-        signer = signer_of(keys, record.key, record.value, record.headers) if keys else None
-        result.dead_letters.append(
-            DeadLetter.of(record, self.topic, self.number, rejected, signer or OTHER_SOURCE)
-        )
+        source = signer_of(self._keys, record.key, record.value, record.headers) or OTHER_SOURCE
+        letter = DeadLetter.of(record, self.topic, self.number, rejected, source)
+        result.dead_letters.append(letter)
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -263,10 +322,11 @@ class Partition:
                 continue
             tenant_id, _, conversation_id = key.decode().partition(":")
             conversation = decode_state(stored)
-            timeline = self._timeline(tenant_id)
-            records = conversation.settle(tenant_id, conversation_id, clock_ms, timeline)
-            self._emit(result, conversation, records)
-            self._store(result, key, conversation, next_offset_of(stored), timeline)
+            records = conversation.settle(
+                tenant_id, conversation_id, clock_ms, self._timeline(tenant_id)
+            )
+            self._emit(result, records, conversation.offsets_of(records))
+            self._store(result, key, conversation, next_offset_of(stored))
         return result
 
     def seal(self, clock_ms: int, limit: int) -> BatchResult:
@@ -286,8 +346,7 @@ class Partition:
                 continue
             conversation = decode_state(stored)
             result.histories_sealed += conversation.seal()
-            timeline = self._timeline(key.partition(b":")[0].decode())
-            self._store(result, key, conversation, next_offset_of(stored), timeline)
+            self._store(result, key, conversation, next_offset_of(stored))
         return result
 
     def _droppable_at_ms(self, last_arrival_ms: int) -> int:
@@ -304,14 +363,21 @@ class Partition:
         return timeline
 
     def _emit(
-        self, result: BatchResult, conversation: Conversation, records: Sequence[UsageRecord]
+        self,
+        result: BatchResult,
+        records: Sequence[UsageRecord],
+        offsets: Sequence[tuple[int, ...]],
     ) -> None:
-        for record in records:
-            offsets = conversation.offsets_of(record.evidence)
-            origin = encode_origin(Origin(self.topic, self.number, offsets))
+        for record, of_evidence in zip(records, offsets, strict=True):
+            origin = encode_origin(Origin(self.topic, self.number, of_evidence))
             result.outputs.append(
                 Output(record.tenant_id.encode(), encode_record(record), origin, record)
             )
+
+    def _basis(self, key: bytes, conversation: Conversation) -> bytes:
+        if conversation.due_arrival_ms is None and not conversation.settled:
+            return b""
+        return conversation.basis(self._timeline(key.partition(b":")[0].decode()))
 
     def _store(
         self,
@@ -319,10 +385,9 @@ class Partition:
         key: bytes,
         conversation: Conversation,
         next_offset: int,
-        timeline: Timeline,
     ) -> None:
         due_ms = conversation.due_arrival_ms
-        stored = encode_state(next_offset, conversation, conversation.basis(timeline))
+        stored = encode_state(next_offset, conversation, self._basis(key, conversation))
         before = self.states.get(key)
         known_due_ms = None if before is None else due_arrival_ms_of(before)
         was_sealed = before is None or is_sealed(before)

@@ -11,13 +11,14 @@ from pipeline.events.signature import Key
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult
-from pipeline.stream.counts import count_applied, count_emitted, drop_partition
+from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition, TimelineFor
+from pipeline.stream.slices import Slices
 
 _log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
@@ -38,6 +39,7 @@ class BatchRunner:
         *,
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
+        stopwatch: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with no partitions.
 
@@ -50,6 +52,7 @@ class BatchRunner:
             keys: the producers' keys; None: every record of the events topic is trusted.
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
+            stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
         """
         self.partitions: dict[int, Partition] = {}
         self.damages = Damages(settings.topics.events)
@@ -67,6 +70,7 @@ class BatchRunner:
         self._keys = keys
         self._end = end
         self._now = now
+        self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records,
@@ -123,19 +127,24 @@ class BatchRunner:
     # --- batches ----------------------------------------------------------------------------------
 
     async def wait_for_capacity(self) -> None:
-        """Wait while too many batches are in flight (back-pressure: no more is fetched)."""
+        """Wait while a batch is applied or too many are in flight (back-pressure: no more is fetched)."""
+        await self._applying.wait()
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
-        The caller checks that we own the partition. It must await nothing between that check and
-        this call, because the partition could be revoked meanwhile.
+        A batch that takes long goes on after this call, a moment at a time; `wait_for_capacity`,
+        `settle` and `drain` wait for it. The caller checks that we own the partition and must await
+        nothing between that check and this call: the partition could be revoked meanwhile.
 
         Raises:
-            BrokenInvariantError: the partition's states have not been read back yet.
+            BrokenInvariantError: the partition's states are not read back yet, or the batch before
+                is still applied.
         """
+        if self._applying.is_running:
+            raise BrokenInvariantError(f"records of partition {number} came before their turn")
         partition = self.partition(number)
         if not partition.is_recovered:
             # After a recovery, records may arrive before the host has scheduled the deadlines.
@@ -144,7 +153,13 @@ class BatchRunner:
                     f"records of partition {number} came before its states were read back"
                 )
             self.recovered()
-        result = partition.apply(chain.from_iterable(batch.records for batch in batches))
+        steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
+        self._applying.start(steps, lambda result: self._take(partition, result, batches))
+
+    def _take(
+        self, partition: Partition, result: BatchResult, batches: Sequence[RecordBatch]
+    ) -> None:
+        number = partition.number
         limit = self._dead_letter_limit
         letters = [(letter.source, letter.reason) for letter in result.dead_letters]
         limit.count(sum(result.events_by_type), letters)
@@ -168,7 +183,7 @@ class BatchRunner:
         Otherwise return None: the caller stops the partition, and no timer of it fires.
         """
         partition = self.partition(number)
-        to = partition.step_over(batch.offset)
+        to = partition.step_overs.end_after(batch.offset)
         if to is None:
             self.damages.stop(number, batch)
             return None
@@ -239,7 +254,8 @@ class BatchRunner:
             self.done_at[number] = time.monotonic()
 
     async def drain(self) -> None:
-        """Wait until no batch is in flight."""
+        """Wait until no batch is applied or in flight."""
+        await self._applying.wait()
         while tasks := self._tasks():
             await asyncio.wait(tasks)
 
@@ -284,6 +300,7 @@ class BatchRunner:
 
         Call this between two batches. Return whether to probe again at once, as more may be due.
         """
+        await self._applying.wait()  # until then, the position is ahead of the states
         host = self._host
         more = False
         for probe in probes:
@@ -326,14 +343,7 @@ class BatchRunner:
         return sum(partition.open_conversations for partition in self.partitions.values())
 
     def due_unsettled(self) -> int:
-        """Count the entries of the due queues that are due by the host's clock.
-
-        The count includes stale entries, of conversations decided before their window ended.
-        """
-        now_ms = int(self._now() * 1000)
-        return sum(
-            partition.due_queue.count_until(now_ms) for partition in self.partitions.values()
-        )
+        return count_overdue(self.partitions.values(), int(self._now() * 1000))
 
     def dead_letter_share(self) -> float:
         return self._dead_letter_limit.share
@@ -348,4 +358,4 @@ class BatchRunner:
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
-        return len(self._tasks())
+        return len(self._tasks()) + self._applying.is_running

@@ -27,27 +27,27 @@ still to come would find the conversation sealed, so `seal` changes no decision.
 """
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
 
 from pipeline.events.model import CLOSED, DELETED, REDACTED, REOPENED, STARTED, Event
-from pipeline.resolve.machine import Fold, Transition, fold_history
+from pipeline.resolve.machine import Fold, Transition
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.emission import Emission, StandingCharge
 from pipeline.usage.history import (
     ALWAYS_FIT_EVENTS,
     bit_of,
     capacity_of,
-    contains,
     decode_entries,
     encode_entries,
+    has_same,
     is_full,
+    may_have,
     offsets_by_id,
 )
+from pipeline.usage.recall import OFFSETS_COST, Recall
+from pipeline.usage.received import Arrived, Received
 from pipeline.usage.record import UsageRecord
-
-Arrived: TypeAlias = tuple[int, int, Event]  # the record's offset and timestamp (ms), and its event
 
 SEAL_AFTER_MS = 45 * 86_400_000
 
@@ -56,16 +56,6 @@ _INERT = frozenset({STARTED, CLOSED, REOPENED, REDACTED, DELETED})
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_fold = msgspec.msgpack.Decoder(Fold).decode
-
-
-class Received(msgspec.Struct):
-    """The result of receiving a batch of events."""
-
-    records: list[UsageRecord] = []  # in the order in which they were emitted
-    duplicates: int = 0
-    too_long: tuple[Arrived, ...] = ()  # rejected: the conversation is full
-    too_late: tuple[Arrived, ...] = ()  # rejected: not newer than the sealed history
-    sealed: int = 0  # how many histories were sealed because of a record's timestamp
 
 
 class Seal(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -124,15 +114,27 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Return (offset, event) for each event of the current history, in order of arrival."""
         return decode_entries(self.history, self.events, self.source)
 
-    def offsets_of(self, evidence: tuple[str, ...]) -> tuple[int, ...]:
-        """Return the offset at which each of these event ids first arrived."""
-        offsets = offsets_by_id(self.history, self.events)
+    def offsets_of(
+        self, records: Sequence[UsageRecord], recall: Recall | None = None
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return for each record the offsets at which its evidence first arrived."""
+        if not records:
+            return ()
+        known = self._offsets(recall)
+        return tuple([tuple([known[event_id] for event_id in one.evidence]) for one in records])
+
+    def _offsets(self, recall: Recall | None = None) -> dict[str, int]:
+        if recall is not None and recall.is_worthwhile(OFFSETS_COST):
+            recall.load(self.entries)
+            offsets = recall.offsets()
+        else:
+            offsets = offsets_by_id(self.history, self.events)
         if self.seal_mark is not None and self.seal_mark.answer_offset is not None:
             # Of a sealed history, later transitions can name only the standing answer as evidence.
             sealed = _decode_fold(self.seal_mark.fold) if self.events else self.fold
             assert sealed.standing is not None
             offsets[sealed.standing.id] = self.seal_mark.answer_offset
-        return tuple([offsets[event_id] for event_id in evidence])
+        return offsets
 
     # --- events -----------------------------------------------------------------------------------
 
@@ -143,13 +145,13 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         batch: Sequence[Arrived],
         timeline: Timeline,
         seal_after_ms: int = SEAL_AFTER_MS,
+        recall: Recall | None = None,
     ) -> Received:
         """Apply events in order of arrival; return the usage records and the rejected events.
 
         Invariants, before and after each event: `fold` is the decision up to the newest event.
         `due_arrival_ms` is when the silence after the standing answer will be settled. `history`
-        followed by `pending` has every event of the current history, in order of arrival. `pending`
-        is empty when the slow path starts.
+        followed by `pending` has every event of the current history, in order of arrival.
 
         Args:
             tenant_id: the conversation's tenant.
@@ -157,6 +159,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             batch: offset, timestamp and event of each record.
             timeline: the tenant's policy.
             seal_after_ms: a pause of this length between two records seals the conversation.
+            recall: what the calls for the parts of a long batch share. It must be new for the first
+                part, and nothing else may change the conversation in between.
         """
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
@@ -175,17 +179,21 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                     # record with an earlier timestamp was rejected before, and is read again.
                     received.too_late += (arrived,)
                     continue
+                self._note_offsets(emission, received, recall)
                 received.sealed += self._begin_new_history()
-            # 2. The event can be a duplicate only if the bit of its id is set.
+                if recall is not None:
+                    recall.clear()
+            # 2. Only if the bit of its id is set can the event be a duplicate.
             bit = bit_of(event.id)
-            is_known = False
+            known = None
             if self.seen & bit:
-                self._append(pending)
-                is_known = contains(self.history, self.events, self.source, event)
+                recall = recall or Recall()
+                known = self._find(event, pending, recall)
             arrival_ms = max(self.arrival_ms, timestamp)
             # 3. The fast path: the newest event advances the decision by one step.
             if (
-                not (is_known or self.settled or self.fold.excluded)
+                known is None
+                and not (self.settled or self.fold.excluded)
                 and event.is_live
                 and (event.at > self.newest_at or self._is_newest(event))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
@@ -193,14 +201,22 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
             ):
                 self.arrival_ms = arrival_ms
                 pending.append((offset, event))
+                if recall is not None:
+                    recall.add(offset, event, self.fold)
                 self._advance(event, bit, timeline, emission)
                 continue
             # 4. The slow path: any other event may change an earlier decision.
-            self._append(pending)
-            self._receive_unusual(arrived, bit, is_known, timeline, emission, received)
+            if known is not None:
+                self._receive_again(timestamp, timeline, emission)
+                received.duplicates += 1
+                continue
+            recall = recall or Recall()
+            self._receive_unusual(arrived, bit, pending, timeline, emission, received, recall)
         self._append(pending)
-        self.emitted = emission.emitted
-        received.records = emission.records
+        if emission.records:
+            self._note_offsets(emission, received, recall)
+            self.emitted = emission.emitted
+            received.records = emission.records
         return received
 
     def settle(
@@ -232,36 +248,43 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
             self._settle(timeline, emission)
 
+    def _receive_again(self, timestamp: int, timeline: Timeline, emission: Emission) -> None:
+        """Apply the arrival of a record whose event changes nothing by itself."""
+        self.arrival_ms = max(self.arrival_ms, timestamp)
+        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
+            self._settle(timeline, emission)
+
     def _receive_unusual(
         self,
         arrived: Arrived,
         bit: int,
-        is_known: bool,
+        pending: list[tuple[int, Event]],
         timeline: Timeline,
         emission: Emission,
         received: Received,
+        recall: Recall,
     ) -> None:
-        """Apply an event that the fast path does not handle."""
+        """Apply a new event that the fast path does not handle."""
         offset, timestamp, event = arrived
-        if not is_known and self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
+        if self.seal_mark is not None and _order(event) <= self.seal_mark.newest:
             received.too_late += (arrived,)
             return
-        if not is_known and is_full(self.history, self.events):
-            received.too_long += (arrived,)
-            return
-        self.arrival_ms = max(self.arrival_ms, timestamp)
-        if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
-            self._settle(timeline, emission)
-        if is_known:
-            received.duplicates += 1
-            return
+        if not self._fits(len(pending)):
+            self._append(pending)
+            if is_full(self.history, self.events):
+                received.too_long += (arrived,)
+                return
+        self._receive_again(timestamp, timeline, emission)
         if self._is_newest(event):
             self._set_newest(event)
         self.seen |= bit
-        self._append([(offset, event)])
-        self._decide_again(event, timeline, emission)
+        recall.load(lambda: self.entries() + pending)
+        pending.append((offset, event))
+        self._decide_again(offset, event, timeline, emission, recall)
 
-    def _decide_again(self, event: Event, timeline: Timeline, emission: Emission) -> None:
+    def _decide_again(
+        self, offset: int, event: Event, timeline: Timeline, emission: Emission, recall: Recall
+    ) -> None:
         """Decide the whole history again and emit what the new decision changes (§4.1)."""
         before = [] if self.fold.excluded else list(self.fold.transitions)
         arrival_ms = self.arrival_ms
@@ -277,8 +300,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 # no record shows it.
                 arrival_ms = max(arrival_ms, due_event_ms + self.fold.grace_ms(timeline))
 
-        sealed = None if self.seal_mark is None else _decode_fold(self.seal_mark.fold)
-        self.fold = fold_history((known for _, known in self.entries()), timeline, sealed)
+        sealed = None if self.seal_mark is None else self.seal_mark.fold
+        self.fold = recall.decide_with(offset, event, self.fold, timeline, sealed)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
         self.due_arrival_ms = None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
@@ -304,6 +327,22 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         return self.fold.silence_transition(timeline, due_event_ms)
 
     # --- the newest event and the history ---------------------------------------------------------
+
+    def _find(self, event: Event, pending: list[tuple[int, Event]], recall: Recall) -> Event | None:
+        """Return the event of the same source and id that came before."""
+        if not recall.is_worthwhile():
+            self._append(pending)
+            if not may_have(self.history, self.source, event):
+                return None
+            if has_same(self.history, self.source, event):
+                return event
+        recall.load(lambda: self.entries() + pending)
+        return recall.find(event)
+
+    def _note_offsets(self, emission: Emission, received: Received, recall: Recall | None) -> None:
+        """Note the offsets of the evidence of the records that were emitted since the last call."""
+        fresh = emission.records[len(received.offsets) :]
+        received.offsets += self.offsets_of(fresh, recall)
 
     def _is_newest(self, event: Event) -> bool:
         # Two events with the same time, sequence and type count as equal here. The second takes the
@@ -340,7 +379,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if self.is_sealed:
             return False
         standing = self.fold.standing
-        self.seal_mark = Seal(None if standing is None else self.offsets_of((standing.id,))[0])
+        self.seal_mark = Seal(None if standing is None else self._offsets()[standing.id])
         self.fold.drop_transitions()
         self.history = b""
         self.events = self.seen = 0

@@ -28,7 +28,8 @@ _SHARED_SOURCE_MIN, _SHARED_SOURCE_MAX = 8, 31
 _SOURCE_MEMBER = b"\xa1s"
 _EMPTY_SOURCE_MEMBER = b"\xa1s\xa0"
 _ID_MEMBER = b"\xa1i"
-_SHORT_SOURCE_MEMBER_BYTES = len(_SOURCE_MEMBER) + 32  # the head of a short string and 31 bytes
+# Up to the id: the head of a short string and 31 bytes.
+_SHORT_RUN_BYTES = len(_SOURCE_MEMBER) + 32 + len(_ID_MEMBER)
 
 _BITS = tuple(1 << n for n in range(64))
 
@@ -97,25 +98,29 @@ def offsets_by_id(history: bytes, events: int) -> dict[str, int]:
     return offsets
 
 
-def contains(history: bytes, events: int, source: str, event: Event) -> bool:
-    """Return whether a history has an event of the same source and id.
+def may_have(history: bytes, source: str, event: Event) -> bool:
+    """Return whether a history may have an event of the same source and id.
 
     Source and id are adjacent in an encoding, so one search for their bytes finds the event. These
     bytes cannot be part of a number, which has fewer. If the source is shorter than 32 bytes, they
     cannot be part of a text either: in UTF-8 the head of such a source never follows a letter. If
-    the source is longer, a match may be part of a text, so the history is decoded to be certain.
+    the source is longer, a match may be part of a text: decode the history to be certain.
     """
+    return _run_of(source, event) in history
+
+
+def has_same(history: bytes, source: str, event: Event) -> bool:
+    """Return whether a history has an equal event; never true if the source is long."""
+    is_short = len(_run_of(source, event)) - len(_encode(event.id)) <= _SHORT_RUN_BYTES
+    # An entry's encoding, without the head of the entry and the offset 0.
+    return is_short and encode_entries([(0, event)], source)[2:] in history
+
+
+def _run_of(source: str, event: Event) -> bytes:
     member = _EMPTY_SOURCE_MEMBER
     if event.source != source or _source_member(source) is None:
         member = _SOURCE_MEMBER + _encode(event.source)
-    if member + _ID_MEMBER + _encode(event.id) not in history:
-        return False
-    if len(member) <= _SHORT_SOURCE_MEMBER_BYTES:
-        return True
-    identity = (event.source, event.id)
-    return any(
-        (known.source, known.id) == identity for _, known in decode_entries(history, events, source)
-    )
+    return member + _ID_MEMBER + _encode(event.id)
 
 
 @lru_cache(1_000)

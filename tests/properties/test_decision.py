@@ -27,6 +27,7 @@ from pipeline.resolve.machine import Fold, decide
 from pipeline.resolve.policy import Policy, Timeline
 from pipeline.stream.state import decode_state, encode_state
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
+from pipeline.usage.recall import Recall
 from pipeline.usage.record import UsageRecord, decode_record, encode_record
 from tests.oracle import decide as oracle
 from tests.oracle.strategies import (
@@ -273,6 +274,28 @@ def test_batch_size_changes_neither_records_nor_state(
     coming: list[Arrival], timeline: Timeline, size: int
 ) -> None:
     assert _play(coming, timeline, size) == _play(coming, timeline)
+
+
+@given(arrivals(size=30), timelines(), st.integers(1, 5), st.integers(0, 5))
+def test_folding_from_checkpoints_changes_neither_records_nor_state(
+    coming: list[Arrival], timeline: Timeline, block_events: int, searches_max: int
+) -> None:
+    batch = [(n, at, event) for n, (at, event) in enumerate(coming) if event is not None]
+    recalled, one_by_one = Conversation(), Conversation()
+    records, offsets = list[UsageRecord](), list[tuple[int, ...]]()
+    recall = Recall(block_events, searches_max)
+
+    for start in range(0, len(batch), 7):
+        received = recalled.receive(
+            "acme", "c1", batch[start : start + 7], timeline, 3 * WINDOW, recall
+        )
+        records += received.records
+        offsets += received.offsets
+
+    again = [one_by_one.receive("acme", "c1", [arrived], timeline, 3 * WINDOW) for arrived in batch]
+    assert recalled == one_by_one
+    assert records == [record for received in again for record in received.records]
+    assert offsets == [each for received in again for each in received.offsets]
 
 
 # --- sealing --------------------------------------------------------------------------------------

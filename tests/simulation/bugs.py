@@ -98,8 +98,8 @@ BUGS = (
     Bug(
         "an event that a producer sends twice counts twice",
         "pipeline/usage/conversation.py",
-        "is_known = contains(self.history, self.events, self.source, event)",
-        "is_known = False",
+        "known = self._find(event, pending, recall)",
+        "known = None",
     ),
     Bug(
         "a conversation is sealed when a timer reaches it, not when the log says",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import count
 
 from aiokafka.partitioner import murmur2
 from prometheus_client import CollectorRegistry
@@ -93,6 +94,7 @@ class Worker:
             timeline_for,
             end=self.process.end,
             now=world.seconds,
+            stopwatch=count().__next__,  # the event loop runs others after each step of a batch
         )
 
     # --- the group --------------------------------------------------------------------------------

@@ -262,8 +262,12 @@ def test_at_one_offset_the_sealed_version_is_newer() -> None:
 
 
 def test_sealing_keeps_the_offset_of_the_standing_answer() -> None:
-    assert sealed().offsets_of(("m2",)) == reopened().offsets_of(("m2",)) == (1,)
-    assert reopened().offsets_of(("m2", "m3")) == (1, 2)
+    later = question(T0 + 90 * DAY_MS, "m3")
+
+    received = sealed().receive("acme", "c-1", [(2, later.at, later)], TIMELINE)
+
+    assert [record.evidence for record in received.records] == [("m2",), ("m3",)]
+    assert received.offsets == ((1,), (2,))
 
 
 # --- bounds ---------------------------------------------------------------------------------------
