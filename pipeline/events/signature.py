@@ -90,9 +90,11 @@ def verify(
 
 
 def signer_of(
-    keys: Mapping[str, Key], key: bytes | None, value: bytes | None, headers: Headers
+    keys: Mapping[str, Key] | None, key: bytes | None, value: bytes | None, headers: Headers
 ) -> str | None:
     """Return the id of the key that signed a record, whatever it may write; None if no key did."""
+    if keys is None:
+        return None
     given = [content for name, content in headers if name == SIGNATURE_HEADER]
     found = _SIGNATURE.fullmatch(given[0] or b"") if len(given) == 1 else None
     known = None if found is None else keys.get(found[1].decode())

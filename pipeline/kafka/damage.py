@@ -7,7 +7,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, committed_offsets
-from pipeline.kafka.stepover import STEP_OVER_PREFIX, StepOver, decode_step_over, encode_step_over
+from pipeline.kafka.stepover import StepOver, StepOvers, encode_step_over
 from pipeline.kafka.writer import TopicWriter
 
 
@@ -19,15 +19,12 @@ def decided_end(settings: Settings, partition: int, offset: int) -> int | None:
         UnavailableError: no broker answers.
     """
     options = librdkafka_options(settings.kafka)
-    end: int | None = None
+    decided = StepOvers()
     with closing(TopicReader(options, settings.topics.changelog)) as reader:
         low, _ = reader.bounds.get(partition, (0, 0))
         for message in reader.records({partition: low}):
-            if (message.key() or b"").startswith(STEP_OVER_PREFIX):
-                step = decode_step_over(message.value() or b"")
-                if step.first_offset <= offset < step.end_offset:
-                    end = max(end or 0, step.end_offset)
-    return end
+            decided.take(message.key() or b"", message.value())
+    return decided.end_after(offset)
 
 
 def step_over_damage(

@@ -75,7 +75,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         """Make the dead letter of a record of the events topic."""
         contents: Sequence[tuple[str, str | int]] = (
             (REASON_HEADER, rejected.reason),
-            (DETAIL_HEADER, rejected.detail[:DETAIL_CHARACTERS_MAX]),
+            (DETAIL_HEADER, _cut_detail(rejected.detail)),
             (TOPIC_HEADER, topic),
             (PARTITION_HEADER, partition),
             (OFFSET_HEADER, record.offset),
@@ -155,6 +155,12 @@ def _original_name(name: str) -> str:
     if not _is_stored_name(name):
         return name
     return bytes.fromhex(name.removeprefix(NAME_PREFIX)).decode("utf-8", "surrogateescape")
+
+
+def _cut_detail(detail: str) -> str:
+    if len(detail) <= DETAIL_CHARACTERS_MAX:
+        return detail
+    return detail[: DETAIL_CHARACTERS_MAX - 3] + "..."
 
 
 def _cut_to_fit(

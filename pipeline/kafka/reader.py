@@ -104,6 +104,23 @@ class TopicReader:
         """The number of offsets within the bounds; records may be fewer."""
         return sum(end - first for first, end in self.bounds.values())
 
+    def offsets_at(self, from_ms: int) -> dict[int, int]:
+        """Return each partition's first offset whose record is not older than a time, ms.
+
+        Raises:
+            UnavailableError: no broker answers.
+        """
+        asked = [TopicPartition(self.topic, n, max(0, from_ms)) for n in self.bounds]
+        try:
+            found = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise _unavailable(self._servers, error) from error
+        # -1: every record is older.
+        return {
+            each.partition: self.bounds[each.partition][1] if each.offset < 0 else each.offset
+            for each in found
+        }
+
     def records(self, offsets: Mapping[int, int] | None = None) -> Iterator[Message]:
         """Yield the records up to the end bounds, in order within each partition.
 

@@ -38,3 +38,23 @@ def decode_step_over(value: bytes) -> StepOver:
         raise UnknownStateError(
             f"a decision to step over damage cannot be read: {error}"
         ) from error
+
+
+class StepOvers:
+    """The decisions for one partition."""
+
+    def __init__(self) -> None:
+        self._ends: dict[int, int] = {}  # first offset → end offset
+
+    def take(self, key: bytes, value: bytes | None) -> bool:
+        """Take a decision from a record of the changelog; return whether the record is one."""
+        if not key.startswith(STEP_OVER_PREFIX):
+            return False
+        step = decode_step_over(value or b"")
+        self._ends[step.first_offset] = step.end_offset
+        return True
+
+    def end_after(self, offset: int) -> int | None:
+        """Return where to go on behind damage at an offset; None: nobody has decided that."""
+        ends = [end for first, end in self._ends.items() if first <= offset < end]
+        return max(ends, default=None)

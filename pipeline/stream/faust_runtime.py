@@ -65,7 +65,6 @@ from typing import Any, Literal
 
 import aiokafka.consumer.fetcher
 import faust
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
@@ -77,9 +76,9 @@ from pipeline.kafka.options import security_of
 from pipeline.kafka.positions import Positions
 from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
-from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, in_parts
+from pipeline.stream.fetched import RecordBatch, in_parts
 from pipeline.stream.outputs import TokenProvider
-from pipeline.stream.record_format import FetchedBatches
+from pipeline.stream.record_format import FetchedBatches, FetchedRecords
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.timers import Timers
 
@@ -126,7 +125,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
 
     def _new_transport(self) -> Any:
         aiokafka.consumer.fetcher.MemoryRecords = FetchedBatches
-        aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
+        aiokafka.consumer.fetcher.PartitionRecords = FetchedRecords
         return _Transport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -316,7 +315,9 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                         if self._handle(tp, batches):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
                     if damaged is not None and tp not in unhandled:
-                        await self._meet_damage(tp, damaged)
+                        await app.runner.wait_for_capacity()  # what was before it is applied
+                        if self.flow_active and generation == app.consumer_generation_id:
+                            await self._meet_damage(tp, damaged)
                 if unhandled:
                     await self._thread.go_back(unhandled)
                 # Between two polls, everything that was fetched has been handled: the position is
@@ -400,28 +401,3 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             state = assignment.state_value(tp)
             if state.has_valid_position and state.position > offset:
                 consumer.seek(tp, offset)
-
-
-class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
-    """aiokafka's iterator over the fetched records of a partition; it yields whole batches."""
-
-    next_fetch_offset: int
-
-    def _unpack_records(self) -> Any:
-        behind = self.next_fetch_offset
-        for fetched in super()._unpack_records():
-            behind = fetched.next_offset
-            if fetched.damage:
-                # Nothing after it is returned, and the position stays where it is.
-                self.next_fetch_offset = fetched.offset
-                yield fetched
-                return
-            yield fetched
-        if self.next_fetch_offset > behind:
-            # The fetch ended with markers and aborted records of transactions. They are not
-            # yielded, but the position must move past them.
-            end = self.next_fetch_offset
-            yield RecordBatch((), behind, end, NO_TIMESTAMP, end - behind)
-
-    def _consumer_record(self, _: Any, batch: WholeBatch) -> RecordBatch:
-        return batch.since(self.next_fetch_offset)

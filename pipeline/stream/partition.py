@@ -26,7 +26,7 @@ from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
-from pipeline.kafka.stepover import STEP_OVER_PREFIX, decode_step_over
+from pipeline.kafka.stepover import StepOvers
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.basis import Basis, newest_basis
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
@@ -94,13 +94,12 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        # One entry per conversation with a history.
-        self.seal_queue = DueQueue(self._seal_bucket_ms)
+        self.seal_queue = DueQueue(self._seal_bucket_ms)  # an entry per conversation with a history
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
         self._timelines: dict[str, Timeline] = {}
-        self._steps: dict[int, int] = {}  # what operators step over: first offset → end offset
+        self.step_overs = StepOvers()
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -116,9 +115,7 @@ class Partition:
             if not key:  # a reading of the broker's clock
                 self.basis = newest_basis(stored, self.basis)
                 continue
-            if key.startswith(STEP_OVER_PREFIX):
-                step = decode_step_over(stored or b"")
-                self._steps[step.first_offset] = step.end_offset
+            if self.step_overs.take(key, stored):
                 continue
             if stored is None:
                 states.pop(key, None)
@@ -140,11 +137,6 @@ class Partition:
         self.open_conversations = len(self.due_queue)
 
     # --- records ----------------------------------------------------------------------------------
-
-    def step_over(self, offset: int) -> int | None:
-        """Return where to go on after the damage at an offset, if an operator has decided so."""
-        ends = [end for first, end in self._steps.items() if first <= offset < end]
-        return max(ends, default=None)
 
     def apply(self, records: Iterable[Record]) -> BatchResult:
         """Apply records in the order of their offsets: all the steps of `applying` at once."""
@@ -312,11 +304,9 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        keys = self._keys
-        signer = signer_of(keys, record.key, record.value, record.headers) if keys else None
-        result.dead_letters.append(
-            DeadLetter.of(record, self.topic, self.number, rejected, signer or OTHER_SOURCE)
-        )
+        source = signer_of(self._keys, record.key, record.value, record.headers) or OTHER_SOURCE
+        letter = DeadLetter.of(record, self.topic, self.number, rejected, source)
+        result.dead_letters.append(letter)
 
     # --- timers -----------------------------------------------------------------------------------
 

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import decode_varint
 
 from pipeline.events.model import UNREADABLE_HEADER
-from pipeline.stream.fetched import NO_TIMESTAMP, WholeBatch
+from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch
 
 _LENGTH = struct.Struct(">qi")  # the first offset, and the number of bytes that follow
 _LENGTH_MIN = 14  # of a record of format 0
@@ -272,3 +273,28 @@ def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
     if at + length > len(body):
         raise IndexError(at + length)
     return body[at : at + length], at + length
+
+
+class FetchedRecords(PartitionRecords):  # type: ignore[misc]
+    """aiokafka's iterator over the fetched records of a partition; it yields whole batches."""
+
+    next_fetch_offset: int
+
+    def _unpack_records(self) -> Any:
+        behind = self.next_fetch_offset
+        for fetched in super()._unpack_records():
+            behind = fetched.next_offset
+            if fetched.damage:
+                # Nothing after it is returned, and the position stays where it is.
+                self.next_fetch_offset = fetched.offset
+                yield fetched
+                return
+            yield fetched
+        if self.next_fetch_offset > behind:
+            # The fetch ended with markers and aborted records of transactions. They are not
+            # yielded, but the position must move past them.
+            end = self.next_fetch_offset
+            yield RecordBatch((), behind, end, NO_TIMESTAMP, end - behind)
+
+    def _consumer_record(self, _: Any, batch: WholeBatch) -> RecordBatch:
+        return batch.since(self.next_fetch_offset)

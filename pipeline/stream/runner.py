@@ -245,7 +245,7 @@ class BatchRunner:
         Otherwise return None: the caller stops the partition, and no timer of it fires.
         """
         partition = self.partition(number)
-        to = partition.step_over(batch.offset)
+        to = partition.step_overs.end_after(batch.offset)
         if to is None:
             self.damages.stop(number, batch)
             return None

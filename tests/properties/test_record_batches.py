@@ -12,10 +12,9 @@ from pipeline.catalog.policies import preset
 from pipeline.kafka.headers import read_dead_letter_headers
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult
-from pipeline.stream.faust_runtime import _FetchedRecords
 from pipeline.stream.fetched import RecordBatch, in_parts
 from pipeline.stream.partition import Partition
-from pipeline.stream.record_format import FetchedBatches
+from pipeline.stream.record_format import FetchedBatches, FetchedRecords
 from tests.support.batches import COMPRESSIONS, Sent, batch, batch_of, old_batch
 from tests.support.events import AT, KEY, event, resolved
 
@@ -43,7 +42,7 @@ def fetched(data: bytes, offset: int = 0) -> list[RecordBatch]:
     """Return the batches that a worker makes of what it fetched from an offset on."""
     place = TopicPartition("events", 0)
     batches = FetchedBatches(data)
-    return list(_FetchedRecords(place, batches, [], offset, None, None, True, READ_COMMITTED))
+    return list(FetchedRecords(place, batches, [], offset, None, None, True, READ_COMMITTED))
 
 
 def applied(batches: Sequence[RecordBatch], part: int = 1_000) -> list[BatchResult]:

@@ -23,7 +23,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
 from pipeline.dev import process
 from pipeline.errors import ConfigurationError
-from pipeline.stream import faust_runtime
+from pipeline.stream import faust_runtime, record_format
 from pipeline.stream.faust_runtime import FaustConsumer
 from pipeline.stream.versions import VERSIONS, check_versions
 
@@ -84,7 +84,7 @@ def test_each_replacement_takes_the_same_number_of_parameters() -> None:
         Consumer: FaustConsumer,
         AIOKafkaConsumerThread: faust_runtime._FetchThread,
         faust.App: faust_runtime.FaustApp,
-        PartitionRecords: faust_runtime._FetchedRecords,
+        PartitionRecords: record_format.FetchedRecords,
     }
     for holder, name, parameters in REPLACED:
         ours = replacements[holder]

@@ -8,9 +8,8 @@ from aiokafka.structs import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.stream.faust_runtime import _FetchedRecords
 from pipeline.stream.fetched import RecordBatch
-from pipeline.stream.record_format import FetchedBatches
+from pipeline.stream.record_format import FetchedBatches, FetchedRecords
 from tests.support.batches import COMPRESSIONS, Sent, batch, batch_of
 from tests.support.events import AT, KEY
 
@@ -22,7 +21,7 @@ class Fetched:
     """The iterator over a fetch from an offset, and the batches that it gave."""
 
     def __init__(self, data: bytes, offset: int) -> None:
-        self.iterator = _FetchedRecords(
+        self.iterator = FetchedRecords(
             TopicPartition("events", 0),
             FetchedBatches(data),
             [],
