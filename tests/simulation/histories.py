@@ -20,7 +20,6 @@ from pipeline.events.model import (
     UNDELIVERED,
     VERDICT,
     Event,
-    Intent,
 )
 from pipeline.kafka.partitioners import partition_of
 from pipeline.resolve.policy import Policy, Timeline
@@ -103,7 +102,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
     sent += _burst_of_garbage(random.Random(f"burst {seed}"))
-    sent += _in_the_last_minute(random.Random(f"minute {seed}"), sent)
+    sent += _in_the_last_minute(random.Random(f"minute {seed}"), partitions)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -146,20 +145,24 @@ def _burst_of_garbage(draw: random.Random) -> list[EventRecord]:
     return [EventRecord(at + n, 0, b"acme:c0", b"{garbage") for n in range(size)]
 
 
-def _in_the_last_minute(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
-    """Return follow-ups of quiet conversations that arrive just before their silence is settled."""
+def _in_the_last_minute(draw: random.Random, partitions: int) -> list[EventRecord]:
+    """Return conversations whose follow-up arrives just before their silence would be settled."""
     if draw.random() < 0.7:
         return []
-    newest = {record.key: record for record in sorted(sent, key=lambda record: record.at)}
     records: list[EventRecord] = []
-    for record in newest.values():
-        at = record.at + WINDOW + draw.randrange(GRACE)
-        tenant_id, _, name = record.key.decode().partition(":")
-        intents: list[Intent] = ["help_request", "human_request", "negative_feedback"]
-        happened = record.at + WINDOW - draw.randrange(1, GRACE)
-        event = Event(happened, CUSTOMER_MESSAGE, "/s", "last", intent=draw.choice(intents))
-        content = value(event, tenant_id, name)
-        records.append(EventRecord(at, record.partition, record.key, content))
+    for number in range(draw.randrange(1, 4)):
+        answered = T0 + draw.randrange(3 * WINDOW)
+        at = answered + WINDOW + draw.choice([-20_000, -1, 20_000, GRACE - 1])
+        steps: list[tuple[int, int, dict[str, Any]]] = [
+            (answered - 1_000, CUSTOMER_MESSAGE, {"intent": "help_request"}),
+            (answered, AI_MESSAGE, {"kind": "answer"}),
+            (min(at, answered + WINDOW - 1), CUSTOMER_MESSAGE, {"intent": "human_request"}),
+        ]
+        tenant_id, name = draw.choice(TENANTS), f"m{number}"
+        partition, key = draw.randrange(partitions), f"{tenant_id}:{name}".encode()
+        for n, (happened, rank, members) in enumerate(steps):
+            content = value(Event(happened, rank, "/s", f"e{n}", **members), tenant_id, name)
+            records.append(EventRecord(at if n == 2 else happened, partition, key, content))
     return records
 
 
