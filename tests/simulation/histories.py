@@ -34,6 +34,9 @@ CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # the third tenant h
 TENANTS = (*CUSTOMERS, "nobody")
 
 
+DAMAGED = b"<damaged>"  # the value of a record that the broker's disk will change
+
+
 class EventRecord(NamedTuple):
     """A record for the events topic, with the time of its arrival and its partition."""
 
@@ -100,6 +103,7 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
         sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
+    sent += _damage(random.Random(f"damage {seed}"))
     sent += _burst_of_garbage(random.Random(f"burst {seed}"))
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
@@ -133,6 +137,12 @@ def _with_unreadable_headers(draw: random.Random, sent: list[EventRecord]) -> li
         draw.choice(sent)._replace(headers=(("a", b""), (name, None)))
         for _ in range(draw.choice([0, 0, 1, 2]))
     ]
+
+
+def _damage(draw: random.Random) -> list[EventRecord]:
+    """Return a record that nobody can read back."""
+    at = T0 + draw.randrange(2 * WINDOW)
+    return [EventRecord(at, 0, b"acme:c0", DAMAGED)] * draw.choice([0, 0, 0, 1])
 
 
 def _burst_of_garbage(draw: random.Random) -> list[EventRecord]:

@@ -127,6 +127,7 @@ class World:
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
         self.generation = 0
+        self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
 
     def seconds(self) -> float:
         return self.time / 1000
