@@ -252,6 +252,7 @@ class BatchRunner:
         if not self.damages.step_over(number, batch, to):
             return to
         self._metrics.stepped_over.inc(to - batch.offset)
+        self.continuity.read(number, to)
         self._start(partition, BatchResult(), to)
         return to
 

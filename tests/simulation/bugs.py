@@ -72,6 +72,12 @@ BUGS = (
         "            return\n",
     ),
     Bug(
+        "a worker goes on behind damage that nobody has given up",
+        "pipeline/stream/runner.py",
+        "            self.damages.stop(number, batch)\n            return None\n",
+        "            return batch.next_offset\n",
+    ),
+    Bug(
         "a broken producer ends the worker for everybody",
         "pipeline/stream/runner.py",
         "if limit.is_exceeded and self._worker.dead_letters_end_worker:",

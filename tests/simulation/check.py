@@ -6,7 +6,7 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.events.model import Rejected
 from pipeline.events.wire import read_record
 from tests.oracle.usage import Oracle
-from tests.simulation.histories import CUSTOMERS, SEAL_AFTER, History
+from tests.simulation.histories import CUSTOMERS, DAMAGED, SEAL_AFTER, History
 from tests.simulation.run import Outcome
 
 _FAR = 10**15
@@ -59,7 +59,7 @@ def _expected(
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
-        if (sent.partition, offset) in deleted:
+        if (sent.partition, offset) in deleted or sent.value == DAMAGED:
             continue
         decoded = read_record(sent.value, sent.key, sent.at, sent.headers)
         if isinstance(decoded, Rejected):

@@ -35,6 +35,9 @@ CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # the third tenant h
 TENANTS = (*CUSTOMERS, "nobody")
 
 
+DAMAGED = b"<damaged>"  # the value of a record that the broker's disk will change
+
+
 class EventRecord(NamedTuple):
     """A record for the events topic, with the time of its arrival and its partition."""
 
@@ -96,12 +99,14 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     for number in range(conversations):
         tenant_id, name = draw.choice(TENANTS), f"c{number}"
         sent += _conversation(draw, tenant_id, name, partitions)
+    home = partition_of(b"acme:c0", partitions)
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
-        sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
+        sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), home, b"acme:c0", garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
-    sent += _burst_of_garbage(random.Random(f"burst {seed}"))
+    sent += _damage(random.Random(f"damage {seed}"), home)
+    sent += _burst_of_garbage(random.Random(f"burst {seed}"), home)
     sent += _in_the_last_minute(random.Random(f"minute {seed}"), partitions)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
@@ -138,11 +143,17 @@ def _with_unreadable_headers(draw: random.Random, sent: list[EventRecord]) -> li
     ]
 
 
-def _burst_of_garbage(draw: random.Random) -> list[EventRecord]:
+def _damage(draw: random.Random, partition: int) -> list[EventRecord]:
+    """Return a record that nobody can read back."""
+    at = T0 + draw.randrange(2 * WINDOW)
+    return [EventRecord(at, partition, b"acme:c0", DAMAGED)] * draw.choice([0, 0, 0, 1])
+
+
+def _burst_of_garbage(draw: random.Random, partition: int) -> list[EventRecord]:
     """Return what a broken producer writes: enough to exceed the limit on dead letters."""
     at = T0 + draw.randrange(2 * WINDOW)
     size = draw.choice([0, 0, 0, 60])
-    return [EventRecord(at + n, 0, b"acme:c0", b"{garbage") for n in range(size)]
+    return [EventRecord(at + n, partition, b"acme:c0", b"{garbage") for n in range(size)]
 
 
 def _in_the_last_minute(draw: random.Random, partitions: int) -> list[EventRecord]:
@@ -159,7 +170,8 @@ def _in_the_last_minute(draw: random.Random, partitions: int) -> list[EventRecor
             (min(at, answered + WINDOW - 1), CUSTOMER_MESSAGE, {"intent": "human_request"}),
         ]
         tenant_id, name = draw.choice(TENANTS), f"m{number}"
-        partition, key = draw.randrange(partitions), f"{tenant_id}:{name}".encode()
+        key = f"{tenant_id}:{name}".encode()
+        partition = partition_of(key, partitions)
         for n, (happened, rank, members) in enumerate(steps):
             content = value(Event(happened, rank, "/s", f"e{n}", **members), tenant_id, name)
             records.append(EventRecord(at if n == 2 else happened, partition, key, content))

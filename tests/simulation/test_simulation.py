@@ -45,7 +45,7 @@ def test_a_kill_before_or_after_any_effect_changes_nothing(seed: int) -> None:
 
 
 def test_every_kind_of_fault_happens() -> None:
-    outcomes = [random_run(seed).outcome for seed in range(40)]
+    outcomes = [random_run(seed).outcome for seed in range(60)]
 
     kills = {kill.split(" ", 1)[1] for outcome in outcomes for kill in outcome.kills}
     for effect in ("record", "state", "commit", "transaction", "call"):

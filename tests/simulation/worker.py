@@ -10,12 +10,14 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
+from pipeline.kafka.stepover import StepOver, encode_step_over
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fetched import RecordBatch
 from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
+from tests.simulation.histories import DAMAGED
 from tests.simulation.world import Process, Record, Topic, World
 from tests.support.batches import Sent, batch
 
@@ -155,8 +157,7 @@ class Worker:
             if records and await self.runner.admit(number, records[0].offset):
                 if self.process.is_dead:
                     return
-                self.runner.handle(number, _batches(records))
-                self.positions[number] = records[-1].offset + 1
+                await self._handle(number, _batches(records))
         await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):
@@ -165,6 +166,29 @@ class Worker:
 
     def committed(self, partition: int) -> int | None:
         return self._committed.get(partition)
+
+    async def _handle(self, number: int, batches: list[RecordBatch]) -> None:
+        damaged = batches.pop() if batches[-1].damage else None
+        if batches:
+            self.runner.handle(number, batches)
+            self.positions[number] = batches[-1].next_offset
+        if damaged is None:
+            return
+        await self.runner.wait_for_capacity()
+        to = self.runner.meet_damage(number, damaged)
+        if to is not None:
+            assert to in self._world.given_up, "damage was passed over, and nobody decided that"
+            self.positions[number] = to
+        elif self._world.draw.random() < 0.3:
+            self._give_up(number, damaged)
+
+    def _give_up(self, number: int, damaged: RecordBatch) -> None:
+        """Let an operator give damaged records up, and let the worker read that as at its start."""
+        world = self._world
+        step = StepOver(damaged.offset, damaged.next_offset, "ann", "the disk failed", world.time)
+        world.given_up.add(step.end_offset)
+        offset = world.changelog.append(number, world.time, *encode_step_over(step), [])
+        self.runner.partition(number).restore([world.changelog.partitions[number][offset]])
 
     async def position(self, partition: int) -> int | None:
         return self.positions.get(partition)
@@ -175,11 +199,20 @@ class Worker:
 
 def _batches(records: list[Record]) -> list[RecordBatch]:
     """Return record batches of one or two records, as a worker reads them from the broker's bytes."""
-    parts = [records[n : n + 2] for n in range(0, len(records), 2)]
+    parts: list[list[Record]] = []
+    for record in records:
+        is_full = not parts or len(parts[-1]) == 2
+        if is_full or DAMAGED in {record.value, parts[-1][0].value}:
+            parts.append([])
+        parts[-1].append(record)
     fetched = FetchedBatches(b"".join(_encoded(part) for part in parts))
     batches: list[RecordBatch] = []
+    position = records[0].offset
     while (batch := fetched.next_batch()) is not None:
-        batches.append(batch.since(0))
+        batches.append(batch.since(position))
+        position = batches[-1].next_offset
+        if batches[-1].damage:
+            break
     return batches
 
 
@@ -193,4 +226,4 @@ def _encoded(records: list[Record]) -> bytes:
         )
         for record in records
     ]
-    return batch(sent, records[0].offset)
+    return batch(sent, records[0].offset).replace(DAMAGED, DAMAGED.upper())

@@ -138,6 +138,7 @@ class World:
         self.topic_id = "first"
         self.refusals: list[str] = []  # why workers ended because the log is another one
         self.acknowledgements: dict[int, Acknowledgement] = {}
+        self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
 
     # --- the events topic, as a worker's `Log` ----------------------------------------------------
