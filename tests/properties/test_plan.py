@@ -1,6 +1,7 @@
 """A rebill plan corrects any ledger to match the log, and a second plan is empty."""
 
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
@@ -106,7 +107,7 @@ def test_an_id_that_is_used_again_across_a_seal_leaves_no_plan_that_does_not_com
     timeline: Timeline,
 ) -> None:
     # The first m0 comes too late, and so the worker does not know it when the second one comes.
-    drawn = [
+    drawn: list[tuple[int, str, int, int, dict[str, Any]]] = [
         (0, "m1", 1_000, AI_MESSAGE, {"kind": "answer"}),
         (10_000, "m0", 0, CUSTOMER_MESSAGE, {"intent": "help_request"}),
         (10_000, "m0", 10_000, CUSTOMER_MESSAGE, {"intent": "confirmation"}),
