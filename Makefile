@@ -37,10 +37,12 @@ hooks: $(READY) ## let git run what `make check` runs before each commit
 	$(BIN)/pre-commit install
 
 unit: $(READY) ## run tests/unit and the contracts of sink and emulator: no servers, about half a minute; ARGS="-k handoff"
+	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest tests/unit tests/contract/test_emulator.py tests/contract/test_sink.py --numprocesses=2 --dist=worksteal $(ARGS)
 
 test: $(READY) ## run all tests on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
 	@$(BIN)/resmeter kafka --fetch  # before the tests, because a test may connect to loopback only
+	@$(BIN)/python -m tests.support.promtool
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
 
 properties: $(READY) ## run the property tests with 5,000 examples each; PROFILE=fresh for 100; SEED=1234 ARGS="-k plan"
@@ -84,8 +86,8 @@ format: $(READY) ## format the code, and fix what ruff can fix
 
 requirements: $(READY) ## pin the newest version of every dependency, with hashes
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --upgrade pyproject.toml -o requirements/main.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --extra msk --upgrade pyproject.toml -o requirements/main.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --extra local --extra msk --group dev -c requirements/main.txt --upgrade pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-emit-index-url --group docs --upgrade -o requirements/docs.txt
 
 clean: ## remove the environments and the caches

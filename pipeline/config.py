@@ -6,7 +6,9 @@ No other module reads settings from the environment.
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,15 +49,16 @@ __all__ = [
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment.
+    """Read the settings from the environment, and secrets from the files that it names.
 
     Raises:
         ConfigurationError: settings are wrong; each problem names its variable.
     """
-    if problems := _problems_of_sections():
+    values, wrong = _values_in_files()
+    if problems := [*_problems_of_sections(), *(problem for _, problem in wrong)]:
         raise ConfigurationError(problems)
     try:
-        settings = Settings()
+        settings = Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_problems_of_fields(error)) from None
     if problems := [problem for _, problem in _problems_between_fields(settings)]:
@@ -71,26 +74,28 @@ def load_valid_settings() -> tuple[Settings, list[str], set[str]]:
     """
     if problems := _problems_of_sections():
         return Settings.model_construct(), problems, set(Settings.model_fields)
+    in_files, of_files = _values_in_files()
+    problems = [problem for _, problem in of_files]
+    wrong = {section for section, _ in of_files}
     try:
-        settings = Settings()
+        settings = Settings(**in_files)
     except ValidationError as error:
-        problems = _problems_of_fields(error)
-        wrong = {str(e["loc"][0]) for e in error.errors()}
-    else:
-        between = list(_problems_between_fields(settings))
-        return settings, [problem for _, problem in between], {section for section, _ in between}
-    # pydantic validates all sections or none, so each valid section is validated by itself.
-    values = EnvSettingsSource(Settings)()
-    valid = {
-        name: TypeAdapter[Any](field.annotation or Any).validate_python(values[name])
-        for name, field in Settings.model_fields.items()
-        if name in values and name not in wrong
-    }
-    settings = Settings.model_construct(**valid)
+        problems += _problems_of_fields(error)
+        wrong |= {str(e["loc"][0]) for e in error.errors()}
+        # pydantic validates all sections or none, so each valid section is validated by itself.
+        values = EnvSettingsSource(Settings)()
+        for section, of_section in in_files.items():
+            values[section] = {**values.get(section, {}), **of_section}
+        valid = {
+            name: TypeAdapter[Any](field.annotation or Any).validate_python(values[name])
+            for name, field in Settings.model_fields.items()
+            if name in values and name not in wrong
+        }
+        settings = Settings.model_construct(**valid)
     for section, problem in _problems_between_fields(settings):
         if section not in wrong:
             problems.append(problem)
-            wrong.add(section)
+    wrong |= {section for section, _ in _problems_between_fields(settings)}
     return settings, problems, wrong
 
 
@@ -137,6 +142,38 @@ def _variable(location: tuple[Any, ...]) -> str:
     return PREFIX + "__".join(str(part) for part in location).upper()
 
 
+def _values_in_files() -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Read each setting `x` whose `x_file` is set: a platform hands out secrets as files.
+
+    Return the values by section and name, and (section, problem) of files that give none.
+    """
+    given = {name.upper(): value for name, value in os.environ.items() if value}
+    values: dict[str, Any] = {}
+    problems: list[tuple[str, str]] = []
+    for section, field in Settings.model_fields.items():
+        names = getattr(field.annotation, "model_fields", {})
+        for name in names:
+            file = _variable((section, f"{name}_file"))
+            if f"{name}_file" not in names or file not in given:
+                continue
+            if _variable((section, name)) in given:
+                other = _variable((section, name))
+                problems.append((section, f"{file}: {other} is set too; set one of them"))
+                continue
+            try:
+                # Editors and `echo` end a file with a line break, which the secret has not.
+                value = Path(given[file]).read_text("utf-8").strip("\r\n")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+                problems.append((section, f"{file}: {given[file]} cannot be read: {reason}"))
+                continue
+            if not value:
+                problems.append((section, f"{file}: {given[file]} is empty"))
+                continue
+            values.setdefault(section, {})[name] = value
+    return values, problems
+
+
 # --- problems -------------------------------------------------------------------------------------
 
 
@@ -157,33 +194,55 @@ def _problems_of_fields(error: ValidationError) -> list[str]:
 
 def _problems_between_fields(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (section, problem) of settings that are valid alone but contradict each other."""
-    kafka, stripe = settings.kafka, settings.stripe
-    protocol = kafka.security_protocol
+    for problem in _problems_of_kafka(settings.kafka):
+        yield "kafka", problem
+    for problem in _problems_of_stripe(settings.stripe):
+        yield "stripe", problem
+
+
+# What a mechanism needs beside a SASL protocol.
+_OF_PASSWORDS = ("sasl_username", "sasl_password")
+_NEEDED = {
+    "OAUTHBEARER": ("sasl_oauth_token_url", "sasl_oauth_client_id", "sasl_oauth_client_secret"),
+    "AWS_MSK_IAM": ("sasl_aws_region",),
+}
+
+
+def _problems_of_kafka(kafka: KafkaSettings) -> Iterator[str]:
+    protocol, mechanism = kafka.security_protocol, kafka.sasl_mechanism
     if protocol.startswith("SASL"):
-        for name in ("sasl_username", "sasl_password"):
+        for name in _NEEDED.get(mechanism, _OF_PASSWORDS):
             if getattr(kafka, name) is None:
-                yield "kafka", f"{_variable(('kafka', name))}: is not set; {protocol} requires it"
+                yield f"{_variable(('kafka', name))}: is not set; {protocol} with {mechanism} requires it"
+    elif mechanism in _NEEDED:
+        variable = _variable(("kafka", "sasl_mechanism"))
+        yield f"{variable}: is {mechanism}, but {protocol} has no SASL: use SASL_SSL"
     if not protocol.endswith("SSL"):
         for name in ("ssl_ca_file", "ssl_cert_file", "ssl_key_file", "ssl_key_password"):
             if getattr(kafka, name) is not None:
                 # An operator who sets these expects an encrypted connection.
                 yield (
-                    "kafka",
-                    (
-                        f"{_variable(('kafka', name))}: is set, but {protocol} is not encrypted: "
-                        "use SSL or SASL_SSL"
-                    ),
+                    f"{_variable(('kafka', name))}: is set, but {protocol} is not encrypted: "
+                    "use SSL or SASL_SSL"
                 )
     for name, other in (("ssl_cert_file", "ssl_key_file"), ("ssl_key_file", "ssl_cert_file")):
         if getattr(kafka, name) is not None and getattr(kafka, other) is None:
-            yield "kafka", f"{_variable(('kafka', other))}: is not set, but {name} is"
+            yield f"{_variable(('kafka', other))}: is not set, but {name} is"
+    address = urlsplit(kafka.sasl_oauth_token_url or "")
+    if address.scheme == "http" and not is_loopback(address.hostname or ""):
+        variable = _variable(("kafka", "sasl_oauth_token_url"))
+        yield f"{variable}: is not encrypted; the client's secret is sent only over https://"
+
+
+def _problems_of_stripe(stripe: StripeSettings) -> Iterator[str]:
+    proxy = stripe.proxy.get_secret_value() if stripe.proxy else ""
+    if proxy and not re.fullmatch(r"https?://[^\s/]+/?", proxy):
+        # The value is not repeated: it may contain a password.
+        yield f"{_variable(('stripe', 'proxy'))}: is not a URL such as http://proxy.example:3128"
     key = stripe.api_key.get_secret_value() if stripe.api_key else ""
     address = urlsplit(stripe.base_url or "")
     if "_live_" in key and address.scheme == "http" and not is_loopback(address.hostname or ""):
         yield (
-            "stripe",
-            (
-                f"{_variable(('stripe', 'base_url'))}: is not encrypted; a live key is "
-                "sent only over https://"
-            ),
+            f"{_variable(('stripe', 'base_url'))}: is not encrypted; a live key is "
+            "sent only over https://"
         )

@@ -3,18 +3,21 @@
 How to log: name the event by a constant such as `batch_delivered`, and pass facts as keyword
 arguments: ids, never the content of an event. Write one line for a unit of work, such as a batch,
 and none for a single record. `error` means that somebody must act. Lines of libraries that use
-`logging` have the same format.
+`logging` have the same format, and so have librdkafka's; `lasting` holds back what repeats.
 """
 
 import logging
 import sys
+import threading
+from types import TracebackType
 from typing import Any
 
 import structlog
 from rich.console import Console
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from pipeline.config import LogSettings
+from pipeline.lasting import LastingFaults, is_of_library
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -27,7 +30,7 @@ _LEVELS = {
 def configure(log: LogSettings) -> None:
     """Set up structlog and `logging` for the process; a second call replaces the first."""
     console = Console(stderr=True)  # honours NO_COLOR
-    on_terminal = log.format == "console" or (log.format == "auto" and console.is_terminal)
+    on_terminal = not writes_json(log)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -61,9 +64,10 @@ def configure(log: LogSettings) -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(LastingFaults())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, _soften],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
@@ -75,6 +79,35 @@ def configure(log: LogSettings) -> None:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, _LEVELS[log.level]))
     # At `debug`, aiokafka logs the content of every request, with the SASL password.
     logging.getLogger("aiokafka.conn").setLevel(max(logging.INFO, _LEVELS[log.level]))
+
+
+def writes_json(log: LogSettings) -> bool:
+    """Return whether the log is JSON lines, not columns for a person."""
+    return log.format == "json" or (log.format == "auto" and not Console(stderr=True).is_terminal)
+
+
+def log_uncaught_exceptions() -> None:
+    """Log exceptions that nobody catches, of any thread, instead of printing them."""
+
+    def log(
+        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and issubclass(kind, Exception):
+            get_logger("resmeter").error(
+                "uncaught_exception",
+                error=f"{kind.__name__}: {error}",
+                exc_info=(kind, error, trace),
+            )
+
+    sys.excepthook = log
+    threading.excepthook = lambda args: log(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _soften(_: Any, __: str, event: EventDict) -> EventDict:
+    # A Kafka client logs each attempt as an error, and tries again by itself.
+    if event.get("level") in {"error", "critical"} and is_of_library(str(event.get("logger"))):
+        event["level"] = "warning"
+    return event
 
 
 def get_logger(name: str) -> Any:

@@ -11,10 +11,12 @@ These modules set the values: `stream.counts`, `stream.service`, `supervisor`, `
 `sink.dispatcher`.
 """
 
+import platform
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
 from pipeline.kafka.partitioners import AGREEMENTS
 
@@ -38,6 +40,47 @@ TRANSITION_REASONS = (
 # The guide has a section on each of them: docs/guide/events.md, "Common mistakes".
 MISTAKES = ("reused_id", "after_end", "same_millisecond")
 OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualification")
+# Each of these has an alarm in `deploy/alerts` for any other value; `tests/unit/test_alerts.py`.
+MUST_STAY_ZERO = (
+    "resmeter_records_unaccounted",
+    "resmeter_usage_records_missing_total",
+    "resmeter_usage_records_refused_total",
+    'resmeter_deliveries_total{result="collision"}',
+    'resmeter_deliveries_total{result="foreign"}',
+    "resmeter_deliveries_rejected",
+    "resmeter_deliveries_altered",
+    "resmeter_deliveries_uncertain",
+    "resmeter_deliveries_halted",
+    "resmeter_deliveries_held",
+)
+
+
+# --- any process ----------------------------------------------------------------------------------
+
+
+def new_registry() -> CollectorRegistry:
+    """Return a registry with the series of this process: `process_…`, its memory, time and files."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry
+
+
+class RuntimeMetrics:
+    """The series of a worker's process or a sink about itself."""
+
+    def __init__(self, registry: CollectorRegistry, component: str) -> None:
+        self.build = Gauge(
+            "resmeter_build_info",
+            "1; the labels say which version runs on which Python.",
+            ["component", "version", "python"],
+            registry=registry,
+        )
+        self.build.labels(component, __version__, platform.python_version()).set(1)
+        self.ready = Gauge(
+            "resmeter_ready",
+            "1 if the process is ready, 0 if not: then /health/ready says why.",
+            registry=registry,
+        )
 
 
 # --- worker ---------------------------------------------------------------------------------------
@@ -272,7 +315,17 @@ class SinkMetrics:
         )
         self.pending_age = Gauge(
             "resmeter_pending_age_seconds",
-            "How long the oldest unit owed has waited in the ledger to become part of a meter event.",
+            "How long the oldest unit owed has waited in the ledger for Stripe to take it. Parked units do not count.",
+            registry=registry,
+        )
+        self.pending_usage_age = Gauge(
+            "resmeter_pending_usage_age_seconds",
+            "Age of the oldest usage that Stripe has not taken, by when it was used. Stripe takes it for 35 days.",
+            registry=registry,
+        )
+        self.unanswered_age = Gauge(
+            "resmeter_unanswered_age_seconds",
+            "Time since the oldest call that Stripe may have counted and did not confirm. It has 23 hours.",
             registry=registry,
         )
         self.carried_units = Gauge(

@@ -22,7 +22,10 @@ _MIB = 1024 * 1024
 
 
 class Section(BaseModel):
-    """A group of settings. `resmeter settings` prints each description by itself."""
+    """A group of settings. `resmeter settings` prints each description by itself.
+
+    Where a setting `x` has a setting `x_file` beside it, `config` reads the value from that file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,14 +39,47 @@ class KafkaSettings(Section):
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="security protocol: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="SASL mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    sasl_mechanism: Literal[
+        "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"
+    ] = Field(
+        "PLAIN",
+        description="SASL mechanism: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER or AWS_MSK_IAM",
     )
     sasl_username: str | None = Field(
-        None, description="SASL user name; required with a SASL protocol"
+        None, description="SASL user name; required with PLAIN and SCRAM"
     )
     sasl_password: SecretStr | None = Field(
-        None, description="SASL password; required with a SASL protocol"
+        None, description="SASL password; required with PLAIN and SCRAM"
+    )
+    sasl_password_file: Path | None = Field(None, description="file with the SASL password")
+    sasl_oauth_token_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s@]+$",
+        description="address from which the identity provider gives tokens; required with OAUTHBEARER",
+    )
+    sasl_oauth_client_id: str | None = Field(
+        None, description="client id at the identity provider; required with OAUTHBEARER"
+    )
+    sasl_oauth_client_secret: SecretStr | None = Field(
+        None, description="secret of that client; required with OAUTHBEARER"
+    )
+    sasl_oauth_client_secret_file: Path | None = Field(None, description="file with that secret")
+    sasl_oauth_scope: str | None = Field(
+        None, description="scope that the identity provider is asked for"
+    )
+    sasl_oauth_audience: str | None = Field(
+        None, description="audience that the identity provider is asked for"
+    )
+    sasl_oauth_extensions: str | None = Field(
+        None,
+        description="what the brokers get beside the token: NAME=VALUE, separated by commas",
+    )
+    sasl_oauth_ca_file: FilePath | None = Field(
+        None,
+        description="PEM file of the identity provider's CA; if not set, the system's CAs are trusted",
+    )
+    sasl_aws_region: str | None = Field(
+        None, description="AWS region of the brokers; required with AWS_MSK_IAM"
     )
     ssl_ca_file: FilePath | None = Field(
         None, description="PEM file of the brokers' CA; if not set, the system's CAs are trusted"
@@ -57,6 +93,7 @@ class KafkaSettings(Section):
     ssl_key_password: SecretStr | None = Field(
         None, description="password of the client certificate's private key, if it is encrypted"
     )
+    ssl_key_password_file: Path | None = Field(None, description="file with that password")
 
 
 class TopicSettings(Section):
@@ -216,6 +253,7 @@ class LedgerSettings(Section):
         repr=False,  # it may contain a password
         description="SQLAlchemy URL of the ledger: sqlite:///PATH or postgresql+psycopg://USER@HOST/DB",
     )
+    url_file: Path | None = Field(None, description="file with the URL of the ledger")
 
     @field_serializer("url")
     def _hide_url(self, url: str) -> str:
@@ -277,11 +315,21 @@ class StripeSettings(Section):
     """The Stripe account in which tenants are billed."""
 
     api_key: SecretStr | None = Field(None, description="Stripe's secret or restricted API key")
+    api_key_file: Path | None = Field(None, description="file with Stripe's API key")
     base_url: str | None = Field(
         None,
         # The address is logged, so it must not have a password, which would be before an @.
         pattern=r"^https?://[^\s;@]+$",
         description="address to use instead of Stripe's, such as the address of `resmeter emulator`",
+    )
+    proxy: SecretStr | None = Field(
+        None,
+        description="URL of the proxy through which Stripe is called: http://USER:PASSWORD@HOST:PORT",
+    )
+    proxy_file: Path | None = Field(None, description="file with the URL of the proxy")
+    ca_file: FilePath | None = Field(
+        None,
+        description="PEM file of CAs to trust in addition, such as that of a proxy that opens TLS",
     )
 
     @field_validator("api_key")
@@ -321,6 +369,7 @@ class EmulatorSettings(Section):
         None,
         description="token that the emulator's /_emulator requires; if not set, it answers loopback only",
     )
+    control_token_file: Path | None = Field(None, description="file with that token")
 
 
 class LogSettings(Section):

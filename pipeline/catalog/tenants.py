@@ -184,7 +184,7 @@ def _column(tenants: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(
             [f"{path}: cannot be read: {error.strerror}; check RESMETER_CONFIG"]
@@ -238,7 +238,7 @@ def _read_policy_files(path: Path, patterns: Any) -> tuple[dict[str, str], list[
             problems.append(f"{path}: policy_files: no file matches {pattern!r}")
         for file in files:
             try:
-                texts[str(file)] = file.read_text("utf-8")
+                texts[str(file)] = file.read_text("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(f"{file}: cannot be read: {error}")
     return texts, problems

@@ -74,12 +74,17 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return problems
 
     def ledger(facts: list[str]) -> list[str]:
-        from pipeline.ledger import open_ledger
+        from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing
 
         opened = open_ledger(settings.ledger.url)
-        opened.close()
-        facts.append(f"{opened.redacted_url} has the tables of this version")
-        return []
+        try:
+            problems = problems_of_rights(opened)
+        finally:
+            opened.close()
+        facts.append(f"{opened.redacted_url} has the tables of this version and takes writes")
+        if missing := sslmode_missing(settings.ledger.url):
+            click.echo(f"-  ledger: {missing}", err=True)
+        return problems
 
     def stripe(facts: list[str]) -> list[str]:
         from pipeline.sink.stripe.account import check_account

@@ -13,6 +13,7 @@ import zstandard
 
 from pipeline.errors import UnavailableError
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors and spreadsheets begin a file with it
 _LINE_BYTES_MAX = 16 * 1024 * 1024
 # How much of a packed file to read at a time: one byte may unpack to 30,000 bytes in memory.
 _CHUNK_BYTES = 4 * 1024
@@ -21,7 +22,7 @@ _CHUNK_BYTES = 4 * 1024
 def read_lines(paths: tuple[str, ...]) -> Iterator[tuple[str, int, bytes]]:
     """Yield (path, line number from 1, line without its end) of each line that is not blank.
 
-    `-` is standard input; `.gz` and `.zst` files are unpacked.
+    `-` is standard input; `.gz` and `.zst` files are unpacked. A byte order mark is left out.
 
     Raises:
         UnavailableError: a file cannot be read; the message names it.
@@ -32,7 +33,8 @@ def read_lines(paths: tuple[str, ...]) -> Iterator[tuple[str, int, bytes]]:
             with _opened(path) as stream:
                 while line := stream.readline(_LINE_BYTES_MAX):
                     number += 1
-                    stripped = line.strip()
+                    # Also within a file: `cat` puts several together.
+                    stripped = line.removeprefix(_BYTE_ORDER_MARK).strip()
                     if stripped:
                         yield path, number, stripped
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:

@@ -19,6 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import logs
+from pipeline.config import Settings
+from pipeline.errors import ConfigurationError, ResmeterError
 from pipeline.events.model import Rejected
 from pipeline.progress import OnRecord, ignore_progress
 
@@ -26,6 +29,23 @@ TEXT_COLUMNS_MIN = 60
 _COLUMNS_MAX = 10_000
 # C0, delete and C1; then the characters that change the direction of writing.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+@contextmanager
+def ending_in_the_log(settings: Settings) -> Iterator[None]:
+    """Log what ends a worker or sink, if its log is JSON: then every line is.
+
+    Otherwise the command line prints it, as for any command.
+    """
+    try:
+        yield
+    except ResmeterError as error:
+        if not logs.writes_json(settings.log):
+            raise
+        problems = error.problems if isinstance(error, ConfigurationError) else (str(error),)
+        for problem in problems:
+            logs.get_logger("resmeter").error("ended", error=problem)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)  # as for any command
 
 
 def visible(text: str) -> str:

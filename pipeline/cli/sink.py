@@ -6,6 +6,7 @@ import click
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.options import configured
+from pipeline.cli.output import ending_in_the_log
 from pipeline.sink.service import run_sink
 
 
@@ -24,4 +25,5 @@ def command() -> None:
       RESMETER_STRIPE__BASE_URL=http://127.0.0.1:12111 resmeter sink
     """
     settings = configured()
-    asyncio.run(run_sink(settings, load_tenants(settings.config)))
+    with ending_in_the_log(settings):
+        asyncio.run(run_sink(settings, load_tenants(settings.config)))

@@ -21,8 +21,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
-    is what Stripe does not have: not sent yet, a negative sum that is carried forward, or rejected,
-    uncertain or altered, which waits for you: see `resmeter deliveries`.
+    usage is not at Stripe yet: it was not sent, or it is a negative sum that is carried forward. What
+    is rejected, uncertain or altered is neither delivered nor pending: a warning counts it.
 
     \b
     Example:
@@ -49,7 +49,7 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
         stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
         if stuck:
             print_text(
-                f"warning: of the pending {line['outcome']} of {line['tenantid']}, "
+                f"warning: of the {line['outcome']} of {line['tenantid']}, "
                 f"{' and '.join(stuck)} wait for you: see `resmeter deliveries list`",
                 err=True,
             )

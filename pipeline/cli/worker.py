@@ -4,7 +4,9 @@ import sys
 
 import click
 
+from pipeline import logs
 from pipeline.catalog.tenants import load_tenants
+from pipeline.cli.output import ending_in_the_log
 from pipeline.config import load_settings
 from pipeline.stream.versions import check_versions
 
@@ -22,8 +24,10 @@ def command() -> None:
       RESMETER_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 resmeter worker
       curl localhost:9464/health/ready
     """
-    check_versions()  # before the import: the modules of the worker need these versions
-    from pipeline.stream.service import run_worker
-
     settings = load_settings()
-    sys.exit(run_worker(settings, load_tenants(settings.config)))
+    logs.configure(settings.log)
+    with ending_in_the_log(settings):
+        check_versions()  # before the import: the worker's modules need those versions
+        from pipeline.stream.service import run_worker
+
+        sys.exit(run_worker(settings, load_tenants(settings.config)))

@@ -52,10 +52,15 @@ def open_client(make: Callable[[dict[str, Any]], _Client], options: Mapping[str,
     """Make a client; librdkafka reads the certificates and keys now.
 
     Raises:
-        ConfigurationError: librdkafka cannot use the options, such as a certificate or key.
+        ConfigurationError: librdkafka cannot use the options, such as a certificate or key, or the
+            identity provider gives us no token.
+        UnavailableError: the identity provider cannot be reached.
     """
+    if "oauth_cb" in options:
+        options["oauth_cb"]("")  # an error now; librdkafka would wait, and not say why
     try:
-        return make(dict(options))
+        # Without a logger, librdkafka prints lines of its own form on standard error.
+        return make({"logger": logging.getLogger("librdkafka"), **options})
     except KafkaException as error:
         raise ConfigurationError(
             [
@@ -106,5 +111,5 @@ def auth_failure_message(servers: str, reason: str) -> str:
     return (
         f"cannot connect to Kafka at {servers}: {reason}; check "
         "RESMETER_KAFKA__SECURITY_PROTOCOL, SASL_MECHANISM, SASL_USERNAME, SASL_PASSWORD, "
-        "SSL_CA_FILE, SSL_CERT_FILE and SSL_KEY_FILE"
+        "SASL_OAUTH_…, SSL_CA_FILE, SSL_CERT_FILE and SSL_KEY_FILE"
     )

@@ -1,22 +1,25 @@
 """Translate the broker's settings into a neutral form, and that form into client options."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
 
 from pipeline.config import KafkaSettings
+from pipeline.kafka.tokens import Tokens, tokens_of
 
-ClientOptions: TypeAlias = dict[str, str | int | float | bool]
+ClientOptions: TypeAlias = dict[str, Any]
 
 
 class Sasl(msgspec.Struct, frozen=True):
-    """The user name and password with which we log in to the brokers."""
+    """How we log in to the brokers: with a user name and password, or with tokens."""
 
-    mechanism: str
+    mechanism: str  # as the brokers know it
     username: str
     password: str
+    tokens: Tokens | None = None
 
     def __repr__(self) -> str:
         return f"Sasl(mechanism={self.mechanism!r}, username={self.username!r}, password=...)"
@@ -56,10 +59,12 @@ def security_of(kafka: KafkaSettings) -> Security:
     tls: Tls | None = None
     if kafka.security_protocol.startswith("SASL"):
         password = kafka.sasl_password
+        tokens = tokens_of(kafka)
         sasl = Sasl(
-            kafka.sasl_mechanism,
+            kafka.sasl_mechanism if tokens is None else "OAUTHBEARER",
             kafka.sasl_username or "",
             password.get_secret_value() if password else "",
+            tokens,
         )
     if kafka.security_protocol.endswith("SSL"):
         key_password = kafka.ssl_key_password
@@ -81,8 +86,11 @@ def librdkafka_options(kafka: KafkaSettings) -> ClientOptions:
     }
     if (sasl := security.sasl) is not None:
         options["sasl.mechanism"] = sasl.mechanism
-        options["sasl.username"] = sasl.username
-        options["sasl.password"] = sasl.password
+        if sasl.tokens is not None:
+            options["oauth_cb"] = sasl.tokens.for_librdkafka
+        else:
+            options["sasl.username"] = sasl.username
+            options["sasl.password"] = sasl.password
     if (tls := security.tls) is not None:
         if tls.ca_file:
             options["ssl.ca.location"] = str(tls.ca_file)
@@ -94,14 +102,22 @@ def librdkafka_options(kafka: KafkaSettings) -> ClientOptions:
     return options
 
 
-def aiokafka_options(kafka: KafkaSettings) -> dict[str, Any]:
-    """Return aiokafka's options for the security, without the brokers' addresses."""
+def aiokafka_options(
+    kafka: KafkaSettings, provider_of: Callable[[Tokens], object] = lambda tokens: tokens
+) -> dict[str, Any]:
+    """Return aiokafka's options for the security, without the brokers' addresses.
+
+    `provider_of` makes what aiokafka asks for tokens; only the stream knows aiokafka.
+    """
     security = security_of(kafka)
     options: dict[str, Any] = {"security_protocol": security.protocol}
     if (sasl := security.sasl) is not None:
         options["sasl_mechanism"] = sasl.mechanism
-        options["sasl_plain_username"] = sasl.username
-        options["sasl_plain_password"] = sasl.password
+        if sasl.tokens is not None:
+            options["sasl_oauth_token_provider"] = provider_of(sasl.tokens)
+        else:
+            options["sasl_plain_username"] = sasl.username
+            options["sasl_plain_password"] = sasl.password
     if security.tls is not None:
         options["ssl_context"] = security.tls.context()
     return options

@@ -1,5 +1,6 @@
 """Write records to a topic for a command, and wait for every acknowledgement."""
 
+import logging
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -38,6 +39,7 @@ class TopicWriter:
         self._failures: list[str] = []
         self._producer = Producer(
             {
+                "logger": logging.getLogger("librdkafka"),
                 **options,
                 "acks": "all",
                 "enable.idempotence": True,

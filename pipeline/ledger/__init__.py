@@ -6,7 +6,8 @@ SQLite file (WAL) by default, or a PostgreSQL database by URL. Only this package
 The sink's intake stores usage records (`records`), its planner joins them into meter events, and
 its dispatcher leases and concludes each call (`deliveries`). Commands read `reports`, `pricing` and
 `receipt`. `entries` has the values that are stored and returned, `tables` the schema; `database`
-opens, checks and upgrades it.
+opens, checks and upgrades it, and `rights` says whether we may write it. `ages` says how long the
+oldest usage has waited.
 
 Invariants:
 
@@ -27,5 +28,14 @@ This package does not decide what bills (`resolve`), group or send usage (`sink`
 """
 
 from pipeline.ledger.database import Ledger, check, open_ledger, redacted, upgrade
+from pipeline.ledger.rights import problems_of_rights, sslmode_missing
 
-__all__ = ["Ledger", "check", "open_ledger", "redacted", "upgrade"]
+__all__ = [
+    "Ledger",
+    "check",
+    "open_ledger",
+    "problems_of_rights",
+    "redacted",
+    "sslmode_missing",
+    "upgrade",
+]

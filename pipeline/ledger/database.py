@@ -25,6 +25,13 @@ VARIABLE = "RESMETER_LEDGER__URL"
 CONNECT_SECONDS_MAX = 10
 LOCK_SECONDS_MAX = 60.0  # SQLite: how long a writer waits for another writer
 _UPGRADE_LOCK = 0x7265_736D  # PostgreSQL: simultaneous upgrades wait for each other
+# What an operator must do about PostgreSQL's errors that no retry cures, by their SQLSTATE.
+_ADVICE = {
+    "25006": "it is a standby or set to read-only: connect to the primary, with a user who may write",
+    "42501": "give the user SELECT, INSERT, UPDATE and DELETE on all tables, and CREATE for an upgrade",
+    "42P01": "run `resmeter ledger upgrade` as this user, or set the user's search_path",
+    "3F000": "create the schema, or set the user's search_path",
+}
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
@@ -42,6 +49,7 @@ class Ledger:
 
         Raises:
             UnavailableError: the database cannot be reached or stays locked.
+        ConfigurationError: the database is read-only, or the user lacks a right.
         """
         with _translated_errors(self.redacted_url), self._engine.begin() as connection:
             yield connection
@@ -197,14 +205,27 @@ def _connect(url: URL, *, foreign_keys: bool = True) -> Ledger:
     if url.get_backend_name() == "sqlite":
         engine = connect_sqlite(url, foreign_keys=foreign_keys)
     else:
-        arguments: dict[str, object] = {"client_encoding": "utf8"}
+        arguments: dict[str, object] = {
+            "client_encoding": "utf8",
+            # A pooler such as PgBouncer gives each transaction another connection to the server,
+            # which does not know what was prepared on the one before.
+            "prepare_threshold": None,
+        }
         if "connect_timeout" not in url.query:
             arguments["connect_timeout"] = CONNECT_SECONDS_MAX
         # Errors must not show the parameters, which can be thousands of usage records.
         engine = create_engine(
             url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True
         )
+        event.listen(engine, "checkin", _leave_mode_to_the_server)
     return Ledger(engine)
+
+
+def _leave_mode_to_the_server(connection: Any, _: Any) -> None:
+    # SQLAlchemy leaves a connection that was used for reading in the mode READ WRITE. It would write
+    # even where the server is set to read-only, as a provider does when the disk is full.
+    if connection is not None:
+        connection.read_only = None
 
 
 def connect_sqlite(url: URL, *, foreign_keys: bool = True) -> Engine:
@@ -243,10 +264,14 @@ def _translated_errors(redacted_url: str) -> Iterator[None]:
     except DBAPIError as error:
         if "invalid connection option" in str(error.orig):
             raise ConfigurationError([f"{VARIABLE}: {error.orig}"]) from error
+        reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
+        if advice := _ADVICE.get(getattr(error.orig, "sqlstate", None) or ""):
+            raise ConfigurationError(
+                [f"the ledger {redacted_url} cannot be used: {reason}; {advice}"]
+            ) from error
         # The other classes are errors of ours: a violated constraint or wrong SQL.
         if type(error) not in {DatabaseError, InterfaceError, OperationalError}:
             raise
-        reason = str(error.orig).strip().splitlines()[0] if error.orig else str(error)
         raise UnavailableError(f"the ledger {redacted_url} cannot be used: {reason}") from error
 
 

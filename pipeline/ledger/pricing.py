@@ -12,8 +12,8 @@ class PricedUsage(TypedDict):
     """Usage of a tenant and outcome in one currency; the keys of `resmeter usage --json`.
 
     `amount` is an exact decimal without an exponent. `amount` and `currency` are None if no policy
-    prices the outcome. `pending` is all that is not delivered; `rejected`, `uncertain` and `altered`
-    are the part of it that waits for an operator.
+    prices the outcome. `rejected`, `uncertain` and `altered` units wait for an operator; `pending`
+    still reaches the biller.
     """
 
     tenantid: str
@@ -59,6 +59,7 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
         line["assumed"] += usage.assumed
         line["delivered"] += usage.delivered
         line["pending"] += usage.quantity - usage.delivered
+        line["pending"] -= usage.rejected + usage.uncertain + usage.altered
         line["rejected"] += usage.rejected
         line["uncertain"] += usage.uncertain
         line["altered"] += usage.altered

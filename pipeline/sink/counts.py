@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from pipeline.ledger.ages import Oldest
 from pipeline.ledger.entries import Stored
 from pipeline.metrics import OTHER_TENANTS, OWED_STATES, SinkMetrics, remove_partition
 
@@ -20,7 +21,6 @@ def publish_pending(
     money: Mapping[tuple[str, str], float],
     carried: Mapping[str, int],
     parked: Mapping[str, int],
-    oldest_seconds: float,
 ) -> None:
     """Publish the units and money that Stripe has not accepted yet; all other series become zero."""
     _reset_pending(metrics, [*units, *carried, *parked], {currency for _, currency in money})
@@ -33,7 +33,16 @@ def publish_pending(
             gauge.labels(_label(metrics, tenant)).inc(value)
     for (tenant, currency), amount in money.items():
         metrics.pending_money.labels(_label(metrics, tenant), currency).inc(amount)
-    metrics.pending_age.set(oldest_seconds)
+
+
+def publish_ages(metrics: SinkMetrics, oldest: Oldest, now: float) -> None:
+    """Publish how long the oldest usage has waited; 0 if nothing waits."""
+    for gauge, since_ms in (
+        (metrics.pending_age, oldest.waiting_since_ms),
+        (metrics.pending_usage_age, oldest.used_at_ms),
+        (metrics.unanswered_age, oldest.unanswered_since_ms),
+    ):
+        gauge.set(0.0 if since_ms is None else max(0.0, now - since_ms / 1000))
 
 
 def publish_owed(

@@ -79,6 +79,7 @@ class Intake:
         self._joined = False
         self._partitions: list[int] = []  # of the topic
         self._lag_measured_at = 0.0
+        self.waiting = 0  # usage records that were not read at the last measurement
         self._unreached: str | None = None
         self._auth_failure = AuthFailure()
         self._stored: dict[int, int | None] = {}  # partition → next offset in the ledger
@@ -183,6 +184,7 @@ class Intake:
         self._log.info("partitions_assigned", partitions=sorted(self._stored))
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._log.info("partitions_revoked", partitions=sorted(p.partition for p in partitions))
         for partition in partitions:
             self._stored.pop(partition.partition, None)
             self._read.pop(partition.partition, None)
@@ -309,10 +311,14 @@ class Intake:
         try:
             # All partitions, not only ours: another sink may have stored them in another ledger.
             self._learn_committed(consumer, self._partitions)
+            waiting = 0
             for partition, next_offset in list(self._read.items()):
                 position = TopicPartition(self._topic, partition)
                 _, high = consumer.get_watermark_offsets(position, timeout=LAG_TIMEOUT_SECONDS)
-                self._metrics.lag_records.labels(partition).set(max(0, high - next_offset))
+                lag = max(0, high - next_offset)
+                self._metrics.lag_records.labels(partition).set(lag)
+                waiting += lag
+            self.waiting = waiting
         except KafkaException as error:
             if self._auth_failure.reason is None:
                 self._unreached = f"Kafka at {self._servers}: {error.args[0].str()}"

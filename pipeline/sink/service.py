@@ -12,20 +12,30 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.prices import Billing
 from pipeline.config import Settings
+from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
-from pipeline.ledger import Ledger, deliveries, open_ledger
+from pipeline.ledger import (
+    Ledger,
+    deliveries,
+    open_ledger,
+    problems_of_rights,
+    sslmode_missing,
+)
+from pipeline.ledger.ages import oldest_open
 from pipeline.ledger.entries import STUCK
-from pipeline.logs import get_logger
+from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
-from pipeline.metrics import SinkMetrics
-from pipeline.sink.counts import publish_owed, publish_pending
+from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
+from pipeline.sink.counts import publish_ages, publish_owed, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
 from pipeline.sink.position import LedgerPosition
 from pipeline.sink.stripe.meter import open_meter
+from pipeline.worklog import ReadinessLog, WorkLog
 
+_LOG_SECONDS = 1.0
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
@@ -33,9 +43,10 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
     """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
 
     Raises:
-        ConfigurationError: no Stripe key, no topic, or the ledger has another schema.
+        ConfigurationError: no Stripe key, no topic, the ledger has another schema or is read-only.
         UnavailableError: Kafka or the ledger cannot be reached.
     """
+    log_uncaught_exceptions()
     limit_arenas()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -47,7 +58,11 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
             stack.push_async_callback(meter.close)
             ledger = await asyncio.to_thread(open_ledger, settings.ledger.url)
             stack.callback(ledger.close)
-            registry = CollectorRegistry()
+            if missing := sslmode_missing(settings.ledger.url):
+                get_logger(__name__).warning("sslmode_missing", detail=missing)
+            if problems := await asyncio.to_thread(problems_of_rights, ledger):
+                raise ConfigurationError(problems)
+            registry = new_registry()
             metrics = SinkMetrics(registry)
             dispatcher = Dispatcher(
                 ledger,
@@ -102,14 +117,17 @@ class _Sink:
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
         """Serve, consume and flush until `stop` or the first failure, which is raised."""
         listening = listen(self._settings.http_host, self._settings.http_port)
-        async with serving(listening, text_of(registry), self._problems) as port:
+        RuntimeMetrics(registry, "sink").ready.set_function(lambda: not self._problems())
+        async with serving(listening, text_of(registry), self._readiness) as port:
             self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
             consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
             flushing = asyncio.create_task(self._flush_until(stop))
+            logging = asyncio.create_task(self._log_until(stop))
             stopping = asyncio.create_task(stop.wait())
             waited: list[asyncio.Future[Any]] = [
                 consuming,
                 flushing,
+                logging,
                 stopping,
                 self._dispatcher.failed,
             ]
@@ -118,15 +136,38 @@ class _Sink:
             # 1. No new records: the last batch is stored, and the sink leaves the group.
             stop.set()
             self._intake.stop()
-            await asyncio.wait({consuming, flushing, stopping})
+            await asyncio.wait({consuming, flushing, logging, stopping})
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
-            for task in (*ended, consuming, flushing):
+            for task in (*ended, consuming, flushing, logging):
                 task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
-    async def _problems(self) -> list[str]:
+    async def _readiness(self) -> list[str]:
+        return self._problems()
+
+    def _problems(self) -> list[str]:
         return self._intake.problems() + self._dispatcher.problems()
+
+    async def _log_until(self, stop: asyncio.Event) -> None:
+        metrics = self._metrics
+        work = WorkLog(
+            self._log,
+            {
+                "usage_records": metrics.records,
+                "quarantined": metrics.records_refused,
+                "planned": metrics.meter_events_planned,
+                "calls": metrics.deliveries,
+            },
+            lambda: {"waiting": self._intake.waiting},
+        )
+        readiness = ReadinessLog(self._log)
+        while not stop.is_set():
+            readiness.update(self._problems())
+            work.tick()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOG_SECONDS)
+        work.say()
 
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
@@ -178,9 +219,9 @@ async def flush(
 async def _publish_pending(
     ledger: Ledger, billing: Billing, metrics: SinkMetrics, planned: Planned, now: float
 ) -> None:
-    """Set the gauges of the undelivered units, and of the age of the oldest pending unit."""
+    """Set the gauges of the undelivered units, and of how long the oldest of them has waited."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
-    pending_sums = await asyncio.to_thread(deliveries.pending_sums, ledger)
+    oldest = await asyncio.to_thread(oldest_open, ledger, planned.parked)
     stuck = await asyncio.to_thread(deliveries.stuck_counts, ledger)
     units: Counter[str] = Counter()
     money: dict[tuple[str, str], float] = defaultdict(float)
@@ -199,14 +240,6 @@ async def _publish_pending(
             owed_money[total.state, price[1]] += amount
             if waits:
                 money[total.tenant_id, price[1]] += amount
-    # A negative sum may wait weeks for later usage to reduce; that is not a delay.
-    oldest = min((total.stored_at for total in pending_sums if total.quantity > 0), default=None)
-    publish_pending(
-        metrics,
-        units,
-        money,
-        planned.carried,
-        planned.parked,
-        0.0 if oldest is None else max(0.0, now - oldest / 1000),
-    )
+    publish_pending(metrics, units, money, planned.carried, planned.parked)
     publish_owed(metrics, owed_units, owed_money, stuck)
+    publish_ages(metrics, oldest, now)

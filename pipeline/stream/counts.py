@@ -1,10 +1,15 @@
 """Count a batch's records and results in the worker's metrics."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from pipeline.events.model import TYPES
 from pipeline.metrics import WorkerMetrics, remove_partition
 from pipeline.stream.batch import BatchResult
+from pipeline.stream.partition import Partition
+from pipeline.stream.state import due_arrival_ms_of
+
+_OVERDUE_COUNTED_MAX = 100_000  # entries; counting them takes some 30 ms
 
 
 def count_applied(metrics: WorkerMetrics, result: BatchResult) -> None:
@@ -31,6 +36,27 @@ def count_emitted(metrics: WorkerMetrics, result: BatchResult) -> None:
     )
     for labels, count in emitted.items():
         metrics.transitions.labels(*labels).inc(count)
+
+
+def count_overdue(partitions: Iterable[Partition], now_ms: int) -> int:
+    """Count the conversations whose window ended a minute ago or more and that are not settled.
+
+    A conversation may be in the queue twice, or be decided already: look at its state. Too many
+    entries would block the event loop; then count them as they are.
+    """
+    buckets = [(p.states, keys) for p in partitions for keys in p.due_queue.until(now_ms)]
+    entries = sum(len(keys) for _, keys in buckets)
+    if entries > _OVERDUE_COUNTED_MAX:
+        return entries
+    overdue = {
+        key
+        for states, keys in buckets
+        for key in keys
+        if (stored := states.get(key)) is not None
+        and (due_ms := due_arrival_ms_of(stored)) is not None
+        and due_ms <= now_ms
+    }
+    return len(overdue)
 
 
 def drop_partition(metrics: WorkerMetrics, partition: int) -> None:

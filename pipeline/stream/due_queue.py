@@ -47,10 +47,10 @@ class DueQueue:
         self._keys -= len(taken)
         return taken
 
-    def count_until(self, clock_ms: int) -> int:
-        """Return how many keys are in buckets that ended at or before `clock_ms`."""
+    def until(self, clock_ms: int) -> list[list[bytes]]:
+        """Return the buckets that ended at or before `clock_ms`, with their keys."""
         current = clock_ms // self._bucket_ms
-        return sum(len(keys) for number, keys in self._buckets.items() if number < current)
+        return [keys for number, keys in self._buckets.items() if number < current]
 
     def __len__(self) -> int:
         return self._keys

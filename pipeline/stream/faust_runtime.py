@@ -52,6 +52,7 @@ Private attributes that we read, set or call::
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -65,8 +66,10 @@ from faust.types import TP
 
 from pipeline.config import Settings
 from pipeline.kafka.options import security_of
+from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
+from pipeline.stream.outputs import TokenProvider
 from pipeline.stream.runner import BatchRunner, Timers
 
 _POLL_SECONDS = 1.0
@@ -76,6 +79,10 @@ def faust_credentials(settings: Settings) -> Any:
     """Return Faust's credentials for the brokers; None without TLS and SASL."""
     security = security_of(settings.kafka)
     context = None if security.tls is None else security.tls.context()
+    if security.sasl is not None and security.sasl.tokens is not None:
+        return faust.OAuthCredentials(
+            oauth_cb=TokenProvider(security.sasl.tokens), ssl_context=context
+        )
     if security.sasl is not None:
         return faust.SASLCredentials(
             username=security.sasl.username,
@@ -95,6 +102,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
     resmeter: Settings
     runner: BatchRunner
     host: "FaustHost"
+    _assigned_at = 0.0  # monotonic seconds
 
     def attach(self, settings: Settings, host: "FaustHost", runner: BatchRunner) -> None:
         self.resmeter = settings
@@ -117,10 +125,18 @@ class FaustApp(faust.App):  # type: ignore[misc]
         runner.drop(set(runner.partitions) - owned)
         for number in owned:
             runner.partition(number).is_recovered = False
+        self._assigned_at = time.monotonic()
+        get_logger("worker").info("partitions_assigned", partitions=sorted(owned))
         await super()._on_partitions_assigned(assigned, generation_id)
 
     def on_rebalance_end(self) -> None:
         self.runner.recovered()
+        get_logger("worker").info(
+            "states_read",
+            partitions=len(self.runner.partitions),
+            conversations=self.runner.conversations(),
+            seconds=round(time.monotonic() - self._assigned_at, 1),
+        )
         super().on_rebalance_end()
 
 

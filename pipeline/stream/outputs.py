@@ -6,11 +6,15 @@ from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.partitioner import murmur2
 
 from pipeline.config import Settings
+from pipeline.errors import ResmeterError
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.options import aiokafka_options
+from pipeline.kafka.tokens import Tokens
 from pipeline.stream.batch import Output
 
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
@@ -18,6 +22,22 @@ _BATCH_BYTES_MAX = 900_000
 _REQUEST_BYTES_MAX = 16_000_000  # the state of a very long conversation must fit
 
 _Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]  # key, value, headers
+
+
+class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
+    """Give aiokafka the tokens with which it logs in."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def token(self) -> str:
+        try:
+            return (await asyncio.to_thread(self._tokens.current)).value
+        except ResmeterError as error:  # the client tries again, as after any failed connection
+            raise KafkaConnectionError(str(error)) from error
+
+    def extensions(self) -> dict[str, str]:
+        return self._tokens.extensions
 
 
 class Outputs:
@@ -45,7 +65,7 @@ class Outputs:
             # processor time (measured once, 2026-11-27, aiokafka 0.14.0).
             compression_type="snappy",
             request_timeout_ms=int(self._settings.worker.request_timeout_seconds * 1000),
-            **aiokafka_options(self._settings.kafka),
+            **aiokafka_options(self._settings.kafka, TokenProvider),
         )
         await self._producer.start()
         self._records_partitions = len(await self._producer.partitions_for(topics.records))

@@ -91,8 +91,7 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        # One entry per conversation with a history.
-        self.seal_queue = DueQueue(self._seal_bucket_ms)
+        self.seal_queue = DueQueue(self._seal_bucket_ms)  # each conversation with a history once
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
@@ -146,7 +145,6 @@ class Partition:
         """Apply records in the order of their offsets, in short steps; return the result.
 
         Between two steps the caller may let other work run, but must not use the partition.
-
         `records` may be a generator: a record is kept only while it may still become a dead letter.
         The outputs of one conversation are in order; those of two conversations may come in any
         order.
@@ -167,12 +165,11 @@ class Partition:
                     self._reject(result, record, rejected)
             yield
         for number, (key, pending) in enumerate(batch.items()):
-            if pending.arrived:
-                if len(pending.arrived) <= _STEP_EVENTS:
-                    self._receive(result, key, pending)
-                else:
-                    yield from self._receive_in_steps(result, key, pending)
-                pending.arrived.clear()  # free the events while they are in the processor's cache
+            if len(pending.arrived) > _STEP_EVENTS:
+                yield from self._receive_in_steps(result, key, pending)
+            elif pending.arrived:
+                self._receive(result, key, pending)
+            pending.arrived.clear()  # free the events while they are in the processor's cache
             if number % _STEP_CONVERSATIONS == 0:
                 yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
@@ -255,8 +252,7 @@ class Partition:
         if rejected:
             arrived = [one for one in arrived if one[0] not in rejected]
         if arrived:
-            timeline = self._timeline(pending.tenant_id)
-            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
+            self._store(result, key, conversation, arrived[-1][0] + 1)
 
     def _take_in(
         self,
@@ -326,10 +322,11 @@ class Partition:
                 continue
             tenant_id, _, conversation_id = key.decode().partition(":")
             conversation = decode_state(stored)
-            timeline = self._timeline(tenant_id)
-            records = conversation.settle(tenant_id, conversation_id, clock_ms, timeline)
+            records = conversation.settle(
+                tenant_id, conversation_id, clock_ms, self._timeline(tenant_id)
+            )
             self._emit(result, records, conversation.offsets_of(records))
-            self._store(result, key, conversation, next_offset_of(stored), timeline)
+            self._store(result, key, conversation, next_offset_of(stored))
         return result
 
     def seal(self, clock_ms: int, limit: int) -> BatchResult:
@@ -349,8 +346,7 @@ class Partition:
                 continue
             conversation = decode_state(stored)
             result.histories_sealed += conversation.seal()
-            timeline = self._timeline(key.partition(b":")[0].decode())
-            self._store(result, key, conversation, next_offset_of(stored), timeline)
+            self._store(result, key, conversation, next_offset_of(stored))
         return result
 
     def _droppable_at_ms(self, last_arrival_ms: int) -> int:
@@ -378,16 +374,20 @@ class Partition:
                 Output(record.tenant_id.encode(), encode_record(record), origin, record)
             )
 
+    def _basis(self, key: bytes, conversation: Conversation) -> bytes:
+        if conversation.due_arrival_ms is None and not conversation.settled:
+            return b""
+        return conversation.basis(self._timeline(key.partition(b":")[0].decode()))
+
     def _store(
         self,
         result: BatchResult,
         key: bytes,
         conversation: Conversation,
         next_offset: int,
-        timeline: Timeline,
     ) -> None:
         due_ms = conversation.due_arrival_ms
-        stored = encode_state(next_offset, conversation, conversation.basis(timeline))
+        stored = encode_state(next_offset, conversation, self._basis(key, conversation))
         before = self.states.get(key)
         known_due_ms = None if before is None else due_arrival_ms_of(before)
         was_sealed = before is None or is_sealed(before)

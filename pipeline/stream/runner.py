@@ -12,7 +12,7 @@ from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
 from pipeline.stream.batch import BatchResult
-from pipeline.stream.counts import count_applied, count_emitted, drop_partition
+from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Probe, Writer
@@ -320,14 +320,7 @@ class BatchRunner:
         return sum(partition.open_conversations for partition in self.partitions.values())
 
     def due_unsettled(self) -> int:
-        """Count the entries of the due queues that are due by the host's clock.
-
-        The count includes stale entries, of conversations decided before their window ended.
-        """
-        now_ms = int(self._now() * 1000)
-        return sum(
-            partition.due_queue.count_until(now_ms) for partition in self.partitions.values()
-        )
+        return count_overdue(self.partitions.values(), int(self._now() * 1000))
 
     def dead_letter_share(self) -> float:
         return self._dead_letter_limit.share

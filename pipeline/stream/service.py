@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 import uvloop
-from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
@@ -23,14 +22,15 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.topics import TopicAdmin, lost_states
-from pipeline.logs import configure, get_logger
+from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
-from pipeline.metrics import WorkerMetrics
+from pipeline.metrics import RuntimeMetrics, WorkerMetrics, new_registry
 from pipeline.stream.crash import crash
 from pipeline.stream.faust_runtime import FaustApp, FaustHost, faust_credentials
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.runner import BatchRunner
 from pipeline.supervisor import ChildContext, run_processes
+from pipeline.worklog import ReadinessLog, WorkLog
 
 _GAUGES_SECONDS = 1.0
 _PROBE_SECONDS = 5.0
@@ -43,7 +43,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
         ConfigurationError: the settings, the topics or an installed library's version are wrong.
         UnavailableError: no broker answers, or the port is taken.
     """
-    configure(settings.log)
+    log_uncaught_exceptions()
     limit_arenas()
     # The hot path makes hardly any cyclic garbage, and the collector does not track states.
     gc.collect()
@@ -147,8 +147,9 @@ class _Worker:
     def __init__(self, settings: Settings, tenants: Tenants, data: Path) -> None:
         self._settings = settings
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
-        self._registry = CollectorRegistry()
+        self._registry = new_registry()
         self._metrics = WorkerMetrics(self._registry)
+        RuntimeMetrics(self._registry, "worker").ready.set_function(lambda: not self._problems())
         self._outputs = Outputs(settings)
         self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
         self._runner = self._app.runner
@@ -156,6 +157,16 @@ class _Worker:
         self._unready_since = time.monotonic()
         self._is_kafka_silent = False
         watch(self._metrics, self._runner)
+        self._readiness_log = ReadinessLog(self._log)
+        self._work_log = WorkLog(
+            self._log,
+            {
+                "records": self._metrics.records,
+                "rejected": self._metrics.rejected,
+                "usage_records": self._metrics.transitions,
+            },
+            self._facts,
+        )
 
     async def run(self, listening: socket.socket, context: ChildContext | None) -> None:
         """Run until SIGTERM or SIGINT. With a context, this process is one of several."""
@@ -186,6 +197,7 @@ class _Worker:
             await app.start()
             await self._wait_for_end(stop)
             await self._stop()
+        self._work_log.say()
         self._log.info(f"{name}_stopped")
 
     async def _wait_for_end(self, stop: asyncio.Event) -> None:
@@ -263,10 +275,21 @@ class _Worker:
                 answered = False
             self._is_kafka_silent = not answered
 
+    def _facts(self) -> dict[str, object]:
+        """Return what each minute's line says beside the work."""
+        numbers = sorted(self._runner.partitions)
+        return {
+            "partitions": len(numbers),
+            "waiting": sum(self._lag(number) for number in numbers),
+            "conversations": self._runner.conversations(),
+        }
+
     async def _publish_gauges(self) -> None:
         limit = self._settings.worker.recovery_seconds_max
         while True:
             await asyncio.sleep(_GAUGES_SECONDS)
+            self._work_log.tick()
+            self._readiness_log.update(self._problems())
             now = time.monotonic()
             # A restart would not help if there are no partitions or Kafka does not answer.
             problems = [
@@ -278,15 +301,22 @@ class _Worker:
             elif now - self._unready_since > limit:
                 crash("not_ready_for_too_long", TimeoutError(", ".join(problems)), seconds=limit)
 
+    def _lag(self, number: int) -> int:
+        """Return how many records of a partition are known and not done."""
+        end = self._app.host.known_end_offset(number)
+        done = self._runner.done.get(number)
+        position = done if done is not None else self._app.host.committed(number)
+        return 0 if end is None or position is None else max(0, end - position)
+
     def _publish_partitions(self, now: float) -> None:
         host, runner, metrics = self._app.host, self._runner, self._metrics
         now_ms = time.time() * 1000
         for number in list(runner.partitions):
-            end = host.known_end_offset(number)
-            done = runner.done.get(number)
-            committed = host.committed(number)
-            position = done if done is not None else committed
-            lag = 0 if end is None or position is None else max(0, end - position)
+            done, committed, lag = (
+                runner.done.get(number),
+                host.committed(number),
+                self._lag(number),
+            )
             metrics.lag_records.labels(number).set(lag)
             arrived_ms = runner.arrived_ms.get(number)
             metrics.lag_seconds.labels(number).set(

@@ -153,6 +153,47 @@ async def test_a_wrong_key_halts_and_loses_nothing(bench: Bench) -> None:
     assert bench.at_stripe() == {"cus_acme": 1, "cus_bluejay": 1}
 
 
+async def test_what_stripe_does_not_take_grows_old_from_the_flush_to_its_delivery(
+    bench: Bench,
+) -> None:
+    bench.store(record(at=T0 - 3 * HOUR_MS))
+    await bench.flush(key="sk_live_wrong")
+
+    await bench.flush(T0 / 1000 + 600, key="sk_live_wrong")
+    waiting = bench.value("resmeter_pending_age_seconds")
+    used = bench.value("resmeter_pending_usage_age_seconds")
+    await bench.flush(T0 / 1000 + 700)
+    await bench.flush(T0 / 1000 + 760)
+
+    assert waiting == 600
+    assert used == 3 * 3600 + 600
+    assert bench.value("resmeter_pending_age_seconds") == 0
+    assert bench.value("resmeter_pending_usage_age_seconds") == 0
+
+
+async def test_a_call_that_may_have_counted_grows_old_until_it_is_confirmed(bench: Bench) -> None:
+    bench.store(record())
+    bench.fault("cut_after")
+    await _deliver_once(bench)
+
+    await bench.flush(T0 / 1000 + 3600, key="sk_live_wrong")
+    unanswered = bench.value("resmeter_unanswered_age_seconds")
+    await bench.flush(T0 / 1000 + 3700)
+    await bench.flush(T0 / 1000 + 3760)
+
+    assert unanswered == 3600
+    assert bench.value("resmeter_unanswered_age_seconds") == 0
+
+
+async def test_parked_usage_is_not_late_but_grows_old(bench: Bench) -> None:
+    bench.store(record("x1", tenant_id="nobody", at=T0 - HOUR_MS))
+
+    await bench.flush(T0 / 1000 + 60)
+
+    assert bench.value("resmeter_pending_age_seconds") == 0
+    assert bench.value("resmeter_pending_usage_age_seconds") == 3660
+
+
 async def test_usage_of_a_tenant_without_a_customer_is_parked_and_measured(bench: Bench) -> None:
     bench.store(record("x1", tenant_id="nobody"), record("x2", tenant_id="nobody"), record())
 

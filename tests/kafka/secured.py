@@ -20,6 +20,8 @@ KEY_PASSWORD = "hunter2-key"
 _PLAIN = (
     f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
 )
+# Without a validator of signatures, the broker takes unsigned tokens.
+_TOKENS = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 
 
@@ -50,11 +52,12 @@ def running_secured(folder: Path) -> Iterator[Secured]:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(authority.ca),
         "listener.name.ssl.ssl.client.auth": "required",
-        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512,OAUTHBEARER",
     }
     for name in ("sasl_plaintext", "sasl_ssl"):
         properties[f"listener.name.{name}.plain.sasl.jaas.config"] = _PLAIN
         properties[f"listener.name.{name}.scram-sha-512.sasl.jaas.config"] = _SCRAM
+        properties[f"listener.name.{name}.oauthbearer.sasl.jaas.config"] = _TOKENS
     with running_kafka(folder / "kafka", properties=properties, more_listeners=ports) as broker:
         _create_scram_user(broker.bootstrap_servers)
         sasl = {"RESMETER_KAFKA__SASL_USERNAME": USER, "RESMETER_KAFKA__SASL_PASSWORD": PASSWORD}

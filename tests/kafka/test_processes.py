@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import orjson
 import psutil
 
 from pipeline.dev.process import Process
@@ -171,9 +172,10 @@ def test_more_processes_than_partitions_is_a_configuration_error(run: Run) -> No
     result = run.resmeter("worker", RESMETER_WORKER__PROCESSES=str(PARTITIONS + 1))
 
     assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
-    assert line.startswith(
-        "error: RESMETER_WORKER__PROCESSES is 5, but RESMETER_TOPICS__PARTITIONS"
+    line = orjson.loads(result.stderr)
+    assert (line["level"], line["event"]) == ("error", "ended")
+    assert line["error"].startswith(
+        "RESMETER_WORKER__PROCESSES is 5, but RESMETER_TOPICS__PARTITIONS"
     )
 
 

@@ -17,6 +17,7 @@ from tests.kafka.run import Run, metric, readiness
 from tests.kafka.secured import PASSWORD, Secured, running_secured
 from tests.support.certificates import Authority
 from tests.support.events import resolved
+from tests.support.identity import CLIENT_ID, CLIENT_SECRET, Provider, identity_provider
 
 A_WEEK_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
 SECRETS = (PASSWORD, "hunter2")
@@ -137,6 +138,56 @@ def test_an_unknown_client_certificate_and_a_wrong_key_password_are_reported(
     assert "ssl.key.location failed" in unopened.result().stderr
     assert "Traceback" not in unknown.result().stderr + unopened.result().stderr
     assert "hunter2" not in unopened.result().stderr
+
+
+def test_every_process_connects_with_tokens_and_conversations_are_billed(
+    run: Run, secured: Secured, tmp_path: Path, stripe: tuple[Emulator, dict[str, str]]
+) -> None:
+    emulator, run_env = stripe
+    with identity_provider() as provider:
+        run.env |= {**run_env, **_with_tokens(secured, provider)}
+        run.done("topics", "create")
+        worker, sink = run.start("worker"), run.start("sink")
+        run.done("produce", _file(tmp_path, 3))
+
+        run.until_decided(worker, 9)
+        sink.wait_until(lambda: _delivered(run) == 3, 30, "everything is billed")
+
+        assert run.resmeter("check").stderr.count("ok ") == 5
+        for process in (worker, sink):
+            process.stop()
+            assert "hunter2" not in process.log()
+    assert [entry["sum"] for entry in emulator.state.sums()["sums"]] == [3]
+    assert {tuple(form["scope"]) for form in provider.asked} == {("kafka",)}
+
+
+def test_every_command_reports_a_client_that_the_identity_provider_does_not_know(
+    run: Run, secured: Secured, tmp_path: Path
+) -> None:
+    with identity_provider() as provider:
+        wrong = _with_tokens(secured, provider)
+        wrong["RESMETER_KAFKA__SASL_OAUTH_CLIENT_SECRET"] = "hunter2-wrong"
+
+        for result in _tried(run, _file(tmp_path, 1), **wrong):
+            assert result.returncode == 2
+            assert "answered 401 and gave no token for the client" in result.stderr
+            assert "Traceback" not in result.stderr
+            assert "hunter2" not in result.stderr
+
+
+def _with_tokens(secured: Secured, provider: Provider) -> dict[str, str]:
+    """Return the settings for SASL_PLAINTEXT with tokens of the provider."""
+    return {
+        **secured.env["SASL_PLAINTEXT"],
+        "RESMETER_KAFKA__SASL_MECHANISM": "OAUTHBEARER",
+        "RESMETER_KAFKA__SASL_USERNAME": "",
+        "RESMETER_KAFKA__SASL_PASSWORD": "",
+        "RESMETER_KAFKA__SSL_CA_FILE": "",
+        "RESMETER_KAFKA__SASL_OAUTH_TOKEN_URL": provider.url,
+        "RESMETER_KAFKA__SASL_OAUTH_CLIENT_ID": CLIENT_ID,
+        "RESMETER_KAFKA__SASL_OAUTH_CLIENT_SECRET": CLIENT_SECRET,
+        "RESMETER_KAFKA__SASL_OAUTH_SCOPE": "kafka",
+    }
 
 
 def _file(folder: Path, conversations: int) -> str:

@@ -16,6 +16,7 @@ from pipeline.dev.broker import running_kafka
 from tests.kafka.conftest import Load
 from tests.kafka.run import (
     PARTITIONS,
+    SECONDS_MAX,
     Run,
     decided,
     metric,
@@ -105,7 +106,18 @@ def test_worker_and_sink_are_not_ready_while_the_broker_is_down(tmp_path: Path) 
             wait_until(lambda port=port: readiness(port)[0] == 503, "it is not ready")  # type: ignore[misc]
             assert any(kafka.bootstrap_servers in why for why in readiness(port)[1]["reasons"])
         for process in processes:
+            process.find('"event": "(not_ready)"', SECONDS_MAX)
             process.kill()
+
+    # A broker away is some lines, each of them JSON, and not one for each attempt to connect.
+    logged = [
+        [orjson.loads(line)["event"] for line in process.log().splitlines()]
+        for process in processes
+    ]
+    assert [len(events) < 40 for events in logged] == [True, True], logged
+    assert all({"partitions_assigned", "ready", "not_ready"} <= set(events) for events in logged)
+    assert "states_read" in logged[0]
+    assert "kafka_unreachable" in logged[1]
 
 
 def test_sigterm_stops_a_worker_whose_broker_is_down(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Bench(NamedTuple):
             Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0)),
         )
         try:
-            await flush(self.ledger, self.tenants, dispatcher, self.metrics)
+            await flush(self.ledger, self.tenants, dispatcher, self.metrics, now=now)
             await dispatcher.idle()
         finally:
             await dispatcher.stop()

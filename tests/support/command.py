@@ -3,6 +3,8 @@
 import logging
 import os
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping
 
 import structlog
@@ -18,6 +20,7 @@ def resmeter(
     whole_env = {**dict.fromkeys(os.environ), **env}  # None removes a variable
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook
     with CliRunner().isolation(given, whole_env) as (out, err, _):
         try:
             main(arguments)
@@ -26,5 +29,6 @@ def resmeter(
             status = int(end.code or 0)
         finally:
             root.handlers[:], root.level = handlers, level
+            sys.excepthook, threading.excepthook = hooks
             structlog.reset_defaults()
         return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())

@@ -19,6 +19,7 @@ from pipeline.errors import ConfigurationError
 
 SECRETS = (
     "RESMETER_KAFKA__SASL_PASSWORD",
+    "RESMETER_KAFKA__SASL_OAUTH_CLIENT_SECRET",
     "RESMETER_KAFKA__SSL_KEY_PASSWORD",
     "RESMETER_STRIPE__API_KEY",
     "RESMETER_EMULATOR__CONTROL_TOKEN",
@@ -216,6 +217,71 @@ def test_a_problem_does_not_show_a_value(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert len(problems()) == 2
     assert "hunter2" not in "\n".join(problems())
+
+
+# --- secrets in files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RESMETER_KAFKA__SASL_PASSWORD", "hunter2"),
+        ("RESMETER_KAFKA__SSL_KEY_PASSWORD", "hunter2"),
+        ("RESMETER_LEDGER__URL", "postgresql://me:hunter2@db/resmeter"),
+        ("RESMETER_STRIPE__API_KEY", "sk_test_hunter2"),
+        ("RESMETER_STRIPE__PROXY", "http://me:hunter2@proxy:3128"),
+        ("RESMETER_EMULATOR__CONTROL_TOKEN", "hunter2"),
+    ],
+)
+def test_a_secret_can_be_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(value + "\n")
+    monkeypatch.setenv("RESMETER_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("RESMETER_KAFKA__SASL_USERNAME", "me")
+    if variable != "RESMETER_KAFKA__SASL_PASSWORD":
+        monkeypatch.setenv("RESMETER_KAFKA__SASL_PASSWORD", "another")
+    monkeypatch.setenv(f"{variable}_FILE", str(file))
+
+    settings = load_settings()
+    valid, problems_of_valid, _ = load_valid_settings()
+
+    section, name = variable.removeprefix(PREFIX).lower().split("__")
+    read = getattr(getattr(settings, section), name)
+    assert (read if isinstance(read, str) else read.get_secret_value()) == value
+    assert (valid, problems_of_valid) == (settings, [])
+    assert "hunter2" not in repr(settings)
+
+
+def test_a_file_without_its_secret_is_reported_and_the_other_sections_are_valid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    (tmp_path / "token").write_text("token")
+    monkeypatch.setenv("RESMETER_STRIPE__API_KEY_FILE", str(tmp_path / "empty"))
+    monkeypatch.setenv("RESMETER_LEDGER__URL_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("RESMETER_KAFKA__SASL_PASSWORD_FILE", str(tmp_path / "binary"))
+    monkeypatch.setenv("RESMETER_KAFKA__SSL_KEY_PASSWORD_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("RESMETER_KAFKA__SSL_KEY_PASSWORD", "twice")
+    monkeypatch.setenv("RESMETER_EMULATOR__CONTROL_TOKEN_FILE", str(tmp_path / "token"))
+
+    settings, found, wrong = load_valid_settings()
+
+    assert (
+        found
+        == list(problems())
+        == [
+            f"RESMETER_KAFKA__SASL_PASSWORD_FILE: {tmp_path}/binary cannot be read: it is not text in UTF-8",
+            "RESMETER_KAFKA__SSL_KEY_PASSWORD_FILE: RESMETER_KAFKA__SSL_KEY_PASSWORD is set too; set one of them",
+            f"RESMETER_LEDGER__URL_FILE: {tmp_path}/none cannot be read: No such file or directory",
+            f"RESMETER_STRIPE__API_KEY_FILE: {tmp_path}/empty is empty",
+        ]
+    )
+    assert wrong == {"kafka", "ledger", "stripe"}
+    assert settings.emulator.control_token is not None
+    assert settings.emulator.control_token.get_secret_value() == "token"
 
 
 # --- descriptions ----------------------------------------------------------------------

@@ -12,13 +12,21 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from pipeline.metrics import DELIVERY_RESULTS, ProcessesMetrics, SinkMetrics, WorkerMetrics
+from pipeline.metrics import (
+    DELIVERY_RESULTS,
+    ProcessesMetrics,
+    RuntimeMetrics,
+    SinkMetrics,
+    WorkerMetrics,
+)
 
 GRAFANA = Path(__file__).resolve().parents[2] / "deploy" / "grafana"
 QUESTIONS = ["Are we behind?", "Are we losing?", "Are we right?", "Is it us or Stripe?"]
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-# Prometheus adds `instance` and `job` to each series, and a histogram's buckets have `le`.
-ADDED_LABELS = {"instance", "job", "le"}
+# Prometheus adds `instance`, `job` and often `cluster` to each series; a histogram's buckets have `le`.
+ADDED_LABELS = {"cluster", "instance", "job", "le"}
+DATA_SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SELECTED = 'cluster=~"$cluster",job=~"$job"'
 
 
 @cache
@@ -49,7 +57,8 @@ def labels_of_series() -> dict[str, set[str]]:
     """Return the labels of every series, by the name of the series."""
     series: dict[str, set[str]] = {}
     kinds = (WorkerMetrics, ProcessesMetrics, SinkMetrics)
-    for metrics in (kind(CollectorRegistry()) for kind in kinds):
+    runtime = RuntimeMetrics(CollectorRegistry(), "worker")
+    for metrics in (runtime, *(kind(CollectorRegistry()) for kind in kinds)):
         for metric in vars(metrics).values():
             if isinstance(metric, MetricWrapperBase):
                 for suffix in SUFFIXES[str(metric._type)]:
@@ -62,6 +71,7 @@ def families() -> list[set[str]]:
     registry = CollectorRegistry()
     WorkerMetrics(registry)
     ProcessesMetrics(registry)
+    RuntimeMetrics(registry, "worker")
     SinkMetrics(registry)
     return [
         {metric.name + suffix for suffix in SUFFIXES[metric.type]} for metric in registry.collect()
@@ -126,6 +136,8 @@ def test_ledger_gauges_are_not_summed_over_sinks() -> None:
         "resmeter_pending_units",
         "resmeter_pending_money",
         "resmeter_pending_age_seconds",
+        "resmeter_pending_usage_age_seconds",
+        "resmeter_unanswered_age_seconds",
         "resmeter_carried_units",
         "resmeter_parked_units",
         "resmeter_owed_units",
@@ -153,31 +165,45 @@ def test_each_panel_has_a_title_a_description_and_a_unit(panel: dict[str, Any]) 
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_every_data_source_is_provisioned() -> None:
+def test_a_viewer_chooses_the_data_source() -> None:
     path = GRAFANA / "provisioning" / "datasources" / "prometheus.yml"
     provisioned = yaml.safe_load(path.read_text("utf-8"))["datasources"]
-    known = [{"type": source["type"], "uid": source["uid"]} for source in provisioned]
 
-    variables = dashboard()["templating"]["list"]
+    source, *variables = dashboard()["templating"]["list"]
     users = [*panels(), *(target for panel in panels() for target in panel["targets"]), *variables]
-    assert all(user["datasource"] in known for user in users)
+    assert (source["name"], source["type"], source["query"]) == (
+        "datasource",
+        "datasource",
+        provisioned[0]["type"],
+    )
+    assert all(user["datasource"] == DATA_SOURCE for user in users)
 
 
 def test_every_variable_is_defined() -> None:
-    used = set(re.findall(r"\$(?!__)\w+", json.dumps(dashboard()["panels"])))
+    used = set(re.findall(r"\$(?!__)\{?(\w+)", json.dumps(dashboard()["panels"])))
     variables = dashboard()["templating"]["list"]
 
-    assert used == {f"${variable['name']}" for variable in variables} == {"$tenant"}
-    for variable in variables:
+    assert used == {variable["name"] for variable in variables}
+    for variable in variables[1:]:
         (series,) = named(variable["definition"])
-        assert variable["name"] in labels_of_series()[series]
+        assert variable["name"] in labels_of_series()[series] | ADDED_LABELS
+
+
+def test_every_series_is_filtered_by_cluster_and_job() -> None:
+    """Without the label `cluster`, `.*` matches its absence."""
+    for panel in panels():
+        for expression in expressions(panel):
+            assert len(named(expression)) <= expression.count(SELECTED), label_of(panel)
+            assert re.findall(r"\bresmeter_\w+(?!\w|\{)", expression) == [], label_of(panel)
+    of_all = {v["name"]: v.get("allValue") for v in dashboard()["templating"]["list"]}
+    assert of_all["cluster"] == of_all["job"] == ".*"
 
 
 def test_series_by_tenant_are_filtered_by_the_selected_tenant() -> None:
     for panel in panels():
         for expression in expressions(panel):
             of_tenants = any("tenant" in labels_of_series()[name] for name in named(expression))
-            assert ('{tenant=~"$tenant"}' in expression) == of_tenants, label_of(panel)
+            assert ('tenant=~"$tenant"}' in expression) == of_tenants, label_of(panel)
 
 
 def test_panel_ids_are_unique() -> None:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.cli import COMMANDS
 from pipeline.config import describe_settings
-from pipeline.metrics import ProcessesMetrics, SinkMetrics, WorkerMetrics
+from pipeline.metrics import ProcessesMetrics, RuntimeMetrics, SinkMetrics, WorkerMetrics
 from tests.proof.rows import ROWS
 from tests.simulation.bugs import BUGS
 
@@ -115,6 +115,7 @@ def test_every_setting_is_in_the_reference_with_its_default() -> None:
 def test_every_metric_is_in_the_reference_with_its_labels() -> None:
     registry = CollectorRegistry()
     ProcessesMetrics(registry)
+    RuntimeMetrics(registry, "worker")
     WorkerMetrics(registry)
     SinkMetrics(registry)
     defined = {
@@ -180,7 +181,9 @@ def test_every_error_in_the_log_has_a_runbook() -> None:
         for text in sources
         for event in re.findall(r"(?:\.error|\bdie|\b_end)\(\s*f?\"([a-z_]+)[\"{]", text)
     }
-    runbooks = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
+    operate = ROOT / "docs" / "operate"
+    pages = [operate / "runbooks.md", *(operate / "runbooks").glob("*.md")]
+    runbooks = "".join(page.read_text() for page in pages)
 
     assert events
     # A name that ends in an underscore is the start of an f-string, such as `delivery_{result}`.

@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.catalog.policies import PRESETS, preset
 from pipeline.events.model import REASONS, TYPES
 from pipeline.kafka.headers import DeadLetter
+from pipeline.ledger.ages import Oldest
 from pipeline.ledger.entries import Quarantined, Stored
 from pipeline.metrics import (
     DELIVERY_RESULTS,
@@ -16,7 +17,7 @@ from pipeline.metrics import (
     WorkerMetrics,
 )
 from pipeline.sink import counts as sink_counts
-from pipeline.sink.counts import count_stored, publish_pending
+from pipeline.sink.counts import count_stored, publish_ages, publish_pending
 from pipeline.sink.meter import NEXT
 from pipeline.stream import counts as worker_counts
 from pipeline.stream.batch import BatchResult, Output
@@ -217,7 +218,6 @@ def test_pending_usage_is_published_by_tenant_and_currency() -> None:
         {("acme", "usd"): 2.97, ("globex", "eur"): 0.8},
         {"acme": -2},
         {"globex": 1},
-        90.0,
     )
 
     assert nonzero(registry, "resmeter_pending_units") == {("acme",): 3, ("globex",): 1}
@@ -227,28 +227,40 @@ def test_pending_usage_is_published_by_tenant_and_currency() -> None:
     }
     assert nonzero(registry, "resmeter_carried_units") == {("acme",): -2}
     assert nonzero(registry, "resmeter_parked_units") == {("globex",): 1}
-    assert values(registry, "resmeter_pending_age_seconds") == {(): 90}
+
+
+def test_ages_are_published_and_go_back_to_zero() -> None:
+    registry = CollectorRegistry()
+    metrics = SinkMetrics(registry)
+    names = ("pending_age", "pending_usage_age", "unanswered_age")
+
+    publish_ages(metrics, Oldest(10_000, 4_000, 70_000), 100.0)
+    before = [values(registry, f"resmeter_{name}_seconds")[()] for name in names]
+    publish_ages(metrics, Oldest(None, None, None), 100.0)
+    after = [values(registry, f"resmeter_{name}_seconds")[()] for name in names]
+
+    assert before == [90, 96, 30]
+    assert after == [0, 0, 0]
 
 
 def test_a_tenant_without_pending_usage_goes_to_zero() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
-    publish_pending(metrics, {"acme": 3}, {("acme", "eur"): 2.4}, {"acme": -1}, {"acme": 1}, 90.0)
+    publish_pending(metrics, {"acme": 3}, {("acme", "eur"): 2.4}, {"acme": -1}, {"acme": 1})
 
-    publish_pending(metrics, {}, {}, {}, {}, 0.0)
+    publish_pending(metrics, {}, {}, {}, {})
 
     for name in ("pending_units", "carried_units", "parked_units"):
         assert values(registry, f"resmeter_{name}") == {("acme",): 0, (OTHER_TENANTS,): 0}
     assert values(registry, "resmeter_pending_money") == {
         (currency, tenant): 0 for currency in ("usd", "eur") for tenant in ("acme", OTHER_TENANTS)
     }
-    assert values(registry, "resmeter_pending_age_seconds") == {(): 0}
 
 
 def test_tenants_beyond_the_limit_share_one_series() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry, tenants_max=2)
-    publish_pending(metrics, {"a": 1, "b": 2}, {}, {}, {}, 0.0)
+    publish_pending(metrics, {"a": 1, "b": 2}, {}, {}, {})
 
     publish_pending(
         metrics,
@@ -256,7 +268,6 @@ def test_tenants_beyond_the_limit_share_one_series() -> None:
         {("c", "usd"): 3.0, ("d", "usd"): 4.0},
         {},
         {},
-        0.0,
     )
 
     assert values(registry, "resmeter_pending_units") == {

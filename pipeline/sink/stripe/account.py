@@ -40,7 +40,8 @@ async def check_account(
         return [f"RESMETER_STRIPE__API_KEY: Stripe does not accept it: {message}"]
     except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
         message = client.message_of(error)
-        return [f"cannot reach Stripe at {client.address} (RESMETER_STRIPE__BASE_URL): {message}"]
+        where = "check RESMETER_STRIPE__BASE_URL, PROXY and CA_FILE"
+        return [f"cannot reach Stripe at {client.address}: {message}; {where}"]
     finally:
         await client.close()
 

@@ -1,5 +1,8 @@
 """Open a client of Stripe's API from the settings, and describe its errors without the key."""
 
+import ssl
+from pathlib import Path
+
 import aiohttp
 import stripe
 
@@ -19,7 +22,7 @@ class StripeClient:
         """Open the client; nothing is sent.
 
         Raises:
-            ConfigurationError: there is no key.
+            ConfigurationError: there is no key, or the CA file cannot be used.
         """
         if settings.api_key is None:
             raise ConfigurationError([NO_KEY])
@@ -28,7 +31,12 @@ class StripeClient:
         timeout = aiohttp.ClientTimeout(
             total=timeout_seconds, sock_connect=min(timeout_seconds, CONNECT_SECONDS_MAX)
         )
-        self._http = Transport(timeout=timeout)
+        self._proxy = settings.proxy.get_secret_value() if settings.proxy else None
+        self._http = Transport(
+            timeout=timeout,
+            connector=_connector(settings.ca_file) if settings.ca_file else None,
+            proxy=self._proxy,
+        )
         base = settings.base_url
         # The dispatcher retries: the SDK never retries a 429 and knows nothing of the ledger.
         client = stripe.StripeClient(
@@ -50,7 +58,22 @@ class StripeClient:
                 message = error.user_message or type(error).__name__
         # The message goes into logs, the ledger and /health. A server that is not Stripe, such as a
         # wrong base_url, may repeat the key.
-        return message.replace(self._api_key, "(the key)")[:MESSAGE_CHARACTERS_MAX]
+        message = message.replace(self._api_key, "(the key)")
+        if self._proxy:
+            message = message.replace(self._proxy, "(the proxy)")
+        return message[:MESSAGE_CHARACTERS_MAX]
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]
+
+
+def _connector(ca_file: Path) -> aiohttp.TCPConnector:
+    """Return a connector that trusts the CAs of Stripe's SDK and those of a file."""
+    context = ssl.create_default_context(cafile=stripe.ca_bundle_path)
+    try:
+        context.load_verify_locations(ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            [f"RESMETER_STRIPE__CA_FILE: {ca_file} cannot be used: {error}"]
+        ) from error
+    return aiohttp.TCPConnector(ssl=context)

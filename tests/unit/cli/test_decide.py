@@ -202,6 +202,14 @@ def test_blank_lines_crlf_and_an_unfinished_last_line_are_read(decide: Run) -> N
     assert (result.returncode, conversations(result)) == (0, ["c-1"])
 
 
+def test_a_byte_order_mark_is_left_out(decide: Run) -> None:
+    mark = b"\xef\xbb\xbf"
+
+    result = decide("-", given=mark + answered("c-1") + mark + answered("c-2"))
+
+    assert (result.returncode, conversations(result)) == (0, ["c-1", "c-2"])
+
+
 def unfinished_gz(given: bytes) -> bytes:
     packer = zlib.compressobj(wbits=31)
     return packer.compress(given) + packer.flush(zlib.Z_SYNC_FLUSH)

@@ -169,8 +169,21 @@ def test_charge_reversed_before_it_was_sent_is_not_pending(ledger: Ledger, usage
     ]
 
 
-@pytest.mark.parametrize("result", ["failed", "refused", "rejected", "collision", "halted"])
-def test_usage_that_stripe_did_not_accept_is_pending(
+@pytest.mark.parametrize("result", ["rejected", "collision"])
+def test_usage_that_stripe_turned_down_for_good_is_not_pending(
+    ledger: Ledger, usage: Run, result: Result
+) -> None:
+    stored(ledger, record("c-1"))
+    sent(ledger, result)
+    stored(ledger, record("c-2"))
+
+    assert lines(usage("--json")) == [
+        line(quantity=2, assumed=2, amount="1.98", delivered=0, rejected=1, pending=1)
+    ]
+
+
+@pytest.mark.parametrize("result", ["failed", "refused", "halted"])
+def test_usage_that_stripe_did_not_accept_yet_is_pending(
     ledger: Ledger, usage: Run, result: Result
 ) -> None:
     stored(ledger, record("c-1"))
@@ -188,7 +201,7 @@ def test_what_waits_for_an_operator_is_said_below_the_table(ledger: Ledger, usag
 
     assert result.returncode == 0
     assert result.stderr == (
-        "warning: of the pending resolution of acme, 2 rejected wait for you: see `resmeter "
+        "warning: of the resolution of acme, 2 rejected wait for you: see `resmeter "
         "deliveries list`\n"
     )
 

@@ -52,11 +52,11 @@ def test_a_misspelt_member_of_data_gets_a_hint() -> None:
 
 
 def test_a_misspelt_optional_member_is_accepted_and_named_in_a_warning() -> None:
-    value = orjson.dumps(_with(data={"kind": "answer", "billabel": False}, chanel="email"))
+    value = orjson.dumps(_with(data={"kind": "answer", "billabel": False}, Channel="email"))
 
     assert isinstance(read_event(value), Addressed)
     assert hints_for(value) == [
-        "chanel: is ignored; did you mean 'channel'?",
+        "Channel: is ignored; did you mean 'channel'?",
         "data.billabel: is ignored; did you mean 'billable'?",
     ]
 
@@ -116,7 +116,7 @@ def test_an_object_without_anything_lists_what_an_event_has() -> None:
 
 
 def test_the_list_of_faults_is_bounded() -> None:
-    many = {f"data{n}": n for n in range(1_000)} | {f"channe{n}": n for n in range(10)}
+    many = {f"data{n}": n for n in range(1_000)} | {f"channel_{n}": n for n in range(10)}
 
     found = _rejected(many)
 

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import orjson
+import pytest
+from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.policies import preset
 from pipeline.events.times import format_time
+from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
+from pipeline.stream.counts import count_applied, count_overdue
 from pipeline.stream.partition import Partition
 
 TIMELINE = Timeline([preset("fin-2026")])
@@ -81,6 +85,40 @@ def test_a_conversation_is_open_until_its_window_ends() -> None:
 
     assert counts == [0, CONVERSATIONS, CONVERSATIONS]
     assert partition.open_conversations == 0
+
+
+def test_only_windows_that_ended_unsettled_are_overdue() -> None:
+    """The queue still has the conversations that were decided before their window ended."""
+    decided, open_ = _partition(), _partition()
+    for partition, confirmed in ((decided, True), (open_, False)):
+        for n, (at, key, value) in enumerate(_day(0, confirmed=confirmed)):
+            partition.apply([Record(n, at, key, value)])
+    later = T0 + 10 * DAY_MS
+
+    assert sum(map(len, decided.due_queue.until(later))) == CONVERSATIONS
+    assert count_overdue([decided, open_], later) == CONVERSATIONS
+    assert count_overdue([decided, open_], T0) == 0
+    open_.settle(later, 1_000)
+    assert count_overdue([decided, open_], later) == 0
+
+
+def test_a_record_that_gets_lost_is_unaccounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plant the fault that the series is there for: a record is read and nothing becomes of it."""
+    read = Partition._read
+    monkeypatch.setattr(
+        Partition,
+        "_read",
+        lambda self, record, *more: None if record.offset == 7 else read(self, record, *more),
+    )
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+
+    result = _partition().apply(
+        [Record(n, *rest) for n, rest in enumerate(_day(0, confirmed=False))]
+    )
+    count_applied(metrics, result)
+
+    assert registry.get_sample_value("resmeter_records_unaccounted") == 1
 
 
 def test_open_conversations_are_counted_again_after_recovery() -> None:
