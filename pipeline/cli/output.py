@@ -138,6 +138,13 @@ def progress(what: str) -> Iterator[OnRecord]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def print_hint(file: str, number: int, hint: str, *, named: bool) -> None:
+    """Print to standard error, as one line of JSON, what may be wrong with a line that is sent."""
+    members: dict[str, object] = {"file": file} if named else {}
+    members |= {"line": number, "warning": hint}
+    click.echo(visible(orjson.dumps(members).decode()), err=True)
+
+
 def print_rejected(file: str, number: int, rejected: Rejected, *, named: bool) -> None:
     """Print to standard error, as one line of JSON, why a line of a file is not a valid event."""
     members: dict[str, object] = {"file": file} if named else {}

@@ -9,7 +9,7 @@ from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
 from pipeline.cli.options import configured
-from pipeline.cli.output import count_of, print_rejected, progress
+from pipeline.cli.output import count_of, print_hint, print_rejected, progress
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import Rejected
@@ -37,7 +37,8 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: st
     """Write events from files, one JSON object per line, to the events topic.
 
     Each line is checked first. Lines that a worker would reject are not sent: standard error lists
-    them with the reason, and the exit status is 3. FILE may be `-` (standard input), a .gz or a .zst file.
+    them with the reason, and the exit status is 3. A name that seems to be misspelt gets a warning.
+    FILE may be `-` (standard input), a .gz or a .zst file.
 
     \b
     Example:
@@ -51,6 +52,13 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: st
     def on_rejected(file: str, number: int, rejected: Rejected) -> None:
         print_rejected(file, number, rejected, named=len(files) > 1)
 
+    warned: set[str] = set()
+
+    def on_hint(file: str, number: int, hint: str) -> None:
+        if hint not in warned:  # a producer that misspells a name does it in every event
+            warned.add(hint)
+            print_hint(file, number, hint, named=len(files) > 1)
+
     with progress(f"events to {settings.topics.events}") as on_record:
         produced = produce_lines(
             settings,
@@ -61,6 +69,7 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: st
             on_rejected=on_rejected,
             on_interrupted=_print_interrupted,
             on_record=on_record,
+            on_hint=on_hint,
         )
     click.echo(
         f"{count_of(produced.sent, 'event')} sent and acknowledged, {produced.rejected:,} rejected",

@@ -4,14 +4,15 @@
 disagree, this module is right; `tests/properties/test_readers.py` compares them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import inspect
 
+from pipeline.events import hints
 from pipeline.events.data import DATA, Data
 from pipeline.events.model import (
     SEQUENCE_CHARACTERS_MAX,
@@ -27,7 +28,11 @@ from pipeline.events.model import (
 )
 from pipeline.events.times import parse_time
 
-REQUIRED = ("id", "source", "type", "subject", "time", "tenantid")
+_ALSO = "; also "  # between the faults of one record
+_FAULTS_MAX = 12
+
+_Checked = TypeVar("_Checked")
+
 _decode_any = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -50,7 +55,11 @@ def read_structured(value: bytes) -> Addressed | Rejected:
     if isinstance(envelope, Rejected):
         return envelope
     if not isinstance(envelope, dict):
-        hint = "; send each event as its own record" if isinstance(envelope, list) else ""
+        hint = (
+            "; one record is one event: send each event as its own record"
+            if isinstance(envelope, list)
+            else ""
+        )
         detail = f"expected one JSON object, got {_kind_of(envelope)}{hint}"
         return Rejected("not_cloudevents", detail)
     attributes = {name: member for name, member in envelope.items() if member is not None}
@@ -58,6 +67,15 @@ def read_structured(value: bytes) -> Addressed | Rejected:
     if "data_base64" in attributes and "data" not in attributes:
         data = Rejected("invalid_data", "data_base64: send data as a JSON object instead")
     return _read(attributes, data)
+
+
+def hints_for(value: bytes) -> list[str]:
+    """Return hints for the members of an accepted event that nothing reads, as they are misspelt."""
+    envelope = _json(value)
+    if not isinstance(envelope, dict):
+        return []
+    attributes = {name: member for name, member in envelope.items() if member is not None}
+    return hints.ignored_members(attributes, attributes.get("data"))
 
 
 def read_binary(attributes: Mapping[str, Any], value: bytes) -> Addressed | Rejected:
@@ -144,40 +162,73 @@ def _decode(text: bytes | msgspec.Raw, depth: int) -> object:
 # --- the envelope ---------------------------------------------------------------------------------
 
 
+class _Faults:
+    """What is wrong with a record, in the order of the checks. The first gives the reason."""
+
+    def __init__(self) -> None:
+        self.found: list[Rejected] = []
+
+    def add(self, reason: Reason, detail: str) -> None:
+        self.found.append(Rejected(reason, detail))
+
+    def checked(self, check: Callable[..., _Checked], *arguments: Any) -> _Checked | None:
+        """Return what a check returns; note what it raises."""
+        try:
+            return check(*arguments)
+        except _RejectedError as error:
+            self.found.append(error.rejected)
+            return None
+
+    def rejected(self, hints: Sequence[str]) -> Rejected:
+        """Return all faults and hints as one rejection."""
+        first = self.found[0]
+        details = [fault.detail for fault in self.found]
+        details += [hint for hint in hints if hint not in details]
+        if len(details) > _FAULTS_MAX:
+            details[_FAULTS_MAX:] = [f"{len(details) - _FAULTS_MAX} more"]
+        return Rejected(first.reason, _ALSO.join(details))
+
+
 def _read(attributes: Mapping[str, Any], data: object) -> Addressed | Rejected:
-    try:
-        return _checked_event(attributes, data)
-    except _RejectedError as error:
-        return error.rejected
+    faults = _Faults()
+    addressed = _checked_event(attributes, data, faults)
+    return addressed or faults.rejected(hints.ignored_members(attributes, data))
 
 
-def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
-    _check_envelope(attributes)
-    reason: Reason = "invalid_attribute"
-    event_id = _identifier(attributes["id"], "id", reason)
-    source = _identifier(attributes["source"], "source", reason)
-    conversation_id = _identifier(attributes["subject"], "subject", reason)
-    at = _time(attributes["time"], "time", reason)
-    tenant_id = _identifier(attributes["tenantid"], "tenantid", reason, 128)
-    if not TENANT_ID.fullmatch(tenant_id):
-        raise _RejectedError(
-            reason, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
+def _checked_event(
+    attributes: Mapping[str, Any], data: object, faults: _Faults
+) -> Addressed | None:
+    rank = _check_envelope(attributes, faults)
+    wrong: Reason = "invalid_attribute"
+
+    def text(name: str, longest: int = 256) -> str:
+        if name not in attributes:
+            return ""  # noted already
+        return faults.checked(_identifier, attributes[name], name, wrong, longest) or ""
+
+    event_id, source, conversation_id = text("id"), text("source"), text("subject")
+    at = 0
+    if "time" in attributes:
+        at = faults.checked(_time, attributes["time"], "time", wrong) or 0
+    tenant_id = text("tenantid", 128)
+    if tenant_id and not TENANT_ID.fullmatch(tenant_id):
+        faults.add(
+            wrong, f"tenantid: is {_brief(tenant_id)}; it may contain only A-Z a-z 0-9 . _ -"
         )
-    channel = _choice(attributes.get("channel", "messenger"), get_args(Channel), "channel", reason)
-    environment = _choice(
-        attributes.get("environment", "live"), get_args(Environment), "environment", reason
-    )
-    sequence = _string(attributes.get("sequence", ""), "sequence", reason)
-    if len(sequence) > SEQUENCE_CHARACTERS_MAX:
-        raise _RejectedError(
-            reason,
-            f"sequence: has {len(sequence)} characters; the limit is {SEQUENCE_CHARACTERS_MAX}",
-        )
+    choice = (get_args(Channel), "channel", wrong)
+    channel = faults.checked(_choice, attributes.get("channel", "messenger"), *choice)
+    choice = (get_args(Environment), "environment", wrong)
+    environment = faults.checked(_choice, attributes.get("environment", "live"), *choice)
+    sequence = faults.checked(_sequence, attributes.get("sequence", ""))
+    members: dict[str, Any] = {}
     if isinstance(data, Rejected):
-        raise _RejectedError(data.reason, data.detail)
-    if not isinstance(data, dict):
-        raise _RejectedError("invalid_data", f"data: expected a JSON object, got {_kind_of(data)}")
-    rank = TYPES.index(attributes["type"])
+        faults.found.append(data)
+    elif not isinstance(data, dict):
+        faults.add("invalid_data", f"data: expected a JSON object, got {_kind_of(data)}")
+    elif rank is not None:
+        members = _checked_members(rank, data, faults)
+    if faults.found or rank is None or sequence is None or channel is None:
+        return None
     event = Event(
         at=at,
         rank=rank,
@@ -186,24 +237,33 @@ def _checked_event(attributes: Mapping[str, Any], data: object) -> Addressed:
         sequence=sequence,
         channel=channel,
         is_live=environment == "live",
-        **_checked_members(rank, data),
+        **members,
     )
     return Addressed(tenant_id, conversation_id, event)
 
 
-def _check_envelope(attributes: Mapping[str, Any]) -> None:
-    """Check that this is an event of a known type, with every required attribute."""
+def _check_envelope(attributes: Mapping[str, Any], faults: _Faults) -> int | None:
+    """Check version, type and required attributes; return the rank of the type if there is one."""
     if attributes.get("specversion") != "1.0":
-        given = _brief(attributes["specversion"]) if "specversion" in attributes else "missing"
-        raise _RejectedError("not_cloudevents", f'specversion: is {given}; it must be "1.0"')
+        found = _brief(attributes["specversion"]) if "specversion" in attributes else "missing"
+        hint = (
+            ""
+            if "specversion" in attributes
+            else hints.missing_attribute("specversion", attributes)
+        )
+        faults.add("not_cloudevents", f'specversion: is {found}; it must be "1.0"{hint}')
+    rank = None
     name = attributes.get("type")
-    if name is not None:
-        _string(name, "type", "invalid_attribute")
-        if name not in TYPES:
-            raise _RejectedError("unknown_type", f"type: unknown event type {_suggested(name)}")
-    for required in REQUIRED:
+    if name is not None and faults.checked(_string, name, "type", "invalid_attribute") is not None:
+        if name in TYPES:
+            rank = TYPES.index(name)
+        else:
+            faults.add("unknown_type", f"type: unknown event type {_suggested(name)}")
+    for required in hints.REQUIRED:
         if required not in attributes:
-            raise _RejectedError("missing_attribute", f"{required}: is missing")
+            hint = hints.missing_attribute(required, attributes)
+            faults.add("missing_attribute", f"{required}: is missing{hint}")
+    return rank
 
 
 @lru_cache(1_000)  # a producer that uses a wrong name usually repeats it in every event
@@ -217,16 +277,19 @@ def _suggested(name: str) -> str:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def _checked_members(rank: int, data: Mapping[str, object]) -> dict[str, Any]:
-    """Check every member of `data` against its class; return the members of `Event` that it sets."""
+def _checked_members(rank: int, data: Mapping[str, object], faults: _Faults) -> dict[str, Any]:
+    """Return the members of `Event` that `data` sets, if its class accepts every member."""
     form = DATA[rank]
+    before = len(faults.found)
     checked: dict[str, Any] = {}
     for field in _FIELDS[form]:
         if field.name in data:
-            checked[field.name] = _checked(data[field.name], field.type, f"data.{field.name}")
+            name = f"data.{field.name}"
+            checked[field.name] = faults.checked(_checked, data[field.name], field.type, name)
         elif field.required:
-            raise _RejectedError("invalid_data", f"data.{field.name}: is missing")
-    return form(**checked).members()
+            hint = hints.missing(field.name, [known.name for known in _FIELDS[form]], data)
+            faults.add("invalid_data", f"data.{field.name}: is missing{hint}")
+    return {} if len(faults.found) > before else form(**checked).members()
 
 
 def _fields_of(form: type[Data]) -> Sequence[inspect.Field]:
@@ -280,6 +343,14 @@ def _identifier(value: object, name: str, reason: Reason, longest: int = 256) ->
         )
     if "\0" in text:
         raise _RejectedError(reason, f"{name}: contains a NUL character; remove it")
+    return text
+
+
+def _sequence(value: object) -> str:
+    text = _string(value, "sequence", "invalid_attribute")
+    if len(text) > SEQUENCE_CHARACTERS_MAX:
+        detail = f"has {len(text)} characters; the limit is {SEQUENCE_CHARACTERS_MAX}"
+        raise _RejectedError("invalid_attribute", f"sequence: {detail}")
     return text
 
 

@@ -9,6 +9,7 @@ import orjson
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.events.model import Rejected
+from pipeline.events.reader import hints_for
 from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.options import librdkafka_options
@@ -44,6 +45,7 @@ def produce_lines(
     on_rejected: Callable[[str, int, Rejected], object],
     on_interrupted: Callable[[int], object],
     on_record: OnRecord = ignore_progress,
+    on_hint: Callable[[str, int, str], object] | None = None,
 ) -> Produced:
     """Write lines to the events topic, and wait until the broker has acknowledged all of them.
 
@@ -57,6 +59,7 @@ def produce_lines(
         on_interrupted: called with the number of acknowledged events if reading a line fails or the
             user interrupts.
         on_record: called for each event sent.
+        on_hint: called with file, line number and hint for each member that seems to be misspelt.
 
     Raises:
         UnavailableError: the topic does not exist, or not everything was acknowledged.
@@ -76,6 +79,9 @@ def produce_lines(
                     rejected += 1
                     on_rejected(file, number, reason)
                     continue
+                if on_hint is not None and reason is None:
+                    for hint in hints_for(line):
+                        on_hint(file, number, hint)
                 headers = _HEADERS if signer is None else _signed_headers(signer, key, line)
                 timestamp = event_ms if by_event_time else None
                 if not writer.write(key, line, headers, timestamp):

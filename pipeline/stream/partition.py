@@ -94,7 +94,7 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = DueQueue(self._seal_bucket_ms)  # an entry per conversation with a history
+        self.seal_queue = DueQueue(self._seal_bucket_ms)  # each conversation with a history once
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
@@ -152,7 +152,6 @@ class Partition:
         """Apply records in the order of their offsets, in short steps; return the result.
 
         Between two steps the caller may let other work run, but must not use the partition.
-
         `records` may be a generator: a record is kept only while it may still become a dead letter.
         The outputs of one conversation are in order; those of two conversations may come in any
         order.
@@ -173,12 +172,11 @@ class Partition:
                     self._reject(result, record, rejected)
             yield
         for number, (key, pending) in enumerate(batch.items()):
-            if pending.arrived:
-                if len(pending.arrived) <= _STEP_EVENTS:
-                    self._receive(result, key, pending)
-                else:
-                    yield from self._receive_in_steps(result, key, pending)
-                pending.arrived.clear()  # free the events while they are in the processor's cache
+            if len(pending.arrived) > _STEP_EVENTS:
+                yield from self._receive_in_steps(result, key, pending)
+            elif pending.arrived:
+                self._receive(result, key, pending)
+            pending.arrived.clear()  # free the events while they are in the processor's cache
             if number % _STEP_CONVERSATIONS == 0:
                 yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX

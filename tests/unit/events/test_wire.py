@@ -421,9 +421,12 @@ def test_of_several_faults_the_outermost_is_reported(
         (event(type="order.placed"), "type: unknown event type 'order.placed'"),
         (
             b"[{}, {}]",
-            "expected one JSON object, got an array of 2; send each event as its own record",
+            "expected one JSON object, got an array of 2; one record is one event: send each event as its own record",
         ),
-        (b"[]", "expected one JSON object, got an empty array; send each event as its own record"),
+        (
+            b"[]",
+            "expected one JSON object, got an empty array; one record is one event: send each event as its own record",
+        ),
         (b'"event"', "expected one JSON object, got the string 'event'"),
         (b"null", "expected one JSON object, got null"),
         (
@@ -432,7 +435,10 @@ def test_of_several_faults_the_outermost_is_reported(
         ),
         (
             event(channel="sms ", data={}),
-            "channel: is 'sms '; it must be one of messenger, email, sms, voice, social, api",
+            (
+                "channel: is 'sms '; it must be one of messenger, email, sms, voice, social, api"
+                "; also data.kind: is missing"
+            ),
         ),
         (event(sequence=7), "sequence: is 7; it must be a string"),
         (event(id=True), "id: is true; it must be a string"),

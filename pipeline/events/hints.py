@@ -1,0 +1,72 @@
+"""Guess which member was meant by a name that nothing reads. Pure.
+
+Unknown members are kept and ignored, so a misspelt one does nothing, without a word. A hint names it
+beside the known member that is missing. Hints are for people: they change no verdict.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+
+import msgspec
+
+from pipeline.events.data import DATA
+from pipeline.events.model import TYPES
+
+REQUIRED = ("id", "source", "type", "subject", "time", "tenantid")
+_ATTRIBUTES = (*REQUIRED, "specversion", "channel", "environment", "sequence", "data")
+_OPTIONAL_ATTRIBUTES = ("channel", "environment", "sequence", "data")
+_FIELDS = {TYPES[rank]: msgspec.structs.fields(form) for rank, form in DATA.items()}
+_CLOSENESS_MIN = 0.8
+_NAMES_MAX = 50  # of one object
+
+
+def missing(name: str, known: Collection[str], present: Iterable[str]) -> str:
+    """Return a hint if a member that is missing seems to be there under another name."""
+    for found in list(present)[:_NAMES_MAX]:
+        if found not in known and _meant(found, (name,)):
+            return f"; there is {found[:60]!r}: did you mean {name!r}?"
+    return ""
+
+
+def missing_attribute(name: str, attributes: Mapping[str, object]) -> str:
+    """Return a hint for an attribute that is missing."""
+    return missing(name, _ATTRIBUTES, attributes)
+
+
+def ignored_members(attributes: Mapping[str, object], data: object) -> list[str]:
+    """Return a hint for each unknown member whose name is like that of an optional one.
+
+    A member that is there under its own name, too, is not meant by another name.
+    """
+    found = _ignored("", attributes, _ATTRIBUTES, _OPTIONAL_ATTRIBUTES)
+    name = attributes.get("type")
+    fields = _FIELDS.get(name, ()) if isinstance(name, str) else ()
+    if isinstance(data, Mapping):
+        known = [field.name for field in fields]
+        found += _ignored("data.", data, known, [f.name for f in fields if not f.required])
+    return found
+
+
+def _ignored(
+    prefix: str,
+    members: Mapping[str, object],
+    known: Collection[str],
+    optional: Collection[str],
+) -> list[str]:
+    absent = tuple(name for name in optional if name not in members)
+    return [
+        f"{prefix}{name[:60]}: is ignored; did you mean {meant!r}?"
+        for name in list(members)[:_NAMES_MAX]
+        if name not in known and (meant := _meant(name, absent))
+    ]
+
+
+@lru_cache(1_000)  # a producer that misspells a name does it in every event
+def _meant(name: str, known: tuple[str, ...]) -> str:
+    """Return the known name that is closest to a name; empty if none is close."""
+    spelt = name[:60].lower()
+    # Hardly anybody misspells the first letter, and comparing all others would take long.
+    likely = [each for each in known if each[:1] == spelt[:1]]
+    close = get_close_matches(spelt, likely, 1, _CLOSENESS_MIN)
+    return close[0] if close else ""
