@@ -1,7 +1,7 @@
 """The worker: run the pure stages on Kafka, with Faust as the runtime.
 
 For each batch of one partition, the runner decodes and applies the records in memory
-(`partition`). Then it makes the effects in this order and awaits each (`runner`):
+(`partition`). Then it makes the effects in this order and awaits each (`effects`):
 
 1. usage records and dead letters are produced and acknowledged;
 2. the changed states are produced to the changelog and acknowledged;

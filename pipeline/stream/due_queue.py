@@ -54,3 +54,27 @@ class DueQueue:
 
     def __len__(self) -> int:
         return self._keys
+
+
+class SealTimes:
+    """When conversations can be sealed: `seal_after_ms` after their newest record, and a little later."""
+
+    # Parts of `seal_after_ms`. Sealing waits this much longer (a day, after 45 days): another
+    # broker's clock may be behind the one that was read, and set an earlier timestamp on the next
+    # record.
+    _SLACK_PART = 45
+    _BUCKET_PART = 6480  # ten minutes of 45 days
+
+    def __init__(self, seal_after_ms: int) -> None:
+        self._wait_ms = seal_after_ms + seal_after_ms // self._SLACK_PART
+        self._bucket_ms = max(1, seal_after_ms // self._BUCKET_PART)
+
+    def new_queue(self) -> DueQueue:
+        """Return an empty queue with buckets of a fitting size."""
+        return DueQueue(self._bucket_ms)
+
+    def droppable_at_ms(self, last_arrival_ms: int) -> int:
+        """Return when a timer may drop the history of a conversation whose newest record is this old."""
+        # Round up to the end of a bucket: then every key of a bucket that is taken can be sealed.
+        earliest_ms = last_arrival_ms + self._wait_ms
+        return earliest_ms - earliest_ms % -self._bucket_ms

@@ -38,11 +38,8 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
   on_rebalance_end · App
     clears a flag → also schedules the deadlines of the recovered states
     silence is not settled until a record arrives
-  PartitionRecords · global of aiokafka.consumer.fetcher; its _unpack_records, _consumer_record
-    make one item of each record → make one `RecordBatch` of each batch
-    `_drain_messages` fails
-  MemoryRecords · global of aiokafka.consumer.fetcher
-    finds the batches in what was fetched → keeps their bytes, for records that aiokafka cannot read
+  PartitionRecords (its _unpack_records, _consumer_record), MemoryRecords · aiokafka.consumer.fetcher
+    make one item of each record → make one `RecordBatch` of each batch, and keep its bytes
     `_drain_messages` fails
   _signal_recovery_end · Recovery
     an event, set once and cleared every five seconds → a `_RecoveryEnd`

@@ -30,7 +30,7 @@ from pipeline.kafka.stepover import StepOvers
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.basis import Basis, newest_basis
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
-from pipeline.stream.due_queue import DueQueue
+from pipeline.stream.due_queue import DueQueue, SealTimes
 from pipeline.stream.state import (
     check_form,
     decode_state,
@@ -50,10 +50,6 @@ from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_rec
 # queue is rebuilt when it may have more stale entries than this number plus this part (an eighth)
 # of the conversations.
 _STALE_ENTRIES_MAX, _STALE_ENTRIES_PART = 1_000, 8
-# Parts of `seal_after_ms`. Sealing waits this much longer (a day, after 45 days): another broker's
-# clock may be behind the one that was read, and set an earlier timestamp on the next record.
-_SEAL_SLACK_PART = 45
-_SEAL_BUCKET_PART = 6480  # ten minutes of 45 days
 
 _TOO_LONG = Rejected(
     "conversation_too_long", "subject: the conversation has 10,000 events, or 3 MiB of them"
@@ -64,10 +60,8 @@ _TOO_LATE = Rejected(
 
 TimelineFor = Callable[[str], Timeline]
 
-# What one step of `applying` does at most, in about ten milliseconds.
-_STEP_RECORDS = 1_000
-_STEP_CONVERSATIONS = 100
-_STEP_EVENTS = 32  # of one conversation: each may be late
+# What one step of `applying` does at most, in about ten milliseconds. An event may be late.
+_STEP_RECORDS, _STEP_CONVERSATIONS, _STEP_EVENTS = 1_000, 100, 32
 
 _NONE_REJECTED: AbstractSet[int] = frozenset()
 
@@ -92,9 +86,8 @@ class Partition:
         self.is_recovered = False
         self.basis: Basis | None = None  # what the states rest on
         self._seal_after_ms = seal_after_ms
-        self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
-        self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
-        self.seal_queue = DueQueue(self._seal_bucket_ms)  # each conversation with a history once
+        self._seal_times = SealTimes(seal_after_ms)
+        self.seal_queue = self._seal_times.new_queue()  # each conversation with a history once
         self._timeline_for = timeline_for
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
@@ -127,13 +120,15 @@ class Partition:
         """Mark the partition as recovered, and fill both queues from its states."""
         self.is_recovered = True
         self.due_queue = DueQueue()
-        self.seal_queue = DueQueue(self._seal_bucket_ms)
+        self.seal_queue = self._seal_times.new_queue()
         for key, stored in self.states.items():
             due_ms = due_arrival_ms_of(stored)
             if due_ms is not None:
                 self.due_queue.add(key, due_ms)
             if not is_sealed(stored):
-                self.seal_queue.add(key, self._droppable_at_ms(last_arrival_ms_of(stored)))
+                self.seal_queue.add(
+                    key, self._seal_times.droppable_at_ms(last_arrival_ms_of(stored))
+                )
         self.open_conversations = len(self.due_queue)
 
     # --- records ----------------------------------------------------------------------------------
@@ -350,7 +345,7 @@ class Partition:
             stored = self.states.get(key)
             if stored is None or is_sealed(stored):
                 continue
-            droppable_at_ms = self._droppable_at_ms(last_arrival_ms_of(stored))
+            droppable_at_ms = self._seal_times.droppable_at_ms(last_arrival_ms_of(stored))
             if droppable_at_ms > clock_ms:
                 self.seal_queue.add(key, droppable_at_ms)
                 continue
@@ -358,11 +353,6 @@ class Partition:
             result.histories_sealed += conversation.seal()
             self._store(result, key, conversation, next_offset_of(stored))
         return result
-
-    def _droppable_at_ms(self, last_arrival_ms: int) -> int:
-        # Round up to the end of a bucket: then every key of a bucket that is taken can be sealed.
-        earliest_ms = last_arrival_ms + self._seal_after_ms + self._seal_slack_ms
-        return earliest_ms - earliest_ms % -self._seal_bucket_ms
 
     # --- records and timers -----------------------------------------------------------------------
 
@@ -405,6 +395,6 @@ class Partition:
         if due_ms is not None and (known_due_ms is None or known_due_ms > due_ms):
             self.due_queue.add(key, due_ms)
         if was_sealed and not conversation.is_sealed:
-            self.seal_queue.add(key, self._droppable_at_ms(conversation.arrival_ms))
+            self.seal_queue.add(key, self._seal_times.droppable_at_ms(conversation.arrival_ms))
         self.states[key] = stored
         result.states.append((key, stored))

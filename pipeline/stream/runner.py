@@ -12,12 +12,12 @@ from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.basis import Basis, encode_basis
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
+from pipeline.stream.effects import Effects, basis_of
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
@@ -65,11 +65,11 @@ class BatchRunner:
         """
         self.partitions: dict[int, Partition] = {}
         self.damages = Damages(settings.topics.events)
-        self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
-        self.done_at: dict[int, float] = {}  # when `done` last moved, monotonic seconds
         self.arrived_ms: dict[int, int] = {}  # the latest timestamp in the last batch applied
         self._taken_at: dict[int, float] = {}  # when a batch was last applied, monotonic seconds
-        self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
+        self._effects = Effects(host, outputs, end, self.partitions)
+        self.done = self._effects.done  # partition → the offset after the last acknowledged record
+        self.done_at = self._effects.done_at  # when `done` last moved, monotonic seconds
         self._host = host
         self._log = log
         self.continuity = Continuity(
@@ -144,13 +144,11 @@ class BatchRunner:
             self.continuity.forget([number])
             for by_partition in (
                 self.partitions,
-                self.done,
-                self.done_at,
                 self.arrived_ms,
                 self._taken_at,
-                self._in_flight,
             ):
                 by_partition.pop(number, None)
+            self._effects.forget(number)
             drop_partition(self._metrics, number)
 
     # --- batches ----------------------------------------------------------------------------------
@@ -158,8 +156,7 @@ class BatchRunner:
     async def wait_for_capacity(self) -> None:
         """Wait while a batch is applied or too many are in flight (back-pressure: no more is fetched)."""
         await self._applying.wait()
-        while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await self._effects.wait_for_capacity(self._worker.inflight_batches_max)
 
     async def admit(self, number: int, found: int | None) -> bool:
         """Check, if need be, that the log goes on where a partition's states stop.
@@ -237,7 +234,7 @@ class BatchRunner:
             self.continuity.read(number, batches[-1].next_offset)
         count_applied(self._metrics, result)
         self._mistakes.note(number, result)
-        self._start(partition, result, batches[-1].next_offset)
+        self._effects.start(partition, result, batches[-1].next_offset)
 
     def meet_damage(self, number: int, batch: RecordBatch) -> int | None:
         """Return the offset to go on from, if an operator has decided to step over a damaged batch.
@@ -253,77 +250,13 @@ class BatchRunner:
             return to
         self._metrics.stepped_over.inc(to - batch.offset)
         self.continuity.read(number, to)
-        self._start(partition, BatchResult(), to)
+        self._effects.start(partition, BatchResult(), to)
         return to
-
-    def _start(self, partition: Partition, result: BatchResult, done: int | None) -> None:
-        in_flight = self._in_flight.setdefault(partition.number, [])
-        before = in_flight[-1] if in_flight else None
-        task = asyncio.ensure_future(self._effects(partition, result, done, before))
-        in_flight.append(task)
-        task.add_done_callback(lambda ended: self._on_effects_ended(partition.number, ended))
-
-    def _on_effects_ended(self, number: int, task: asyncio.Task[None]) -> None:
-        in_flight = self._in_flight.get(number)
-        if in_flight is not None and task in in_flight:
-            in_flight.remove(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._end("effects_failed", error)
-
-    async def _effects(
-        self,
-        partition: Partition,
-        result: BatchResult,
-        done: int | None,
-        before: asyncio.Task[None] | None,
-    ) -> None:
-        """Write a batch's results and states, then move the done-offset to `done`.
-
-        Args:
-            partition: the partition of the batch.
-            result: the batch's result.
-            done: the offset after the batch's last record; None for a timer's batch.
-            before: the effects of the partition's previous batch.
-        """
-        number = partition.number
-        # 1. Results first. A state says that its results were emitted. If the state were written
-        #    and a result were lost, the record would be skipped when Kafka delivers it again, and
-        #    the result would never be written.
-        if result.outputs or result.dead_letters:
-            await self._outputs.write_results(result.outputs, result.dead_letters)
-        # Write states in the order of the batches: compaction keeps the last version of a state.
-        if before is not None:
-            await asyncio.wait([before])
-            if before.cancelled() or before.exception() is not None:
-                return
-        # 2. States. If the process dies before this step, the records are delivered again and yield
-        #    the same results with the same ids.
-        if result.states:
-            offsets = await self._outputs.write_states(number, result.states)
-            if offsets is not None:
-                self._host.states_written(number, offsets)
-        elif not partition.states:
-            # The partition had only rejected records so far. Write something to its changelog: if a
-            # partition has a committed offset and an empty changelog, its states count as lost
-            # (`topics.lost_states`).
-            _, offsets = await self._outputs.read_clock(number, _basis_of(partition))
-            self._host.states_written(number, offsets)
-        # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
-        #    it was revoked and assigned to us again, a recovery may have read the changelog before
-        #    we wrote these states.
-        if done is not None and self.partitions.get(number) is partition:
-            self.done[number] = done
-            self.done_at[number] = time.monotonic()
 
     async def drain(self) -> None:
         """Wait until no batch is applied or in flight."""
         await self._applying.wait()
-        while tasks := self._tasks():
-            await asyncio.wait(tasks)
-
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [task for tasks in self._in_flight.values() for task in tasks]
+        await self._effects.drain()
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -347,7 +280,7 @@ class BatchRunner:
         ]
         generation = host.generation
         due = [number for number in due if await self._may_settle(number)]
-        bases = [_basis_of(self.partitions[number]) for number in due if number in self.partitions]
+        bases = [basis_of(self.partitions[number]) for number in due if number in self.partitions]
         if len(bases) < len(due) or not due or generation != host.generation:
             return []
         # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
@@ -393,7 +326,7 @@ class BatchRunner:
             for result in results:
                 if not result.is_empty:
                     count_emitted(self._metrics, result)
-                    self._start(partition, result, None)
+                    self._effects.start(partition, result, None)
                     more = True
         return more
 
@@ -438,8 +371,4 @@ class BatchRunner:
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
-        return len(self._tasks()) + self._applying.is_running
-
-
-def _basis_of(partition: Partition) -> bytes:
-    return encode_basis(partition.basis or Basis())
+        return self._effects.in_flight + self._applying.is_running

@@ -45,13 +45,13 @@ BUGS = (
     ),
     Bug(
         "the offset counts as done before the results are acknowledged",
-        "pipeline/stream/runner.py",
+        "pipeline/stream/effects.py",
         "        # 1. Results first.",
         "        if done is not None:\n            self.done[number] = done\n        # 1. Results first.",
     ),
     Bug(
         "the state is written before the usage records",
-        "pipeline/stream/runner.py",
+        "pipeline/stream/effects.py",
         "        if result.outputs or result.dead_letters:\n",
         "        if result.states:\n"
         "            await self._outputs.write_states(number, result.states)\n"
@@ -59,7 +59,7 @@ BUGS = (
     ),
     Bug(
         "batches complete in the order of their acknowledgements, not of their offsets",
-        "pipeline/stream/runner.py",
+        "pipeline/stream/effects.py",
         "            await asyncio.wait([before])\n"
         "            if before.cancelled() or before.exception() is not None:\n"
         "                return\n",
