@@ -78,12 +78,6 @@ BUGS = (
         "if False:",
     ),
     Bug(
-        "a timer fires while a batch is still being applied",
-        "pipeline/stream/runner.py",
-        "        await self._applying.wait()  # until then, the position is ahead of the states\n",
-        "        pass\n",
-    ),
-    Bug(
         "recovery does not fill the due queue",
         "pipeline/stream/partition.py",
         "                self.due_queue.add(key, due_ms)\n            if not is_sealed",

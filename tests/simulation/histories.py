@@ -97,7 +97,8 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
         sent += _conversation(draw, tenant_id, name, partitions)
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
-        sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), 0, b"acme:c0", garbage))
+        at, key = T0 + draw.randrange(2 * WINDOW), b"acme:c0"
+        sent.append(EventRecord(at, partition_of(key, partitions), key, garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
