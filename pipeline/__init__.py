@@ -79,10 +79,12 @@ Words. One word for one idea, in code, topics, metrics and docs.
     policy            the rules and prices of a tenant, in versions with effective dates.
     quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
     rejected          input that breaks the contract; also a meter event that Stripe never accepts.
+    release           send the units of a meter event again, under an identifier that names the old one.
     replay            read the log and decide again; a rebill plan lists what that would change.
     reversal          a usage record of -1; it names the charge that it takes back.
     seal              drop the history of a quiet conversation and keep its decision.
-    settle            charge an answer whose window and grace period have passed in silence.
+    settle            charge an answer whose window and grace period have passed in silence. An operator
+                      settles a meter event: its units count as billed.
     state             a conversation as the changelog topic stores it.
     supervisor        a process that runs several worker processes as one.
     tenant            our customer, who is billed: a workspace.

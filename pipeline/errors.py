@@ -6,6 +6,7 @@
     ├── ConfigurationError       the operator: the settings, a policy or the tenant file are wrong
     ├── UnavailableError         the platform: Kafka, the database or Stripe cannot be reached
     ├── TooManyDeadLettersError  the authors of a producer: most of its records are rejected
+    ├── DamagedTopicError        the platform: a disk has changed what a broker stored
     ├── UnknownStateError        the operator: a newer version wrote the changelog; run that version
     └── BrokenInvariantError     the authors of resmeter: an assumption does not hold
 
@@ -38,6 +39,17 @@ class BrokenInvariantError(ResmeterError):
 
 class TooManyDeadLettersError(ResmeterError):
     """Most records are rejected: a producer is broken, and its authors must act."""
+
+
+class DamagedTopicError(ResmeterError):
+    """A batch is not what was written: the states in the changelog cannot be read back."""
+
+    def __init__(self, topic: str, partition: int, offset: int, why: str) -> None:
+        super().__init__(
+            f"{topic}[{partition}] is damaged from offset {offset} on: {why}. Restore the partition "
+            "from a replica; if there is none, delete the topic, run `resmeter topics create`, and "
+            "start the worker: it says how to build the states anew"
+        )
 
 
 class UnknownStateError(ResmeterError):

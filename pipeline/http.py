@@ -46,11 +46,13 @@ async def serving(
     metrics: Callable[[], Awaitable[bytes]],
     problems: Callable[[], Awaitable[list[str]]],
     is_live: Callable[[], Awaitable[bool]] | None = None,
+    warnings: Callable[[], Awaitable[list[str]]] | None = None,
 ) -> AsyncIterator[int]:
     """Serve while the context is open; yield the port.
 
     `problems` returns why the process is not ready; an empty list means that it is ready. Without
-    `is_live`, a process that responds is live. All three functions run in the event loop and must
+    `is_live`, a process that responds is live. `warnings` returns what an operator should know
+    although the process is ready. All functions run in the event loop and must
     not block.
     """
 
@@ -63,8 +65,9 @@ async def serving(
 
     async def serve_ready(_: web.Request) -> web.Response:
         reasons = await problems()
+        told = {"warnings": await warnings()} if warnings is not None else {}
         return web.json_response(
-            {"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200
+            {"ready": not reasons, "reasons": reasons, **told}, status=503 if reasons else 200
         )
 
     app = web.Application()

@@ -77,6 +77,8 @@ def configure(log: LogSettings) -> None:
     # These log every request at `info`.
     for chatty in ("stripe", "aiohttp.access", "alembic", "httpx"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, _LEVELS[log.level]))
+    # At `debug`, botocore logs what it signs, with the session's token.
+    logging.getLogger("botocore").setLevel(max(logging.INFO, _LEVELS[log.level]))
     # At `debug`, aiokafka logs the content of every request, with the SASL password.
     logging.getLogger("aiokafka.conn").setLevel(max(logging.INFO, _LEVELS[log.level]))
 

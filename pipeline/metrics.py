@@ -12,12 +12,14 @@ These modules set the values: `stream.counts`, `stream.service`, `supervisor`, `
 """
 
 import platform
+from collections.abc import Iterable
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
+from pipeline.kafka.headers import OTHER_SOURCE
 from pipeline.kafka.partitioners import AGREEMENTS
 
 # The reasons of usage records under the presets. If a policy bills another handoff cause, that cause
@@ -43,6 +45,8 @@ OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualificatio
 # Each of these has an alarm in `deploy/alerts` for any other value; `tests/unit/test_alerts.py`.
 MUST_STAY_ZERO = (
     "resmeter_records_unaccounted",
+    "resmeter_events_lost",
+    "resmeter_damaged_partitions",
     "resmeter_usage_records_missing_total",
     "resmeter_usage_records_refused_total",
     'resmeter_deliveries_total{result="collision"}',
@@ -52,6 +56,7 @@ MUST_STAY_ZERO = (
     "resmeter_deliveries_uncertain",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
+    "resmeter_meters_unfit",
 )
 
 
@@ -99,15 +104,16 @@ class ProcessesMetrics:
 
 
 class WorkerMetrics:
-    """The worker's series."""
+    """The worker's series. `producers` are the ids of the keys in the tenant file."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, producers: Iterable[str] = ()) -> None:
         self._define_records(registry)
         self._define_progress(registry)
         for kind in TYPES:
             self.events.labels(kind)
-        for rejection in REASONS:
-            self.rejected.labels(rejection)
+        for source in (*producers, OTHER_SOURCE):
+            for rejection in REASONS:
+                self.rejected.labels(rejection, source)
         for agreement in AGREEMENTS:
             self.keys.labels(agreement)
         for mistake in MISTAKES:
@@ -126,8 +132,8 @@ class WorkerMetrics:
         )
         self.rejected = Counter(
             "resmeter_rejected",
-            "Records rejected and written to the dead letters, by reason. If it rises, a producer is at fault.",
-            ["reason"],
+            "Records rejected and written to the dead letters, by reason and by the producer that signed them. If it rises, a producer is at fault.",
+            ["reason", "source"],
             registry=registry,
         )
         self.transitions = Counter(
@@ -148,7 +154,12 @@ class WorkerMetrics:
         )
         self.dead_letter_share = Gauge(
             "resmeter_dead_letter_share",
-            "Share of dead letters among the last records. Above dead_letter_share_max the worker exits.",
+            "Share of dead letters among the last records. If it rises, a producer is at fault.",
+            registry=registry,
+        )
+        self.dead_letters_over_limit = Gauge(
+            "resmeter_dead_letters_over_limit",
+            "1 if the share of dead letters is above dead_letter_share_max: a producer is broken.",
             registry=registry,
         )
         self.duplicates = Counter(
@@ -180,6 +191,16 @@ class WorkerMetrics:
         )
 
     def _define_progress(self, registry: CollectorRegistry) -> None:
+        self.damaged_partitions = Gauge(
+            "resmeter_damaged_partitions",
+            "Partitions of the events topic that stand still at a damaged batch. Above 0, their usage waits.",
+            registry=registry,
+        )
+        self.stepped_over = Counter(
+            "resmeter_offsets_stepped_over",
+            "Offsets of damaged batches that an operator has stepped over: their records are lost.",
+            registry=registry,
+        )
         self.conversations = Gauge(
             "resmeter_conversations", "Conversations held in memory.", registry=registry
         )
@@ -213,6 +234,18 @@ class WorkerMetrics:
         self.commit_age = Gauge(
             "resmeter_commit_age_seconds",
             "How long processed records of a partition have waited for a commit. If it rises, commits fail.",
+            ["partition"],
+            registry=registry,
+        )
+        self.events_lost = Gauge(
+            "resmeter_events_lost",
+            "Records of a partition that Kafka deleted before a worker read them, until you acknowledge them.",
+            ["partition"],
+            registry=registry,
+        )
+        self.open_transaction = Gauge(
+            "resmeter_open_transaction_seconds",
+            "How long a producer's open transaction has held up a partition. If it rises, end the transaction.",
             ["partition"],
             registry=registry,
         )
@@ -374,6 +407,11 @@ class SinkMetrics:
             "uncertain": self.deliveries_uncertain,
             "altered": self.deliveries_altered,
         }
+        self.meters_unfit = Gauge(
+            "resmeter_meters_unfit",
+            "Meters at Stripe that would take usage and not count it. What is for them waits: run a check.",
+            registry=registry,
+        )
         self.delivery_seconds = Histogram(
             "resmeter_delivery_seconds",
             "How long Stripe took to respond. If it rises, Stripe is slow.",

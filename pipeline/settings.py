@@ -186,7 +186,11 @@ class WorkerSettings(Section):
         0.5,
         gt=0,
         le=1,
-        description="share of rejected records above which the worker exits; 1: no limit",
+        description="share of rejected records above which the worker raises an alarm; 1: never",
+    )
+    dead_letters_end_worker: bool = Field(
+        False,
+        description="exit instead when the share of rejected records is above dead_letter_share_max",
     )
     dead_letter_window_records: int = Field(
         10_000,

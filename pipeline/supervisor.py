@@ -166,7 +166,9 @@ class _Supervisor:
             timeout=aiohttp.ClientTimeout(total=_RESPONSE_SECONDS_MAX)
         ) as http:
             probe = SiblingProbe(http, self._children)
-            async with serving(listening, probe.metrics, probe.problems, probe.is_live) as port:
+            async with serving(
+                listening, probe.metrics, probe.problems, probe.is_live, probe.warnings
+            ) as port:
                 self._log.info("worker_started", processes=self._number, http_port=port)
                 await stop.wait()
                 self._stopping = True
@@ -251,6 +253,15 @@ class SiblingProbe:
             f"process {process}: {reason}"
             for process, answer in answers.items()
             for reason in (["does not answer"] if answer is None else answer["reasons"])
+        ]
+
+    async def warnings(self) -> list[str]:
+        """Return what an operator should know about each process, although it is ready."""
+        answers = await self._ask_all("health/ready", lambda response: response.json())
+        return [
+            f"process {process}: {warning}"
+            for process, answer in answers.items()
+            for warning in (answer or {}).get("warnings", [])
         ]
 
     async def is_live(self) -> bool:

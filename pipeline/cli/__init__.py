@@ -52,6 +52,7 @@ SECTIONS = {
     "Billing": {
         "usage": "Show what is owed, billed and pending.",
         "explain": "Show the receipt of one conversation.",
+        "deliveries": "List, show, release and settle meter events that wait for you.",
         "audit": "Recompute every decision and compare it with the ledger and Stripe.",
         "rebill": "Plan corrections of the ledger, and apply a plan.",
     },

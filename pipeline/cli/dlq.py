@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     configured,
     json_option,
     limit_option,
+    tenant_option,
     time_range_options,
 )
 from pipeline.cli.output import progress
@@ -30,8 +31,8 @@ from pipeline.replay.deadletters import (
     Selection,
     count_by_reason,
     find_letters,
-    read_letters,
 )
+from pipeline.replay.letters import letters_with_status
 from pipeline.replay.redrive import redrive as redrive_letters
 
 
@@ -62,29 +63,54 @@ _reason_option: Callable[[Any], Any] = click.option(
 )
 
 
+_source_option = click.option(
+    "--source", metavar="SOURCE", help="Only events with this `source`, where it can be read."
+)
+
+
 @command.command("list")
 @_reason_option
+@tenant_option("Only of this tenant, as the event or its key names it.")
+@_source_option
 @time_range_options("dead letters written")
+@click.option("--open", "only_open", is_flag=True, help="Only those that nobody has dealt with.")
 @json_option("Print one JSON object a line.")
-def list_(reasons: tuple[str, ...], time_range: TimeRange, *, as_json: bool) -> None:
+def list_(
+    reasons: tuple[str, ...],
+    tenant_id: str | None,
+    source: str | None,
+    time_range: TimeRange,
+    *,
+    only_open: bool,
+    as_json: bool,
+) -> None:
     """Count dead letters by reason, and show the newest of each.
+
+    A dead letter is redriven if its record was sent again, and accepted if an event with the same
+    tenant, source and id was accepted. All others are open. The command reads the events topic
+    from the first dead letter on to find out.
 
     \b
     Example:
+      resmeter dlq list --open --tenant acme
       resmeter dlq list --from 2026-11-26
       resmeter dlq list --json | jq 'select(.letters > 100)'
     """
     settings = configured()
     topic = settings.topics.dead_letters
     with progress(f"reading {topic}") as on_record:
-        selection = Selection(frozenset(reasons), *time_range)
-        counts = count_by_reason(read_letters(settings, selection, on_record))
+        selection = Selection(frozenset(reasons), *time_range, tenant_id, source)
+        letters, statuses = letters_with_status(settings, selection, on_record)
+    if only_open:
+        letters = [each for each, status in zip(letters, statuses, strict=True) if status == "open"]
+        statuses = ["open"] * len(letters)
+    counts = count_by_reason(letters, statuses)
     if as_json:
         print_counts_as_json(counts)
         return
     print_counts(counts)
     if not counts:
-        filtered = bool(reasons) or time_range != (None, None)
+        filtered = only_open or selection != Selection()
         click.echo(f"{topic} has no {'such ' if filtered else ''}dead letter", err=True)
 
 
@@ -116,6 +142,8 @@ def show(positions: tuple[Position, ...], *, raw: bool) -> None:
 
 @command.command("redrive")
 @_reason_option
+@tenant_option("Only of this tenant, as the event or its key names it.")
+@_source_option
 @time_range_options("dead letters written")
 @click.option(
     "--rate",
@@ -126,9 +154,21 @@ def show(positions: tuple[Position, ...], *, raw: bool) -> None:
     help="Maximum records per second.",
 )
 @limit_option("Send at most this many.")
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    type=POSITION,
+    metavar="PARTITION:OFFSET",
+    help="Send this record of the events topic again, even if retention has deleted its dead "
+    "letter. Can be repeated.",
+)
 @click.option("--apply", is_flag=True, help="Send them. Without --apply, nothing is sent.")
 def redrive(
     reasons: tuple[str, ...],
+    tenant_id: str | None,
+    source: str | None,
+    origins: tuple[Position, ...],
     time_range: TimeRange,
     rate: float,
     limit: int | None,
@@ -145,13 +185,18 @@ def redrive(
     Example:
       resmeter dlq redrive --reason unknown_type          # what would be sent
       resmeter dlq redrive --reason unknown_type --apply --rate 200
+      resmeter dlq redrive --origin 3:90211 --apply     # its dead letter is gone
     """
+    selection = Selection(frozenset(reasons), *time_range, tenant_id, source)
+    if origins and selection != Selection():
+        raise click.UsageError("--origin names the records: give no --reason, --tenant or time")
     settings = configured()
     with progress("redriving") as on_record:
         result = redrive_letters(
             settings,
             load_tenants(settings.config),
-            Selection(frozenset(reasons), *time_range),
+            selection,
+            origins=origins,
             records_per_second=rate,
             limit=limit,
             apply=apply,

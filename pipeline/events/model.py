@@ -8,6 +8,10 @@ import msgspec
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]]
 
+# A header whose name is not UTF-8; each byte of the name that does not decode is a surrogate. A client
+# that cannot return such a header gives this one instead. Every reader rejects the record.
+UNREADABLE_HEADER: tuple[str, bytes | None] = ("\udcff", None)
+
 Reason = Literal[
     "malformed_json",
     "not_cloudevents",

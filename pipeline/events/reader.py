@@ -91,6 +91,20 @@ def read_binary(attributes: Mapping[str, Any], value: bytes) -> Addressed | Reje
     return _read(attributes, {} if data is None else data)
 
 
+def unreadable_name(name: str) -> Rejected | None:
+    """Return what is wrong with the name of a header, or None if it is text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        found = name.encode("utf-8", "surrogateescape")
+        return Rejected(
+            "invalid_attribute",
+            f"the name of a header is not UTF-8: its bytes are {found[:40].hex(' ')}; the names of "
+            "headers must be text",
+        )
+    return None
+
+
 def binary_attributes(headers: Headers) -> dict[str, Any] | Rejected | None:
     """Return the attributes in the headers, or None if the record is in structured mode."""
     attributes: dict[str, Any] = {}

@@ -89,6 +89,22 @@ def verify(
     return None
 
 
+def signer_of(
+    keys: Mapping[str, Key] | None, key: bytes | None, value: bytes | None, headers: Headers
+) -> str | None:
+    """Return the id of the key that signed a record, whatever it may write; None if no key did."""
+    if keys is None:
+        return None
+    given = [content for name, content in headers if name == SIGNATURE_HEADER]
+    found = _SIGNATURE.fullmatch(given[0] or b"") if len(given) == 1 else None
+    known = None if found is None else keys.get(found[1].decode())
+    if found is None or known is None:
+        return None
+    key_id = found[1].decode()
+    expected = sign(key_id, known.secret, key, value, headers)
+    return key_id if hmac.compare_digest(expected, given[0] or b"") else None
+
+
 def _rejected(why: str) -> Rejected:
     return Rejected("not_authorized", f"{SIGNATURE_HEADER}: {why}")
 
@@ -98,7 +114,7 @@ def _covered(key_id: str, key: bytes | None, value: bytes | None, headers: Heade
     for name, content in headers:
         lowered = name.lower()
         if lowered == "content-type" or lowered.startswith("ce_"):
-            parts += [name.encode("utf-8", "surrogatepass"), content]
+            parts += [name.encode("utf-8", "surrogateescape"), content]
     # An absent part gets a length that no real part has, because absent and empty must differ.
     return b"".join(
         b"\xff" * 8 if part is None else len(part).to_bytes(8, "big") + part for part in parts

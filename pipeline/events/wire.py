@@ -116,12 +116,16 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
         value = b""
     if len(value) > EVENT_BYTES_MAX:
         return Rejected("too_large", f"{len(value)} bytes; the limit is {EVENT_BYTES_MAX}")
-    if headers and headers != _STRUCTURED and any(name[:3] in _CE_PREFIXES for name, _ in headers):
-        attributes = reader.binary_attributes(headers)
-        if type(attributes) is Rejected:
-            return attributes
-        if attributes is not None:
-            return reader.read_binary(attributes, value)
+    if headers and headers != _STRUCTURED:
+        for name, _ in headers:
+            if not name.isascii() and (unreadable := reader.unreadable_name(name)) is not None:
+                return unreadable
+        if any(name[:3] in _CE_PREFIXES for name, _ in headers):
+            attributes = reader.binary_attributes(headers)
+            if type(attributes) is Rejected:
+                return attributes
+            if attributes is not None:
+                return reader.read_binary(attributes, value)
     try:
         wire = _decode_wire(value)
         if not value.isascii():

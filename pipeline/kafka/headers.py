@@ -3,6 +3,7 @@
 docs/reference/dead-letter-format.md describes the format for readers of the topic.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,10 +21,15 @@ PARTITION_HEADER = "resmeter-partition"
 OFFSET_HEADER = "resmeter-offset"
 TIMESTAMP_HEADER = "resmeter-timestamp"
 CUT_HEADER = "resmeter-cut"
+# In place of a header whose name is not UTF-8, which many clients cannot read: the name in hex digits
+# follows. The header's value is unchanged.
+NAME_PREFIX = "resmeter-name-"
 _OURS = "resmeter-"
+OTHER_SOURCE = "other"  # of a record that no configured producer has signed
 
 BYTES_MAX = 800_000  # for key, headers and value: a topic's default limit, less a margin
 DETAIL_CHARACTERS_MAX = 1_000
+_STORED_NAME = re.compile(NAME_PREFIX + "(?:[0-9a-f]{2})+", re.ASCII)
 _HEADER_BYTES = 8  # what Kafka adds to each header, at most
 
 
@@ -55,23 +61,32 @@ class DeadLetter(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, bytes | None], ...]  # the record's headers, then ours
     reason: Reason
     offset: int
+    source: str = OTHER_SOURCE  # the id of the key that signed the record
 
     @classmethod
-    def of(cls, record: Record, topic: str, partition: int, rejected: Rejected) -> "DeadLetter":
+    def of(
+        cls,
+        record: Record,
+        topic: str,
+        partition: int,
+        rejected: Rejected,
+        source: str = OTHER_SOURCE,
+    ) -> "DeadLetter":
         """Make the dead letter of a record of the events topic."""
         contents: Sequence[tuple[str, str | int]] = (
             (REASON_HEADER, rejected.reason),
-            (DETAIL_HEADER, rejected.detail[:DETAIL_CHARACTERS_MAX]),
+            (DETAIL_HEADER, _cut_detail(rejected.detail)),
             (TOPIC_HEADER, topic),
             (PARTITION_HEADER, partition),
             (OFFSET_HEADER, record.offset),
             (TIMESTAMP_HEADER, record.timestamp),
         )
         ours = tuple((name, str(content).encode("utf-8", "replace")) for name, content in contents)
-        key, headers, value, cut = _cut_to_fit(record.key, tuple(record.headers), record.value)
+        named = tuple((_stored_name(name), content) for name, content in record.headers)
+        key, headers, value, cut = _cut_to_fit(record.key, named, record.value)
         if cut:
             ours = (*ours, (CUT_HEADER, cut.encode()))
-        return cls(key, value, (*headers, *ours), rejected.reason, record.offset)
+        return cls(key, value, (*headers, *ours), rejected.reason, record.offset, source)
 
 
 class DeadLetterHeaders(msgspec.Struct, frozen=True):
@@ -115,11 +130,37 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
         cut=ours.get(CUT_HEADER, ""),
         # The producer wrote the signature, so it belongs to the record.
         original=tuple(
-            (name, content)
+            (_original_name(name), content)
             for name, content in headers
-            if not name.startswith(_OURS) or name == SIGNATURE_HEADER
+            if not name.startswith(_OURS) or name == SIGNATURE_HEADER or _is_stored_name(name)
         ),
     )
+
+
+def _stored_name(name: str) -> str:
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return NAME_PREFIX + name.encode("utf-8", "surrogateescape").hex()
+    return name
+
+
+def _is_stored_name(name: str) -> bool:
+    return _STORED_NAME.fullmatch(name) is not None
+
+
+def _original_name(name: str) -> str:
+    if not _is_stored_name(name):
+        return name
+    return bytes.fromhex(name.removeprefix(NAME_PREFIX)).decode("utf-8", "surrogateescape")
+
+
+def _cut_detail(detail: str) -> str:
+    if len(detail) <= DETAIL_CHARACTERS_MAX:
+        return detail
+    return detail[: DETAIL_CHARACTERS_MAX - 3] + "..."
 
 
 def _cut_to_fit(

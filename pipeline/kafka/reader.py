@@ -1,12 +1,14 @@
 """Read a topic up to its current end without a consumer group; read a group's offsets."""
 
+import operator
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline.config import KafkaSettings
 from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.events.model import UNREADABLE_HEADER, Headers
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 
@@ -23,6 +25,24 @@ _NO_COORDINATOR = {
 }
 
 
+_DAMAGED = {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION}
+_call_headers = operator.methodcaller("headers")
+
+
+def headers_of(message: Message) -> Headers:
+    """Return a record's headers; `UNREADABLE_HEADER` alone if the client cannot read their names.
+
+    Never call `Message.headers` directly. If a name is not UTF-8, confluent-kafka returns a broken
+    list together with an exception. Python's interpreter does not look for the exception once a
+    call has run often, and the process dies of the list (SIGSEGV). `methodcaller` always looks.
+    """
+    try:
+        headers: list[tuple[str, bytes | None]] | None = _call_headers(message)
+    except (SystemError, UnicodeDecodeError):
+        return [UNREADABLE_HEADER]
+    return headers or []
+
+
 class TopicReader:
     """Read a topic within the bounds that it has when the reader is made. Close it after use.
 
@@ -35,6 +55,9 @@ class TopicReader:
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
         self.topic = topic
+        # Where to go on behind damage at (partition, offset); None: not at all.
+        self.on_damage: Callable[[int, int], int | None] = lambda *_: None
+        self.damages: dict[tuple[int, int], str] = {}  # what `records` has passed over
         self._servers = str(options["bootstrap.servers"])
         failure = AuthFailure()
         self._consumer = open_client(
@@ -45,6 +68,7 @@ class TopicReader:
                 "enable.auto.commit": False,
                 "enable.partition.eof": False,
                 "auto.offset.reset": "earliest",
+                "check.crcs": True,
                 "error_cb": failure.on_error,
                 **silent_options(),
             },
@@ -80,6 +104,23 @@ class TopicReader:
         """The number of offsets within the bounds; records may be fewer."""
         return sum(end - first for first, end in self.bounds.values())
 
+    def offsets_at(self, from_ms: int) -> dict[int, int]:
+        """Return each partition's first offset whose record is not older than a time, ms.
+
+        Raises:
+            UnavailableError: no broker answers.
+        """
+        asked = [TopicPartition(self.topic, n, max(0, from_ms)) for n in self.bounds]
+        try:
+            found = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            raise _unavailable(self._servers, error) from error
+        # -1: every record is older.
+        return {
+            each.partition: self.bounds[each.partition][1] if each.offset < 0 else each.offset
+            for each in found
+        }
+
     def records(self, offsets: Mapping[int, int] | None = None) -> Iterator[Message]:
         """Yield the records up to the end bounds, in order within each partition.
 
@@ -105,11 +146,34 @@ class TopicReader:
                 )
             for message in messages:
                 partition, offset = message.partition(), message.offset()
-                if message.error() is not None or partition is None or offset is None:
+                failure = message.error()
+                if failure is not None:
+                    if failure.code() in _DAMAGED and partition in ends and offset is not None:
+                        self._pass_damage(partition, offset, failure.str())
+                    continue
+                if partition is None or offset is None:
                     continue
                 if partition in ends and offset < ends[partition]:
                     yield message
             self._drop_finished(ends)
+
+    def _pass_damage(self, partition: int, offset: int, what: str) -> None:
+        """Go on behind a damaged batch, where an operator has decided to step over it.
+
+        Never let the client go on by itself: it takes whatever bytes follow for a batch.
+        """
+        if (partition, offset) in self.damages:
+            return  # the client has reported it a second time before it moved
+        end = self.on_damage(partition, offset)
+        if end is None:
+            raise UnavailableError(
+                f"{self.topic}[{partition}] is damaged at offset {offset}: {what}; restore "
+                "the partition from a replica, or see `resmeter topics step-over --help`"
+            )
+        self.damages[partition, offset] = (
+            f"{self.topic}[{partition}] offsets {offset} to {end - 1}: {what}"
+        )
+        self._consumer.seek(TopicPartition(self.topic, partition, end))
 
     def _drop_finished(self, ends: dict[int, int]) -> None:
         # Use the position, not the last record: a partition may end with the markers of

@@ -1,7 +1,7 @@
 """Create and check the topics. A worker never creates one."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -16,6 +16,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
+from pipeline.kafka.advice import (
+    changelog_problems,
+    events_problems,
+    partition_problems,
+    replica_problems,
+    replica_warnings,
+)
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, committed_offsets
@@ -95,6 +102,7 @@ class TopicAdmin:
         self._servers = settings.kafka.bootstrap_servers
         self._wanted = wanted_topics(settings)
         self._replication = settings.topics.replication_factor
+        self._seal_after_days = settings.worker.seal_after_days
         self._failure = AuthFailure()
         self._client = open_client(
             AdminClient,
@@ -132,7 +140,9 @@ class TopicAdmin:
             return []
         futures = self._client.create_topics(
             [
-                NewTopic(topic.name, topic.partitions, self._replication, config=topic.config)
+                NewTopic(
+                    topic.name, topic.partitions, self._replication, config=self._config(topic)
+                )
                 for topic in missing
             ],
             request_timeout=_TIMEOUT_SECONDS,
@@ -150,6 +160,11 @@ class TopicAdmin:
                 created.append(name)
         self._await_visible(set(created))
         return created
+
+    def _config(self, topic: Topic) -> dict[str, str]:
+        if self._replication < 3:
+            return topic.config
+        return {**topic.config, "min.insync.replicas": "2"}
 
     def _await_visible(self, names: set[str]) -> None:
         # The broker acknowledges the request before it lists the topics.
@@ -169,13 +184,7 @@ class TopicAdmin:
             for topic in self._wanted
             if topic.name not in existing
         ]
-        problems += [
-            f"topic {topic.name} has {existing[topic.name][0]} partitions, but the settings say "
-            f"{topic.partitions}: a conversation must stay in its partition, so set "
-            f"RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
-            for topic in self._wanted
-            if topic.name in existing and existing[topic.name][0] != topic.partitions
-        ]
+        problems += self._partition_problems(existing)
         present = [topic for topic in self._wanted if topic.name in existing]
         problems += [
             f"topic {topic.name} has {existing[topic.name][1]} of the {self._replication} replicas that "
@@ -185,11 +194,53 @@ class TopicAdmin:
         ]
         for topic, config in zip(present, self._configs(present), strict=True):
             problems += [
-                f"topic {topic.name}: {key} is {config.get(key)}; it must be {topic.config[key]}"
+                f"topic {topic.name}: {key} is {config.get(key)}; it must be {topic.config[key]}: run "
+                f"`{self._alter(topic.name)} {key}={topic.config[key]}`"
                 for key in topic.required
                 if config.get(key) != topic.config[key]
             ]
         return problems
+
+    def _partition_problems(self, existing: Mapping[str, tuple[int, int]]) -> list[str]:
+        events, changelog, *others = self._wanted
+        if events.name in existing and changelog.name in existing:
+            problems = partition_problems(
+                (events.name, existing[events.name][0]),
+                (changelog.name, existing[changelog.name][0]),
+                events.partitions,
+            )
+        else:
+            problems, others = [], self._wanted
+        return problems + [
+            f"topic {topic.name} has {existing[topic.name][0]} partitions, but the settings say "
+            f"{topic.partitions}: set RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
+            for topic in others
+            if topic.name in existing and existing[topic.name][0] != topic.partitions
+        ]
+
+    def advice(self) -> tuple[list[str], list[str]]:
+        """Return what will break later, and warnings. A worker starts nevertheless."""
+        existing = self.existing()
+        present = [topic for topic in self._wanted if topic.name in existing]
+        problems: list[str] = []
+        for topic, config in zip(present, self._configs(present), strict=True):
+            name, alter = topic.name, self._alter(topic.name)
+            if topic is self._wanted[0]:
+                problems += events_problems(
+                    name, config, topic.config[TIMESTAMPS], self._seal_after_days, alter
+                )
+            if topic is self._wanted[1]:
+                problems += changelog_problems(name, config, alter)
+            problems += replica_problems(name, config, existing[name][1], alter)
+        return problems, replica_warnings(
+            {topic.name: existing[topic.name][1] for topic in present}
+        )
+
+    def _alter(self, name: str) -> str:
+        return (
+            f"kafka-configs.sh --bootstrap-server {self._servers} --alter --entity-type topics "
+            f"--entity-name {name} --add-config"
+        )
 
     def _configs(self, topics: Iterable[Topic]) -> list[dict[str, str]]:
         resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic in topics]

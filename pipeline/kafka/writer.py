@@ -57,14 +57,18 @@ class TopicWriter:
         value: bytes | None,
         headers: Headers,
         timestamp: int | None = None,
+        partition: int | None = None,
     ) -> bool:
         """Queue a record; return False once any record has failed: stop writing then.
 
-        `timestamp` is in ms; if it is None or before 1970, the record gets the current time.
+        `timestamp` is in ms; if it is None or before 1970, the record gets the current time. Without
+        `partition`, the key chooses the partition.
         """
         arguments: dict[str, Any] = {"headers": list(headers), "on_delivery": self._delivered}
         if timestamp is not None and timestamp >= 0:
             arguments["timestamp"] = timestamp
+        if partition is not None:
+            arguments["partition"] = partition
         while not self._failures:
             try:
                 self._producer.produce(self._topic, value, key, **arguments)

@@ -1,6 +1,6 @@
 """Store meter events and attempts. An event is planned once; its state only moves forward."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -178,8 +178,12 @@ def _fields(event: MeterEvent) -> dict[str, Any]:
     return {name: getattr(event, name) for name in MeterEvent.__struct_fields__}
 
 
-def due(ledger: Ledger, now_ms: int, events_max: int) -> list[MeterEvent]:
+def due(
+    ledger: Ledger, now_ms: int, events_max: int, *, without: Collection[str] = ()
+) -> list[MeterEvent]:
     """Return meter events that can be sent now and that no sink has leased.
+
+    Leaves out those for the meters of `without`, which are event names.
 
     First the oldest of each customer and meter, then the second of each, and so on: one with many
     events, or one whose calls fail, holds up no other. Those tried least recently come first.
@@ -193,7 +197,7 @@ def due(ledger: Ledger, now_ms: int, events_max: int) -> list[MeterEvent]:
     query = (
         select(*_event_columns)
         .where(m.state.in_(_OPEN), m.lease_until <= now_ms)
-        .where(m.timestamp <= now_ms // 1000)
+        .where(m.timestamp <= now_ms // 1000, m.event_name.not_in(without))
         .order_by(turn, m.updated_at, m.hour, m.identifier)
         .limit(events_max)
     )

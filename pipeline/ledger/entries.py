@@ -180,6 +180,44 @@ class Conclusion(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None = None
 
 
+# --- decisions of operators -----------------------------------------------------------------------
+
+Action = Literal["release", "settle"]
+
+
+class WaitingEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A meter event that may need a decision, and what its calls say."""
+
+    event: MeterEvent
+    calls: int
+    perhaps_counted: bool  # one of the calls may have been counted, or somebody has the identifier
+    detail: str | None  # the result of the last call
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator wants. `stripe_checked`: the operator has compared Stripe's sum."""
+
+    action: Action
+    at: int  # ms
+    who: str
+    reason: str
+    stripe_checked: bool = False
+    bill_at: int | None = None  # of a release: bill at this time instead of the first one, ms
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision as stored: about the meter event `identifier`, which was in `state`."""
+
+    at: int
+    action: Action
+    identifier: str
+    replaced_by: str | None
+    state: State
+    who: str
+    reason: str
+    stripe_checked: bool
+
+
 # --- reports --------------------------------------------------------------------------------------
 
 
@@ -241,3 +279,4 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     meter_event: MeterEvent | None
     attempts: tuple[Attempt, ...]
     superseded_policy: tuple[str, int] | None  # of the record that a -1 takes back
+    decisions: tuple[Decided, ...] = ()  # about this meter event and those that it replaces

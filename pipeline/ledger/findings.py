@@ -9,6 +9,7 @@ FindingKind = Literal[
     "no_evidence",  # in the ledger, but names no event as evidence
     "unbalanced",  # corrected by a rebill plan, but the sum is not the units owed
     "no_dead_letter",  # rejected, but not among the dead letters
+    "damaged",  # the log has records that no longer are what was written: not judged
     "reused_id",  # two events of a conversation have one source and id, and the second is left out
     "split",  # a conversation has events on two partitions: each part is decided by itself
     "undecided",  # deciding event by event and over the whole history differ: an error in resmeter

@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline.catalog.prices import Prices
 from pipeline.events.times import format_time
-from pipeline.ledger.entries import HOUR_MS, Attempt, MeterEvent, Receipt, Result
+from pipeline.ledger.entries import HOUR_MS, Action, Receipt, Result
 
 # The sentence for each reason of a usage record, without its first capital and its full stop.
 _REASONS = {
@@ -71,8 +71,22 @@ class Call(msgspec.Struct, frozen=True):
     detail: str | None
 
 
+class DecisionLine(msgspec.Struct, frozen=True):
+    """What an operator decided about a meter event."""
+
+    at: str
+    action: Action
+    identifier: str
+    replaced_by: str | None
+    who: str
+    reason: str
+
+
 class Delivery(msgspec.Struct, frozen=True):
-    """The meter event of a usage record; `value` is the sum of all records of the event."""
+    """The meter event of a usage record; `value` is the sum of all records of the event.
+
+    Attempts and decisions are also those of the meter events that it replaces.
+    """
 
     identifier: str
     customer: str
@@ -82,6 +96,7 @@ class Delivery(msgspec.Struct, frozen=True):
     timestamp: str
     state: str
     attempts: tuple[Call, ...]
+    decisions: tuple[DecisionLine, ...] = ()
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -158,7 +173,7 @@ def _line(receipt: Receipt, amount: str | None, currency: str | None) -> Line:
         amount=amount,
         currency=currency,
         record=Position(receipt.topic, receipt.partition, receipt.offset),
-        delivery=_delivery(receipt.meter_event, receipt.attempts),
+        delivery=_delivery(receipt),
     )
 
 
@@ -172,7 +187,8 @@ def _evidence(receipt: Receipt) -> tuple[Evidence, ...]:
     )
 
 
-def _delivery(event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Delivery | None:
+def _delivery(receipt: Receipt) -> Delivery | None:
+    event = receipt.meter_event
     if event is None:
         return None
     return Delivery(
@@ -194,6 +210,17 @@ def _delivery(event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Delive
                 request_id=attempt.request_id,
                 detail=attempt.detail,
             )
-            for attempt in attempts
+            for attempt in receipt.attempts
+        ),
+        decisions=tuple(
+            DecisionLine(
+                at=format_time(decision.at),
+                action=decision.action,
+                identifier=decision.identifier,
+                replaced_by=decision.replaced_by,
+                who=decision.who,
+                reason=decision.reason,
+            )
+            for decision in receipt.decisions
         ),
     )

@@ -89,6 +89,11 @@ def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
         yield f"             Call {number} at {call.at}: {_result(call)}" + (
             f" ({details})" if details else ""
         )
+    for decision in delivery.decisions:
+        did = "recorded it as billed"
+        if decision.replaced_by is not None:
+            did = f"had {decision.identifier} sent again as {decision.replaced_by}"
+        yield f"             {decision.who} {did} at {decision.at}: {decision.reason}"
 
 
 def _result(call: Call) -> str:

@@ -1,7 +1,7 @@
 """Read the ledger: usage, the units that Stripe must count, the records of a conversation."""
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import msgspec
@@ -9,7 +9,16 @@ import orjson
 from sqlalchemy import BigInteger, Connection, and_, case, cast, func, select
 
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.entries import STUCK, Attempt, DeliveredSum, MeterEvent, Receipt, UsageSum
+from pipeline.ledger.decisions import decisions_about, lineage
+from pipeline.ledger.entries import (
+    STUCK,
+    Attempt,
+    Decided,
+    DeliveredSum,
+    MeterEvent,
+    Receipt,
+    UsageSum,
+)
 from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usage_record
 from pipeline.usage.record import Origin, UsageRecord
 
@@ -91,11 +100,18 @@ def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]
     with ledger.reading() as connection:
         rows = list(connection.execute(query))
         identifiers = sorted({row.identifier for row in rows if row.identifier is not None})
-        events, attempts = _deliveries(connection, identifiers)
-    return [
-        _receipt(row, events.get(row.identifier), tuple(attempts.get(row.identifier, ())))
-        for row in rows
-    ]
+        # What an operator released has its calls under the earlier identifiers, too.
+        lineages = {identifier: lineage(identifier) for identifier in identifiers}
+        of_all = sorted({each for names in lineages.values() for each in names})
+        events, attempts = _deliveries(connection, of_all)
+        decided = decisions_about(connection, of_all)
+    receipts: list[Receipt] = []
+    for row in rows:
+        names = lineages.get(row.identifier, [])
+        calls = (attempts.get(name, ()) for name in names)
+        about = tuple(decision for decision in decided if decision.identifier in names)
+        receipts.append(_receipt(row, events.get(row.identifier), tuple(chain(*calls)), about))
+    return receipts
 
 
 def _deliveries(
@@ -120,6 +136,14 @@ def _deliveries(
             fields = {name: getattr(row, name) for name in Attempt.__struct_fields__}
             attempts.setdefault(row.identifier, []).append(Attempt(**fields))
     return events, attempts
+
+
+def attempts_of(ledger: Ledger, identifier: str) -> list[Attempt]:
+    """Return the calls for a meter event, and for those that it replaces, oldest first."""
+    names = lineage(identifier)
+    with ledger.reading() as connection:
+        _, attempts = _deliveries(connection, names)
+    return [call for name in names for call in attempts.get(name, ())]
 
 
 def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> list[DeliveredSum]:
@@ -209,7 +233,12 @@ def _record(row: Any) -> UsageRecord:
     return msgspec.convert(fields, UsageRecord)
 
 
-def _receipt(row: Any, event: MeterEvent | None, attempts: tuple[Attempt, ...]) -> Receipt:
+def _receipt(
+    row: Any,
+    event: MeterEvent | None,
+    attempts: tuple[Attempt, ...],
+    decisions: tuple[Decided, ...],
+) -> Receipt:
     origin = None
     if row.origin_topic is not None:
         origin = Origin(
@@ -227,4 +256,5 @@ def _receipt(row: Any, event: MeterEvent | None, attempts: tuple[Attempt, ...]) 
         meter_event=event,
         attempts=attempts,
         superseded_policy=superseded,
+        decisions=decisions,
     )

@@ -128,6 +128,7 @@ def _compare_log(reading: Reading, ledger: Ledger, on_record: OnRecord) -> Audit
         findings += mistakes
         read += replay.read
         dead_letters += replay.dead_letters
+    findings += [Finding("damaged", "", "", damage) for damage in reading.events.damages.values()]
     findings += [
         Finding("unexpected", record.tenant_id, record.conversation, f"{record.id}: no origin")
         for record in reports.decided_from(ledger, topic, None)

@@ -15,6 +15,8 @@ A rebill plan includes events that came too late for the worker; nothing else bi
 conversation is corrected only when its state is certain: the worker has committed all its events, no
 window is open, and each record that the worker may have written is in the ledger or in the topic of
 usage records, which the sink has read. Other conversations count as unsettled and are left out.
+So are, as unjudged, conversations with a charge that the log no longer shows: a plan never takes
+that back.
 """
 
 import hashlib
@@ -101,7 +103,8 @@ def find_corrections(
     for place, records in stored.items():
         corrections = correct(place, [], records, now)
         tally = tallies.setdefault(place[0], Tally())
-        if corrections and not replay.is_whole:
+        is_unknown = _takes_back_what_is_not_shown(corrections, records, frozenset())
+        if corrections and (is_unknown or not replay.is_whole):
             tally.unjudged += 1
         elif corrections:
             tally.findings += 1
@@ -139,11 +142,37 @@ def _corrected(
     corrections = correct(replayed.place, owed, records, now)
     if not corrections:
         return None
+    shown = {event.id for _, event in settled.entries() + settled.late}
+    if _takes_back_what_is_not_shown(corrections, records, shown):
+        tally.unjudged += 1
+        return None
     offsets: dict[str, int] = {}
     for offset, event in settled.entries() + settled.late:
         offsets.setdefault(event.id, offset)
     why = describe_difference(owed, records, len(settled.late))
     return _correctable(replayed.place, records, why, corrections, source, offsets)
+
+
+def _takes_back_what_is_not_shown(
+    corrections: Sequence[tuple[UsageRecord, int]],
+    records: Sequence[UsageRecord],
+    shown: AbstractSet[str],
+) -> bool:
+    """Return whether a correction reverses a charge whose evidence the log does not have.
+
+    The log was cut, lost records, or is another topic: nobody can say that the charge was wrong.
+
+    Args:
+        corrections: of one conversation.
+        records: its usage records in the ledger.
+        shown: the ids of its events in the log.
+    """
+    evidence = {record.id: record.evidence for record in records}
+    return any(
+        not shown >= set(evidence.get(record.supersedes, ()))
+        for record, _ in corrections
+        if record.supersedes is not None
+    )
 
 
 def _correctable(

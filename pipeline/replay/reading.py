@@ -8,7 +8,8 @@ ledger still lacks after that is lost.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -17,9 +18,10 @@ from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
+from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.partitioners import KeyCheck
-from pipeline.kafka.reader import TopicReader
+from pipeline.kafka.reader import TopicReader, headers_of
 from pipeline.ledger import Ledger, records
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.deadletters import letter_of, open_dead_letters
@@ -75,13 +77,12 @@ class Reading(NamedTuple):
                 key_check=KeyCheck(topics.partitioner, partition, topics.partitions),
             )
             for message in self.events.records({partition: low}):
-                headers: Any = message.headers() or []
                 replay.take(
                     message.offset() or 0,
                     message.timestamp()[1],
                     message.key(),
                     message.value(),
-                    headers,
+                    headers_of(message),
                 )
                 done += 1
                 on_record(done, total)
@@ -106,6 +107,7 @@ def open_reading(
     """
     options = librdkafka_options(settings.kafka)
     with closing(TopicReader(options, settings.topics.events)) as events:
+        events.on_damage = partial(decided_end, settings)
         committed = _committed_offsets(settings, list(events.bounds))
         # A dead letter is written before its record is committed, so all up to `committed` exist now.
         dead_letters = _dead_letter_origins(settings)

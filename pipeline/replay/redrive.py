@@ -1,12 +1,9 @@
 """Send dead letters to the events topic again, where today's rules accept them."""
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
-
-import msgspec
 
 from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
@@ -18,7 +15,14 @@ from pipeline.kafka.headers import REDRIVES_HEADER
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.writer import TopicWriter
 from pipeline.progress import OnRecord, ignore_progress
-from pipeline.replay.deadletters import Letter, Selection, read_letters
+from pipeline.replay.deadletters import (
+    Letter,
+    Position,
+    Selection,
+    digest_of,
+    read_letters,
+    read_originals,
+)
 
 REDRIVES_MAX = 5  # a record that was rejected this often will not be accepted
 OTHER_REASON = "other reason"
@@ -55,6 +59,7 @@ def redrive(
     tenants: Tenants,
     selection: Selection,
     *,
+    origins: Sequence[Position] = (),
     records_per_second: float,
     limit: int | None,
     apply: bool,
@@ -66,6 +71,8 @@ def redrive(
         settings: broker and topics.
         tenants: the tenants, whose producers sign events.
         selection: which dead letters to send.
+        origins: partitions and offsets in the events topic. If there are any, send these records
+            instead, with or without a dead letter: retention may have deleted theirs.
         records_per_second: how fast to send, at most.
         limit: how many to send, at most.
         apply: whether to send them.
@@ -80,7 +87,11 @@ def redrive(
     left: Counter[str] = Counter()
     chosen: list[Letter] = []
     # Read all reasons: a record may have another dead letter with another reason.
-    letters = read_letters(settings, selection._replace(reasons=frozenset()), on_record)
+    letters: Iterable[Letter] = (
+        read_originals(settings, origins)
+        if origins
+        else read_letters(settings, selection._replace(reasons=frozenset()), on_record)
+    )
     for letter, why_not in judge(letters, selection.reasons, now, keys):
         if not why_not and (limit is None or len(chosen) < limit):
             chosen.append(letter)
@@ -126,7 +137,7 @@ def judge(
         now: when the records would arrive, ms.
         keys: keys of the producers, if signatures are required.
     """
-    listed = [(letter, _digest(letter)) for letter in letters]
+    listed = [(letter, digest_of(letter.key, letter.value, letter.headers)) for letter in letters]
     redrives: dict[bytes, int] = {}
     for letter, digest in listed:
         redrives[digest] = max(letter.redrives, redrives.get(digest, 0))
@@ -143,11 +154,6 @@ def judge(
 def redriven_headers(letter: Letter) -> list[tuple[str, bytes | None]]:
     """Return the headers of the record to send: its own, and the number of its redrives."""
     return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
-
-
-def _digest(letter: Letter) -> bytes:
-    record = (letter.key, letter.value, letter.headers)
-    return hashlib.sha256(msgspec.msgpack.encode(record)).digest()
 
 
 def _why_not(

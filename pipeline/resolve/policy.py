@@ -55,7 +55,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return precedence.index(outcome) if outcome in precedence else len(precedence)
 
 
-def basis_of(policy: Policy) -> bytes:
+def rules_id(policy: Policy) -> bytes:
     """Return what names the rules that a due time rests on: `name:version:checksum`.
 
     The checksum covers the keys that say when silence bills, so that a file which was changed under
@@ -79,7 +79,7 @@ class Timeline:
     Before the first version takes effect, no policy is in force and nothing is billed.
     """
 
-    __slots__ = ("_bases", "_from_ms", "single", "single_from", "versions")
+    __slots__ = ("_from_ms", "_rules", "single", "single_from", "versions")
 
     def __init__(self, versions: Sequence[Policy], later: Sequence[Assignment] = ()) -> None:
         """Start with the versions of one policy; `later` has other policies, by date.
@@ -99,7 +99,7 @@ class Timeline:
                     entries.append((since_ms, policy))
         self.versions = tuple(policy for _, policy in entries)
         self._from_ms = tuple(from_ms for from_ms, _ in entries)
-        self._bases = tuple(basis_of(policy) for policy in self.versions)
+        self._rules = tuple(rules_id(policy) for policy in self.versions)
         # Most timelines have one version. The hot path reads it from here, without a call.
         self.single = self.versions[0] if len(entries) == 1 else None
         self.single_from = self._from_ms[0] if entries else 0
@@ -111,11 +111,11 @@ class Timeline:
         number = bisect_right(self._from_ms, ms)
         return self.versions[number - 1] if number else None
 
-    def basis_at(self, ms: int) -> bytes:
-        """Return `basis_of` the version in force at a time; empty before the first."""
+    def rules_at(self, ms: int) -> bytes:
+        """Return the `rules_id` of the version in force at a time; empty before the first."""
         number = bisect_right(self._from_ms, ms)
-        return self._bases[number - 1] if number else b""
+        return self._rules[number - 1] if number else b""
 
-    def is_single(self, basis: bytes) -> bool:
-        """Return whether there is only one version, and it has this basis."""
-        return len(self._bases) == 1 and self._bases[0] == basis
+    def is_single(self, rules: bytes) -> bool:
+        """Return whether there is only one version, and it has these rules."""
+        return len(self._rules) == 1 and self._rules[0] == rules

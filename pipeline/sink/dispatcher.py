@@ -85,6 +85,7 @@ class Dispatcher:
         self._queues: dict[Key, _Queue] = {}
         self._queued: set[str] = set()  # identifiers
         self._pausing: set[asyncio.Task[None]] = set()
+        self._unfit: dict[str, str] = {}  # event name → why its meter would not count
         self._stopping = False
         self.halted: str | None = None
         # Gets the exception of the first queue that fails; the process must end then.
@@ -94,17 +95,15 @@ class Dispatcher:
         """Return why deliveries may not be arriving."""
         doubt = self._breaker.doubt
         waits = f"something else than {self.meter.name} answers, and deliveries wait: {doubt}"
-        return [self.halted] if self.halted else [waits] if doubt else []
+        problems = [self.halted] if self.halted else [waits] if doubt else []
+        return problems + [f"deliveries to a meter wait: {why}" for why in self._unfit.values()]
 
     async def dispatch(self) -> int:
         """Queue the meter events that are due, and return how many were added."""
         if self.halted or self._stopping:
             return 0
-        due = await asyncio.to_thread(
-            deliveries.due, self._ledger, self._now_ms(), QUEUED_EVENTS_MAX
-        )
         count = 0
-        for event in due:
+        for event in await self._due():
             key = (event.customer, event.event_name)
             waiting = len(self._queues[key].events) if key in self._queues else 0
             # However many events wait, a customer without any in the queues gets one in.
@@ -118,6 +117,24 @@ class Dispatcher:
             self._queues[key].events.append(event)
             count += 1
         return count
+
+    async def _due(self) -> list[MeterEvent]:
+        """Return what is due, without what its meter would take and not count."""
+        ledger, now_ms = self._ledger, self._now_ms()
+        unfit: dict[str, str] = {}
+        while True:
+            due = await asyncio.to_thread(
+                deliveries.due, ledger, now_ms, QUEUED_EVENTS_MAX, without=tuple(unfit)
+            )
+            found = await self.meter.unfit({event.event_name for event in due})
+            if not found:
+                break
+            unfit |= found
+        for event_name in sorted(unfit.keys() - self._unfit.keys()):
+            self._log.error("meter_unfit", event_name=event_name, detail=unfit[event_name])
+        self._unfit = unfit
+        self._metrics.meters_unfit.set(len(unfit))
+        return due
 
     async def idle(self) -> None:
         """Return once every queue is empty, or deliveries are halted.

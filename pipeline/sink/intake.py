@@ -12,7 +12,6 @@ The ledger decides at which offset to read. For each batch:
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import cast
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -27,6 +26,7 @@ from pipeline.config import SinkSettings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
 from pipeline.kafka.connect import AuthFailure, auth_failure_message, list_topics, open_client
 from pipeline.kafka.headers import ORIGIN_HEADER
+from pipeline.kafka.reader import headers_of
 from pipeline.ledger import Ledger, records
 from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.logs import get_logger
@@ -233,8 +233,7 @@ class Intake:
             if offset < self._read.get(partition, offset + 1):
                 continue
             self._read[partition] = offset + 1
-            headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
-            origin = dict(headers).get(ORIGIN_HEADER) if headers else None
+            origin = dict(headers_of(message)).get(ORIGIN_HEADER)
             consumed.append(ConsumedRecord(partition, offset, message.value(), origin))
         return consumed
 

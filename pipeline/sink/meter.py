@@ -1,5 +1,6 @@
 """The `Meter` protocol, which a biller implements, and the next step after each result. Pure."""
 
+from collections.abc import Collection
 from typing import Literal, Protocol
 
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent, Result
@@ -38,5 +39,11 @@ class Meter(Protocol):
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
         """Make one call. A failure of any kind is a conclusion, not an exception."""
+
+    async def unfit(self, event_names: Collection[str], /) -> dict[str, str]:
+        """Return which of these meters would take meter events and not count them, and why.
+
+        Empty if the biller does not say: then nothing is known to be wrong.
+        """
 
     async def close(self) -> None: ...

@@ -16,8 +16,9 @@ skipped when it is delivered again. What is written depends only on the log. A t
 overtakes a record that waits in the log.
 
 Modules: `service` builds and runs the worker; `faust_runtime` has every private hook of Faust and
-aiokafka, `versions` checks the versions of both, and `fetched` has their record batches; `runner`
-has the batch cycle; `partition`, `state`, `due_queue` and `deadletter_limit` are pure; `outputs`
+aiokafka, `versions` checks the versions of both, `fetched` has their record batches, and
+`record_format` reads those that aiokafka cannot; `runner` has the batch cycle, and `timers` what
+runs between two batches; `partition`, `state`, `due_queue` and `deadletter_limit` are pure; `outputs`
 writes; `counts` keeps the metrics; `crash` ends the process.
 
 The worker does not create topics, keep states of partitions that it does not own, or use the

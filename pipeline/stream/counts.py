@@ -20,8 +20,9 @@ def count_applied(metrics: WorkerMetrics, result: BatchResult) -> None:
     for kind, count in zip(TYPES, result.events_by_type, strict=True):
         if count:
             metrics.events.labels(kind).inc(count)
-    for reason, count in Counter(letter.reason for letter in result.dead_letters).items():
-        metrics.rejected.labels(reason).inc(count)
+    letters = Counter((letter.source, letter.reason) for letter in result.dead_letters)
+    for (source, reason), count in letters.items():
+        metrics.rejected.labels(reason, source).inc(count)
     metrics.duplicates.inc(result.duplicates)
     metrics.redelivered.inc(result.redelivered)
     count_emitted(metrics, result)
@@ -61,5 +62,11 @@ def count_overdue(partitions: Iterable[Partition], now_ms: int) -> int:
 
 def drop_partition(metrics: WorkerMetrics, partition: int) -> None:
     """Remove the series of a partition that another worker owns now."""
-    for gauge in (metrics.lag_records, metrics.lag_seconds, metrics.commit_age):
+    for gauge in (
+        metrics.lag_records,
+        metrics.lag_seconds,
+        metrics.commit_age,
+        metrics.events_lost,
+        metrics.open_transaction,
+    ):
         remove_partition(gauge, partition)

@@ -4,10 +4,20 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from pipeline.errors import ConfigurationError, TooManyDeadLettersError, UnknownStateError
+from pipeline.errors import (
+    ConfigurationError,
+    DamagedTopicError,
+    TooManyDeadLettersError,
+    UnknownStateError,
+)
 from pipeline.logs import get_logger
 
-_NEEDS_AN_OPERATOR = (ConfigurationError, TooManyDeadLettersError, UnknownStateError)
+_NEEDS_AN_OPERATOR = (
+    ConfigurationError,
+    DamagedTopicError,
+    TooManyDeadLettersError,
+    UnknownStateError,
+)
 
 
 def crash(event: str, error: BaseException | None, **facts: Any) -> NoReturn:

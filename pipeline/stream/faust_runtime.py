@@ -20,6 +20,9 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
   on_partitions_revoked · Consumer
     drops the partitions → first awaits the effects in flight and commits
     the next owner processes the batches in flight again
+  highwaters · Consumer
+    asks for the end as the fetches see it, before open transactions → asks for the high watermark
+    a recovery ends before the last states are read
   verify_all_partitions_active · Consumer
     looks for idle streams → does nothing
     an error is logged for each partition, twice a second
@@ -37,6 +40,9 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
     silence is not settled until a record arrives
   PartitionRecords · global of aiokafka.consumer.fetcher; its _unpack_records, _consumer_record
     make one item of each record → make one `RecordBatch` of each batch
+    `_drain_messages` fails
+  MemoryRecords · global of aiokafka.consumer.fetcher
+    finds the batches in what was fetched → keeps their bytes, for records that aiokafka cannot read
     `_drain_messages` fails
   _signal_recovery_end · Recovery
     an event, set once and cleared every five seconds → a `_RecoveryEnd`
@@ -59,18 +65,22 @@ from typing import Any, Literal
 
 import aiokafka.consumer.fetcher
 import faust
-from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.errors import IllegalStateError
+from aiokafka.structs import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
 from pipeline.config import Settings
+from pipeline.errors import DamagedTopicError
 from pipeline.kafka.options import security_of
+from pipeline.kafka.positions import Positions
 from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
-from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch, WholeBatch, WholeBatches, in_parts
+from pipeline.stream.fetched import RecordBatch, in_parts
 from pipeline.stream.outputs import TokenProvider
-from pipeline.stream.runner import BatchRunner, Timers
+from pipeline.stream.record_format import FetchedBatches, FetchedRecords
+from pipeline.stream.runner import BatchRunner
+from pipeline.stream.timers import Timers
 
 _POLL_SECONDS = 1.0
 
@@ -103,14 +113,19 @@ class FaustApp(faust.App):  # type: ignore[misc]
     runner: BatchRunner
     host: "FaustHost"
     _assigned_at = 0.0  # monotonic seconds
+    positions: Positions
 
-    def attach(self, settings: Settings, host: "FaustHost", runner: BatchRunner) -> None:
+    def attach(
+        self, settings: Settings, host: "FaustHost", runner: BatchRunner, positions: Positions
+    ) -> None:
         self.resmeter = settings
         self.host = host
         self.runner = runner
+        self.positions = positions
 
     def _new_transport(self) -> Any:
-        aiokafka.consumer.fetcher.PartitionRecords = _FetchedRecords
+        aiokafka.consumer.fetcher.MemoryRecords = FetchedBatches
+        aiokafka.consumer.fetcher.PartitionRecords = FetchedRecords
         return _Transport(self.conf.broker_consumer, self)
 
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
@@ -123,8 +138,7 @@ class FaustApp(faust.App):  # type: ignore[misc]
             # it had read before, or it would not read the states again.
             recovery.active_offsets.pop(TP(topics.changelog, number), None)
         runner.drop(set(runner.partitions) - owned)
-        for number in owned:
-            runner.partition(number).is_recovered = False
+        runner.assigned(owned)
         self._assigned_at = time.monotonic()
         get_logger("worker").info("partitions_assigned", partitions=sorted(owned))
         await super()._on_partitions_assigned(assigned, generation_id)
@@ -174,10 +188,6 @@ class FaustHost:
         except IllegalStateError:  # the partition was revoked meanwhile
             return None
         return position
-
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        ends = await self._app.consumer.highwaters(*(TP(self._events, n) for n in partitions))
-        return {tp.partition: end or 0 for tp, end in ends.items()}
 
     def known_end_offset(self, partition: int) -> int | None:
         """Return the end offset of a partition at the last fetch; None if there was no fetch."""
@@ -258,6 +268,14 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         is_event = tp.topic == self.app.resmeter.topics.events
         return self.app.runner.done.get(tp.partition) if is_event else None
 
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        ends: dict[TP, int] = {}
+        for topic in {tp.topic for tp in partitions}:
+            numbers = [tp.partition for tp in partitions if tp.topic == topic]
+            found = await self.app.positions.ends(topic, numbers)
+            ends |= {TP(topic, number): end for number, end in found.items()}
+        return ends
+
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         # First stop fetching, and wait for the batches in flight: their offsets are to be
         # committed, and the next owner must find the states of everything before the committed
@@ -282,8 +300,11 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                     continue
                 unhandled: dict[TP, int] = {}
                 for tp, fetched in records.items():
+                    damaged = fetched.pop() if fetched and fetched[-1].damage else None
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
+                        if tp.topic == self.app.resmeter.topics.events:
+                            await app.runner.admit(tp.partition, batches[0].offset)
                         if (
                             tp not in active
                             or not self.flow_active
@@ -293,6 +314,10 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                             break
                         if self._handle(tp, batches):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
+                    if damaged is not None and tp not in unhandled:
+                        await app.runner.wait_for_capacity()  # what was before it is applied
+                        if self.flow_active and generation == app.consumer_generation_id:
+                            await self._meet_damage(tp, damaged)
                 if unhandled:
                     await self._thread.go_back(unhandled)
                 # Between two polls, everything that was fetched has been handled: the position is
@@ -308,6 +333,17 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
             crash("batch_failed", error)
         finally:
             timers.cancel()
+
+    async def _meet_damage(self, tp: TP, damaged: RecordBatch) -> None:
+        """Step over a damaged batch if an operator has said so; otherwise stop its partition."""
+        if tp.topic != self.app.resmeter.topics.events:
+            raise DamagedTopicError(tp.topic, tp.partition, damaged.offset, damaged.damage)
+        to = self.app.runner.meet_damage(tp.partition, damaged)
+        if to is None:
+            await self._thread.pause(tp)
+        else:
+            await self._thread.seek_wait({tp: to})
+            self._read_offset[tp] = to - 1
 
     def _handle(self, tp: TP, batches: list[RecordBatch]) -> bool:
         """Pass events to the runner and states to the host; return whether these were events.
@@ -347,6 +383,15 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         """
         await self.call_thread(self._go_back, offsets)
 
+    async def pause(self, tp: TP) -> None:
+        """Fetch no more of a partition, until it is assigned again."""
+        await self.call_thread(self._pause, tp)
+
+    async def _pause(self, tp: TP) -> None:
+        consumer = self._ensure_consumer()
+        if tp in consumer.assignment():
+            consumer.pause(TopicPartition(tp.topic, tp.partition))
+
     async def _go_back(self, offsets: Mapping[TP, int]) -> None:
         consumer = self._ensure_consumer()
         assignment = consumer._subscription.subscription.assignment
@@ -356,24 +401,3 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             state = assignment.state_value(tp)
             if state.has_valid_position and state.position > offset:
                 consumer.seek(tp, offset)
-
-
-class _FetchedRecords(PartitionRecords):  # type: ignore[misc]
-    """aiokafka's iterator over the fetched records of a partition; it yields whole batches."""
-
-    _records: Any
-
-    def _unpack_records(self) -> Any:
-        self._records = WholeBatches(self._records)
-        behind = self.next_fetch_offset
-        for fetched in super()._unpack_records():
-            behind = fetched.next_offset
-            yield fetched
-        if self.next_fetch_offset > behind:
-            # The fetch ended with markers and aborted records of transactions. They are not
-            # yielded, but the position must move past them.
-            end = self.next_fetch_offset
-            yield RecordBatch((), behind, end, NO_TIMESTAMP, end - behind)
-
-    def _consumer_record(self, _: Any, batch: WholeBatch) -> RecordBatch:
-        return batch.since(self.next_fetch_offset)

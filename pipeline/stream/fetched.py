@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 NO_TIMESTAMP = -1
+_LAST = 2**62
 
 
 class RecordBatch(NamedTuple):
@@ -20,6 +21,7 @@ class RecordBatch(NamedTuple):
     next_offset: int  # after the last record
     timestamp: int  # ms: the latest record's; NO_TIMESTAMP if there are no records
     size: int  # number of offsets; after compaction or transactions, records may be fewer
+    damage: str = ""  # why the bytes are not what the broker stored; then there are no records
 
 
 class WholeBatch:
@@ -33,7 +35,8 @@ class WholeBatch:
 
     def __init__(self, batch: Any) -> None:
         self._batch = batch
-        self.offset = batch.next_offset - 1
+        # aiokafka leaves out an item before the offset that it has asked for.
+        self.offset = _LAST if batch.damage else batch.next_offset - 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
@@ -48,23 +51,15 @@ class WholeBatch:
     def since(self, offset: int) -> RecordBatch:
         """Return the batch without the records before an offset."""
         batch = self._batch
-        # A compressed batch is unpacked here, in the consumer's thread, not in the event loop's.
+        if batch.damage:
+            # Nothing in the batch can be trusted, its own offset neither.
+            end = max(batch.next_offset, offset + 1)
+            return RecordBatch((), offset, end, NO_TIMESTAMP, 0, batch.damage)
         records = iter(batch)
         if batch.base_offset < offset:
-            records = [record for record in batch if record.offset >= offset]
+            records = [record for record in records if record.offset >= offset]
         first, end = max(batch.base_offset, offset), batch.next_offset
         return RecordBatch(records, first, end, batch.max_timestamp, end - first)
-
-
-class WholeBatches:
-    """Wrap aiokafka's iterator over the batches of a fetch, to return each as a `WholeBatch`."""
-
-    def __init__(self, records: Any) -> None:
-        self.has_next = records.has_next
-        self._next_batch = records.next_batch
-
-    def next_batch(self) -> WholeBatch:
-        return WholeBatch(self._next_batch())
 
 
 def in_parts(batches: Iterable[RecordBatch], size: int) -> Iterator[list[RecordBatch]]:

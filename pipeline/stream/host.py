@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 from pipeline.kafka.headers import DeadLetter
 from pipeline.stream.batch import Output
 
@@ -30,14 +31,33 @@ class Host(Protocol):
     def is_paused(self) -> bool:
         """Whether fetching is paused, for a rebalance or because the process is stopping."""
 
+    def committed(self, partition: int) -> int | None:
+        """Return the offset that we committed last, or started from; None if there is none."""
+
     async def position(self, partition: int) -> int | None:
         """Return the offset of the next record to read; None if we do not own the partition."""
 
-    async def end_offsets(self, partitions: Sequence[int]) -> Mapping[int, int]:
-        """Return, by partition of the events topic, the offset after the last record."""
-
     def states_written(self, partition: int, offsets: range) -> None:
         """Note changelog offsets that we wrote: a recovery need not read them back."""
+
+
+class Log(Protocol):
+    """What the runner asks about the events topic: `positions.EventsLog`, or the simulator."""
+
+    async def bounds(self, partitions: Sequence[int]) -> Mapping[int, Bounds]:
+        """Return where partitions of the events topic begin and end now.
+
+        A partition is missing if the broker did not say.
+        """
+
+    async def topic(self) -> TopicFacts | None:
+        """Return the facts of the events topic; None if no broker says."""
+
+    async def committed_offsets(self) -> Mapping[int, int] | None:
+        """Return the group's committed offsets of the events topic; None if no broker says."""
+
+    async def acknowledged(self) -> Mapping[int, Acknowledgement]:
+        """Return what operators have acknowledged of the events topic, by partition."""
 
 
 class Writer(Protocol):
@@ -51,7 +71,7 @@ class Writer(Protocol):
         self, partition: int, states: Sequence[tuple[bytes, bytes]]
     ) -> range | None: ...
 
-    async def read_clock(self, partition: int) -> tuple[int, range]: ...
+    async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]: ...
 
 
 class Probe(NamedTuple):

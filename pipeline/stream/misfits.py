@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.state import basis_in, decode_state, due_arrival_ms_of
+from pipeline.stream.state import decode_state, due_arrival_ms_of, rules_in
 
 
 class Misfit(NamedTuple):
     """Conversations of a tenant that were decided by rules other than those in force.
 
-    Both are bases (`pipeline.resolve.policy.basis_of`), empty if none is known.
+    Both are ids (`pipeline.resolve.policy.rules_id`), empty if none is known.
     """
 
     tenant_id: str
@@ -37,22 +37,22 @@ def misfits_in(
     misfits: Counter[Misfit] = Counter()
     for states in partitions:
         for key, stored in states.items():
-            basis = basis_in(stored)
+            rules = rules_in(stored)
             due_ms = due_arrival_ms_of(stored)
-            if not basis and due_ms is None:
+            if not rules and due_ms is None:
                 continue  # nothing is due, and no silence is settled
             tenant = key.partition(b":")[0]
             timeline = timelines.get(tenant)
             if timeline is None:
                 timeline = timelines[tenant] = timeline_for(tenant.decode())
-            if basis and timeline.is_single(basis):
+            if rules and timeline.is_single(rules):
                 continue  # the usual case: nothing is decoded
             conversation = decode_state(stored)
-            in_force = conversation.basis(timeline)
-            # An earlier version of resmeter stored no basis. Its due time must be what it is now.
-            fits = basis == in_force if basis else due_ms == conversation.due_now(timeline)
+            in_force = conversation.rules(timeline)
+            # An earlier version of resmeter stored no rules. Its due time must be what it is now.
+            fits = rules == in_force if rules else due_ms == conversation.due_now(timeline)
             if not fits:
-                misfits[Misfit(tenant.decode(), basis.decode(), in_force.decode())] += 1
+                misfits[Misfit(tenant.decode(), rules.decode(), in_force.decode())] += 1
     return misfits
 
 
@@ -62,16 +62,16 @@ def sentences_of(misfits: Mapping[Misfit, int]) -> list[str]:
     for misfit, number in sorted(misfits.items()):
         conversations = "1 conversation is" if number == 1 else f"{number:,} conversations are"
         sentences.append(
-            f"tenant {misfit.tenant_id}: {conversations} decided by {_rules(misfit.decided_by)}, but the "
-            f"files now have {_rules(misfit.in_force)} for the time of their answers. What was in force "
+            f"tenant {misfit.tenant_id}: {conversations} decided by {_named(misfit.decided_by)}, but the "
+            f"files now have {_named(misfit.in_force)} for the time of their answers. What was in force "
             "must stay in the files. Put it back, and let the new rules begin at a later date: a version "
             "with `effective_from`, or a policy of the tenant with `from`"
         )
     return sentences
 
 
-def _rules(basis: str) -> str:
-    if not basis:
+def _named(rules: str) -> str:
+    if not rules:
         return "other rules"
-    name, version, checksum = basis.rsplit(":", 2)
+    name, version, checksum = rules.rsplit(":", 2)
     return f"{name} version {version} (rules {checksum})"

@@ -113,15 +113,17 @@ class Outputs:
         )
         return offsets if len(offsets) == len(states) else None
 
-    async def read_clock(self, partition: int) -> tuple[int, range]:
+    async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
         """Append a record to the changelog; return the broker's time (ms) and the record's offset.
+
+        The record's value is what the partition's states rest on (`stream.basis`).
 
         The broker sets the timestamp, because the changelog is a `LogAppendTime` topic. These
         records share one key, so compaction removes all but the last.
         """
         topic = self._settings.topics.changelog
         metadata = await self._producer.send_and_wait(
-            topic, value=b"", key=CLOCK_KEY, partition=partition
+            topic, value=basis, key=CLOCK_KEY, partition=partition
         )
         return int(metadata.timestamp), range(metadata.offset, metadata.offset + 1)
 

@@ -22,11 +22,13 @@ from collections.abc import Set as AbstractSet
 from itertools import islice
 
 from pipeline.events.model import Rejected
-from pipeline.events.signature import Key, verify
+from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
-from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
+from pipeline.kafka.stepover import StepOvers
 from pipeline.resolve.policy import Timeline
+from pipeline.stream.basis import Basis, newest_basis
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue
 from pipeline.stream.state import (
@@ -88,6 +90,7 @@ class Partition:
         self.due_queue = DueQueue()
         self.open_conversations = 0  # those whose window has not ended
         self.is_recovered = False
+        self.basis: Basis | None = None  # what the states rest on
         self._seal_after_ms = seal_after_ms
         self._seal_slack_ms = seal_after_ms // _SEAL_SLACK_PART
         self._seal_bucket_ms = max(1, seal_after_ms // _SEAL_BUCKET_PART)
@@ -96,6 +99,7 @@ class Partition:
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
         self._timelines: dict[str, Timeline] = {}
+        self.step_overs = StepOvers()
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -103,12 +107,15 @@ class Partition:
         """Restore states from records of the changelog; keep the newest version of each.
 
         Raises:
-            UnknownStateError: a newer version of resmeter wrote one of the states.
+            UnknownStateError: a newer version of resmeter wrote one of the states, or no worker did.
         """
         states = self.states
         for record in records:
             key, stored = record.key, record.value
             if not key:  # a reading of the broker's clock
+                self.basis = newest_basis(stored, self.basis)
+                continue
+            if self.step_overs.take(key, stored):
                 continue
             if stored is None:
                 states.pop(key, None)
@@ -197,6 +204,7 @@ class Partition:
             or pending.conversation_id != conversation_id
             or pending.tenant_id != tenant_id
             or event.at > timestamp
+            or timestamp < 0
             or event.last_answer_at is not None
         ):
             rejected = check_record(addressed, key, timestamp)
@@ -294,7 +302,9 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        result.dead_letters.append(DeadLetter.of(record, self.topic, self.number, rejected))
+        source = signer_of(self._keys, record.key, record.value, record.headers) or OTHER_SOURCE
+        letter = DeadLetter.of(record, self.topic, self.number, rejected, source)
+        result.dead_letters.append(letter)
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -374,10 +384,10 @@ class Partition:
                 Output(record.tenant_id.encode(), encode_record(record), origin, record)
             )
 
-    def _basis(self, key: bytes, conversation: Conversation) -> bytes:
+    def _rules(self, key: bytes, conversation: Conversation) -> bytes:
         if conversation.due_arrival_ms is None and not conversation.settled:
             return b""
-        return conversation.basis(self._timeline(key.partition(b":")[0].decode()))
+        return conversation.rules(self._timeline(key.partition(b":")[0].decode()))
 
     def _store(
         self,
@@ -387,7 +397,7 @@ class Partition:
         next_offset: int,
     ) -> None:
         due_ms = conversation.due_arrival_ms
-        stored = encode_state(next_offset, conversation, self._basis(key, conversation))
+        stored = encode_state(next_offset, conversation, self._rules(key, conversation))
         before = self.states.get(key)
         known_due_ms = None if before is None else due_arrival_ms_of(before)
         was_sealed = before is None or is_sealed(before)

@@ -8,19 +8,24 @@ from itertools import chain
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
 from pipeline.events.signature import Key
+from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
+from pipeline.stream.basis import Basis, encode_basis
 from pipeline.stream.batch import BatchResult
+from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
+from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
-from pipeline.stream.host import Host, Probe, Writer
+from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
 
+_log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
 _CLOCK_SLACK_MS = 60_000  # how far the host's clock may lag the broker's
 
@@ -31,6 +36,7 @@ class BatchRunner:
     def __init__(
         self,
         host: Host,
+        log: Log,
         outputs: Writer,
         metrics: WorkerMetrics,
         settings: Settings,
@@ -40,11 +46,13 @@ class BatchRunner:
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.monotonic,
+        retry_seconds: float = 1.0,
     ) -> None:
         """Start with no partitions.
 
         Args:
             host: runs the runner and knows the consumer group.
+            log: answers questions about the events topic.
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
             settings: the sections `worker` and `topics` are used.
@@ -53,14 +61,27 @@ class BatchRunner:
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
             stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
+            retry_seconds: the pause before the broker is asked again.
         """
         self.partitions: dict[int, Partition] = {}
+        self.damages = Damages(settings.topics.events)
         self.done: dict[int, int] = {}  # partition → the offset after the last acknowledged record
         self.done_at: dict[int, float] = {}  # when `done` last moved, monotonic seconds
         self.arrived_ms: dict[int, int] = {}  # the latest timestamp in the last batch applied
         self._taken_at: dict[int, float] = {}  # when a batch was last applied, monotonic seconds
         self._in_flight: dict[int, list[asyncio.Task[None]]] = {}
         self._host = host
+        self._log = log
+        self.continuity = Continuity(
+            host,
+            log,
+            outputs,
+            metrics,
+            settings.topics.events,
+            self.done,
+            end,
+            retry_seconds=retry_seconds,
+        )
         self._outputs = outputs
         self._metrics = metrics
         self._topics = settings.topics
@@ -73,8 +94,11 @@ class BatchRunner:
         self._mistakes = MistakeLog(metrics, get_logger("worker"), settings.topics.events)
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
         self._dead_letter_limit = DeadLetterLimit(
-            self._worker.dead_letter_window_records, self._worker.dead_letter_share_max
+            self._worker.dead_letter_window_records,
+            self._worker.dead_letter_share_max,
+            signed_only=bool(keys),
         )
+        self._was_over_limit = False
 
     # --- partitions -------------------------------------------------------------------------------
 
@@ -106,9 +130,18 @@ class BatchRunner:
         if misfits:
             self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
 
+    def assigned(self, numbers: Iterable[int]) -> None:
+        """Take partitions whose states are to be read, also those that we owned before."""
+        for number in numbers:
+            self.partition(number).is_recovered = False
+            self.continuity.forget([number])
+
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
+        numbers = list(numbers)
+        self.damages.drop(numbers)
         for number in numbers:
+            self.continuity.forget([number])
             for by_partition in (
                 self.partitions,
                 self.done,
@@ -128,6 +161,39 @@ class BatchRunner:
         while len(tasks := self._tasks()) >= self._worker.inflight_batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
+    async def admit(self, number: int, found: int | None) -> bool:
+        """Check, if need be, that the log goes on where a partition's states stop.
+
+        Args:
+            number: the partition.
+            found: the offset of its next record; None if none came yet.
+
+        Returns:
+            Whether its records may be applied and its silence settled.
+        """
+        if found is not None and self.continuity.is_next(number, found):
+            return True
+        partition = self.partitions.get(number)
+        if partition is not None and self._is_recovered(partition):
+            await self.continuity.admit(partition, found)
+        return self.continuity.is_admitted(number)
+
+    async def look(self) -> Mapping[int, Bounds]:
+        """Compare the log with the states of all partitions; return where the partitions end."""
+        host = self._host
+        for number in list(self.partitions):
+            if not (host.is_rebalancing or host.is_recovering or host.is_paused):
+                await self._may_settle(number)
+        return await self.continuity.look(self.partitions)
+
+    def _is_recovered(self, partition: Partition) -> bool:
+        # After a recovery, the first records may arrive before the host has scheduled the deadlines.
+        if not partition.is_recovered:
+            if self._host.is_recovering or self._host.has_unread_states:
+                return False
+            self.recovered()
+        return True
+
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
@@ -142,13 +208,10 @@ class BatchRunner:
         if self._applying.is_running:
             raise BrokenInvariantError(f"records of partition {number} came before their turn")
         partition = self.partition(number)
-        if not partition.is_recovered:
-            # After a recovery, records may arrive before the host has scheduled the deadlines.
-            if self._host.is_recovering or self._host.has_unread_states:
-                raise BrokenInvariantError(
-                    f"records of partition {number} came before its states were read back"
-                )
-            self.recovered()
+        if not self._is_recovered(partition):
+            raise BrokenInvariantError(
+                f"records of partition {number} came before its states were read back"
+            )
         steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
         self._applying.start(steps, lambda result: self._take(partition, result, batches))
 
@@ -157,18 +220,41 @@ class BatchRunner:
     ) -> None:
         number = partition.number
         limit = self._dead_letter_limit
-        limit.count(sum(result.events_by_type), [letter.reason for letter in result.dead_letters])
-        if limit.is_exceeded:
+        letters = [(letter.source, letter.reason) for letter in result.dead_letters]
+        limit.count(sum(result.events_by_type), letters)
+        if limit.is_exceeded and self._worker.dead_letters_end_worker:
             # This batch is not written, so it will be read again once the cause is fixed.
-            self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message))
+            self._end("dead_letters_too_many", TooManyDeadLettersError(limit.message_at_end))
             return
+        if limit.is_exceeded and not self._was_over_limit:
+            _log.error("dead_letters_too_many", detail=limit.message)
+        self._was_over_limit = limit.is_exceeded
         self._taken_at[number] = time.monotonic()
         arrived_ms = max(batch.timestamp for batch in batches)
         if arrived_ms != NO_TIMESTAMP:
             self.arrived_ms[number] = arrived_ms
+        if self.partitions.get(number) is partition:
+            self.continuity.read(number, batches[-1].next_offset)
         count_applied(self._metrics, result)
         self._mistakes.note(number, result)
         self._start(partition, result, batches[-1].next_offset)
+
+    def meet_damage(self, number: int, batch: RecordBatch) -> int | None:
+        """Return the offset to go on from, if an operator has decided to step over a damaged batch.
+
+        Otherwise return None: the caller stops the partition, and no timer of it fires.
+        """
+        partition = self.partition(number)
+        to = partition.step_overs.end_after(batch.offset)
+        if to is None:
+            self.damages.stop(number, batch)
+            return None
+        if not self.damages.step_over(number, batch, to):
+            return to
+        self._metrics.stepped_over.inc(to - batch.offset)
+        self.continuity.read(number, to)
+        self._start(partition, BatchResult(), to)
+        return to
 
     def _start(self, partition: Partition, result: BatchResult, done: int | None) -> None:
         in_flight = self._in_flight.setdefault(partition.number, [])
@@ -221,7 +307,7 @@ class BatchRunner:
             # The partition had only rejected records so far. Write something to its changelog: if a
             # partition has a committed offset and an empty changelog, its states count as lost
             # (`topics.lost_states`).
-            _, offsets = await self._outputs.read_clock(number)
+            _, offsets = await self._outputs.read_clock(number, _basis_of(partition))
             self._host.states_written(number, offsets)
         # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
         #    it was revoked and assigned to us again, a recovery may have read the changelog before
@@ -259,18 +345,26 @@ class BatchRunner:
             and earliest <= now_ms + _CLOCK_SLACK_MS
             and self._is_quiet(number)
         ]
-        if not due:
-            return []
         generation = host.generation
+        due = [number for number in due if await self._may_settle(number)]
+        bases = [_basis_of(self.partitions[number]) for number in due if number in self.partitions]
+        if len(bases) < len(due) or not due or generation != host.generation:
+            return []
         # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
-        readings = await asyncio.gather(*map(self._outputs.read_clock, due))
+        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))
         for number, (_, offsets) in zip(due, readings, strict=True):
             host.states_written(number, offsets)
-        ends = await host.end_offsets(due)
+        bounds = await self._log.bounds(due)
+        # The end is the high watermark. Records behind an open transaction are before it: they
+        # cannot be read yet, but their timestamps are fixed.
         return [
-            Probe(number, clock_ms, ends.get(number) or 0, generation)
+            Probe(number, clock_ms, bounds[number].high, generation)
             for number, (clock_ms, _) in zip(due, readings, strict=True)
+            if number in bounds
         ]
+
+    async def _may_settle(self, number: int) -> bool:
+        return self.continuity.is_admitted(number) or await self.admit(number, None)
 
     async def settle(self, probes: Iterable[Probe]) -> bool:
         """Settle and seal what was due at each probe, if its partition was read to the probed end.
@@ -288,7 +382,7 @@ class BatchRunner:
                 return False
             if partition is None or not partition.is_recovered:
                 continue
-            if position is None or position < probe.end_offset or not self._is_quiet(number):
+            if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
@@ -302,6 +396,15 @@ class BatchRunner:
                     self._start(partition, result, None)
                     more = True
         return more
+
+    def _is_read(self, position: int | None, probe: Probe) -> bool:
+        # The consumer goes past records that Kafka has deleted, so its position alone does not count.
+        end = probe.end_offset
+        return (
+            position is not None
+            and position >= end
+            and self.continuity.has_read(probe.partition, end)
+        )
 
     def _is_quiet(self, number: int) -> bool:
         # If producers set the timestamps, history may be loading: while records still arrive, the
@@ -325,33 +428,18 @@ class BatchRunner:
     def dead_letter_share(self) -> float:
         return self._dead_letter_limit.share
 
+    def dead_letters_over_limit(self) -> int:
+        return int(self._dead_letter_limit.is_exceeded)
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know although the worker is ready."""
+        limit = self._dead_letter_limit
+        return [*self.damages.texts(), *([limit.message] if limit.is_exceeded else [])]
+
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""
         return len(self._tasks()) + self._applying.is_running
 
 
-class Timers:
-    """Probe at an interval for conversations that are due, and settle them."""
-
-    def __init__(self, runner: BatchRunner, interval_seconds: float) -> None:
-        self._runner = runner
-        self._interval_seconds = interval_seconds
-        self._next = 0.0  # when to probe again, monotonic seconds
-        self._probing: asyncio.Task[list[Probe]] | None = None
-
-    async def run(self) -> None:
-        """Settle after a finished probe, and start the next one when it is time.
-
-        Call this between two batches.
-        """
-        now = time.monotonic()
-        if self._probing is not None and self._probing.done():
-            more = await self._runner.settle(self._probing.result())
-            self._next = now if more else now + self._interval_seconds
-            self._probing = None
-        if self._probing is None and now >= self._next:
-            self._probing = asyncio.ensure_future(self._runner.probe())
-
-    def cancel(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
+def _basis_of(partition: Partition) -> bytes:
+    return encode_basis(partition.basis or Basis())

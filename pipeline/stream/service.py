@@ -21,6 +21,7 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
+from pipeline.kafka.positions import EventsLog, Positions
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
@@ -29,6 +30,7 @@ from pipeline.stream.crash import crash
 from pipeline.stream.faust_runtime import FaustApp, FaustHost, faust_credentials
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.runner import BatchRunner
+from pipeline.stream.transactions import OpenTransactions
 from pipeline.supervisor import ChildContext, run_processes
 from pipeline.worklog import ReadinessLog, WorkLog
 
@@ -117,8 +119,12 @@ def _build_app(
     )
     host = FaustHost(app, settings)
     keys = load_keys(tenants.producers)
-    runner = BatchRunner(host, outputs, metrics, settings, tenants.timeline_for, keys, end=crash)
-    app.attach(settings, host, runner)
+    positions = Positions(settings.kafka)
+    log = EventsLog(positions, worker.group, topics.events)
+    runner = BatchRunner(
+        host, log, outputs, metrics, settings, tenants.timeline_for, keys, end=crash
+    )
+    app.attach(settings, host, runner, positions)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)
     # Because of this table, Faust recovers from the changelog, and assigns each partition of it to
     # the owner of the same partition of the events topic.
@@ -148,7 +154,7 @@ class _Worker:
         self._settings = settings
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._registry = new_registry()
-        self._metrics = WorkerMetrics(self._registry)
+        self._metrics = WorkerMetrics(self._registry, tenants.producers)
         RuntimeMetrics(self._registry, "worker").ready.set_function(lambda: not self._problems())
         self._outputs = Outputs(settings)
         self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
@@ -181,7 +187,9 @@ class _Worker:
             context.stop_with_parent(stop.set)
         async with AsyncExitStack() as stack:
             port = await stack.enter_async_context(
-                serving(listening, text_of(self._registry), self._readiness)
+                serving(
+                    listening, text_of(self._registry), self._readiness, warnings=self._warnings
+                )
             )
             try:
                 await self._outputs.start()
@@ -205,6 +213,7 @@ class _Worker:
             asyncio.ensure_future(work)
             for work in (
                 self._publish_gauges(),
+                self._watch_log(),
                 self._probe_broker(),
                 stop.wait(),
                 self._wait_for_crash(),
@@ -249,6 +258,9 @@ class _Worker:
     async def _readiness(self) -> list[str]:
         return self._problems()
 
+    async def _warnings(self) -> list[str]:
+        return self._runner.warnings()
+
     def _problems(self) -> list[str]:
         """Return why the worker is not ready; an empty list means that it is ready."""
         app, partitions = self._app, self._runner.partitions
@@ -283,6 +295,29 @@ class _Worker:
             "waiting": sum(self._lag(number) for number in numbers),
             "conversations": self._runner.conversations(),
         }
+
+    async def _watch_log(self) -> None:
+        runner, transactions = self._runner, OpenTransactions()
+        while True:
+            await asyncio.sleep(_PROBE_SECONDS)
+            bounds = await runner.look()
+            now = time.monotonic()
+            for report in transactions.update(bounds, now):
+                self._log.error(
+                    "transaction_open",
+                    topic=self._settings.topics.events,
+                    partition=report.partition,
+                    offset=report.offset,
+                    offsets_waiting=report.records,
+                    seconds=round(report.seconds),
+                    consequence="nothing behind this offset is read, and no silence of the "
+                    "partition is settled, until the transaction ends",
+                    todo="let its producer end it; if the producer is gone, find it with "
+                    "`kafka-transactions.sh find-hanging` and end it with `abort`",
+                )
+            for number in runner.partitions:
+                seconds = transactions.seconds(number, now)
+                self._metrics.open_transaction.labels(number).set(seconds)
 
     async def _publish_gauges(self) -> None:
         limit = self._settings.worker.recovery_seconds_max
@@ -335,6 +370,8 @@ def watch(metrics: WorkerMetrics, runner: BatchRunner) -> None:
     metrics.due_unsettled.set_function(runner.due_unsettled)
     metrics.unacknowledged.set_function(runner.unacknowledged)
     metrics.dead_letter_share.set_function(runner.dead_letter_share)
+    metrics.damaged_partitions.set_function(lambda: len(runner.damages.texts()))
+    metrics.dead_letters_over_limit.set_function(runner.dead_letters_over_limit)
 
 
 def _quiet_libraries() -> None:

@@ -6,9 +6,9 @@
     emitted  u32   number of usage records so far
     due      u64   when silence is settled (arrival time, ms); 0: never
     form     u8    bits: 1 packed with zlib; 2 a history was sealed; 4 no history has begun since;
-                   8 a basis follows the header; 16 a merge named the answer that it brought
+                   8 rules follow the header; 16 a merge named the answer that it brought
     arrival  u64   the newest record timestamp (ms)
-    basis    u8 + bytes, with bit 8: the policy version that the due time rests on
+    rules    u8 + bytes, with bit 8: the policy version that the due time rests on
 
 The first twelve bytes order the versions of one state: a record increases the offset, and a timer
 increases the number of usage records. If they are equal, a sealed version is newer. So the newest
@@ -35,8 +35,8 @@ from pipeline.usage.history import may_have_merge
 _HEADER = struct.Struct(">QIQBQ")
 _HEADER_BYTES = _HEADER.size
 _FORM = 20
-PACKED, HAS_SEAL, SEALED, HAS_BASIS, HAS_ANSWER_ID = 1, 2, 4, 8, 16
-_KNOWN_FORM = PACKED | HAS_SEAL | SEALED | HAS_BASIS | HAS_ANSWER_ID
+PACKED, HAS_SEAL, SEALED, HAS_RULES, HAS_ANSWER_ID = 1, 2, 4, 8, 16
+_KNOWN_FORM = PACKED | HAS_SEAL | SEALED | HAS_RULES | HAS_ANSWER_ID
 ORDER_BYTES = 12
 _PACKED_FROM_BYTES = 32_768  # a very long conversation must fit into a Kafka record
 
@@ -62,10 +62,10 @@ def header_of(stored: bytes) -> Header:
     return Header._make(_HEADER.unpack_from(stored))
 
 
-def encode_state(next_offset: int, conversation: Conversation, basis: bytes = b"") -> bytes:
+def encode_state(next_offset: int, conversation: Conversation, rules: bytes = b"") -> bytes:
     """Return the stored form of a conversation whose last record was at `next_offset - 1`.
 
-    `basis` names the policy version that the due time, or the settled silence, rests on.
+    `rules` names the policy version that the due time, or the settled silence, rests on.
     """
     payload = _encode(conversation)
     form = 0
@@ -76,9 +76,9 @@ def encode_state(next_offset: int, conversation: Conversation, basis: bytes = b"
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
         form |= PACKED
-    if basis:
-        form |= HAS_BASIS
-        payload = len(basis).to_bytes(1, "big") + basis + payload
+    if rules:
+        form |= HAS_RULES
+        payload = len(rules).to_bytes(1, "big") + rules + payload
     due_ms = conversation.due_arrival_ms
     # 0 means that nothing is due, so a deadline at or before 1970 is stored as 1: it has passed
     # too.
@@ -132,7 +132,7 @@ def _named(key: bytes) -> str:
 def decode_state(stored: bytes) -> Conversation:
     """Return the conversation in a stored state."""
     start = _HEADER_BYTES
-    if stored[_FORM] & HAS_BASIS:
+    if stored[_FORM] & HAS_RULES:
         start += 1 + stored[start]
     payload = stored[start:]
     return _decode(zlib.decompress(payload) if stored[_FORM] & PACKED else payload)
@@ -154,9 +154,9 @@ def last_arrival_ms_of(stored: bytes) -> int:
     return int(_last_arrival_of(stored)[0])
 
 
-def basis_in(stored: bytes) -> bytes:
+def rules_in(stored: bytes) -> bytes:
     """Return the name of the policy version that the due time rests on; empty if there is none."""
-    if not stored[_FORM] & HAS_BASIS:
+    if not stored[_FORM] & HAS_RULES:
         return b""
     start = _HEADER_BYTES + 1
     return stored[start : start + stored[_HEADER_BYTES]]

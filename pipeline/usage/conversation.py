@@ -80,12 +80,12 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         """Return whether the history has been dropped and no new one has begun."""
         return self.seal_mark is not None and not self.events
 
-    def basis(self, timeline: Timeline) -> bytes:
-        """Name the rules that the due time, or the settled silence, rests on (`basis_of`)."""
+    def rules(self, timeline: Timeline) -> bytes:
+        """Name the rules that the due time, or the settled silence, rests on (`rules_id`)."""
         standing = self.fold.standing
         if standing is None or not (self.settled or self.due_arrival_ms is not None):
             return b""
-        return timeline.basis_at(standing.at)
+        return timeline.rules_at(standing.at)
 
     def due_now(self, timeline: Timeline) -> int | None:
         """Return what `due_arrival_ms` would be if it were derived now."""
@@ -273,7 +273,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         is_comparable = True
         if self.settled:
             due_event_ms = self.fold.due_event_ms(timeline)
-            # A state of a version that stored no basis may have been settled under other rules, by
+            # A state of a version that stored no rules may have been settled under other rules, by
             # which silence billed. Then only the units can be compared.
             is_comparable = due_event_ms is not None
             if due_event_ms is not None:

@@ -1,5 +1,6 @@
 """A ledger that cannot be written is named before anything depends on it, and never a traceback."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing, upgrade
 from tests.support.command import resmeter
 from tests.support.ledger import planned, record, stored
+from tests.support.postgres import running_postgres
 
 # A user without rights of its own, so that the test need not be the owner of the database.
 USER = "resmeter_reader"
@@ -166,3 +168,20 @@ def test_check_lists_the_problem_and_ends_with_status_2(
     assert checked.returncode == 2
     assert b"!! ledger: the user resmeter_reader of the ledger" in checked.stderr
     assert b"Traceback" not in checked.stderr
+
+
+def test_a_standby_is_named_as_such(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    with running_postgres(folder) as (url, _):
+        upgrade(url)
+    (folder / "standby.signal").touch()  # it starts again as a standby, without a primary
+    shutil.chown(folder / "standby.signal", folder.owner(), folder.group())
+    with running_postgres(folder) as (url, _):
+        ledger = open_ledger(url)
+
+        (problem,) = problems_of_rights(ledger)
+
+        with pytest.raises(ConfigurationError, match="it is a standby or set to read-only"):
+            stored(ledger, record("c1"))
+        ledger.close()
+    assert "is a standby, which is read-only: connect to the primary" in problem

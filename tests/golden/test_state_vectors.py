@@ -7,14 +7,14 @@ import orjson
 import pytest
 
 from pipeline.stream.partition import Partition
-from pipeline.stream.state import HAS_BASIS
+from pipeline.stream.state import HAS_RULES
 from tests.golden.vectors import (
     STATES,
     Record,
     new_partition,
     run_step,
     unpacked,
-    without_basis,
+    without_rules,
 )
 
 VECTORS = sorted(STATES.glob("*.json"))
@@ -29,10 +29,10 @@ def unpacked_states(states: dict[bytes, bytes]) -> dict[bytes, bytes]:
     return {key: unpacked(state) for key, state in states.items()}
 
 
-def is_before_the_basis(vector: dict[str, Any]) -> bool:
-    """Return whether a version recorded the vector that did not store the basis of due times."""
+def is_before_the_rules(vector: dict[str, Any]) -> bool:
+    """Return whether a version recorded the vector that did not store the rules of due times."""
     states = [state for expected in vector["expected"] for state in stored(expected).values()]
-    return not any(state[20] & HAS_BASIS for state in states)
+    return not any(state[20] & HAS_RULES for state in states)
 
 
 def assert_as_expected(
@@ -44,8 +44,8 @@ def assert_as_expected(
     assert result["usage_records"] == expected["usage_records"]
     assert result["dead_letters"] == expected["dead_letters"]
     states = unpacked_states(partition.states)
-    if is_before_the_basis(vector):
-        states = {key: without_basis(state) for key, state in states.items()}
+    if is_before_the_rules(vector):
+        states = {key: without_rules(state) for key, state in states.items()}
     assert states == unpacked_states(stored(expected))
 
 

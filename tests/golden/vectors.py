@@ -24,7 +24,7 @@ from pipeline.events.times import parse_time
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.partition import Partition
-from pipeline.stream.state import HAS_BASIS, PACKED
+from pipeline.stream.state import HAS_RULES, PACKED
 
 STATES = Path(__file__).parent / "state"
 _FORM = 20
@@ -61,15 +61,15 @@ def unpacked(stored: bytes) -> bytes:
     """Return a stored state with its payload unpacked: packed bytes depend on zlib's version."""
     if not stored[_FORM] & PACKED:
         return stored
-    start = _HEADER_BYTES + (1 + stored[_HEADER_BYTES] if stored[_FORM] & HAS_BASIS else 0)
+    start = _HEADER_BYTES + (1 + stored[_HEADER_BYTES] if stored[_FORM] & HAS_RULES else 0)
     return stored[:start] + zlib.decompress(stored[start:])
 
 
-def without_basis(stored: bytes) -> bytes:
-    """Return a stored state as a version wrote it that did not store the basis of due times."""
-    if not stored[_FORM] & HAS_BASIS:
+def without_rules(stored: bytes) -> bytes:
+    """Return a stored state as a version wrote it that did not store the rules of due times."""
+    if not stored[_FORM] & HAS_RULES:
         return stored
-    form = bytes([stored[_FORM] & ~HAS_BASIS])
+    form = bytes([stored[_FORM] & ~HAS_RULES])
     start = _HEADER_BYTES + 1 + stored[_HEADER_BYTES]
     return stored[:_FORM] + form + stored[_FORM + 1 : _HEADER_BYTES] + stored[start:]
 

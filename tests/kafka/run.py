@@ -20,6 +20,7 @@ from prometheus_client.samples import Sample
 from pipeline.dev import process as processes
 from pipeline.dev.process import Process
 from pipeline.errors import UnavailableError
+from pipeline.kafka.reader import headers_of
 from pipeline.usage.record import UsageRecord, decode_record
 from tests.support.command import resmeter
 from tests.support.environment import clean_environment
@@ -157,10 +158,9 @@ class Run:
                     number, offset = message.partition(), message.offset()
                     assert number is not None
                     assert offset is not None
-                    headers: Any = message.headers()
                     key: Any = message.key()
                     value = message.value()
-                    result.append(Message(number, offset, key, value, dict(headers or ())))
+                    result.append(Message(number, offset, key, value, dict(headers_of(message))))
                     if offset + 1 >= ends[number]:
                         del ends[number]
         finally:

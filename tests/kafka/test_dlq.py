@@ -1,8 +1,10 @@
-"""List, show and redrive dead letters on a real broker; too many dead letters stop a worker."""
+"""List, show and redrive dead letters on a real broker; too many dead letters raise an alarm."""
 
 import orjson
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from tests.kafka.run import Run, net, wait_until
+from tests.kafka.run import Run, metric, net, readiness, wait_until
 from tests.support.events import AT, KEY, event, resolved
 
 HOUR_MS = 3_600_000
@@ -42,8 +44,29 @@ def test_event_that_is_accepted_now_is_sent_again_and_counts_once(run: Run) -> N
     assert len(run.messages("DEAD_LETTERS")) == 2
 
 
-def test_worker_exits_and_logs_why_when_most_input_is_invalid(run: Run) -> None:
-    run.env |= {"RESMETER_WORKER__DEAD_LETTER_WINDOW_RECORDS": "20"}
+def test_garbage_of_one_producer_raises_an_alarm_and_the_others_are_billed(run: Run) -> None:
+    garbage = [(KEY, b"{garbage", AT + n) for n in range(1_500)]
+    run.produce([*garbage, *resolved("c2")])
+
+    worker = run.start("worker")
+
+    run.until_decided(worker, 1_503)
+    port = run.port(worker)
+    status, ready = readiness(port)
+    assert (status, ready["ready"]) == (200, True)
+    (warning,) = ready["warnings"]
+    assert "1500 malformed_json of other" in warning
+    assert metric(port, "resmeter_dead_letters_over_limit") == 1
+    assert metric(port, "resmeter_rejected_total", source="other", reason="malformed_json") == 1_500
+    assert worker.log().count('"dead_letters_too_many"') == 1
+    assert net(run.usage_records().values()) == {("acme", "c2"): {"resolution": 1}}
+
+
+def test_a_worker_that_shall_end_when_most_input_is_invalid_ends_and_logs_why(run: Run) -> None:
+    run.env |= {
+        "RESMETER_WORKER__DEAD_LETTER_WINDOW_RECORDS": "20",
+        "RESMETER_WORKER__DEAD_LETTERS_END_WORKER": "true",
+    }
     run.produce([(KEY, b"{garbage", AT + n) for n in range(30)])
 
     worker = run.start("worker")
@@ -53,6 +76,42 @@ def test_worker_exits_and_logs_why_when_most_input_is_invalid(run: Run) -> None:
     assert "malformed_json" in worker.log()
     assert run.committed() == 0
     assert not run.messages("DEAD_LETTERS")
-    run.env |= {"RESMETER_WORKER__DEAD_LETTER_SHARE_MAX": "1"}
+    run.env |= {"RESMETER_WORKER__DEAD_LETTERS_END_WORKER": "false"}
     run.until_decided(run.start("worker"), 30)
     assert len(run.messages("DEAD_LETTERS")) == 30
+
+
+def test_list_tells_open_letters_apart_and_a_record_whose_letter_is_gone_is_redriven(
+    run: Run,
+) -> None:
+    question, answer, _ = resolved("c1")
+    thanks = event("m2", at=AT + HOUR_MS, intent="confirmation")
+    run.produce([question, answer, (KEY, thanks, AT + 2), (KEY, b"{garbage", AT + 3)])
+    worker = run.start("worker")
+    run.until_decided(worker, 4)
+
+    def listed(*options: str) -> dict[str, tuple[int, int]]:
+        lines = run.done("dlq", "list", "--json", *options).splitlines()
+        return {e["reason"]: (e["open"], e["redriven"]) for e in map(orjson.loads, lines)}
+
+    assert listed() == {"future_time": (1, 0), "malformed_json": (1, 0)}
+    assert listed("--source", "/chat") == {"future_time": (1, 0)}
+    assert listed("--tenant", "nobody") == {}
+    (letter,) = (m for m in run.messages("DEAD_LETTERS") if m.value == thanks)
+    origin = ":".join(
+        (letter.headers[f"resmeter-{name}"] or b"").decode() for name in ("partition", "offset")
+    )
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    place = TopicPartition(run.env["RESMETER_TOPICS__DEAD_LETTERS"], letter.partition, -1)
+    for future in admin.delete_records([place]).values():
+        future.result()
+
+    sent = run.resmeter("dlq", "redrive", "--origin", origin, "--apply")
+
+    assert sent.returncode == 0, sent.stderr
+    assert "1 sent" in sent.stdout
+    run.until_decided(worker, 5)
+    assert net(run.usage_records().values()) == {("acme", "c1"): {"resolution": 1}}
+    gone = run.resmeter("dlq", "redrive", "--origin", "0:99999")
+    assert gone.returncode == 2
+    assert "has no record at offset 99999" in gone.stderr

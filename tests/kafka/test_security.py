@@ -157,6 +157,7 @@ def test_every_process_connects_with_tokens_and_conversations_are_billed(
         for process in (worker, sink):
             process.stop()
             assert "hunter2" not in process.log()
+            assert "eyJ" not in process.log()  # how a token begins
     assert [entry["sum"] for entry in emulator.state.sums()["sums"]] == [3]
     assert {tuple(form["scope"]) for form in provider.asked} == {("kafka",)}
 

@@ -332,3 +332,33 @@ def test_records_of_aborted_transactions_are_ignored(run: Run) -> None:
     assert run.messages("DEAD_LETTERS") == []
     assert metric(port, "resmeter_events_total") == 5
     wait_until(lambda: metric(port, "resmeter_lag_records") == 0, "it has read to the end")
+
+
+def test_no_timer_overtakes_a_follow_up_behind_an_open_transaction(run: Run) -> None:
+    topic = run.env["RESMETER_TOPICS__EVENTS"]
+    quiet = [(b"acme:c1", value, at) for _, value, at in resolved("c1")[:2]]
+    run.produce(quiet, partition=0)
+    producer = Producer({"bootstrap.servers": run.servers, "transactional.id": topic})
+    producer.init_transactions()
+    producer.begin_transaction()
+    returned = event("m2", at=AT + 60_000, intent="human_request")
+    producer.produce(topic, returned, b"acme:c1", partition=0, timestamp=AT + 60_000)
+    assert producer.flush(10) == 0
+    worker = run.start("worker")
+    port = run.port(worker)
+
+    # The window ended long ago, and everything that can be read was read.
+    wait_until(
+        lambda: metric(port, "resmeter_open_transaction_seconds", partition="0") > 0, "it is seen"
+    )
+    wait_until(
+        lambda: metric(port, "resmeter_open_transaction_seconds", partition="0") > 4, "it stays"
+    )
+
+    assert run.messages("RECORDS") == []
+    producer.commit_transaction()
+    run.until_decided(worker, 4)  # the transaction's marker has an offset too
+    assert run.messages("RECORDS") == []
+    wait_until(
+        lambda: metric(port, "resmeter_open_transaction_seconds", partition="0") == 0, "it is over"
+    )

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 from pipeline.catalog.policies import preset
 from pipeline.events.model import Event, Rejected
 from pipeline.events.wire import read_record
+from pipeline.kafka.reader import headers_of
 from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
 
@@ -57,7 +58,7 @@ def read_truth(servers: str, topic: str) -> Truth:
     for message in _messages(servers, topic):
         count += 1
         result = read_record(
-            message.value(), message.key(), message.timestamp()[1], message.headers() or []
+            message.value(), message.key(), message.timestamp()[1], headers_of(message)
         )
         if isinstance(result, Rejected):
             rejected.add((message.partition(), message.offset()))

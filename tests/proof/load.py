@@ -15,7 +15,7 @@ class Disorder(NamedTuple):
     repeated: float = 0.05  # sent two or three times
     late_within: float = 0.05  # late by less than the grace period
     late_beyond: float = 0.01  # later than the grace period
-    garbage: float = 0.01  # followed by an invalid record
+    garbage: float = 0.01  # followed by an invalid record; above 1, by several
     everything_repeated: bool = False  # send every event one to three times
 
 
@@ -37,6 +37,6 @@ def draw(size: int, seed: int, disorder: Disorder) -> list[EventRecord]:
         for _ in range(times):
             records.append(event._replace(timestamp_ms=at))
             at += chance.randrange(120_000)
-        if chance.random() < disorder.garbage:
-            records.append(event._replace(value=chance.choice(_GARBAGE)))
+        invalid = int(disorder.garbage) + (chance.random() < disorder.garbage % 1)
+        records += [event._replace(value=chance.choice(_GARBAGE)) for _ in range(invalid)]
     return sorted(records, key=lambda record: record.timestamp_ms)

@@ -134,8 +134,6 @@ class Rig:
             "RESMETER_SINK__RETRY_PAUSE_SECONDS_MAX": "1",
             "RESMETER_SINK__BATCH_RECORDS_MAX": "500",
             "RESMETER_WORKER__BATCH_EVENTS_MAX": "2000",
-            # The load has invalid records on purpose, and after a fault many may come at once.
-            "RESMETER_WORKER__DEAD_LETTER_SHARE_MAX": "1",
         }
         self.run.done("topics", "create")
         self.run.done("ledger", "upgrade")

@@ -25,6 +25,7 @@ LOADS = {
     "repeated": Disorder(everything_repeated=True),
     "shuffled": Disorder(late_within=0.4, late_beyond=0.1),
     "garbage": Disorder(garbage=0.02),
+    "flood": Disorder(garbage=3.0),
 }
 
 ROWS = (
@@ -184,6 +185,12 @@ ROWS = (
         "Nothing fails; 2% of the records are invalid.",
         billing_faults.nothing,
         load="garbage",
+    ),
+    Row(
+        "garbage-flood",
+        "Nothing fails; three of four records are invalid. The worker raises an alarm and goes on.",
+        billing_faults.nothing,
+        load="flood",
     ),
     Row(
         "everything",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalog.policies import preset
-from pipeline.resolve.policy import Assignment, Policy, Timeline, basis_of
+from pipeline.resolve.policy import Assignment, Policy, Timeline, rules_id
 
 TIMES = st.integers(0, 12)
 NAMES = ("a", "b", "c")
@@ -58,4 +58,4 @@ def test_in_force_is_the_newest_version_of_the_policy_assigned_last(
     expected = in_force(versions, [(None, names[0]), *later], at)
 
     assert timeline.at(at) == expected
-    assert timeline.basis_at(at) == (b"" if expected is None else basis_of(expected))
+    assert timeline.rules_at(at) == (b"" if expected is None else rules_id(expected))

@@ -66,6 +66,24 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
+        "a record that the client cannot read ends its batch",
+        "pipeline/stream/record_format.py",
+        "            yield from parse_records(self._raw, skip=read)\n",
+        "            return\n",
+    ),
+    Bug(
+        "a worker goes on behind damage that nobody has given up",
+        "pipeline/stream/runner.py",
+        "            self.damages.stop(number, batch)\n            return None\n",
+        "            return batch.next_offset\n",
+    ),
+    Bug(
+        "a broken producer ends the worker for everybody",
+        "pipeline/stream/runner.py",
+        "if limit.is_exceeded and self._worker.dead_letters_end_worker:",
+        "if limit.is_exceeded:",
+    ),
+    Bug(
         "recovery takes the last state written, even an older one from a paused worker",
         "pipeline/stream/state.py",
         "    if other is None:\n",
@@ -74,8 +92,44 @@ BUGS = (
     Bug(
         "a timer fires while a follow-up waits in the backlog",
         "pipeline/stream/runner.py",
-        "if position is None or position < probe.end_offset or not self._is_quiet(number):",
+        "if not (self._is_read(position, probe) and self._is_quiet(number)):",
         "if False:",
+    ),
+    Bug(
+        "an end offset of the wrong isolation: a timer overtakes an open transaction",
+        "pipeline/stream/runner.py",
+        "Probe(number, clock_ms, bounds[number].high, generation)",
+        "Probe(number, clock_ms, bounds[number].stable, generation)",
+    ),
+    Bug(
+        "the end is asked for before the clock",
+        "pipeline/stream/runner.py",
+        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
+        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
+        "            host.states_written(number, offsets)\n"
+        "        bounds = await self._log.bounds(due)\n",
+        "        bounds = await self._log.bounds(due)\n"
+        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
+        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
+        "            host.states_written(number, offsets)\n",
+    ),
+    Bug(
+        "a worker does not ask whether the topic is another one of the same name",
+        "pipeline/stream/basis.py",
+        "    if basis.topic_id and topic.topic_id and basis.topic_id != topic.topic_id:\n",
+        "    if False:\n",
+    ),
+    Bug(
+        "a worker does not ask whether the end of the log is cut",
+        "pipeline/stream/basis.py",
+        "    elif read_up_to is not None and read_up_to > bounds.high:\n",
+        "    elif False:\n",
+    ),
+    Bug(
+        "lost records are forgotten at a restart",
+        "pipeline/stream/partition.py",
+        "                self.basis = newest_basis(stored, self.basis)\n",
+        "",
     ),
     Bug(
         "recovery does not fill the due queue",
@@ -140,6 +194,48 @@ BUGS = (
         "pipeline/ledger/deliveries.py",
         "or_(m.lease_until <= now_ms, m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
+    ),
+    Bug(
+        "the 23 hours count from the last call, not from the first that may have counted",
+        "pipeline/ledger/deliveries.py",
+        "func.min(attempt.c.at)",
+        "func.max(attempt.c.at)",
+    ),
+    Bug(
+        "a usage record conflicts only if its outcome, quantity or time differs",
+        "pipeline/ledger/records.py",
+        "            if row[:_CONTENT_SIZE] != stored:",
+        "            if any(row[n] != stored[n] for n in (3, 4, 7)):",
+    ),
+    Bug(
+        "a proxy's answer rejects a meter event",
+        "pipeline/sink/stripe/responses.py",
+        '        return "foreign"\n    if status is None:',
+        '        return "rejected"\n    if status is None:',
+    ),
+    Bug(
+        "a proxy's answer counts as a call that Stripe did not count",
+        "pipeline/ledger/entries.py",
+        '    "failed",\n    "foreign",\n    "delivered",',
+        '    "failed",\n    "delivered",',
+    ),
+    Bug(
+        "an uncertain meter event stays among those that are sent",
+        "pipeline/ledger/deliveries.py",
+        'values = {"state": "uncertain", "lease_until": 0}',
+        'values = {"state": "sent", "lease_until": 0}',
+    ),
+    Bug(
+        "what Stripe may have counted is released without a look at its sums",
+        "pipeline/ledger/decisions.py",
+        "if row.perhaps_counted and not decision.stripe_checked:",
+        "if False:",
+    ),
+    Bug(
+        "a release leaves its usage records with the old meter event",
+        "pipeline/ledger/decisions.py",
+        ".values(identifier=replacement.identifier)",
+        ".values(identifier=result.identifier)",
     ),
 )
 

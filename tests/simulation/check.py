@@ -6,7 +6,7 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.events.model import Rejected
 from pipeline.events.wire import read_record
 from tests.oracle.usage import Oracle
-from tests.simulation.histories import CUSTOMERS, SEAL_AFTER, History
+from tests.simulation.histories import CUSTOMERS, DAMAGED, SEAL_AFTER, History
 from tests.simulation.run import Outcome
 
 _FAR = 10**15
@@ -14,7 +14,7 @@ _FAR = 10**15
 
 def problems(history: History, outcome: Outcome) -> list[str]:
     """Return a sentence for each property that an outcome violates."""
-    expected, letters, events = _expected(history)
+    expected, letters, events = _expected(history, outcome.deleted)
     have = {key: row[:-1] for key, row in outcome.records.items()}
     faults = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
     faults += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
@@ -28,13 +28,18 @@ def problems(history: History, outcome: Outcome) -> list[str]:
         for key, values in outcome.emitted.items()
         if len(values) > 1
     ]
-    if outcome.quarantined:
-        faults.append(f"{outcome.quarantined} usage records are quarantined")
+    if outcome.quarantined != outcome.conflicts:
+        faults.append(
+            f"{outcome.quarantined} usage records are quarantined, not {outcome.conflicts}"
+        )
     faults += [f"no evidence: {key}" for key, row in have.items() if not orjson.loads(row[7])]
     faults += _reversals(outcome)
     faults += _billed(history, outcome)
     if outcome.dead_letters != letters:
         faults.append(f"dead letters: {sorted(outcome.dead_letters)}, not {sorted(letters)}")
+    faults += [
+        f"reported as lost, and was not: {place}" for place in outcome.reported - outcome.deleted
+    ]
     stored = {key: events.get(key) if n is None else n for key, n in outcome.events.items()}
     if stored != events:
         faults.append(f"events in the states: {outcome.events}, not {events}")
@@ -42,7 +47,7 @@ def problems(history: History, outcome: Outcome) -> list[str]:
 
 
 def _expected(
-    history: History,
+    history: History, deleted: set[tuple[int, int]]
 ) -> tuple[dict[str, tuple[object, ...]], set[tuple[int, int]], dict[bytes, int]]:
     """Return what the oracle derives: usage records, dead letters, and numbers of events by key.
 
@@ -54,7 +59,9 @@ def _expected(
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
-        decoded = read_record(sent.value, sent.key, sent.at)
+        if (sent.partition, offset) in deleted or sent.value == DAMAGED:
+            continue
+        decoded = read_record(sent.value, sent.key, sent.at, sent.headers)
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue
@@ -105,7 +112,10 @@ def _reversals(outcome: Outcome) -> list[str]:
 
 
 def _billed(history: History, outcome: Outcome) -> list[str]:
-    """Check that all units owed are delivered or pending, and that Stripe has what was delivered."""
+    """Check that each unit owed is delivered, pending or uncertain, and what Stripe has.
+
+    Stripe has what was delivered, and may have what is uncertain.
+    """
     policy = history.policy
     tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
     owed: dict[tuple[str, str], int] = {}
@@ -123,8 +133,11 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
     for (tenant_id, name), units in owed.items():
         pending = outcome.pending.get((tenant_id, name), 0)
         delivered = outcome.delivered.get((tenant_id, name), 0)
-        if delivered + pending != units:
-            faults.append(f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending}")
+        uncertain = outcome.uncertain.get((tenant_id, name), 0)
+        if delivered + pending + uncertain != units:
+            faults.append(
+                f"{tenant_id} {name}: owed {units}, delivered {delivered} + {pending} + {uncertain}"
+            )
         if tenant_id not in CUSTOMERS:
             if delivered:
                 faults.append(f"{tenant_id} {name}: delivered without a customer")
@@ -132,6 +145,6 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
         if pending > 0:
             faults.append(f"{tenant_id} {name}: {pending} units are still pending")
         counted = at_stripe.get((CUSTOMERS[tenant_id], tenants.event_name_for(name)), 0)
-        if counted != delivered:
+        if not delivered <= counted <= delivered + uncertain:
             faults.append(f"{tenant_id} {name}: Stripe has {counted}, the ledger {delivered}")
     return faults

@@ -34,6 +34,7 @@ class Result(NamedTuple):
 def random_run(seed: int) -> Result:
     """Run the history and the faults of a seed: kills, rebalances, zombies, failures of Stripe."""
     draw = random.Random(seed)
+    worlds = random.Random(f"worlds {seed}")
     history = draw_history(seed, conversations=draw.randint(1, 6), partitions=PARTITIONS)
     faults = Faults(
         rebalance=draw.choice([0.0, 0.1, 0.3]),
@@ -43,8 +44,20 @@ def random_run(seed: int) -> Result:
         older_ledger=0.1 if seed % 4 == 1 else 0.0,
         second_sink=draw.random() < 0.5,
         workers_max=draw.randint(1, 3),
+        # From a source of their own, so that older seeds draw what they drew.
+        conflicts=worlds.choice([0.0, 0.0, 0.3]),
+        outage=worlds.random() < 0.5,
+        operator=worlds.random() < 0.6,
     )
     fault_point = FaultPoint(chance=draw.choice([0.0, 0.02, 0.1]), kills_max=12, draw=draw)
+    # Drawn apart, so that an older seed keeps its history and its other faults.
+    broker = random.Random(f"broker {seed}")
+    faults = faults._replace(
+        transaction=broker.choice([0.0, 0.05, 0.3]),
+        meanwhile=broker.choice([0.0, 0.8, 1.0]),
+        deletion=broker.choice([0.0, 0.0, 0.3]),
+        another_log=broker.choice([0.0, 0.0, 0.05]),
+    )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 

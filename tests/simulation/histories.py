@@ -35,6 +35,9 @@ CUSTOMERS = {"acme": "cus_acme", "bluejay": "cus_bluejay"}  # the third tenant h
 TENANTS = (*CUSTOMERS, "nobody")
 
 
+DAMAGED = b"<damaged>"  # the value of a record that the broker's disk will change
+
+
 class EventRecord(NamedTuple):
     """A record for the events topic, with the time of its arrival and its partition."""
 
@@ -42,6 +45,7 @@ class EventRecord(NamedTuple):
     partition: int
     key: bytes
     value: bytes
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class History(NamedTuple):
@@ -95,11 +99,15 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     for number in range(conversations):
         tenant_id, name = draw.choice(TENANTS), f"c{number}"
         sent += _conversation(draw, tenant_id, name, partitions)
+    home = partition_of(b"acme:c0", partitions)
     for _ in range(draw.randrange(3)):
         garbage = draw.choice([b"", b"{", b'{"specversion":"1.0"}', b"\xff\x00"])
-        at, key = T0 + draw.randrange(2 * WINDOW), b"acme:c0"
-        sent.append(EventRecord(at, partition_of(key, partitions), key, garbage))
+        sent.append(EventRecord(T0 + draw.randrange(2 * WINDOW), home, b"acme:c0", garbage))
     sent += _after_a_long_silence(random.Random(f"quiet {seed}"), sent)
+    sent += _with_unreadable_headers(random.Random(f"headers {seed}"), sent)
+    sent += _damage(random.Random(f"damage {seed}"), home)
+    sent += _burst_of_garbage(random.Random(f"burst {seed}"), home)
+    sent += _in_the_last_minute(random.Random(f"minute {seed}"), partitions)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 
 
@@ -124,6 +132,50 @@ def _conversation(
             sent.append(EventRecord(max(arrives, T0), partition, key, content))
             arrives += draw.choice([0, 1, MINUTE, WINDOW])
     return sent
+
+
+def _with_unreadable_headers(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:
+    """Return events that would count, with a header whose name is not UTF-8."""
+    name = b"bad-\xff".decode("utf-8", "surrogateescape")
+    return [
+        draw.choice(sent)._replace(headers=(("a", b""), (name, None)))
+        for _ in range(draw.choice([0, 0, 1, 2]))
+    ]
+
+
+def _damage(draw: random.Random, partition: int) -> list[EventRecord]:
+    """Return a record that nobody can read back."""
+    at = T0 + draw.randrange(2 * WINDOW)
+    return [EventRecord(at, partition, b"acme:c0", DAMAGED)] * draw.choice([0, 0, 0, 1])
+
+
+def _burst_of_garbage(draw: random.Random, partition: int) -> list[EventRecord]:
+    """Return what a broken producer writes: enough to exceed the limit on dead letters."""
+    at = T0 + draw.randrange(2 * WINDOW)
+    size = draw.choice([0, 0, 0, 60])
+    return [EventRecord(at + n, partition, b"acme:c0", b"{garbage") for n in range(size)]
+
+
+def _in_the_last_minute(draw: random.Random, partitions: int) -> list[EventRecord]:
+    """Return conversations whose follow-up arrives just before their silence would be settled."""
+    if draw.random() < 0.7:
+        return []
+    records: list[EventRecord] = []
+    for number in range(draw.randrange(1, 4)):
+        answered = T0 + draw.randrange(3 * WINDOW)
+        at = answered + WINDOW + draw.choice([-20_000, -1, 20_000, GRACE - 1])
+        steps: list[tuple[int, int, dict[str, Any]]] = [
+            (answered - 1_000, CUSTOMER_MESSAGE, {"intent": "help_request"}),
+            (answered, AI_MESSAGE, {"kind": "answer"}),
+            (min(at, answered + WINDOW - 1), CUSTOMER_MESSAGE, {"intent": "human_request"}),
+        ]
+        tenant_id, name = draw.choice(TENANTS), f"m{number}"
+        key = f"{tenant_id}:{name}".encode()
+        partition = partition_of(key, partitions)
+        for n, (happened, rank, members) in enumerate(steps):
+            content = value(Event(happened, rank, "/s", f"e{n}", **members), tenant_id, name)
+            records.append(EventRecord(at if n == 2 else happened, partition, key, content))
+    return records
 
 
 def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:

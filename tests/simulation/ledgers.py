@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Engine, make_url
+from sqlalchemy import Engine, make_url, select
 
 from pipeline.ledger import Ledger, upgrade
 from pipeline.ledger.database import connect_sqlite
+from pipeline.ledger.tables import refused_record, usage_record
 
 
 class Ledgers:
@@ -84,3 +86,25 @@ def _template() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="resmeter-simulation-", dir=_fast_folder()))
     upgrade(f"sqlite:///{folder / 'ledger.sqlite'}")
     return folder / "ledger.sqlite"
+
+
+def stored_records(ledger: Ledger) -> tuple[dict[str, tuple[Any, ...]], int]:
+    """Return the ledger's usage records by id, and how many are quarantined."""
+    with ledger.reading() as connection:
+        rows = connection.execute(
+            select(
+                usage_record.c.id,
+                usage_record.c.outcome,
+                usage_record.c.quantity,
+                usage_record.c.kind,
+                usage_record.c.reason,
+                usage_record.c.occurred_at,
+                usage_record.c.policy,
+                usage_record.c.policy_version,
+                usage_record.c.evidence,
+                usage_record.c.supersedes,
+                usage_record.c.origin_offsets,
+            )
+        ).all()
+        quarantined = connection.execute(select(refused_record.c.offset)).all()
+    return {row[0]: tuple(row)[1:] for row in rows}, len(quarantined)

@@ -6,26 +6,34 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import select
-
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
+from pipeline.kafka.bounds import Acknowledgement
 from pipeline.ledger import Ledger, deliveries, records, reports
-from pipeline.ledger.tables import refused_record, usage_record
+from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
+from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
-from tests.simulation.ledgers import Ledgers, open_ledgers
+from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
+from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
-from tests.simulation.world import FaultPoint, Loop, ProcessKilled, World
+from tests.simulation.world import FaultPoint, Loop, ProcessKilled, Topic, World
 
 _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
+OUTAGE_TURNS = 10
+OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
-    worker=WorkerSettings(settle_margin_seconds=0, inflight_batches_max=3, seal_after_days=1),
+    worker=WorkerSettings(
+        settle_margin_seconds=0,
+        inflight_batches_max=3,
+        seal_after_days=1,
+        dead_letter_window_records=1,
+    ),
     stripe=StripeSettings(),
 )
 
@@ -37,7 +45,14 @@ class Faults(NamedTuple):
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
+    transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
+    meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
+    deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
+    another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
+    conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
+    operator: bool = False  # at the end somebody decides about the meter events that wait
+    outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
 
@@ -47,12 +62,16 @@ class Outcome(NamedTuple):
     records: dict[str, tuple[Any, ...]]  # usage records in the ledger, by id
     emitted: dict[str, set[bytes]]  # in the topic: the different contents of each id
     quarantined: int
+    conflicts: int  # in the topic: records of a known id with another value in a column
+    uncertain: dict[tuple[str, str], int]
     delivered: dict[tuple[str, str], int]  # in the ledger: tenant, outcome → units
     stripe: dict[tuple[str, str, int], int]  # at Stripe: customer, event name, hour → units
     pending: dict[tuple[str, str], int]
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
     events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
+    deleted: set[tuple[int, int]]  # partition, offset: deleted before anybody read them
+    reported: set[tuple[int, int]]  # of those that the changelog has as lost and not acknowledged
     counts: dict[str, int]
     effects: list[str]
     kills: list[str]
@@ -80,6 +99,7 @@ class _Run:
         self._history = history
         self._faults = faults
         self._draw = random.Random(seed)
+        self._broker = random.Random(f"broker {seed}")  # apart: older seeds keep their other faults
         self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
@@ -92,10 +112,16 @@ class _Run:
         self._workers: list[Worker] = []
         self._sinks: list[Sink] = []
         self._counts: Counter[str] = Counter()
+        self._waiting = list(history.sent)
+        self.world.meanwhile = self._meanwhile
+        self._conflicts: set[bytes] = set()
+        self._conflict_draw = random.Random(f"conflicts {seed}")
+        self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
     async def play(self) -> Outcome:
         """Append to the log and take turns until no work is left."""
-        waiting = list(self._history.sent)
+        waiting = self._waiting
+        faults = self._faults
         self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -106,11 +132,31 @@ class _Run:
                 for _ in range(self._draw.randrange(4)):
                     if waiting and not self._has_open_calls(waiting[0].at):
                         self._arrive(waiting.pop(0))
+            elif self._outage_turns:
+                self._outage_turns -= 1
+                self.world.time += OUTAGE_TURN_MS
+                self.world.stripe_answers = not self._outage_turns
             else:
                 self.world.time += WINDOW + GRACE + LEASE_SECONDS * 1000
             calm = not waiting
+            self._end_transactions(calm)
+            if not calm:
+                self._delete_some()
+                await self._show_another_log()
             await self._turn(calm)
-            if calm and await self._is_done():
+            if self._conflict_draw.random() < faults.conflicts:
+                self._counts["conflicts"] += append_conflict(
+                    self.world, self._conflict_draw, self._conflicts
+                )
+            if calm and not self._outage_turns and await self._is_done():
+                if faults.operator:
+                    ledger = Ledger(self._ledgers.right_engine)
+                    decided = decide_about_waiting(
+                        ledger, self._stripe, self._tenants, self.world.time
+                    )
+                    self._counts["decided"] += decided
+                    if decided:
+                        continue
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
@@ -124,13 +170,87 @@ class _Run:
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
         world = self.world
-        if until > world.time and self._draw.random() < 0.5:
+        if until > world.time and self._happens(self._faults.meanwhile):
+            world.time = max(world.time, until - self._broker.choice([1, 1_000, 30_000]))
+        elif until > world.time and self._draw.random() < 0.5:
             world.time = self._draw.randint(world.time, until)
 
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        world.events.append(sent.partition, world.time, sent.key, sent.value, [])
+        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, sent.headers)
+        if sent.partition not in world.transactions and self._happens(self._faults.transaction):
+            world.transactions[sent.partition] = offset
+            self._counts["transactions"] += 1
+
+    def _end_transactions(self, calm: bool) -> None:
+        """Commit some open transactions, or all: the records since then can be read at once."""
+        for partition in list(self.world.transactions):
+            if calm or self._broker.random() < 0.2:
+                del self.world.transactions[partition]
+
+    def _delete_some(self) -> None:
+        """Delete records that nobody has read; an operator may acknowledge earlier losses."""
+        world, broker = self.world, self._broker
+        if self._happens(self._faults.deletion):
+            self._counts["deletions"] += world.delete_unread(
+                broker.randrange(self._partitions), broker.randrange(1, 4)
+            )
+        for partition, low in world.lows.items():
+            if self._happens(self._faults.deletion / 2):
+                world.acknowledgements[partition] = Acknowledgement(
+                    low, "ada", "known", "2026-11-27T08:00:00Z", world.topic_id
+                )
+
+    async def _show_another_log(self) -> None:
+        """Kill the workers, and let new ones find another log; then the operator brings it back."""
+        world, broker = self.world, self._broker
+        is_known = all(any(r.value and not r.key for r in p) for p in world.changelog.partitions)
+        if not self._happens(self._faults.another_log) or not is_known:
+            return
+        right = (world.events, world.transactions, world.lows, world.committed, world.topic_id)
+        other = Topic(self._partitions)
+        is_made_again = broker.random() < 0.5
+        for number, log in enumerate(world.events.partitions):
+            if is_made_again:  # a copy whose offsets differ
+                for record in log[broker.randrange(3) :] * 2:
+                    other.append(number, record.timestamp, record.key, record.value, record.headers)
+            else:  # the end is cut
+                read = world.committed.get(number, 0)
+                other.partitions[number] = log[: max(0, read - broker.randrange(1, 3))]
+        world.events, world.transactions, world.lows = other, {}, {}
+        world.meanwhile = lambda: None
+        if is_made_again:
+            world.topic_id = "second"
+            world.committed = dict(world.committed) if broker.random() < 0.5 else {}
+        for _ in range(2):
+            for worker in self._workers:
+                worker.process.end()
+            await self._restart_the_dead()
+            for worker in self._workers:
+                await self._step(worker, worker.turn(3))
+        for worker in self._workers:
+            worker.process.end()
+        world.events, world.transactions, world.lows, world.committed, world.topic_id = right
+        world.meanwhile = self._meanwhile
+        self._counts["another log"] += bool(world.refusals)
+        await self._restart_the_dead()
+
+    def _meanwhile(self) -> None:
+        """Let time pass, and records arrive, while a worker waits for the broker."""
+        if not self._happens(self._faults.meanwhile):
+            return
+        until = self.world.time + self._broker.choice([1_000, 60_000, 120_000, WINDOW])
+        while self._waiting and self._waiting[0].at <= until:
+            if self._has_open_calls(self._waiting[0].at):
+                return
+            self._arrive(self._waiting.pop(0))
+            self._counts["meanwhile"] += 1
+        if not self._has_open_calls(until):
+            self.world.time = max(self.world.time, until)
+
+    def _happens(self, chance: float) -> bool:
+        return bool(chance) and self._broker.random() < chance
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -281,9 +401,10 @@ class _Run:
             if worker.runner.unacknowledged() or worker.runner.open_conversations():
                 return False
             for number, position in worker.positions.items():
-                if position < len(world.events.partitions[number]):
+                end, low = len(world.events.partitions[number]), world.lows.get(number, 0)
+                if position < end or not self._has_noticed(worker, number):
                     return False
-                if world.committed.get(number, 0) < len(world.events.partitions[number]):
+                if max(world.committed.get(number, 0), low) < end:
                     return False
         ledger = Ledger(self._ledgers.engine)
         stored = sum(records.offsets(ledger, "usage.records").values())
@@ -301,9 +422,21 @@ class _Run:
         for worker in self._workers:
             await self._step(worker, worker.revoke())
 
+    def _has_noticed(self, worker: Worker, number: int) -> bool:
+        """Return whether a worker knows of all deleted records of a partition."""
+        basis = worker.runner.partitions[number].basis
+        ranges = () if basis is None else basis.lost
+        acknowledged = self.world.acknowledgements.get(number)
+        return all(
+            any(first <= offset < end for first, end in ranges)
+            or (acknowledged is not None and offset < acknowledged.until)
+            for partition, offset in self.world.deleted
+            if partition == number
+        )
+
     def _outcome(self) -> Outcome:
         world, ledger = self.world, Ledger(self._ledgers.engine)
-        stored, quarantined = _stored(ledger)
+        stored, quarantined = stored_records(ledger)
         counted = self._stripe.meter_events.counted
         assert not any(event.problem for event in counted), counted
         letters = [dict(letter.headers) for letter in world.dead_letters.partitions[0]]
@@ -311,6 +444,11 @@ class _Run:
             records=stored,
             emitted=self._emitted(),
             quarantined=quarantined,
+            conflicts=self._counts["conflicts"],
+            uncertain=_summed(
+                ((usage.tenant_id, usage.outcome), usage.uncertain)
+                for usage in reports.usage(ledger)
+            ),
             delivered=_summed(
                 ((usage.tenant_id, usage.outcome), usage.delivered)
                 for usage in reports.usage(ledger)
@@ -325,7 +463,7 @@ class _Run:
             },
             identifiers=Counter(event.identifier for event in counted),
             dead_letters={
-                (int(headers["resmeter-partition"]), int(headers["resmeter-offset"]))
+                (int(headers["resmeter-partition"] or 0), int(headers["resmeter-offset"] or 0))
                 for headers in letters
             },
             events={
@@ -333,6 +471,14 @@ class _Run:
                 for worker in self._workers
                 for partition in worker.runner.partitions.values()
                 for key, stored in partition.states.items()
+            },
+            deleted=world.deleted,
+            reported={
+                (number, offset)
+                for worker in self._workers
+                for number, partition in worker.runner.partitions.items()
+                for first, end in (partition.basis or Basis()).lost
+                for offset in range(first, end)
             },
             counts=dict(self._counts),
             effects=world.fault_point.effects,
@@ -344,31 +490,11 @@ class _Run:
         for partition in self.world.records.partitions:
             for record in partition:
                 assert record.value is not None
+                if record.value in self._conflicts:
+                    continue
                 record_id = record.value.split(b'"', 4)[3].decode()
                 emitted.setdefault(record_id, set()).add(record.value)
         return emitted
-
-
-def _stored(ledger: Ledger) -> tuple[dict[str, tuple[Any, ...]], int]:
-    """Return the ledger's usage records by id, and how many are quarantined."""
-    with ledger.reading() as connection:
-        rows = connection.execute(
-            select(
-                usage_record.c.id,
-                usage_record.c.outcome,
-                usage_record.c.quantity,
-                usage_record.c.kind,
-                usage_record.c.reason,
-                usage_record.c.occurred_at,
-                usage_record.c.policy,
-                usage_record.c.policy_version,
-                usage_record.c.evidence,
-                usage_record.c.supersedes,
-                usage_record.c.origin_offsets,
-            )
-        ).all()
-        quarantined = connection.execute(select(refused_record.c.offset)).all()
-    return {row[0]: tuple(row)[1:] for row in rows}, len(quarantined)
 
 
 def _summed(units: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:

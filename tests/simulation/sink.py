@@ -1,7 +1,7 @@
 """A simulated sink: production intake, planner and dispatcher between simulated log and Stripe."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,8 +65,8 @@ class _Message:
     def value(self) -> bytes | None:
         return self._record.value
 
-    def headers(self) -> list[tuple[str, bytes]]:
-        return self._record.headers
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return list(self._record.headers)
 
 
 class _TopicMetadata:
@@ -157,6 +157,9 @@ class _Meter:
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
         return conclusion_of(await self._call(event, lease.idempotency_key), lease)
 
+    async def unfit(self, _: Collection[str], /) -> dict[str, str]:
+        return {}
+
     async def close(self) -> None: ...
 
     async def _call(self, event: MeterEvent, idempotency_key: str) -> StripeResponse:
@@ -171,12 +174,17 @@ class _Meter:
         if fault < self._faults * 2 / 5:
             status = world.draw.choice([429, 409, 500])
             return StripeResponse(status=status, foreign=is_foreign)
+        if not world.stripe_answers and int(event.identifier[3:5], 16) % 2:
+            return StripeResponse()  # cut before the effect
         # Stripe stores a failure under the idempotency key, although it may have counted the event.
         breaks = fault < self._faults * 3 / 5
         response = world.fault_point.pass_through(
             self._process, "call", lambda: self._respond(event, idempotency_key, breaks=breaks)
         )
         await asyncio.sleep(0)
+        if not world.stripe_answers:
+            # The connection is cut after the effect, or a proxy answers in Stripe's place.
+            return StripeResponse(status=404 if is_foreign else None, foreign=is_foreign)
         if breaks:
             return response
         if fault < self._faults * 4 / 5:
@@ -248,7 +256,7 @@ class Sink:
             DeliveryLimits(
                 concurrent_max=3, retry_pause_seconds_max=1, lease_seconds=LEASE_SECONDS
             ),
-            Timing(world.seconds, lambda _: asyncio.sleep(0), world.draw.random),
+            Timing(world.seconds, self._pause, world.draw.random),
         )
         self._has_joined = False
 
@@ -270,6 +278,12 @@ class Sink:
             self._position,
         )
         await self._dispatcher.idle()
+        self._dispatcher._stopping = False
+
+    async def _pause(self, _: float) -> None:
+        """Let others run; while Stripe is out, leave what is to be repeated to a later flush."""
+        self._dispatcher._stopping = not self._world.stripe_answers
+        await asyncio.sleep(0)
 
     @property
     def halted(self) -> str | None:

@@ -10,12 +10,16 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
+from pipeline.kafka.stepover import StepOver, encode_step_over
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
+from tests.simulation.histories import DAMAGED
 from tests.simulation.world import Process, Record, Topic, World
+from tests.support.batches import Sent, batch
 
 
 class _Outputs:
@@ -31,12 +35,11 @@ class _Outputs:
         world = self._world
         for output in outputs:
             partition = murmur2(output.key) % 2**31 % len(world.records.partitions)
-            headers = [(ORIGIN_HEADER, output.origin)]
+            headers = ((ORIGIN_HEADER, output.origin),)
             await self._write(world.records, partition, output.key, output.value, headers, "record")
         for letter in dead_letters:
-            headers = [(name, content or b"") for name, content in letter.headers]
             await self._write(
-                world.dead_letters, 0, letter.key, letter.value, headers, "dead letter"
+                world.dead_letters, 0, letter.key, letter.value, letter.headers, "dead letter"
             )
 
     async def write_states(
@@ -46,9 +49,13 @@ class _Outputs:
             await self._write(self._world.changelog, partition, key, value, [], "state")
         return None
 
-    async def read_clock(self, partition: int) -> tuple[int, range]:
-        await self._write(self._world.changelog, partition, b"", b"", [], "clock")
-        return self._world.time, range(0)
+    async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
+        world = self._world
+        world.meanwhile()
+        await self._write(world.changelog, partition, b"", basis, [], "clock")
+        clock_ms = world.changelog.partitions[partition][-1].timestamp
+        world.meanwhile()
+        return clock_ms, range(0)
 
     async def _write(
         self,
@@ -56,7 +63,7 @@ class _Outputs:
         partition: int,
         key: bytes | None,
         value: bytes | None,
-        headers: list[tuple[str, bytes]],
+        headers: Sequence[tuple[str, bytes | None]],
         name: str,
     ) -> None:
         world, process = self._world, self._process
@@ -84,19 +91,27 @@ class Worker:
         self.process = Process(name)
         self.positions: dict[int, int] = {}
         self.generation = -1
+        self._committed: dict[int, int] = {}
         self._world = world
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})
         self.runner = BatchRunner(
             self,
+            world,
             _Outputs(world, self.process),
             WorkerMetrics(CollectorRegistry()),
             settings.model_copy(update={"topics": topics}),
             timeline_for,
-            end=self.process.end,
+            end=self._end,
             now=world.seconds,
             stopwatch=count().__next__,  # the event loop runs others after each step of a batch
+            retry_seconds=0,
         )
+
+    def _end(self, event: str, error: BaseException) -> None:
+        if event == "log_is_another":
+            self._world.refusals.append(str(error))
+        self.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -106,7 +121,10 @@ class Worker:
         self.generation = world.generation
         self.runner.drop(set(self.runner.partitions) - assigned)
         self.positions = {number: world.committed.get(number, 0) for number in assigned}
-        for number in assigned - set(self.runner.partitions):
+        self._committed = {n: at for n, at in world.committed.items() if n in assigned}
+        new = assigned - set(self.runner.partitions)
+        self.runner.continuity.forget(assigned)
+        for number in new:
             partition = self.runner.partition(number)
             partition.restore(world.changelog.partitions[number])
         self.runner.recovered()
@@ -135,29 +153,77 @@ class Worker:
         world = self._world
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
-            records = world.events.partitions[number][self.positions[number] :][:size]
-            if records:
-                self.runner.handle(number, _batches(records))
-                self.positions[number] = records[-1].offset + 1
+            self.positions[number], records = world.fetch(number, self.positions[number], size)
+            if records and await self.runner.admit(number, records[0].offset):
+                if self.process.is_dead:
+                    return
+                await self._handle(number, _batches(records))
+        await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):
             await asyncio.sleep(0)
         await self.runner.settle(probes)
 
+    def committed(self, partition: int) -> int | None:
+        return self._committed.get(partition)
+
+    async def _handle(self, number: int, batches: list[RecordBatch]) -> None:
+        damaged = batches.pop() if batches[-1].damage else None
+        if batches:
+            self.runner.handle(number, batches)
+            self.positions[number] = batches[-1].next_offset
+        if damaged is None:
+            return
+        await self.runner.wait_for_capacity()
+        to = self.runner.meet_damage(number, damaged)
+        if to is not None:
+            assert to in self._world.given_up, "damage was passed over, and nobody decided that"
+            self.positions[number] = to
+        elif self._world.draw.random() < 0.3:
+            self._give_up(number, damaged)
+
+    def _give_up(self, number: int, damaged: RecordBatch) -> None:
+        """Let an operator give damaged records up, and let the worker read that as at its start."""
+        world = self._world
+        step = StepOver(damaged.offset, damaged.next_offset, "ann", "the disk failed", world.time)
+        world.given_up.add(step.end_offset)
+        offset = world.changelog.append(number, world.time, *encode_step_over(step), [])
+        self.runner.partition(number).restore([world.changelog.partitions[number][offset]])
+
     async def position(self, partition: int) -> int | None:
         return self.positions.get(partition)
-
-    async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
-        return {number: len(self._world.events.partitions[number]) for number in partitions}
 
     def states_written(self, partition: int, offsets: range) -> None:
         """Do nothing: in the simulation, every recovery reads the whole changelog."""
 
 
 def _batches(records: list[Record]) -> list[RecordBatch]:
-    """Return record batches of one or two records."""
-    parts = [records[n : n + 2] for n in range(0, len(records), 2)]
-    return [
-        RecordBatch(part, part[0].offset, part[-1].offset + 1, part[-1].timestamp, len(part))
-        for part in parts
+    """Return record batches of one or two records, as a worker reads them from the broker's bytes."""
+    parts: list[list[Record]] = []
+    for record in records:
+        is_full = not parts or len(parts[-1]) == 2
+        if is_full or DAMAGED in {record.value, parts[-1][0].value}:
+            parts.append([])
+        parts[-1].append(record)
+    fetched = FetchedBatches(b"".join(_encoded(part) for part in parts))
+    batches: list[RecordBatch] = []
+    position = records[0].offset
+    while (batch := fetched.next_batch()) is not None:
+        batches.append(batch.since(position))
+        position = batches[-1].next_offset
+        if batches[-1].damage:
+            break
+    return batches
+
+
+def _encoded(records: list[Record]) -> bytes:
+    sent = [
+        Sent(
+            record.key,
+            record.value,
+            [(name.encode("utf-8", "surrogateescape"), value) for name, value in record.headers],
+            record.timestamp,
+        )
+        for record in records
     ]
+    return batch(sent, records[0].offset).replace(DAMAGED, DAMAGED.upper())

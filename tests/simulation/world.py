@@ -2,9 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
+
+from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 
 _T = TypeVar("_T")
 
@@ -91,11 +93,11 @@ class Record(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Topic:
-    """The records of a topic, by partition. No record is ever deleted."""
+    """The records of a topic, by partition."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
@@ -106,7 +108,7 @@ class Topic:
         timestamp: int,
         key: bytes | None,
         value: bytes | None,
-        headers: list[tuple[str, bytes]],
+        headers: Sequence[tuple[str, bytes | None]],
     ) -> int:
         records = self.partitions[partition]
         records.append(Record(len(records), timestamp, key, value, headers))
@@ -124,9 +126,66 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
         self.generation = 0
+        # Partition → the first offset of an open transaction: a consumer reads up to there.
+        self.transactions: dict[int, int] = {}
+        self.lows: dict[int, int] = {}  # partition → its first offset, where some were deleted
+        self.deleted: set[tuple[int, int]] = set()  # partition, offset: before anybody read them
+        self.fetched: dict[int, int] = {}  # partition → the end of what any worker was given
+        self.topic_id = "first"
+        self.refusals: list[str] = []  # why workers ended because the log is another one
+        self.acknowledgements: dict[int, Acknowledgement] = {}
+        self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
+        self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+
+    # --- the events topic, as a worker's `Log` ----------------------------------------------------
+
+    async def bounds(self, partitions: Sequence[int]) -> dict[int, Bounds]:
+        return {number: self._bounds(number) for number in partitions}
+
+    async def topic(self) -> TopicFacts:
+        return TopicFacts(self.topic_id, dict.fromkeys(range(len(self.events.partitions)), 0))
+
+    async def committed_offsets(self) -> dict[int, int]:
+        return dict(self.committed)
+
+    async def acknowledged(self) -> dict[int, Acknowledgement]:
+        return self.acknowledgements
+
+    def fetch(self, partition: int, position: int, size: int) -> tuple[int, list[Record]]:
+        """Return a position and records from there, up to an open transaction.
+
+        A position outside of the log is reset to its beginning, as the consumer does.
+        """
+        low, stable, high = self._bounds(partition)
+        start = position if low <= position <= high else low
+        end = max(start, min(start + size, stable))
+        self.fetched[partition] = max(self.fetched.get(partition, 0), end)
+        return start, self.events.partitions[partition][start:end]
+
+    def delete_unread(self, partition: int, count: int) -> bool:
+        """Delete some of the records that no worker was given yet; return whether there were any."""
+        first = self.committed.get(partition, 0)
+        end = min(first + count, self._bounds(partition).stable)
+        if (
+            end <= max(first, self.lows.get(partition, 0))
+            or not first
+            or self.fetched.get(partition, 0) != first
+        ):
+            return False
+        self.deleted |= {(partition, offset) for offset in range(first, end)}
+        self.lows[partition] = end
+        return True
+
+    def _bounds(self, partition: int) -> Bounds:
+        high = len(self.events.partitions[partition])
+        low = self.lows.get(partition, 0)
+        return Bounds(low, self.transactions.get(partition, high), high)
+
+    # --- time -------------------------------------------------------------------------------------
 
     def seconds(self) -> float:
         return self.time / 1000

@@ -29,6 +29,8 @@ BY_PARTITION = {
     "resmeter_lag_records",
     "resmeter_lag_seconds",
     "resmeter_commit_age_seconds",
+    "resmeter_events_lost",
+    "resmeter_open_transaction_seconds",
     "resmeter_sink_lag_records",
 }
 
@@ -94,11 +96,13 @@ def test_every_series_exists_from_the_start_at_zero() -> None:
 
 def test_every_value_of_a_closed_label_exists_from_the_start() -> None:
     registry = CollectorRegistry()
-    WorkerMetrics(registry)
+    WorkerMetrics(registry, ["chat"])
     SinkMetrics(registry)
 
     assert set(values(registry, "resmeter_events_total")) == {(kind,) for kind in TYPES}
-    assert set(values(registry, "resmeter_rejected_total")) == {(reason,) for reason in REASONS}
+    assert set(values(registry, "resmeter_rejected_total")) == {
+        (reason, source) for reason in REASONS for source in ("chat", "other")
+    }
     assert set(values(registry, "resmeter_deliveries_total")) == {(r,) for r in NEXT}
     assert set(values(registry, "resmeter_usage_records_refused_total")) == {
         ("unreadable",),
@@ -139,13 +143,14 @@ def test_every_metric_has_the_prefix_and_a_help_text() -> None:
 def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     registry = CollectorRegistry()
     letter = DeadLetter(None, b"", (), "too_large", 0)
+    signed = DeadLetter(None, b"", (), "too_large", 0, "chat")
     result = BatchResult(
         outputs=[
             Output(b"", b"", b"", usage_record("resolution", 1, "silence")),
             Output(b"", b"", b"", usage_record("resolution", -1, "customer_returned")),
             Output(b"", b"", b"", usage_record("resolution", 1, "silence")),
         ],
-        dead_letters=[letter, letter],
+        dead_letters=[letter, letter, signed],
         duplicates=4,
         redelivered=5,
         histories_sealed=6,
@@ -155,7 +160,10 @@ def test_a_batch_is_counted_by_type_reason_and_transition() -> None:
     count_applied(WorkerMetrics(registry), result)
 
     assert nonzero(registry, "resmeter_events_total") == {("conversation.ai_message",): 3}
-    assert nonzero(registry, "resmeter_rejected_total") == {("too_large",): 2}
+    assert nonzero(registry, "resmeter_rejected_total") == {
+        ("too_large", "chat"): 1,
+        ("too_large", "other"): 2,
+    }
     assert nonzero(registry, "resmeter_transitions_total") == {
         ("+1", "resolution", "silence"): 2,
         ("-1", "resolution", "customer_returned"): 1,

@@ -12,7 +12,6 @@ from pipeline.replay.deadletters import Letter, Position, ReasonCount
 from pipeline.replay.redrive import Redriven
 
 _CONTENT_BYTES_MAX = 2_000
-_EXAMPLE_CHARACTERS_MAX = 160  # of a detail, in the list
 _REASON_COLUMNS = max(map(len, REASONS))
 
 
@@ -22,6 +21,9 @@ def print_counts_as_json(counts: Mapping[str, ReasonCount]) -> None:
         members = {
             "reason": reason,
             "letters": count.letters,
+            "open": count.open,
+            "redriven": count.redriven,
+            "accepted": count.accepted,
             "first": format_time(count.first),
             "last": format_time(count.last),
             "tenants": sorted(count.tenants),
@@ -48,8 +50,8 @@ def count_lines(counts: Mapping[str, ReasonCount]) -> Iterator[str]:
         first, last = _seconds(count.first), _seconds(count.last)
         yield f"{reason:<{_REASON_COLUMNS}}  {count.letters:>7}  {first}  {last}"
         tenants = count_of(len(count.tenants), "tenant")
-        example = count.example[:_EXAMPLE_CHARACTERS_MAX]
-        yield f"    {tenants}; newest {position_text(count.position)}: {example}"
+        yield f"    {count.open} open, {count.redriven} redriven, {count.accepted} accepted; {tenants}"
+        yield f"    newest {position_text(count.position)}: {count.example}"
 
 
 def print_letter(letter: Letter) -> None:

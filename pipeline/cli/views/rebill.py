@@ -14,7 +14,7 @@ from pipeline.cli.output import (
     visible,
 )
 from pipeline.replay.corrections import Correctable
-from pipeline.replay.planfile import RebillPlan, Total
+from pipeline.replay.planfile import Header, RebillPlan, Total
 from pipeline.replay.rebill import AppliedPlan
 
 _CONVERSATIONS_SHOWN_MAX = 20
@@ -38,7 +38,9 @@ def print_plan(plan: RebillPlan) -> None:
     if header.unjudged:
         print_text(
             f"{count_of(header.unjudged, 'conversation')} left out: different from the log, but "
-            "retention has deleted the beginning of the log, so nobody can say which is right",
+            "the log no longer shows all of their events: retention has deleted its beginning, its "
+            "end is cut, or it is another topic. Nobody can say which is right, so nothing is taken "
+            f"back. The log that was read: {_ranges(header)}",
             err=True,
         )
 
@@ -61,6 +63,15 @@ def print_applied(applied: AppliedPlan) -> None:
 def name_of(part: Correctable) -> str:
     """Return tenant and conversation, safe to print."""
     return visible(f"{part.tenant_id} {part.conversation}")
+
+
+def _ranges(header: Header) -> str:
+    return ", ".join(
+        f"{header.topic}[{partition}] offsets {first} to {end - 1}"
+        if end > first
+        else f"{header.topic}[{partition}] nothing"
+        for partition, (first, end) in header.log.items()
+    )
 
 
 def _are(number: int) -> str:

@@ -15,7 +15,7 @@ class Customers:
         self._by_id: dict[str, dict[str, Any]] = {}
 
     def __contains__(self, customer_id: str) -> bool:
-        return customer_id in self._by_id
+        return customer_id in self._by_id and "deleted" not in self._by_id[customer_id]
 
     def create(self, params: Params, now: float, customer_id: str | None = None) -> Response:
         """Create a customer, with the given id or a new one."""
@@ -31,6 +31,12 @@ class Customers:
         }
         self._by_id[created_id] = customer
         return Response(200, customer)
+
+    def delete(self, customer_id: str) -> Response:
+        """Delete a customer; meter events for it are taken and not counted."""
+        self.retrieve(customer_id)
+        self._by_id[customer_id] = {"id": customer_id, "object": "customer", "deleted": True}
+        return Response(200, self._by_id[customer_id])
 
     def retrieve(self, customer_id: str) -> Response:
         if customer_id not in self._by_id:

@@ -119,6 +119,8 @@ class MeterEvents:
         problem = None
         if meter is None:
             problem = "no_meter"
+        elif meter["status"] != "active":
+            problem = "archived_meter"
         elif not customer:
             problem = "meter_event_no_customer_defined"
         elif customer not in self._customers:

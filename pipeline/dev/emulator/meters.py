@@ -62,6 +62,13 @@ class Meters:
     def retrieve(self, meter_id: str) -> Response:
         return Response(200, self.get(meter_id))
 
+    def deactivate(self, meter_id: str, now: float) -> Response:
+        """Deactivate a meter; later meter events of its name are taken and not counted."""
+        meter = self.get(meter_id)
+        meter["status"] = "inactive"
+        meter["status_transitions"] = {"deactivated_at": int(now)}
+        return Response(200, meter)
+
     def list(self, params: Params) -> Response:
         """Return a page of the meters, newest first; the parameter `status` filters them."""
         status = params.get("status")
@@ -79,5 +86,6 @@ class Meters:
         return self._by_id[meter_id]
 
     def of_event_name(self, event_name: str) -> dict[str, Any] | None:
-        """Return the meter for events of this name, if there is one."""
-        return next((m for m in self._by_id.values() if m["event_name"] == event_name), None)
+        """Return the meter for events of this name, an active one if possible."""
+        named = [m for m in self._by_id.values() if m["event_name"] == event_name]
+        return next((m for m in named if m["status"] == "active"), named[0] if named else None)

@@ -64,6 +64,10 @@ class Emulator:
         routes.add_post(customers, call(lambda r, p: state.customers.create(p, now())))
         routes.add_get(customers, call(lambda r, p: state.customers.list(p)))
         routes.add_get(customers + "/{id}", call(lambda r, p: state.customers.retrieve(_id(r))))
+        routes.add_delete(customers + "/{id}", call(lambda r, p: state.customers.delete(_id(r))))
+        routes.add_post(
+            meters + "/{id}/deactivate", call(lambda r, p: state.meters.deactivate(_id(r), now()))
+        )
         routes.add_post(meters, call(lambda r, p: state.meters.create(p, now())))
         routes.add_get(meters, call(lambda r, p: state.meters.list(p)))
         routes.add_get(meters + "/{id}", call(lambda r, p: state.meters.retrieve(_id(r))))

@@ -1,8 +1,9 @@
 """Bill through Stripe's meters. Only this package imports `stripe`.
 
 `client` makes the SDK's client from the settings, `transport` lets only Stripe's own responses
-through, `meter` delivers events, `responses` decides the result of a call, `account` checks key,
-meters and customers, `reconcile` compares Stripe's sums with the ledger's.
+through, `meter` delivers events, `responses` decides the result of a call, `fitness` compares a
+meter with what it is sent, `account` checks key, meters and customers, `reconcile` compares Stripe's
+sums with the ledger's.
 
 Stripe's rules, and what follows from them in the rest of the sink:
 

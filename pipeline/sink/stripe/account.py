@@ -8,6 +8,7 @@ import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.sink.stripe.client import StripeClient
+from pipeline.sink.stripe.fitness import meter_problems
 
 CHECK_TIMEOUT_SECONDS = 20.0
 CHECKS_CONCURRENT_MAX = 10
@@ -49,25 +50,12 @@ async def check_account(
 async def _check_meters(
     client: StripeClient, event_names: Sequence[str], report: Callable[[str], None]
 ) -> list[str]:
-    meters: dict[str, stripe.billing.Meter] = {}
     try:
-        listed = await client.v1.billing.meters.list_async({"limit": 100, "status": "active"})
-        async for meter in listed.auto_paging_iter():
-            meters[meter.event_name] = meter
+        meters = await client.list_meters()
     except stripe.PermissionError:
         report("the key has no permission to read meters: meters were not checked")
         return []
-    problems = [
-        f"no active meter has the event_name {name!r}: create it (aggregation `sum`), or name "
-        "another one under [meters] of the tenant file"
-        for name in event_names
-        if name not in meters
-    ]
-    problems += [
-        f"the meter of {name!r} does not aggregate by `sum`: create one that does"
-        for name in event_names
-        if name in meters and meters[name].default_aggregation.formula != "sum"
-    ]
+    problems = [problem for name in event_names for problem in meter_problems(name, meters)]
     if not problems:
         report(f"meters found: {len(event_names)}")
     return problems
@@ -82,8 +70,11 @@ async def _check_customers(
         async with slots:
             try:
                 retrieved = await client.v1.customers.retrieve_async(customer)
-            except stripe.InvalidRequestError:
-                return f"tenants.{tenant_id}: there is no customer {customer} in this account"
+            except stripe.InvalidRequestError as error:
+                if error.code == "resource_missing":
+                    return f"tenants.{tenant_id}: there is no customer {customer} in this account"
+                why = client.message_of(error)
+                return f"tenants.{tenant_id}: customer {customer} cannot be read: {why}"
         deleted = getattr(retrieved, "deleted", False)
         return f"tenants.{tenant_id}: customer {customer} is deleted" if deleted else None
 

@@ -2,13 +2,14 @@
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError
-from pipeline.sink.stripe.transport import Transport
+from pipeline.sink.stripe.transport import ForeignResponseError, Transport
 
 CONNECT_SECONDS_MAX = 10.0
 MESSAGE_CHARACTERS_MAX = 500
@@ -62,6 +63,17 @@ class StripeClient:
         if self._proxy:
             message = message.replace(self._proxy, "(the proxy)")
         return message[:MESSAGE_CHARACTERS_MAX]
+
+    async def list_meters(self) -> list[Any]:
+        """Return all meters of the account, inactive ones included.
+
+        Raises:
+            ForeignResponseError: the response is not a list.
+        """
+        listed = await self.v1.billing.meters.list_async({"limit": 100})
+        if not isinstance(getattr(listed, "data", None), list):
+            raise ForeignResponseError("not an answer of Stripe: it has no list of meters")
+        return [meter async for meter in listed.auto_paging_iter()]
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]

@@ -4,6 +4,8 @@ https://docs.stripe.com/api/billing/meter-event/create
 """
 
 import hashlib
+import time
+from collections.abc import Callable, Collection
 
 import aiohttp
 import orjson
@@ -12,11 +14,14 @@ from stripe.params.billing import MeterEventCreateParams
 
 from pipeline.config import StripeSettings
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
+from pipeline.logs import get_logger
 from pipeline.sink.meter import Meter
 from pipeline.sink.stripe.client import MESSAGE_CHARACTERS_MAX, StripeClient
+from pipeline.sink.stripe.fitness import CUSTOMER_KEY, VALUE_KEY, meter_problems
 from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
 from pipeline.sink.stripe.transport import ForeignResponseError
 
+FIT_SECONDS = 3600.0
 # Stripe remembers identifiers "within a rolling period of at least 24 hours"; an hour is margin.
 REMEMBERED_SECONDS = 23 * 3600
 
@@ -36,14 +41,37 @@ class StripeMeter:
     name = "Stripe"
     remembered_seconds = REMEMBERED_SECONDS
 
-    def __init__(self, client: StripeClient) -> None:
+    def __init__(
+        self, client: StripeClient, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._client = client
+        self._monotonic = monotonic
+        self._log = get_logger(__name__)
+        self._fit_until: dict[str, float] = {}
 
     def body_sha256(self, event: MeterEvent) -> str:
         return body_sha256(event)
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
         return conclusion_of(await self._call(event, lease.idempotency_key), lease)
+
+    async def unfit(self, event_names: Collection[str], /) -> dict[str, str]:
+        """Return which meters would drop what they take; those that are fit are asked once an hour."""
+        now = self._monotonic()
+        unknown = [name for name in event_names if self._fit_until.get(name, now) <= now]
+        if not unknown:
+            return {}
+        try:
+            meters = await self._client.list_meters()
+        except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+            # A key may be allowed to write meter events only, and an outage shows at the call.
+            self._log.debug("meters_not_checked", detail=self._client.message_of(error))
+            return {}
+        found = {name: meter_problems(name, meters) for name in unknown}
+        self._fit_until |= {
+            name: now + FIT_SECONDS for name, problems in found.items() if not problems
+        }
+        return {name: "; ".join(problems) for name, problems in found.items() if problems}
 
     async def close(self) -> None:
         await self._client.close()
@@ -87,7 +115,7 @@ def body(event: MeterEvent) -> MeterEventCreateParams:
     return {
         "event_name": event.event_name,
         "identifier": event.identifier,
-        "payload": {"stripe_customer_id": event.customer, "value": str(event.value)},
+        "payload": {CUSTOMER_KEY: event.customer, VALUE_KEY: str(event.value)},
         "timestamp": event.timestamp,
     }
 

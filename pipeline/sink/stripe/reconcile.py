@@ -61,8 +61,7 @@ async def read_sums(
 async def _meter_ids(client: StripeClient) -> dict[str, str]:
     """Return the meter id of each event name. An active meter comes before others."""
     ids: dict[str, str] = {}
-    listed = await client.v1.billing.meters.list_async({"limit": 100})
-    async for meter in listed.auto_paging_iter():
+    for meter in await client.list_meters():
         if meter.status == "active" or meter.event_name not in ids:
             ids[meter.event_name] = meter.id
     return ids

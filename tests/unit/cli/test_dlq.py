@@ -1,5 +1,6 @@
 """`resmeter dlq`, without a broker."""
 
+import msgspec
 import pytest
 
 from pipeline.cli.output import print_text
@@ -20,13 +21,16 @@ def test_detail_is_listed_as_it_is_written(capsys: pytest.CaptureFixture[str], d
 def test_list_fits_80_columns_and_cuts_no_figure() -> None:
     count = ReasonCount(1234567, AT, AT + 1000, "x" * 20, {"acme", "b"}, (0, 1742))
 
-    header, figures, newest = count_lines({"conversation_too_long": count})
+    count = msgspec.structs.replace(count, redriven=4, accepted=7)
+
+    header, figures, status, newest = count_lines({"conversation_too_long": count})
 
     assert header.split() == ["reason", "letters", "first", "last"]
     assert figures.split() == [
         *("conversation_too_long", "1234567", "2026-05-04T09:00:00Z", "2026-05-04T09:00:01Z")
     ]
-    assert newest.strip() == f"2 tenants; newest 0:1742: {'x' * 20}"
+    assert status.strip() == "1234556 open, 4 redriven, 7 accepted; 2 tenants"
+    assert newest.strip() == f"newest 0:1742: {'x' * 20}"
     assert max(map(len, (header, figures, newest))) <= 80
 
 

@@ -9,7 +9,7 @@ from tests.support.command import resmeter
 STEPS = ("topics create", "ledger upgrade", "check", "worker", "sink")
 
 
-@pytest.mark.parametrize("group", ["topics", "ledger", "dlq", "rebill"])
+@pytest.mark.parametrize("group", ["topics", "ledger", "dlq", "rebill", "deliveries"])
 def test_group_lists_whole_sentences_on_80_columns(
     resmeter_env: dict[str, str], group: str
 ) -> None:

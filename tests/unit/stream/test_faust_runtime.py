@@ -23,7 +23,7 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
 from pipeline.dev import process
 from pipeline.errors import ConfigurationError
-from pipeline.stream import faust_runtime
+from pipeline.stream import faust_runtime, record_format
 from pipeline.stream.faust_runtime import FaustConsumer
 from pipeline.stream.versions import VERSIONS, check_versions
 
@@ -35,6 +35,7 @@ REPLACED: list[tuple[type, str, list[str]]] = [
     (Consumer, "_new_offset", ["self", "tp"]),
     (Consumer, "_filter_tps_with_pending_acks", ["self", "topics"]),
     (Consumer, "on_partitions_revoked", ["self", "revoked"]),
+    (Consumer, "highwaters", ["self", "partitions"]),
     (Consumer, "verify_all_partitions_active", ["self"]),
     (Consumer, "_new_consumer_thread", ["self"]),
     (AIOKafkaConsumerThread, "_create_worker_consumer", ["self", "transport"]),
@@ -51,7 +52,6 @@ CALLED: list[tuple[type, str, list[str]]] = [
     (Consumer, "stop_flow", ["self"]),
     (Consumer, "position", ["self", "tp"]),
     (Consumer, "highwater", ["self", "tp"]),
-    (Consumer, "highwaters", ["self", "partitions"]),
     (AIOKafkaConsumerThread, "_ensure_consumer", ["self"]),
     (ConsumerThread, "call_thread", ["self", "fun", "args", "kwargs"]),
     (Recovery, "need_recovery", ["self"]),
@@ -84,7 +84,7 @@ def test_each_replacement_takes_the_same_number_of_parameters() -> None:
         Consumer: FaustConsumer,
         AIOKafkaConsumerThread: faust_runtime._FetchThread,
         faust.App: faust_runtime.FaustApp,
-        PartitionRecords: faust_runtime._FetchedRecords,
+        PartitionRecords: record_format.FetchedRecords,
     }
     for holder, name, parameters in REPLACED:
         ours = replacements[holder]
@@ -106,6 +106,7 @@ def test_aiokafka_makes_the_records_of_a_fetch_through_the_name_that_we_replace(
     source = inspect.getsource(aiokafka.consumer.fetcher.Fetcher)
 
     assert "= PartitionRecords(" in source
+    assert "= MemoryRecords(" in source
 
 
 def test_faust_waits_for_the_recovery_signal_that_we_replace() -> None:

@@ -6,16 +6,16 @@ import msgspec
 import pytest
 
 from pipeline.catalog.policies import preset
-from pipeline.resolve.policy import Assignment, Policy, Timeline, basis_of
+from pipeline.resolve.policy import Assignment, Policy, Timeline, rules_id
 from pipeline.stream.misfits import Misfit, misfits_in, sentences_of
 from pipeline.stream.partition import Partition
-from tests.golden.vectors import without_basis
+from tests.golden.vectors import without_rules
 from tests.support.events import AT, KEY, event
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FIN = preset("fin-2026")
-BASIS = basis_of(FIN).decode()
+RULES = rules_id(FIN).decode()
 
 
 class Record(NamedTuple):
@@ -72,16 +72,16 @@ CHANGES = pytest.mark.parametrize(
 
 @CHANGES
 def test_an_open_window_of_other_rules_is_a_misfit(timeline: Timeline) -> None:
-    in_force = timeline.basis_at(AT + 1).decode()
+    in_force = timeline.rules_at(AT + 1).decode()
 
-    assert misfits(open_window(), timeline) == {Misfit("acme", BASIS, in_force): 1}
+    assert misfits(open_window(), timeline) == {Misfit("acme", RULES, in_force): 1}
 
 
 @CHANGES
 def test_silence_that_was_settled_under_other_rules_is_a_misfit(timeline: Timeline) -> None:
-    in_force = timeline.basis_at(AT + 1).decode()
+    in_force = timeline.rules_at(AT + 1).decode()
 
-    assert misfits(settled(), timeline) == {Misfit("acme", BASIS, in_force): 1}
+    assert misfits(settled(), timeline) == {Misfit("acme", RULES, in_force): 1}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_applies_to_later_answers_only_fits(timeline: Timeline) -> None:
 
 def test_a_state_of_an_earlier_version_fits_if_its_due_time_is_what_it_would_be_now() -> None:
     partition = open_window()
-    partition.states = {key: without_basis(state) for key, state in partition.states.items()}
+    partition.states = {key: without_rules(state) for key, state in partition.states.items()}
 
     same = misfits(partition, Timeline([FIN]))
     other = misfits(partition, Timeline([changed(window={"default": HOUR_MS})]))
@@ -115,7 +115,7 @@ def test_a_state_of_an_earlier_version_fits_if_its_due_time_is_what_it_would_be_
 
 def test_a_state_settled_by_an_earlier_version_survives_any_policy() -> None:
     partition = settled()
-    states = {key: without_basis(state) for key, state in partition.states.items()}
+    states = {key: without_rules(state) for key, state in partition.states.items()}
     never = Partition("events", 0, lambda _: Timeline([preset("confirmed-only")]))
     never.restore(Record(0, 0, key, state) for key, state in states.items())
     never.schedule_all()
@@ -126,7 +126,7 @@ def test_a_state_settled_by_an_earlier_version_survives_any_policy() -> None:
 
 
 def test_the_sentence_names_the_tenant_the_conversations_both_rules_and_what_to_do() -> None:
-    (sentence,) = sentences_of({Misfit("acme", BASIS, "acme:2:00c0ffee"): 1_234})
+    (sentence,) = sentences_of({Misfit("acme", RULES, "acme:2:00c0ffee"): 1_234})
 
     assert sentence.startswith(
         "tenant acme: 1,234 conversations are decided by fin-2026 version 1 (rules "

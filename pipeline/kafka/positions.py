@@ -1,0 +1,235 @@
+"""Ask where the partitions of topics begin and end, and what operators have acknowledged."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    OffsetSpec,
+)
+
+from pipeline.config import KafkaSettings, Settings
+from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.connect import open_client, silent_options
+from pipeline.kafka.options import librdkafka_options
+
+_TIMEOUT_SECONDS = 10.0
+_RETRY_SECONDS = 0.5
+_REASON_LENGTH_MAX = 1_000  # brokers take 4,096 bytes by default
+_EARLIEST, _LATEST = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
+_NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # what brokers before 2.8 give
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Acknowledgement).decode
+
+
+class Positions:
+    """Ask the brokers about topics, on a connection of its own: no fetch delays the answer."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._client = open_client(AdminClient, {**librdkafka_options(kafka), **silent_options()})
+
+    async def bounds(self, topic: str, partitions: Iterable[int]) -> dict[int, Bounds]:
+        """Return the bounds of partitions. A partition whose leader does not answer is missing."""
+        numbers = list(partitions)
+        if not numbers:
+            return {}
+        committed, uncommitted = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
+        lows, stables, highs = await asyncio.gather(
+            self._offsets(topic, numbers, _EARLIEST, uncommitted),
+            self._offsets(topic, numbers, _LATEST, committed),
+            self._offsets(topic, numbers, _LATEST, uncommitted),
+        )
+        return {
+            number: Bounds(lows[number], min(stables[number], highs[number]), highs[number])
+            for number in lows.keys() & stables.keys() & highs.keys()
+        }
+
+    async def topic(self, topic: str) -> TopicFacts | None:
+        """Return the facts of a topic; None if it does not exist, or no broker answers."""
+        futures = self._client.describe_topics(
+            TopicCollection([topic]), request_timeout=_TIMEOUT_SECONDS
+        )
+        try:
+            described = await asyncio.wrap_future(futures[topic])
+        except KafkaException:
+            return None
+        topic_id = str(described.topic_id)
+        return TopicFacts(
+            "" if topic_id == _NO_TOPIC_ID else topic_id,
+            {
+                part.id: -1 if part.leader is None else part.leader.id
+                for part in described.partitions
+            },
+        )
+
+    async def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the offsets after the last records, those of open transactions included.
+
+        Wait until each partition's leader has answered.
+        """
+        wanted, ends = set(partitions), dict[int, int]()
+        while missing := wanted - ends.keys():
+            found = await self.bounds(topic, missing)
+            ends |= {number: bounds.high for number, bounds in found.items()}
+            if wanted - ends.keys():
+                await asyncio.sleep(_RETRY_SECONDS)
+        return ends
+
+    async def committed(self, group: str, topic: str) -> dict[int, int] | None:
+        """Return a group's committed offsets by partition; None if no broker answers."""
+        places = await self._places(group)
+        if places is None:
+            return None
+        return {place.partition: place.offset for place in places if place.topic == topic}
+
+    async def acknowledged(self, group: str, topic: str) -> dict[int, Acknowledgement]:
+        """Return what operators have acknowledged in the last days, by partition."""
+        return {
+            place.partition: _decode(place.metadata)
+            for place in await self._places(acknowledging_group(group)) or []
+            if place.topic == topic and place.metadata
+        }
+
+    async def _places(self, group: str) -> list[TopicPartition] | None:
+        """Return where a group has committed offsets; None if no broker answers."""
+        futures: Mapping[str, Future[Any]] = self._client.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group)], request_timeout=_TIMEOUT_SECONDS
+        )
+        try:
+            found = await asyncio.wrap_future(futures[group])
+        except KafkaException:
+            return None
+        return [place for place in found.topic_partitions or [] if place.offset >= 0]
+
+    async def _offsets(
+        self,
+        topic: str,
+        partitions: Iterable[int],
+        spec: OffsetSpec,
+        isolation: IsolationLevel,
+    ) -> dict[int, int]:
+        asked = {TopicPartition(topic, number): spec for number in partitions}
+        futures = self._client.list_offsets(
+            asked, isolation_level=isolation, request_timeout=_TIMEOUT_SECONDS
+        )
+        answers = await asyncio.gather(
+            *(asyncio.wrap_future(future) for future in futures.values()), return_exceptions=True
+        )
+        offsets: dict[int, int] = {}
+        for place, answer in zip(futures, answers, strict=True):
+            if isinstance(answer, KafkaException):
+                continue  # its leader is moving or away
+            if isinstance(answer, BaseException):
+                raise answer
+            offsets[place.partition] = answer.offset
+        return offsets
+
+
+class EventsLog:
+    """What a worker asks about its events topic and its group (the runner's `Log`)."""
+
+    def __init__(self, positions: Positions, group: str, topic: str) -> None:
+        self._positions = positions
+        self._group = group
+        self._topic = topic
+
+    async def bounds(self, partitions: Sequence[int]) -> Mapping[int, Bounds]:
+        return await self._positions.bounds(self._topic, partitions)
+
+    async def topic(self) -> TopicFacts | None:
+        return await self._positions.topic(self._topic)
+
+    async def committed_offsets(self) -> Mapping[int, int] | None:
+        return await self._positions.committed(self._group, self._topic)
+
+    async def acknowledged(self) -> Mapping[int, Acknowledgement]:
+        return await self._positions.acknowledged(self._group, self._topic)
+
+
+def acknowledging_group(group: str) -> str:
+    """Return the group whose committed offsets say what operators have acknowledged.
+
+    It has no members, so an operator may commit to it while the workers run. Kafka forgets its
+    offsets after a week by default; a worker takes them into its changelog within seconds.
+    """
+    return f"{group}.acknowledged"
+
+
+def acknowledge_loss(
+    settings: Settings, partition: int, until: int, who: str, reason: str
+) -> Acknowledgement:
+    """Tell the workers that an operator knows of a partition's lost records; return what was stored.
+
+    Raises:
+        ConfigurationError: the partition does not exist, or Kafka still has some of the records.
+        UnavailableError: no broker answers.
+    """
+    topic, group = settings.topics.events, settings.worker.group
+    facts, bounds = asyncio.run(_facts_and_bounds(settings.kafka, topic, partition))
+    if facts is None:
+        raise UnavailableError(
+            f"Kafka at {settings.kafka.bootstrap_servers} does not describe the topic {topic}; "
+            "check RESMETER_KAFKA__BOOTSTRAP_SERVERS, and run `resmeter topics check`"
+        )
+    if partition not in facts.leaders:
+        raise ConfigurationError(
+            [f"{topic} has no partition {partition}: it has 0 to {facts.partitions - 1}"]
+        )
+    if bounds is None:
+        raise UnavailableError(f"the leader of {topic}[{partition}] does not answer; try again")
+    if until > bounds.low:
+        raise ConfigurationError(
+            [
+                (
+                    f"{topic}[{partition}] begins at offset {bounds.low}: no record from there to "
+                    f"{until} is lost. Give the offset that `records_lost` in the worker's log names"
+                )
+            ]
+        )
+    at = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    given = Acknowledgement(until, who, reason[:_REASON_LENGTH_MAX], at, facts.topic_id)
+    consumer = open_client(
+        Consumer,
+        {
+            **librdkafka_options(settings.kafka),
+            "group.id": acknowledging_group(group),
+            "enable.auto.commit": False,
+            **silent_options(),
+        },
+    )
+    place = TopicPartition(topic, partition, until, _encode(given).decode())
+    try:
+        consumer.commit(offsets=[place], asynchronous=False)
+    except KafkaException as error:
+        raise UnavailableError(
+            f"Kafka at {settings.kafka.bootstrap_servers} has not stored it: "
+            f"{error.args[0].str()}; check that the user may read the group "
+            f"{acknowledging_group(group)}, and try again"
+        ) from error
+    finally:
+        consumer.close()
+    return given
+
+
+async def _facts_and_bounds(
+    kafka: KafkaSettings, topic: str, partition: int
+) -> tuple[TopicFacts | None, Bounds | None]:
+    positions = Positions(kafka)
+    facts = await positions.topic(topic)
+    if facts is None or partition not in facts.leaders:
+        return facts, None
+    return facts, (await positions.bounds(topic, [partition])).get(partition)

@@ -1,0 +1,248 @@
+"""Let an operator decide about meter events that wait: send them again, or record them as counted.
+
+A meter event is decided once. A release freezes the same usage records into another meter event,
+whose identifier names the first one: the first may be known to the biller under its own.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, case, func, insert, select, update
+
+from pipeline.catalog.prices import Billing
+from pipeline.ledger.database import Ledger
+from pipeline.ledger.entries import (
+    HOUR_MS,
+    PERHAPS_COUNTED,
+    STUCK,
+    Decided,
+    Decision,
+    MeterEvent,
+    State,
+    WaitingEvent,
+)
+from pipeline.ledger.tables import (
+    attempt,
+    delivery_decision,
+    meter_event,
+    meter_event_record,
+    usage_record,
+)
+
+_SUFFIX = re.compile(r"_r([1-9][0-9]*)$")
+_event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
+
+
+def next_identifier(identifier: str) -> str:
+    """Return the identifier under which a meter event is sent again: `rm_1`, `rm_1_r1`, `rm_1_r2`."""
+    found = _SUFFIX.search(identifier)
+    if found is None:
+        return f"{identifier}_r1"
+    return f"{identifier[: found.start()]}_r{int(found[1]) + 1}"
+
+
+def lineage(identifier: str) -> list[str]:
+    """Return the identifiers that the units of a meter event have had, the first one first."""
+    found = _SUFFIX.search(identifier)
+    if found is None:
+        return [identifier]
+    first = identifier[: found.start()]
+    return [first, *(f"{first}_r{n}" for n in range(1, int(found[1]) + 1))]
+
+
+def waiting(
+    ledger: Ledger,
+    *,
+    states: Sequence[State] = STUCK,
+    tenant_id: str | None = None,
+    since_ms: int | None = None,
+    identifiers: Sequence[str] | None = None,
+) -> list[WaitingEvent]:
+    """Return meter events in these states, oldest change first; `since_ms`: changed since then."""
+    m = meter_event.c
+    chosen = m.state.in_(states) if identifiers is None else m.identifier.in_(identifiers)
+    query = (
+        select(*_event_columns, *_of_attempts())
+        .select_from(meter_event)
+        .outerjoin(attempt, attempt.c.identifier == m.identifier)
+        .where(chosen)
+        .group_by(*meter_event.c)
+        .order_by(m.updated_at, m.identifier)
+    )
+    if tenant_id is not None:
+        query = query.where(m.tenant_id == tenant_id)
+    if since_ms is not None:
+        query = query.where(m.updated_at >= since_ms)
+    with ledger.reading() as connection:
+        rows = connection.execute(query).all()
+        last = _last_details(connection, [row.last_call for row in rows if row.last_call])
+    return [
+        WaitingEvent(
+            event=MeterEvent(**{n: getattr(row, n) for n in MeterEvent.__struct_fields__}),
+            calls=row.calls,
+            perhaps_counted=bool(row.perhaps_counted),
+            detail=last.get(row.last_call),
+        )
+        for row in rows
+    ]
+
+
+def _of_attempts() -> tuple[Any, ...]:
+    a = attempt.c
+    # A collision too: somebody has counted this identifier.
+    counted = a.result.in_((*PERHAPS_COUNTED, "collision"))
+    return (
+        func.count(a.seq).label("calls"),
+        func.coalesce(func.sum(case((counted, 1), else_=0)), 0).label("perhaps_counted"),
+        func.max(a.seq).label("last_call"),
+    )
+
+
+def _last_details(connection: Connection, calls: list[int]) -> dict[int, str]:
+    details: dict[int, str] = {}
+    for start in range(0, len(calls), 500):
+        query = select(attempt.c.seq, attempt.c.result, attempt.c.http_status, attempt.c.detail)
+        for row in connection.execute(query.where(attempt.c.seq.in_(calls[start : start + 500]))):
+            status = "" if row.http_status is None else f" (HTTP {row.http_status})"
+            details[row.seq] = f"{row.result}{status}" + (f": {row.detail}" if row.detail else "")
+    return details
+
+
+def decided(ledger: Ledger, identifiers: Sequence[str]) -> list[Decided]:
+    """Return the decisions about these meter events, oldest first."""
+    with ledger.reading() as connection:
+        return decisions_about(connection, identifiers)
+
+
+def decisions_about(connection: Connection, identifiers: Sequence[str]) -> list[Decided]:
+    """Return the decisions about these meter events, oldest first."""
+    d = delivery_decision.c
+    query = (
+        select(*(d[name] for name in Decided.__struct_fields__))
+        .where(d.identifier.in_(identifiers))
+        .order_by(d.seq)
+    )
+    return [Decided(**row._mapping) for row in connection.execute(query)]
+
+
+def decide(
+    ledger: Ledger,
+    found: WaitingEvent,
+    decision: Decision,
+    billing: Billing,
+    body_sha256: Callable[[MeterEvent], str],
+    *,
+    apply: bool,
+) -> Decided | str:
+    """Decide about one meter event, in one transaction, or say why not.
+
+    Without `apply`, return what would be decided. Deciding again returns the first decision, if it
+    was the same action.
+    """
+    identifier = found.event.identifier
+    with ledger.writing() as connection:
+        row = connection.execute(
+            select(*_event_columns, *_of_attempts())
+            .select_from(meter_event)
+            .outerjoin(attempt, attempt.c.identifier == meter_event.c.identifier)
+            .where(meter_event.c.identifier == identifier)
+            .group_by(*meter_event.c)
+        ).one()
+        event = MeterEvent(**{n: getattr(row, n) for n in MeterEvent.__struct_fields__})
+        earlier = decisions_about(connection, [identifier])
+        if earlier:
+            (first,) = earlier
+            if first.action == decision.action:
+                return first
+            return f"{first.who} decided to {first.action} it already"
+        if event.state not in STUCK:
+            return f"it is {event.state}: only {', '.join(STUCK)} wait for a decision"
+        replacement: MeterEvent | None = None
+        if decision.action == "release":
+            made = _replacement(connection, event, decision, billing, body_sha256)
+            if isinstance(made, str):
+                return made
+            replacement = made
+            if row.perhaps_counted and not decision.stripe_checked:
+                return (
+                    "Stripe may have counted it: compare Stripe's sum (`resmeter deliveries show "
+                    "--stripe`), then release it with --stripe-checked, or settle it"
+                )
+        result = Decided(
+            at=decision.at,
+            action=decision.action,
+            identifier=identifier,
+            replaced_by=None if replacement is None else replacement.identifier,
+            state=event.state,
+            who=decision.who,
+            reason=decision.reason,
+            stripe_checked=decision.stripe_checked,
+        )
+        if apply and not _store(connection, result, replacement):
+            return "somebody else has just decided about it: look again"
+        return result
+
+
+def _replacement(
+    connection: Connection,
+    event: MeterEvent,
+    decision: Decision,
+    billing: Billing,
+    body_sha256: Callable[[MeterEvent], str],
+) -> MeterEvent | str:
+    """Freeze the records of a meter event again, for the customer and meter of today."""
+    customer = billing.customer_for(event.tenant_id)
+    if customer is None:
+        return f"tenant {event.tenant_id} has no stripe_customer in the tenant file"
+    units = connection.execute(
+        select(func.sum(usage_record.c.quantity))
+        .join_from(
+            meter_event_record, usage_record, usage_record.c.seq == meter_event_record.c.record_seq
+        )
+        .where(meter_event_record.c.identifier == event.identifier)
+    ).scalar()
+    if not units or units < 0:
+        return f"its usage records sum up to {units or 0}: settle it"
+    timestamp = event.timestamp if decision.bill_at is None else decision.bill_at // 1000
+    frozen = msgspec.structs.replace(
+        event,
+        identifier=next_identifier(event.identifier),
+        customer=customer,
+        event_name=billing.event_name_for(event.outcome),
+        hour=timestamp * 1000 // HOUR_MS,
+        value=int(units),
+        timestamp=timestamp,
+        state="planned",
+        created_at=decision.at,
+        updated_at=decision.at,
+    )
+    return msgspec.structs.replace(frozen, body_sha256=body_sha256(frozen))
+
+
+def _store(connection: Connection, result: Decided, replacement: MeterEvent | None) -> bool:
+    """Store a decision; return False if somebody else has just decided."""
+    m, r = meter_event.c, meter_event_record.c
+    # 1. The meter event: this locks its row, so that of two operators one decides.
+    state: State = "settled" if replacement is None else "released"
+    moved = connection.execute(
+        update(meter_event)
+        .where(m.identifier == result.identifier, m.state == result.state)
+        .values(state=state, updated_at=result.at)
+    )
+    if moved.rowcount != 1:
+        connection.rollback()
+        return False
+    # 2. The meter event in its place, with its records.
+    if replacement is not None:
+        values = msgspec.structs.asdict(replacement)
+        connection.execute(insert(meter_event).values(**values, lease_until=0))
+        connection.execute(
+            update(meter_event_record)
+            .where(r.identifier == result.identifier)
+            .values(identifier=replacement.identifier)
+        )
+    # 3. Who decided, and why.
+    connection.execute(insert(delivery_decision).values(**msgspec.structs.asdict(result)))
+    return True

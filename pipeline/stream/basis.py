@@ -1,0 +1,149 @@
+"""What the states of a partition rest on, and whether the log is still that one. Pure.
+
+A state says which offset it has read up to. That means something only in the topic that it read.
+So the changelog also has, in the value of each clock record, the topic's id and its number of
+partitions, and which records were lost before anybody read them. Workers of older versions skip
+clock records, whatever their value, and write them empty.
+"""
+
+import msgspec
+
+from pipeline.errors import UnknownStateError
+from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+
+_RANGES_MAX = 20
+
+
+class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the states of one partition rest on. `changes` counts up: the highest is the newest."""
+
+    topic_id: str = ""
+    partitions: int = 0
+    lost: tuple[tuple[int, int], ...] = ()  # first offset, end: lost and not acknowledged yet
+    acknowledged: Acknowledgement | None = None  # the last one
+    changes: int = 0
+
+    @property
+    def lost_records(self) -> int:
+        """The number of lost offsets that nobody has acknowledged yet."""
+        return sum(end - first for first, end in self.lost)
+
+    def on(self, topic: TopicFacts) -> "Basis":
+        """Return the basis with the topic as it is, for states that have no such note yet."""
+        found = (topic.topic_id or self.topic_id, topic.partitions)
+        if found == (self.topic_id, self.partitions):
+            return self
+        return self._changed(topic_id=found[0], partitions=found[1])
+
+    def with_loss(self, first: int, end: int) -> "Basis":
+        """Add a range of lost records. The oldest ranges are joined if there are too many."""
+        lost = [*self.lost, (first, end)]
+        if len(lost) > _RANGES_MAX:
+            lost[:2] = [(lost[0][0], lost[1][1])]
+        return self._changed(lost=tuple(lost))
+
+    def with_acknowledgement(self, given: Acknowledgement) -> "Basis":
+        """Drop the lost ranges that an operator knows of; return this if there are none."""
+        left = tuple((first, end) for first, end in self.lost if end > given.until)
+        if left == self.lost or given.topic_id != self.topic_id:
+            return self
+        return self._changed(lost=left, acknowledged=given)
+
+    def _changed(self, **members: object) -> "Basis":
+        return msgspec.structs.replace(self, changes=self.changes + 1, **members)
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Basis).decode
+
+
+def encode_basis(basis: Basis) -> bytes:
+    return _encode(basis)
+
+
+def decode_basis(value: bytes) -> Basis:
+    """Read the value of a clock record.
+
+    Raises:
+        UnknownStateError: no worker wrote it.
+    """
+    try:
+        return _decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise UnknownStateError(
+            f"a record of the changelog without a key is {value[:80]!r}: no worker wrote it ({error})"
+        ) from error
+
+
+def differences(
+    place: str, basis: Basis, topic: TopicFacts, bounds: Bounds, read_up_to: int | None
+) -> list[str]:
+    """Return why the log is not the one that the states rest on; each with what to do.
+
+    A partition count that differs is named even if the id is unknown.
+
+    Args:
+        place: the partition, such as `resmeter.events[3]`.
+        basis: what the states rest on.
+        topic: the topic as it is.
+        bounds: where the partition begins and ends.
+        read_up_to: the offset after the last record read, by the states or the committed offset.
+    """
+    found = []
+    if basis.topic_id and topic.topic_id and basis.topic_id != topic.topic_id:
+        found.append(
+            f"{place}: the states of its conversations rest on the topic with the id "
+            f"{basis.topic_id}, and the topic of this name has the id {topic.topic_id} now: it was "
+            "deleted and made again, or copied to another cluster, and its offsets mean other "
+            f"records. {_NOTHING_IS_DECIDED} {_OTHER_LOG}"
+        )
+    elif read_up_to is not None and read_up_to > bounds.high:
+        found.append(
+            f"{place}: its conversations were read up to offset {read_up_to}, but the log ends at "
+            f"offset {bounds.high}: {read_up_to - bounds.high} records are gone from its end. It was "
+            "cut by an unclean election of a leader, restored from a backup, or is another topic. "
+            f"{_NOTHING_IS_DECIDED} {_OTHER_LOG}"
+        )
+    if basis.partitions and basis.partitions != topic.partitions:
+        found.append(
+            f"{place}: the topic had {basis.partitions} partitions when its conversations were "
+            f"decided, and has {topic.partitions} now: new events of a conversation may be in another "
+            f"partition than its history. {_NOTHING_IS_DECIDED} Stop the producers, and move to a "
+            "new topic: see docs/operate/another-log.md"
+        )
+    return found
+
+
+_NOTHING_IS_DECIDED = "The worker decides nothing on it."
+_OTHER_LOG = (
+    "Bring back the topic that the states rest on. If it is gone for good, and this one has every "
+    "event whose conversation may still change: stop all workers, set new names in "
+    "RESMETER_WORKER__GROUP and RESMETER_TOPICS__CHANGELOG, run `resmeter topics create`, and start "
+    "again; usage records that are emitted a second time have the same ids, and count once. See "
+    "docs/operate/another-log.md"
+)
+
+
+def lost_range(bounds: Bounds, next_offset: int | None, found: int | None) -> range:
+    """Return the offsets that were deleted before anybody read them; often empty.
+
+    Args:
+        bounds: where the partition begins and ends.
+        next_offset: the offset to read next; None if nothing was read before.
+        found: the offset of the record that came instead; None if none came.
+    """
+    if next_offset is None:
+        return range(0)
+    end = bounds.low if found is None else min(bounds.low, found)
+    return range(next_offset, max(next_offset, end))
+
+
+def newest_basis(value: bytes | None, known: Basis | None) -> Basis | None:
+    """Return the newer of a clock record's basis and the one known.
+
+    A worker of an older version writes its clock records empty.
+    """
+    if not value:
+        return known
+    basis = decode_basis(value)
+    return basis if known is None or basis.changes >= known.changes else known
