@@ -21,7 +21,8 @@ def test_produce_warns_once_of_a_misspelt_member_and_names_a_missing_one(
 
     result = run.resmeter("produce", str(file))
 
-    told = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    lines_of_json = [line for line in result.stderr.splitlines() if line.startswith("{")]
+    told = [line for line in map(json.loads, lines_of_json) if "line" in line]
     assert told[0] == {"line": 1, "warning": "data.billabel: is ignored; did you mean 'billable'?"}
     assert [line["line"] for line in told] == [1, 4]
     assert "did you mean 'tenantid'?" in told[1]["detail"]

@@ -1,11 +1,12 @@
 """A real producer puts each key where our own functions say, and the worker tells two apart."""
 
+import orjson
 import pytest
 from confluent_kafka import Message, Producer
 
 from pipeline.kafka.partitioners import Partitioner, partition_of
-from tests.kafka.run import PARTITIONS, Run
-from tests.unit.stream.test_mistakes import ANSWER, QUESTION
+from tests.kafka.run import PARTITIONS, Run, metric
+from tests.unit.stream.test_mistakes import ANSWER, HUMAN_PLEASE, QUESTION
 
 KEYS = [f"acme:conversation-{n}".encode() for n in range(50)]
 
@@ -56,6 +57,37 @@ def test_the_worker_warns_of_two_partitioners_and_says_what_to_do(run: Run) -> N
 
     line = worker.find(r'(.*"event": "partitioners_differ".*)', 60)
     assert "partitioner=murmur2_random" in line
+    run.done("ledger", "upgrade")
+    run.start("sink")
+    audit = run.resmeter("audit", "--json")
+    assert audit.returncode == 3
+    split = [
+        found["conversation"]
+        for found in map(orjson.loads, audit.stdout.splitlines())
+        if found.get("finding") == "split"
+    ]
+    elsewhere = [
+        key.decode().partition(":")[2]
+        for key in KEYS
+        if partition_of(key, PARTITIONS) != partition_of(key, PARTITIONS, "crc32")
+    ]
+    assert sorted(split) == sorted(elsewhere)
+
+
+def test_an_id_used_again_is_logged_counted_and_found_by_the_audit(run: Run) -> None:
+    _produce(run, "murmur2_random", [b"acme:c9"], [QUESTION, ANSWER, HUMAN_PLEASE])
+
+    worker = run.start("worker")
+    run.until_decided(worker, 3)
+
+    line = orjson.loads(worker.find(r'(.*"event": "event_id_reused".*)', 60))
+    assert (line["id"], line["conversation"], line["level"]) == ("m2", "c9", "warning")
+    assert metric(run.port(worker), "resmeter_producer_mistakes_total", mistake="reused_id") == 1
+    run.done("ledger", "upgrade")
+    run.start("sink")
+    audit = run.resmeter("audit", "--json")
+    assert audit.returncode == 3
+    assert b'"finding":"reused_id"' in audit.stdout.encode()
 
 
 def test_an_enforced_partitioner_rejects_what_another_one_has_placed(run: Run) -> None:

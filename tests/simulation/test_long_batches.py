@@ -91,14 +91,16 @@ def test_a_revocation_waits_for_the_batch_that_is_applied_and_commits_it() -> No
 
 
 def test_timers_wait_for_the_batch_that_is_applied() -> None:
-    async def run() -> list[int]:
+    async def run() -> tuple[list[bytes], list[bytes]]:
         world, worker = _worker()
         probes = await worker.runner.probe()
         worker.runner.handle(0, _batch(world))
+        partition = worker.runner.partitions[0]
+        before = list(partition.states)
         await worker.runner.settle(probes)
-        return [partition.open_conversations for partition in worker.runner.partitions.values()]
+        return before, list(partition.states)
 
-    assert asyncio.run(run()) == [0]
+    assert asyncio.run(run()) == ([], [KEY])
 
 
 def test_no_batch_is_taken_while_another_one_is_applied() -> None:
