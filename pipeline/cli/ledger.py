@@ -7,11 +7,13 @@ import time
 import click
 from rich.table import Table
 
+from pipeline.catalog.tenants import Tenants
 from pipeline.cli import FOUND, CommandGroup
-from pipeline.cli.options import configured
+from pipeline.cli.options import configured, opened
 from pipeline.cli.output import count_of, print_table
+from pipeline.errors import UnavailableError
 from pipeline.events.times import format_time
-from pipeline.ledger import holds, open_ledger, redacted, upgrade
+from pipeline.ledger import Ledger, holds, open_ledger, records, redacted, upgrade
 from pipeline.ledger.holds import Answer, Hold
 
 
@@ -62,8 +64,14 @@ def _check() -> None:
     flag_value="never_sent",
     help="What this ledger does not know as delivered was never sent: send all of it.",
 )
+@click.option(
+    "--perhaps-sent",
+    "said",
+    flag_value="perhaps_sent",
+    help="It may have been sent: send nothing of it before you have compared it with Stripe.",
+)
 @click.option("--reason", metavar="TEXT", help="Why you know; the ledger keeps it.")
-@click.option("--who", metavar="NAME", help="Who says so. Default: your user name.")
+@click.option("--who", metavar="NAME", help="Who says so; the user of this machine if not set.")
 def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
     """Resume deliveries that are held because the ledger is outdated.
 
@@ -73,17 +81,20 @@ def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
     twice. If the newer ledger still exists, point RESMETER_LEDGER__URL to it: then this command is
     not needed.
 
+    If the newer ledger is lost, answer --perhaps-sent once the sink has read everything again. The
+    units that it may have sent become uncertain meter events: compare each with Stripe and release
+    or settle it (`resmeter deliveries`). New usage is delivered as always.
+
     Without options, the command shows what is held and changes nothing. The exit status is 3 while
     deliveries are held.
 
     \b
     Examples:
       resmeter ledger resume
-      resmeter ledger resume --never-sent --reason "offsets were copied"
+      resmeter ledger resume --perhaps-sent --reason "a backup"
+      resmeter ledger resume --never-sent --reason "copied offsets"
     """
-    settings = configured()
-    ledger = open_ledger(settings.ledger.url)
-    try:
+    with opened() as (_, tenants, ledger):
         held = holds.open_holds(ledger)
         if not held:
             click.echo(f"the ledger {ledger.redacted_url} holds no deliveries", err=True)
@@ -98,16 +109,34 @@ def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
             sys.exit(FOUND)
         if not reason:
             raise click.UsageError("say why with --reason: the ledger keeps it for audits")
-        holds.answer(
-            ledger,
-            said,
-            who=who or getpass.getuser(),
-            reason=reason,
-            now_ms=int(time.time() * 1000),
-        )
+        now_ms = int(time.time() * 1000)
+        uncertain = _doubt(ledger, tenants, held, now_ms) if said == "perhaps_sent" else 0
+        holds.answer(ledger, said, who=who or getpass.getuser(), reason=reason, now_ms=now_ms)
         click.echo(f"deliveries resume: {count_of(len(held), 'partition')} answered", err=True)
-    finally:
-        ledger.close()
+        if uncertain:
+            click.echo(
+                f"{count_of(uncertain, 'meter event')} uncertain: compare with Stripe, see "
+                "`resmeter deliveries list --state uncertain`",
+                err=True,
+            )
+
+
+def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> int:
+    """Make everything uncertain that the lost ledger may have sent; return the meter events."""
+    from pipeline.sink.planner import plan_pending
+    from pipeline.sink.stripe.meter import body_sha256
+
+    for hold in held:
+        stored = records.offsets(ledger, hold.topic).get(hold.partition, 0)
+        if stored < hold.reached_offset:
+            raise UnavailableError(
+                f"this ledger has {hold.topic}[{hold.partition}] up to {stored}, and the lost one had "
+                f"it up to {hold.reached_offset}: let a sink read the rest first, then repeat this"
+            )
+    marked = holds.mark_uncertain(ledger, now_ms)
+    doubted = {hold.partition: hold.reached_offset for hold in held}
+    planned = plan_pending(ledger, tenants, body_sha256, now_ms, doubted=doubted)
+    return marked + planned.events
 
 
 def _table_of(held: list[Hold]) -> Table:

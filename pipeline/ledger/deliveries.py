@@ -1,6 +1,6 @@
 """Store meter events and attempts. An event is planned once; its state only moves forward."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -69,10 +69,17 @@ def pending_sums(ledger: Ledger) -> list[PendingSum]:
 
 
 def pending_records(
-    ledger: Ledger, tenant_id: str, outcome: str, records_max: int
+    ledger: Ledger,
+    tenant_id: str,
+    outcome: str,
+    records_max: int,
+    before: Mapping[int, int] | None = None,
 ) -> list[PendingRecord]:
-    """Return the oldest pending records, by (occurred_at, seq)."""
-    p = pending_record.c
+    """Return the oldest pending records, by (occurred_at, seq).
+
+    `before` limits them to records of the topic before an offset, by partition.
+    """
+    p, r = pending_record.c, usage_record.c
     query = (
         select(p.seq, usage_record.c.id, p.quantity, p.occurred_at)
         .join_from(pending_record, usage_record, usage_record.c.seq == p.seq)
@@ -80,6 +87,12 @@ def pending_records(
         .order_by(p.occurred_at, p.seq)
         .limit(records_max)
     )
+    if before is not None:
+        places = [
+            and_(r.record_partition == partition, r.record_offset < end)
+            for partition, end in before.items()
+        ]
+        query = query.where(or_(*places))
     with ledger.reading() as connection:
         return [PendingRecord(*row) for row in connection.execute(query)]
 

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, func, insert, select, update
 
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.tables import delivery_hold
+from pipeline.ledger.tables import delivery_hold, meter_event
 
 # What an operator says about the usage records that this ledger does not know as delivered.
 Answer = Literal["never_sent", "perhaps_sent"]
@@ -85,6 +85,20 @@ def place(
                     .values(reached_offset=offset)
                 )
         return _open_holds(connection)
+
+
+def mark_uncertain(ledger: Ledger, now_ms: int) -> int:
+    """Make the meter events uncertain that this ledger was about to send; return their number.
+
+    The ledger that is lost may have sent them.
+    """
+    with ledger.writing() as connection:
+        marked = connection.execute(
+            update(meter_event)
+            .where(meter_event.c.state.in_(("planned", "sent")))
+            .values(state="uncertain", lease_until=0, updated_at=now_ms)
+        )
+        return marked.rowcount
 
 
 def answer(ledger: Ledger, said: Answer, *, who: str, reason: str, now_ms: int) -> int:

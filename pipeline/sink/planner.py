@@ -1,12 +1,12 @@
 """Plan meter events from the ledger's pending records, in chunks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from pipeline.catalog.prices import Billing
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import MeterEvent
+from pipeline.ledger.entries import MeterEvent, PlannedEvent
 from pipeline.sink.grouping import Destination, freeze, group_records
 
 CHUNK_RECORDS = 20_000
@@ -28,8 +28,12 @@ def plan_pending(
     now_ms: int,
     *,
     chunk_records: int = CHUNK_RECORDS,
+    doubted: Mapping[int, int] | None = None,
 ) -> Planned:
     """Plan the pending records of each tenant with a customer, and store the meter events.
+
+    With `doubted`, plan only records before an offset, by partition, and as uncertain: an operator
+    decides about each meter event.
 
     A chunk has at most `chunk_records` records; it grows only while it gives no meter event.
     """
@@ -47,9 +51,11 @@ def plan_pending(
         destination = Destination(tenant_id, outcome, customer, billing.event_name_for(outcome))
         size = chunk_records
         while True:
-            records = deliveries.pending_records(ledger, tenant_id, outcome, size)
+            records = deliveries.pending_records(ledger, tenant_id, outcome, size, doubted)
             grouping = group_records(records)
             planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
+            if doubted is not None:
+                planned = list(map(_uncertain, planned))
             if not deliveries.store_planned(ledger, planned, now_ms):
                 break  # another sink planned some of them; the next flush plans the rest
             result.events += sum(item.event.value > 0 for item in planned)
@@ -62,3 +68,10 @@ def plan_pending(
             # If the whole chunk is carried, grouping needs the records after it.
             size = chunk_records if planned else size * 2
     return result
+
+
+def _uncertain(planned: PlannedEvent) -> PlannedEvent:
+    if planned.event.state == "netted":
+        return planned  # nothing is sent for it
+    event = msgspec.structs.replace(planned.event, state="uncertain")
+    return PlannedEvent(event, planned.records)

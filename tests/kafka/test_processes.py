@@ -60,7 +60,7 @@ def test_two_processes_behind_one_port_decide_what_one_process_does(
     run.until_decided(worker, load.size)
 
     assert run.usage_records() == load.records
-    assert readiness(port) == (200, {"ready": True, "reasons": []})
+    assert readiness(port) == (200, {"ready": True, "reasons": [], "warnings": []})
     assert metric(port, "resmeter_process_up") == 2
     assert len(_children(worker)) == 2
 
@@ -119,7 +119,7 @@ def test_a_process_that_hangs_is_reported_and_killed(run: Run) -> None:
 
     assert readiness(port) == (
         503,
-        {"ready": False, "reasons": ["process 0: does not answer"]},
+        {"ready": False, "reasons": ["process 0: does not answer"], "warnings": []},
     )
     assert _live(port) == 503
     assert metric(port, "resmeter_process_up") == 1

@@ -41,6 +41,7 @@ class Bench(NamedTuple):
     base_url: str
     registry: CollectorRegistry
     metrics: SinkMetrics
+    folder: Path
 
     def store(self, *usage_records: UsageRecord) -> None:
         """Store usage records as the next batch of partition 0."""
@@ -108,7 +109,7 @@ def open_bench(folder: Path) -> Iterator[Bench]:
     emulator.state.prepare(tenants.customers.values(), tenants.event_names, 0)
     registry = CollectorRegistry()
     with running(emulator) as base_url:
-        yield Bench(ledger, tenants, emulator, base_url, registry, SinkMetrics(registry))
+        yield Bench(ledger, tenants, emulator, base_url, registry, SinkMetrics(registry), folder)
     ledger.close()
 
 

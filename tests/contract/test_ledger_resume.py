@@ -1,0 +1,87 @@
+"""`resmeter ledger resume`: what an operator says about a ledger that is outdated."""
+
+import pytest
+
+from pipeline.ledger import deliveries, holds
+from pipeline.sink.planner import plan_pending
+from pipeline.sink.stripe.meter import body_sha256
+from tests.support.bench import T0, TOPIC, Bench, record
+from tests.support.command import resmeter
+from tests.support.environment import clean_environment
+
+
+def resume(bench: Bench, *options: str) -> tuple[int, str]:
+    env = {
+        **clean_environment(),
+        "RESMETER_LEDGER__URL": f"sqlite:///{bench.folder}/ledger.sqlite",
+        "RESMETER_CONFIG": f"{bench.folder}/resmeter.toml",
+    }
+    result = resmeter("ledger", "resume", *options, env=env)
+    return result.returncode, result.stderr.decode()
+
+
+def hold(bench: Bench, reached: int) -> None:
+    """Let the ledger learn that a lost one had partition 0 up to an offset."""
+    holds.place(bench.ledger, TOPIC, {0: 0}, {0: reached}, T0)
+
+
+async def test_what_a_lost_ledger_may_have_sent_becomes_uncertain_and_new_usage_is_delivered(
+    bench: Bench,
+) -> None:
+    bench.store(record("c1"), record("c2"))
+    hold(bench, 2)
+    bench.store(record("c3", tenant_id="bluejay"))
+
+    status, said = resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+    await bench.flush()
+
+    assert status == 0
+    assert "1 meter event uncertain" in said
+    assert bench.at_stripe() == {"cus_bluejay": 1}
+    assert deliveries.stuck_counts(bench.ledger)["uncertain"] == 1
+
+
+async def test_a_meter_event_that_was_about_to_be_sent_becomes_uncertain_too(bench: Bench) -> None:
+    bench.store(record("c1"))
+    planned = plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    assert planned.events == 1
+    hold(bench, 2)
+    bench.store(record("c2"))
+
+    resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+    await bench.flush()
+
+    assert deliveries.stuck_counts(bench.ledger)["uncertain"] == 2
+    assert bench.at_stripe() == {}
+
+
+async def test_what_was_never_sent_is_sent(bench: Bench) -> None:
+    bench.store(record("c1"), record("c2"))
+    hold(bench, 3)
+
+    status, _ = resume(bench, "--never-sent", "--reason", "offsets were copied")
+    await bench.flush()
+
+    assert status == 0
+    assert bench.at_stripe() == {"cus_acme": 2}
+
+
+def test_nothing_is_answered_before_the_sink_has_read_everything_again(bench: Bench) -> None:
+    bench.store(record("c1"))
+    hold(bench, 5)
+
+    status, said = resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+
+    assert status == 1
+    assert "let a sink read the rest first" in said
+    assert holds.open_holds(bench.ledger)
+
+
+@pytest.mark.parametrize("option", ["--perhaps-sent", "--never-sent"])
+def test_an_answer_needs_a_reason(bench: Bench, option: str) -> None:
+    hold(bench, 1)
+
+    status, said = resume(bench, option)
+
+    assert status == 2
+    assert "say why with --reason" in said
