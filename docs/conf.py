@@ -37,7 +37,7 @@ def _read_source(app: Sphinx, name: str, source: list[str]) -> None:
         return link[0] if is_ours else link[1]
 
     text = _LINK.sub(without_link, source[0])
-    if page.name == "index.md":
+    if page.name == "index.md" or page.with_suffix("").is_dir():
         text += _contents(page, text)
     source[0] = text
 
@@ -45,12 +45,18 @@ def _read_source(app: Sphinx, name: str, source: list[str]) -> None:
 def _contents(page: Path, text: str) -> str:
     """Return the table of contents of an index: the pages of its folder that it links to.
 
+    `runbooks.md` is the index of the folder `runbooks`.
+
     Written here and not in the page, where it would be shown as code by anything but Sphinx.
     """
     pages = dict.fromkeys(
-        link[2]
-        for link in _LINK.finditer(text)
-        if "/" not in link[2] or Path(link[2]).name == "index.md"
+        link[2] for link in _LINK.finditer(text) if _is_below(page, Path(link[2]))
     )
     entries = "\n".join(target.removesuffix(".md") for target in pages if target.endswith(".md"))
     return f"\n```{{toctree}}\n:hidden:\n\n{entries}\n```\n" if entries else ""
+
+
+def _is_below(index: Path, target: Path) -> bool:
+    if index.name != "index.md":
+        return target.parent.as_posix() == index.stem
+    return target.parent == Path() or target.name == "index.md"

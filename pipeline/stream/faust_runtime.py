@@ -75,6 +75,7 @@ from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import RecordBatch, in_parts
 from pipeline.stream.outputs import TokenProvider
+from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches, FetchedRecords
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.timers import Timers
@@ -206,17 +207,13 @@ class FaustHost:
         recovery.signal_recovery_end.set()
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Tell Faust's recovery that it need not read our own states back at a rebalance.
-
-        Do so only if the offsets follow the last known offset: otherwise another owner's states may
-        be in between.
-        """
+        """Tell Faust's recovery that it need not read our own states back at a rebalance."""
         tp = TP(self._changelog, partition)
         recovery = self._app.tables.recovery
-        if tp in recovery.active_tps and offsets:
-            known = recovery.active_offsets.get(tp)
-            if (-1 if known is None else known) == offsets.start - 1:
-                recovery.active_offsets[tp] = offsets.stop - 1
+        if tp in recovery.active_tps:
+            known = known_after(recovery.active_offsets.get(tp), offsets)
+            if known is not None:
+                recovery.active_offsets[tp] = known
 
 
 class _RecoveryEnd(asyncio.Event):

@@ -132,6 +132,12 @@ BUGS = (
         "",
     ),
     Bug(
+        "a gap in the changelog counts as states of our own",
+        "pipeline/stream/readback.py",
+        "    if written and (-1 if known is None else known) == written.start - 1:\n",
+        "    if written:\n",
+    ),
+    Bug(
         "recovery does not fill the due queue",
         "pipeline/stream/partition.py",
         "                self.due_queue.add(key, due_ms)\n            if not is_sealed",

@@ -44,6 +44,7 @@ class Faults(NamedTuple):
     rebalance: float = 0.0  # at every turn
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
+    rejoin: float = 0.0  # when a zombie continues: it comes back into the group
     older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
     transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
@@ -374,7 +375,14 @@ class _Run:
             await self._step(worker, worker.turn(2))
             if not worker.process.is_dead:
                 await self._step(worker, worker.revoke())
-            if not worker.process.is_dead:
+            if worker.process.is_dead:
+                continue
+            if self._happens(self._faults.rejoin):
+                # It was away for a rebalance or more, and has its old states in memory.
+                self._counts["rejoined"] += 1
+                running = [each for each in self._workers if not each.process.is_stopped]
+                self._rebalance(len(running))
+            else:
                 self._workers.remove(worker)
 
     def _new_sink(self) -> Sink:

@@ -51,7 +51,14 @@ def test_every_kind_of_fault_happens() -> None:
     for effect in ("record", "state", "commit", "transaction", "call"):
         assert {f"before {effect}", f"after {effect}"} & kills, effect
     assert sum(outcome.counts.get("stopped", 0) for outcome in outcomes) > 10
-    for kind in ("transactions", "meanwhile", "deletions", "another log", "older ledger"):
+    for kind in (
+        "transactions",
+        "meanwhile",
+        "deletions",
+        "another log",
+        "older ledger",
+        "rejoined",
+    ):
         assert sum(outcome.counts.get(kind, 0) for outcome in outcomes) > 2, kind
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)

@@ -15,6 +15,7 @@ from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
 from tests.simulation.histories import DAMAGED
@@ -45,17 +46,20 @@ class _Outputs:
     async def write_states(
         self, partition: int, states: Sequence[tuple[bytes, bytes]]
     ) -> range | None:
-        for key, value in states:
+        offsets = [
             await self._write(self._world.changelog, partition, key, value, [], "state")
-        return None
+            for key, value in states
+        ]
+        written = range(offsets[0], offsets[-1] + 1)
+        return written if len(written) == len(offsets) else None
 
     async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
         world = self._world
         world.meanwhile()
-        await self._write(world.changelog, partition, b"", basis, [], "clock")
-        clock_ms = world.changelog.partitions[partition][-1].timestamp
+        offset = await self._write(world.changelog, partition, b"", basis, [], "clock")
+        clock_ms = world.changelog.partitions[partition][offset].timestamp
         world.meanwhile()
-        return clock_ms, range(0)
+        return clock_ms, range(offset, offset + 1)
 
     async def _write(
         self,
@@ -65,14 +69,14 @@ class _Outputs:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
         name: str,
-    ) -> None:
+    ) -> int:
         world, process = self._world, self._process
         # A later write may overtake this one.
         for _ in range(world.draw.choice([0, 0, 1, 2, 30])):
             await asyncio.sleep(0)
         while process.is_stopped:
             await asyncio.sleep(0)
-        world.fault_point.pass_through(
+        return world.fault_point.pass_through(
             process, name, lambda: topic.append(partition, world.time, key, value, headers)
         )
 
@@ -92,6 +96,7 @@ class Worker:
         self.positions: dict[int, int] = {}
         self.generation = -1
         self._committed: dict[int, int] = {}
+        self._known: dict[int, int] = {}  # partition → the last offset read back or written
         self._world = world
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})
@@ -116,17 +121,23 @@ class Worker:
     # --- the group --------------------------------------------------------------------------------
 
     def assign(self, numbers: Iterable[int]) -> None:
-        """Take over partitions: restore their states, and start from the committed offsets."""
+        """Take over partitions: restore their states, and start from the committed offsets.
+
+        Of a partition that the worker has in memory, it reads back only what it does not know.
+        """
         world, assigned = self._world, set(numbers)
         self.generation = world.generation
         self.runner.drop(set(self.runner.partitions) - assigned)
         self.positions = {number: world.committed.get(number, 0) for number in assigned}
         self._committed = {n: at for n, at in world.committed.items() if n in assigned}
-        new = assigned - set(self.runner.partitions)
+        for number in set(self._known) ^ assigned:
+            self._known.pop(number, None)
         self.runner.continuity.forget(assigned)
-        for number in new:
-            partition = self.runner.partition(number)
-            partition.restore(world.changelog.partitions[number])
+        for number in assigned:
+            changelog = world.changelog.partitions[number]
+            self.runner.partition(number).restore(changelog[self._known.get(number, -1) + 1 :])
+            if changelog:
+                self._known[number] = len(changelog) - 1
         self.runner.recovered()
 
     async def revoke(self) -> None:
@@ -194,7 +205,9 @@ class Worker:
         return self.positions.get(partition)
 
     def states_written(self, partition: int, offsets: range) -> None:
-        """Do nothing: in the simulation, every recovery reads the whole changelog."""
+        known = known_after(self._known.get(partition), offsets)
+        if known is not None:
+            self._known[partition] = known
 
 
 def _batches(records: list[Record]) -> list[RecordBatch]:
