@@ -1,6 +1,7 @@
 """Faults of the sink and of Stripe, rows without a fault, and a random mix of faults."""
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 
@@ -40,6 +41,29 @@ def two_sinks(rig: Rig) -> None:
         rig.start(name, "sink")
     rig.until_share_decided(0.3)
     rig.kill("one")
+    rig.fault_is_over()
+
+
+def older_ledger(rig: Rig) -> None:
+    """Let the sink run on a backup and on an empty ledger, in between on the right one."""
+    rig.start("worker", "worker", mode="slow 1", **SLOW)
+    rig.start("sink", "sink")
+    rig.until(lambda: rig.stored() > 0, "the ledger has usage records")
+    rig.retire("sink")
+    backup, empty = rig.folder / "backup.sqlite", rig.folder / "empty.sqlite"
+    shutil.copyfile(rig.folder / "ledger.sqlite", backup)
+    rig.run.done("ledger", "upgrade", RESMETER_LEDGER__URL=f"sqlite:///{empty}")
+    for older in (backup, empty):
+        before = rig.stored()
+        rig.start("sink", "sink")
+        rig.until(lambda before=before: rig.stored() > before, "the ledger goes on")  # type: ignore[misc]
+        rig.retire("sink")
+        wrong = rig.start("sink", "sink", RESMETER_LEDGER__URL=f"sqlite:///{older}")
+        rig.faults += 1
+        rig.until(lambda log=wrong.log: "deliveries_held" in log(), "the deliveries are held")  # type: ignore[misc]
+        rig.pause(5)
+        rig.retire("sink")
+    rig.retire("worker")
     rig.fault_is_over()
 
 

@@ -233,6 +233,12 @@ class Rig:
                 raise TimeoutError(f"waited {self._seconds_max:.0f} s: {what}")
             time.sleep(_PROBE_SECONDS)
 
+    def stored(self) -> int:
+        """Return how many usage records the ledger has."""
+        with connected(self.run.env["RESMETER_LEDGER__URL"]) as execute:
+            [(stored,)] = execute("SELECT count(*) FROM usage_record")
+        return int(stored)
+
     def until_share_decided(self, share: float) -> None:
         wanted = int(self.load.truth.records * share)
         self.until(lambda: self.run.committed() >= wanted, f"{share:.0%} is decided")

@@ -139,6 +139,12 @@ ROWS = (
         small_disk="worker",
     ),
     Row(
+        "older-ledger",
+        "The sink is started on a backup of its ledger, then on an empty one, and each time on the "
+        "right one again.",
+        billing_faults.older_ledger,
+    ),
+    Row(
         "stripe-500-before",
         "Stripe responds with 500 and has not counted the event.",
         stripe_fails("500_before"),
@@ -157,6 +163,16 @@ ROWS = (
         "stripe-hangs",
         "Stripe counts the event, and responds after the sink's timeout.",
         stripe_fails("slow", 4.0),
+    ),
+    Row(
+        "proxy-before",
+        "A proxy answers every second call in Stripe's place with a page of its own, 40 times.",
+        stripe_fails("foreign_before"),
+    ),
+    Row(
+        "proxy-after",
+        "The same, after the call has reached Stripe and counted.",
+        stripe_fails("foreign_after"),
     ),
     Row(
         "stripe-409",
