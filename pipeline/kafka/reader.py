@@ -55,7 +55,7 @@ class TopicReader:
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
         self.topic = topic
-        # Where to go on behind damage at (partition, offset); None: not at all.
+        # Where to continue after damage at (partition, offset); None: not at all.
         self.on_damage: Callable[[int, int], int | None] = lambda *_: None
         self.damages: dict[tuple[int, int], str] = {}  # what `records` has passed over
         self._servers = str(options["bootstrap.servers"])
@@ -160,7 +160,7 @@ class TopicReader:
     def _pass_damage(self, partition: int, offset: int, what: str) -> None:
         """Go on behind a damaged batch, where an operator has decided to step over it.
 
-        Never let the client go on by itself: it takes whatever bytes follow for a batch.
+        Never let the client continue by itself: it takes whatever bytes follow for a batch.
         """
         if (partition, offset) in self.damages:
             return  # the client has reported it a second time before it moved
