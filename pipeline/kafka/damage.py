@@ -16,7 +16,7 @@ def decided_end(settings: Settings, partition: int, offset: int) -> int | None:
 
     Raises:
         ConfigurationError: there is no changelog topic, or the broker rejects us.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     options = librdkafka_options(settings.kafka)
     decided = StepOvers()
@@ -37,7 +37,7 @@ def step_over_damage(
     Raises:
         ConfigurationError: there is no such partition, or the offsets are not in it, or the workers
             have passed them.
-        UnavailableError: no broker answers, or the decision was not acknowledged.
+        UnavailableError: no broker responds, or the decision was not acknowledged.
     """
     topics = settings.topics
     options = librdkafka_options(settings.kafka)

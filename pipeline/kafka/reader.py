@@ -50,7 +50,7 @@ class TopicReader:
 
     Raises:
         ConfigurationError: the topic does not exist, or the broker rejects us.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
@@ -108,7 +108,7 @@ class TopicReader:
         """Return each partition's first offset whose record is not older than a time, ms.
 
         Raises:
-            UnavailableError: no broker answers.
+            UnavailableError: no broker responds.
         """
         asked = [TopicPartition(self.topic, n, max(0, from_ms)) for n in self.bounds]
         try:
@@ -193,7 +193,7 @@ def committed_offsets(
     """Return the offset that a group has committed in each partition; 0 if there is none.
 
     Raises:
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     consumer = open_client(
         Consumer, {**librdkafka_options(kafka), "group.id": group, "log_level": 0}
