@@ -47,7 +47,9 @@ class Continuity:
         self._retry_seconds = retry_seconds
         self._lock = asyncio.Lock()  # a record and `look` may admit a partition at the same time
         self._next: dict[int, int] = {}  # partition → the offset to read next
-        self._foreign: set[int] = set()  # owned by another worker; we have not been notified yet
+        self._owned_elsewhere: set[int] = (
+            set()
+        )  # owned by another worker; we have not been notified yet
         # Partition → the offset to read next, and how many looks in a row found a problem there.
         self._suspected: dict[int, tuple[int, int]] = {}
 
@@ -67,7 +69,7 @@ class Continuity:
         for number in numbers:
             self._next.pop(number, None)
             self._suspected.pop(number, None)
-            self._foreign.discard(number)
+            self._owned_elsewhere.discard(number)
 
     def read(self, number: int, next_offset: int) -> None:
         """Note that this offset is next: the records before it were applied, or it is fetched again."""
@@ -87,7 +89,7 @@ class Continuity:
         """
         async with self._lock:
             known = self._next.get(partition.number)
-            if partition.number in self._foreign:
+            if partition.number in self._owned_elsewhere:
                 await asyncio.sleep(self._retry_seconds)
             elif known is None or found not in {None, known}:
                 await self._compare(partition, found)
@@ -103,7 +105,7 @@ class Continuity:
                 # Another worker has committed more than we know of: it owns the partition, and we
                 # have not been notified yet. Our states lack the records that it has read.
                 self._next.pop(number, None)
-                self._foreign.add(number)
+                self._owned_elsewhere.add(number)
                 return
             read_up_to = _read_up_to(partition, next_offset)
             basis = partition.basis or Basis()
@@ -130,7 +132,7 @@ class Continuity:
         return max(at or 0 for at in ours)
 
     async def _ask(self, number: int) -> tuple[TopicFacts, Bounds, int | None]:
-        """Ask until the broker answers; return topic, bounds and committed offset."""
+        """Ask until the broker responds; return topic, bounds and committed offset."""
         while True:
             # Ask for the offset first: the log can only grow meanwhile.
             committed = await self._log.committed_offsets()
