@@ -48,14 +48,20 @@ How to change. `CONTRIBUTING.md` has every step; "reference" is `docs/reference/
                       change alone: a replay must give the same bytes, and `tests/golden` holds them.
 
 Words. One word for one idea, in code, topics, metrics and docs.
-    altered           a meter event whose content is not the one that was planned; it is not sent.
+    acknowledge       Kafka confirms a write. An operator confirms that lost events are known: the
+                      alarm ends, and nothing else changes.
+    altered           a meter event that somebody changed in the ledger; it is not sent.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
+    basis             what the states of a partition rest on: the topic's id, its number of partitions,
+                      and the lost events that nobody has acknowledged. (In a plan file, `basis` is
+                      a digest of the ledger's records.)
     catalog           tenants, producers, policies and prices, as an operator wrote them.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
+    damaged           a batch of the log whose bytes changed on the broker's disk; its partition stops.
     dead letter       an event or record that was rejected, with the reason, in a topic of its own.
     delivery          a meter event on its way to Stripe: planned, sent, then delivered or rejected.
                       If its records cancel out, it is netted: nothing is sent.
@@ -64,35 +70,44 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
     event             one thing that happened in a conversation, as a chat service reports it.
     fold              the small state that the rules run on; a conversation keeps one.
-    foreign           a response that is not Stripe's: a proxy's, for example.
+    foreign           a response from something other than Stripe, such as a proxy. The call may have
+                      counted; the sink retries it.
     form bit          a bit of a stored state that makes a version refuse what it cannot read.
     grace period      how long after its window a worker waits for events that arrive late.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
-    hold              the ledger is outdated, so nothing is sent until an operator resumes.
+    halt              the sink stops calling Stripe until a restart: Stripe does not accept the key, or
+                      rejected too many meter events in a row.
+    hold              the sink delivers nothing because its ledger is outdated, until an operator resumes.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.
-    lease             a sink's exclusive hold on a meter event while it calls Stripe; it expires.
+    lease             a sink's exclusive right to call Stripe for a meter event; it expires.
     ledger            the database of what is owed and how it was billed; the authority on both.
+    lost              events that Kafka deleted before a worker read them.
     meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
     parked            owed, but the tenant has no Stripe customer yet.
     policy            the rules and prices of a tenant, in versions with effective dates.
     quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
     rejected          input that breaks the contract; also a meter event that Stripe never accepts.
-    release           send the units of a meter event again, under an identifier that names the old one.
+    release           an operator has the units of a meter event sent again, under an identifier that
+                      names the old one.
     replay            read the log and decide again; a rebill plan lists what that would change.
     reversal          a usage record of -1; it names the charge that it takes back.
+    rules             of a due time: what its policy version says about silence, with a checksum. A state
+                      stores them; a worker does not start if its files have other rules.
     seal              drop the history of a quiet conversation and keep its decision.
     settle            charge an answer whose window and grace period have passed in silence. An operator
-                      settles a meter event: its units count as billed.
+                      settles a meter event: its units count as billed, and it is not sent.
     state             a conversation as the changelog topic stores it.
+    step over         an operator gives up damaged records, so that their partition continues after them.
     supervisor        a process that runs several worker processes as one.
     tenant            our customer, who is billed: a workspace.
     throttled         Stripe responded 409 or 429: the call did not count, and the sink retries it.
                       Metrics and the ledger call throttled and unreached calls `refused`.
     timeline          the versions of a tenant's policy by effective date.
     transition        one step of a decision: +1 or -1, with its reason and evidence.
-    uncertain         a meter event that Stripe may have counted long ago; it is not sent again.
+    uncertain         a meter event that Stripe may have counted and may have forgotten: sending it
+                      could bill twice, so it waits until an operator releases or settles it.
     unreached         no connection to Stripe was made: the call did not count; the sink retries it.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
     watermark         a time up to which a partition has been read completely; timers wait for it.

@@ -2,8 +2,8 @@
 
 How to log: name the event by a constant such as `batch_delivered`, and pass facts as keyword
 arguments: ids, never the content of an event. Write one line for a unit of work, such as a batch,
-and none for a single record. `error` means that somebody must act. Lines of libraries that use
-`logging` have the same format, and so have librdkafka's; `lasting` holds back what repeats.
+and none for a single record that is valid. `error` means that somebody must act. Lines of libraries,
+librdkafka's too, have the same format; `lasting` holds back lines that repeat.
 """
 
 import logging
@@ -84,12 +84,12 @@ def configure(log: LogSettings) -> None:
 
 
 def writes_json(log: LogSettings) -> bool:
-    """Return whether the log is JSON lines, not columns for a person."""
+    """Return whether the log consists of JSON lines, and not of columns."""
     return log.format == "json" or (log.format == "auto" and not Console(stderr=True).is_terminal)
 
 
 def log_uncaught_exceptions() -> None:
-    """Log exceptions that nobody catches, of any thread, instead of printing them."""
+    """Log uncaught exceptions of all threads instead of printing them."""
 
     def log(
         kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
@@ -106,7 +106,7 @@ def log_uncaught_exceptions() -> None:
 
 
 def _soften(_: Any, __: str, event: EventDict) -> EventDict:
-    # A Kafka client logs each attempt as an error, and tries again by itself.
+    # A Kafka client logs each failed attempt as an error, and then retries by itself.
     if event.get("level") in {"error", "critical"} and is_of_library(str(event.get("logger"))):
         event["level"] = "warning"
     return event

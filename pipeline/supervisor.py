@@ -252,7 +252,7 @@ class SiblingProbe:
         return [
             f"process {process}: {reason}"
             for process, answer in answers.items()
-            for reason in (["does not answer"] if answer is None else answer["reasons"])
+            for reason in (["does not respond"] if answer is None else answer["reasons"])
         ]
 
     async def warnings(self) -> list[str]:

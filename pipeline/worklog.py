@@ -1,4 +1,4 @@
-"""Say in the log what a process did each minute, and when it becomes ready or stops to be."""
+"""Log what a process did each minute, and when it becomes ready or not ready."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ INTERVAL_SECONDS = 60.0
 
 
 class WorkLog:
-    """Log `worked` each minute: how far each counter has moved, and what else is true now."""
+    """Logs `worked` each minute: the increase of each counter, and the current facts."""
 
     def __init__(
         self,
@@ -52,16 +52,16 @@ class WorkLog:
 
 
 class ReadinessLog:
-    """Log `ready`, and `not_ready` with the reasons, when that changes."""
+    """Logs `ready`, and later `not_ready` with the reasons, each time that this changes."""
 
     def __init__(self, log: Any, now: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._now = now
-        self._reasons: list[str] | None = None  # of the line last logged; empty: it was `ready`
+        self._reasons: list[str] | None = None  # at the last update; empty: ready
         self._since = now()
 
     def update(self, problems: Sequence[str]) -> None:
-        """Take the problems of this moment; none means ready."""
+        """Log a line if readiness has changed. `problems` are the current ones; none means ready."""
         reasons = sorted(problems)
         was_ready = self._reasons is not None and not self._reasons
         if not reasons and not was_ready:

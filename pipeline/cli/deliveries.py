@@ -1,7 +1,6 @@
 """`resmeter deliveries`."""
 
 import asyncio
-import getpass
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,15 @@ import click
 import orjson
 
 from pipeline.cli import FOUND, CommandGroup
-from pipeline.cli.options import TIME, Opened, json_option, opened, tenant_option
+from pipeline.cli.options import (
+    TIME,
+    Opened,
+    decision_options,
+    json_option,
+    machine_user,
+    opened,
+    tenant_option,
+)
 from pipeline.cli.output import count_of, print_text, visible
 from pipeline.events.times import format_time
 from pipeline.ledger import decisions, reports
@@ -35,8 +42,8 @@ def command() -> None:
     """List, show, release and settle meter events that wait for you.
 
     A meter event waits if Stripe rejected it, if it is uncertain whether Stripe counted it, or if
-    somebody altered it. To release it is to send its units again, under a new identifier that names
-    the old one. To settle it is to record its units as billed.
+    somebody altered it in the ledger. `release` sends its units again, under a new identifier that
+    names the old one. `settle` records its units as billed.
 
     \b
     Example:
@@ -64,7 +71,7 @@ def _selection(function: Any) -> Any:
             "since_ms",
             type=TIME,
             metavar="TIME",
-            help="Only if it came into its state at this time or later.",
+            help="Only if its state changed at this time or later.",
         ),
     ]
     for option in reversed(options):
@@ -81,7 +88,7 @@ def _selection(function: Any) -> Any:
 def list_(
     states: tuple[State, ...], tenant_id: str | None, since_ms: int | None, *, as_json: bool
 ) -> None:
-    """List the meter events that wait for you, those that wait longest first.
+    """List the meter events that wait for you, those that have waited longest first.
 
     \b
     Example:
@@ -122,7 +129,7 @@ def _members(waiting: WaitingEvent) -> dict[str, object]:
 
 
 def _listed(found: Sequence[WaitingEvent]) -> Iterator[str]:
-    """Yield a header and, for each meter event, its figures, its identifier and its last call."""
+    """Yield a header, and three lines for each meter event: figures, identifier, last call."""
     if found:
         yield f"{'state':<9}  {'tenant':<22}  {'units':>7}  {'hour':<13}  {'since':<16}"
     for waiting in found:
@@ -146,10 +153,11 @@ def _short(ms: int) -> str:
     "--stripe", "asks_stripe", is_flag=True, help="Also ask Stripe for its sum of the hour."
 )
 def show(identifiers: tuple[str, ...], *, asks_stripe: bool) -> None:
-    """Show meter events with every call, and what was decided about them.
+    """Show meter events with every call and every decision about them.
 
-    With --stripe, compare Stripe's sum of the customer, meter and hour with what the ledger has
-    delivered: an uncertain meter event was counted if Stripe has its units in addition.
+    With --stripe, also compare Stripe's sum for the customer, meter and hour with the units that the
+    ledger has delivered. If Stripe's sum is higher by the units of an uncertain meter event, Stripe
+    has counted it.
 
     \b
     Example:
@@ -210,15 +218,14 @@ def _at_stripe(work: Opened, event: MeterEvent) -> str:
 
 
 def _deciding(function: Any) -> Any:
-    """Add the options of a decision."""
+    """Add what `release` and `settle` have in common."""
     options: list[Callable[[Any], Any]] = [
         click.argument("identifiers", nargs=-1, metavar="[IDENTIFIER...]"),
         _selection,
+        decision_options("the ledger", needed_by="--apply needs it."),
         click.option(
-            "--who", metavar="NAME", help="Who decides; the user of this machine if not set."
+            "--apply", is_flag=True, help="Store the decision. Without --apply, nothing changes."
         ),
-        click.option("--reason", metavar="TEXT", help="Why; kept in the ledger. --apply needs it."),
-        click.option("--apply", is_flag=True, help="Do it. Without --apply, nothing changes."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -230,14 +237,14 @@ def _deciding(function: Any) -> Any:
 @click.option(
     "--stripe-checked",
     is_flag=True,
-    help="You have compared Stripe's sums: Stripe has not counted these units.",
+    help="You have compared Stripe's sums, and Stripe has not counted these units.",
 )
 @click.option(
     "--bill-at",
     "bill_at_ms",
     type=TIME,
     metavar="TIME",
-    help="Bill them at this time, if Stripe no longer takes their own: it takes 35 days.",
+    help="Bill them at this time. Stripe rejects usage whose own time is over 35 days ago.",
 )
 def release(
     identifiers: tuple[str, ...],
@@ -248,9 +255,9 @@ def release(
 ) -> None:
     """Send the units of meter events again, under a new identifier that names the old one.
 
-    They go to the customer and the meter that the tenant file has today. The sink sends them at its
-    next flush. A meter event that Stripe may have counted is left unless you say --stripe-checked:
-    otherwise it could be billed twice. It is safe to repeat. Exit status 3: some are left.
+    The sink sends them at its next flush, to the customer and the meter that the tenant file has
+    today. Without --stripe-checked, the command leaves meter events that Stripe may have counted,
+    because they could be billed twice. It is safe to repeat. Exit status 3: some are left.
 
     \b
     Example:
@@ -266,8 +273,8 @@ def release(
 def settle(identifiers: tuple[str, ...], **options: Any) -> None:
     """Record the units of meter events as billed; they are not sent again.
 
-    For units that Stripe has counted, or that you have billed by hand. It is safe to repeat. Exit
-    status 3: some are left.
+    Use it for units that Stripe has counted, or that you have billed by hand. It is safe to repeat.
+    Exit status 3: some are left.
 
     \b
     Example:
@@ -294,13 +301,15 @@ def _decide(
 
     filters = bool(states) or tenant_id is not None or since_ms is not None
     if bool(identifiers) == filters:
-        raise click.UsageError("name meter events, or choose them by --state, --tenant and --since")
+        raise click.UsageError(
+            "give identifiers, or select meter events by --state, --tenant and --since"
+        )
     if apply and not (reason or "").strip():
         raise click.UsageError("--apply needs --reason: it is kept in the ledger")
     decision = Decision(
         action=action,
         at=int(time.time() * 1000),
-        who=who or _user(),
+        who=who or machine_user(),
         reason=reason or "",
         stripe_checked=stripe_checked,
         bill_at=bill_at,
@@ -330,18 +339,11 @@ def _decide(
                 print_text(f"{'ok' if is_new else 'earlier':<9} {what}: {_words(result)}", " " * 10)
     past = {"release": "released", "settle": "settled"}[action]
     would = "" if apply else "would be "
-    end = "" if apply else "; --apply does it"
+    end = "" if apply else "; add --apply to do it"
     click.echo(f"{count_of(done, 'meter event')} {would}{past}, {count_of(units, 'unit')}{end}")
     if left:
         click.echo(f"{left:,} left")
         sys.exit(FOUND)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError) as error:
-        raise click.UsageError("this machine's user has no name: say --who") from error
 
 
 def _words(decided: Decided) -> str:

@@ -63,7 +63,7 @@ def command(port: int, check: str, timeout_seconds: float) -> None:
             raise UnavailableError(f"{url}: {_why(error)}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise UnavailableError(f"{url} does not answer: {reason}") from error
+        raise UnavailableError(f"{url} does not respond: {reason}") from error
 
 
 def _why(error: urllib.error.HTTPError) -> str:

@@ -1,6 +1,5 @@
 """`resmeter ledger`."""
 
-import getpass
 import sys
 import time
 
@@ -9,7 +8,7 @@ from rich.table import Table
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.cli import FOUND, CommandGroup
-from pipeline.cli.options import configured, opened
+from pipeline.cli.options import configured, decision_options, machine_user, opened
 from pipeline.cli.output import count_of, print_table
 from pipeline.errors import UnavailableError
 from pipeline.events.times import format_time
@@ -62,17 +61,16 @@ def _check() -> None:
     "--never-sent",
     "said",
     flag_value="never_sent",
-    help="What this ledger does not know as delivered was never sent: send all of it.",
+    help="The missing units were never sent: send them.",
 )
 @click.option(
     "--perhaps-sent",
     "said",
     flag_value="perhaps_sent",
-    help="It may have been sent: send nothing of it before you have compared it with Stripe.",
+    help="The missing units may have been sent: send none before you have compared them with Stripe.",
 )
-@click.option("--reason", metavar="TEXT", help="Why you know; the ledger keeps it.")
-@click.option("--who", metavar="NAME", help="Who says so; the user of this machine if not set.")
-def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
+@decision_options("the ledger", needed_by="--never-sent and --perhaps-sent need it.")
+def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
     """Resume deliveries that are held because the ledger is outdated.
 
     A sink holds all deliveries if its ledger is behind the offsets that its group committed: a
@@ -81,9 +79,10 @@ def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
     twice. If the newer ledger still exists, point RESMETER_LEDGER__URL to it: then this command is
     not needed.
 
-    If the newer ledger is lost, answer --perhaps-sent once the sink has read everything again. The
-    units that it may have sent become uncertain meter events: compare each with Stripe and release
-    or settle it (`resmeter deliveries`). New usage is delivered as always.
+    If the newer ledger is lost, wait until the sink has read everything again, then resume with
+    --perhaps-sent. The units that the lost ledger may have sent become uncertain meter events:
+    compare each with Stripe, and release or settle it (`resmeter deliveries`). New usage is
+    delivered as always.
 
     Without options, the command shows what is held and changes nothing. The exit status is 3 while
     deliveries are held.
@@ -108,14 +107,16 @@ def _resume(said: Answer | None, reason: str | None, who: str | None) -> None:
             )
             sys.exit(FOUND)
         if not reason:
-            raise click.UsageError("say why with --reason: the ledger keeps it for audits")
+            raise click.UsageError("say why with --reason: it is kept in the ledger")
         now_ms = int(time.time() * 1000)
         uncertain = _doubt(ledger, tenants, held, now_ms) if said == "perhaps_sent" else 0
-        holds.answer(ledger, said, who=who or getpass.getuser(), reason=reason, now_ms=now_ms)
-        click.echo(f"deliveries resume: {count_of(len(held), 'partition')} answered", err=True)
+        holds.answer(ledger, said, who=who or machine_user(), reason=reason, now_ms=now_ms)
+        click.echo(
+            f"deliveries resume: {count_of(len(held), 'partition')} no longer held", err=True
+        )
         if uncertain:
             click.echo(
-                f"{count_of(uncertain, 'meter event')} uncertain: compare with Stripe, see "
+                f"{count_of(uncertain, 'meter event')} uncertain: compare with Stripe; see "
                 "`resmeter deliveries list --state uncertain`",
                 err=True,
             )

@@ -1,5 +1,6 @@
 """Option types, options that several commands share, and what a command opens before it works."""
 
+import getpass
 import re
 from calendar import monthrange
 from collections.abc import Callable, Iterator
@@ -134,6 +135,48 @@ def tenant_option(help_text: str) -> Callable[[Command], Command]:
 def json_option(help_text: str) -> Callable[[Command], Command]:
     """Add --json; the command gets `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help=help_text)
+
+
+def decision_options(
+    kept_in: str, *, required: bool = False, needed_by: str = ""
+) -> Callable[[Command], Command]:
+    """Add --who and --reason, for a command that stores a decision.
+
+    Args:
+        kept_in: what stores them: "the ledger".
+        required: both must be given. Otherwise `machine_user` is the default of --who.
+        needed_by: completes the help of --reason: what needs it.
+    """
+    default = "" if required else " The user of this machine if not set."
+    needed = f" {needed_by}" if needed_by else ""
+
+    def decorate(function: Command) -> Command:
+        for option in (
+            click.option(
+                "--reason",
+                metavar="TEXT",
+                required=required,
+                help=f"Why; kept in {kept_in}.{needed}",
+            ),
+            click.option(
+                "--who",
+                metavar="NAME",
+                required=required,
+                help=f"Who decides; kept in {kept_in}.{default}",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def machine_user() -> str:
+    """Return the name of this machine's user, for --who."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError) as error:
+        raise click.UsageError("this machine's user has no name: give --who") from error
 
 
 wait_option = click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import MISUSED, CommandGroup
-from pipeline.cli.options import POSITION
+from pipeline.cli.options import POSITION, decision_options
 from pipeline.cli.output import count_of
 from pipeline.config import load_settings
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.group("topics", cls=CommandGroup)
 def command() -> None:
-    """Create or check the Kafka topics that the settings name, and acknowledge losses.
+    """Create or check the topics, acknowledge lost events, and step over damaged ones.
 
     \b
     Example:
@@ -47,7 +47,7 @@ def create() -> None:
 def check() -> None:
     """Check that the topics exist with the configuration that resmeter needs, now and later.
 
-    The check lists every problem. Exit status 2: there is a problem.
+    The command lists every problem. Exit status 2: there are problems.
 
     \b
     Example:
@@ -59,25 +59,31 @@ def check() -> None:
 
 
 @command.command("acknowledge")
-@click.option("--partition", type=click.IntRange(min=0), required=True, help="Of the events topic.")
+@click.option(
+    "--partition",
+    type=click.IntRange(min=0),
+    required=True,
+    metavar="NUMBER",
+    help="The partition of the events topic.",
+)
 @click.option(
     "--until",
     type=click.IntRange(min=1),
     required=True,
-    help="The offset after the last lost record, as the worker's log and alarm name it.",
+    metavar="OFFSET",
+    help="The offset after the last lost record, as in the worker's log (`records_lost`).",
 )
-@click.option("--who", required=True, help="Your name: it stays in the changelog.")
-@click.option("--reason", required=True, help="What was lost and what became of it.")
+@decision_options("the changelog topic", required=True)
 def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
-    """Acknowledge that records were lost before a worker read them.
+    """Acknowledge that Kafka deleted events before a worker read them.
 
-    The worker that has the partition logs who did and why, keeps it in the changelog, and sets
-    `resmeter_events_lost` back to 0. Nothing else changes: lost records are not billed.
+    The worker of the partition logs who acknowledged the loss and why, keeps both in the changelog
+    topic, and sets `resmeter_events_lost` to 0. Nothing else changes: the lost events are not billed.
 
     \b
     Example:
       resmeter topics acknowledge --partition 3 --until 52110 --who ada \\
-        --reason "retention was 1 day for an hour; the producer sent them again"
+        --reason "retention was 1 day; the producer sent them again"
     """
     from pipeline.kafka.positions import acknowledge_loss
 
@@ -85,7 +91,7 @@ def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
     given = acknowledge_loss(settings, partition, until, who, reason)
     click.echo(
         f"acknowledged: {settings.topics.events}[{partition}] before offset {given.until}, by "
-        f"{given.who}; the worker takes it over within seconds",
+        f"{given.who}; a running worker stores it within seconds",
         err=True,
     )
 
@@ -98,22 +104,20 @@ def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
     type=click.IntRange(min=1),
     required=True,
     metavar="OFFSET",
-    help="Where workers go on: the offset after the last damaged record.",
+    help="Where workers continue: the offset after the last damaged record.",
 )
-@click.option("--who", required=True, metavar="NAME", help="Who decides this.")
-@click.option("--reason", required=True, metavar="TEXT", help="Why the records are given up.")
+@decision_options("the changelog topic", required=True)
 def step_over(position: tuple[int, int], end_offset: int, who: str, reason: str) -> None:
-    """Give up damaged records of the events topic, so that their partition goes on.
+    """Give up damaged records of the events topic, so that their partition continues.
 
-    A worker stops a partition at a batch whose checksum does not match: its disk has changed it.
-    First try to restore the partition from a replica. PARTITION:OFFSET and --to are in the worker's
-    log (`partition_damaged`) and in its /health/ready. Restart the workers afterwards: they read
-    the decision when they start, and pass over damaged batches alone, never over intact ones. The
-    decision stays in the changelog topic, with who and why.
+    A worker stops a partition at a damaged batch: its bytes have changed on the broker's disk. First
+    try to restore the partition from a replica. The worker's log (`partition_damaged`) and
+    /health/ready have PARTITION:OFFSET and --to. Restart the workers afterwards: they read the
+    decision when they start. They step over damaged batches only, never over intact ones.
 
     \b
     Example:
-      resmeter topics step-over 3:90211 --to 90480 --who ann --reason "bad disk"
+      resmeter topics step-over 3:90211 --to 90480 --who ada --reason "bad disk"
     """
     from pipeline.kafka.damage import step_over_damage
 
@@ -122,8 +126,8 @@ def step_over(position: tuple[int, int], end_offset: int, who: str, reason: str)
     step_over_damage(settings, partition, first_offset, end_offset, by=who, reason=reason)
     lost = count_of(end_offset - first_offset, "offset")
     click.echo(
-        f"{settings.topics.events}[{partition}]: workers step over {lost}, {first_offset} to "
-        f"{end_offset - 1}, where these are damaged; restart the workers",
+        f"{settings.topics.events}[{partition}]: workers step over damaged batches in {lost}, "
+        f"{first_offset} to {end_offset - 1}; restart the workers",
         err=True,
     )
 

@@ -1,7 +1,7 @@
-"""Guess which member was meant by a name that nothing reads. Pure.
+"""Guess which member a producer meant by an unknown name. Pure.
 
-Unknown members are kept and ignored, so a misspelt one does nothing, without a word. A hint names it
-beside the known member that is missing. Hints are for people: they change no verdict.
+Unknown members are ignored without a message, so a misspelt member has no effect. A hint names it and
+the known member that it resembles. Hints are for people: they never decide whether an event is valid.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -22,7 +22,7 @@ _NAMES_MAX = 50  # of one object
 
 
 def missing(name: str, known: Collection[str], present: Iterable[str]) -> str:
-    """Return a hint if a member that is missing seems to be there under another name."""
+    """Return a hint if a missing member seems to be present under a misspelt name; otherwise ""."""
     for found in list(present)[:_NAMES_MAX]:
         if found not in known and _meant(found, (name,)):
             return f"; there is {found[:60]!r}: did you mean {name!r}?"
@@ -30,14 +30,14 @@ def missing(name: str, known: Collection[str], present: Iterable[str]) -> str:
 
 
 def missing_attribute(name: str, attributes: Mapping[str, object]) -> str:
-    """Return a hint for an attribute that is missing."""
+    """Return a hint for a missing attribute; "" if there is none."""
     return missing(name, _ATTRIBUTES, attributes)
 
 
 def ignored_members(attributes: Mapping[str, object], data: object) -> list[str]:
-    """Return a hint for each unknown member whose name is like that of an optional one.
+    """Return a hint for each unknown member whose name resembles that of an optional member.
 
-    A member that is there under its own name, too, is not meant by another name.
+    An optional member that is present under its own name gets no hint.
     """
     found = _ignored("", attributes, _ATTRIBUTES, _OPTIONAL_ATTRIBUTES)
     name = attributes.get("type")
@@ -66,7 +66,7 @@ def _ignored(
 def _meant(name: str, known: tuple[str, ...]) -> str:
     """Return the known name that is closest to a name; empty if none is close."""
     spelt = name[:60].lower()
-    # Hardly anybody misspells the first letter, and comparing all others would take long.
+    # The first letter is rarely misspelt, and comparing with every known name would be slow.
     likely = [each for each in known if each[:1] == spelt[:1]]
     close = get_close_matches(spelt, likely, 1, _CLOSENESS_MIN)
     return close[0] if close else ""

@@ -1,9 +1,9 @@
-"""What will break later in topics that work today, each with what to run. Pure."""
+"""Find what will break later in topics that work today, and say which command fixes it. Pure."""
 
 from collections.abc import Mapping
 
 _DAY_MS = 86_400_000
-_STRIPE_DAYS = 35  # Stripe takes usage up to this age, so a bill may be corrected until then
+_STRIPE_DAYS = 35  # Stripe accepts usage up to this age, so a bill may be corrected until then
 _STATE_BYTES_MAX = 16_000_000  # the largest request that a worker writes to the changelog
 
 
@@ -14,8 +14,8 @@ def partition_problems(
 
     Args:
         events: name and number of partitions.
-        changelog: the same.
-        wanted: the setting.
+        changelog: name and number of partitions.
+        wanted: the number of partitions in the settings.
     """
     (name, count), (states, states_count) = events, changelog
     if count > states_count:
@@ -24,8 +24,8 @@ def partition_problems(
                 f"topic {name} has {count} partitions, and the changelog {states} has {states_count}: "
                 f"partitions were added to {name}. A conversation's new events may be in another "
                 f"partition than its history. Do not add partitions to {states}, and do not change "
-                "RESMETER_TOPICS__PARTITIONS: both make it worse. Stop the producers and move to a new "
-                "topic: docs/operate/runbooks/ResmeterLogIsAnother.md"
+                "RESMETER_TOPICS__PARTITIONS: both would split more conversations. Stop the producers "
+                "and move to a new topic: docs/operate/another-log.md"
             )
         ]
     if count < states_count:
@@ -51,10 +51,10 @@ def partition_problems(
 def events_problems(
     name: str, config: Mapping[str, str], timestamps: str, seal_after_days: int, alter: str
 ) -> list[str]:
-    """Return what will lose events: retention by time or size that is too short.
+    """Return why events will be lost: retention by time that is too short, or retention by size.
 
     Args:
-        name: of the events topic.
+        name: the events topic.
         config: its configuration.
         timestamps: `CreateTime` or `LogAppendTime`, as the settings say.
         seal_after_days: the worker's setting.
@@ -86,27 +86,27 @@ def events_problems(
 
 
 def changelog_problems(name: str, config: Mapping[str, str], alter: str) -> list[str]:
-    """Return why a worker cannot write a large state: it would end, and end again at each start."""
+    """Return why a worker cannot write a large state: it would exit, and again after each start."""
     size = int(config.get("max.message.bytes", _STATE_BYTES_MAX))
     if size >= _STATE_BYTES_MAX:
         return []
     return [
         (
             f"topic {name}: max.message.bytes is {size}, but the state of a long conversation may need "
-            f"up to {_STATE_BYTES_MAX}: the worker would end at it, and at each start again. Run "
+            f"up to {_STATE_BYTES_MAX}: the worker would exit there, and again after each start. Run "
             f"`{alter} max.message.bytes={_STATE_BYTES_MAX}`"
         )
     ]
 
 
 def replica_problems(name: str, config: Mapping[str, str], replicas: int, alter: str) -> list[str]:
-    """Return why an acknowledged record may be lost although the topic has replicas."""
+    """Return why a topic with replicas may lose an acknowledged record, or acknowledge none."""
     in_sync = int(config.get("min.insync.replicas", 1))
     if replicas >= 3 and in_sync < 2:
         return [
             (
-                f"topic {name}: min.insync.replicas is {in_sync} of {replicas} replicas: a write that "
-                "one broker has acknowledged is lost with its disk. Run "
+                f"topic {name}: min.insync.replicas is {in_sync} of {replicas} replicas: if a broker's disk "
+                "fails, writes that only this broker has acknowledged are lost. Run "
                 f"`{alter} min.insync.replicas=2`"
             )
         ]
@@ -121,15 +121,15 @@ def replica_problems(name: str, config: Mapping[str, str], replicas: int, alter:
 
 
 def replica_warnings(replicas: Mapping[str, int]) -> list[str]:
-    """Return a warning for topics with fewer than three replicas: fine on one machine only."""
+    """Return a warning for topics with fewer than three replicas, which is only right in development."""
     few = {name: count for name, count in replicas.items() if count < 3}
     if not few:
         return []
     listed = ", ".join(f"{name} ({count})" for name, count in few.items())
     return [
         (
-            f"fewer than 3 replicas: {listed}. What a broker has acknowledged is lost with its disk. In "
-            "production set RESMETER_TOPICS__REPLICATION_FACTOR=3 before `resmeter topics create`; for "
+            f"fewer than 3 replicas: {listed}. If a broker's disk fails, acknowledged records may be lost. "
+            "In production set RESMETER_TOPICS__REPLICATION_FACTOR=3 before `resmeter topics create`; for "
             "existing topics run kafka-reassign-partitions.sh"
         )
     ]

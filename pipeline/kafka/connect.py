@@ -89,7 +89,7 @@ def list_topics(
 
     Raises:
         ConfigurationError: the brokers reject us, or we reject them; the message says why.
-        KafkaException: no broker answers within `seconds`.
+        KafkaException: no broker responds within `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:

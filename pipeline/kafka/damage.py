@@ -12,11 +12,11 @@ from pipeline.kafka.writer import TopicWriter
 
 
 def decided_end(settings: Settings, partition: int, offset: int) -> int | None:
-    """Return where to go on behind damage at an offset of the events topic; None: nobody has decided.
+    """Return where to continue after damage at an offset of the events topic; None if undecided.
 
     Raises:
         ConfigurationError: there is no changelog topic, or the broker rejects us.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     options = librdkafka_options(settings.kafka)
     decided = StepOvers()
@@ -30,15 +30,14 @@ def decided_end(settings: Settings, partition: int, offset: int) -> int | None:
 def step_over_damage(
     settings: Settings, partition: int, first_offset: int, end_offset: int, *, by: str, reason: str
 ) -> StepOver:
-    """Let workers go on at `end_offset` when they meet damage from `first_offset` on; return the decision.
+    """Let workers step over damaged batches from `first_offset` to `end_offset`; return the decision.
 
-    A worker follows it only where it meets a damaged batch: an intact one is never passed over. It
-    reads the decision when it starts.
+    A worker reads the decision when it starts. It steps over damaged batches only.
 
     Raises:
         ConfigurationError: there is no such partition, or the offsets are not in it, or the workers
             have passed them.
-        UnavailableError: no broker answers, or the decision was not acknowledged.
+        UnavailableError: no broker responds, or the decision was not acknowledged.
     """
     topics = settings.topics
     options = librdkafka_options(settings.kafka)

@@ -1,7 +1,7 @@
-"""Choose the partition of a key as Kafka's clients do, and check where a record is. Pure.
+"""Choose the partition of a key as Kafka's clients do, and check which partition a record is on. Pure.
 
-A conversation stays on one partition only if all producers choose it in the same way. Kafka's Java
-clients use murmur2. librdkafka, and so `confluent-kafka`, uses CRC-32 unless it is configured
+A conversation stays on one partition only if all producers use the same partitioner. Kafka's Java
+clients use murmur2. librdkafka, and therefore `confluent-kafka`, uses CRC-32 by default
 (`consistent_random`).
 """
 
@@ -20,10 +20,10 @@ _SEED = 0x9747B28C
 _M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
-# murmur2 in Python takes microseconds. Of a partition's new conversations, the first are checked
-# all, and later a part of them: that is enough to see a second partitioner.
-_CHECKED_ALL = 1_000
-_CHECKED_PART = 64
+# murmur2 in Python takes microseconds. So check the first 1,000 new conversations of a partition, and
+# then one of 64: that is enough to notice a second partitioner.
+_CHECKED_FIRST = 1_000
+_CHECKED_ONE_OF = 64
 
 
 def murmur2(key: bytes) -> int:
@@ -58,12 +58,12 @@ def agreement(key: bytes, partition: int, partitions: int) -> Agreement:
 
 
 class KeyCheck:
-    """Checks the keys of one partition.
+    """Checks whether the keys of one partition belong there.
 
     Args:
         setting: `observe`, or the partitioner that is enforced.
         partition: the partition's number.
-        partitions: of the topic.
+        partitions: the number of partitions of the topic.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class KeyCheck:
         self._new = 0
 
     def misplaced(self, key: bytes) -> Rejected | None:
-        """Return what is wrong if a partitioner is enforced and puts the key elsewhere."""
+        """Return a rejection if a partitioner is enforced and puts the key on another partition."""
         if self._setting == "observe":
             return None
         expected = _partition_of(key, self._partitions, self._setting)
@@ -91,24 +91,24 @@ class KeyCheck:
         )
 
     def check(self, key: bytes, observed: dict[Agreement, int], is_new: bool) -> Rejected | None:
-        """Return what is wrong with a key if a partitioner is enforced; count it otherwise.
+        """Return a rejection as `misplaced` does; if no partitioner is enforced, count new keys.
 
         Args:
-            key: of a record of this partition.
-            observed: counts of new conversations, by the partitioners that put their keys here.
+            key: the key of a record on this partition.
+            observed: counts of new conversations, by the partitioners that put their keys here; updated.
             is_new: the key is that of a new conversation.
         """
         if self._setting != "observe":
             return self.misplaced(key)
         if is_new:
             self._new += 1
-            if self._new <= _CHECKED_ALL or not self._new % _CHECKED_PART:
+            if self._new <= _CHECKED_FIRST or not self._new % _CHECKED_ONE_OF:
                 used = agreement(key, self._partition, self._partitions)
                 observed[used] = observed.get(used, 0) + 1
         return None
 
 
-# What to set: in librdkafka and in Java.
+# What to set in librdkafka; the Java default.
 NAMES: dict[Partitioner, str] = {
     "murmur2": "murmur2 (librdkafka: partitioner=murmur2_random; the default of Java's clients)",
     "crc32": "crc32 (librdkafka: partitioner=consistent_random, its default)",

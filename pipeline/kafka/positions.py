@@ -1,4 +1,4 @@
-"""Ask where the partitions of topics begin and end, and what operators have acknowledged."""
+"""Read where partitions begin and end, and read and write what operators acknowledge."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,13 +37,13 @@ _decode = msgspec.json.Decoder(Acknowledgement).decode
 
 
 class Positions:
-    """Ask the brokers about topics, on a connection of its own: no fetch delays the answer."""
+    """Asks the brokers about topics, on a separate connection: no fetch delays the response."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
         self._client = open_client(AdminClient, {**librdkafka_options(kafka), **silent_options()})
 
     async def bounds(self, topic: str, partitions: Iterable[int]) -> dict[int, Bounds]:
-        """Return the bounds of partitions. A partition whose leader does not answer is missing."""
+        """Return the bounds of the partitions whose leaders respond."""
         numbers = list(partitions)
         if not numbers:
             return {}
@@ -59,7 +59,7 @@ class Positions:
         }
 
     async def topic(self, topic: str) -> TopicFacts | None:
-        """Return the facts of a topic; None if it does not exist, or no broker answers."""
+        """Return the facts of a topic; None if it does not exist, or no broker responds."""
         futures = self._client.describe_topics(
             TopicCollection([topic]), request_timeout=_TIMEOUT_SECONDS
         )
@@ -77,9 +77,9 @@ class Positions:
         )
 
     async def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
-        """Return the offsets after the last records, those of open transactions included.
+        """Return the offset after each partition's last record, committed or not.
 
-        Wait until each partition's leader has answered.
+        Wait until the leader of each partition has responded.
         """
         wanted, ends = set(partitions), dict[int, int]()
         while missing := wanted - ends.keys():
@@ -90,14 +90,14 @@ class Positions:
         return ends
 
     async def committed(self, group: str, topic: str) -> dict[int, int] | None:
-        """Return a group's committed offsets by partition; None if no broker answers."""
+        """Return a group's committed offsets by partition; None if no broker responds."""
         places = await self._places(group)
         if places is None:
             return None
         return {place.partition: place.offset for place in places if place.topic == topic}
 
     async def acknowledged(self, group: str, topic: str) -> dict[int, Acknowledgement]:
-        """Return what operators have acknowledged in the last days, by partition."""
+        """Return the last acknowledgement of each partition that Kafka still has."""
         return {
             place.partition: _decode(place.metadata)
             for place in await self._places(acknowledging_group(group)) or []
@@ -105,7 +105,7 @@ class Positions:
         }
 
     async def _places(self, group: str) -> list[TopicPartition] | None:
-        """Return where a group has committed offsets; None if no broker answers."""
+        """Return a group's committed offsets of all topics; None if no broker responds."""
         futures: Mapping[str, Future[Any]] = self._client.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group)], request_timeout=_TIMEOUT_SECONDS
         )
@@ -126,16 +126,16 @@ class Positions:
         futures = self._client.list_offsets(
             asked, isolation_level=isolation, request_timeout=_TIMEOUT_SECONDS
         )
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(asyncio.wrap_future(future) for future in futures.values()), return_exceptions=True
         )
         offsets: dict[int, int] = {}
-        for place, answer in zip(futures, answers, strict=True):
-            if isinstance(answer, KafkaException):
-                continue  # its leader is moving or away
-            if isinstance(answer, BaseException):
-                raise answer
-            offsets[place.partition] = answer.offset
+        for place, response in zip(futures, responses, strict=True):
+            if isinstance(response, KafkaException):
+                continue  # the partition has no leader now, or cannot reach it
+            if isinstance(response, BaseException):
+                raise response
+            offsets[place.partition] = response.offset
         return offsets
 
 
@@ -161,10 +161,10 @@ class EventsLog:
 
 
 def acknowledging_group(group: str) -> str:
-    """Return the group whose committed offsets say what operators have acknowledged.
+    """Return the group whose committed offsets are what operators have acknowledged.
 
-    It has no members, so an operator may commit to it while the workers run. Kafka forgets its
-    offsets after a week by default; a worker takes them into its changelog within seconds.
+    The group has no members, so a command can commit to it while the workers run. Kafka deletes its
+    offsets after a week by default; a worker copies them to its changelog within seconds.
     """
     return f"{group}.acknowledged"
 
@@ -172,11 +172,11 @@ def acknowledging_group(group: str) -> str:
 def acknowledge_loss(
     settings: Settings, partition: int, until: int, who: str, reason: str
 ) -> Acknowledgement:
-    """Tell the workers that an operator knows of a partition's lost records; return what was stored.
+    """Store that an operator acknowledges a partition's lost records, and return what was stored.
 
     Raises:
         ConfigurationError: the partition does not exist, or Kafka still has some of the records.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     topic, group = settings.topics.events, settings.worker.group
     facts, bounds = asyncio.run(_facts_and_bounds(settings.kafka, topic, partition))
@@ -190,7 +190,7 @@ def acknowledge_loss(
             [f"{topic} has no partition {partition}: it has 0 to {facts.partitions - 1}"]
         )
     if bounds is None:
-        raise UnavailableError(f"the leader of {topic}[{partition}] does not answer; try again")
+        raise UnavailableError(f"the leader of {topic}[{partition}] does not respond; try again")
     if until > bounds.low:
         raise ConfigurationError(
             [
@@ -216,7 +216,7 @@ def acknowledge_loss(
         consumer.commit(offsets=[place], asynchronous=False)
     except KafkaException as error:
         raise UnavailableError(
-            f"Kafka at {settings.kafka.bootstrap_servers} has not stored it: "
+            f"Kafka at {settings.kafka.bootstrap_servers} did not store the acknowledgement: "
             f"{error.args[0].str()}; check that the user may read the group "
             f"{acknowledging_group(group)}, and try again"
         ) from error

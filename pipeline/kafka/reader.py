@@ -50,12 +50,12 @@ class TopicReader:
 
     Raises:
         ConfigurationError: the topic does not exist, or the broker rejects us.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
 
     def __init__(self, options: Mapping[str, str | int | float | bool], topic: str) -> None:
         self.topic = topic
-        # Where to go on behind damage at (partition, offset); None: not at all.
+        # Where to continue after damage at (partition, offset); None: not at all.
         self.on_damage: Callable[[int, int], int | None] = lambda *_: None
         self.damages: dict[tuple[int, int], str] = {}  # what `records` has passed over
         self._servers = str(options["bootstrap.servers"])
@@ -108,7 +108,7 @@ class TopicReader:
         """Return each partition's first offset whose record is not older than a time, ms.
 
         Raises:
-            UnavailableError: no broker answers.
+            UnavailableError: no broker responds.
         """
         asked = [TopicPartition(self.topic, n, max(0, from_ms)) for n in self.bounds]
         try:
@@ -160,7 +160,7 @@ class TopicReader:
     def _pass_damage(self, partition: int, offset: int, what: str) -> None:
         """Go on behind a damaged batch, where an operator has decided to step over it.
 
-        Never let the client go on by itself: it takes whatever bytes follow for a batch.
+        Never let the client continue by itself: it takes whatever bytes follow for a batch.
         """
         if (partition, offset) in self.damages:
             return  # the client has reported it a second time before it moved
@@ -193,7 +193,7 @@ def committed_offsets(
     """Return the offset that a group has committed in each partition; 0 if there is none.
 
     Raises:
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     consumer = open_client(
         Consumer, {**librdkafka_options(kafka), "group.id": group, "log_level": 0}

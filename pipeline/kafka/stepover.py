@@ -55,6 +55,6 @@ class StepOvers:
         return True
 
     def end_after(self, offset: int) -> int | None:
-        """Return where to go on behind damage at an offset; None: nobody has decided that."""
+        """Return where to continue after damage at an offset; None if nobody has decided."""
         ends = [end for first, end in self._ends.items() if first <= offset < end]
         return max(ends, default=None)

@@ -94,7 +94,7 @@ class TopicAdmin:
     """The parts of Kafka's admin API that our topics need.
 
     Raises:
-        UnavailableError: from each method, if no broker answers.
+        UnavailableError: from each method, if no broker responds.
         ConfigurationError: from each method, if the brokers reject us or we reject them.
     """
 
@@ -121,7 +121,7 @@ class TopicAdmin:
             )
         except KafkaException as error:
             raise UnavailableError(
-                f"no Kafka broker answers at {self._servers}: {error.args[0].str()}; "
+                f"no Kafka broker responds at {self._servers}: {error.args[0].str()}; "
                 "check RESMETER_KAFKA__BOOTSTRAP_SERVERS, or start one with `resmeter kafka`"
             ) from error
         return {
@@ -268,7 +268,7 @@ def lost_states(settings: Settings) -> list[str]:
     changelog, the changelog was deleted.
 
     Raises:
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     topics, group = settings.topics, settings.worker.group
     partitions = range(topics.partitions)

@@ -1,7 +1,7 @@
-"""Let an operator decide about meter events that wait: send them again, or record them as counted.
+"""Release or settle meter events that wait for an operator.
 
-A meter event is decided once. A release freezes the same usage records into another meter event,
-whose identifier names the first one: the first may be known to the biller under its own.
+Each meter event gets one decision. A release creates a second meter event with the same usage records.
+Its identifier is new, because the biller may know the first one, and contains the first one.
 """
 
 import re
@@ -44,7 +44,7 @@ def next_identifier(identifier: str) -> str:
 
 
 def lineage(identifier: str) -> list[str]:
-    """Return the identifiers that the units of a meter event have had, the first one first."""
+    """Return the identifiers that the units of a meter event have had, oldest first."""
     found = _SUFFIX.search(identifier)
     if found is None:
         return [identifier]
@@ -60,7 +60,10 @@ def waiting(
     since_ms: int | None = None,
     identifiers: Sequence[str] | None = None,
 ) -> list[WaitingEvent]:
-    """Return meter events in these states, oldest change first; `since_ms`: changed since then."""
+    """Return meter events by state, or by identifier if given, those that changed longest ago first.
+
+    `since_ms` leaves out those that changed before.
+    """
     m = meter_event.c
     chosen = m.state.in_(states) if identifiers is None else m.identifier.in_(identifiers)
     query = (
@@ -91,7 +94,7 @@ def waiting(
 
 def _of_attempts() -> tuple[Any, ...]:
     a = attempt.c
-    # A collision too: somebody has counted this identifier.
+    # Include collisions: the biller has counted this identifier, though not from our call.
     counted = a.result.in_((*PERHAPS_COUNTED, "collision"))
     return (
         func.count(a.seq).label("calls"),
@@ -136,10 +139,10 @@ def decide(
     *,
     apply: bool,
 ) -> Decided | str:
-    """Decide about one meter event, in one transaction, or say why not.
+    """Store a decision about one meter event in one transaction; return it, or why it is not possible.
 
-    Without `apply`, return what would be decided. Deciding again returns the first decision, if it
-    was the same action.
+    Without `apply`, store nothing and return what would be decided. If the meter event has a
+    decision with the same action, return that one.
     """
     identifier = found.event.identifier
     with ledger.writing() as connection:
@@ -156,7 +159,7 @@ def decide(
             (first,) = earlier
             if first.action == decision.action:
                 return first
-            return f"{first.who} decided to {first.action} it already"
+            return f"{first.who} has already decided to {first.action} it"
         if event.state not in STUCK:
             return f"it is {event.state}: only {', '.join(STUCK)} wait for a decision"
         replacement: MeterEvent | None = None
@@ -192,7 +195,7 @@ def _replacement(
     billing: Billing,
     body_sha256: Callable[[MeterEvent], str],
 ) -> MeterEvent | str:
-    """Freeze the records of a meter event again, for the customer and meter of today."""
+    """Return a meter event with the same records, for the customer and meter in today's tenant file."""
     customer = billing.customer_for(event.tenant_id)
     if customer is None:
         return f"tenant {event.tenant_id} has no stripe_customer in the tenant file"
@@ -204,7 +207,7 @@ def _replacement(
         .where(meter_event_record.c.identifier == event.identifier)
     ).scalar()
     if not units or units < 0:
-        return f"its usage records sum up to {units or 0}: settle it"
+        return f"its usage records add up to {units or 0}: settle it"
     timestamp = event.timestamp if decision.bill_at is None else decision.bill_at // 1000
     frozen = msgspec.structs.replace(
         event,
@@ -224,7 +227,7 @@ def _replacement(
 def _store(connection: Connection, result: Decided, replacement: MeterEvent | None) -> bool:
     """Store a decision; return False if somebody else has just decided."""
     m, r = meter_event.c, meter_event_record.c
-    # 1. The meter event: this locks its row, so that of two operators one decides.
+    # 1. The meter event: this locks its row, so that only one of two operators decides.
     state: State = "settled" if replacement is None else "released"
     moved = connection.execute(
         update(meter_event)
@@ -234,7 +237,7 @@ def _store(connection: Connection, result: Decided, replacement: MeterEvent | No
     if moved.rowcount != 1:
         connection.rollback()
         return False
-    # 2. The meter event in its place, with its records.
+    # 2. The meter event that replaces it; the records move to it.
     if replacement is not None:
         values = msgspec.structs.asdict(replacement)
         connection.execute(insert(meter_event).values(**values, lease_until=0))

@@ -1,9 +1,9 @@
-"""Hold all deliveries of an outdated ledger, until an operator says what was delivered.
+"""Hold all deliveries of an outdated ledger, until an operator resumes them.
 
 A ledger is outdated if an old backup was restored, if a replica that lagged took over, or if the
 setting names another database. The sink can read the missing usage records again, but the ledger does
-not know which of them were sent, and sending them again would bill twice. A hold names, for each
-partition of a topic, the offset of this ledger and the offset that the newer ledger had reached.
+not know which of them were sent, and sending them again would bill twice. There is one hold for each
+partition: it has the offset of this ledger and the offset that the newer ledger had reached.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from sqlalchemy import Connection, func, insert, select, update
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.tables import delivery_hold, meter_event
 
-# What an operator says about the usage records that this ledger does not know as delivered.
+# What an operator says about the usage records that the newer ledger may have delivered.
 Answer = Literal["never_sent", "perhaps_sent"]
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A partition whose position in this ledger is not the newest that the sinks have had."""
+    """A partition of an outdated ledger, and the offset that the newer ledger had reached."""
 
     topic: str
     partition: int
     ledger_offset: int | None  # the next offset in this ledger; None if it has none
-    reached_offset: int  # the next offset that a ledger of these sinks has had
+    reached_offset: int  # the next offset in the newer ledger
     noticed_at: int  # ms
 
     @property
@@ -39,7 +39,7 @@ _is_open = delivery_hold.c.answered_at.is_(None)
 
 
 def open_holds(ledger: Ledger) -> list[Hold]:
-    """Return the holds that wait for an operator, by topic and partition."""
+    """Return the holds that wait for an operator, ordered by topic and partition."""
     with ledger.reading() as connection:
         return _open_holds(connection)
 
@@ -54,8 +54,8 @@ def place(
     """Hold the deliveries if the ledger's `offsets` are behind `reached`; return all open holds.
 
     If one partition is behind, the hold covers every partition in `reached`, because the whole ledger
-    is outdated. A partition does not count as behind if an operator has already answered for the same
-    offset or a later one.
+    is outdated. A partition does not count as behind if an operator has already resumed deliveries at
+    the same offset or a later one.
     """
     behind = {n: offset for n, offset in reached.items() if offsets.get(n, 0) < offset}
     answered = _answered(ledger, topic) if behind else {}
@@ -88,9 +88,9 @@ def place(
 
 
 def mark_uncertain(ledger: Ledger, now_ms: int) -> int:
-    """Make the meter events uncertain that this ledger was about to send; return their number.
+    """Make planned and sent meter events uncertain, and return their number.
 
-    The ledger that is lost may have sent them.
+    The newer ledger may have sent them.
     """
     with ledger.writing() as connection:
         marked = connection.execute(
@@ -102,7 +102,7 @@ def mark_uncertain(ledger: Ledger, now_ms: int) -> int:
 
 
 def answer(ledger: Ledger, said: Answer, *, who: str, reason: str, now_ms: int) -> int:
-    """End all open holds with what an operator says; return how many there were."""
+    """End all open holds with an operator's answer, and return their number."""
     with ledger.writing() as connection:
         ended = connection.execute(
             update(delivery_hold)

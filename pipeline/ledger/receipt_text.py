@@ -31,7 +31,7 @@ _RESULTS: dict[Result, str] = {
     "collision": "rejected: Stripe has this identifier, but not from us",
     "rejected": "rejected by Stripe",
     "failed": "failed, the sink tries again",
-    "foreign": "something else than Stripe answered, the sink tries again",
+    "foreign": "something other than Stripe responded, the sink tries again",
     "refused": "throttled by Stripe and not counted, the sink tries again",
     "halted": "Stripe does not accept the key",
 }

@@ -93,7 +93,7 @@ def run_audit(
 
     Raises:
         ConfigurationError: a topic does not exist, or the broker rejects our credentials.
-        UnavailableError: no broker answers, or the sink is behind.
+        UnavailableError: no broker responds, or the sink is behind.
     """
     with open_reading(settings, tenants, ledger, wait_seconds) as reading:
         result = _compare_log(reading, ledger, on_record)

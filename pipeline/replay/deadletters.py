@@ -91,7 +91,7 @@ def read_letters(
 
     Raises:
         ConfigurationError: there is no such topic, or the broker rejects our credentials.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     with open_dead_letters(settings) as topic:
         for number, message in enumerate(topic.records(), 1):
@@ -108,7 +108,7 @@ def find_letters(
 
     Raises:
         ConfigurationError: there is no such topic, or the broker rejects our credentials.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     with open_dead_letters(settings) as topic:
         for position in positions:
@@ -120,7 +120,7 @@ def read_originals(settings: Settings, origins: Iterable[Position]) -> Iterator[
 
     Raises:
         ConfigurationError: the topic does not exist or has no such record, or the broker rejects us.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     name = settings.topics.events
     with closing(TopicReader(librdkafka_options(settings.kafka), name)) as topic:

@@ -18,7 +18,7 @@ def letters_with_status(
 
     Raises:
         ConfigurationError: a topic does not exist, or the broker rejects us.
-        UnavailableError: no broker answers.
+        UnavailableError: no broker responds.
     """
     everything = list(read_letters(settings, Selection(), on_record))
     letters = [letter for letter in everything if selection.contains(letter)]

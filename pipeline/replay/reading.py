@@ -103,7 +103,7 @@ def open_reading(
 
     Raises:
         ConfigurationError: a topic does not exist, or the broker rejects our credentials.
-        UnavailableError: no broker answers, or the sink is behind.
+        UnavailableError: no broker responds, or the sink is behind.
     """
     options = librdkafka_options(settings.kafka)
     with closing(TopicReader(options, settings.topics.events)) as events:

@@ -73,7 +73,7 @@ def make_plan(
 
     Raises:
         ConfigurationError: a topic does not exist, or the broker rejects our credentials.
-        UnavailableError: no broker answers, or the sink is behind.
+        UnavailableError: no broker responds, or the sink is behind.
     """
     made_at = int(time.time() * 1000)
     selected: list[Correctable] = []

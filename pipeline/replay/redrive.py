@@ -80,7 +80,7 @@ def redrive(
 
     Raises:
         ConfigurationError: a topic does not exist, or a producer's key cannot be read.
-        UnavailableError: no broker answers, or it did not acknowledge everything.
+        UnavailableError: no broker responds, or it did not acknowledge everything.
     """
     keys = load_keys(tenants.producers)
     now = int(time.time() * 1000)

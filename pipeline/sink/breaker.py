@@ -1,4 +1,4 @@
-"""Decide from the results so far which queues may call the biller."""
+"""Decide from the results of earlier calls which queues may call the biller."""
 
 import asyncio
 
@@ -10,12 +10,14 @@ Key = tuple[str, str]  # customer, event name
 
 
 class Breaker:
-    """Keeps a fault of everybody's from spoiling every meter event.
+    """Keeps one fault of the connection or the account from affecting every meter event.
 
-    While something else than the biller answers, each call may have been counted, and after a day
-    it is uncertain. So only a few queues go on calling, until the biller itself answers one of them;
-    all others wait. And a run of rejections has one cause, not many: `rejections_in_a_row` of them
-    halt all deliveries.
+    While something other than the biller responds (results `foreign`), each call may have been
+    counted, and its meter event becomes uncertain after 23 hours. So only `PROBES_MAX` queues
+    continue to call, and all others wait, until the biller itself responds.
+
+    Many rejections in a row have one cause: after `rejections_in_a_row_max` of them the dispatcher
+    halts all deliveries.
     """
 
     def __init__(self, rejections_in_a_row_max: int) -> None:
@@ -25,7 +27,7 @@ class Breaker:
         self._trusted = asyncio.Event()
         self._trusted.set()
         self._is_open = False
-        self.doubt: str | None = None  # what answered instead of the biller
+        self.doubt: str | None = None  # the foreign response; None if the biller responds
 
     @property
     def is_run_of_rejections(self) -> bool:
@@ -52,7 +54,7 @@ class Breaker:
         return self._is_open or self._trusted.is_set() or key in self._probes
 
     async def wait(self, key: Key) -> None:
-        """Return once this queue may call: at once, unless something else than the biller answers."""
+        """Return when this queue may call: immediately, unless responses are foreign."""
         while not self.may_call(key):
             if len(self._probes) < PROBES_MAX:
                 self._probes.add(key)
@@ -60,18 +62,18 @@ class Breaker:
                 await self._trusted.wait()
 
     def leave(self, key: Key) -> None:
-        """Forget a queue that has ended, so that another one calls in its place."""
+        """Forget a queue that has ended; a waiting queue may call in its place."""
         if key in self._probes:
             self._probes.discard(key)
             self._wake()
 
     def open(self) -> None:
-        """Let every queue go on from now: deliveries end."""
+        """Let every queue continue from now on, because deliveries end."""
         self._is_open = True
         self._trusted.set()
 
     def _wake(self) -> None:
-        """Let the waiting queues look again; the first of them takes the free place."""
+        """Let the waiting queues check again; the first of them takes the free place."""
         if not self._trusted.is_set():
             self._trusted.set()
             self._trusted.clear()

@@ -94,7 +94,7 @@ class Dispatcher:
     def problems(self) -> list[str]:
         """Return why deliveries may not be arriving."""
         doubt = self._breaker.doubt
-        waits = f"something else than {self.meter.name} answers, and deliveries wait: {doubt}"
+        waits = f"something other than {self.meter.name} responds, and deliveries wait: {doubt}"
         problems = [self.halted] if self.halted else [waits] if doubt else []
         return problems + [f"deliveries to a meter wait: {why}" for why in self._unfit.values()]
 

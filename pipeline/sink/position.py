@@ -1,12 +1,12 @@
 """Find out whether the ledger is outdated, before anything is delivered from it.
 
 A sink commits to Kafka what its ledger has stored. If the group's committed offset is beyond the
-ledger's, or the group has one and the ledger has none, the ledger is an older copy, or another one.
-It does not know what was sent since then, and sending that again would bill twice. So all deliveries
-of the ledger are held (`pipeline.ledger.holds`), while the intake goes on.
+ledger's, or the group has one and the ledger has none, the ledger is an older copy, or another
+database. It does not know what was sent since then, and sending that again would bill twice. So all
+deliveries of the ledger are held (`pipeline.ledger.holds`), while the intake continues.
 
-This finds a ledger that lacks a stored batch. It cannot find a copy that was taken after the last
-batch was stored and before its meter events were sent: the copy has the same offsets.
+The offsets show that a ledger lacks a stored batch. They do not show that a ledger was copied after
+the last batch was stored and before its meter events were sent: the copy has the same offsets.
 """
 
 import threading
@@ -20,7 +20,7 @@ from pipeline.metrics import SinkMetrics
 
 
 class LedgerPosition:
-    """Compares the ledger's offsets of one topic with the newest that are known. Thread-safe."""
+    """Compares the ledger's offsets of one topic with the highest known offsets. Thread-safe."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class LedgerPosition:
         self._now = now
         self._log = get_logger(__name__)
         self._lock = threading.Lock()
-        self._reached: dict[int, int] = {}  # partition → the newest next offset that is known
-        self._is_known = False  # whether Kafka has said how far the group is
+        self._reached: dict[int, int] = {}  # partition → the highest known next offset
+        self._is_known = False  # whether Kafka has returned the group's offsets
         self._held: list[Hold] = []
 
     def learn(self, reached: Mapping[int, int], *, committed: bool = False) -> None:
-        """Remember how far a ledger has been: what the group committed, or what was stored."""
+        """Remember offsets that a ledger had reached: the group committed them, or a sink stored them."""
         with self._lock:
             self._is_known |= committed
             for partition, offset in reached.items():
@@ -72,9 +72,9 @@ class LedgerPosition:
             return self._message(self._held) if self._held else None
 
     def may_commit(self) -> bool:
-        """Return whether the group's offsets may follow the ledger's.
+        """Return whether the sink may commit the ledger's offsets for the group.
 
-        They may not during a hold, because they show that this ledger is outdated.
+        Not during a hold: the group's offsets show that this ledger is outdated.
         """
         with self._lock:
             return not self._held
@@ -84,7 +84,7 @@ class LedgerPosition:
         if held and not self._held:
             self._log.error("deliveries_held", detail=self._message(held))
         elif self._held and not held:
-            # The operator has said what was delivered, so earlier offsets no longer count.
+            # An operator has resumed deliveries, so earlier offsets no longer count.
             self._reached.clear()
             self._log.info("deliveries_resumed", ledger=self._ledger.redacted_url)
 

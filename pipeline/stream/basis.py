@@ -1,8 +1,8 @@
-"""What the states of a partition rest on, and whether the log is still that one. Pure.
+"""Keep what the states of a partition rest on, and check that the log is still the same. Pure.
 
-A state says which offset it has read up to. That means something only in the topic that it read.
-So the changelog also has, in the value of each clock record, the topic's id and its number of
-partitions, and which records were lost before anybody read them. Workers of older versions skip
+A state stores the offset up to which it has read. That offset has a meaning only in the topic that
+it was read from. So the value of each clock record in the changelog has the topic's id, its number
+of partitions, and which records were lost before a worker read them. Workers of older versions skip
 clock records, whatever their value, and write them empty.
 """
 
@@ -83,7 +83,7 @@ def differences(
     A partition count that differs is named even if the id is unknown.
 
     Args:
-        place: the partition, such as `resmeter.events[3]`.
+        place: the partition, such as `conversation.events[3]`.
         basis: what the states rest on.
         topic: the topic as it is.
         bounds: where the partition begins and ends.

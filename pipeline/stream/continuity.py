@@ -1,4 +1,4 @@
-"""Check that the log goes on where the states of a partition stop."""
+"""Check that the log continues where the states of a partition end."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -12,16 +12,17 @@ from pipeline.stream.host import Host, Log, Writer
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import next_offset_of
 
-# A new leader may know less for a moment, and metadata may be out of date: ask again before refusing.
+# For a moment, a new leader may know fewer records and metadata may be out of date: ask again before
+# ending the process.
 _ATTEMPTS_MAX = 5
 _LOOKS_MAX = 3
 
 
 class Continuity:
-    """What each admitted partition must read next.
+    """Admits partitions, and knows which offset each admitted partition must read next.
 
-    A partition is admitted once after each assignment, when its states are there and before its
-    first record or timer: then the log is compared with what the states rest on.
+    A partition is admitted once after each assignment: after its states are recovered, and before
+    its first record or timer. To admit it, compare the log with the basis of its states.
     """
 
     def __init__(
@@ -44,21 +45,23 @@ class Continuity:
         self._done = done  # partition → the offset that may be committed
         self._end = end
         self._retry_seconds = retry_seconds
-        self._lock = asyncio.Lock()  # a record and a look may admit a partition at the same time
+        self._lock = asyncio.Lock()  # a record and `look` may admit a partition at the same time
         self._next: dict[int, int] = {}  # partition → the offset to read next
-        self._foreign: set[int] = set()  # owned by another worker; the group has not told us yet
-        # Partition → the offset to read next, and how many looks in a row found something.
+        self._owned_elsewhere: set[int] = (
+            set()
+        )  # owned by another worker; we have not been notified yet
+        # Partition → the offset to read next, and how many looks in a row found a problem there.
         self._suspected: dict[int, tuple[int, int]] = {}
 
     def is_admitted(self, number: int) -> bool:
         return number in self._next
 
     def is_next(self, number: int, offset: int) -> bool:
-        """Return whether a partition is admitted and goes on at an offset."""
+        """Return whether a partition is admitted and must read this offset next."""
         return self._next.get(number) == offset
 
     def has_read(self, number: int, end_offset: int) -> bool:
-        """Return whether everything before an offset was applied, and not only skipped."""
+        """Return whether all records before an offset were applied; skipping them is not enough."""
         return self._next.get(number, -1) >= end_offset
 
     def forget(self, numbers: Iterable[int]) -> None:
@@ -66,27 +69,27 @@ class Continuity:
         for number in numbers:
             self._next.pop(number, None)
             self._suspected.pop(number, None)
-            self._foreign.discard(number)
+            self._owned_elsewhere.discard(number)
 
     def read(self, number: int, next_offset: int) -> None:
-        """Note that the records before an offset were applied, or that it is fetched again."""
+        """Note that this offset is next: the records before it were applied, or it is fetched again."""
         self._next[number] = next_offset
 
     # --- before the first record, and at each gap -------------------------------------------------
 
     async def admit(self, partition: Partition, found: int | None) -> None:
-        """Compare the log with what the partition's states rest on.
+        """Compare the log with the basis of the partition's states.
 
-        A log that is another one ends the process. Lost records are noted in the changelog, and
-        reported until an operator acknowledges them.
+        If it is another log, end the process. Write lost records to the changelog, and report them
+        until an operator acknowledges them.
 
         Args:
-            partition: its states are recovered.
-            found: the offset of the next record that came; None if none came yet.
+            partition: its states must be recovered.
+            found: the offset of the next record that was fetched; None if there is none yet.
         """
         async with self._lock:
             known = self._next.get(partition.number)
-            if partition.number in self._foreign:
+            if partition.number in self._owned_elsewhere:
                 await asyncio.sleep(self._retry_seconds)
             elif known is None or found not in {None, known}:
                 await self._compare(partition, found)
@@ -99,10 +102,10 @@ class Continuity:
                 return
             next_offset = self._next.get(number, committed)
             if committed is not None and committed > self._known(number):
-                # Another worker has committed more than we know of: it owns the partition, and
-                # nobody has told us yet. What we would read after a gap lacks what it has read.
+                # Another worker has committed more than we know of: it owns the partition, and we
+                # have not been notified yet. Our states lack the records that it has read.
                 self._next.pop(number, None)
-                self._foreign.add(number)
+                self._owned_elsewhere.add(number)
                 return
             read_up_to = _read_up_to(partition, next_offset)
             basis = partition.basis or Basis()
@@ -124,14 +127,14 @@ class Continuity:
             self._next[number] = found if found is not None else max(next_offset or 0, bounds.low)
 
     def _known(self, number: int) -> int:
-        """Return an offset that none of our own commits is beyond."""
+        """Return the highest offset that we can have committed ourselves."""
         ours = (self._host.committed(number), self._done.get(number), self._next.get(number))
         return max(at or 0 for at in ours)
 
     async def _ask(self, number: int) -> tuple[TopicFacts, Bounds, int | None]:
-        """Ask until the broker has answered everything; also return the committed offset."""
+        """Ask until the broker responds; return topic, bounds and committed offset."""
         while True:
-            # The offset first: the log can only grow meanwhile.
+            # Ask for the offset first: the log can only grow meanwhile.
             committed = await self._log.committed_offsets()
             topic = await self._log.topic()
             bounds = (await self._log.bounds([number])).get(number)
@@ -149,14 +152,14 @@ class Continuity:
             last_offset=lost.stop - 1,
             offsets=len(lost),
             consequence="Kafka deleted them before a worker read them (retention or DeleteRecords): "
-            "their events are not billed; the worker goes on after them",
+            "their events are not billed; the worker continues after them",
             todo=f"find out what was lost, then run `resmeter topics acknowledge --partition {number} "
             f"--until {lost.stop} --who NAME --reason TEXT`",
         )
         return basis
 
     async def _keep(self, partition: Partition, basis: Basis) -> None:
-        """Write to the changelog what the states rest on, if it has changed."""
+        """Write the basis to the changelog if it has changed."""
         number = partition.number
         if basis != partition.basis:
             partition.basis = basis
@@ -167,8 +170,8 @@ class Continuity:
     # --- while the worker runs --------------------------------------------------------------------
 
     async def look(self, partitions: Mapping[int, Partition]) -> Mapping[int, Bounds]:
-        """Compare again, and take over what operators have acknowledged; return the bounds."""
-        before = dict(self._next)  # first: the log can only grow meanwhile
+        """Compare again, and store what operators have acknowledged; return the bounds."""
+        before = dict(self._next)  # read this first: the log can only grow meanwhile
         bounds = await self._log.bounds(list(partitions))
         topic = await self._log.topic()
         for number in before.keys() & self._next.keys() & bounds.keys() & partitions.keys():
@@ -190,7 +193,7 @@ class Continuity:
         return bounds
 
     def _is_certain(self, number: int) -> bool:
-        """Count a look that found something; return whether it has stayed so, without progress."""
+        """Count a look that found a problem; return whether enough looks found it at the same offset."""
         at, looks = self._suspected.get(number, (None, 0))
         looks = looks + 1 if at == self._next[number] else 1
         self._suspected[number] = (self._next[number], looks)

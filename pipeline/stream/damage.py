@@ -12,7 +12,7 @@ class Damages:
     def __init__(self, topic: str) -> None:
         self._topic = topic
         self._found: dict[int, str] = {}
-        self._passed: dict[int, int] = {}  # partition → where it went on after damage
+        self._passed: dict[int, int] = {}  # partition → where it continued after damage
         self._log = get_logger("worker")
 
     def stop(self, number: int, batch: RecordBatch) -> None:
@@ -32,7 +32,7 @@ class Damages:
             first_offset=batch.offset,
             last_offset=batch.next_offset - 1,
             detail=text,
-            consequence="the partition stands still, and no timer of it fires; the others go on",
+            consequence="the partition stands still, and no timer of it fires; the others continue",
         )
 
     def step_over(self, number: int, batch: RecordBatch, to: int) -> bool:

@@ -1,4 +1,4 @@
-"""Write what batches have decided, in an order that a crash at any point cannot break."""
+"""Write the results and states of batches, in an order that survives a crash at any point."""
 
 import asyncio
 import time
@@ -14,10 +14,10 @@ class Effects:
     """The batches whose results, states and offsets are being written.
 
     Args:
-        host: is told which offsets of the changelog we wrote.
+        host: gets the offsets of the changelog that we wrote.
         outputs: writes results and states.
         end: called with a log event and the error, to end the process without a commit.
-        partitions: those that we own now, by number.
+        partitions: the partitions that we own now, by number.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class Effects:
 
     @property
     def in_flight(self) -> int:
-        """How many batches have results or states that are not acknowledged."""
+        """The number of batches whose results or states Kafka has not acknowledged."""
         return len(self._tasks())
 
     def forget(self, number: int) -> None:
-        """Forget a partition that another worker owns now; what is in flight goes on."""
+        """Forget a partition that another worker owns now; its batches in flight still complete."""
         self.done.pop(number, None)
         self.done_at.pop(number, None)
         self._in_flight.pop(number, None)
 
     async def wait_for_capacity(self, batches_max: int) -> None:
-        """Wait while so many batches are in flight."""
+        """Wait while `batches_max` or more batches are in flight."""
         while len(tasks := self._tasks()) >= batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
@@ -57,7 +57,7 @@ class Effects:
             await asyncio.wait(tasks)
 
     def start(self, partition: Partition, result: BatchResult, done: int | None) -> None:
-        """Start the effects of a batch, after those of the partition's batches before it.
+        """Start the effects of a batch; its states wait for the partition's previous batch.
 
         `done` is the offset after the batch's last record; None for a timer's batch.
         """
@@ -104,9 +104,9 @@ class Effects:
             if offsets is not None:
                 self._host.states_written(number, offsets)
         elif not partition.states:
-            # The partition had only rejected records so far. Write something to its changelog: if a
-            # partition has a committed offset and an empty changelog, its states count as lost
-            # (`topics.lost_states`).
+            # All records of the partition were rejected so far. Write a clock record to its changelog:
+            # a partition with a committed offset and an empty changelog counts as one whose states
+            # are lost (`kafka.topics.lost_states`).
             _, offsets = await self._outputs.read_clock(number, basis_of(partition))
             self._host.states_written(number, offsets)
         # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
@@ -121,5 +121,5 @@ class Effects:
 
 
 def basis_of(partition: Partition) -> bytes:
-    """Return what a clock record of the partition says about the events topic."""
+    """Return the partition's basis as the value of a clock record."""
     return encode_basis(partition.basis or Basis())

@@ -1,10 +1,10 @@
-"""Find the states that rest on policy rules which are no longer in force. Pure.
+"""Find the states whose due times come from rules that are no longer in force. Pure.
 
-A tenant moves to another policy, a version is deployed after the date on which it takes effect, a
-policy file is changed under the same version: then the conversations whose windows are open were
-decided by rules that the files no longer have. A timer would settle them by rules that their answers
-never had. So each state stores which rules its due time rests on, and a worker compares them with the
-policies in force before it goes on.
+This happens if a tenant moves to another policy, if a version is deployed after the date on which it
+takes effect, or if a policy file is changed under the same version. The conversations whose windows
+are open were then decided by rules that the files no longer have, and a timer would settle them by
+other rules than those of their answers. So each state stores the rules of its due time, and a worker
+compares them with the policies in force before it starts.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from pipeline.stream.state import decode_state, due_arrival_ms_of, rules_in
 class Misfit(NamedTuple):
     """Conversations of a tenant that were decided by rules other than those in force.
 
-    Both are ids (`pipeline.resolve.policy.rules_id`), empty if none is known.
+    `decided_by` and `in_force` are ids of rules (`pipeline.resolve.policy.rules_id`), or empty.
     """
 
     tenant_id: str
@@ -40,7 +40,7 @@ def misfits_in(
             rules = rules_in(stored)
             due_ms = due_arrival_ms_of(stored)
             if not rules and due_ms is None:
-                continue  # nothing is due, and no silence is settled
+                continue  # nothing is due, and no silence was settled
             tenant = key.partition(b":")[0]
             timeline = timelines.get(tenant)
             if timeline is None:
@@ -49,7 +49,7 @@ def misfits_in(
                 continue  # the usual case: nothing is decoded
             conversation = decode_state(stored)
             in_force = conversation.rules(timeline)
-            # An earlier version of resmeter stored no rules. Its due time must be what it is now.
+            # An earlier version of resmeter stored no rules: compare the due time instead.
             fits = rules == in_force if rules else due_ms == conversation.due_now(timeline)
             if not fits:
                 misfits[Misfit(tenant.decode(), rules.decode(), in_force.decode())] += 1
@@ -57,15 +57,15 @@ def misfits_in(
 
 
 def sentences_of(misfits: Mapping[Misfit, int]) -> list[str]:
-    """Return a sentence for each tenant and pair of rules: what does not fit, and what to do."""
+    """Return what does not fit and what to do, one text for each tenant and pair of rules."""
     sentences = []
     for misfit, number in sorted(misfits.items()):
         conversations = "1 conversation is" if number == 1 else f"{number:,} conversations are"
         sentences.append(
             f"tenant {misfit.tenant_id}: {conversations} decided by {_named(misfit.decided_by)}, but the "
-            f"files now have {_named(misfit.in_force)} for the time of their answers. What was in force "
-            "must stay in the files. Put it back, and let the new rules begin at a later date: a version "
-            "with `effective_from`, or a policy of the tenant with `from`"
+            f"files now have {_named(misfit.in_force)} for the time of their answers. Rules that were in "
+            "force must stay in the files. Put them back, and let the new rules start at a later date: "
+            "give a version `effective_from`, or the tenant's policy `from`"
         )
     return sentences
 

@@ -1,13 +1,12 @@
-"""Read Kafka's record batches, and keep a strange record from spoiling the others of its batch.
+"""Read Kafka's record batches, also those with a record that aiokafka cannot read.
 
-aiokafka's parser ends a batch at the first record that it cannot read: with a header name that is
-not UTF-8, for example, which a broker stores as it is. Such a record must become a dead letter, and
-the records after it must be decided. So the bytes of each batch stay at hand, and from the record
-that aiokafka cannot read on, the parser here takes over. A byte of a header name that is not UTF-8
-becomes a surrogate, as Python has it for file names: encoding the name gives the bytes back.
+aiokafka's parser stops at the first record that it cannot read, such as one whose header name is not
+UTF-8; brokers store such a record unchanged. The record must become a dead letter, and the records
+after it must be decided. So keep the bytes of each batch. If aiokafka fails at a record, the parser
+here reads that record and the rest of the batch. It decodes a byte that is not UTF-8 to a surrogate,
+as Python does for file names: encoding the name again gives the same bytes.
 
-Batches of the formats before Kafka 0.11 (magic 0 and 1) have no headers, and those of magic 0 no
-timestamps.
+The formats before Kafka 0.11 (magic 0 and 1) have no headers. Magic 0 has no timestamps either.
 """
 
 import struct
@@ -57,14 +56,14 @@ class FetchedBatches:
         self._at = 0
 
     def _end_of(self, at: int) -> int | None:
-        """Return where the batch at a position ends; None if the fetch has cut it off."""
+        """Return where the batch at a position ends; None if the fetch does not have all of it."""
         if len(self._data) - at < _LENGTH.size:
             return None
         _, length = _LENGTH.unpack_from(self._data, at)
         end = at + _LENGTH.size + int(length)
         if length < _LENGTH_MIN or (end > len(self._data) and at == 0):
-            # A broker returns the first batch as a whole, so the length is damaged. Then nobody can
-            # tell where the batch ends.
+            # A broker always returns the first batch complete, so the length is damaged. The end of the
+            # batch is unknown.
             return len(self._data)
         return None if end > len(self._data) else end
 
@@ -94,7 +93,7 @@ class FetchedBatches:
 
 
 class _Damaged:
-    """A batch that is not what its producer sent: the broker's disk or memory has changed it."""
+    """A batch whose bytes changed after its producer sent it, on the broker's disk or in memory."""
 
     producer_id = None
     is_control_batch = False
@@ -112,12 +111,12 @@ class _Damaged:
             self.next_offset = base_offset + last + 1 if 0 <= last < len(raw) else 0
 
     def validate_crc(self) -> bool:
-        """Say that it is valid: aiokafka would raise an error for all that was fetched."""
+        """Return True: otherwise aiokafka raises an error, and the whole fetch is lost."""
         return True
 
 
 class _Batch:
-    """A batch of today's format.
+    """A batch of the current format (magic 2).
 
     Raises:
         Exception: the batch cannot be unpacked.
@@ -130,8 +129,8 @@ class _Batch:
         self._parsed: Any = DefaultRecordBatch(raw)
         (self._count,) = struct.unpack_from(">i", raw, _RECORDS_AT - 4)
         self.is_intact = bool(self._parsed.validate_crc())
-        # Unpack a compressed batch now, in the consumer's thread. Compaction leaves batches without
-        # records, in which nothing can be unpacked.
+        # Unpack a compressed batch now, in the consumer's thread. A batch that compaction has emptied
+        # cannot be unpacked.
         self._records = iter(self._parsed) if self.is_intact and self._count else iter(())
 
     def validate_crc(self) -> bool:
@@ -196,11 +195,11 @@ class _OldBatch:
 
 
 def parse_records(raw: bytes | memoryview, skip: int = 0) -> Iterator[ParsedRecord]:
-    """Yield the records of a batch of today's format, whatever their header names are.
+    """Yield the records of a batch of the current format (magic 2), with any header names.
 
-    A record that has no valid structure is yielded with its bytes as its value and with a header
-    that every reader rejects. Only the producer can have written it so: a damaged disk would show
-    in the batch's checksum.
+    If a record's structure is invalid, yield its bytes as the value, with a header that every
+    reader rejects. Only its producer can have written it: the checksum of a damaged batch does not
+    match.
 
     Args:
         raw: the batch.
@@ -221,7 +220,7 @@ def parse_records(raw: bytes | memoryview, skip: int = 0) -> Iterator[ParsedReco
             length = -1
         end = at + length
         if length < 0 or end > len(body):
-            # Where the next record begins is unknown: everything that is left is one record.
+            # The start of the next record is unknown: treat the remaining bytes as one record.
             yield _spoilt(base_offset + number, last_ms, body[start:])
             return
         if number >= skip:
@@ -247,7 +246,7 @@ def _parse(body: bytes, at: int, end: int) -> ParsedRecord:
     Raises:
         ValueError, IndexError: the bytes are not a record.
     """
-    at += 1  # the record's attributes, which no version uses
+    at += 1  # the record's attributes, which no version of Kafka uses
     timestamp, at = decode_varint(body, at)
     offset, at = decode_varint(body, at)
     key, at = _sized(body, at)
@@ -266,7 +265,7 @@ def _parse(body: bytes, at: int, end: int) -> ParsedRecord:
 
 
 def _sized(body: bytes, at: int) -> tuple[bytes | None, int]:
-    """Return bytes that follow their length, and the position after them; a negative length is null."""
+    """Return the bytes after a length, and the position after them; a negative length means null."""
     length, at = decode_varint(body, at)
     if length < 0:
         return None, at
@@ -285,7 +284,7 @@ class FetchedRecords(PartitionRecords):  # type: ignore[misc]
         for fetched in super()._unpack_records():
             behind = fetched.next_offset
             if fetched.damage:
-                # Nothing after it is returned, and the position stays where it is.
+                # Return nothing after the damage, and keep the position at it.
                 self.next_fetch_offset = fetched.offset
                 yield fetched
                 return

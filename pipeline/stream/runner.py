@@ -159,7 +159,7 @@ class BatchRunner:
         await self._effects.wait_for_capacity(self._worker.inflight_batches_max)
 
     async def admit(self, number: int, found: int | None) -> bool:
-        """Check, if need be, that the log goes on where a partition's states stop.
+        """Check, if necessary, that the log continues where a partition's states end.
 
         Args:
             number: the partition.
@@ -194,7 +194,7 @@ class BatchRunner:
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
 
-        A batch that takes long goes on after this call, a moment at a time; `wait_for_capacity`,
+        A long batch continues after this call, one slice at a time; `wait_for_capacity`,
         `settle` and `drain` wait for it. The caller checks that we own the partition and must await
         nothing between that check and this call: the partition could be revoked meanwhile.
 

@@ -43,7 +43,7 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
 
     Raises:
         ConfigurationError: the settings, the topics or an installed library's version are wrong.
-        UnavailableError: no broker answers, or the port is taken.
+        UnavailableError: no broker responds, or the port is taken.
     """
     log_uncaught_exceptions()
     limit_arenas()
@@ -236,7 +236,7 @@ class _Worker:
         seconds = self._settings.worker.stop_seconds_max
         ending = asyncio.ensure_future(self._drain())
         if not (await asyncio.wait([ending], timeout=seconds))[0]:
-            # Clients ignore cancellation while no broker answers.
+            # Clients ignore cancellation while no broker responds.
             self._log.warning(
                 "stopped_without_commit",
                 after_seconds=seconds,
@@ -275,7 +275,7 @@ class _Worker:
         if not partitions:  # do not ask the consumer: it may not run yet
             problems.append("no partitions are assigned")
         if self._is_kafka_silent:
-            problems.append(f"{self._kafka} does not answer")
+            problems.append(f"{self._kafka} does not respond")
         return problems
 
     async def _probe_broker(self) -> None:
@@ -326,7 +326,7 @@ class _Worker:
             self._work_log.tick()
             self._readiness_log.update(self._problems())
             now = time.monotonic()
-            # A restart would not help if there are no partitions or Kafka does not answer.
+            # A restart would not help if there are no partitions or Kafka does not respond.
             problems = [
                 p for p in self._problems() if not p.startswith(("no partitions", self._kafka))
             ]

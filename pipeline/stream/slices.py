@@ -14,7 +14,7 @@ class Slices:
 
     Args:
         stopwatch: monotonic seconds.
-        fail: called with the error that ended a piece of work.
+        fail: called with the error that ended a piece of work after its first slice.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Slices:
     ) -> None:
         """Run the first slice now and the others later; pass the result to `take`.
 
-        An error of the first slice is raised, and one of a later slice is passed to `fail`.
+        Raise an error of the first slice; pass an error of a later slice to `fail`.
         """
         if not self._run_slice(work, take):
             self._task = asyncio.ensure_future(self._run_rest(work, take))
@@ -47,7 +47,7 @@ class Slices:
     def _run_slice(
         self, work: Generator[None, None, _Result], take: Callable[[_Result], object]
     ) -> bool:
-        """Work until the time is up; return whether all is done."""
+        """Run one slice of the work; return whether the work is complete."""
         until = self._stopwatch() + _SLICE_SECONDS_MAX
         while True:
             try:

@@ -90,13 +90,13 @@ class Emission:
                 )
         for outcome in outcomes:
             for _ in range(net.get(outcome, 0) - standing.get(outcome, 0)):
-                basis = next(t for t in reversed(decided) if t.outcome == outcome and t.delta > 0)
-                kind = basis.kind
+                newest = next(t for t in reversed(decided) if t.outcome == outcome and t.delta > 0)
+                kind = newest.kind
                 if charge is not None and charge.outcome == outcome:
                     kind = charge.kind
                 self._charge(
                     msgspec.structs.replace(
-                        basis, at=arrival_ms, kind=kind, reason="late_event", evidence=evidence
+                        newest, at=arrival_ms, kind=kind, reason="late_event", evidence=evidence
                     )
                 )
 

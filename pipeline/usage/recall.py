@@ -1,16 +1,16 @@
-"""Hold the history of one conversation in memory while a batch is taken in. Pure.
+"""Keep the decoded history of one conversation in memory while a batch is applied. Pure.
 
-A history is stored as bytes, which a worker searches and appends to. That is right for the few events
-that a conversation usually has. A producer may also send thousands of events of one conversation
-again, or in reverse order. To search and to fold all bytes for each of them would take minutes. So
-after some searches, or at the first late event, the history is decoded once: `Recall` finds an event
-by its identity, and folds a late event in.
+A history is stored as bytes, which a worker searches and appends to. That is fast for the few events
+that a conversation usually has. But a producer may send thousands of events of one conversation again
+or in reverse order, and searching and folding all bytes for each of them would take minutes. So after
+many searches, or at the first late event, the history is decoded once. `Recall` then finds events by
+their identity and applies late events.
 
-**Blocks.** The events are kept in the order of time, in blocks of about 32. Each block has a
-checkpoint: the fold before its first event. A late event is put into its block, which is folded again
-from its checkpoint. If the fold then is what the next checkpoint says, nothing later changes, and
-the work ends there. Otherwise the next block is folded again too. What comes out is what
-`fold_history` gives for the whole history.
+**Blocks.** The events are in order of time, in blocks of about 32. Each block has a checkpoint: the
+fold before its first event. A late event is inserted into its block, and the block is folded again
+from its checkpoint. If the result equals the next checkpoint, no later block changes, and the work is
+done. Otherwise the next block is folded again too. The result is the one that `fold_history` gives
+for the whole history.
 """
 
 from bisect import bisect_right, insort
@@ -26,8 +26,8 @@ from pipeline.resolve.values import Transition
 
 _BLOCK_EVENTS = 32
 
-# So many searches in the bytes of a history take as long as decoding it once; reading the offsets
-# from the bytes takes as long as so many searches.
+# Decoding a history once takes about as long as 128 searches in its bytes. Reading the offsets from
+# its bytes takes about as long as 32 searches.
 _SEARCHES_MAX = 128
 OFFSETS_COST = 32
 
@@ -36,7 +36,7 @@ _decode_fold = msgspec.msgpack.Decoder(Fold).decode
 
 
 class Recall:
-    """A history in memory. It has nothing until `load`, and nothing again after `clear`."""
+    """A history in memory. It is empty before `load` and after `clear`."""
 
     __slots__ = (
         "_block_events",
@@ -63,12 +63,12 @@ class Recall:
         self._folds: _Folds | None = None
 
     def is_worthwhile(self, cost: int = 1) -> bool:
-        """Say whether to load the history, rather than to search its bytes once more."""
+        """Count a search, and return whether to load the history instead of searching its bytes."""
         self._searches_left -= cost
         return self.is_loaded or self._searches_left < 0
 
     def load(self, read: Callable[[], list[tuple[int, Event]]]) -> None:
-        """Take over what `read` returns, unless it was loaded before.
+        """Load the history that `read` returns, unless one is loaded.
 
         Args:
             read: returns a new list of the whole history: offset and event, in order of arrival.
@@ -78,7 +78,7 @@ class Recall:
             self._entries = read()
 
     def find(self, event: Event) -> Event | None:
-        """Return the event of the history that has the same source and id."""
+        """Return the event of the history that has the same source and id, or None."""
         if self._identities is None:
             self._identities = {(known.source, known.id): known for _, known in self._entries}
         return self._identities.get((event.source, event.id))
@@ -108,7 +108,7 @@ class Recall:
             event: any event that the history does not have.
             state: the fold of the history without it; it may be changed and returned.
             timeline: the versions of the tenant's policy.
-            sealed: the encoded fold that the history goes on from.
+            sealed: the encoded fold of the sealed part, on which the history continues.
         """
         self._note(offset, event)
         if self._folds is not None:
@@ -125,14 +125,14 @@ class Recall:
 
 
 class _Block:
-    """Events in order, the fold before the first of them, and the transitions that they make."""
+    """Events in order of time, the fold before the first of them, and their transitions."""
 
     __slots__ = ("checkpoint", "events", "first_message_at", "transitions")
 
     def __init__(self, events: list[Event], state: Fold | None) -> None:
         self.events = events
         self.transitions: list[Transition] = []
-        self.checkpoint = b""  # without `first_message_at` and the transitions; b"": not known
+        self.checkpoint = b""  # without `first_message_at` and the transitions; b"" if unknown
         self.first_message_at: int | None = None
         if state is not None:
             self.set_checkpoint(state)
@@ -153,7 +153,7 @@ class _Block:
 
 
 class _Folds:
-    """A history in blocks. Each method returns, or is given, the fold of the whole history."""
+    """A history in blocks. `fold_all` and `insert` return the fold of the whole history."""
 
     __slots__ = ("_blocks", "_is_anchored_first", "_sealed", "_size", "_timeline")
 
@@ -214,7 +214,7 @@ class _Folds:
         raise AssertionError("the last block returns")
 
     def _take_over(self, state: Fold) -> None:
-        """Note the transitions that came since the last block was folded."""
+        """Give the last block the transitions that were added since it was folded."""
         known = len(self._sealed.transitions) + _count(self._blocks[:-1])
         self._blocks[-1].transitions = state.transitions[known:]
 
@@ -225,10 +225,10 @@ class _Folds:
             del block.events[self._size :]
 
     def _continues(self, following: _Block, reached: Fold) -> bool:
-        """Say whether a block and all after it come to what they came to before.
+        """Return whether this block and all later ones have the same transitions as before.
 
-        The time of the first message matters only to a window that begins with it. In other
-        policies it is carried along until a new segment begins.
+        The time of the first message matters only if a window starts at it. Under other policies it
+        changes nothing and is only copied, until a new segment starts.
         """
         if following.checkpoint != _checkpoint(reached):
             return False
@@ -239,12 +239,12 @@ class _Folds:
             not self._is_anchored_first
             and before is not None
             and now is not None
-            # Then no later segment can begin with a message of the same time.
+            # If so, no later segment can start with a message of the same time.
             and following.events[0].at > before
         )
 
     def _set_first_message(self, first: _Block, now: int | None, state: Fold) -> None:
-        """Change the time of the first message from a block on, up to the next segment."""
+        """Set the time of the first message in this block and the following ones of its segment."""
         before = first.first_message_at
         if before == now:
             return

@@ -138,7 +138,7 @@ def test_to_decide_again_changes_nothing(ledger: Ledger, action: str) -> None:
     other = decide(ledger, event, "settle" if action == "release" else "release")
 
     assert again == first
-    assert other == f"ann decided to {action} it already"
+    assert other == f"ann has already decided to {action} it"
     assert count(ledger, delivery_decision) == 1
     assert count(ledger, meter_event) == (2 if action == "release" else 1)
 

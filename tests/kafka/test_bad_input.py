@@ -221,7 +221,7 @@ def test_check_lists_all_problems_at_once(run: Run, tmp_path: Path) -> None:
         "silence",
         "window",
         "tenants.acme.stripe_customer",
-        "no Kafka broker answers at 127.0.0.1:1",
+        "no Kafka broker responds at 127.0.0.1:1",
         "resmeter ledger upgrade",
         "cannot reach Stripe",
     ):

@@ -119,7 +119,7 @@ def test_a_process_that_hangs_is_reported_and_killed(run: Run) -> None:
 
     assert readiness(port) == (
         503,
-        {"ready": False, "reasons": ["process 0: does not answer"], "warnings": []},
+        {"ready": False, "reasons": ["process 0: does not respond"], "warnings": []},
     )
     assert _live(port) == 503
     assert metric(port, "resmeter_process_up") == 1

@@ -204,7 +204,7 @@ ROWS = (
     ),
     Row(
         "garbage-flood",
-        "Nothing fails; three of four records are invalid. The worker raises an alarm and goes on.",
+        "Nothing fails; three of four records are invalid. The worker raises an alarm and continues.",
         billing_faults.nothing,
         load="flood",
     ),

@@ -72,7 +72,7 @@ BUGS = (
         "            return\n",
     ),
     Bug(
-        "a worker goes on behind damage that nobody has given up",
+        "a worker continues after damage that nobody has stepped over",
         "pipeline/stream/runner.py",
         "            self.damages.stop(number, batch)\n            return None\n",
         "            return batch.next_offset\n",

@@ -10,7 +10,7 @@ CUSTOMER_KEY, VALUE_KEY = "stripe_customer_id", "value"
 def meter_problems(event_name: str, meters: Sequence[Any]) -> list[str]:
     """Return what would make Stripe take meter events of this name, and not count them later.
 
-    Stripe answers 200 to a meter event before it looks at the meter.
+    Stripe responds 200 to a meter event before it looks at the meter.
     https://docs.stripe.com/api/billing/meter/object
     """
     named = [meter for meter in meters if _part(meter, "event_name") == event_name]

@@ -9,7 +9,7 @@ from pipeline.sink.stripe.responses import foreign_reason
 
 
 class ForeignResponseError(stripe.APIError):
-    """Something between us and Stripe answered, or another server than Stripe's."""
+    """The response is from something other than Stripe, such as a proxy."""
 
 
 class Transport(stripe.AIOHTTPClient):

@@ -122,7 +122,7 @@ def test_without_apply_nothing_changes(ledger: Ledger, run: Run, action: str) ->
 
     assert result.returncode == 0
     past = {"release": "released", "settle": "settled"}[action]
-    assert f"1 meter event would be {past}, 1 unit; --apply does it" in result.stdout
+    assert f"1 meter event would be {past}, 1 unit; add --apply to do it" in result.stdout
     assert state_of(ledger) == "rejected"
 
 
@@ -167,8 +167,8 @@ def test_what_stripe_may_have_counted_is_left_until_the_operator_has_looked(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("release",), "name meter events, or choose them by"),
-        (("settle", "rm_1", "--tenant", "acme"), "name meter events, or choose them by"),
+        (("release",), "give identifiers, or select meter events by"),
+        (("settle", "rm_1", "--tenant", "acme"), "give identifiers, or select meter events by"),
         (("settle", "rm_1", "--apply"), "--apply needs --reason"),
         (("release", "rm_1", "--apply", "--reason", " "), "--apply needs --reason"),
     ],

@@ -53,12 +53,12 @@ def test_a_ready_process_gives_exit_status_0(resmeter_env: dict[str, str]) -> No
 def test_a_process_that_is_not_ready_gives_exit_status_1_and_its_reasons(
     resmeter_env: dict[str, str],
 ) -> None:
-    with served(["recovering states", "no Kafka broker answers"]) as port:
+    with served(["recovering states", "no Kafka broker responds"]) as port:
         result = resmeter("health", "--port", port, env=resmeter_env)
 
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.decode() == (
-        f"error: http://127.0.0.1:{port}/health/ready: recovering states; no Kafka broker answers\n"
+        f"error: http://127.0.0.1:{port}/health/ready: recovering states; no Kafka broker responds\n"
     )
 
 
@@ -91,7 +91,7 @@ def test_a_port_without_a_listener_gives_exit_status_1(resmeter_env: dict[str, s
         result = resmeter("health", "--port", port, env=resmeter_env)
 
     assert result.returncode == 1
-    assert f"127.0.0.1:{port}/health/ready does not answer" in result.stderr.decode()
+    assert f"127.0.0.1:{port}/health/ready does not respond" in result.stderr.decode()
 
 
 def test_a_process_that_hangs_gives_exit_status_1_after_the_timeout(
@@ -102,7 +102,7 @@ def test_a_process_that_hangs_gives_exit_status_1_after_the_timeout(
         result = resmeter("health", "--port", port, "--timeout", "0.2", env=resmeter_env)
 
     assert result.returncode == 1
-    assert b"does not answer: timed out" in result.stderr
+    assert b"does not respond: timed out" in result.stderr
 
 
 def test_a_proxy_in_the_environment_is_not_used(resmeter_env: dict[str, str]) -> None:
