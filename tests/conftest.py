@@ -20,9 +20,12 @@ from tests.support.shared import shared
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
-# CI runs the same examples each time, and then others, under a seed that it prints.
-hypothesis.settings.register_profile("fresh", deadline=None, max_examples=100, print_blob=True)
-hypothesis.settings.register_profile("long", deadline=None, max_examples=5_000)
+# CI runs the same examples each time, and then others, under a seed that it prints. Hypothesis would
+# repeat those too where the variable CI is set.
+hypothesis.settings.register_profile(
+    "fresh", deadline=None, max_examples=100, print_blob=True, derandomize=False
+)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=5_000, derandomize=False)
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
 )
