@@ -82,7 +82,7 @@ def waiting(
         WaitingEvent(
             event=MeterEvent(**{n: getattr(row, n) for n in MeterEvent.__struct_fields__}),
             calls=row.calls,
-            perhaps_counted=bool(row.perhaps_counted),
+            perhaps_counted=_is_perhaps_counted(row),
             detail=last.get(row.last_call),
         )
         for row in rows
@@ -98,6 +98,11 @@ def _of_attempts() -> tuple[Any, ...]:
         func.coalesce(func.sum(case((counted, 1), else_=0)), 0).label("perhaps_counted"),
         func.max(a.seq).label("last_call"),
     )
+
+
+def _is_perhaps_counted(row: Any) -> bool:
+    # An uncertain meter event without a call: a ledger that is lost may have made it.
+    return bool(row.perhaps_counted) or row.state == "uncertain"
 
 
 def _last_details(connection: Connection, calls: list[int]) -> dict[int, str]:
@@ -165,7 +170,7 @@ def decide(
             if isinstance(made, str):
                 return made
             replacement = made
-            if row.perhaps_counted and not decision.stripe_checked:
+            if _is_perhaps_counted(row) and not decision.stripe_checked:
                 return (
                     "Stripe may have counted it: compare Stripe's sum (`resmeter deliveries show "
                     "--stripe`), then release it with --stripe-checked, or settle it"

@@ -88,14 +88,15 @@ def place(
 
 
 def mark_uncertain(ledger: Ledger, now_ms: int) -> int:
-    """Make the meter events uncertain that this ledger was about to send; return their number.
+    """Make the meter events uncertain that this ledger does not know as counted; return their number.
 
-    The ledger that is lost may have sent them.
+    The ledger that is lost may have sent them: also what is rejected or altered here, because an
+    operator may have released it there.
     """
     with ledger.writing() as connection:
         marked = connection.execute(
             update(meter_event)
-            .where(meter_event.c.state.in_(("planned", "sent")))
+            .where(meter_event.c.state.in_(("planned", "sent", "rejected", "altered")))
             .values(state="uncertain", lease_until=0, updated_at=now_ms)
         )
         return marked.rowcount

@@ -9,6 +9,7 @@ import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError
+from pipeline.sink.stripe.responses import storable
 from pipeline.sink.stripe.transport import ForeignResponseError, Transport
 
 CONNECT_SECONDS_MAX = 10.0
@@ -62,7 +63,7 @@ class StripeClient:
         message = message.replace(self._api_key, "(the key)")
         if self._proxy:
             message = message.replace(self._proxy, "(the proxy)")
-        return message[:MESSAGE_CHARACTERS_MAX]
+        return storable(message)[:MESSAGE_CHARACTERS_MAX]
 
     async def list_meters(self) -> list[Any]:
         """Return all meters of the account, inactive ones included.
