@@ -21,6 +21,8 @@ from pipeline.usage.record import decode_origin, decode_record
 DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
+# PostgreSQL refuses an index entry of more than about 2,700 bytes. Ours have less than half of it.
+_INDEXED_BYTES_MAX = 1_250
 
 # Name and PostgreSQL type of each column, in the order of a row. The content, which comes first,
 # distinguishes a conflict from a duplicate: one in any of its columns. The position in Kafka may
@@ -166,6 +168,9 @@ def _row(topic: str, consumed: ConsumedRecord) -> _Row:
     # `explain` finds a conversation by this prefix.
     if not record.id.startswith(f"{record.tenant_id}:{record.conversation}:"):
         raise ValueError("id does not begin with the tenant and conversation - at `$.id`")
+    for name in ("id", "outcome", "supersedes"):
+        if len((getattr(record, name) or "").encode()) > _INDEXED_BYTES_MAX:
+            raise ValueError(f"{name} has more than {_INDEXED_BYTES_MAX} bytes - at `$.{name}`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
     if b"\\u0000" in consumed.value and any("\0" in v for v in row if isinstance(v, str)):

@@ -58,6 +58,36 @@ async def test_a_unit_waits_and_counts_once(
     assert bench.value("resmeter_deliveries_total", result="foreign") == 1
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        '{"object": "list", "url": "/v1/x", "has_more": true, "data": [{"id": "m"}]}',
+        '{"object": "list", "url": "/v1/x", "has_more": true, "data": [5]}',
+        '{"object": "list", "data": [{"id": "m"}]}',
+        '{"object": "list", "has_more": false, "data": {}}',
+        '{"object": "list", "has_more": true, "data": ' + "[" * 900 + "]" * 900 + "}",
+    ],
+)
+async def test_a_list_of_meters_that_does_not_end_stops_no_delivery(page: str) -> None:
+    """A cache may answer every request for a page with the first one."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page))
+            writer.write(page.encode())
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    meter = open_meter(stripe_settings(f"http://{host}:{port}"), timeout_seconds=5)
+
+    assert await asyncio.wait_for(meter.unfit({"m"}), 10) == {}
+
+    await meter.close()
+    server.close()
+
+
 async def test_while_a_proxy_answers_most_meter_events_are_not_tried(bench: Bench) -> None:
     """After a day, only those that were tried are uncertain."""
     bench.store(*(record(f"c{n}", tenant_id=f"t{n}") for n in range(40)))
