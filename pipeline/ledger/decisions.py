@@ -91,8 +91,11 @@ def waiting(
 
 def _of_attempts() -> tuple[Any, ...]:
     a = attempt.c
-    # A collision too: somebody has counted this identifier.
-    counted = a.result.in_((*PERHAPS_COUNTED, "collision"))
+    # A collision too: somebody has counted this identifier. Earlier versions took the answer of a
+    # proxy, which has no Request-Id of Stripe's, for a rejection.
+    counted = a.result.in_((*PERHAPS_COUNTED, "collision")) | (
+        (a.result == "rejected") & a.request_id.is_(None)
+    )
     return (
         func.count(a.seq).label("calls"),
         func.coalesce(func.sum(case((counted, 1), else_=0)), 0).label("perhaps_counted"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.ledger.database import Ledger
@@ -15,7 +15,7 @@ from pipeline.ledger.entries import (
     QuarantineReason,
     Stored,
 )
-from pipeline.ledger.tables import consumer_offset, refused_record, usage_record
+from pipeline.ledger.tables import consumed_topic, consumer_offset, refused_record, usage_record
 from pipeline.usage.record import decode_origin, decode_record
 
 DETAIL_CHARACTERS_MAX = 500
@@ -77,6 +77,28 @@ def offsets(ledger: Ledger, topic: str) -> dict[int, int]:
     """Return the next offset of each partition that has one."""
     with ledger.reading() as connection:
         return _offsets(connection, topic)
+
+
+def is_known_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
+    """Return whether the offsets of a topic are of the one with this id, or are taken for that.
+
+    If they are of another one, forget them: the topic was made anew, and its offsets mean other
+    records. It is read from its beginning; the ledger recognises what it has.
+    """
+    c = consumed_topic.c
+    insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+    with ledger.writing() as connection:
+        connection.execute(
+            insert(consumed_topic).values(topic=topic, topic_id=topic_id).on_conflict_do_nothing()
+        )
+        moved = connection.execute(
+            update(consumed_topic)
+            .where(c.topic == topic, c.topic_id != topic_id)
+            .values(topic_id=topic_id)
+        )
+        if moved.rowcount:
+            connection.execute(delete(consumer_offset).where(consumer_offset.c.topic == topic))
+        return not moved.rowcount
 
 
 def store(

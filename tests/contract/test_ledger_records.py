@@ -165,6 +165,22 @@ def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger, origin: 
     assert reports.receipts(ledger, "acme", "c1")[0].origin is None
 
 
+def test_the_offsets_of_a_topic_that_was_made_anew_are_forgotten(ledger: Ledger) -> None:
+    """Once it has grown beyond them, they would skip its first records."""
+    assert records.is_known_topic(ledger, TOPIC, "first")
+    stored(ledger, record("c1"))
+    assert records.is_known_topic(ledger, TOPIC, "first")
+    assert records.offsets(ledger, TOPIC) == {0: 1}
+
+    assert not records.is_known_topic(ledger, TOPIC, "second")
+
+    assert records.offsets(ledger, TOPIC) == {}
+    again = stored(ledger, record("c1"), record("c2"))
+    assert (again.records, again.duplicates, again.quarantined) == (1, 1, ())
+    assert records.is_known_topic(ledger, TOPIC, "second")
+    assert records.offsets(ledger, TOPIC) == {0: 2}
+
+
 def test_nothing_is_stored_if_another_sink_moved_the_offset(ledger: Ledger) -> None:
     stored(ledger, record("c1"), record("c2"))
 
