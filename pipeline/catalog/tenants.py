@@ -233,7 +233,10 @@ def _read_policy_files(path: Path, patterns: Any) -> tuple[dict[str, str], list[
         if Path(pattern).is_absolute():
             files = [Path(pattern)]
         else:
-            files = sorted(path.parent.glob(pattern))
+            try:
+                files = sorted(path.parent.glob(pattern))
+            except (IndexError, ValueError, NotImplementedError):
+                files = []  # "." and others are no patterns
         if not files:
             problems.append(f"{path}: policy_files: no file matches {pattern!r}")
         for file in files:
@@ -303,9 +306,11 @@ def _problems_of_meters(path: Path, table: Any) -> list[str]:
         return [f"{path}: meters: must be a table: write [meters]"]
     return [
         f"{path}: meters.{outcome}: is {name!r}; it must be a string of 1 to "
-        f"{_EVENT_NAME_CHARACTERS_MAX} characters"
+        f"{_EVENT_NAME_CHARACTERS_MAX} printable characters"
         for outcome, name in table.items()
-        if not isinstance(name, str) or not 1 <= len(name) <= _EVENT_NAME_CHARACTERS_MAX
+        if not isinstance(name, str)
+        or not 1 <= len(name) <= _EVENT_NAME_CHARACTERS_MAX
+        or not name.isprintable()
     ]
 
 

@@ -30,6 +30,8 @@ OTHER_SOURCE = "other"  # of a record that no configured producer has signed
 BYTES_MAX = 800_000  # for key, headers and value: a topic's default limit, less a margin
 DETAIL_CHARACTERS_MAX = 1_000
 _STORED_NAME = re.compile(NAME_PREFIX + "(?:[0-9a-f]{2})+", re.ASCII)
+_MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999
+_COUNT = re.compile("[0-9]{1,9}")
 _HEADER_BYTES = 8  # what Kafka adds to each header, at most
 
 
@@ -116,9 +118,10 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
     origin: tuple[str, int, int] | None = None
     arrived_ms: int | None = None
     try:
-        partition, offset = int(ours[PARTITION_HEADER]), int(ours[OFFSET_HEADER])
+        partition = _number(ours[PARTITION_HEADER], 2**31 - 1)
+        offset = _number(ours[OFFSET_HEADER], 2**63 - 1)
         origin = (ours[TOPIC_HEADER], partition, offset)
-        arrived_ms = int(ours[TIMESTAMP_HEADER])
+        arrived_ms = _number(ours[TIMESTAMP_HEADER], _MS_MAX)
     except (KeyError, ValueError):
         pass
     return DeadLetterHeaders(
@@ -126,7 +129,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
         detail=ours.get(DETAIL_HEADER, ""),
         origin=origin,
         arrived_ms=arrived_ms,
-        redrives=int(redrives) if redrives.isdecimal() else 0,
+        redrives=int(redrives) if _COUNT.fullmatch(redrives) else 0,
         cut=ours.get(CUT_HEADER, ""),
         # The producer wrote the signature, so it belongs to the record.
         original=tuple(
@@ -135,6 +138,14 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
             if not name.startswith(_OURS) or name == SIGNATURE_HEADER or _is_stored_name(name)
         ),
     )
+
+
+def _number(text: str, highest: int) -> int:
+    """Return a whole number; raise ValueError if it is below 0 or above `highest`."""
+    number = int(text)
+    if not 0 <= number <= highest:
+        raise ValueError(f"{number} is out of range")
+    return number
 
 
 def _stored_name(name: str) -> str:

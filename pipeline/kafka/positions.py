@@ -139,6 +139,12 @@ class Positions:
         return offsets
 
 
+def topic_id_of(positions: Positions, topic: str) -> str:
+    """Return the id of a topic, or "" if no broker tells; outside of an event loop."""
+    facts = asyncio.run(positions.topic(topic))
+    return "" if facts is None else facts.topic_id
+
+
 class EventsLog:
     """What a worker asks about its events topic and its group (the runner's `Log`)."""
 

@@ -85,7 +85,7 @@ def waiting(
         WaitingEvent(
             event=MeterEvent(**{n: getattr(row, n) for n in MeterEvent.__struct_fields__}),
             calls=row.calls,
-            perhaps_counted=bool(row.perhaps_counted),
+            perhaps_counted=_is_perhaps_counted(row),
             detail=last.get(row.last_call),
         )
         for row in rows
@@ -95,12 +95,21 @@ def waiting(
 def _of_attempts() -> tuple[Any, ...]:
     a = attempt.c
     # Include collisions: the biller has counted this identifier, though not from our call.
-    counted = a.result.in_((*PERHAPS_COUNTED, "collision"))
+    # Earlier versions took the response of a proxy, which has no Request-Id of Stripe's, for a
+    # rejection.
+    counted = a.result.in_((*PERHAPS_COUNTED, "collision")) | (
+        (a.result == "rejected") & a.request_id.is_(None)
+    )
     return (
         func.count(a.seq).label("calls"),
         func.coalesce(func.sum(case((counted, 1), else_=0)), 0).label("perhaps_counted"),
         func.max(a.seq).label("last_call"),
     )
+
+
+def _is_perhaps_counted(row: Any) -> bool:
+    # An uncertain meter event without a call: a ledger that is lost may have made it.
+    return bool(row.perhaps_counted) or row.state == "uncertain"
 
 
 def _last_details(connection: Connection, calls: list[int]) -> dict[int, str]:
@@ -168,7 +177,7 @@ def decide(
             if isinstance(made, str):
                 return made
             replacement = made
-            if row.perhaps_counted and not decision.stripe_checked:
+            if _is_perhaps_counted(row) and not decision.stripe_checked:
                 return (
                     "Stripe may have counted it: compare Stripe's sum (`resmeter deliveries show "
                     "--stripe`), then release it with --stripe-checked, or settle it"

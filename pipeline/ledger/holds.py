@@ -88,14 +88,15 @@ def place(
 
 
 def mark_uncertain(ledger: Ledger, now_ms: int) -> int:
-    """Make planned and sent meter events uncertain, and return their number.
+    """Make the meter events uncertain that this ledger does not know as counted; return their number.
 
-    The newer ledger may have sent them.
+    The newer ledger may have sent them. That includes those rejected or altered here: an operator may
+    have released them there.
     """
     with ledger.writing() as connection:
         marked = connection.execute(
             update(meter_event)
-            .where(meter_event.c.state.in_(("planned", "sent")))
+            .where(meter_event.c.state.in_(("planned", "sent", "rejected", "altered")))
             .values(state="uncertain", lease_until=0, updated_at=now_ms)
         )
         return marked.rowcount

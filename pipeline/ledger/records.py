@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.ledger.database import Ledger
@@ -15,12 +15,14 @@ from pipeline.ledger.entries import (
     QuarantineReason,
     Stored,
 )
-from pipeline.ledger.tables import consumer_offset, refused_record, usage_record
+from pipeline.ledger.tables import consumed_topic, consumer_offset, refused_record, usage_record
 from pipeline.usage.record import decode_origin, decode_record
 
 DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
 _BIGINT_MAX = 2**63 - 1
+# PostgreSQL refuses an index entry of more than about 2,700 bytes. Ours have less than half of it.
+_INDEXED_BYTES_MAX = 1_250
 
 # Name and PostgreSQL type of each column, in the order of a row. The content, which comes first,
 # distinguishes a conflict from a duplicate: one in any of its columns. The position in Kafka may
@@ -75,6 +77,28 @@ def offsets(ledger: Ledger, topic: str) -> dict[int, int]:
     """Return the next offset of each partition that has one."""
     with ledger.reading() as connection:
         return _offsets(connection, topic)
+
+
+def is_known_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
+    """Return whether the offsets of a topic are of the one with this id, or are taken for that.
+
+    If they are of another one, forget them: the topic was made anew, and its offsets mean other
+    records. It is read from its beginning; the ledger recognises what it has.
+    """
+    c = consumed_topic.c
+    insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+    with ledger.writing() as connection:
+        connection.execute(
+            insert(consumed_topic).values(topic=topic, topic_id=topic_id).on_conflict_do_nothing()
+        )
+        moved = connection.execute(
+            update(consumed_topic)
+            .where(c.topic == topic, c.topic_id != topic_id)
+            .values(topic_id=topic_id)
+        )
+        if moved.rowcount:
+            connection.execute(delete(consumer_offset).where(consumer_offset.c.topic == topic))
+        return not moved.rowcount
 
 
 def store(
@@ -166,6 +190,9 @@ def _row(topic: str, consumed: ConsumedRecord) -> _Row:
     # `explain` finds a conversation by this prefix.
     if not record.id.startswith(f"{record.tenant_id}:{record.conversation}:"):
         raise ValueError("id does not begin with the tenant and conversation - at `$.id`")
+    for name in ("id", "outcome", "supersedes"):
+        if len((getattr(record, name) or "").encode()) > _INDEXED_BYTES_MAX:
+            raise ValueError(f"{name} has more than {_INDEXED_BYTES_MAX} bytes - at `$.{name}`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
     if b"\\u0000" in consumed.value and any("\0" in v for v in row if isinstance(v, str)):

@@ -72,6 +72,14 @@ consumer_offset = Table(
     Column("next_offset", BigInteger, nullable=False),
 )
 
+# The id of the topic in which the offsets of `consumer_offset` mean something.
+consumed_topic = Table(
+    "consumed_topic",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("topic_id", Text, nullable=False),
+)
+
 # Partitions that another ledger of the same sinks had stored further; see `holds`.
 delivery_hold = Table(
     "delivery_hold",

@@ -38,6 +38,12 @@ CONNECT_SECONDS_MAX = 5.0
 WAIT_SECONDS_MAX = 0.2  # for a full batch; then a partial batch is stored
 LAG_INTERVAL_SECONDS = 2.0  # between measurements of the lag
 LAG_TIMEOUT_SECONDS = 2.0
+COORDINATOR_SECONDS_MAX = 20.0
+_NO_COORDINATOR = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+}
 _TOPIC_IS_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 
 
@@ -53,7 +59,11 @@ class Intake:
         position: LedgerPosition,
         metrics: SinkMetrics,
         now: Callable[[], float] = time.time,
+        topic_id: Callable[[], str] = lambda: "",
     ) -> None:
+        """Prepare an intake; `topic_id` asks for the topic's id, and returns "" if it is unknown."""
+        self._topic_id = topic_id
+        self._read_topic_id = ""
         self._servers = str(client_options["bootstrap.servers"])
         self._options = {
             **client_options,
@@ -118,8 +128,9 @@ class Intake:
     def join(self, consumer: Consumer) -> None:
         """Subscribe to the topic; a later `step` receives the partitions."""
         self._partitions = self._check_topic(consumer)
+        self._check_identity()
         # Before any record is stored: an outdated ledger that catches up looks like the newest.
-        self._learn_committed(consumer, self._partitions)
+        self._learn_committed_at_start(consumer)
         consumer.subscribe(
             [self._topic],
             on_assign=self._on_assign,
@@ -158,6 +169,32 @@ class Intake:
             raise ConfigurationError([self._no_topic()])
         return sorted(metadata.topics[self._topic].partitions)
 
+    def _check_identity(self) -> None:
+        """Check that the ledger's offsets are of this topic, and not of one that had its name.
+
+        Raises:
+            UnavailableError: the topic was made anew while we read it. The next start reads it again.
+        """
+        topic_id = self._topic_id()
+        if not topic_id or topic_id == self._read_topic_id:
+            return
+        if self._read_topic_id:
+            raise UnavailableError(
+                f"{self._topic} at {self._servers} was made anew: the sink must start again, to read "
+                "it from its beginning"
+            )
+        self._read_topic_id = topic_id
+        if not records.is_known_topic(self._ledger, self._topic, topic_id):
+            self._metrics.records_missing.inc()
+            self._log.error(
+                "usage_topic_is_another",
+                topic=self._topic,
+                topic_id=topic_id,
+                consequence="the ledger's offsets are of a topic that is gone: this one is read from "
+                "its beginning, and what the ledger has counts once; what nobody had read is lost",
+                todo="run `resmeter audit`: it names what is missing",
+            )
+
     def _learn_committed(self, consumer: Consumer, partitions: Iterable[int]) -> None:
         """Ask Kafka how far the group is, and hold the deliveries if the ledger is behind that."""
         asked = [TopicPartition(self._topic, number) for number in partitions]
@@ -166,6 +203,17 @@ class Intake:
             {p.partition: p.offset for p in committed if p.offset >= 0}, committed=True
         )
         self._position.is_held()
+
+    def _learn_committed_at_start(self, consumer: Consumer) -> None:
+        """Learn what is committed; a broker that has just started may not know the group yet."""
+        until = time.monotonic() + COORDINATOR_SECONDS_MAX
+        while True:
+            try:
+                return self._learn_committed(consumer, self._partitions)
+            except KafkaException as error:
+                if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > until:
+                    raise
+            self._stop.wait(WAIT_SECONDS_MAX)
 
     def _no_topic(self) -> str:
         return f"Kafka at {self._servers} has no topic {self._topic}: run `resmeter topics create`"
@@ -307,6 +355,7 @@ class Intake:
 
     def _measure_lag(self, consumer: Consumer) -> None:
         """Measure the lag of each partition; this also shows whether Kafka can be reached."""
+        self._check_identity()
         try:
             # All partitions, not only ours: another sink may have stored them in another ledger.
             self._learn_committed(consumer, self._partitions)

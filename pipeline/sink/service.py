@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.positions import Positions, topic_id_of
 from pipeline.ledger import (
     Ledger,
     deliveries,
@@ -84,6 +86,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                 ledger,
                 position,
                 metrics,
+                topic_id=partial(topic_id_of, Positions(settings.kafka), settings.topics.records),
             )
             sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake, position)
             await sink.run(registry, stop)

@@ -56,6 +56,7 @@ class _Wire(msgspec.Struct, kw_only=True, gc=False):
     supersedes: str | None = None
 
 
+_PARTITION_MAX, _OFFSET_MAX = 2**31 - 1, 2**63 - 1  # Kafka's
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(_Wire)
 
@@ -116,4 +117,11 @@ def decode_origin(value: bytes) -> Origin:
     Raises:
         ValueError: the bytes are not an origin.
     """
-    return msgspec.json.decode(value, type=Origin)
+    origin = msgspec.json.decode(value, type=Origin)
+    if not 0 <= origin.partition <= _PARTITION_MAX:
+        raise ValueError(f"partition {origin.partition} is out of range")
+    if not all(0 <= offset <= _OFFSET_MAX for offset in origin.offsets):
+        raise ValueError("an offset is out of range")
+    if "\0" in origin.topic:
+        raise ValueError("the topic has a NUL character, and no topic of Kafka does")
+    return origin

@@ -1,5 +1,7 @@
 """What answers in the place of Stripe decides nothing: the unit waits, and counts once."""
 
+import asyncio
+
 import pytest
 from pydantic import SecretStr
 
@@ -7,12 +9,12 @@ from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
-from pipeline.ledger import deliveries
+from pipeline.ledger import Ledger, deliveries
 from pipeline.sink.breaker import PROBES_MAX
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256, open_meter
-from tests.support.bench import HOUR_MS, T0, Bench, record
-from tests.support.ledger import leased
+from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
+from tests.support.ledger import leased, planned, stored
 
 ERROR = '{"error": {"type": "invalid_request_error", "message": "no"}}'
 FOREIGN = [
@@ -27,6 +29,10 @@ FOREIGN = [
     (400, '{"error": "invalid_request"}', {}),
     (400, '{"error": null}', {}),
     (400, '{"error": ["x"]}', {}),
+    (400, '{"error": {"type": ["x"]}}', {"Request-Id": "req_1"}),
+    (400, ERROR[:-2] + ', "code": ["x"]}}', {"Request-Id": "req_1"}),
+    (400, ERROR[:-2] + f', "x": {"[" * 900}{"]" * 900}}}}}', {"Request-Id": "req_1"}),
+    (200, '{"object": "x", "x": ' + "[" * 900 + "]" * 900 + "}", {}),
     (403, '{"message": "Forbidden"}', {}),
     (400, ERROR, {}),  # without Stripe's header
     (404, ERROR, {"Request-Id": "req_1"}),  # Stripe's, about a path that it does not know
@@ -52,6 +58,36 @@ async def test_a_unit_waits_and_counts_once(
     assert bench.value("resmeter_deliveries_total", result="foreign") == 1
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        '{"object": "list", "url": "/v1/x", "has_more": true, "data": [{"id": "m"}]}',
+        '{"object": "list", "url": "/v1/x", "has_more": true, "data": [5]}',
+        '{"object": "list", "data": [{"id": "m"}]}',
+        '{"object": "list", "has_more": false, "data": {}}',
+        '{"object": "list", "has_more": true, "data": ' + "[" * 900 + "]" * 900 + "}",
+    ],
+)
+async def test_a_list_of_meters_that_does_not_end_stops_no_delivery(page: str) -> None:
+    """A cache may answer every request for a page with the first one."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page))
+            writer.write(page.encode())
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    meter = open_meter(stripe_settings(f"http://{host}:{port}"), timeout_seconds=5)
+
+    assert await asyncio.wait_for(meter.unfit({"m"}), 10) == {}
+
+    await meter.close()
+    server.close()
+
+
 async def test_while_a_proxy_answers_most_meter_events_are_not_tried(bench: Bench) -> None:
     """After a day, only those that were tried are uncertain."""
     bench.store(*(record(f"c{n}", tenant_id=f"t{n}") for n in range(40)))
@@ -66,6 +102,43 @@ async def test_while_a_proxy_answers_most_meter_events_are_not_tried(bench: Benc
     assert len(tried) == 50
     assert len(set(tried)) <= 4 + PROBES_MAX  # 4 call at once
     assert len(bench.at_stripe()) == 40
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"302 Found\r\nLocation: /\xe9", b""),
+        (b"502 Bad Gateway", b"<\0\xff>"),
+        (
+            b"500 Error\r\nRequest-Id: req_\xe9",
+            b'{"error": {"type": "api_error", "message": "\\u0000"}}',
+        ),
+    ],
+)
+async def test_an_answer_with_any_bytes_is_stored(ledger: Ledger, head: bytes, body: bytes) -> None:
+    """PostgreSQL takes no NUL in a text, and no database a lone surrogate."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        length = b"Content-Length: %d" % len(body)
+        writer.write(b"HTTP/1.1 " + head + b"\r\n" + length + b"\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    meter = open_meter(stripe_settings(f"http://{host}:{port}"), timeout_seconds=5)
+    lease = leased(ledger, event)
+
+    conclusion = await meter.deliver(event, lease)
+    deliveries.conclude(ledger, lease, conclusion, T0)
+
+    await meter.close()
+    server.close()
+    assert conclusion.result in {"foreign", "failed"}
+    assert conclusion.http_status is not None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.ledger import Ledger, decisions, deliveries, reports
 from pipeline.ledger.entries import STUCK, Decided, Decision, MeterEvent, Result, State
-from pipeline.ledger.tables import delivery_decision, meter_event
+from pipeline.ledger.tables import attempt, delivery_decision, meter_event
 from pipeline.sink.stripe.meter import body_sha256
 from tests.support.ledger import (
     HOUR_MS,
@@ -170,6 +170,15 @@ def test_an_uncertain_event_is_released_only_after_a_look_at_stripes_sum(ledger:
 
     assert "Stripe may have counted it" in str(decide(ledger, event, "release"))
     assert isinstance(decide(ledger, event, "release", stripe_checked=True), Decided)
+
+
+def test_an_earlier_versions_rejection_may_be_a_proxys(ledger: Ledger) -> None:
+    """That version took every answer with a status of 400 to 499 for Stripe's."""
+    event = rejected(ledger)
+    with ledger.writing() as connection:
+        connection.execute(update(attempt).values(request_id=None, http_status=408))
+
+    assert "Stripe may have counted it" in str(decide(ledger, event, "release"))
 
 
 def test_a_call_in_flight_may_have_been_counted(ledger: Ledger) -> None:

@@ -120,6 +120,8 @@ NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1
         ),
         (encode_record(record("c1", policy_version=2**63)), "policy_version is out of range"),
         (NUL, "NUL character"),
+        (encode_record(record("c" * 2_000)), "id has more than 1250 bytes"),
+        (encode_record(record("c1", outcome="o" * 2_000)), "outcome has more than 1250 bytes"),
     ],
 )
 def test_an_unreadable_record_is_quarantined_and_the_rest_is_stored(
@@ -138,10 +140,21 @@ def test_an_unreadable_record_is_quarantined_and_the_rest_is_stored(
         assert connection.execute(select(refused_record)).one().value == value
 
 
-def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"garbage",
+        b'{"topic":"e\\u0000","partition":3,"offsets":[7]}',
+        b'{"topic":"e","partition":2147483648,"offsets":[7]}',
+        b'{"topic":"e","partition":-1,"offsets":[7]}',
+        b'{"topic":"e","partition":3,"offsets":[9223372036854775808]}',
+        b'{"topic":"e","partition":3,"offsets":[999999999999999999999999999999]}',
+    ],
+)
+def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger, origin: bytes) -> None:
     value = encode_record(record("c1"))
     batch = [
-        ConsumedRecord(0, 0, value, b"garbage"),
+        ConsumedRecord(0, 0, value, origin),
         ConsumedRecord(0, 1, encode_record(record("c2")), None),
     ]
 
@@ -150,6 +163,22 @@ def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger) -> None:
     assert isinstance(result, Stored)
     assert result.records == 2
     assert reports.receipts(ledger, "acme", "c1")[0].origin is None
+
+
+def test_the_offsets_of_a_topic_that_was_made_anew_are_forgotten(ledger: Ledger) -> None:
+    """Once it has grown beyond them, they would skip its first records."""
+    assert records.is_known_topic(ledger, TOPIC, "first")
+    stored(ledger, record("c1"))
+    assert records.is_known_topic(ledger, TOPIC, "first")
+    assert records.offsets(ledger, TOPIC) == {0: 1}
+
+    assert not records.is_known_topic(ledger, TOPIC, "second")
+
+    assert records.offsets(ledger, TOPIC) == {}
+    again = stored(ledger, record("c1"), record("c2"))
+    assert (again.records, again.duplicates, again.quarantined) == (1, 1, ())
+    assert records.is_known_topic(ledger, TOPIC, "second")
+    assert records.offsets(ledger, TOPIC) == {0: 2}
 
 
 def test_nothing_is_stored_if_another_sink_moved_the_offset(ledger: Ledger) -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 
-from pipeline.ledger import deliveries, holds
+from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
+from pipeline.ledger import decisions, deliveries, holds
+from pipeline.ledger.entries import Decided, Decision
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256
-from tests.support.bench import T0, TOPIC, Bench, record
+from tests.support.bench import HOUR_MS, T0, TOPIC, Bench, record
 from tests.support.command import resmeter
 from tests.support.environment import clean_environment
 
@@ -53,6 +55,37 @@ async def test_a_meter_event_that_was_about_to_be_sent_becomes_uncertain_too(ben
 
     assert deliveries.stuck_counts(bench.ledger)["uncertain"] == 2
     assert bench.at_stripe() == {}
+
+
+def test_what_a_lost_ledger_may_have_sent_is_released_only_after_a_comparison(bench: Bench) -> None:
+    bench.store(record("c1"))
+    hold(bench, 1)
+    resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+    (found,) = decisions.waiting(bench.ledger)
+
+    def release(*, stripe_checked: bool) -> Decided | str:
+        decision = Decision(
+            action="release", at=T0, who="ops", reason="x", stripe_checked=stripe_checked
+        )
+        return decisions.decide(
+            bench.ledger, found, decision, bench.tenants, body_sha256, apply=False
+        )
+
+    assert found.perhaps_counted
+    assert "Stripe may have counted it" in str(release(stripe_checked=False))
+    assert isinstance(release(stripe_checked=True), Decided)
+
+
+async def test_what_is_rejected_may_have_been_released_in_the_lost_ledger(bench: Bench) -> None:
+    bench.store(record("c1", at=T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS))
+    await bench.flush()
+    assert deliveries.stuck_counts(bench.ledger)["rejected"] == 1
+    hold(bench, 1)
+
+    _, said = resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+
+    assert "1 meter event uncertain" in said
+    assert [found.perhaps_counted for found in decisions.waiting(bench.ledger)] == [True]
 
 
 async def test_what_was_never_sent_is_sent(bench: Bench) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.clock import Clock
@@ -14,9 +15,12 @@ from pipeline.dev.emulator.server import Emulator, running
 from pipeline.dev.process import Process
 from pipeline.events.times import parse_time
 from pipeline.ledger import open_ledger, reports
+from pipeline.usage.record import encode_record
 from tests.kafka.conftest import Load
 from tests.kafka.run import Run, decided, metric, net, readiness, wait_until
+from tests.support.ledger import record
 
+UNREACHABLE = "http://127.0.0.1:1"
 AS_OF = "2030-01-01T00:00:00Z"
 SEVERAL_DAYS_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
 
@@ -163,6 +167,35 @@ def test_a_sink_on_an_older_ledger_delivers_nothing_until_the_right_one_is_back(
     port = run.port(right)
     wait_until(lambda: readiness(port)[0] == 200, "the right ledger is not held")
     assert _at_stripe(stripe) == billed
+
+
+def test_a_topic_of_usage_records_that_was_made_anew_is_read_from_its_beginning(run: Run) -> None:
+    """It has more records than the ledger's offset says, so no offset looks wrong."""
+    run.done("ledger", "upgrade")
+    topic = run.env["RESMETER_TOPICS__RECORDS"]
+    writer = Run(run.servers, run.folder, run._stack)
+    writer.env = run.env | {"RESMETER_TOPICS__EVENTS": topic}
+
+    def write(*numbers: int) -> None:
+        writer.produce([(b"acme", encode_record(record(f"c{n}")), 0) for n in numbers])
+
+    env = {"RESMETER_STRIPE__API_KEY": "sk_test_1", "RESMETER_STRIPE__BASE_URL": UNREACHABLE}
+    write(1, 2)
+    sink = run.start("sink", **env)
+    sink.wait_until(lambda: _stored(run) == 2, 60, "the ledger has both")
+    sink.stop()
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    admin.delete_topics([topic])[topic].result(30)
+    wait_until(lambda: topic not in admin.list_topics(timeout=5).topics, "the topic is gone")
+    run.done("topics", "create")
+    write(3, 4, 5, 6)
+
+    sink = run.start("sink", **env)
+
+    sink.wait_until(lambda: _stored(run) == 6, 60, "no record is skipped")
+    port = run.port(sink)
+    assert metric(port, "resmeter_usage_records_missing_total") == 1
+    assert "usage_topic_is_another" in sink.log()
 
 
 def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(

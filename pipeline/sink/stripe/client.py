@@ -9,6 +9,7 @@ import stripe
 
 from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError
+from pipeline.sink.stripe.responses import storable
 from pipeline.sink.stripe.transport import ForeignResponseError, Transport
 
 CONNECT_SECONDS_MAX = 10.0
@@ -62,18 +63,28 @@ class StripeClient:
         message = message.replace(self._api_key, "(the key)")
         if self._proxy:
             message = message.replace(self._proxy, "(the proxy)")
-        return message[:MESSAGE_CHARACTERS_MAX]
+        return storable(message)[:MESSAGE_CHARACTERS_MAX]
 
     async def list_meters(self) -> list[Any]:
         """Return all meters of the account, inactive ones included.
 
         Raises:
-            ForeignResponseError: the response is not a list.
+            ForeignResponseError: the response is not a list, or its pages do not end: something on
+                the way answers every request for a page with the same one.
         """
         listed = await self.v1.billing.meters.list_async({"limit": 100})
-        if not isinstance(getattr(listed, "data", None), list):
+        if not (
+            isinstance(getattr(listed, "data", None), list)
+            and isinstance(getattr(listed, "has_more", None), bool)
+        ):
             raise ForeignResponseError("not an answer of Stripe: it has no list of meters")
-        return [meter async for meter in listed.auto_paging_iter()]
+        meters: dict[str, Any] = {}
+        async for meter in listed.auto_paging_iter():
+            meter_id = getattr(meter, "id", None)
+            if not isinstance(meter_id, str) or meter_id in meters:
+                raise ForeignResponseError("not an answer of Stripe: its list of meters repeats")
+            meters[meter_id] = meter
+        return list(meters.values())
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]

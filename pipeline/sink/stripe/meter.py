@@ -63,8 +63,9 @@ class StripeMeter:
             return {}
         try:
             meters = await self._client.list_meters()
-        except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
-            # A key may be allowed to write meter events only, and an outage shows at the call.
+        except Exception as error:
+            # A key may be allowed to write meter events only, and an outage shows at the call;
+            # so does an answer that is not Stripe's, on which the SDK fails in many ways.
             self._log.debug("meters_not_checked", detail=self._client.message_of(error))
             return {}
         found = {name: meter_problems(name, meters) for name in unknown}
@@ -95,6 +96,11 @@ class StripeMeter:
             # The SDK reads a response's body outside of its error handling, so these come unwrapped.
             message = f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS_MAX]
             return StripeResponse(message=message)
+        except Exception as error:
+            # The SDK fails in many ways on JSON that is none of Stripe's, such as a deeply nested one.
+            # It has an answer then, so the call may have counted.
+            message = f"the SDK cannot read the answer: {type(error).__name__}: {error}"
+            return StripeResponse(foreign=True, message=message[:MESSAGE_CHARACTERS_MAX])
         response = created.last_response
         is_ours = _is_event(created, event)
         return StripeResponse(

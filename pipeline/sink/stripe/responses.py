@@ -76,13 +76,26 @@ def foreign_reason(status: int, headers: Mapping[str, str], body: bytes) -> str 
     if status < 300:
         return None if isinstance(content.get("object"), str) else f"is no object: {shown}"
     error = content.get("error")
-    if not isinstance(error, dict) or error.get("type") not in ERROR_TYPES:
+    if not isinstance(error, dict):
+        return f"is not an error of Stripe's: {shown}"
+    kind = error.get("type")
+    if not isinstance(kind, str) or kind not in ERROR_TYPES:
         return f"is not an error of Stripe's: {shown}"
     if not isinstance(error.get("message", ""), str):
         return f"has no message of Stripe's: {shown}"
+    if not isinstance(error.get("code") or "", str):
+        return f"has no code of Stripe's: {shown}"
     if not headers.get("request-id", "").startswith(REQUEST_ID_PREFIX):
         return f"has no Request-Id of Stripe's: {shown}"
     return None
+
+
+def storable(text: str) -> str:
+    """Return text that every database and the log take: without NUL and lone surrogates.
+
+    HTTP clients read header bytes that are not UTF-8 as lone surrogates.
+    """
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()
 
 
 def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
@@ -90,9 +103,9 @@ def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
     return Conclusion(
         result=read_response(response, lease.identifier, perhaps_counted=lease.perhaps_counted),
         http_status=response.status,
-        request_id=response.request_id,
+        request_id=None if response.request_id is None else storable(response.request_id),
         replayed=response.replayed,
-        detail=response.message or None,
+        detail=storable(response.message) or None,
     )
 
 

@@ -225,6 +225,18 @@ def test_only_the_policies_in_use_need_meters(file: Path) -> None:
     ]
 
 
+def test_a_meters_name_has_no_character_that_a_database_refuses(file: Path) -> None:
+    (problem,) = problems(file, '[meters]\nresolution = "a\\u0000b"\n')
+
+    assert "1 to 100 printable characters" in problem
+
+
+def test_a_folder_is_no_policy_file(file: Path) -> None:
+    (problem,) = problems(file, 'policy_files = ["."]')
+
+    assert "no file matches '.'" in problem
+
+
 # --- what is wrong --------------------------------------------------------------------------------
 
 

@@ -185,3 +185,33 @@ def test_headers_of_another_program_have_no_reason_and_no_origin() -> None:
 
     assert (read.reason, read.origin, read.arrived_ms) == ("", None, None)
     assert read.original == (("h", None),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("resmeter-partition", b"2147483648"),
+        ("resmeter-partition", b"-1"),
+        ("resmeter-offset", b"-2"),
+        ("resmeter-offset", b"9" * 30),
+        ("resmeter-offset", b"9" * 5_000),
+        ("resmeter-timestamp", b"9" * 30),
+        ("resmeter-timestamp", b"-1"),
+        ("resmeter-redrives", b"9" * 5_000),
+    ],
+)
+def test_a_number_that_kafka_cannot_have_is_none(name: str, content: bytes) -> None:
+    """A producer may send our headers: they must not end `resmeter dlq`."""
+    whole = {
+        "resmeter-topic": b"events",
+        "resmeter-partition": b"3",
+        "resmeter-offset": b"7",
+        "resmeter-timestamp": b"5",
+        name: content,
+    }
+
+    read = read_dead_letter_headers(list(whole.items()))
+
+    assert read.redrives == 0
+    assert (read.origin, read.arrived_ms)[name == "resmeter-timestamp"] in {None, ("events", 3, 7)}
+    assert name == "resmeter-redrives" or None in {read.origin, read.arrived_ms}
