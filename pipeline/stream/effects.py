@@ -14,7 +14,7 @@ class Effects:
     """The batches whose results, states and offsets are being written.
 
     Args:
-        host: is reported which offsets of the changelog we wrote.
+        host: gets the offsets of the changelog that we wrote.
         outputs: writes results and states.
         end: called with a log event and the error, to end the process without a commit.
         partitions: those that we own now, by number.
