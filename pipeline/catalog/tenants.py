@@ -236,7 +236,7 @@ def _read_policy_files(path: Path, patterns: Any) -> tuple[dict[str, str], list[
             try:
                 files = sorted(path.parent.glob(pattern))
             except (IndexError, ValueError, NotImplementedError):
-                files = []  # "." and others are no patterns
+                files = []  # such as ".", which is not a pattern
         if not files:
             problems.append(f"{path}: policy_files: no file matches {pattern!r}")
         for file in files:

@@ -9,11 +9,11 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
-import msgspec
 from msgspec import inspect
 
 from pipeline.events import hints
 from pipeline.events.data import DATA, Data
+from pipeline.events.jsontext import json_value
 from pipeline.events.model import (
     SEQUENCE_CHARACTERS_MAX,
     TENANT_ID,
@@ -33,9 +33,6 @@ _FAULTS_MAX = 12
 
 _Checked = TypeVar("_Checked")
 
-_decode_any = msgspec.json.Decoder().decode
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
 
 class _RejectedError(Exception):
     """A failed check, with the `Rejected` that `_read` returns for it."""
@@ -51,7 +48,7 @@ def read_structured(value: bytes) -> Addressed | Rejected:
     """Return the event of a record in structured mode: the value is the whole event as JSON."""
     if not value:
         return Rejected("malformed_json", "the value is empty")
-    envelope = _json(value)
+    envelope = json_value(value)
     if isinstance(envelope, Rejected):
         return envelope
     if not isinstance(envelope, dict):
@@ -71,7 +68,7 @@ def read_structured(value: bytes) -> Addressed | Rejected:
 
 def hints_for(value: bytes) -> list[str]:
     """Return hints for the members of an accepted event that nothing reads, as they are misspelt."""
-    envelope = _json(value)
+    envelope = json_value(value)
     if not isinstance(envelope, dict):
         return []
     attributes = {name: member for name, member in envelope.items() if member is not None}
@@ -85,7 +82,7 @@ def read_binary(attributes: Mapping[str, Any], value: bytes) -> Addressed | Reje
         attributes: the attributes in the record's headers, from `binary_attributes`.
         value: the record's value.
     """
-    data = _json(value) if value else {}
+    data = json_value(value) if value else {}
     if isinstance(data, Rejected):
         return data
     return _read(attributes, {} if data is None else data)
@@ -119,47 +116,6 @@ def binary_attributes(headers: Headers) -> dict[str, Any] | Rejected | None:
             except UnicodeDecodeError:
                 return Rejected("invalid_attribute", f"{lowered[3:]}: header {name} is not UTF-8")
     return None if structured or "specversion" not in attributes else attributes
-
-
-class _OutOfRange:
-    """A number that is too large to decode. It is an error only in a member that the reader uses."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
-
-
-def _json(text: bytes) -> object:
-    """Return the value of a JSON text, or a `Rejected`."""
-    try:
-        text.decode()
-        return _decode(text, depth=2)
-    except RecursionError:
-        return Rejected("malformed_json", "the value is nested too deeply")
-    except ValueError as error:
-        brief = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        return Rejected("malformed_json", f"the value is not JSON in UTF-8: {brief}")
-
-
-def _decode(text: bytes | msgspec.Raw, depth: int) -> object:
-    # The envelope and `data` are decoded member by member, so that a number out of range affects
-    # only its own member.
-    if depth:
-        try:
-            members = _decode_members(text)
-        except msgspec.ValidationError:
-            pass  # not an object
-        else:
-            return {name: _decode(member, depth - 1) for name, member in members.items()}
-    try:
-        return _decode_any(text)
-    except msgspec.ValidationError:
-        return _OutOfRange(bytes(text).decode())
-
-
-# --- the envelope ---------------------------------------------------------------------------------
 
 
 class _Faults:

@@ -82,7 +82,7 @@ def offsets(ledger: Ledger, topic: str) -> dict[int, int]:
 def is_known_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
     """Return whether the offsets of a topic are of the one with this id, or are taken for that.
 
-    If they are of another one, forget them: the topic was made anew, and its offsets mean other
+    If they are of another one, forget them: the topic was made again, and its offsets mean other
     records. It is read from its beginning; the ledger recognises what it has.
     """
     c = consumed_topic.c

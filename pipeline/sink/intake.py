@@ -173,14 +173,14 @@ class Intake:
         """Check that the ledger's offsets are of this topic, and not of one that had its name.
 
         Raises:
-            UnavailableError: the topic was made anew while we read it. The next start reads it again.
+            UnavailableError: the topic was made again while we read it. The next start reads it again.
         """
         topic_id = self._topic_id()
         if not topic_id or topic_id == self._read_topic_id:
             return
         if self._read_topic_id:
             raise UnavailableError(
-                f"{self._topic} at {self._servers} was made anew: the sink must start again, to read "
+                f"{self._topic} at {self._servers} was made again: the sink must start again, to read "
                 "it from its beginning"
             )
         self._read_topic_id = topic_id

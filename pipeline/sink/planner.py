@@ -33,7 +33,8 @@ def plan_pending(
     """Plan the pending records of each tenant with a customer, and store the meter events.
 
     With `doubted`, plan only records before an offset, by partition, and as uncertain: an operator
-    decides about each meter event.
+    decides about each meter event. That includes tenants without a customer: another sink may have
+    had another tenant file.
 
     A chunk has at most `chunk_records` records; it grows only while it gives no meter event.
     """
@@ -41,14 +42,16 @@ def plan_pending(
     for pending in deliveries.pending_sums(ledger):
         tenant_id, outcome = pending.tenant_id, pending.outcome
         customer = billing.customer_for(tenant_id)
-        if customer is None:
+        if customer is None and doubted is None:
             result.parked[tenant_id] = result.parked.get(tenant_id, 0) + pending.quantity
             continue
         if pending.quantity == -pending.records:
             # Only reversals: all of them would be carried, so there is no need to read them.
             result.carried[tenant_id] = result.carried.get(tenant_id, 0) + pending.quantity
             continue
-        destination = Destination(tenant_id, outcome, customer, billing.event_name_for(outcome))
+        # A doubted meter event needs no customer: a release asks for that of its day.
+        event_name = billing.event_name_for(outcome)
+        destination = Destination(tenant_id, outcome, customer or "", event_name)
         size = chunk_records
         while True:
             records = deliveries.pending_records(ledger, tenant_id, outcome, size, doubted)

@@ -165,7 +165,7 @@ def test_a_record_without_a_readable_origin_still_bills(ledger: Ledger, origin: 
     assert reports.receipts(ledger, "acme", "c1")[0].origin is None
 
 
-def test_the_offsets_of_a_topic_that_was_made_anew_are_forgotten(ledger: Ledger) -> None:
+def test_the_offsets_of_a_topic_that_was_made_again_are_forgotten(ledger: Ledger) -> None:
     """Once it has grown beyond them, they would skip its first records."""
     assert records.is_known_topic(ledger, TOPIC, "first")
     stored(ledger, record("c1"))

@@ -76,6 +76,24 @@ def test_what_a_lost_ledger_may_have_sent_is_released_only_after_a_comparison(be
     assert isinstance(release(stripe_checked=True), Decided)
 
 
+async def test_a_tenant_without_a_customer_may_have_had_one_in_the_lost_ledger(
+    bench: Bench,
+) -> None:
+    """The operator's tenant file may be another one than the sink's, or none."""
+    bench.store(record("c1"))
+    hold(bench, 1)
+    file = bench.folder / "resmeter.toml"
+    content = file.read_text()
+    file.write_text("")
+
+    _, said = resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+    file.write_text(content)
+    await bench.flush()
+
+    assert "1 meter event uncertain" in said
+    assert bench.at_stripe() == {}
+
+
 async def test_what_is_rejected_may_have_been_released_in_the_lost_ledger(bench: Bench) -> None:
     bench.store(record("c1", at=T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS))
     await bench.flush()

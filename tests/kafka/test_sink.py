@@ -169,7 +169,7 @@ def test_a_sink_on_an_older_ledger_delivers_nothing_until_the_right_one_is_back(
     assert _at_stripe(stripe) == billed
 
 
-def test_a_topic_of_usage_records_that_was_made_anew_is_read_from_its_beginning(run: Run) -> None:
+def test_a_topic_of_usage_records_that_was_made_again_is_read_from_its_beginning(run: Run) -> None:
     """It has more records than the ledger's offset says, so no offset looks wrong."""
     run.done("ledger", "upgrade")
     topic = run.env["RESMETER_TOPICS__RECORDS"]

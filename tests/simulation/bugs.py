@@ -234,7 +234,7 @@ BUGS = (
     Bug(
         "what Stripe may have counted is released without a look at its sums",
         "pipeline/ledger/decisions.py",
-        "if row.perhaps_counted and not decision.stripe_checked:",
+        "if _is_perhaps_counted(row) and not decision.stripe_checked:",
         "if False:",
     ),
     Bug(
