@@ -59,4 +59,4 @@ def _contents(page: Path, text: str) -> str:
 def _is_below(index: Path, target: Path) -> bool:
     if index.name != "index.md":
         return target.parent.as_posix() == index.stem
-    return target.parent == Path() or target.name == "index.md"
+    return ".." not in target.parts and (target.parent == Path() or target.name == "index.md")

@@ -77,7 +77,7 @@ def pending_records(
 ) -> list[PendingRecord]:
     """Return the oldest pending records, by (occurred_at, seq).
 
-    `before` limits them to records of the topic before an offset, by partition.
+    `before` limits them to charges before an offset of the topic, by partition.
     """
     p, r = pending_record.c, usage_record.c
     query = (
@@ -92,7 +92,7 @@ def pending_records(
             and_(r.record_partition == partition, r.record_offset < end)
             for partition, end in before.items()
         ]
-        query = query.where(or_(*places))
+        query = query.where(or_(*places), p.quantity > 0)
     with ledger.reading() as connection:
         return [PendingRecord(*row) for row in connection.execute(query)]
 

@@ -32,8 +32,9 @@ def plan_pending(
 ) -> Planned:
     """Plan the pending records of each tenant with a customer, and store the meter events.
 
-    With `doubted`, plan only records before an offset, by partition, and as uncertain: an operator
-    decides about each meter event. That includes tenants without a customer: another sink may have
+    With `doubted`, plan only charges before an offset, by partition, and as uncertain: an operator
+    decides about each meter event. Their reversals stay pending: whether a charge was sent or not, its
+    reversal reduces later usage. That includes tenants without a customer: another sink may have
     had another tenant file.
 
     A chunk has at most `chunk_records` records; it grows only while it gives no meter event.

@@ -106,6 +106,18 @@ async def test_what_is_rejected_may_have_been_released_in_the_lost_ledger(bench:
     assert [found.perhaps_counted for found in decisions.waiting(bench.ledger)] == [True]
 
 
+async def test_a_reversal_is_not_netted_with_a_charge_that_may_have_been_sent(bench: Bench) -> None:
+    bench.store(record("c1"), record("c1", 2, -1), record("c2"))
+    hold(bench, 3)
+
+    resume(bench, "--perhaps-sent", "--reason", "a restored backup")
+
+    (found,) = decisions.waiting(bench.ledger)
+    assert found.event.value == 2
+    (pending,) = deliveries.pending_sums(bench.ledger)
+    assert (pending.records, pending.quantity) == (1, -1)
+
+
 async def test_what_was_never_sent_is_sent(bench: Bench) -> None:
     bench.store(record("c1"), record("c2"))
     hold(bench, 3)
