@@ -29,10 +29,14 @@ class Ledgers:
         self.engine = self.right_engine
         self.is_older = False
 
-    @property
-    def backup(self) -> Ledger:
-        """The backup, opened to read it."""
-        return Ledger(_connect(self._backup))
+    @contextmanager
+    def backup(self) -> Iterator[Ledger]:
+        """Open the backup to read it."""
+        engine = _connect(self._backup)
+        try:
+            yield Ledger(engine)
+        finally:
+            engine.dispose()
 
     def back_up(self) -> None:
         """Copy the ledger that is in use."""

@@ -317,7 +317,8 @@ class _Run:
 
     def _use_older_ledger(self) -> None:
         """Restart the sinks on an older copy of the ledger, if Kafka can show that it is older."""
-        stored = records.offsets(self._ledgers.backup, "usage.records")
+        with self._ledgers.backup() as backup:
+            stored = records.offsets(backup, "usage.records")
         committed = self.world.sinks_committed
         if any(stored.get(number, 0) < offset for number, offset in committed.items()):
             self._counts["older ledger"] += 1
