@@ -227,21 +227,23 @@ class Partition:
     def _receive(self, result: BatchResult, key: bytes, pending: PendingConversation) -> None:
         """Apply its events to a conversation, emit the usage records, and store its state."""
         conversation = pending.conversation()
-        rejected = self._take_in(result, conversation, pending, pending.arrived, None)
-        self._store_accepted(result, key, conversation, pending, rejected)
+        timeline = self._timeline(pending.tenant_id)
+        rejected = self._take_in(result, conversation, pending, pending.arrived, timeline, None)
+        self._store_accepted(result, key, conversation, pending, rejected, timeline)
 
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
     ) -> Generator[None, None, None]:
         """Do what `_receive` does, a part of the events at a time."""
         conversation = pending.conversation()
+        timeline = self._timeline(pending.tenant_id)
         recall = Recall()
         rejected: set[int] = set()
         for start in range(0, len(pending.arrived), _STEP_EVENTS):
             part = pending.arrived[start : start + _STEP_EVENTS]
-            rejected |= self._take_in(result, conversation, pending, part, recall)
+            rejected |= self._take_in(result, conversation, pending, part, timeline, recall)
             yield
-        self._store_accepted(result, key, conversation, pending, rejected)
+        self._store_accepted(result, key, conversation, pending, rejected, timeline)
 
     def _store_accepted(
         self,
@@ -250,12 +252,13 @@ class Partition:
         conversation: Conversation,
         pending: PendingConversation,
         rejected: AbstractSet[int],
+        timeline: Timeline,
     ) -> None:
         arrived = pending.arrived
         if rejected:
             arrived = [one for one in arrived if one[0] not in rejected]
         if arrived:
-            self._store(result, key, conversation, arrived[-1][0] + 1)
+            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
 
     def _take_in(
         self,
@@ -263,6 +266,7 @@ class Partition:
         conversation: Conversation,
         pending: PendingConversation,
         part: Sequence[Arrived],
+        timeline: Timeline,
         recall: Recall | None,
     ) -> AbstractSet[int]:
         """Apply events to a conversation and emit the usage records; return offsets of dead letters."""
@@ -270,7 +274,7 @@ class Partition:
             pending.tenant_id,
             pending.conversation_id,
             part,
-            self._timeline(pending.tenant_id),
+            timeline,
             self._seal_after_ms,
             recall,
         )
@@ -327,11 +331,10 @@ class Partition:
                 continue
             tenant_id, _, conversation_id = key.decode().partition(":")
             conversation = decode_state(stored)
-            records = conversation.settle(
-                tenant_id, conversation_id, clock_ms, self._timeline(tenant_id)
-            )
+            timeline = self._timeline(tenant_id)
+            records = conversation.settle(tenant_id, conversation_id, clock_ms, timeline)
             self._emit(result, records, conversation.offsets_of(records))
-            self._store(result, key, conversation, next_offset_of(stored))
+            self._store(result, key, conversation, next_offset_of(stored), timeline)
         return result
 
     def seal(self, clock_ms: int, limit: int) -> BatchResult:
@@ -351,7 +354,8 @@ class Partition:
                 continue
             conversation = decode_state(stored)
             result.histories_sealed += conversation.seal()
-            self._store(result, key, conversation, next_offset_of(stored))
+            timeline = self._timeline(key.partition(b":")[0].decode())
+            self._store(result, key, conversation, next_offset_of(stored), timeline)
         return result
 
     # --- records and timers -----------------------------------------------------------------------
@@ -374,20 +378,16 @@ class Partition:
                 Output(record.tenant_id.encode(), encode_record(record), origin, record)
             )
 
-    def _rules(self, key: bytes, conversation: Conversation) -> bytes:
-        if conversation.due_arrival_ms is None and not conversation.settled:
-            return b""
-        return conversation.rules(self._timeline(key.partition(b":")[0].decode()))
-
     def _store(
         self,
         result: BatchResult,
         key: bytes,
         conversation: Conversation,
         next_offset: int,
+        timeline: Timeline,
     ) -> None:
         due_ms = conversation.due_arrival_ms
-        stored = encode_state(next_offset, conversation, self._rules(key, conversation))
+        stored = encode_state(next_offset, conversation, conversation.rules(timeline))
         before = self.states.get(key)
         known_due_ms = None if before is None else due_arrival_ms_of(before)
         was_sealed = before is None or is_sealed(before)

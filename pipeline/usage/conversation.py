@@ -82,10 +82,10 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     def rules(self, timeline: Timeline) -> bytes:
         """Name the rules that the due time, or the settled silence, rests on (`rules_id`)."""
-        standing = self.fold.standing
-        if standing is None or not (self.settled or self.due_arrival_ms is not None):
+        if self.due_arrival_ms is None and not self.settled:
             return b""
-        return timeline.rules_at(standing.at)
+        standing = self.fold.standing
+        return b"" if standing is None else timeline.rules_at(standing.at)
 
     def due_now(self, timeline: Timeline) -> int | None:
         """Return what `due_arrival_ms` would be if it were derived now."""
@@ -286,7 +286,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         self.fold = recall.decide_with(offset, event, self.fold, timeline, sealed)
         after = [] if self.fold.excluded else list(self.fold.transitions)
         self.settled = False
-        self.due_arrival_ms = None if self.fold.excluded else _due_arrival_ms(self.fold, timeline)
+        self.due_arrival_ms = self.due_now(timeline)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= arrival_ms:
             after.append(self._settled_transition(timeline))
 
