@@ -48,7 +48,7 @@ class DamagedTopicError(ResmeterError):
         super().__init__(
             f"{topic}[{partition}] is damaged from offset {offset} on: {why}. Restore the partition "
             "from a replica; if there is none, delete the topic, run `resmeter topics create`, and "
-            "start the worker: it says how to build the states anew"
+            "start the worker: it says how to rebuild the states"
         )
 
 
