@@ -10,12 +10,12 @@ from pipeline.stream.partition import Partition
 from pipeline.stream.state import HAS_RULES
 from tests.golden.vectors import (
     STATES,
-    Record,
     new_partition,
     run_step,
     unpacked,
     without_rules,
 )
+from tests.support.events import Record
 
 VECTORS = sorted(STATES.glob("*.json"))
 vectors = pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)

@@ -15,7 +15,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -25,18 +25,11 @@ from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import HAS_RULES, PACKED
+from tests.support.events import Record
 
 STATES = Path(__file__).parent / "state"
 _FORM = 20
 _HEADER_BYTES = 29
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def new_partition(vector: dict[str, Any]) -> Partition:

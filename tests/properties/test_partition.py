@@ -28,17 +28,10 @@ from pipeline.usage.conversation import SEAL_AFTER_MS
 from tests.oracle.strategies import END, T0, WINDOW, arrivals, timelines
 from tests.oracle.usage import Oracle, as_record
 from tests.oracle.wire import value
+from tests.support.events import Record
 
 TIMELINE = Timeline([preset("fin-2026")])
 DAY_MS = 86_400_000
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def _value(n: int, conversation: int, kind: int, at: int) -> bytes:

@@ -18,7 +18,8 @@ from tests.oracle.decide import decide, net
 from tests.oracle.strategies import END, T0, TIMELINES
 from tests.oracle.wire import value
 from tests.properties.test_audit import LOGS, _written
-from tests.properties.test_partition import Log, Record, long_logs
+from tests.properties.test_partition import Log, long_logs
+from tests.support.events import Record
 
 MADE_AT = END + 1
 

@@ -1,5 +1,8 @@
 """Make events of the tenant acme, as a chat service produces them."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import orjson
 
 from pipeline.events.times import format_time
@@ -8,6 +11,16 @@ AT = 1_777_885_200_000  # 2026-05-04T09:00:00Z
 KEY = b"acme:c1"
 
 Message = tuple[bytes | None, bytes | None, int]  # key, value, timestamp in ms
+
+
+class Record(NamedTuple):
+    """A Kafka record, as a partition reads it."""
+
+    offset: int
+    timestamp: int  # ms
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 def event(

@@ -12,8 +12,8 @@ from pipeline.kafka.partitioners import Agreement, KeyCheck, agreement, murmur2,
 from pipeline.replay.partition import PartitionReplay
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
+from tests.support.events import Record
 from tests.unit.stream.test_mistakes import ANSWER, QUESTION
-from tests.unit.stream.test_partition import Record
 
 TIMELINE = Timeline([preset("fin-2026")])
 KEY = b"acme:c1"

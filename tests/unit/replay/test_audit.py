@@ -1,8 +1,5 @@
 """The audit keeps to the worker's decision, even if producers' keys have changed since."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import orjson
 
 from pipeline.catalog.policies import preset
@@ -15,18 +12,11 @@ from pipeline.replay.partition import PartitionReplay
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.partition import Partition
 from pipeline.usage.record import UsageRecord
+from tests.support.events import Record
 
 TIMELINE = Timeline([preset("fin-2026")])
 T0 = 1_777_885_200_000
 OLD, NEW = Key(b"o" * 32, None), Key(b"n" * 32, None)
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-    headers: Sequence[tuple[str, bytes]]
 
 
 def resolved(signed: str | None = None, key: Key = OLD) -> list[Record]:

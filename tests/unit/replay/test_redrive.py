@@ -21,7 +21,7 @@ from pipeline.replay.redrive import (
     redriven_headers,
 )
 from tests.oracle.wire import value
-from tests.properties.test_partition import Record
+from tests.support.events import Record
 
 NOW = 1_790_000_000_000
 GOOD = value(Event(NOW, CUSTOMER_MESSAGE, "/s", "m1", intent="help_request"), "acme", "c1")

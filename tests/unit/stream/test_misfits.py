@@ -1,7 +1,5 @@
 """A worker refuses states that rest on policy rules which its files no longer have."""
 
-from typing import NamedTuple
-
 import msgspec
 import pytest
 
@@ -10,20 +8,12 @@ from pipeline.resolve.policy import Assignment, Policy, Timeline, rules_id
 from pipeline.stream.misfits import Misfit, misfits_in, sentences_of
 from pipeline.stream.partition import Partition
 from tests.golden.vectors import without_rules
-from tests.support.events import AT, KEY, event
+from tests.support.events import AT, KEY, Record, event
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 FIN = preset("fin-2026")
 RULES = rules_id(FIN).decode()
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-    headers: tuple[()] = ()
 
 
 def changed(**changes: object) -> Policy:

@@ -20,7 +20,7 @@ from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.partition import Partition
-from tests.unit.stream.test_partition import Record
+from tests.support.events import Record
 
 CASES = Path(__file__).parent.parent.parent / "cases"
 TIMELINE = Timeline([preset("fin-2026")])
@@ -187,7 +187,7 @@ def test_mistakes_of_a_producer_are_counted_for_every_size_of_batch(
 
 def test_events_sent_again_after_the_end_are_no_mistake() -> None:
     records = _case("spam_reply")
-    before_end = [record for record in records if b'"id": "x1"' not in record.value][:2]
+    before_end = [record for record in records if b'"id": "x1"' not in (record.value or b"")][:2]
     again = [record._replace(offset=100 + n) for n, record in enumerate(before_end)]
 
     partition = Partition("events", 0, lambda _: TIMELINE)

@@ -1,7 +1,6 @@
 """A partition's counts, queue and states stay right and bounded."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import orjson
 import pytest
@@ -13,19 +12,12 @@ from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.counts import count_applied, count_overdue
 from pipeline.stream.partition import Partition
+from tests.support.events import Record
 
 TIMELINE = Timeline([preset("fin-2026")])
 T0 = 1_777_885_200_000
 DAY_MS = 86_400_000
 CONVERSATIONS = 50
-
-
-class Record(NamedTuple):
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-    headers: tuple[()] = ()
 
 
 def _day(number: int, *, confirmed: bool) -> Iterator[tuple[int, bytes, bytes]]:
