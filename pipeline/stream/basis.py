@@ -36,11 +36,19 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
         return self._changed(topic_id=found[0], partitions=found[1])
 
     def with_loss(self, first: int, end: int) -> "Basis":
-        """Add a range of lost records. The oldest ranges are joined if there are too many."""
-        lost = [*self.lost, (first, end)]
+        """Add a range of lost records; return this if all of it is known or acknowledged.
+
+        A range is found again if the partition is assigned again before an offset after it is
+        committed. The oldest ranges are joined if there are too many.
+        """
+        if self.acknowledged is not None and self.acknowledged.topic_id == self.topic_id:
+            first = max(first, self.acknowledged.until)
+        if first >= end:
+            return self
+        lost = _joined([*self.lost, (first, end)])
         if len(lost) > _RANGES_MAX:
             lost[:2] = [(lost[0][0], lost[1][1])]
-        return self._changed(lost=tuple(lost))
+        return self if tuple(lost) == self.lost else self._changed(lost=tuple(lost))
 
     def with_acknowledgement(self, given: Acknowledgement) -> "Basis":
         """Drop the lost ranges that an operator knows of; return this if there are none."""
@@ -51,6 +59,17 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def _changed(self, **members: object) -> "Basis":
         return msgspec.structs.replace(self, changes=self.changes + 1, **members)
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sort ranges, and join those that overlap or touch."""
+    joined: list[tuple[int, int]] = []
+    for first, end in sorted(ranges):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((first, end))
+    return joined
 
 
 _encode = msgspec.json.Encoder().encode

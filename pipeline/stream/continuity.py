@@ -143,7 +143,9 @@ class Continuity:
             await asyncio.sleep(self._retry_seconds)
 
     def _lose(self, number: int, basis: Basis, lost: range) -> Basis:
-        basis = basis.with_loss(lost.start, lost.stop)
+        known, basis = basis, basis.with_loss(lost.start, lost.stop)
+        if basis is known:
+            return known
         get_logger("worker").error(
             "records_lost",
             topic=self._topic,

@@ -173,10 +173,6 @@ class FaustHost:
         return bool(self._app.in_recovery)
 
     @property
-    def has_unread_states(self) -> bool:
-        return bool(self._app.tables.recovery.need_recovery())
-
-    @property
     def is_paused(self) -> bool:
         return not self._app.consumer.flow_active
 
@@ -297,21 +293,17 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                     damaged = fetched.pop() if fetched and fetched[-1].damage else None
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
-                        if tp.topic == self.app.resmeter.topics.events:
-                            await app.runner.admit(tp.partition, batches[0].offset)
-                        if (
-                            tp not in active
-                            or not self.flow_active
-                            or generation != app.consumer_generation_id
-                        ):
+                        if not await self._may_handle(tp, batches[0].offset, active, generation):
                             unhandled[tp] = batches[0].offset
                             break
                         if self._handle(tp, batches):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
                     if damaged is not None and tp not in unhandled:
                         await app.runner.wait_for_capacity()  # what was before it is applied
-                        if self.flow_active and generation == app.consumer_generation_id:
+                        if await self._may_handle(tp, damaged.offset, active, generation):
                             await self._meet_damage(tp, damaged)
+                        else:
+                            unhandled[tp] = damaged.offset
                 if unhandled:
                     await self._thread.go_back(unhandled)
                 # Between two polls, everything that was fetched has been handled: the position is
@@ -327,6 +319,17 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
             crash("batch_failed", error)
         finally:
             timers.cancel()
+
+    async def _may_handle(
+        self, tp: TP, offset: int, active: set[TP] | None, generation: int
+    ) -> bool:
+        """Return whether we own a partition, and its log continues where its states end."""
+        app = self.app
+        is_event = tp.topic == app.resmeter.topics.events
+        if is_event and not await app.runner.admit(tp.partition, offset):
+            return False
+        is_ours = active is not None and tp in active
+        return is_ours and self.flow_active and generation == app.consumer_generation_id
 
     async def _meet_damage(self, tp: TP, damaged: RecordBatch) -> None:
         """Step over a damaged batch if an operator has said so; otherwise stop its partition."""

@@ -24,10 +24,6 @@ class Host(Protocol):
         """Whether the host reports that it is reading states from the changelog."""
 
     @property
-    def has_unread_states(self) -> bool:
-        """Whether states of the changelog are still unread, even if `is_recovering` is false."""
-
-    @property
     def is_paused(self) -> bool:
         """Whether fetching is paused, for a rebalance or because the process is stopping."""
 

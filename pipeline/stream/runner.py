@@ -171,7 +171,7 @@ class BatchRunner:
         if found is not None and self.continuity.is_next(number, found):
             return True
         partition = self.partitions.get(number)
-        if partition is not None and self._is_recovered(partition):
+        if partition is not None and partition.is_recovered:
             await self.continuity.admit(partition, found)
         return self.continuity.is_admitted(number)
 
@@ -182,14 +182,6 @@ class BatchRunner:
             if not (host.is_rebalancing or host.is_recovering or host.is_paused):
                 await self._may_settle(number)
         return await self.continuity.look(self.partitions)
-
-    def _is_recovered(self, partition: Partition) -> bool:
-        # After a recovery, the first records may arrive before the host has scheduled the deadlines.
-        if not partition.is_recovered:
-            if self._host.is_recovering or self._host.has_unread_states:
-                return False
-            self.recovered()
-        return True
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
         """Apply records of a partition in memory, in order, and start their effects.
@@ -205,7 +197,7 @@ class BatchRunner:
         if self._applying.is_running:
             raise BrokenInvariantError(f"records of partition {number} came before their turn")
         partition = self.partition(number)
-        if not self._is_recovered(partition):
+        if not partition.is_recovered:
             raise BrokenInvariantError(
                 f"records of partition {number} came before its states were read back"
             )

@@ -86,7 +86,6 @@ class Worker:
 
     is_rebalancing = False
     is_recovering = False
-    has_unread_states = False
     is_paused = False
 
     def __init__(

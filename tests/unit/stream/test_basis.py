@@ -96,6 +96,32 @@ def test_an_acknowledgement_takes_the_ranges_before_its_offset() -> None:
     assert basis.with_acknowledgement(KNOWN._replace(topic_id="id-0")) is basis
 
 
+@pytest.mark.parametrize(
+    ("again", "lost"),
+    [
+        ((2, 9), ((2, 9), (11, 13))),  # a rebalance came before the offset was committed
+        ((2, 13), ((2, 13),)),
+        ((9, 11), ((2, 13),)),
+        ((0, 5), ((0, 9), (11, 13))),
+        ((12, 20), ((2, 9), (11, 20))),
+        ((15, 17), ((2, 9), (11, 13), (15, 17))),
+    ],
+)
+def test_a_loss_that_is_found_twice_counts_once(
+    again: tuple[int, int], lost: tuple[tuple[int, int], ...]
+) -> None:
+    assert BASIS.with_loss(2, 9).with_loss(11, 13).with_loss(*again).lost == lost
+
+
+def test_what_is_known_already_changes_nothing() -> None:
+    lost = BASIS.with_loss(2, 9)
+    assert lost.with_loss(4, 9) is lost
+
+    known = lost.with_acknowledgement(KNOWN)
+    assert known.with_loss(2, 9) is known
+    assert known.with_loss(2, 12).lost == ((9, 12),)
+
+
 def test_many_ranges_are_joined_and_none_is_forgotten() -> None:
     basis = BASIS
     for n in range(100):
