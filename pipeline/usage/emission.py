@@ -61,7 +61,7 @@ class Emission:
         charge: Charge | None,
         event_id: str,
         arrival_ms: int,
-        policy: Policy | None,
+        policy: Policy,
     ) -> None:
         """Emit corrections until the standing charges match a new decision, one record per unit.
 
@@ -151,5 +151,5 @@ class Emission:
         return f"{self._tenant_id}:{self._conversation_id}:{n}"
 
 
-def _precedence(policy: Policy | None) -> Callable[[str], tuple[int, str]]:
-    return lambda outcome: (0 if policy is None else policy.rank_of(outcome), outcome)
+def _precedence(policy: Policy) -> Callable[[str], tuple[int, str]]:
+    return lambda outcome: (policy.rank_of(outcome), outcome)
