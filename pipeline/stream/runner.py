@@ -1,6 +1,5 @@
 """Run the batch cycle: apply records, write the results, release offsets, run timers."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -17,13 +16,14 @@ from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
-from pipeline.stream.effects import Effects, basis_of
+from pipeline.stream.effects import Effects
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
+from pipeline.stream.watermarks import Watermarks
 
 _log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
@@ -82,10 +82,11 @@ class BatchRunner:
             end,
             retry_seconds=retry_seconds,
         )
-        self._outputs = outputs
         self._metrics = metrics
         self._topics = settings.topics
         self._worker = settings.worker
+        self._margin_ms = int(self._worker.settle_margin_seconds * 1000)
+        self.watermarks = Watermarks(host, outputs, self._effects, metrics, self._margin_ms)
         self._timeline_for = timeline_for
         self._keys = keys
         self._end = end
@@ -149,6 +150,7 @@ class BatchRunner:
             ):
                 by_partition.pop(number, None)
             self._effects.forget(number)
+            self.watermarks.forget(number)
             drop_partition(self._metrics, number)
 
     # --- batches ----------------------------------------------------------------------------------
@@ -201,6 +203,8 @@ class BatchRunner:
             raise BrokenInvariantError(
                 f"records of partition {number} came before its states were read back"
             )
+        if not self._producers_set_time:
+            self.watermarks.compare(partition, batches)
         steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
         self._applying.start(steps, lambda result: self._take(partition, result, batches))
 
@@ -253,7 +257,7 @@ class BatchRunner:
     # --- timers -----------------------------------------------------------------------------------
 
     async def probe(self) -> list[Probe]:
-        """Ask the broker for its clock and the end of each partition in which something may be due.
+        """Read the brokers' clocks, and the end of each partition in which something may be due.
 
         This runs concurrently with the batches, because the broker may not respond until a pending
         fetch has ended.
@@ -261,32 +265,35 @@ class BatchRunner:
         host = self._host
         if host.is_rebalancing or host.is_recovering or host.is_paused:
             return []
-        now_ms = int(self._now() * 1000)
+        latest_ms = int(self._now() * 1000) + _CLOCK_SLACK_MS
         due = [
             number
             for number, partition in self.partitions.items()
             if partition.is_recovered
             and (earliest := partition.earliest_ms(seals=not self._producers_set_time)) is not None
-            and earliest <= now_ms + _CLOCK_SLACK_MS
+            and earliest <= latest_ms
             and self._is_quiet(number)
         ]
-        generation = host.generation
-        due = [number for number in due if await self._may_settle(number)]
-        bases = [basis_of(self.partitions[number]) for number in due if number in self.partitions]
-        if len(bases) < len(due) or not due or generation != host.generation:
+        if not due:
             return []
-        # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
-        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))
-        for number, (_, offsets) in zip(due, readings, strict=True):
-            host.states_written(number, offsets)
+        generation = host.generation
+        # The leader of the events may have another clock than the changelog's. Read all that we can.
+        owned = [n for n in list(self.partitions) if await self._may_settle(n)]
+        if generation != host.generation or not set(owned) <= self.partitions.keys():
+            return []
+        due = [number for number in due if number in owned]
+        if not due:
+            return []
+        # Read the clocks first, then the ends: a record beyond an end then has a later timestamp.
+        read = self.watermarks.read_clocks([self.partitions[n] for n in owned], self.arrived_ms)
+        clock_ms = await read
         bounds = await self._log.bounds(due)
+        if generation != host.generation:
+            return []
+        self.watermarks.reached(bounds)
         # The end is the high watermark. Records behind an open transaction are before it: they
         # cannot be read yet, but their timestamps are fixed.
-        return [
-            Probe(number, clock_ms, bounds[number].high, generation)
-            for number, (clock_ms, _) in zip(due, readings, strict=True)
-            if number in bounds
-        ]
+        return [Probe(n, clock_ms, bounds[n].high, generation) for n in due if n in bounds]
 
     async def _may_settle(self, number: int) -> bool:
         return self.continuity.is_admitted(number) or await self.admit(number, None)
@@ -309,7 +316,9 @@ class BatchRunner:
                 continue
             if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
-            until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
+            until_ms = probe.clock_ms - self._margin_ms
+            if not await self.watermarks.promise(partition, position or 0, until_ms):
+                return False
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
                 # If producers set the timestamps, a record may still arrive with a timestamp from

@@ -104,14 +104,32 @@ BUGS = (
     Bug(
         "the end is asked for before the clock",
         "pipeline/stream/runner.py",
-        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
-        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
-        "            host.states_written(number, offsets)\n"
-        "        bounds = await self._log.bounds(due)\n",
-        "        bounds = await self._log.bounds(due)\n"
-        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
-        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
-        "            host.states_written(number, offsets)\n",
+        "        clock_ms = await read\n        bounds = await self._log.bounds(due)\n",
+        "        bounds = await self._log.bounds(due)\n        clock_ms = await read\n",
+    ),
+    Bug(
+        "a timer goes by the fastest of the brokers' clocks",
+        "pipeline/stream/clocks.py",
+        "self._read_ms = min(readings)",
+        "self._read_ms = max(readings)",
+    ),
+    Bug(
+        "a record that is older than the clock is not noticed",
+        "pipeline/stream/clocks.py",
+        "        if behind_ms <= self._behind_ms.get(number, 0):\n",
+        "        if True:\n",
+    ),
+    Bug(
+        "silence is settled without a promise in the changelog",
+        "pipeline/stream/watermarks.py",
+        "        if earliest_ms is None or earliest_ms > until_ms:\n",
+        "        if True:\n",
+    ),
+    Bug(
+        "a successor does not keep the promise to settle silence first",
+        "pipeline/stream/partition.py",
+        "(arrived and pending.is_promised(promise))",
+        "False",
     ),
     Bug(
         "a worker does not ask whether the topic is another one of the same name",

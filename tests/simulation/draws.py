@@ -35,7 +35,13 @@ def random_run(seed: int) -> Result:
     """Run the history and the faults of a seed: kills, rebalances, zombies, failures of Stripe."""
     draw = random.Random(seed)
     worlds = random.Random(f"worlds {seed}")
-    history = draw_history(seed, conversations=draw.randint(1, 6), partitions=PARTITIONS)
+    clocks = random.Random(f"clocks {seed}").choice([0.0, 0.0, 0.02, 0.1])
+    history = draw_history(
+        seed,
+        conversations=draw.randint(1, 6),
+        partitions=PARTITIONS,
+        slow_clocks=bool(clocks),
+    )
     faults = Faults(
         rebalance=draw.choice([0.0, 0.1, 0.3]),
         stop=draw.choice([0.0, 0.1, 0.3]),
@@ -59,6 +65,12 @@ def random_run(seed: int) -> Result:
         deletion=broker.choice([0.0, 0.0, 0.3]),
         another_log=broker.choice([0.0, 0.0, 0.05]),
     )
+    # A worker that was paused cannot be held back yet while its clock promises silence.
+    if clocks:
+        faults = faults._replace(clocks=clocks, stop=0.0, another_log=0.0)
+        # One worker can read every broker's clock; three cannot, and have to learn from the records.
+        alone = clocks < 0.1
+        faults = faults._replace(rebalance=0.3, workers_max=1 if alone else 3)
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 

@@ -77,7 +77,15 @@ class _Outputs:
         while process.is_stopped:
             await asyncio.sleep(0)
         return world.fault_point.pass_through(
-            process, name, lambda: topic.append(partition, world.time, key, value, headers)
+            process,
+            name,
+            lambda: topic.append(
+                partition,
+                world.time + world.changelog_clocks.get(partition, 0),
+                key,
+                value,
+                headers,
+            ),
         )
 
 
@@ -181,6 +189,7 @@ class Worker:
         damaged = batches.pop() if batches[-1].damage else None
         if batches:
             self.runner.handle(number, batches)
+            self._world.clocks_seen |= self.runner.watermarks.is_surprised
             self.positions[number] = batches[-1].next_offset
         if damaged is None:
             return
