@@ -1,6 +1,7 @@
 """What answers in the place of Stripe decides nothing: the unit waits, and counts once."""
 
 import asyncio
+import json
 
 import pytest
 from pydantic import SecretStr
@@ -17,7 +18,27 @@ from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 from tests.support.ledger import leased, planned, stored
 
 ERROR = '{"error": {"type": "invalid_request_error", "message": "no"}}'
+
+
+def error(kind: str, code: str | None = None) -> str:
+    """Return a body as Stripe sends it with an error."""
+    return json.dumps({"error": {"type": kind, "code": code, "message": "no"}})
+
+
+STRIPES = {"Request-Id": "req_1"}
+# Stripe's own errors that say nothing about the meter event.
+UNDOCUMENTED = [
+    *((400, error(kind), STRIPES) for kind in ("authentication_error", "permission_error")),
+    *((400, error(kind), STRIPES) for kind in ("rate_limit_error", "api_error", "card_error")),
+    *((404, error("invalid_request_error", code), STRIPES) for code in ("", "url_invalid")),
+    (404, error("api_error", "resource_missing"), STRIPES),
+    (402, error("invalid_request_error"), STRIPES),
+    (422, error("invalid_request_error"), STRIPES),
+    (424, error("api_error"), STRIPES),
+    *((status, error("api_error"), STRIPES) for status in (401, 403, 409, 429)),
+]
 FOREIGN = [
+    *UNDOCUMENTED,
     *((status, "<html>no</html>", {}) for status in (400, 401, 402, 403, 404, 407, 408, 409)),
     *((status, "", {}) for status in (200, 204, 413, 421, 425, 429, 431, 451, 500, 503)),
     (200, "<html>Log in to the guest network</html>", {}),
@@ -55,6 +76,29 @@ async def test_a_unit_waits_and_counts_once(
     assert bench.at_stripe() == {"cus_acme": 1}
     assert bench.delivered() == {"acme": 1}
     assert bench.value("resmeter_deliveries_total", result="foreign") == 1
+
+
+@pytest.mark.parametrize("code", ["lock_timeout", "rate_limit"])
+@pytest.mark.parametrize("status", [400, 409, 429])
+async def test_a_unit_waits_while_stripe_is_busy(bench: Bench, status: int, code: str) -> None:
+    body = error("invalid_request_error", code)
+    bench.fault("foreign_before", status=status, body=body, headers=STRIPES)
+    bench.store(record())
+
+    await bench.flush()
+
+    assert bench.results() == ["refused", "delivered"]
+    assert bench.at_stripe() == {"cus_acme": 1}
+
+
+async def test_a_key_that_another_program_used_is_a_collision(bench: Bench) -> None:
+    body = error("idempotency_error")
+    bench.fault("foreign_before", status=400, body=body, headers=STRIPES)
+    bench.store(record())
+
+    await bench.flush()
+
+    assert bench.results() == ["collision"]
 
 
 async def test_an_error_that_is_nested_too_deeply_ends_nothing(bench: Bench) -> None:
