@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from collections import Counter
 
 import pytest
 from pydantic import SecretStr
@@ -10,10 +12,12 @@ from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
-from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger import Ledger, decisions, deliveries
+from pipeline.ledger.entries import Action, Decision
 from pipeline.sink.breaker import PROBES_MAX
 from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256, open_meter
+from pipeline.usage.record import UsageRecord
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 from tests.support.ledger import leased, planned, stored
 
@@ -225,24 +229,73 @@ async def test_a_call_of_which_no_byte_was_sent_did_not_count(
     assert not bench.emulator.state.requests
 
 
-async def test_a_run_of_rejections_halts_and_leaves_the_rest(bench: Bench) -> None:
-    too_old = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
-    bench.store(*(record(f"c{n}", at=too_old - n * HOUR_MS) for n in range(30)))
+TOO_OLD = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
+
+
+def rejected_hours(tenant_id: str, number: int) -> list[UsageRecord]:
+    """Return usage of as many hours, which Stripe rejects."""
+    return [record(f"o{n}", tenant_id=tenant_id, at=TOO_OLD - n * HOUR_MS) for n in range(number)]
+
+
+def states(bench: Bench, *records: UsageRecord) -> Counter[str]:
+    """Return how many of these records are in meter events of each state."""
+    found = [bench.receipts(each.conversation, each.tenant_id)[0].meter_event for each in records]
+    return Counter(event.state for event in found if event)
+
+
+async def test_rejections_of_one_customer_halt_that_customer_only(bench: Bench) -> None:
+    old, new = rejected_hours("acme", 30), record("new")
+    others = [record(f"b{n}", tenant_id="bluejay", at=T0 - n * HOUR_MS) for n in range(30)]
+    bench.store(*old, new, *others)
 
     dispatcher = await bench.flush()
 
-    assert "the last 20 meter events were all rejected" in str(dispatcher.halted)
+    assert dispatcher.halted is None
+    assert dispatcher.problems() == []
+    assert bench.value("resmeter_deliveries_halted") == 0
+    assert bench.value("resmeter_customers_halted") == 1
+    assert bench.at_stripe() == {"cus_bluejay": 30}
+    assert states(bench, *old, new) == {"rejected": 20, "planned": 11}
+
+
+@pytest.mark.parametrize("action", ["settle", "release"])
+async def test_a_halted_customer_continues_once_an_operator_has_decided(
+    bench: Bench, action: Action
+) -> None:
+    bench.store(*rejected_hours("acme", 20), record("new"))
+    sink = bench.sink()
+    await sink.flush()
+    await sink.flush()
+    assert bench.at_stripe() == {}
+
+    for found in decisions.waiting(bench.ledger):
+        decision = Decision(action=action, at=T0, who="ann", reason="x", bill_at=T0)
+        decisions.decide(bench.ledger, found, decision, bench.tenants, body_sha256, apply=True)
+    await sink.flush()
+    await sink.close()
+
+    assert bench.at_stripe() == {"cus_acme": 1 if action == "settle" else 21}
+    assert bench.value("resmeter_customers_halted") == 0
+
+
+async def test_a_broad_run_of_rejections_halts_and_leaves_the_rest(bench: Bench) -> None:
+    customers = {f"t{n}": f"cus_{n}" for n in range(5)}
+    tenants = Tenants(customers, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    old = [each for tenant_id in customers for each in rejected_hours(tenant_id, 8)]
+    bench.store(*old)
+
+    dispatcher = await bench._replace(tenants=tenants).flush()
+
+    said = r"Stripe rejected the last \d+ meter events, of [345] customers, so all deliveries stop"
+    assert re.search(said, str(dispatcher.halted))
     assert "35 calendar days" in str(dispatcher.halted)
     assert bench.value("resmeter_deliveries_halted") == 1
-    assert bench.value("resmeter_deliveries_total", result="rejected") == 20
-    states = [bench.receipts(f"c{n}")[0].meter_event for n in range(30)]
-    assert [event.state for event in states if event].count("rejected") == 20
+    assert 20 <= states(bench, *old)["rejected"] < 40
 
 
 async def test_rejections_between_deliveries_do_not_halt(bench: Bench) -> None:
-    too_old = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
     for n in range(3):
-        rejected = (record(f"o{n}-{m}", at=too_old - m * HOUR_MS) for m in range(10))
+        rejected = (record(f"o{n}-{m}", at=TOO_OLD - m * HOUR_MS) for m in range(10))
         bench.store(*rejected, record(f"c{n}"))
         dispatcher = await bench.flush()
 
