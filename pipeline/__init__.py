@@ -54,9 +54,9 @@ Words. One word for one idea, in code, topics, metrics and docs.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
-    basis             what the states of a partition rest on: the topic's id, its number of partitions,
-                      and the lost events that nobody has acknowledged. (In a plan file, `basis` is
-                      a digest of the ledger's records.)
+    basis             what the states of a partition were made from: the topic's id, its number of
+                      partitions, and the lost events that nobody has acknowledged. (In a plan file,
+                      `basis` is a digest of the ledger's records.)
     catalog           tenants, producers, policies and prices, as an operator wrote them.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
