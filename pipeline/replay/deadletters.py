@@ -180,6 +180,15 @@ def identity_of(letter: Letter) -> Identity | None:
     return None
 
 
+def place_of(letter: Letter) -> tuple[str, str] | None:
+    """Return tenant and conversation of a rejected event, where the record still shows them."""
+    attributes = _attributes(letter)
+    tenant, subject = attributes.get("tenantid"), attributes.get("subject")
+    if isinstance(tenant, str) and isinstance(subject, str):
+        return tenant, subject
+    return None
+
+
 def tenants_of(letter: Letter) -> set[str]:
     """Return the tenants that a rejected record names: its event's and its key's."""
     of_event = _attributes(letter).get("tenantid")

@@ -355,11 +355,7 @@ def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Decision
 
 
 def net_of(transitions: Iterable[Transition]) -> dict[str, int]:
-    """The answer that stands. `known_at` is the time of the event that established it.
-
-    An answer that a merge brought has two ids: `id` is that of the merge, and if the merge names
-    the answer's own, that follows after a NUL, which no id contains.
-    """
+    """Add up the units of each outcome, and leave out the zeros."""
     net: dict[str, int] = {}
     for transition in transitions:
         net[transition.outcome] = net.get(transition.outcome, 0) + transition.delta
