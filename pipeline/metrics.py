@@ -208,7 +208,7 @@ class WorkerMetrics:
         )
         self.clock_behind = Gauge(
             "resmeter_clock_behind_seconds",
-            "How far the slowest known clock of a broker is behind the clock of a changelog's partition",
+            "How far the slowest known clock of a broker is behind the changelog's clock. Above 2, compare them.",
             ["partition"],
             registry=registry,
         )

@@ -45,7 +45,7 @@ class Clocks:
         for number, behind_ms in self._behind_ms.items():
             latest_ms = newest_ms.get(number)
             if latest_ms is not None:
-                # The record was there before the clock was read, so it is no further behind.
+                # The record was there before the clock was read, so its clock is not further behind.
                 self._behind_ms[number] = max(0, min(behind_ms, self._read_ms - latest_ms))
         return self._read_ms - max(self._behind_ms.values(), default=0)
 

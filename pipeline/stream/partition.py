@@ -104,7 +104,6 @@ class Partition:
         Raises:
             UnknownStateError: a newer version of resmeter wrote one of the states, or no worker did.
         """
-        states = self.states
         for record in records:
             key, stored = record.key, record.value
             if not key:  # a reading of the broker's clock
@@ -113,10 +112,10 @@ class Partition:
             if self.step_overs.take(key, stored):
                 continue
             if stored is None:
-                states.pop(key, None)
+                self.states.pop(key, None)
             else:
                 check_form(stored, key)
-                states[key] = newest(stored, states.get(key))
+                self.states[key] = newest(stored, self.states.get(key))
 
     def schedule_all(self) -> None:
         """Mark the partition as recovered, and fill both queues from its states."""

@@ -113,7 +113,7 @@ def draw_history(
     if slow_clocks:
         draws = random.Random(f"slow clocks {seed}")
         pauses = [wait + late for wait in (0, GRACE) for late in (-1, 10_000, 50_000, 110_000)]
-        for number in range(draws.randrange(2, 7)):
+        for number in range(draws.randrange(3, 9)):
             sent += _returning(draws, f"s{number}", pauses, partitions)
     return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
 

@@ -25,7 +25,7 @@ _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
-_CLOCKS = (0, 0, 0, 30_000, -30_000, 120_000, -120_000, -240_000)
+_CLOCKS = (0, 0, 30_000, -30_000, 120_000, -120_000, -240_000)
 OUTAGE_TURNS = 10
 OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
@@ -51,6 +51,7 @@ class Faults(NamedTuple):
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
     deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
     clocks: float = 0.0  # at every turn: other brokers, with other clocks, lead the partitions
+    hidden_clock: int = 0  # ms: how far brokers are behind that lead events, and no changelog
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
@@ -218,9 +219,15 @@ class _Run:
 
     def _change_leaders(self) -> None:
         """Let each broker lead one partition of the events and one of the changelog."""
+        world, clocks, hidden = self.world, self._clocks, self._faults.hidden_clock
+        if (
+            hidden
+        ):  # others lead the changelog: no worker can read the clocks of the events' leaders
+            world.events_clocks = dict.fromkeys(range(self._partitions), -hidden)
+            self._counts["hidden clocks"] += 1
+            return
         if not self._faults.clocks:
             return
-        world, clocks = self.world, self._clocks
         leaders = [*clocks]
         self._clock_draw.shuffle(leaders)
         world.events_clocks = dict(enumerate(leaders))
