@@ -251,7 +251,7 @@ def _is_free(now_ms: int) -> ColumnElement[bool]:
     return or_(until <= now_ms, until > now_ms + LEASE_MS_MAX)
 
 
-def _earlier_calls(event: MeterEvent) -> Select[Any]:
+def _earlier_calls(event: MeterEvent) -> Select[Any, Any, int]:
     """Select the first and the last call that may have counted, and how many responses were repeated."""
     perhaps_counted = attempt.c.result.in_(PERHAPS_COUNTED)
     return (
