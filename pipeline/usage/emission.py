@@ -49,7 +49,7 @@ class Emission(msgspec.Struct):
         charge: Charge | None,
         event_id: str,
         arrival_ms: int,
-        policy: Policy | None,
+        policy: Policy,
     ) -> None:
         """Emit corrections until the standing charges match a new decision, one record per unit.
 
@@ -139,5 +139,5 @@ class Emission(msgspec.Struct):
         return f"{self.tenant_id}:{self.conversation_id}:{n}"
 
 
-def _precedence(policy: Policy | None) -> Callable[[str], tuple[int, str]]:
-    return lambda outcome: (0 if policy is None else policy.rank_of(outcome), outcome)
+def _precedence(policy: Policy) -> Callable[[str], tuple[int, str]]:
+    return lambda outcome: (policy.rank_of(outcome), outcome)
