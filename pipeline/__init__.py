@@ -54,9 +54,9 @@ Words. One word for one idea, in code, topics, metrics and docs.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
-    basis             what the states of a partition rest on: the topic's id, its number of partitions,
-                      and the lost events that nobody has acknowledged. (In a plan file, `basis` is
-                      a digest of the ledger's records.)
+    basis             what the states of a partition were made from: the topic's id, its number of
+                      partitions, and the lost events that nobody has acknowledged. (In a plan file,
+                      `basis` is a digest of the ledger's records.)
     catalog           tenants, producers, policies and prices, as an operator wrote them.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
@@ -76,7 +76,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     grace period      how long after its window a worker waits for events that arrive late.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
     halt              the sink stops calling Stripe until a restart: Stripe does not accept the key, or
-                      rejected too many meter events in a row.
+                      rejected too many meter events in a row. If these are of one customer, only
+                      that customer halts, until an operator has decided about them.
     hold              the sink delivers nothing because its ledger is outdated, until an operator resumes.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.catalog.policies import PRESETS, preset, read_policies
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
 from pipeline.cli.options import TIME, tenants_alone
@@ -22,8 +22,9 @@ from pipeline.resolve.policy import Timeline
 @click.option(
     "--policy",
     metavar="NAME_OR_FILE",
-    help=f"One policy for all tenants: a preset ({', '.join(PRESETS)}) or a TOML file. If not set, "
-    "each tenant has its policy of the tenant file (RESMETER_CONFIG); without that file, fin-2026.",
+    help=f"One policy for all tenants: a preset ({', '.join(PRESETS)}) or a TOML file; {DEFAULT} "
+    "decides until it takes effect. If not set, each tenant has its policy of the tenant file "
+    f"(RESMETER_CONFIG); without that file, {DEFAULT}.",
 )
 @click.option(
     "--as-of",
@@ -36,7 +37,8 @@ def command(files: tuple[str, ...], policy: str | None, as_of: int) -> None:
     """Decide over events in files, without Kafka: read one event per line, print one conversation per line.
 
     FILE may be `-` (standard input), a .gz or a .zst file. Standard error lists the lines that are
-    not valid events, with the reason; the exit status is then 3. Its last line has the totals.
+    not valid events, with the reason; the exit status is then 3. A terminal also
+    gets the totals.
 
     \b
     Example:
@@ -56,7 +58,8 @@ def command(files: tuple[str, ...], policy: str | None, as_of: int) -> None:
         totals.add(decision)
         out.write(encode_decision(tenant_id, conversation_id, decision) + b"\n")
     out.flush()
-    click.echo(_summary(totals), err=True)
+    if sys.stderr.isatty():  # a program that reads the rejected lines gets nothing else
+        click.echo(_summary(totals), err=True)
     if totals.rejected:
         sys.exit(FOUND)
 
@@ -87,4 +90,4 @@ def read_timeline(policy: str) -> Timeline:
         raise ConfigurationError(
             [f"policy: {policy!r} is neither a preset ({', '.join(PRESETS)}) nor a file: {error}"]
         ) from None
-    return Timeline(read_policies({policy: text}))
+    return Timeline(read_policies({policy: text}), before=Timeline([preset(DEFAULT)]))

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 )
 
 from pipeline.ledger.database import Ledger
+from pipeline.ledger.decisions import counted_again, take_back_release
 from pipeline.ledger.entries import (
     PERHAPS_COUNTED,
     STUCK,
@@ -50,6 +52,9 @@ _STATE_AFTER: dict[Result, State] = {
     "rejected": "rejected",
 }
 _OPEN: tuple[State, ...] = ("planned", "sent")
+# Whatever happened since the call: if it counted, its meter event is delivered.
+_BEFORE_DELIVERED: tuple[State, ...] = (*_OPEN, *STUCK)
+_is_held = exists().where(delivery_hold.c.answered_at.is_(None))
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 
 
@@ -139,10 +144,21 @@ def stuck_counts(ledger: Ledger) -> dict[str, int]:
     return counts
 
 
-def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
+def rejected_queues(ledger: Ledger) -> set[tuple[str, str]]:
+    """Return the customers and meters that have a rejected meter event."""
+    m = meter_event.c
+    query = select(m.customer, m.event_name).where(m.state == "rejected").distinct()
+    with ledger.reading() as connection:
+        return {(customer, event_name) for customer, event_name in connection.execute(query)}
+
+
+def store_planned(
+    ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int, *, even_if_held: bool = False
+) -> bool:
     """Store meter events with the records that they cover, all or nothing.
 
-    Returns False, and stores nothing, if another sink has planned one of the records.
+    Returns False, and stores nothing, if another sink has planned one of the records, or if deliveries
+    are held: then an operator decides what of it may have been sent.
     """
     if not planned:
         return True
@@ -166,6 +182,9 @@ def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) 
         for item in planned
     ]
     with ledger.writing() as connection:
+        # 0. First of all, because a hold waits for the transactions that have looked for it.
+        if not even_if_held and connection.scalar(select(_is_held)):
+            return False
         # 1. Deleting the pending rows decides which sink plans the records.
         if _delete_pending(connection, pending_rows) != len(pending_rows):
             connection.rollback()
@@ -241,7 +260,7 @@ def lease(
             m.identifier == event.identifier,
             m.state.in_(_OPEN),
             or_(m.lease_until <= now_ms, m.owner == owner),
-            ~exists().where(delivery_hold.c.answered_at.is_(None)),
+            ~_is_held,
         )
         .values(state="sent", owner=owner, lease_until=until_ms, updated_at=now_ms)
     )
@@ -287,25 +306,38 @@ def lease(
         )
 
 
-def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> None:
-    """Store a call's result, move the event's state if the result decides it, end the lease."""
-    m = meter_event.c
+def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> list[str]:
+    """Store a call's result, move the event's state if the result decides it, end the lease.
+
+    Returns other identifiers under which the same units were counted: an operator released them
+    while a call was under way. Usually there are none.
+    """
+    m, a = meter_event.c, attempt.c
     with ledger.writing() as connection:
+        # A restored ledger may have given the number of this attempt to another one.
+        ours = and_(a.seq == lease.attempt, a.identifier == lease.identifier)
         connection.execute(
             update(attempt)
-            .where(attempt.c.seq == lease.attempt, attempt.c.result == "unanswered")
+            .where(ours, a.owner == lease.owner, a.result == "unanswered")
             .values(answered_at=now_ms, **msgspec.structs.asdict(conclusion))
         )
         move = update(meter_event).where(m.identifier == lease.identifier)
         state = _STATE_AFTER.get(conclusion.result)
         # A late response never undoes another sink's conclusion; that the event counts is certain.
-        before: tuple[State, ...] = ("sent", "uncertain") if state == "delivered" else ("sent",)
+        before: tuple[State, ...] = _BEFORE_DELIVERED if state == "delivered" else ("sent",)
+        moved = None
         if state is not None:
-            moved = move.where(m.state.in_(before))
-            connection.execute(moved.values(state=state, lease_until=0, updated_at=now_ms))
-        else:
-            owned = move.where(m.state == "sent", m.owner == lease.owner)
-            connection.execute(owned.values(lease_until=now_ms, updated_at=now_ms))
+            values = {"state": state, "lease_until": 0, "updated_at": now_ms}
+            moved = connection.execute(move.where(m.state.in_(before)).values(values))
+        if moved is None or moved.rowcount == 0:
+            owned = move.where(m.owner == lease.owner, m.lease_until > now_ms)
+            updated_at = case((m.state == "sent", now_ms), else_=m.updated_at)
+            connection.execute(owned.values(lease_until=now_ms, updated_at=updated_at))
+        if state != "delivered":
+            return []
+        if moved is not None and moved.rowcount == 0:
+            take_back_release(connection, lease.identifier, now_ms)
+        return counted_again(connection, lease.identifier)
 
 
 def mark_altered(ledger: Ledger, event: MeterEvent, now_ms: int) -> bool:

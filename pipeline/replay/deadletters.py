@@ -14,7 +14,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import Headers
 from pipeline.events.times import is_within
-from pipeline.kafka.headers import REDRIVES_HEADER, read_dead_letter_headers
+from pipeline.kafka.headers import REDRIVES_HEADER, read_dead_letter_headers, redrives_in
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, headers_of
 from pipeline.progress import OnRecord, ignore_progress
@@ -141,7 +141,6 @@ def _original(message: Message, topic: str) -> Letter:
     position = (message.partition() or 0, message.offset() or 0)
     arrived = message.timestamp()[1]
     headers = headers_of(message)
-    redrives = [content or b"" for name, content in headers if name == REDRIVES_HEADER]
     return Letter(
         position,
         arrived,
@@ -152,7 +151,7 @@ def _original(message: Message, topic: str) -> Letter:
         message.key(),
         message.value(),
         tuple(header for header in headers if header[0] != REDRIVES_HEADER),
-        int(redrives[-1]) if redrives and redrives[-1].isdigit() else 0,
+        redrives_in(headers),
         "",
     )
 
