@@ -69,6 +69,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     due               `due_event_ms`: when silence is complete, in event time.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
     event             one thing that happened in a conversation, as a chat service reports it.
+    epoch             counts the owners of a partition of the changelog; Kafka accepts the newest only.
+    fence             keep earlier owners of a partition from writing to its changelog, with an epoch.
     fold              the small state that the rules run on; a conversation keeps one.
     foreign           a response from something other than Stripe, such as a proxy. The call may have
                       counted; the sink retries it.
@@ -85,8 +87,11 @@ Words. One word for one idea, in code, topics, metrics and docs.
     ledger            the database of what is owed and how it was billed; the authority on both.
     lost              events that Kafka deleted before a worker read them.
     meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
+    open              a conversation with an answer whose silence is not settled yet. Also a dead letter
+                      that nobody has dealt with.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
     parked            owed, but the tenant has no Stripe customer yet.
+    pending           of usage: owed, and not at Stripe yet.
     policy            the rules and prices of a tenant, in versions with effective dates.
     quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
     rejected          input that breaks the contract; also a meter event that Stripe never accepts.

@@ -52,10 +52,10 @@ def command(
     ledger_only: bool,
     as_json: bool,
 ) -> None:
-    """Show the receipt of one conversation: every charge and correction, and why; or why not.
+    """Show the receipt of one conversation, or say why nothing is billed.
 
-    For each, the receipt shows the evidence, the policy, the place in Kafka, and how it reached
-    Stripe. If nothing is billed, the command reads the events topic and says why not: which event
+    For each charge and correction, the receipt shows the reason, the evidence, the policy, the place
+    in Kafka, and how it reached Stripe. If nothing is billed, the command reads the events topic and says why not: which event
     took the answer away, until when its window is open, or which rule excludes the conversation.
 
     \b

@@ -75,6 +75,9 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
         return self._changed(lost=left, acknowledged=given)
 
     def with_promise(self, promise: Promise) -> "Basis":
+        """Return the basis with a promise; this if it has it."""
+        if promise == self.promise:
+            return self
         return msgspec.structs.replace(self, promise=promise)
 
     def _changed(self, **members: object) -> "Basis":

@@ -145,9 +145,9 @@ BUGS = (
     ),
     Bug(
         "lost records are forgotten at a restart",
-        "pipeline/stream/partition.py",
-        "                self.basis = newest_basis(stored, self.basis)\n",
-        "",
+        "pipeline/stream/recovery.py",
+        "                known, basis = basis, newest_basis(stored, basis)\n",
+        "                known = basis\n",
     ),
     Bug(
         "a gap in the changelog counts as states of our own",
@@ -204,7 +204,7 @@ BUGS = (
         "a retry is sent with a new timestamp",
         "pipeline/sink/dispatcher.py",
         "        conclusion = await self.meter.deliver(event, lease)",
-        "        event_ = msgspec.structs.replace(event, timestamp=now_ms // 1000)\n"
+        "        event_ = msgspec.structs.replace(event, timestamp=self._now_ms() // 1000)\n"
         "        conclusion = await self.meter.deliver(event_, lease)",
     ),
     Bug(
@@ -216,7 +216,7 @@ BUGS = (
     Bug(
         "the lease of a dead sink never expires",
         "pipeline/ledger/deliveries.py",
-        "or_(m.lease_until <= now_ms, m.owner == owner)",
+        "or_(_is_free(now_ms), m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
     Bug(

@@ -66,6 +66,15 @@ def random_run(seed: int) -> Result:
         deletion=broker.choice([0.0, 0.0, 0.3]),
         another_log=broker.choice([0.0, 0.0, 0.05]),
     )
+    owners = random.Random(f"owners {seed}")
+    faults = faults._replace(
+        compaction=owners.choice([0.0, 0.3, 1.0]),
+        pause=owners.choice([0.0, 0.0, 0.03]),
+        wake=owners.choice([0.0, 0.1, 0.3]),
+        old_workers=owners.choice([0.0, 0.0, 0.0, 0.5]),
+    )
+    if owners.random() < 0.25:
+        faults = faults._replace(sleep=True, wake=0.0, pause=0.03, compaction=1.0)
     # A worker that was paused cannot be held back yet while its clock promises silence.
     if clocks:
         # One worker can read every broker's clock. Others learn of clocks from the records.
@@ -75,6 +84,9 @@ def random_run(seed: int) -> Result:
             hidden_clock=worlds.choice(_HIDDEN) if is_hidden else 0,
             workers_max=faults.workers_max if is_hidden else 1,
             stop=0.0,
+            pause=0.0,
+            sleep=False,
+            old_workers=0.0,
             another_log=0.0,
         )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)

@@ -202,9 +202,7 @@ def test_text_fits_80_columns_and_has_each_events_effect(resmeter_env: dict[str,
     assert (result.returncode, result.stderr) == (0, b"")
     text = result.stdout.decode()
     assert max(map(len, text.splitlines())) <= 80
-    assert text.startswith(
-        "Conversation c1 of acme\nBilled in all: nothing\n\nWhy not      Event x "
-    )
+    assert text.startswith("Conversation c1 of acme: nothing is billed\n\nWhy not      Event x ")
     words = " ".join(text.split())
     assert "customer: help_request (x): -1 resolution (customer_returned)" in words
     assert "AI: answer (a2): nothing: the answer is not billable" in words
