@@ -120,18 +120,6 @@ BUGS = (
         "        if True:\n",
     ),
     Bug(
-        "silence is settled without a promise in the changelog",
-        "pipeline/stream/watermarks.py",
-        "        if earliest_ms is None or earliest_ms > until_ms:\n",
-        "        if True:\n",
-    ),
-    Bug(
-        "a successor does not keep the promise to settle silence first",
-        "pipeline/stream/partition.py",
-        "(arrived and pending.is_promised(promise))",
-        "False",
-    ),
-    Bug(
         "a worker does not ask whether the topic is another one of the same name",
         "pipeline/stream/basis.py",
         "    if basis.topic_id and topic.topic_id and basis.topic_id != topic.topic_id:\n",

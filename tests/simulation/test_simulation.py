@@ -44,7 +44,7 @@ def test_a_kill_before_or_after_any_effect_changes_nothing(seed: int) -> None:
             assert result.outcome.records == undisturbed.records, where
 
 
-@pytest.mark.parametrize("seed", [5, 10])
+@pytest.mark.parametrize("seed", [5])
 def test_a_kill_while_a_clock_is_behind_gives_no_id_two_contents(seed: int) -> None:
     undisturbed = killed_run(seed, 0, after=False, hidden_clock=240_000).outcome
     assert undisturbed.clocks_seen
