@@ -79,6 +79,19 @@ class _Position(click.ParamType):
         return int(partition), int(offset)
 
 
+class _Id(click.ParamType):
+    name = "text"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes that are not UTF-8
+            self.fail("is not UTF-8, and ids are", param, ctx)
+        return text
+
+
+ID = _Id()  # of a tenant or a conversation
 TIME = _Time()  # milliseconds
 MONTH = _Month()  # a TimeRange in UTC
 POSITION = _Position()  # partition and offset
@@ -130,7 +143,7 @@ def time_range_options(what: str) -> Callable[[Command], Command]:
 
 def tenant_option(help_text: str) -> Callable[[Command], Command]:
     """Add --tenant TENANT; the command gets `tenant_id`."""
-    return click.option("--tenant", "tenant_id", metavar="TENANT", help=help_text)
+    return click.option("--tenant", "tenant_id", type=ID, metavar="TENANT", help=help_text)
 
 
 def json_option(help_text: str) -> Callable[[Command], Command]:
