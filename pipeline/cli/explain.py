@@ -6,7 +6,7 @@ import click
 
 from pipeline.cli import FAILED
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TIME, Opened, json_option, opened, tenants_alone
+from pipeline.cli.options import TEXT, TIME, Opened, json_option, opened, tenants_alone
 from pipeline.cli.output import print_text, progress
 from pipeline.cli.views.explain import Account, print_account
 from pipeline.errors import ResmeterError
@@ -18,8 +18,8 @@ from pipeline.replay.why_not import WhyNot, why_not
 
 
 @click.command("explain")
-@click.argument("tenant_id", metavar="TENANT")
-@click.argument("conversation", metavar="CONVERSATION")
+@click.argument("tenant_id", type=TEXT, metavar="TENANT")
+@click.argument("conversation", type=TEXT, metavar="CONVERSATION")
 @click.option(
     "--events",
     "files",

@@ -225,3 +225,15 @@ def test_the_guide_lists_every_reason() -> None:
 
     named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(named) == sorted([*get_args(Reason), "reason"])
+
+
+def test_text_that_is_not_utf_8_is_bad_usage(resmeter_env: dict[str, str]) -> None:
+    for arguments in (
+        ("explain", "acme", "c\udcff"),
+        ("usage", "--tenant", "\udcff"),
+        ("deliveries", "show", "\udcff"),
+    ):
+        result = resmeter(*arguments, env=resmeter_env)
+
+        assert (result.returncode, result.stdout) == (2, b"")
+        assert b"is not UTF-8" in result.stderr
