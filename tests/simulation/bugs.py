@@ -98,8 +98,8 @@ BUGS = (
     Bug(
         "an end offset of the wrong isolation: a timer overtakes an open transaction",
         "pipeline/stream/runner.py",
-        "Probe(number, clock_ms, bounds[number].high, generation)",
-        "Probe(number, clock_ms, bounds[number].stable, generation)",
+        "Probe(n, clock_ms, bounds[n].high, generation)",
+        "Probe(n, clock_ms, bounds[n].stable, generation)",
     ),
     Bug(
         "the end is asked for before the clock",
@@ -134,8 +134,8 @@ BUGS = (
     Bug(
         "lost records are forgotten at a restart",
         "pipeline/stream/recovery.py",
-        "                known, basis = basis, newest_basis(stored, basis)\n",
-        "                known = basis\n",
+        "                basis = newest_basis(stored, basis)\n",
+        "",
     ),
     Bug(
         "a gap in the changelog counts as states of our own",
