@@ -29,7 +29,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         patch.setenv("RESMETER_TEST_SESSION_SECONDS", "3")
         with running_broker(folder / "kafka") as kafka:
             records = draw(EVENTS, 11, Disorder())
-            yield Scene(kafka, loaded(kafka, folder / "load", records))
+            yield Scene(kafka, loaded(kafka, folder / "load", records, Disorder()))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,9 @@ def main(names: tuple[str, ...], events: int, *, only_list: bool, write: bool, k
         for row in [row for row in ROWS if not names or row.name in names]:
             if row.load not in loads:
                 records = draw(events, 11, LOADS[row.load])
-                loads[row.load] = loaded(kafka, folder / f"load-{row.load}", records)
+                loads[row.load] = loaded(
+                    kafka, folder / f"load-{row.load}", records, LOADS[row.load]
+                )
             result = _play(row, kafka, loads[row.load], folder)
             results.append(result)
             _show(result, events)

@@ -17,6 +17,7 @@ class Disorder(NamedTuple):
     late_beyond: float = 0.01  # later than the grace period
     garbage: float = 0.01  # followed by an invalid record; above 1, by several
     everything_repeated: bool = False  # send every event one to three times
+    damage: bool = False  # in the middle, a batch that the broker's disk will change
 
 
 def draw(size: int, seed: int, disorder: Disorder) -> list[EventRecord]:

@@ -1,5 +1,6 @@
 """The rig of a row: a log, processes that restart when they end, a ledger, a Stripe emulator."""
 
+import asyncio
 import contextlib
 import signal
 import time
@@ -9,14 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.catalog.tenants import load_tenants
+from pipeline.config import KafkaSettings
 from pipeline.dev.broker import LocalKafka, free_port
 from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.server import Emulator
 from pipeline.dev.emulator.server import running as running_emulator
 from pipeline.dev.load import EventRecord
 from pipeline.dev.process import Process
-from tests.kafka.run import Run
+from pipeline.kafka.positions import Positions
+from tests.kafka.run import PARTITIONS, Run
 from tests.proof.auditor import Truth, Verdict, connected, judge, read_truth
+from tests.proof.load import Disorder
+from tests.support.batches import Sent, produce_batch
 from tests.support.environment import clean_environment
 
 _AFTER_THE_LOAD = 1_778_600_000.0  # seconds since the epoch: some days later
@@ -62,21 +67,45 @@ class Loaded(NamedTuple):
     truth: Truth
     undisturbed: dict[str, bytes]  # usage records by id
     tenants: frozenset[str]
+    damaged: range = range(0)  # offsets of partition 0 that the broker's disk will change
 
 
-def loaded(kafka: LocalKafka, folder: Path, records: Sequence[EventRecord]) -> Loaded:
+DAMAGED = b"DAMAGED" * 9  # the value of the records that the broker's disk will change
+
+
+def loaded(
+    kafka: LocalKafka, folder: Path, records: Sequence[EventRecord], disorder: Disorder
+) -> Loaded:
     """Write a load to a new topic, and let one worker decide it without a fault."""
     folder.mkdir()
     with contextlib.ExitStack() as stack:
         run = Run(kafka.bootstrap_servers, folder, stack)
         run.done("topics", "create")
-        run.produce((record.key, record.value, record.timestamp_ms) for record in records)
-        topic = run.env["RESMETER_TOPICS__EVENTS"]
-        truth = read_truth(kafka.bootstrap_servers, topic)
-        assert truth.records == len(records)
-        run.until_decided(run.start("worker"), len(records))
+        topic, damaged = run.env["RESMETER_TOPICS__EVENTS"], range(0)
+        messages = [(record.key, record.value, record.timestamp_ms) for record in records]
+        middle = len(messages) // 2
+        run.produce(messages[:middle])
+        if disorder.damage:
+            damaged = _produce_damaged(run.servers, topic, messages[middle][2])
+        run.produce(messages[middle:])
+        truth = read_truth(run.servers, topic)
+        assert truth.records == len(messages) + len(damaged)
+        run.until_decided(run.start("worker"), truth.records)
         tenants = frozenset(record.key.split(b":")[0].decode() for record in records)
-        return Loaded(topic, truth, run.usage_records(), tenants)
+        return Loaded(topic, truth, run.usage_records(), tenants, damaged)
+
+
+def _produce_damaged(servers: str, topic: str, timestamp: int) -> range:
+    """Write a batch whose bytes the broker's disk will change; return its offsets in partition 0."""
+    first = _ends(servers, topic)[0]
+    produce_batch(servers, topic, 0, [Sent(None, DAMAGED)] * 5, timestamp)
+    return range(first, first + 5)
+
+
+def _ends(servers: str, topic: str) -> dict[int, int]:
+    return asyncio.run(
+        Positions(KafkaSettings(bootstrap_servers=servers)).ends(topic, range(PARTITIONS))
+    )
 
 
 class _Supervised(NamedTuple):

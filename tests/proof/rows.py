@@ -26,6 +26,7 @@ LOADS = {
     "shuffled": Disorder(late_within=0.4, late_beyond=0.1),
     "garbage": Disorder(garbage=0.02),
     "flood": Disorder(garbage=3.0),
+    "damaged": Disorder(damage=True),
 }
 
 ROWS = (
@@ -89,6 +90,13 @@ ROWS = (
         "broker-frozen",
         "The broker is frozen (SIGSTOP) for 20 seconds.",
         server_faults.broker_frozen,
+    ),
+    Row(
+        "damaged-batch",
+        "The broker's disk changes a batch in the middle of a partition: the worker stops there, is "
+        "killed, and steps over it when an operator says so.",
+        server_faults.damaged_batch,
+        load="damaged",
     ),
     Row(
         "produce-refused",

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tests.proof.relay import PRODUCE_ERRORS, relaying
-from tests.proof.rig import Rig
+from tests.proof.rig import DAMAGED, Rig
 from tests.proof.worker_faults import SLOW
 
 # --- the broker -----------------------------------------------------------------------------------
@@ -74,6 +74,31 @@ def produce_errors(rig: Rig) -> None:
         relay.on = False
         rig.retire("worker")
         rig.faults += relay.errors
+    rig.fault_is_over()
+
+
+def damaged_batch(rig: Rig) -> None:
+    topic, offsets = rig.load.topic, rig.load.damaged
+    rig.kafka.stop()
+    for log in rig.kafka.data.rglob(f"{topic}-0/*.log"):
+        log.write_bytes(log.read_bytes().replace(DAMAGED, DAMAGED.lower(), 1))
+    rig.kafka.start()
+    rig.faults += 1
+    # Nobody can read these records, so nobody can reject them.
+    rejected = rig.load.truth.rejected - {(0, offset) for offset in offsets}
+    rig.load = rig.load._replace(truth=rig.load.truth._replace(rejected=rejected))
+    rig.start("sink", "sink")
+    rig.start("worker", "worker", **SLOW)
+    for _ in range(2):
+        rig.until(lambda: "topics step-over" in rig.process("worker").log(), "the damage is found")
+        rig.kill("worker")
+    rig.until(lambda: "topics step-over" in rig.process("worker").log(), "the damage is found")
+    rig.retire("worker")
+    position, end = f"0:{offsets.start}", str(offsets.stop)
+    rig.run.done(
+        "topics", "step-over", position, "--to", end, "--who", "ann", "--reason", "the disk failed"
+    )
+    rig.start("worker", "worker", **SLOW)
     rig.fault_is_over()
 
 
