@@ -97,7 +97,7 @@ class KafkaSettings(Section):
 
 
 class TopicSettings(Section):
-    """The four topics. All processes must agree on them."""
+    """The five topics. All processes must agree on them."""
 
     events: str = Field("conversation.events", description="topic that chat services write to")
     changelog: str = Field(
@@ -108,6 +108,10 @@ class TopicSettings(Section):
     )
     dead_letters: str = Field(
         "conversation.events.dlq", description="topic of rejected records with their reasons"
+    )
+    catalog: str = Field(
+        "resmeter.catalog",
+        description="topic of the catalog: who is billed, under which policy, from when",
     )
     partitions: int = Field(
         8,

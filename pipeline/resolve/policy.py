@@ -111,6 +111,10 @@ class Timeline:
         number = bisect_right(self._from_ms, ms)
         return self.versions[number - 1] if number else None
 
+    def begins(self) -> list[tuple[Policy, int]]:
+        """Return the versions in the order in which they come into force, each with its time."""
+        return list(zip(self.versions, self._from_ms, strict=True))
+
     def rules_at(self, ms: int) -> bytes:
         """Return the `rules_id` of the version in force at a time; empty before the first."""
         number = bisect_right(self._from_ms, ms)

@@ -5,8 +5,6 @@ import asyncio
 import pytest
 from pydantic import SecretStr
 
-from pipeline.catalog.policies import preset
-from pipeline.catalog.tenants import Tenants
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
 from pipeline.ledger import Ledger, deliveries
@@ -15,6 +13,7 @@ from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256, open_meter
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 from tests.support.ledger import leased, planned, stored
+from tests.support.tenants import tenants_with
 
 ERROR = '{"error": {"type": "invalid_request_error", "message": "no"}}'
 FOREIGN = [
@@ -102,7 +101,7 @@ async def test_while_a_proxy_answers_most_meter_events_are_not_tried(bench: Benc
     """After a day, only those that were tried are uncertain."""
     bench.store(*(record(f"c{n}", tenant_id=f"t{n}") for n in range(40)))
     customers = {f"t{n}": f"cus_{n}" for n in range(40)}
-    tenants = Tenants(customers, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    tenants = tenants_with(customers)
     bench.emulator.state.prepare(customers.values(), [], 0)
     bench.fault("foreign_before", times=50)
 

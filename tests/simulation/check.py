@@ -2,12 +2,12 @@
 
 import orjson
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.events.model import Rejected
 from pipeline.events.wire import read_record
 from tests.oracle.usage import Oracle
 from tests.simulation.histories import CUSTOMERS, DAMAGED, SEAL_AFTER, History
 from tests.simulation.run import Outcome
+from tests.support.tenants import tenants_with
 
 _FAR = 10**15
 
@@ -117,7 +117,7 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
     Stripe has what was delivered, and may have what is uncertain.
     """
     policy = history.policy
-    tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
+    tenants = tenants_with(CUSTOMERS, [policy])
     owed: dict[tuple[str, str], int] = {}
     for key, row in outcome.records.items():
         tenant_and_outcome = (key.split(":", 1)[0], str(row[0]))

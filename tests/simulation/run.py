@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
 from pipeline.kafka.bounds import Acknowledgement
@@ -20,6 +19,7 @@ from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, ProcessKilled, Topic, World
+from tests.support.tenants import tenants_with
 
 _Key = TypeVar("_Key")
 
@@ -105,7 +105,7 @@ class _Run:
         self._partitions = partitions
         self._stripe = State()
         policy = history.policy
-        self._tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
+        self._tenants = tenants_with(CUSTOMERS, [policy])
         outcomes = [*policy.price, *policy.outcomes_billed, *policy.precedence]
         names = sorted({self._tenants.event_name_for(outcome) for outcome in outcomes})
         self._stripe.prepare(CUSTOMERS.values(), names, T0 / 1000)
