@@ -6,13 +6,12 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import orjson
 import pytest
 from confluent_kafka import Producer
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.server import Emulator, running
-from tests.kafka.run import Run, metric, net
+from tests.kafka.run import Run, lines_named, metric, net
 from tests.support.events import AT, KEY, event, resolved
 
 BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
@@ -132,7 +131,7 @@ def test_produce_rejects_invalid_lines_before_it_sends_them(run: Run, tmp_path: 
 
     assert result.returncode == 3
     assert "3 events sent and acknowledged, 2 rejected" in result.stderr
-    problems = [orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    problems = lines_named(result.stderr)
     assert [(entry["line"], entry["reason"]) for entry in problems] == [
         (2, "malformed_json"),
         (5, "invalid_data"),
@@ -150,7 +149,7 @@ def test_produce_rejects_events_from_the_future_and_sends_the_rest(
     result = run.resmeter("produce", str(file))
 
     assert result.returncode == 3
-    (problem,) = (orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{"))
+    (problem,) = lines_named(result.stderr)
     assert (problem["line"], problem["reason"]) == (2, "future_time")
     assert "2 events sent and acknowledged, 1 rejected" in result.stderr
     assert len(run.messages("EVENTS")) == 2
