@@ -17,7 +17,7 @@ from pipeline.catalog.policies import (
     preset,
     read_policies,
 )
-from pipeline.catalog.producers import Producer, load_keys, read_producers
+from pipeline.catalog.producers import Producer, load_ring, read_producers
 from pipeline.catalog.value import Catalog, DatedAssignment
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
@@ -66,31 +66,31 @@ class Tenants:
                 outcomes.add(PROCEDURE_HANDOFF)
         return sorted(map(self.event_name_for, outcomes))
 
-    def problems_in_worker(self, seal_after_ms: int) -> list[str]:
+    def problems_in_worker(self, seal_after_ms: int, now_ms: int) -> list[str]:
         """Return the problems that prevent a worker from starting. Reads the producers' secrets."""
-        problems = self.problems_of_sealing(seal_after_ms)
-        try:
-            load_keys(self.producers)
-        except ConfigurationError as error:
-            problems += error.problems
-        return problems
+        _, missing = load_ring(self.catalog.keys, self.producers)
+        hindrances = self.windows_too_long(seal_after_ms) + missing
+        return [text for from_ms, text in hindrances if from_ms <= now_ms]
 
-    def problems_of_sealing(self, seal_after_ms: int) -> list[str]:
+    def windows_too_long(self, seal_after_ms: int) -> list[tuple[int, str]]:
         """Return a problem for each policy version with windows that sealing would cut short.
 
         A conversation is sealed after `seal_after_ms` without a record, and must not be sealed
-        before its window and grace period have ended.
+        before its window and grace period have ended. Each problem comes with the time in ms from
+        which the version can be in force.
         """
-        problems: list[str] = []
+        problems: list[tuple[int, str]] = []
         for policy in self._policies_in_use():
             # A producer's clock may be ahead: an event may arrive before the time that it states.
             waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
             if policy.silence != "never" and waits > seal_after_ms:
-                problems.append(
+                text = (
                     f"RESMETER_WORKER__SEAL_AFTER_DAYS: policy {policy.name!r}, version "
                     f"{policy.version}, has windows that stay open longer: set it to "
                     f"{-(-waits // _DAY_MS)} or more"
                 )
+                first_ms = self.catalog.first_assigned(policy.name)
+                problems.append((max(first_ms, policy.effective_from), text))
         return problems
 
     def _policies_in_use(self) -> list[Policy]:

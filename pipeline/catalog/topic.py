@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Place
 
 from pipeline.catalog.entry import digest_of, entries_of
@@ -26,6 +26,8 @@ _TIMEOUT_SECONDS = 10.0
 _WAIT_SECONDS = 0.5
 _READ_SECONDS_MAX = 60.0
 _BATCH_RECORDS = 500
+_RETRY_SECONDS = 0.05
+_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class CatalogTopic:
@@ -66,7 +68,7 @@ class CatalogTopic:
             UnknownEntryError: a newer version of resmeter wrote an entry.
         """
         try:
-            low, high = self._consumer.get_watermark_offsets(self._place, timeout=_TIMEOUT_SECONDS)
+            low, high = self._bounds()
             if self._next is None:
                 if low > 0:
                     raise ConfigurationError([self._cut(f"its first {low} offsets are gone")])
@@ -83,6 +85,17 @@ class CatalogTopic:
                 f"{error.args[0].str()}; if it does not exist, run `resmeter topics create`"
             ) from error
         return self.catalog
+
+    def _bounds(self) -> tuple[int, int]:
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(self._place, timeout=_TIMEOUT_SECONDS)
+            except KafkaException as error:
+                # Just after the topic is created or moved, the client asks the wrong broker.
+                if error.args[0].code() not in _NO_LEADER or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
 
     def _cut(self, what: str) -> str:
         return (

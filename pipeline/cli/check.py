@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import click
@@ -64,7 +65,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
             if settings.config
             else "RESMETER_CONFIG is not set: every tenant has the policy fin-2026, none is billed"
         )
-        return loaded.problems_in_worker(settings.worker.seal_after_ms)
+        return loaded.problems_in_worker(settings.worker.seal_after_ms, int(time.time() * 1000))
 
     def broker(facts: list[str]) -> list[str]:
         from pipeline.kafka.topics import TopicAdmin

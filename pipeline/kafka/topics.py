@@ -17,6 +17,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.kafka.advice import (
+    AHEAD,
+    AHEAD_MS_MAX,
     changelog_problems,
     events_problems,
     partition_problems,
@@ -57,6 +59,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
                 if topics.events_timestamps == "CreateTime"
                 else str(400 * _DAY_MS),
                 TIMESTAMPS: topics.events_timestamps,
+                **({AHEAD: str(AHEAD_MS_MAX)} if topics.events_timestamps == "CreateTime" else {}),
             },
             ("cleanup.policy", TIMESTAMPS),
         ),

@@ -1,13 +1,14 @@
 """Check that the log continues where the states of a partition end."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from pipeline.errors import ConfigurationError
 from pipeline.kafka.bounds import Bounds, TopicFacts
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.basis import Basis, differences, encode_basis, lost_range
+from pipeline.stream.basis import Basis, catalog_problem, differences, encode_basis, lost_range
+from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Log, Writer
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import next_offset_of
@@ -34,9 +35,12 @@ class Continuity:
         topic: str,
         done: Mapping[int, int],
         end: Callable[[str, BaseException], object],
+        following: Following,
         *,
         retry_seconds: float = 1.0,
     ) -> None:
+        self.read_catalog: Callable[[], Awaitable[None]] = _do_nothing
+        self._following = following
         self._host = host
         self._log = log
         self._outputs = outputs
@@ -110,6 +114,11 @@ class Continuity:
             read_up_to = _read_up_to(partition, next_offset)
             basis = partition.basis or Basis()
             problems = differences(self._place(number), basis, topic, bounds, read_up_to)
+            if not self._following.catalog.has(basis.catalog):
+                await self.read_catalog()  # the partition's last owner may have read a newer one
+            if not self._following.catalog.has(basis.catalog):
+                head = self._following.catalog.head
+                problems.append(catalog_problem(self._place(number), basis, head))
             if not problems:
                 break
             if attempt == _ATTEMPTS_MAX - 1:
@@ -122,7 +131,9 @@ class Continuity:
         lost = lost_range(bounds, next_offset, found)
         if lost:
             basis = self._lose(number, basis, lost)
-        await self._keep(partition, basis)
+        await self._keep(partition, basis.under(self._following.catalog.head))
+        while partition.basis is None or partition.basis.catalog != self._following.catalog.head:
+            await self.note(partition, self._following.catalog.head)  # it has changed meanwhile
         if generation == self._host.generation:
             self._next[number] = found if found is not None else max(next_offset or 0, bounds.low)
 
@@ -168,6 +179,10 @@ class Continuity:
             _, offsets = await self._outputs.read_clock(number, encode_basis(basis))
             self._host.states_written(number, offsets)
         self._metrics.events_lost.labels(number).set(basis.lost_records)
+
+    async def note(self, partition: Partition, head: tuple[int, str]) -> None:
+        """Write to the changelog that the partition is decided under this entry of the catalog."""
+        await self._keep(partition, (partition.basis or Basis()).under(head))
 
     # --- while the worker runs --------------------------------------------------------------------
 
@@ -225,6 +240,10 @@ class Continuity:
 
     def _place(self, number: int) -> str:
         return f"{self._topic}[{number}]"
+
+
+async def _do_nothing() -> None:
+    """Stand in for reading the catalog until a follower is there."""
 
 
 def _read_up_to(partition: Partition, next_offset: int | None) -> int | None:

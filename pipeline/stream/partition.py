@@ -17,12 +17,12 @@ by              because                                       reason
 ==============  ============================================  =============================
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
 
 from pipeline.events.model import Rejected
-from pipeline.events.signature import Key, signer_of, verify
+from pipeline.events.signature import KeyRing, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
@@ -74,7 +74,7 @@ class Partition:
         topic: str,
         number: int,
         timeline_for: TimelineFor,
-        keys: Mapping[str, Key] | None = None,
+        keys: KeyRing | None = None,
         seal_after_ms: int = SEAL_AFTER_MS,
         key_check: KeyCheck | None = None,
     ) -> None:
@@ -88,11 +88,15 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_times = SealTimes(seal_after_ms)
         self.seal_queue = self._seal_times.new_queue()  # each conversation with a history once
-        self._timeline_for = timeline_for
-        self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
-        self._timelines: dict[str, Timeline] = {}
         self.step_overs = StepOvers()
+        self.follow(timeline_for, keys)
+
+    def follow(self, timeline_for: TimelineFor, keys: KeyRing | None) -> None:
+        """Decide by these policies and keys from now on. Without keys, every record is trusted."""
+        self._timeline_for = timeline_for
+        self._keys = keys if keys is not None and keys.requires_signatures else None
+        self._timelines: dict[str, Timeline] = {}
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -190,9 +194,11 @@ class Partition:
         tenant_id, conversation_id = addressed.tenant_id, addressed.conversation_id
         event = addressed.event
         if self._keys is not None:
-            forged = verify(self._keys, tenant_id, key, record.value, record.headers)
-            if forged is not None:
-                return forged
+            keys = self._keys.at(timestamp)
+            if keys is not None:
+                forged = verify(keys, tenant_id, key, record.value, record.headers)
+                if forged is not None:
+                    return forged
         pending = None if key is None else batch.get(key)
         if (
             pending is None
@@ -301,7 +307,8 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        source = signer_of(self._keys, record.key, record.value, record.headers) or OTHER_SOURCE
+        keys = None if self._keys is None else self._keys.at(record.timestamp)
+        source = signer_of(keys, record.key, record.value, record.headers) or OTHER_SOURCE
         letter = DeadLetter.of(record, self.topic, self.number, rejected, source)
         result.dead_letters.append(letter)
 

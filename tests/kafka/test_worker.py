@@ -70,12 +70,14 @@ def test_a_worker_whose_files_change_the_past_of_an_open_window_bills_nothing_an
     wait_until(lambda: run.committed() == 2, "both events are committed")
     worker.stop()
 
-    wrong = run.start("worker", RESMETER_CONFIG=str(changed))
+    right_catalog = run.env["RESMETER_TOPICS__CATALOG"]
+    run.begin_catalog(changed)
+    wrong = run.start("worker")
     wait_until(lambda: "policies_do_not_fit" in wrong.log(), "the worker refuses")
     assert "tenant acme: 1 conversation is decided by fin-2026 version 1" in wrong.log()
-    assert "the files now have confirmed-only version 1" in wrong.log()
+    assert "the catalog has confirmed-only version 1" in wrong.log()
 
-    right = run.start("worker")
+    right = run.start("worker", RESMETER_TOPICS__CATALOG=right_catalog)
     port = run.port(right)
     wait_until(lambda: readiness(port)[0] == 200, "the worker is ready")
     assert metric(port, "resmeter_open_conversations") == 1

@@ -12,6 +12,7 @@ from pipeline.kafka.bounds import Acknowledgement
 from pipeline.ledger import Ledger, deliveries, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
+from tests.simulation import catalog
 from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
@@ -106,6 +107,7 @@ class _Run:
         self._stripe = State()
         policy = history.policy
         self._tenants = tenants_with(CUSTOMERS, [policy])
+        catalog.begin(self.world, policy)
         outcomes = [*policy.price, *policy.outcomes_billed, *policy.precedence]
         names = sorted({self._tenants.event_name_for(outcome) for outcome in outcomes})
         self._stripe.prepare(CUSTOMERS.values(), names, T0 / 1000)
@@ -341,7 +343,7 @@ class _Run:
         world.generation += 1
         running = [worker for worker in self._workers if not worker.process.is_stopped]
         while len(running) < size:
-            worker = Worker(world, self._name("worker"), _SETTINGS, self._tenants.timeline_for)
+            worker = Worker(world, self._name("worker"), _SETTINGS, catalog.CatalogReader(world))
             self._workers.append(worker)
             running.append(worker)
         for number, worker in enumerate(running):

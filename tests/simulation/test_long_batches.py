@@ -10,8 +10,8 @@ from pipeline.catalog.policies import preset
 from pipeline.config import Settings, WorkerSettings
 from pipeline.errors import BrokenInvariantError
 from pipeline.events.times import format_time
-from pipeline.resolve.policy import Timeline
 from pipeline.stream.fetched import RecordBatch
+from tests.simulation.catalog import CatalogReader, begin
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
 
@@ -44,9 +44,9 @@ def _worker() -> tuple[World, Worker]:
     world = World(FaultPoint(), T0 + EVENTS, 1)
     for n in reversed(range(EVENTS)):
         world.events.append(0, world.time, KEY, _event(n), [])
-    timeline = Timeline([preset("fin-2026")])
+    begin(world, preset("fin-2026"))
     settings = Settings(worker=WorkerSettings())
-    worker = Worker(world, "worker", settings, lambda _: timeline)
+    worker = Worker(world, "worker", settings, CatalogReader(world))
     worker.assign([0])
     return world, worker
 

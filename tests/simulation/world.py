@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.catalog.log import Appended
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 
 _T = TypeVar("_T")
@@ -126,6 +127,7 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.catalog: list[Appended] = []  # its topic
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
