@@ -76,7 +76,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     grace period      how long after its window a worker waits for events that arrive late.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
     halt              the sink stops calling Stripe until a restart: Stripe does not accept the key, or
-                      rejected too many meter events in a row.
+                      rejected too many meter events in a row. If these are of one customer, only
+                      that customer halts, until an operator has decided about them.
     hold              the sink delivers nothing because its ledger is outdated, until an operator resumes.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.

@@ -54,6 +54,7 @@ MUST_STAY_ZERO = (
     "resmeter_deliveries_rejected",
     "resmeter_deliveries_altered",
     "resmeter_deliveries_uncertain",
+    "resmeter_customers_halted",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
     "resmeter_meters_unfit",
@@ -452,7 +453,12 @@ class SinkMetrics:
         )
         self.halted = Gauge(
             "resmeter_deliveries_halted",
-            "1 if Stripe rejected the API key, or many meter events in a row: nothing is sent until a restart.",
+            "1 if Stripe rejected the API key, or the usage of many customers in a row: nothing is sent until a restart.",
+            registry=registry,
+        )
+        self.customers_halted = Gauge(
+            "resmeter_customers_halted",
+            "Customers whose last meter events Stripe all rejected: nothing is sent for them until an operator decides.",
             registry=registry,
         )
         self.held = Gauge(

@@ -94,9 +94,11 @@ class Tenants:
         return problems
 
     def _policies_in_use(self) -> list[Policy]:
+        """Return every version that a tenant may have, by name."""
         catalog = self.catalog
         assigned = [catalog.default, *catalog.contracts.values()]
         names = {each.policy for of in assigned for each in of}
+        names |= {policy.name for policy in catalog.timeline_of("").versions}
         return [policy for name in sorted(names) for policy in catalog.versions_of(name)]
 
     def price_for(

@@ -12,6 +12,7 @@ from pipeline.resolve.policy import Assignment, Policy, Timeline
 # of two brokers, and for the time between reading the catalog and deciding.
 LEAD_MS_MIN = 7 * 60_000
 NEVER = 2**62
+PRESET = ("fin-2026", 1)  # what is in force where nothing else is
 START = -NEVER
 
 
@@ -92,10 +93,17 @@ class Catalog(msgspec.Struct, frozen=True):
         return self.timeline(self.assignments_of(tenant_id))
 
     def timeline(self, assigned: tuple[DatedAssignment, ...]) -> Timeline:
+        # Until a policy has a version, the default policy is in force, and before that the preset.
+        before: Timeline | None = None
+        if assigned[0] != self.default[0]:
+            before = self.timeline(self.default)
+        elif PRESET in self.versions:
+            before = Timeline([self.versions[PRESET].policy])
         first, *later = assigned
         return Timeline(
             self.versions_of(first.policy),
             [Assignment(a.from_ms or 0, self.versions_of(a.policy)) for a in later],
+            before,
         )
 
     def first_assigned(self, name: str) -> int:

@@ -22,7 +22,7 @@ from pipeline.resolve.policy import Timeline
     default=DEFAULT,
     show_default=True,
     metavar="NAME_OR_FILE",
-    help=f"A preset ({', '.join(PRESETS)}) or a TOML file.",
+    help=f"A preset ({', '.join(PRESETS)}) or a TOML file; {DEFAULT} decides until it takes effect.",
 )
 @click.option(
     "--as-of",
@@ -72,4 +72,4 @@ def read_timeline(policy: str) -> Timeline:
         raise ConfigurationError(
             [f"policy: {policy!r} is neither a preset ({', '.join(PRESETS)}) nor a file: {error}"]
         ) from None
-    return Timeline(read_policies({policy: text}))
+    return Timeline(read_policies({policy: text}), before=Timeline([preset(DEFAULT)]))

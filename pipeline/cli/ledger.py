@@ -110,9 +110,11 @@ def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
             raise click.UsageError("say why with --reason: it is kept in the ledger")
         now_ms = int(time.time() * 1000)
         uncertain = _doubt(ledger, tenants, held, now_ms) if said == "perhaps_sent" else 0
-        holds.answer(ledger, said, who=who or machine_user(), reason=reason, now_ms=now_ms)
+        decider = who or machine_user()
+        holds.answer(ledger, said, who=decider, reason=reason, now_ms=now_ms)
         click.echo(
-            f"deliveries resume: {count_of(len(held), 'partition')} no longer held", err=True
+            f"deliveries resume: {count_of(len(held), 'partition')} no longer held, by {decider}",
+            err=True,
         )
         if uncertain:
             click.echo(

@@ -142,12 +142,13 @@ def decision_options(
 ) -> Callable[[Command], Command]:
     """Add --who and --reason, for a command that stores a decision.
 
+    Without --who, `machine_user` decides; the command calls it when it stores the decision.
+
     Args:
         kept_in: what stores them: "the ledger".
-        required: both must be given. Otherwise `machine_user` is the default of --who.
+        required: --reason must be given.
         needed_by: completes the help of --reason: what needs it.
     """
-    default = "" if required else " The user of this machine if not set."
     needed = f" {needed_by}" if needed_by else ""
 
     def decorate(function: Command) -> Command:
@@ -161,8 +162,7 @@ def decision_options(
             click.option(
                 "--who",
                 metavar="NAME",
-                required=required,
-                help=f"Who decides; kept in {kept_in}.{default}",
+                help=f"Who decides; kept in {kept_in}. Your login name if not set.",
             ),
         ):
             function = option(function)

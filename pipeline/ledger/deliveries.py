@@ -139,6 +139,14 @@ def stuck_counts(ledger: Ledger) -> dict[str, int]:
     return counts
 
 
+def rejected_queues(ledger: Ledger) -> set[tuple[str, str]]:
+    """Return the customers and meters that have a rejected meter event."""
+    m = meter_event.c
+    query = select(m.customer, m.event_name).where(m.state == "rejected").distinct()
+    with ledger.reading() as connection:
+        return {(customer, event_name) for customer, event_name in connection.execute(query)}
+
+
 def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
     """Store meter events with the records that they cover, all or nothing.
 

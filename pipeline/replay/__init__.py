@@ -8,9 +8,10 @@ command line, or another program, can show:
     rebill    plan what to correct in the ledger, and apply a plan
     redrive   send dead letters again that today's rules accept
     decide    decide over events in files, without Kafka
+    lookup    find one conversation in the log or in files; `why_not` says why it has no charge
 
-`partition`, `charges`, `comparison` and `corrections` are the pure part. `reading`, `deadletters`,
-`audit`, `rebill` and `redrive` do the input and output around it.
+`partition`, `charges`, `comparison`, `corrections`, `why_not` and `effects` are the pure part.
+`reading`, `deadletters`, `audit`, `rebill`, `redrive` and `lookup` do the input and output around it.
 
 Invariants:
 

@@ -102,9 +102,12 @@ class Dispatcher:
         """Queue the meter events that are due, and return how many were added."""
         if self.halted or self._stopping:
             return 0
+        await self._resume_customers()
         count = 0
         for event in await self._due():
             key = (event.customer, event.event_name)
+            if self._breaker.is_halted(key):
+                continue
             waiting = len(self._queues[key].events) if key in self._queues else 0
             # However many events wait, a customer without any in the queues gets one in.
             room = QUEUED_OF_KEY_MAX if len(self._queued) < QUEUED_EVENTS_MAX else 1
@@ -117,6 +120,17 @@ class Dispatcher:
             self._queues[key].events.append(event)
             count += 1
         return count
+
+    async def _resume_customers(self) -> None:
+        """Resume the customers whose rejected meter events an operator has released or settled."""
+        if self._breaker.halted:
+            rejected = await asyncio.to_thread(deliveries.rejected_queues, self._ledger)
+            self._breaker.resume_all_but(rejected)
+            self._publish_halted_customers()
+
+    def _publish_halted_customers(self) -> None:
+        customers = {customer for customer, _ in self._breaker.halted}
+        self._metrics.customers_halted.set(len(customers))
 
     async def _due(self) -> list[MeterEvent]:
         """Return what is due, without what its meter would take and not count."""
@@ -160,7 +174,7 @@ class Dispatcher:
             while events:
                 await self._breaker.wait(key)
                 async with self._slots:
-                    if self._stopping or self.halted:
+                    if self._stopping or self.halted or self._breaker.is_halted(key):
                         return
                     if not self._breaker.may_call(key):
                         continue  # something else answered while this queue waited for its turn
@@ -248,11 +262,20 @@ class Dispatcher:
             self._log.warning("delivery_retried", result=conclusion.result, **facts)
         elif conclusion.result in {"rejected", "collision"}:
             self._log.error(f"delivery_{conclusion.result}", **facts)
-        if self._breaker.is_run_of_rejections:
-            number = self._limits.rejections_in_a_row_max
+        if self._breaker.is_halted((event.customer, event.event_name)):
+            self._publish_halted_customers()
+            self._log.error(
+                "customer_halted",
+                customer=event.customer,
+                event_name=event.event_name,
+                rejections=self._limits.rejections_in_a_row_max,
+                **facts,
+            )
+        if self._breaker.is_broad:
+            number, customers = self._breaker.run
             self._halt(
-                f"the last {number} meter events were all rejected, so deliveries stop. {answered}; "
-                "fix the cause and restart the sink",
+                f"{self.meter.name} rejected the last {number} meter events, of {customers} customers, "
+                f"so all deliveries stop. {answered}; fix the cause and restart the sink",
                 conclusion,
             )
 

@@ -109,8 +109,10 @@ def test_both_readings_agree_on_each_entry_and_on_what_is_in_force(taken: list[S
         for minute in range(-12, 45):
             at = T0 + minute * MINUTE
             policy = timeline.at(at)
-            have = None if policy is None else (policy.name, policy.version)
-            assert have == oracle.in_force(tenant_id, at), (tenant_id, minute)
+            assert (policy.name, policy.version) == oracle.in_force(tenant_id, at), (
+                tenant_id,
+                minute,
+            )
 
 
 @given(steps)

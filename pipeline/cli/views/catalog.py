@@ -66,8 +66,6 @@ def _print_tenant(catalog: Catalog, at_ms: int, tenant_id: str) -> None:
 def _in_force(catalog: Catalog, tenant_id: str, at_ms: int) -> tuple[str, str]:
     timeline = catalog.timeline_of(tenant_id)
     policy = timeline.at(at_ms)
-    if policy is None:
-        return "none", ""
     since = [from_ms for of, from_ms in timeline.begins() if of is policy and from_ms <= at_ms]
     return f"{policy.name} version {policy.version}", when(since[-1])
 

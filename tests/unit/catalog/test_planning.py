@@ -85,7 +85,6 @@ def test_a_new_tenant_needs_no_date_and_its_customer_acts_at_once(files: Files) 
     ]
     assert files.catalog.customers["new"] == "cus_3"
     policy = files.catalog.timeline_of("new").at(FROM)
-    assert policy is not None
     assert policy.name == "acme"
     assert files.plan(
         FIRST + '[tenants.new]\nstripe_customer = "cus_3"\npolicy = "acme"\n'
@@ -168,7 +167,6 @@ def test_another_default_policy_begins_at_the_date(files: Files) -> None:
         )
     ]
     policy = files.catalog.timeline_of("bluejay").at(FROM - 1)
-    assert policy is not None
     assert policy.name == "fin-2026"
 
 

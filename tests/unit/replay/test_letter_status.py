@@ -1,5 +1,7 @@
 """A dead letter is open until its record was sent again, or its event was accepted in another way."""
 
+import pytest
+
 from pipeline.events.model import CUSTOMER_MESSAGE, Event, Headers
 from pipeline.kafka.headers import REDRIVES_HEADER
 from pipeline.replay.deadletters import Letter, Selection, count_by_reason
@@ -41,6 +43,13 @@ def test_a_record_that_was_sent_again_and_rejected_again_has_one_open_letter() -
     records = [record(7, b"{"), record(9, b"{", redriven(1))]
 
     assert statuses(letters, letters, records) == ["redriven", "open"]
+
+
+@pytest.mark.parametrize("count", [b"9" * 5_000, b"x", b"", None])
+def test_a_record_with_a_count_that_is_no_number_was_not_sent_again(count: bytes | None) -> None:
+    records = [record(7, b"{"), record(9, b"{", [(REDRIVES_HEADER, count)])]
+
+    assert statuses([letter(b"{")], [letter(b"{")], records) == ["open"]
 
 
 def test_a_letter_is_accepted_if_an_event_with_its_identity_was_accepted() -> None:
