@@ -32,7 +32,6 @@ Reason = Literal[
     "settling",  # the window has ended, and the worker waits the grace period
     "silence_never",  # the policy does not charge silence
     "unverified",  # the policy charges silence only after a verdict
-    "no_policy",  # no policy version was in force
     "taken_back",
     "answer_cleared",
     "no_answer",
@@ -181,9 +180,6 @@ def _of_standing(
     )
     answer = f"The answer of {format_time(standing.at)} (event {standing.event_id}) stands"
     policy = timeline.at(standing.at)
-    if policy is None:
-        why = f"{answer}, but no version of the tenant's policy was in force then"
-        return _Cause("no_policy", why, "2.3", step)
     if policy.silence == "never":
         why = f'{answer}, but silence never bills (silence = "never"): the customer must confirm it'
         return _Cause("silence_never", why, "3.3", step, policy=policy)

@@ -126,12 +126,6 @@ def test_an_answer_that_nobody_verified_is_named(explain: Explain) -> None:
     assert (answer["reason"], answer["event"]) == ("unverified", "a1")
 
 
-def test_a_policy_that_was_not_in_force_is_named(explain: Explain) -> None:
-    answer = explain(ASKED, ANSWER, policy='effective_from = "2026-12-01T00:00:00Z"')
-
-    assert (answer["reason"], answer["policy"]) == ("no_policy", None)
-
-
 def test_a_teammates_reply_that_voids_the_conversation_is_named(explain: Explain) -> None:
     reply = later("x", "human_message", visibility="public")
 
