@@ -405,7 +405,11 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(
         None,
-        description="path of the tenant file: each tenant's Stripe customer and policies",
+        description="path of the tenant file: what begins the catalog, and the producers' secrets",
+    )
+    catalog_export: FilePath | None = Field(
+        None,
+        description="an export of the catalog, for commands that only read; not set: they read its topic",
     )
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()

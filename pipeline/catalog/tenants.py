@@ -21,6 +21,7 @@ from pipeline.catalog.producers import Producer, load_ring, read_producers
 from pipeline.catalog.value import Catalog, DatedAssignment
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
+from pipeline.events.signature import KeyRing
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import Policy, Timeline
 
@@ -71,6 +72,17 @@ class Tenants:
         _, missing = load_ring(self.catalog.keys, self.producers)
         hindrances = self.windows_too_long(seal_after_ms) + missing
         return [text for from_ms, text in hindrances if from_ms <= now_ms]
+
+    def key_ring(self) -> KeyRing:
+        """Read the producers' secrets, and return their keys.
+
+        Raises:
+            ConfigurationError: with every secret that is missing or too short.
+        """
+        keys, missing = load_ring(self.catalog.keys, self.producers)
+        if missing:
+            raise ConfigurationError([text for _, text in missing])
+        return keys
 
     def windows_too_long(self, seal_after_ms: int) -> list[tuple[int, str]]:
         """Return a problem for each policy version with windows that sealing would cut short.

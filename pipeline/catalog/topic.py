@@ -8,10 +8,10 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, Kaf
 from confluent_kafka import TopicPartition as Place
 
 from pipeline.catalog.entry import digest_of, entries_of
-from pipeline.catalog.exported import ExportedEntry
+from pipeline.catalog.exported import ExportedEntry, decode_export
 from pipeline.catalog.log import Appended, Verdict, read
 from pipeline.catalog.planning import beginning
-from pipeline.catalog.tenants import read_declared
+from pipeline.catalog.tenants import Tenants, read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
@@ -170,6 +170,21 @@ def whole_catalog(settings: Settings) -> Catalog:
     if not catalog.is_whole:
         raise ConfigurationError([no_catalog(settings.topics.catalog)])
     return catalog
+
+
+def current_tenants(settings: Settings) -> Tenants:
+    """Return the tenants by the catalog: by its topic, or by the export that the settings name.
+
+    Raises:
+        ConfigurationError: the topic has no catalog, or the export or the tenant file is wrong.
+        UnavailableError: no broker responds, or the topic does not exist.
+    """
+    file = settings.catalog_export
+    catalog = (
+        whole_catalog(settings) if file is None else decode_export(str(file), file.read_bytes())[0]
+    )
+    _, producers = read_declared(settings.config)
+    return Tenants(catalog, producers)
 
 
 def no_catalog(topic: str) -> str:

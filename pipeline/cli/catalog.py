@@ -20,7 +20,7 @@ from pipeline.catalog.topic import (
 )
 from pipeline.catalog.value import Catalog, when
 from pipeline.cli import FAILED, FOUND, CommandGroup
-from pipeline.cli.options import TIME, configured, decision_options, tenant_option
+from pipeline.cli.options import TIME, configured, decision_options, machine_user, tenant_option
 from pipeline.cli.output import count_of
 from pipeline.cli.views.catalog import print_catalog, print_log, print_plan
 from pipeline.config import Settings
@@ -50,7 +50,7 @@ def command() -> None:
     \b
     Example:
       resmeter catalog plan resmeter.toml
-      resmeter catalog apply resmeter.toml --who ada --reason "contract of acme"
+      resmeter catalog apply resmeter.toml --reason "contract of acme"
     """
 
 
@@ -77,7 +77,7 @@ def plan_command(file: Path, from_ms: int | None) -> None:
 @click.argument("file", type=_FILE)
 @_from_option
 @decision_options("the catalog", required=True)
-def apply(file: Path, from_ms: int | None, who: str, reason: str) -> None:
+def apply(file: Path, from_ms: int | None, who: str | None, reason: str) -> None:
     """Publish what a tenant file and its policy files change, and say whether it is valid.
 
     Nothing is published if a part is refused. If somebody else publishes at the same moment, one
@@ -85,7 +85,7 @@ def apply(file: Path, from_ms: int | None, who: str, reason: str) -> None:
 
     \b
     Example:
-      resmeter catalog apply resmeter.toml --who ada --reason "contract of acme"
+      resmeter catalog apply resmeter.toml --reason "contract of acme"
     """
     settings = configured()
     catalog, planned = _planned(settings, file, from_ms)
@@ -94,7 +94,7 @@ def apply(file: Path, from_ms: int | None, who: str, reason: str) -> None:
         raise ConfigurationError(["nothing was published: mend what is refused, and apply again"])
     if planned.additions.is_empty:
         return
-    values = entries_of(planned.additions, catalog.digest, who, reason)
+    values = entries_of(planned.additions, catalog.digest, who or machine_user(), reason)
     _report(publish(settings, values))
 
 
@@ -128,14 +128,14 @@ def log() -> None:
 @command.command("withdraw")
 @click.argument("number", type=click.IntRange(min=1))
 @decision_options("the catalog", required=True)
-def withdraw(number: int, who: str, reason: str) -> None:
+def withdraw(number: int, who: str | None, reason: str) -> None:
     """Take back what an entry has dated, before any of it is in force.
 
     NUMBER is the entry's, as in `resmeter catalog log`. Its customers and meters stay.
 
     \b
     Example:
-      resmeter catalog withdraw 7 --who ada --reason "wrong price"
+      resmeter catalog withdraw 7 --reason "wrong price"
     """
     settings = configured()
     catalog = whole_catalog(settings)
@@ -143,7 +143,7 @@ def withdraw(number: int, who: str, reason: str) -> None:
         raise ConfigurationError(
             [f"the catalog has {count_of(catalog.number, 'valid record')}; see `catalog log`"]
         )
-    value = withdrawal(catalog.digest, catalog.digests[number - 1], who, reason)
+    value = withdrawal(catalog.digest, catalog.digests[number - 1], who or machine_user(), reason)
     _report(publish(settings, [value]))
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from pipeline import logs
-from pipeline.catalog.tenants import Tenants, load_tenants
+from pipeline.catalog.tenants import Tenants
+from pipeline.catalog.topic import current_tenants
 from pipeline.config import Settings, load_settings
 from pipeline.events.times import parse_time
 from pipeline.ledger import Ledger, open_ledger
@@ -225,7 +226,7 @@ def configured() -> Settings:
 def opened() -> Iterator[Opened]:
     """Load settings and tenants, and open the ledger; close it at the end."""
     settings = configured()
-    tenants = load_tenants(settings.config)
+    tenants = current_tenants(settings)
     ledger = open_ledger(settings.ledger.url)
     try:
         yield Opened(settings, tenants, ledger)

@@ -10,6 +10,7 @@ from pipeline.metrics import WorkerMetrics
 from pipeline.stream.basis import Basis, catalog_problem, differences, encode_basis, lost_range
 from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Log, Writer
+from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import next_offset_of
 
@@ -125,6 +126,8 @@ class Continuity:
                 self._end("log_is_another", ConfigurationError(problems))
                 return
             await asyncio.sleep(self._retry_seconds)
+        if number not in self._next and not self._fit(partition):
+            return
         if next_offset is None:
             next_offset = read_up_to
         basis = basis.on(topic)
@@ -136,6 +139,17 @@ class Continuity:
             await self.note(partition, self._following.catalog.head)  # it has changed meanwhile
         if generation == self._host.generation:
             self._next[number] = found if found is not None else max(next_offset or 0, bounds.low)
+
+    def _fit(self, partition: Partition) -> bool:
+        """Return whether the states of a partition fit the catalog; end the process if they do not.
+
+        Otherwise a timer would bill by rules that the answers never had. The catalog must have the
+        entry that the partition was decided under.
+        """
+        misfits = misfits_in([partition.states], self._following.tenants.timeline_for)
+        if misfits:
+            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
+        return not misfits
 
     def _known(self, number: int) -> int:
         """Return the highest offset that we can have committed ourselves."""

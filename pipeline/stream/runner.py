@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
+from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.events.signature import KeyRing
 from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
@@ -22,7 +22,6 @@ from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.follower import Follower
 from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Log, Probe, Writer
-from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.partition import Partition
 from pipeline.stream.slices import Slices
@@ -129,17 +128,9 @@ class BatchRunner:
         return partition
 
     def recovered(self) -> None:
-        """Schedule the deadlines of all partitions, once their states are read back.
-
-        If states rest on rules that are not in force, the process ends: a timer would bill by rules
-        that the answers never had.
-        """
-        timeline_for = self.following.tenants.timeline_for
-        misfits = misfits_in((p.states for p in self.partitions.values()), timeline_for)
+        """Schedule the deadlines of all partitions, once their states are read back."""
         for partition in self.partitions.values():
             partition.schedule_all()
-        if misfits:
-            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
 
     def assigned(self, numbers: Iterable[int]) -> None:
         """Take partitions whose states are to be read, also those that we owned before."""

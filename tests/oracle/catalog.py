@@ -4,9 +4,13 @@ It keeps what each valid entry says, in order, and asks for one tenant and one t
 through all of it.
 """
 
+from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import orjson
+
+from pipeline.resolve.policy import Policy
 
 LEAD_MS = 7 * 60_000
 
@@ -24,6 +28,7 @@ class CatalogOracle:
 
     def __init__(self) -> None:
         self.valid: list[Published] = []
+        self._entries: list[dict[str, Any]] = []  # of the valid ones
 
     def append(self, published: Published) -> bool:
         """Return whether the entry is valid."""
@@ -32,7 +37,7 @@ class CatalogOracle:
         if entry["parent"] != head:
             return False
         if not self.valid:
-            self.valid.append(published)
+            self._take(published, entry)
             return True
         earliest = published.appended_ms + LEAD_MS
         if any(one is None or one < earliest for one in _dated(entry)):
@@ -44,8 +49,8 @@ class CatalogOracle:
             return False
         had = {
             a["policy"]
-            for one in self.valid
-            for a in _assigned(orjson.loads(one.value))
+            for one in self._entries
+            for a in _assigned(one)
             if (a.get("from_ms") or 0) < earliest
         }
         if any(p["name"] in had and p["effective_from"] < earliest for p in policies):
@@ -53,8 +58,12 @@ class CatalogOracle:
         brought = {p["name"] for p in [*policies, *known]}
         if any(a["policy"] not in brought for a in _assigned(entry)):
             return False
-        self.valid.append(published)
+        self._take(published, entry)
         return True
+
+    def _take(self, published: Published, entry: dict[str, Any]) -> None:
+        self.valid.append(published)
+        self._entries.append(entry)
 
     def in_force(self, tenant_id: str, at: int) -> tuple[str, int] | None:
         """Return name and version in force: of the policy assigned at the time, the newest version.
@@ -78,8 +87,7 @@ class CatalogOracle:
     def _assigned(self, tenant_id: str, time: int) -> str:
         own: list[tuple[int, int, str]] = []
         default: list[tuple[int, int, str]] = []
-        for number, published in enumerate(self.valid):
-            entry = orjson.loads(published.value)
+        for number, entry in enumerate(self._entries):
             contract = entry.get("tenants", {}).get(tenant_id, {})
             own += [
                 (a.get("from_ms") or 0, number, a["policy"]) for a in contract.get("assigned", [])
@@ -94,20 +102,33 @@ class CatalogOracle:
         raise AssertionError("the first entry has an undated default policy")
 
     def _policies(self) -> list[dict[str, Any]]:
-        return [
-            policy
-            for published in self.valid
-            for policy in orjson.loads(published.value).get("policies", [])
-        ]
+        return [policy for entry in self._entries for policy in entry.get("policies", [])]
 
     def _times(self) -> set[int]:
         """Return every time at which something can begin."""
         times = {0}
-        for published in self.valid:
-            entry = orjson.loads(published.value)
+        for entry in self._entries:
             times |= {p["effective_from"] for p in entry.get("policies", [])}
             times |= {one for one in _dated(entry) if one is not None}
         return times
+
+
+class OracleTimeline:
+    """What is in force for a tenant, by the oracle."""
+
+    def __init__(
+        self,
+        oracle: CatalogOracle,
+        tenant_id: str,
+        policies: Mapping[tuple[str, int], Policy],
+    ) -> None:
+        self._in_force = cache(partial(oracle.in_force, tenant_id))
+        self._policies = policies
+
+    def at(self, ms: int) -> Policy:
+        found = self._in_force(ms)
+        assert found is not None, "something is always in force"
+        return self._policies[found]
 
 
 def _assigned(entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -243,6 +243,48 @@ BUGS = (
         ".values(identifier=replacement.identifier)",
         ".values(identifier=result.identifier)",
     ),
+    Bug(
+        "catalog: a worker decides what is dated later than it knows of",
+        "pipeline/stream/following.py",
+        "        return arrived_ms + FUTURE_MS_MAX < self.limit_ms\n",
+        "        return True\n",
+    ),
+    Bug(
+        "catalog: the broker's clock is read after the catalog",
+        "pipeline/stream/following.py",
+        "            clock_ms = await read_clock()\n"
+        "            if clock_ms is None or not await self._read(swap):\n"
+        "                return\n",
+        "            if not await self._read(swap):\n"
+        "                return\n"
+        "            clock_ms = await read_clock()\n"
+        "            if clock_ms is None:\n"
+        "                return\n",
+    ),
+    Bug(
+        "catalog: a partition keeps the timelines that it has looked up",
+        "pipeline/stream/partition.py",
+        "        self._timeline = cache(timeline_for)\n",
+        '        self._timeline = getattr(self, "_timeline", None) or cache(timeline_for)\n',
+    ),
+    Bug(
+        "catalog: what is dated within the lead is valid",
+        "pipeline/catalog/log.py",
+        "appended_ms + catalog.lead_ms",
+        "appended_ms",
+    ),
+    Bug(
+        "catalog: an entry that follows an older one is valid",
+        "pipeline/catalog/log.py",
+        "    if entry.parent != catalog.digest:\n",
+        "    if False:\n",
+    ),
+    Bug(
+        "catalog: timers do not wait for the catalog",
+        "pipeline/stream/runner.py",
+        "            until_ms = min(until_ms, self.following.limit_ms - 1)\n",
+        "",
+    ),
 )
 
 

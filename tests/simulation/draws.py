@@ -59,6 +59,9 @@ def random_run(seed: int) -> Result:
         deletion=broker.choice([0.0, 0.0, 0.3]),
         another_log=broker.choice([0.0, 0.0, 0.05]),
     )
+    faults = faults._replace(
+        catalog_away=random.Random(f"away {seed}").choice([0.0, 0.0, 0.3, 0.8])
+    )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 

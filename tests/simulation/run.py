@@ -12,7 +12,7 @@ from pipeline.kafka.bounds import Acknowledgement
 from pipeline.ledger import Ledger, deliveries, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
-from tests.simulation import catalog
+from tests.simulation.catalog import CatalogReader
 from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
@@ -53,6 +53,7 @@ class Faults(NamedTuple):
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
+    catalog_away: float = 0.0  # at every reading of the catalog: its broker does not respond
     operator: bool = False  # at the end somebody decides about the meter events that wait
     outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
@@ -105,10 +106,14 @@ class _Run:
         self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
-        policy = history.policy
-        self._tenants = tenants_with(CUSTOMERS, [policy])
-        catalog.begin(self.world, policy)
-        outcomes = [*policy.price, *policy.outcomes_billed, *policy.precedence]
+        policies = history.catalog.policies.values()
+        self._tenants = tenants_with(CUSTOMERS, policies)
+        self.world.catalog = history.catalog.records
+        outcomes = [
+            outcome
+            for policy in policies
+            for outcome in (*policy.price, *policy.outcomes_billed, *policy.precedence)
+        ]
         names = sorted({self._tenants.event_name_for(outcome) for outcome in outcomes})
         self._stripe.prepare(CUSTOMERS.values(), names, T0 / 1000)
         self._names = 0
@@ -118,6 +123,7 @@ class _Run:
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
         self._conflicts: set[bytes] = set()
+        self._away_draw = random.Random(f"away {seed}")
         self._conflict_draw = random.Random(f"conflicts {seed}")
         self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
@@ -252,6 +258,9 @@ class _Run:
         if not self._has_open_calls(until):
             self.world.time = max(self.world.time, until)
 
+    def _is_catalog_away(self) -> bool:
+        return bool(self._waiting) and self._away_draw.random() < self._faults.catalog_away
+
     def _happens(self, chance: float) -> bool:
         return bool(chance) and self._broker.random() < chance
 
@@ -343,7 +352,12 @@ class _Run:
         world.generation += 1
         running = [worker for worker in self._workers if not worker.process.is_stopped]
         while len(running) < size:
-            worker = Worker(world, self._name("worker"), _SETTINGS, catalog.CatalogReader(world))
+            worker = Worker(
+                world,
+                self._name("worker"),
+                _SETTINGS,
+                CatalogReader(world.visible_catalog, self._is_catalog_away),
+            )
             self._workers.append(worker)
             running.append(worker)
         for number, worker in enumerate(running):

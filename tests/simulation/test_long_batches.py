@@ -11,7 +11,7 @@ from pipeline.config import Settings, WorkerSettings
 from pipeline.errors import BrokenInvariantError
 from pipeline.events.times import format_time
 from pipeline.stream.fetched import RecordBatch
-from tests.simulation.catalog import CatalogReader, begin
+from tests.simulation.catalog import CatalogReader, only
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
 
@@ -44,9 +44,9 @@ def _worker() -> tuple[World, Worker]:
     world = World(FaultPoint(), T0 + EVENTS, 1)
     for n in reversed(range(EVENTS)):
         world.events.append(0, world.time, KEY, _event(n), [])
-    begin(world, preset("fin-2026"))
+    world.catalog = only(preset("fin-2026"), T0).records
     settings = Settings(worker=WorkerSettings())
-    worker = Worker(world, "worker", settings, CatalogReader(world))
+    worker = Worker(world, "worker", settings, CatalogReader(world.visible_catalog))
     worker.assign([0])
     return world, worker
 

@@ -127,7 +127,7 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
-        self.catalog: list[Appended] = []  # its topic
+        self.catalog: list[Appended] = []  # its topic, with what will be appended later
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
@@ -186,6 +186,10 @@ class World:
         high = len(self.events.partitions[partition])
         low = self.lows.get(partition, 0)
         return Bounds(low, self.transactions.get(partition, high), high)
+
+    def visible_catalog(self) -> list[Appended]:
+        """Return the records that have been appended to the catalog's topic by now."""
+        return [record for record in self.catalog if record.appended_ms <= self.time]
 
     # --- time -------------------------------------------------------------------------------------
 

@@ -68,7 +68,7 @@ def audited(
     replay = PartitionReplay(
         len(records),
         lambda _: TIMELINE,
-        keys,
+        KeyRing.of(keys),
         unauthorized_offsets=unauthorized,
         dead_letters_are_whole=dead_letters_are_whole,
     )
@@ -132,7 +132,7 @@ def test_conversation_with_an_unknown_key_is_not_judged_if_dead_letters_were_del
 
 def test_uncommitted_event_is_judged_by_todays_keys() -> None:
     records = resolved("old")
-    replay = PartitionReplay(0, lambda _: TIMELINE, {"new": NEW})
+    replay = PartitionReplay(0, lambda _: TIMELINE, KeyRing.of({"new": NEW}))
     for record in records:
         replay.take(*record)
 
