@@ -15,7 +15,7 @@ from pipeline.catalog.tenants import Tenants, read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.kafka.connect import open_client, silent_options
+from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import headers_of
 from pipeline.kafka.writer import TopicWriter
@@ -45,6 +45,7 @@ class CatalogTopic:
         self._on_verdict = on_verdict
         self._next: int | None = None  # the offset to read next
         self._place = Place(self._topic, 0)
+        self._failure = AuthFailure()
         self._consumer = open_client(
             Consumer,
             {
@@ -55,6 +56,7 @@ class CatalogTopic:
                 "auto.offset.reset": "error",
                 "check.crcs": True,
                 "fetch.wait.max.ms": 50,
+                "error_cb": self._failure.on_error,
                 **silent_options(),
             },
         )
@@ -63,11 +65,14 @@ class CatalogTopic:
         """Read to the end that the topic has when this is called; return the catalog.
 
         Raises:
-            ConfigurationError: records that were read before, or the beginning, are gone.
-            UnavailableError: no broker responds, or the topic does not exist.
+            ConfigurationError: the topic does not exist, records of it are gone, or the brokers
+                reject us.
+            UnavailableError: no broker responds.
             UnknownEntryError: a newer version of resmeter wrote an entry.
         """
         try:
+            if self._next is None:
+                self._find()
             low, high = self._bounds()
             if self._next is None:
                 if low > 0:
@@ -82,9 +87,17 @@ class CatalogTopic:
         except KafkaException as error:
             raise UnavailableError(
                 f"the catalog's topic {self._topic} cannot be read from Kafka at {self._servers}: "
-                f"{error.args[0].str()}; if it does not exist, run `resmeter topics create`"
+                f"{error.args[0].str()}; check RESMETER_KAFKA__BOOTSTRAP_SERVERS"
             ) from error
         return self.catalog
+
+    def _find(self) -> None:
+        listed = list_topics(
+            self._consumer, self._failure, self._servers, self._topic, seconds=_TIMEOUT_SECONDS
+        )
+        if listed.topics[self._topic].error is not None:
+            problem = f"topic {self._topic} does not exist: run `resmeter topics create`"
+            raise ConfigurationError([problem])
 
     def _bounds(self) -> tuple[int, int]:
         deadline = time.monotonic() + _TIMEOUT_SECONDS
