@@ -15,7 +15,14 @@ import platform
 from collections.abc import Iterable
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
@@ -66,6 +73,8 @@ MUST_STAY_ZERO = (
 
 def new_registry() -> CollectorRegistry:
     """Return a registry with the series of this process: `process_…`, its memory, time and files."""
+    # Without `_created` series: `process_start_time_seconds` has the same time, in one series.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry

@@ -155,7 +155,7 @@ def export(file: Path) -> None:
     \b
     Example:
       resmeter catalog export catalog.ndjson
-      resmeter decide events.ndjson --catalog catalog.ndjson --as-of 2026-12-01
+      RESMETER_CATALOG_EXPORT=catalog.ndjson resmeter usage
     """
     settings = configured()
     catalog, verdicts = read_catalog(settings)

@@ -4,10 +4,9 @@ import time
 
 import click
 
-from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FAILED
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TIME, Opened, configured, json_option, opened
+from pipeline.cli.options import TIME, Opened, json_option, opened, tenants_alone
 from pipeline.cli.output import print_text, progress
 from pipeline.cli.views.explain import Account, print_account
 from pipeline.errors import ResmeterError
@@ -85,7 +84,7 @@ def command(
 
 
 def _why_by_files(files: tuple[str, ...], place: Place, as_of_ms: int) -> WhyNot | None:
-    timeline = load_tenants(configured().config).timeline_for(place[0])
+    timeline = tenants_alone().timeline_for(place[0])
     known = find_in_lines((line for _, _, line in read_lines(files)), place)
     return why_not(known, timeline, as_of_ms, waits_grace=False)
 

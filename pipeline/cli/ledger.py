@@ -111,7 +111,11 @@ def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
         now_ms = int(time.time() * 1000)
         uncertain = _doubt(ledger, tenants, held, now_ms) if said == "perhaps_sent" else 0
         decider = who or machine_user()
-        holds.answer(ledger, said, who=decider, reason=reason, now_ms=now_ms)
+        if not holds.answer(ledger, said, who=decider, reason=reason, now_ms=now_ms, about=held):
+            raise UnavailableError(
+                "the sinks have learned meanwhile that more is missing in this ledger, or somebody else "
+                "has resumed deliveries: see `resmeter ledger resume`, and repeat this"
+            )
         click.echo(
             f"deliveries resume: {count_of(len(held), 'partition')} no longer held, by {decider}",
             err=True,

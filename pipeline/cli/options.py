@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from pipeline import logs
-from pipeline.catalog.tenants import Tenants
+from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.catalog.topic import current_tenants
-from pipeline.config import Settings, load_settings
+from pipeline.config import Settings, load_settings, load_valid_settings
+from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
 from pipeline.ledger import Ledger, open_ledger
 
@@ -220,6 +221,20 @@ def configured() -> Settings:
     settings = load_settings()
     logs.configure(settings.log)
     return settings
+
+
+def tenants_alone() -> Tenants:
+    """Load the tenants for a command that needs no other setting, so that only their file counts.
+
+    Raises:
+        ConfigurationError: the setting or the file is wrong.
+    """
+    settings, problems, wrong = load_valid_settings()
+    if "config" in wrong:
+        raise ConfigurationError(problems)
+    if settings.config is None and settings.catalog_export is not None:
+        return current_tenants(settings)
+    return load_tenants(settings.config)
 
 
 @contextmanager

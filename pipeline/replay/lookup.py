@@ -13,7 +13,7 @@ from pipeline.events.model import Event, Rejected
 from pipeline.events.wire import read_event
 from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
-from pipeline.kafka.partitioners import KeyCheck, partition_of
+from pipeline.kafka.partitioners import PARTITIONERS, KeyCheck, partition_of
 from pipeline.kafka.reader import TopicReader, committed_offsets, headers_of
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.deadletters import (
@@ -114,7 +114,7 @@ def _in_order(settings: Settings, key: bytes, partitions: list[int]) -> Iterator
     if enforced != "observe":
         yield [partition_of(key, len(partitions), enforced)]
         return
-    likely = {partition_of(key, len(partitions), each) for each in ("murmur2", "crc32")}
+    likely = {partition_of(key, len(partitions), each) for each in PARTITIONERS}
     yield sorted(likely)
     yield sorted(set(partitions) - likely)
 

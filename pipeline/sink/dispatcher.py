@@ -4,8 +4,9 @@ The steps of a delivery, and what a crash after each step leads to:
 
 1. The lease and the attempt are stored. After a crash here, nothing was sent: the lease ends, and
    the event is sent later.
-2. The call is made. After a crash here, the event may have been counted: the same identifier, key
-   and body are sent again, and the attempt of step 1 explains the biller's "already exists".
+2. The call is made, unless the lease has ended meanwhile. After a crash here, the event may have
+   been counted: the same identifier, key and body are sent again, and the attempt of step 1
+   explains the biller's "already exists".
 3. The conclusion is stored. After a crash here, nothing is left to do.
 """
 
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased, State
+from pipeline.ledger.entries import Conclusion, Lease, MeterEvent, NotLeased, State
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.breaker import Breaker, Key
@@ -225,23 +226,46 @@ class Dispatcher:
                 self._report_stuck(
                     event,
                     "uncertain",
-                    f"a call of more than {hours} hours ago may have been counted, and {name} may no "
-                    f"longer recognise its identifier: compare {name}'s sums of this customer and hour",
+                    f"a call of more than {hours} hours ago (or, if a clock was set back, of an unknown "
+                    f"time) may have been counted, and {name} may no longer recognise its identifier: "
+                    f"compare {name}'s sums of this customer and hour",
                 )
             return "done"
         # 2. The call.
-        began = time.perf_counter()
-        conclusion = await self.meter.deliver(event, lease)
-        self._metrics.delivery_seconds.observe(time.perf_counter() - began)
+        conclusion = await self._call(event, lease, now_ms + self._lease_ms)
         # 3. The conclusion.
-        await asyncio.to_thread(
+        counted = await asyncio.to_thread(
             deliveries.conclude, self._ledger, lease, conclusion, self._now_ms()
         )
         self._metrics.deliveries.labels(conclusion.result).inc()
+        if counted:
+            self._report_counted_twice(event, counted)
         self._breaker.observe((event.customer, event.event_name), conclusion)
         following = NEXT[conclusion.result]
         self._report(event, conclusion, following)
         return following
+
+    async def _call(self, event: MeterEvent, lease: Lease, until_ms: int) -> Conclusion:
+        if self._now_ms() >= until_ms:
+            # This process stood still. Another sink may have delivered the event meanwhile, or an
+            # operator may have released it, and after a day its identifier is forgotten.
+            return Conclusion(
+                result="refused", detail="the lease ended before the call: none is made"
+            )
+        began = time.perf_counter()
+        conclusion = await self.meter.deliver(event, lease)
+        self._metrics.delivery_seconds.observe(time.perf_counter() - began)
+        return conclusion
+
+    def _report_counted_twice(self, event: MeterEvent, counted: list[str]) -> None:
+        self._metrics.deliveries.labels("collision").inc()
+        self._log.error(
+            "delivery_counted_twice",
+            identifier=event.identifier,
+            tenant=event.tenant_id,
+            value=event.value,
+            detail=f"its units were also counted as {', '.join(counted)}: {self.meter.name} bills them twice",
+        )
 
     def _report(self, event: MeterEvent, conclusion: Conclusion, following: Next) -> None:
         facts = {

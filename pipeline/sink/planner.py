@@ -60,8 +60,12 @@ def plan_pending(
             planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
             if doubted is not None:
                 planned = list(map(_uncertain, planned))
-            if not deliveries.store_planned(ledger, planned, now_ms):
-                break  # another sink planned some of them; the next flush plans the rest
+            if not deliveries.store_planned(
+                ledger, planned, now_ms, even_if_held=doubted is not None
+            ):
+                if doubted is not None:
+                    continue  # somebody else has planned some of them: all must be planned
+                break  # another sink planned some of them, or a hold; the next flush plans the rest
             result.events += sum(item.event.value > 0 for item in planned)
             result.netted += sum(item.event.value == 0 for item in planned)
             if len(records) < size:

@@ -82,7 +82,7 @@ class Partition:
         self.due_queue = DueQueue()
         self.open_conversations = 0  # those whose window has not ended
         self.is_recovered = False
-        self.basis: Basis | None = None  # what the states rest on
+        self.basis: Basis | None = None  # what the states were made from
         self._seal_after_ms = seal_after_ms
         self._seal_times = SealTimes(seal_after_ms)
         self.seal_queue = self._seal_times.new_queue()  # each conversation with a history once

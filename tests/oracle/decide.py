@@ -11,7 +11,7 @@ from pipeline.events.model import Event
 from pipeline.resolve.policy import Policy
 
 
-class InForce(Protocol):
+class PolicyAt(Protocol):
     """Which policy version is in force at a time."""
 
     def at(self, ms: int, /) -> Policy: ...
@@ -41,7 +41,7 @@ def in_order(history: Iterable[Event]) -> list[Event]:
 
 
 def decide(
-    history: Iterable[Event], timeline: InForce, as_of: int, *, with_grace: bool = False
+    history: Iterable[Event], timeline: PolicyAt, as_of: int, *, with_grace: bool = False
 ) -> Outcome:
     """Decide a history from the start.
 
@@ -74,7 +74,7 @@ def net(steps: Iterable[Step]) -> dict[str, int]:
 class Fold:
     """The state of a conversation up to an event."""
 
-    def __init__(self, timeline: InForce) -> None:
+    def __init__(self, timeline: PolicyAt) -> None:
         self.timeline = timeline
         self.asked = False
         self.human_requested = False

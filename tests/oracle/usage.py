@@ -6,7 +6,7 @@ It is simple and slow: it decides the whole history again at every arrival.
 from pipeline.events.model import Event
 from pipeline.resolve.policy import Policy
 from pipeline.usage.record import UsageRecord
-from tests.oracle.decide import Fold, InForce, Step, decide, in_order, net
+from tests.oracle.decide import Fold, PolicyAt, Step, decide, in_order, net
 
 Record = tuple[
     str,  # id
@@ -31,7 +31,9 @@ class Oracle:
     reject older events.
     """
 
-    def __init__(self, timeline: InForce, prefix: str = "acme:c1", seal_after: int = 2**62) -> None:
+    def __init__(
+        self, timeline: PolicyAt, prefix: str = "acme:c1", seal_after: int = 2**62
+    ) -> None:
         self._timeline = timeline
         self._prefix = prefix
         self._seal_after = seal_after
