@@ -55,9 +55,10 @@ Words. One word for one idea, in code, topics, metrics and docs.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
     basis             what the states of a partition were made from: the topic's id, its number of
-                      partitions, and the lost events that nobody has acknowledged. (In a plan file,
+                      partitions, the lost events that nobody has acknowledged, and the catalog's entry. (In a plan file,
                       `basis` is a digest of the ledger's records.)
-    catalog           tenants, producers, policies and prices, as an operator wrote them.
+    catalog           who is billed, under which policy, from when, and which producers may write: a
+                      log of entries in a topic.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
@@ -66,8 +67,10 @@ Words. One word for one idea, in code, topics, metrics and docs.
     delivery          a meter event on its way to Stripe: planned, sent, then delivered or rejected.
                       If its records cancel out, it is netted: nothing is sent.
     done-offset       where a partition's acknowledged batches end; no commit goes beyond it.
+    digest            what names an entry of the catalog: a checksum of its bytes. The next entry has it.
     due               `due_event_ms`: when silence is complete, in event time.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
+    entry             what one publication adds to the catalog. Void: it changes nothing, for ever.
     event             one thing that happened in a conversation, as a chat service reports it.
     epoch             counts the owners of a partition of the changelog; Kafka accepts the newest only.
     fence             keep earlier owners of a partition from writing to its changelog, with an epoch.
@@ -83,6 +86,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     hold              the sink delivers nothing because its ledger is outdated, until an operator resumes.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.
+    lead              how long before its date an entry must be in the catalog: seven minutes.
     lease             a sink's exclusive right to call Stripe for a meter event; it expires.
     ledger            the database of what is owed and how it was billed; the authority on both.
     lost              events that Kafka deleted before a worker read them.

@@ -98,6 +98,38 @@ class RuntimeMetrics:
         )
 
 
+class CatalogMetrics:
+    """The series of a process about the catalog that it decides or bills by."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.entry = Gauge(
+            "resmeter_catalog_entry",
+            "Number of the catalog's last entry that this process knows. It should be the same everywhere.",
+            registry=registry,
+        )
+        self.info = Gauge(
+            "resmeter_catalog_info",
+            "1; the label is the digest of that entry. Two digests for long: processes read two catalogs.",
+            ["digest"],
+            registry=registry,
+        )
+        self.age = Gauge(
+            "resmeter_catalog_age_seconds",
+            "How long ago the process read the catalog to its end. If it rises, the worker will stop deciding.",
+            registry=registry,
+        )
+        self._digest = ""
+
+    def show(self, number: int, digest: str, age_seconds: float) -> None:
+        """Publish which entry is the last one known, and how long ago the catalog was read."""
+        self.entry.set(number)
+        self.age.set(age_seconds)
+        if digest != self._digest:
+            self.info.clear()
+            self.info.labels(digest).set(1)
+            self._digest = digest
+
+
 # --- worker ---------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.prices import Billing
+from pipeline.catalog.topic import CatalogTopic, no_catalog
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.http import listen, serving, text_of
@@ -28,9 +29,10 @@ from pipeline.ledger.ages import oldest_open
 from pipeline.ledger.entries import STUCK
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
-from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
+from pipeline.metrics import CatalogMetrics, RuntimeMetrics, SinkMetrics, new_registry
 from pipeline.sink.counts import publish_ages, publish_owed, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
+from pipeline.sink.following import BillingCatalog
 from pipeline.sink.intake import Intake
 from pipeline.sink.planner import Planned, plan_pending
 from pipeline.sink.position import LedgerPosition
@@ -41,7 +43,7 @@ _LOG_SECONDS = 1.0
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
-async def run_sink(settings: Settings, billing: Billing) -> None:
+async def run_sink(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
 
     Raises:
@@ -64,6 +66,10 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                 get_logger(__name__).warning("sslmode_missing", detail=missing)
             if problems := await asyncio.to_thread(problems_of_rights, ledger):
                 raise ConfigurationError(problems)
+            topic = CatalogTopic(settings)
+            stack.callback(topic.close)
+            missing = no_catalog(settings.topics.catalog)
+            catalog = await asyncio.to_thread(BillingCatalog, topic, missing)
             registry = new_registry()
             metrics = SinkMetrics(registry)
             dispatcher = Dispatcher(
@@ -88,7 +94,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                 metrics,
                 topic_id=partial(topic_id_of, Positions(settings.kafka), settings.topics.records),
             )
-            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake, position)
+            sink = _Sink(settings, catalog, ledger, metrics, dispatcher, intake, position)
             await sink.run(registry, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -101,7 +107,7 @@ class _Sink:
     def __init__(
         self,
         settings: Settings,
-        billing: Billing,
+        catalog: BillingCatalog,
         ledger: Ledger,
         metrics: SinkMetrics,
         dispatcher: Dispatcher,
@@ -109,7 +115,7 @@ class _Sink:
         position: LedgerPosition,
     ) -> None:
         self._settings = settings.sink
-        self._billing = billing
+        self._catalog = catalog
         self._ledger = ledger
         self._metrics = metrics
         self._dispatcher = dispatcher
@@ -120,6 +126,7 @@ class _Sink:
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
         """Serve, consume and flush until `stop` or the first failure, which is raised."""
         listening = listen(self._settings.http_host, self._settings.http_port)
+        self._catalog_metrics = CatalogMetrics(registry)
         RuntimeMetrics(registry, "sink").ready.set_function(lambda: not self._problems())
         async with serving(listening, text_of(registry), self._readiness) as port:
             self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
@@ -166,6 +173,8 @@ class _Sink:
         )
         readiness = ReadinessLog(self._log)
         while not stop.is_set():
+            catalog = self._catalog
+            self._catalog_metrics.show(*catalog.tenants.catalog.head, catalog.age_seconds)
             readiness.update(self._problems())
             work.tick()
             with suppress(TimeoutError):
@@ -175,9 +184,10 @@ class _Sink:
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
+            await self._catalog.refresh()
             planned = await flush(
                 self._ledger,
-                self._billing,
+                self._catalog.tenants,
                 self._dispatcher,
                 self._metrics,
                 position=self._position,

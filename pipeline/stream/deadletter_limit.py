@@ -25,7 +25,7 @@ class DeadLetterLimit:
     def __init__(self, window: int, share_max: float, *, signed_only: bool = False) -> None:
         self._window = window
         self._share_max = share_max
-        self._signed_only = signed_only
+        self.signed_only = signed_only
         self._batches: deque[tuple[int, Counter[Letter]]] = deque()
         self._records = 0
         self._letters: Counter[Letter] = Counter()
@@ -37,7 +37,7 @@ class DeadLetterLimit:
     def count(self, events: int, letters: Iterable[Letter]) -> None:
         """Count a batch: its number of accepted events, and each rejected record."""
         rejected = Counter(
-            letter for letter in letters if not self._signed_only or letter[0] != OTHER_SOURCE
+            letter for letter in letters if not self.signed_only or letter[0] != OTHER_SOURCE
         )
         self._batches.append((events + rejected.total(), rejected))
         self._records += events + rejected.total()

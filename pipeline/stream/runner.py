@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
-from pipeline.events.signature import Key
+from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
+from pipeline.events.signature import KeyRing
 from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
@@ -19,11 +19,12 @@ from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
 from pipeline.stream.effects import Effects, basis_of
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.follower import Follower
+from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Log, Probe, Writer
-from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.ownership import Ownership
-from pipeline.stream.partition import Partition, TimelineFor
+from pipeline.stream.partition import Partition
 from pipeline.stream.slices import Slices
 
 _log = get_logger("worker")
@@ -41,8 +42,7 @@ class BatchRunner:
         outputs: Writer,
         metrics: WorkerMetrics,
         settings: Settings,
-        timeline_for: TimelineFor,
-        keys: Mapping[str, Key] | None = None,
+        following: Following,
         *,
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
@@ -57,8 +57,7 @@ class BatchRunner:
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
             settings: the sections `worker` and `topics` are used.
-            timeline_for: returns the timeline of a tenant.
-            keys: the producers' keys; None: every record of the events topic is trusted.
+            following: the catalog, which was read once.
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
             stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
@@ -81,6 +80,7 @@ class BatchRunner:
             settings.topics.events,
             self.done,
             end,
+            following,
             retry_seconds=retry_seconds,
         )
         self._ownership = Ownership(host, outputs, self.continuity, end, now)
@@ -88,8 +88,8 @@ class BatchRunner:
         self._metrics = metrics
         self._topics = settings.topics
         self._worker = settings.worker
-        self._timeline_for = timeline_for
-        self._keys = keys
+        self.following = following
+        self._retry_seconds = retry_seconds
         self._end = end
         self._now = now
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
@@ -98,9 +98,18 @@ class BatchRunner:
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records,
             self._worker.dead_letter_share_max,
-            signed_only=bool(keys),
+            signed_only=following.keys.requires_signatures,
         )
         self._was_over_limit = False
+        self._follower = Follower(
+            following,
+            host,
+            outputs,
+            self.partitions,
+            self.continuity,
+            self._applying,
+            self._require_signatures,
+        )
 
     # --- partitions -------------------------------------------------------------------------------
 
@@ -111,8 +120,8 @@ class BatchRunner:
             partition = Partition(
                 self._topics.events,
                 number,
-                self._timeline_for,
-                self._keys,
+                self.following.tenants.timeline_for,
+                self.following.keys,
                 self._worker.seal_after_ms,
                 KeyCheck(self._topics.partitioner, number, self._topics.partitions),
             )
@@ -121,12 +130,7 @@ class BatchRunner:
         return partition
 
     def recovered(self) -> None:
-        """Schedule the deadlines of all partitions, once their states are read back.
-
-        If states rest on rules that are not in force, the process ends: a timer would bill by rules
-        that the answers never had.
-        """
-        misfits = misfits_in((p.states for p in self.partitions.values()), self._timeline_for)
+        """Schedule the deadlines of all partitions, once their states are read back."""
         for partition in self.partitions.values():
             partition.schedule_all()
             behind = partition.take_behind()
@@ -134,8 +138,6 @@ class BatchRunner:
                 # Compaction keeps the last version of a state, and here that is not the newest one.
                 self._metrics.states_rewritten.inc(len(behind.states))
                 self._effects.start(partition, behind, None)
-        if misfits:
-            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
 
     async def assigned(self, numbers: Iterable[int]) -> None:
         """Take partitions, also those that we owned before; read their states only after this.
@@ -188,13 +190,36 @@ class BatchRunner:
             await self.continuity.admit(partition, found)
         return self.continuity.is_admitted(number)
 
+    async def may_apply(self, number: int, batches: Sequence[RecordBatch]) -> bool:
+        """Return whether batches of a partition may be applied: the log and the catalog are known.
+
+        If the catalog cannot be read far enough, wait a moment; the caller fetches them again.
+        """
+        if not await self.admit(number, batches[0].offset):
+            return False
+        arrived_ms = max((b.timestamp for b in batches if not b.damage), default=NO_TIMESTAMP)
+        if self.following.may_decide(arrived_ms):
+            return True
+        await self._follower.refresh()
+        if not self.following.may_decide(arrived_ms):
+            await asyncio.sleep(self._retry_seconds)
+            return False
+        return await self.admit(number, batches[0].offset)
+
+    def _require_signatures(self, keys: KeyRing) -> None:
+        self._dead_letter_limit.signed_only = keys.requires_signatures
+
     async def look(self) -> Mapping[int, Bounds]:
-        """Compare the log with the states of all partitions; return where the partitions end."""
+        """Compare the log with the states of all partitions, and read the catalog again.
+
+        Return where the partitions end.
+        """
         host = self._host
         await self._ownership.keep(self.partitions)
         for number in list(self.partitions):
             if not (host.is_rebalancing or host.is_recovering or host.is_paused):
                 await self._may_settle(number)
+        await self._follower.refresh(if_older=True)
         return await self.continuity.look(self.partitions)
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
@@ -287,6 +312,8 @@ class BatchRunner:
         ]
         generation = host.generation
         due = [number for number in due if await self._may_settle(number)]
+        if due:
+            await self._follower.refresh(if_older=True)
         bases = [basis_of(self.partitions[number]) for number in due if number in self.partitions]
         if len(bases) < len(due) or not due or generation != host.generation or host.is_paused:
             return []
@@ -325,6 +352,7 @@ class BatchRunner:
             if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
             until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
+            until_ms = min(until_ms, self.following.limit_ms - 1)
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
                 # If producers set the timestamps, a record may still arrive with a timestamp from
@@ -374,7 +402,8 @@ class BatchRunner:
     def warnings(self) -> list[str]:
         """Return what an operator should know although the worker is ready."""
         limit = self._dead_letter_limit
-        return [*self.damages.texts(), *([limit.message] if limit.is_exceeded else [])]
+        limits = [limit.message] if limit.is_exceeded else []
+        return [*self.damages.texts(), *limits]
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.ledger import Ledger, decisions, deliveries, reports
 from pipeline.ledger.entries import STUCK, Decided, Decision, MeterEvent, Result, State
@@ -24,13 +23,13 @@ from tests.support.ledger import (
     stored,
     try_to_lease,
 )
+from tests.support.tenants import tenants_with
 
 LATER = T0 + HOUR_MS
 
 
 def billing(customer: str = "cus_1") -> Tenants:
-    policies = {"fin-2026": (preset("fin-2026"),)}
-    return Tenants({"acme": customer}, {}, "fin-2026", {"resolution": "m"}, policies)
+    return tenants_with({"acme": customer}, meters={"resolution": "m"})
 
 
 def rejected(ledger: Ledger, *results: Result, units: int = 1) -> MeterEvent:
@@ -220,7 +219,7 @@ def test_a_release_goes_to_the_customer_of_today_with_the_sum_of_the_records(
 
 def test_a_release_without_a_customer_says_so(ledger: Ledger) -> None:
     event = rejected(ledger)
-    tenants = Tenants({}, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    tenants = tenants_with({})
 
     assert "has no stripe_customer" in str(decide(ledger, event, "release", tenants=tenants))
 

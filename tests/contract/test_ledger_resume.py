@@ -10,13 +10,16 @@ from pipeline.sink.stripe.meter import body_sha256
 from tests.support.bench import HOUR_MS, T0, TOPIC, Bench, record
 from tests.support.command import resmeter
 from tests.support.environment import clean_environment
+from tests.support.tenants import export_catalog
 
 
 def resume(bench: Bench, *options: str) -> tuple[int, str]:
     env = {
         **clean_environment(),
         "RESMETER_LEDGER__URL": f"sqlite:///{bench.folder}/ledger.sqlite",
-        "RESMETER_CONFIG": f"{bench.folder}/resmeter.toml",
+        "RESMETER_CATALOG_EXPORT": export_catalog(
+            bench.folder / "catalog.ndjson", bench.folder / "resmeter.toml"
+        ),
     }
     result = resmeter("ledger", "resume", *options, env=env)
     return result.returncode, result.stderr.decode()

@@ -27,7 +27,7 @@ SEVERAL_DAYS_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
 
 @pytest.fixture
 def stripe(loaded_run: Run) -> Iterator[Emulator]:
-    """An emulator with a customer for every tenant of the load, and the run's tenant file."""
+    """An emulator with a customer for every tenant of the load, and a catalog with all of them."""
     emulator = Emulator(clock=Clock(SEVERAL_DAYS_LATER))
     tenants = [f"tenant-{number:04d}" for number in range(200)]
     file = loaded_run.folder / "resmeter.toml"
@@ -40,8 +40,8 @@ def stripe(loaded_run: Run) -> Iterator[Emulator]:
     catalog = load_tenants(file)
     emulator.state.prepare(catalog.customers.values(), catalog.event_names, 0)
     with running(emulator) as base_url:
+        loaded_run.begin_catalog(file)
         loaded_run.env |= {
-            "RESMETER_CONFIG": str(file),
             "RESMETER_STRIPE__BASE_URL": base_url,
             "RESMETER_SINK__DELIVERIES_CONCURRENT_MAX": "64",
             "RESMETER_SINK__CALL_TIMEOUT_SECONDS": "2",
@@ -112,22 +112,24 @@ def test_a_tenant_is_billed_once_it_gets_a_customer(
 ) -> None:
     run = loaded_run
     run.done("ledger", "upgrade")
-    worker, sink = run.start("worker"), run.start("sink", RESMETER_CONFIG="")
+    file = run.env["RESMETER_CONFIG"]
+    empty = run.folder / "empty.toml"
+    empty.write_text("")
+    run.begin_catalog(empty)
+    worker, sink = run.start("worker"), run.start("sink")
     port = run.port(sink)
     run.until_decided(worker, load.size)
     wait_until(lambda: _stored(run) == len(load.records), "the ledger has all records")
     units = len(_net_units(load))
     wait_until(lambda: metric(port, "resmeter_parked_units") == units, "the units are parked")
     assert _at_stripe(stripe) == {}
-    sink.stop()
+    run.done("catalog", "apply", file, "--reason", "customers")
+    _until_billed(run, sink, len(load.records))
+    assert sum(_at_stripe(stripe).values()) == units
     lines = [line for line in sink.log().splitlines() if '"usage_parked"' in line]
     units_logged = [orjson.loads(line)["units"] for line in lines]
     assert all(one != next_ for one, next_ in pairwise(units_logged))  # not at each flush
     assert sum(units_logged[-1].values()) == units
-
-    _until_billed(run, run.start("sink"), len(load.records))
-
-    assert sum(_at_stripe(stripe).values()) == units
 
 
 @pytest.mark.parametrize("copied", [True, False], ids=["a backup", "an empty ledger"])

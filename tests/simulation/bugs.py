@@ -243,6 +243,18 @@ BUGS = (
         ".values(identifier=replacement.identifier)",
         ".values(identifier=result.identifier)",
     ),
+    Bug(
+        "a partition keeps the timelines that it has looked up",
+        "pipeline/stream/partition.py",
+        "        self._timeline = cache(timeline_for)\n",
+        '        self._timeline = getattr(self, "_timeline", None) or cache(timeline_for)\n',
+    ),
+    Bug(
+        "an entry of the catalog that is dated within the lead is valid",
+        "pipeline/catalog/log.py",
+        "appended_ms + catalog.lead_ms",
+        "appended_ms",
+    ),
 )
 
 

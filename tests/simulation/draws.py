@@ -68,6 +68,9 @@ def random_run(seed: int) -> Result:
     )
     if owners.random() < 0.25:
         faults = faults._replace(sleep=True, wake=0.0, pause=0.03, compaction=1.0)
+    faults = faults._replace(
+        catalog_away=random.Random(f"away {seed}").choice([0.0, 0.0, 0.3, 0.8])
+    )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 

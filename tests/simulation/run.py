@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
 from pipeline.errors import FencedError
@@ -15,6 +14,7 @@ from pipeline.kafka.stepover import STEP_OVER_PREFIX
 from pipeline.ledger import Ledger, deliveries, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
+from tests.simulation.catalog import CatalogReader
 from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
@@ -22,6 +22,7 @@ from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, Process, ProcessKilled, Topic, World
+from tests.support.tenants import tenants_with
 
 _Key = TypeVar("_Key")
 
@@ -59,6 +60,7 @@ class Faults(NamedTuple):
     old_workers: float = 0.0  # when a worker starts: it is of a version without the fence
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
+    catalog_away: float = 0.0  # at every reading of the catalog: its broker does not respond
     operator: bool = False  # at the end somebody decides about the meter events that wait
     outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
@@ -111,9 +113,14 @@ class _Run:
         self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
-        policy = history.policy
-        self._tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
-        outcomes = [*policy.price, *policy.outcomes_billed, *policy.precedence]
+        policies = history.catalog.policies.values()
+        self._tenants = tenants_with(CUSTOMERS, policies)
+        self.world.catalog = history.catalog.records
+        outcomes = [
+            outcome
+            for policy in policies
+            for outcome in (*policy.price, *policy.outcomes_billed, *policy.precedence)
+        ]
         names = sorted({self._tenants.event_name_for(outcome) for outcome in outcomes})
         self._stripe.prepare(CUSTOMERS.values(), names, T0 / 1000)
         self._names = 0
@@ -127,6 +134,7 @@ class _Run:
         self._paused: dict[Worker, asyncio.Task[Any]] = {}  # the step in which a worker was paused
         self._repaired = 0  # how many unfenced writes a recovery has read
         self._conflicts: set[bytes] = set()
+        self._away_draw = random.Random(f"away {seed}")
         self._conflict_draw = random.Random(f"conflicts {seed}")
         self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
@@ -260,6 +268,9 @@ class _Run:
             self._counts["meanwhile"] += 1
         if not self._has_open_calls(until):
             self.world.time = max(self.world.time, until)
+
+    def _is_catalog_away(self) -> bool:
+        return bool(self._waiting) and self._away_draw.random() < self._faults.catalog_away
 
     def _happens(self, chance: float) -> bool:
         return bool(chance) and self._broker.random() < chance
@@ -414,7 +425,7 @@ class _Run:
                 world,
                 self._name("worker"),
                 _SETTINGS,
-                self._tenants.timeline_for,
+                CatalogReader(world.visible_catalog, self._is_catalog_away),
                 is_old=bool(self._waiting) and self._happens(faults.old_workers),
             )
             self._workers.append(worker)

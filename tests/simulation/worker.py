@@ -14,10 +14,10 @@ from pipeline.errors import FencedError
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.stepover import StepOver, encode_step_over
 from pipeline.metrics import WorkerMetrics
-from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fence import FENCE_KEY
 from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.following import Following, Source
 from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
@@ -136,13 +136,7 @@ class Worker:
     is_paused = False
 
     def __init__(
-        self,
-        world: World,
-        name: str,
-        settings: Settings,
-        timeline_for: Callable[[str], Timeline],
-        *,
-        is_old: bool = False,
+        self, world: World, name: str, settings: Settings, source: Source, *, is_old: bool = False
     ) -> None:
         self.process = Process(name)
         self.positions: dict[int, int] = {}
@@ -153,13 +147,17 @@ class Worker:
         self._world = world
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})
+        following = Following(
+            source, dict, settings.worker.seal_after_ms, end=self._end, stopwatch=world.seconds
+        )
+        following.begin()
         self.runner = BatchRunner(
             self,
             world,
             _Outputs(world, self.process, self._is_outdated if is_old else None),
             WorkerMetrics(CollectorRegistry()),
             settings.model_copy(update={"topics": topics}),
-            timeline_for,
+            following,
             end=self._end,
             now=world.seconds,
             stopwatch=count().__next__,  # the event loop runs others after each step of a batch
@@ -241,10 +239,11 @@ class Worker:
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
             self.positions[number], records = world.fetch(number, self.positions[number], size)
-            if records and await self.runner.admit(number, records[0].offset):
+            batches = _batches(records) if records else []
+            if batches and await self.runner.may_apply(number, batches):
                 if self.process.is_dead:
                     return
-                await self._handle(number, _batches(records))
+                await self._handle(number, batches)
         await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.catalog.log import Appended
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 
@@ -191,6 +192,7 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.catalog: list[Appended] = []  # its topic, with what will be appended later
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
@@ -253,6 +255,10 @@ class World:
         high = len(self.events.partitions[partition])
         low = self.lows.get(partition, 0)
         return Bounds(low, self.transactions.get(partition, high), high)
+
+    def visible_catalog(self) -> list[Appended]:
+        """Return the records that have been appended to the catalog's topic by now."""
+        return [record for record in self.catalog if record.appended_ms <= self.time]
 
     # --- time -------------------------------------------------------------------------------------
 
