@@ -72,12 +72,13 @@ class BatchRunner:
         self.done_at = self._effects.done_at  # when `done` last moved, monotonic seconds
         self._host = host
         self._log = log
+        topic = settings.topics.events
         self.continuity = Continuity(
             host,
             log,
             outputs,
             metrics,
-            settings.topics.events,
+            topic,
             self.done,
             end,
             following,
@@ -156,11 +157,7 @@ class BatchRunner:
         self.damages.drop(numbers)
         for number in numbers:
             self.continuity.forget([number])
-            for by_partition in (
-                self.partitions,
-                self.arrived_ms,
-                self._taken_at,
-            ):
+            for by_partition in (self.partitions, self.arrived_ms, self._taken_at):
                 by_partition.pop(number, None)
             self._effects.forget(number)
             self._ownership.forget(number)
