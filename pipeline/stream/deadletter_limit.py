@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from pipeline.events.model import Reason
+from pipeline.events.signature import KeyRing
 from pipeline.kafka.headers import OTHER_SOURCE
 
 _RECORDS_MIN = 1_000  # the share of fewer records says little
@@ -29,6 +30,10 @@ class DeadLetterLimit:
         self._batches: deque[tuple[int, Counter[Letter]]] = deque()
         self._records = 0
         self._letters: Counter[Letter] = Counter()
+
+    def follow(self, keys: KeyRing) -> None:
+        """Count only signed dead letters from now on, if these keys require signatures."""
+        self.signed_only = keys.requires_signatures
 
     @property
     def share(self) -> float:

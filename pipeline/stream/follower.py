@@ -1,12 +1,14 @@
 """Swap a new catalog into the partitions of a worker, between two batches."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.events.signature import KeyRing
 from pipeline.stream.basis import Basis
 from pipeline.stream.continuity import Continuity
 from pipeline.stream.effects import basis_of
+from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Writer
 from pipeline.stream.partition import Partition
@@ -44,6 +46,20 @@ class Follower:
         self._applying = applying
         self._on_keys = on_keys
         continuity.read_catalog = self.read
+
+    async def may_decide(self, batches: Sequence[RecordBatch], retry_seconds: float) -> bool:
+        """Return whether the catalog is known up to the newest of these batches.
+
+        If not, read it again; if that is not enough, wait a moment.
+        """
+        arrived_ms = max((b.timestamp for b in batches if not b.damage), default=NO_TIMESTAMP)
+        if self._following.may_decide(arrived_ms):
+            return True
+        await self.refresh()
+        if self._following.may_decide(arrived_ms):
+            return True
+        await asyncio.sleep(retry_seconds)
+        return False
 
     async def refresh(self, *, if_older: bool = False) -> None:
         """Read the broker's clock and the catalog, and decide under it from now on."""

@@ -7,7 +7,6 @@ from itertools import chain
 
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
-from pipeline.events.signature import KeyRing
 from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
@@ -109,7 +108,7 @@ class BatchRunner:
             self.partitions,
             self.continuity,
             self._applying,
-            self._require_signatures,
+            self._dead_letter_limit.follow,
         )
 
     # --- partitions -------------------------------------------------------------------------------
@@ -194,17 +193,8 @@ class BatchRunner:
         """
         if not await self.admit(number, batches[0].offset):
             return False
-        arrived_ms = max((b.timestamp for b in batches if not b.damage), default=NO_TIMESTAMP)
-        if self.following.may_decide(arrived_ms):
-            return True
-        await self._follower.refresh()
-        if not self.following.may_decide(arrived_ms):
-            await asyncio.sleep(self._retry_seconds)
-            return False
-        return await self.admit(number, batches[0].offset)
-
-    def _require_signatures(self, keys: KeyRing) -> None:
-        self._dead_letter_limit.signed_only = keys.requires_signatures
+        may_decide = await self._follower.may_decide(batches, self._retry_seconds)
+        return may_decide and await self.admit(number, batches[0].offset)
 
     async def look(self) -> Mapping[int, Bounds]:
         """Compare the log with the states of all partitions, and read the catalog again.
