@@ -135,7 +135,7 @@ class _Planning:
             return
         self.planned.refused.append(
             f"{name} was edited: {differs}. A version never changes. Put it back, and write the next "
-            "version with a date; `resmeter rebill plan --policy` puts a wrong month right"
+            "version with a date"
         )
 
     # --- who has which policy ---------------------------------------------------------------------
