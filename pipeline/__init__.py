@@ -87,8 +87,11 @@ Words. One word for one idea, in code, topics, metrics and docs.
     ledger            the database of what is owed and how it was billed; the authority on both.
     lost              events that Kafka deleted before a worker read them.
     meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
+    open              a conversation with an answer whose silence is not settled yet. Also a dead letter
+                      that nobody has dealt with.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
     parked            owed, but the tenant has no Stripe customer yet.
+    pending           of usage: owed, and not at Stripe yet.
     policy            the rules and prices of a tenant, in versions with effective dates.
     quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
     rejected          input that breaks the contract; also a meter event that Stripe never accepts.

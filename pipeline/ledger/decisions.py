@@ -183,7 +183,7 @@ def decide(
                     "Stripe may have counted it: compare Stripe's sum (`resmeter deliveries show "
                     "--stripe`), then release it with --stripe-checked, or settle it"
                 )
-        if row.lease_until > decision.at:
+        if decision.at < row.lease_until <= decision.at + HOUR_MS:  # no lease is longer
             until = format_time(row.lease_until)
             return f"a call for it is under way, until {until} at the latest: decide after that"
         result = Decided(

@@ -5,7 +5,9 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Select,
     and_,
     bindparam,
     case,
@@ -22,6 +24,7 @@ from sqlalchemy import (
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.decisions import counted_again, take_back_release
 from pipeline.ledger.entries import (
+    HOUR_MS,
     PERHAPS_COUNTED,
     STUCK,
     Conclusion,
@@ -44,6 +47,10 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
+LEASE_MS_MAX = HOUR_MS  # the settings allow ten minutes
+# The clocks of two sinks, or of one before and after a correction. Below the hour that the biller
+# remembers an identifier longer than the sink relies on it.
+CLOCKS_DIFFER_MS_MAX = HOUR_MS // 2
 # The state of a meter event after a call, by result. Other results leave the event `sent`.
 _STATE_AFTER: dict[Result, State] = {
     "delivered": "delivered",
@@ -51,6 +58,7 @@ _STATE_AFTER: dict[Result, State] = {
     "collision": "rejected",
     "rejected": "rejected",
 }
+_RETRIED: tuple[Result, ...] = ("failed", "foreign", "refused")
 _OPEN: tuple[State, ...] = ("planned", "sent")
 # Whatever happened since the call: if it counted, its meter event is delivered.
 _BEFORE_DELIVERED: tuple[State, ...] = (*_OPEN, *STUCK)
@@ -228,13 +236,33 @@ def due(
     )
     query = (
         select(*_event_columns)
-        .where(m.state.in_(_OPEN), m.lease_until <= now_ms)
+        .where(m.state.in_(_OPEN), _is_free(now_ms))
         .where(m.timestamp <= now_ms // 1000, m.event_name.not_in(without))
         .order_by(turn, m.updated_at, m.hour, m.identifier)
         .limit(events_max)
     )
     with ledger.reading() as connection:
         return [MeterEvent(**row._mapping) for row in connection.execute(query)]
+
+
+def _is_free(now_ms: int) -> ColumnElement[bool]:
+    """Return whether no sink has leased a meter event. No lease is long: a clock was set back."""
+    until = meter_event.c.lease_until
+    return or_(until <= now_ms, until > now_ms + LEASE_MS_MAX)
+
+
+def _earlier_calls(event: MeterEvent) -> Select[Any, Any, int]:
+    """Select the first and the last call that may have counted, and how many responses were repeated."""
+    perhaps_counted = attempt.c.result.in_(PERHAPS_COUNTED)
+    return (
+        select(
+            func.min(attempt.c.at).filter(perhaps_counted),
+            func.max(attempt.c.at).filter(perhaps_counted),
+            func.count().filter(and_(attempt.c.result.in_(_RETRIED), attempt.c.replayed)),
+        )
+        .where(attempt.c.identifier == event.identifier)
+        .where(attempt.c.body_sha256 == event.body_sha256)
+    )
 
 
 def lease(
@@ -251,7 +279,8 @@ def lease(
     The lease of `owner` ends at `until_ms`; then another sink may send the event. An attempt before
     `remembered_from_ms` that may have been counted makes the event UNCERTAIN, for good, because the
     biller may no longer recognise its identifier. The first such attempt decides, not the last: it
-    is the one that the biller forgets first.
+    is the one that the biller forgets first. So does one of a time to come: a clock was set back, and
+    nobody knows how old it is.
     """
     m = meter_event.c
     move = (
@@ -259,30 +288,24 @@ def lease(
         .where(
             m.identifier == event.identifier,
             m.state.in_(_OPEN),
-            or_(m.lease_until <= now_ms, m.owner == owner),
+            or_(_is_free(now_ms), m.owner == owner),
             ~_is_held,
         )
         .values(state="sent", owner=owner, lease_until=until_ms, updated_at=now_ms)
     )
-    earlier = (
-        select(
-            func.min(attempt.c.at).filter(attempt.c.result.in_(PERHAPS_COUNTED)),
-            func.count().filter(and_(attempt.c.result == "failed", attempt.c.replayed)),
-        )
-        .where(attempt.c.identifier == event.identifier)
-        .where(attempt.c.body_sha256 == event.body_sha256)
-    )
     with ledger.writing() as connection:
         if connection.execute(move).rowcount != 1:
             return NotLeased.TAKEN
-        perhaps_counted_at, replays = connection.execute(earlier).one()
-        if perhaps_counted_at is not None and perhaps_counted_at < remembered_from_ms:
+        perhaps_counted_at, last_at, replays = connection.execute(_earlier_calls(event)).one()
+        if perhaps_counted_at is not None and (
+            perhaps_counted_at < remembered_from_ms or last_at > now_ms + CLOCKS_DIFFER_MS_MAX
+        ):
             values = {"state": "uncertain", "lease_until": 0}
             connection.execute(
                 update(meter_event).where(m.identifier == event.identifier).values(values)
             )
             return NotLeased.UNCERTAIN
-        # For a day the biller repeats the failure that it stored for a key. After a repeated failure,
+        # For a day the biller repeats the response that it stored for a key. After a repeated failure,
         # only a new key makes a real call.
         key = event.identifier if not replays else f"{event.identifier}.{replays}"
         written = connection.execute(
@@ -348,7 +371,7 @@ def mark_altered(ledger: Ledger, event: MeterEvent, now_ms: int) -> bool:
     m = meter_event.c
     move = (
         update(meter_event)
-        .where(m.identifier == event.identifier, m.state.in_(_OPEN), m.lease_until <= now_ms)
+        .where(m.identifier == event.identifier, m.state.in_(_OPEN), _is_free(now_ms))
         .values(state="altered", updated_at=now_ms)
     )
     with ledger.writing() as connection:

@@ -51,7 +51,7 @@ class Tally(msgspec.Struct):
     events: int = 0
     duplicates: int = 0
     records: int = 0  # usage records in the ledger
-    pending: int = 0  # conversations with a window that is open, or that has just ended
+    open: int = 0  # conversations with a window that is open, or that has just ended
     unjudged: int = 0  # conversations that cannot be judged: retention has deleted the evidence
     unsettled: int = 0  # conversations that differ, but the worker is not done with them
     corrected: int = 0  # conversations that a plan has corrected
@@ -144,7 +144,7 @@ def compare_conversation(
     """
     tally.conversations += 1
     tally.records += len(stored)
-    tally.pending += (
+    tally.open += (
         replayed.conversation.due_arrival_ms is not None
         or len(replayed.emitted) > replayed.owed_count
     )

@@ -226,8 +226,9 @@ class Dispatcher:
                 self._report_stuck(
                     event,
                     "uncertain",
-                    f"a call of more than {hours} hours ago may have been counted, and {name} may no "
-                    f"longer recognise its identifier: compare {name}'s sums of this customer and hour",
+                    f"a call of more than {hours} hours ago (or, if a clock was set back, of an unknown "
+                    f"time) may have been counted, and {name} may no longer recognise its identifier: "
+                    f"compare {name}'s sums of this customer and hour",
                 )
             return "done"
         # 2. The call.

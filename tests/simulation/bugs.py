@@ -228,7 +228,7 @@ BUGS = (
         "a retry is sent with a new timestamp",
         "pipeline/sink/dispatcher.py",
         "        conclusion = await self.meter.deliver(event, lease)",
-        "        event_ = msgspec.structs.replace(event, timestamp=now_ms // 1000)\n"
+        "        event_ = msgspec.structs.replace(event, timestamp=self._now_ms() // 1000)\n"
         "        conclusion = await self.meter.deliver(event_, lease)",
     ),
     Bug(
@@ -240,7 +240,7 @@ BUGS = (
     Bug(
         "the lease of a dead sink never expires",
         "pipeline/ledger/deliveries.py",
-        "or_(m.lease_until <= now_ms, m.owner == owner)",
+        "or_(_is_free(now_ms), m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
     Bug(
