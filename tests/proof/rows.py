@@ -54,6 +54,23 @@ ROWS = (
         worker_faults.zombie,
     ),
     Row(
+        "late-states",
+        "A worker is stopped before it writes states, and continues after a new owner has written "
+        "newer ones; then the changelog is compacted. Three times.",
+        worker_faults.late_states,
+    ),
+    Row(
+        "two-zombies",
+        "The same with two workers, the second stopped while it owns the partitions of the first.",
+        worker_faults.two_zombies,
+    ),
+    Row(
+        "fence-killed",
+        "The same; between the two, a worker is killed after its fence and before it reads the "
+        "states.",
+        worker_faults.fence_killed,
+    ),
+    Row(
         "rolling-restart",
         "Three workers are restarted gracefully (SIGTERM), one after the other, twice.",
         worker_faults.rolling_restart,

@@ -138,6 +138,48 @@ BUGS = (
         "    if written:\n",
     ),
     Bug(
+        "nobody fences a partition",
+        "pipeline/stream/ownership.py",
+        "            await asyncio.gather(*map(self._fence, numbers))\n",
+        "            pass\n",
+    ),
+    Bug(
+        "a recovery does not wait for the fence",
+        "pipeline/stream/ownership.py",
+        "            await asyncio.gather(*map(self._fence, numbers))\n",
+        "            asyncio.ensure_future(asyncio.gather(*map(self._fence, numbers)))\n",
+    ),
+    Bug(
+        "a worker that is fenced takes the partition back",
+        "pipeline/stream/effects.py",
+        "            offsets = await self._outputs.write_states(number, result.states)\n",
+        "            try:\n"
+        "                offsets = await self._outputs.write_states(number, result.states)\n"
+        "            except Exception:\n"
+        "                await self._outputs.fence(number)\n"
+        "                offsets = await self._outputs.write_states(number, result.states)\n",
+    ),
+    Bug(
+        "an owner without work lets the brokers forget its epoch",
+        "pipeline/stream/ownership.py",
+        "                await self._outputs.renew_fence(number)\n"
+        "                _, offsets = await self._outputs.read_clock(number, basis_of(partition))\n"
+        "                host.states_written(number, offsets)\n",
+        "                pass\n",
+    ),
+    Bug(
+        "what is newest and not last is not written again",
+        "pipeline/stream/recovery.py",
+        "                    behind.add(key)\n",
+        "                    pass\n",
+    ),
+    Bug(
+        "the fence record takes the place of the basis",
+        "pipeline/stream/fence.py",
+        'FENCE_KEY = b"\\x00fence"\n',
+        'FENCE_KEY = b""\n',
+    ),
+    Bug(
         "recovery does not fill the due queue",
         "pipeline/stream/partition.py",
         "                self.due_queue.add(key, due_ms)\n            if not is_sealed",

@@ -53,6 +53,10 @@ class _Outputs:
         if (await self._take(partition)).producer_id != self._owned[partition].producer_id:
             raise FencedError("the coordinator has forgotten the id")
 
+    async def write_late(self, partition: int) -> None:
+        """Write a state to a partition, as if a pause had delayed it."""
+        await self.write_states(partition, [(b"acme:c1", b"late")])
+
     async def flush(self) -> None:
         while self._writing:
             await asyncio.sleep(0)
@@ -145,6 +149,8 @@ class Worker:
         self._committed: dict[int, int] = {}
         self._known: dict[int, int] = {}  # partition → the last offset read back or written
         self._world = world
+        outputs = _Outputs(world, self.process, self._is_outdated if is_old else None)
+        self.write_late = outputs.write_late
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})
         following = Following(
@@ -154,7 +160,7 @@ class Worker:
         self.runner = BatchRunner(
             self,
             world,
-            _Outputs(world, self.process, self._is_outdated if is_old else None),
+            outputs,
             WorkerMetrics(CollectorRegistry()),
             settings.model_copy(update={"topics": topics}),
             following,
