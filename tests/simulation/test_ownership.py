@@ -7,7 +7,7 @@ import pytest
 from pipeline.catalog.policies import preset
 from pipeline.config import Settings
 from pipeline.errors import FencedError
-from pipeline.resolve.policy import Timeline
+from tests.simulation.catalog import CatalogReader, only
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
 
@@ -18,8 +18,9 @@ HOUR = 3_600_000
 def test_an_owner_that_was_quiet_for_days_is_still_fenced_by_the_next_one() -> None:
     async def run() -> World:
         world = World(FaultPoint(), T0, 1)
-        settings, timeline = Settings(), Timeline([preset("fin-2026")])
-        quiet, following = (Worker(world, name, settings, lambda _: timeline) for name in "ab")
+        world.catalog = only(preset("fin-2026"), T0).records
+        reader = CatalogReader(world.visible_catalog)
+        quiet, following = (Worker(world, name, Settings(), reader) for name in "ab")
         await quiet.assign([0])
         for _ in range(24 * 3):
             world.time += HOUR
