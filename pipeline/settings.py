@@ -97,7 +97,7 @@ class KafkaSettings(Section):
 
 
 class TopicSettings(Section):
-    """The four topics. All processes must agree on them."""
+    """The five topics. All processes must agree on them."""
 
     events: str = Field("conversation.events", description="topic that chat services write to")
     changelog: str = Field(
@@ -105,6 +105,10 @@ class TopicSettings(Section):
     )
     records: str = Field(
         "usage.records", description="topic that the worker writes usage records to"
+    )
+    journal: str = Field(
+        "resmeter.journal",
+        description="topic in which the sinks write what they are about to send; it has one partition",
     )
     dead_letters: str = Field(
         "conversation.events.dlq", description="topic of rejected records with their reasons"

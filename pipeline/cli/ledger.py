@@ -124,7 +124,7 @@ def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
 
 def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> int:
     """Make everything uncertain that the lost ledger may have sent; return the meter events."""
-    from pipeline.sink.planner import plan_pending
+    from pipeline.sink.planner import LedgerPlans, plan_pending
     from pipeline.sink.stripe.meter import body_sha256
 
     for hold in held:
@@ -136,7 +136,8 @@ def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> i
             )
     marked = holds.mark_uncertain(ledger, now_ms)
     doubted = {hold.partition: hold.reached_offset for hold in held}
-    planned = plan_pending(ledger, tenants, body_sha256, now_ms, doubted=doubted)
+    plans = LedgerPlans(ledger, now_ms)
+    planned = plan_pending(ledger, tenants, body_sha256, plans, doubted=doubted)
     return marked + planned.events
 
 

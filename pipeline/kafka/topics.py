@@ -26,6 +26,7 @@ from pipeline.kafka.advice import (
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, committed_offsets
+from pipeline.kafka.single import RECORD_BYTES_MAX
 
 _DAY_MS = 86_400_000
 _TIMEOUT_SECONDS = 5.0
@@ -38,13 +39,13 @@ class Topic(msgspec.Struct, frozen=True):
 
     name: str
     partitions: int
-    setting: str  # the name of the setting for `partitions`
+    setting: str | None  # the name of the setting for `partitions`; None: there is none
     config: dict[str, str]
     required: tuple[str, ...]  # keys of `config` that must be right, or bills are wrong
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """Return the four topics that the settings describe."""
+    """Return the five topics that the settings describe."""
     topics = settings.topics
     return [
         Topic(
@@ -86,6 +87,19 @@ def wanted_topics(settings: Settings) -> list[Topic]:
             "DEAD_LETTER_PARTITIONS",
             {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)},
             ("cleanup.policy",),
+        ),
+        Topic(
+            topics.journal,
+            1,  # its order decides which of two plans is valid
+            None,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": "-1",
+                "retention.bytes": "-1",
+                TIMESTAMPS: "LogAppendTime",
+                "max.message.bytes": str(RECORD_BYTES_MAX),
+            },
+            ("cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS),
         ),
     ]
 
@@ -212,8 +226,14 @@ class TopicAdmin:
         else:
             problems, others = [], self._wanted
         return problems + [
-            f"topic {topic.name} has {existing[topic.name][0]} partitions, but the settings say "
-            f"{topic.partitions}: set RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
+            f"topic {topic.name} has {existing[topic.name][0]} partitions, but "
+            + (
+                f"the settings say {topic.partitions}: set "
+                f"RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
+                if topic.setting
+                else f"it must have {topic.partitions}: delete it while it is empty, and run "
+                "`resmeter topics create`"
+            )
             for topic in others
             if topic.name in existing and existing[topic.name][0] != topic.partitions
         ]

@@ -60,6 +60,7 @@ class Intake:
         metrics: SinkMetrics,
         now: Callable[[], float] = time.time,
         topic_id: Callable[[], str] = lambda: "",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare an intake; `topic_id` asks for the topic's id, and returns "" if it is unknown."""
         self._topic_id = topic_id
@@ -83,6 +84,7 @@ class Intake:
         self._metrics = metrics
         self._batch_records_max = settings.batch_records_max
         self._now = now
+        self._monotonic = monotonic
         self._log = get_logger(__name__)
         self._stop = threading.Event()
         self._failure: Exception | None = None  # set by a callback; `step` raises it
@@ -146,9 +148,10 @@ class Intake:
         consumed = self._consumed(consumer, messages)
         if consumed:
             self._store(consumer, consumed)
-        if time.monotonic() - self._lag_measured_at >= LAG_INTERVAL_SECONDS and self._joined:
+        if self._monotonic() - self._lag_measured_at >= LAG_INTERVAL_SECONDS and self._joined:
+            self._follow_ledger(consumer)
             self._measure_lag(consumer)
-            self._lag_measured_at = time.monotonic()
+            self._lag_measured_at = self._monotonic()
 
     def _check_topic(self, consumer: Consumer) -> list[int]:
         """Check that the topic exists, and return its partitions."""
@@ -319,6 +322,15 @@ class Intake:
             )
             self._seek(consumer, partition)
         return moved
+
+    def _follow_ledger(self, consumer: Consumer) -> None:
+        """Notice that the database has lost commits, even if no record arrives any more."""
+        offsets = records.offsets(self._ledger, self._topic)
+        moved = {
+            n: offsets.get(n) for n, stored in self._stored.items() if offsets.get(n) != stored
+        }
+        if moved:
+            self._rewind_to_ledger(consumer, Moved(moved))
 
     def _seek(self, consumer: Consumer, partition: int) -> None:
         position = self._position_of(consumer, partition)

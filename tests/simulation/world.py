@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.single import LogRecord
 
 _T = TypeVar("_T")
 
@@ -126,6 +127,7 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.journal: list[LogRecord] = []
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
