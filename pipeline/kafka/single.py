@@ -25,6 +25,7 @@ _APPEND_SECONDS = 30.0  # then the append counts as failed, although the broker 
 _READ_SECONDS = 30.0  # without any record, although there are some
 _POLL_SECONDS = 0.2
 _BATCH_RECORDS = 500
+_NO_LEADER = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class TopicUnavailableError(UnavailableError):
@@ -107,11 +108,24 @@ class SingleTopic:
                         )
                     ]
                 )
-            return self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, 0), timeout=_CONNECT_SECONDS
-            )
+            return self._watermarks()
         except KafkaException as error:
             raise self._unavailable(error.args[0]) from error
+
+    def _watermarks(self) -> tuple[int, int]:
+        """Ask for the bounds again while the partition has no leader, as just after its creation."""
+        until = time.monotonic() + _CONNECT_SECONDS
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(
+                    TopicPartition(self._topic, 0), timeout=_CONNECT_SECONDS
+                )
+            except KafkaException as error:
+                if not error.args[0].retriable() and error.args[0].code() not in _NO_LEADER:
+                    raise
+                if time.monotonic() > until:
+                    raise
+            self._consumer.poll(_POLL_SECONDS)
 
     def append(self, values: Sequence[bytes]) -> None:
         """Append records in this order, and wait until all replicas have them.

@@ -21,6 +21,7 @@ from pipeline.ledger.journal import Conclusion, Decision, Placed, Plan, Standing
 from pipeline.ledger.records import delete_pending, move_offset
 from pipeline.ledger.tables import (
     awaited_record,
+    consumed_topic,
     consumer_offset,
     delivery_decision,
     delivery_takeover,
@@ -55,6 +56,17 @@ def begin(ledger: Ledger, topic: str) -> None:
     """Note that the ledger follows the journal from its first offset."""
     with ledger.writing() as connection:
         move_offset(connection, ledger, topic, _PARTITION, None, 0)
+
+
+def forget(ledger: Ledger, topic: str) -> None:
+    """Forget the journal that the ledger followed: the next one that it follows may be another."""
+    with ledger.writing() as connection:
+        for table in (consumer_offset, consumed_topic):
+            connection.execute(delete(table).where(table.c.topic == topic))
+        connection.execute(delete(delivery_takeover))
+        connection.execute(
+            update(meter_event).values(journal_state=None, vouched_at=None, voucher=None)
+        )
 
 
 def apply(

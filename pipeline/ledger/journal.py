@@ -10,7 +10,7 @@ sink process; a ledger that was restored cannot mislead it, because it remembers
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -121,7 +121,7 @@ _decode = msgspec.json.Decoder(Entry).decode
 class _Header(msgspec.Struct):
     format: int
     run: str
-    items: list[Any]
+    items: list[msgspec.Raw]
 
 
 _decode_header = msgspec.json.Decoder(_Header).decode
@@ -174,16 +174,15 @@ def decode_entry(value: bytes | None) -> Entry | None:
         NewerFormatError: a newer version wrote it.
     """
     try:
-        return _decode(value or b"")
-    except ValueError:
-        pass
-    try:
         header = _decode_header(value or b"")
     except ValueError:
         return None
     if header.format > FORMAT:
         raise NewerFormatError(f"it has the format {header.format}, this version knows {FORMAT}")
-    return None
+    try:
+        return _decode(value or b"")
+    except ValueError:
+        return None
 
 
 # --- validity -------------------------------------------------------------------------------------
@@ -262,7 +261,7 @@ def _plan(view: View, run: str, plan: Plan, at: int) -> str | None:
     for record in plan.records:
         if record in view.holders:
             return f"the meter event {view.holders[record]} has its usage record {record}"
-    if not plan.records or len(set(plan.records)) < len(plan.records) or plan.value < 0:
+    if len(set(plan.records)) < len(plan.records) or plan.value < 0:
         return "its records or its value are not those of a meter event"
     view.holders.update(dict.fromkeys(plan.records, plan.identifier))
     view.standings[plan.identifier] = _planned(plan, run, at)

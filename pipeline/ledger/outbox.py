@@ -10,6 +10,7 @@ from pipeline.ledger.entries import PERHAPS_COUNTED, Decided, MeterEvent
 from pipeline.ledger.journal import Conclusion, Decision, Item, Plan, plan_of
 from pipeline.ledger.tables import (
     attempt,
+    awaited_record,
     delivery_decision,
     delivery_takeover,
     meter_event,
@@ -67,12 +68,16 @@ def _records(connection: Connection, event: MeterEvent) -> list[str]:
     query = select(usage_record.c.id).join_from(
         meter_event_record, usage_record, usage_record.c.seq == link.record_seq
     )
-    return list(connection.scalars(query.where(link.identifier == holder)))
+    awaited = select(awaited_record.c.id).where(awaited_record.c.identifier == holder)
+    return [
+        *connection.scalars(query.where(link.identifier == holder)),
+        *connection.scalars(awaited),
+    ]
 
 
 def _called_since(connection: Connection, event: MeterEvent) -> int | None:
     """Return since when calls may have counted; 0: nobody knows, so it must not be called again."""
-    if event.state in ("uncertain", "altered"):
+    if event.state not in _OPEN:
         return 0
     a = attempt.c
     query = select(func.min(a.at)).where(

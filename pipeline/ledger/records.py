@@ -121,6 +121,12 @@ def is_same_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
         return known == topic_id
 
 
+def awaits_any(ledger: Ledger) -> bool:
+    """Return whether the journal has put records into meter events that this ledger has not stored."""
+    with ledger.reading() as connection:
+        return connection.scalar(select(awaited_record.c.id).limit(1)) is not None
+
+
 def store(
     ledger: Ledger,
     topic: str,

@@ -135,8 +135,8 @@ class Journal:
                     (
                         f"{self.topic} was made again, and the ledger {self.ledger.redacted_url} follows the "
                         "one before: what was sent to Stripe is known to the ledger alone. Restore the topic "
-                        "from its backup. If it is lost, and this is the newest ledger, run `resmeter ledger "
-                        "publish` to write what the ledger knows into the new one"
+                        "from its backup. If this one is a copy of it, or it is lost and this is the newest "
+                        "ledger, run `resmeter ledger follow`"
                     )
                 ]
             )

@@ -57,6 +57,7 @@ class Run:
             "RESMETER_TOPICS__CHANGELOG": f"test-{ids}.changelog",
             "RESMETER_TOPICS__RECORDS": f"test-{ids}.records",
             "RESMETER_TOPICS__DEAD_LETTERS": f"test-{ids}.dlq",
+            "RESMETER_TOPICS__JOURNAL": f"test-{ids}.journal",
             "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
             "RESMETER_TOPICS__RECORDS_PARTITIONS": "2",
             "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
