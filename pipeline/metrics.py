@@ -56,6 +56,7 @@ MUST_STAY_ZERO = (
     "resmeter_deliveries_uncertain",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
+    "resmeter_journal_foreign_total",
     "resmeter_meters_unfit",
 )
 

@@ -2,8 +2,8 @@
 
 The steps of a flush, and what a crash after each step leads to:
 
-1. Entries are appended: plans, conclusions, decisions. After a crash here, nothing was sent; whoever
-   reads the journal finds the plans, and sends what they say.
+1. Entries are appended: plans, conclusions, decisions. After a crash here, nothing was sent. The next
+   run finds the plans in the journal, and sends what they say.
 2. The journal is read to its end, and applied to the ledger. A plan that comes after another one of
    the same usage records is void, for every ledger. After a crash here, the next run takes over.
 3. The dispatcher makes its calls.

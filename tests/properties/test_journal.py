@@ -1,4 +1,4 @@
-"""The journal decides which meter event holds a usage record, whoever writes what and in which order.
+"""The journal decides which meter event has a usage record, whatever several runs write to it.
 
 The second implementation, `held`, reads the whole journal again for each question.
 """
