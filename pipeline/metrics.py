@@ -15,7 +15,14 @@ import platform
 from collections.abc import Iterable
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
@@ -54,6 +61,7 @@ MUST_STAY_ZERO = (
     "resmeter_deliveries_rejected",
     "resmeter_deliveries_altered",
     "resmeter_deliveries_uncertain",
+    "resmeter_customers_halted",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
     "resmeter_journal_foreign_total",
@@ -66,6 +74,8 @@ MUST_STAY_ZERO = (
 
 def new_registry() -> CollectorRegistry:
     """Return a registry with the series of this process: `process_…`, its memory, time and files."""
+    # Without `_created` series: `process_start_time_seconds` has the same time, in one series.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
@@ -444,7 +454,12 @@ class SinkMetrics:
         )
         self.halted = Gauge(
             "resmeter_deliveries_halted",
-            "1 if Stripe rejected the API key, or many meter events in a row: nothing is sent until a restart.",
+            "1 if Stripe rejected the API key, or the usage of many customers in a row: nothing is sent until a restart.",
+            registry=registry,
+        )
+        self.customers_halted = Gauge(
+            "resmeter_customers_halted",
+            "Customers whose last meter events Stripe all rejected: nothing is sent for them until an operator decides.",
             registry=registry,
         )
         self.held = Gauge(

@@ -315,7 +315,7 @@ class SinkSettings(Section):
         20,
         ge=1,
         le=1_000_000,
-        description="number of meter events that Stripe may reject in a row; then deliveries halt",
+        description="number of meter events that Stripe may reject in a row; then the customer halts, or all",
     )
 
 

@@ -53,7 +53,14 @@ class Tenants:
             policy.name for dated in policies.values() for policy in dated
         )
         self._meters = meters
-        self._timelines = {name: Timeline(of_name) for name, of_name in versions.items()}
+        # Until a policy has a version, the default policy is in force, and before that the preset.
+        preset_timeline = Timeline([preset(DEFAULT)])
+        of_default = versions[default_policy]
+        self._default_timeline = Timeline(of_default, before=preset_timeline)
+        self._timelines = {
+            name: Timeline(of_name, before=self._default_timeline)
+            for name, of_name in versions.items()
+        }
         self._by_version = {
             (policy.name, policy.version): policy
             for of_name in versions.values()
@@ -62,7 +69,6 @@ class Tenants:
         self._of_tenant = {
             tenant_id: self._timeline_of(dated, versions) for tenant_id, dated in policies.items()
         }
-        self._default_timeline = self._timelines[default_policy]
 
     def _timeline_of(
         self, dated: Sequence[DatedPolicy], versions: Mapping[str, tuple[Policy, ...]]
@@ -73,6 +79,7 @@ class Tenants:
         return Timeline(
             versions[first.name],
             [Assignment(policy.from_ms or 0, versions[policy.name]) for policy in later],
+            self._default_timeline,
         )
 
     def timeline_for(self, tenant_id: str) -> Timeline:
@@ -91,8 +98,7 @@ class Tenants:
     def event_names(self) -> list[str]:
         """Return the event names of the meters that the policies in use need, sorted."""
         outcomes = {RESOLUTION}
-        timelines = [self._timelines[name] for name in self._names_in_use]
-        for policy in (version for timeline in timelines for version in timeline.versions):
+        for policy in self._policies_in_use():
             outcomes.update(policy.outcomes_billed)
             if policy.handoff_causes_billed:
                 outcomes.add(PROCEDURE_HANDOFF)
@@ -114,17 +120,25 @@ class Tenants:
         before its window and grace period have ended.
         """
         problems: list[str] = []
-        for name in sorted(self._names_in_use):
-            for policy in self._timelines[name].versions:
-                # A producer's clock may be ahead: an event may arrive before the time that it states.
-                waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
-                if policy.silence != "never" and waits > seal_after_ms:
-                    problems.append(
-                        f"RESMETER_WORKER__SEAL_AFTER_DAYS: policy {name!r}, version "
-                        f"{policy.version}, has windows that stay open longer: set it to "
-                        f"{-(-waits // _DAY_MS)} or more"
-                    )
+        for policy in self._policies_in_use():
+            # A producer's clock may be ahead: an event may arrive before the time that it states.
+            waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
+            if policy.silence != "never" and waits > seal_after_ms:
+                problems.append(
+                    f"RESMETER_WORKER__SEAL_AFTER_DAYS: policy {policy.name!r}, version "
+                    f"{policy.version}, has windows that stay open longer: set it to "
+                    f"{-(-waits // _DAY_MS)} or more"
+                )
         return problems
+
+    def _policies_in_use(self) -> list[Policy]:
+        """Return every version that a tenant may have, by name and version."""
+        versions = {
+            (policy.name, policy.version): policy
+            for name in self._names_in_use
+            for policy in self._timelines[name].versions
+        }
+        return [versions[key] for key in sorted(versions)]
 
     def price_for(
         self, tenant_id: str, outcome: str, policy: str, version: int

@@ -51,7 +51,7 @@ SECTIONS = {
     },
     "Billing": {
         "usage": "Show what is owed, billed and pending.",
-        "explain": "Show the receipt of one conversation.",
+        "explain": "Show the receipt of one conversation, or why nothing is billed.",
         "deliveries": "List, show, release and settle meter events that wait for you.",
         "audit": "Recompute every decision and compare it with the ledger and Stripe.",
         "rebill": "Plan corrections of the ledger, and apply a plan.",
@@ -115,7 +115,7 @@ def cli() -> None:
     Set it up:             resmeter topics create; resmeter ledger upgrade;
                            resmeter check
     Run it:                resmeter worker; resmeter sink
-    "Why was I billed?":   resmeter explain TENANT CONVERSATION
+    Billed, or why not?    resmeter explain TENANT CONVERSATION
     """
 
 

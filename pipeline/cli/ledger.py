@@ -113,9 +113,15 @@ def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
             raise click.UsageError("say why with --reason: it is kept in the ledger")
         now_ms = int(time.time() * 1000)
         uncertain = _doubt(ledger, tenants, held, now_ms) if said == "perhaps_sent" else 0
-        holds.answer(ledger, said, who=who or machine_user(), reason=reason, now_ms=now_ms)
+        decider = who or machine_user()
+        if not holds.answer(ledger, said, who=decider, reason=reason, now_ms=now_ms, about=held):
+            raise UnavailableError(
+                "the sinks have learned meanwhile that more is missing in this ledger, or somebody else "
+                "has resumed deliveries: see `resmeter ledger resume`, and repeat this"
+            )
         click.echo(
-            f"deliveries resume: {count_of(len(held), 'partition')} no longer held", err=True
+            f"deliveries resume: {count_of(len(held), 'partition')} no longer held, by {decider}",
+            err=True,
         )
         if uncertain:
             click.echo(

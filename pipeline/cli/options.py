@@ -12,7 +12,8 @@ import click
 
 from pipeline import logs
 from pipeline.catalog.tenants import Tenants, load_tenants
-from pipeline.config import Settings, load_settings
+from pipeline.config import Settings, load_settings, load_valid_settings
+from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
 from pipeline.ledger import Ledger, open_ledger
 
@@ -142,12 +143,13 @@ def decision_options(
 ) -> Callable[[Command], Command]:
     """Add --who and --reason, for a command that stores a decision.
 
+    Without --who, `machine_user` decides; the command calls it when it stores the decision.
+
     Args:
         kept_in: what stores them: "the ledger".
-        required: both must be given. Otherwise `machine_user` is the default of --who.
+        required: --reason must be given.
         needed_by: completes the help of --reason: what needs it.
     """
-    default = "" if required else " The user of this machine if not set."
     needed = f" {needed_by}" if needed_by else ""
 
     def decorate(function: Command) -> Command:
@@ -161,8 +163,7 @@ def decision_options(
             click.option(
                 "--who",
                 metavar="NAME",
-                required=required,
-                help=f"Who decides; kept in {kept_in}.{default}",
+                help=f"Who decides; kept in {kept_in}. Your login name if not set.",
             ),
         ):
             function = option(function)
@@ -219,6 +220,18 @@ def configured() -> Settings:
     settings = load_settings()
     logs.configure(settings.log)
     return settings
+
+
+def tenants_alone() -> Tenants:
+    """Load the tenants for a command that needs no other setting, so that only their file counts.
+
+    Raises:
+        ConfigurationError: the setting or the file is wrong.
+    """
+    settings, problems, wrong = load_valid_settings()
+    if "config" in wrong:
+        raise ConfigurationError(problems)
+    return load_tenants(settings.config)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import MISUSED, CommandGroup
-from pipeline.cli.options import POSITION, decision_options
+from pipeline.cli.options import POSITION, decision_options, machine_user
 from pipeline.cli.output import count_of
 from pipeline.config import load_settings
 
@@ -74,7 +74,7 @@ def check() -> None:
     help="The offset after the last lost record, as in the worker's log (`records_lost`).",
 )
 @decision_options("the changelog topic", required=True)
-def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
+def acknowledge(partition: int, until: int, who: str | None, reason: str) -> None:
     """Acknowledge that Kafka deleted events before a worker read them.
 
     The worker of the partition logs who acknowledged the loss and why, keeps both in the changelog
@@ -82,13 +82,13 @@ def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
 
     \b
     Example:
-      resmeter topics acknowledge --partition 3 --until 52110 --who ada \\
+      resmeter topics acknowledge --partition 3 --until 52110 \\
         --reason "retention was 1 day; the producer sent them again"
     """
     from pipeline.kafka.positions import acknowledge_loss
 
     settings = load_settings()
-    given = acknowledge_loss(settings, partition, until, who, reason)
+    given = acknowledge_loss(settings, partition, until, who or machine_user(), reason)
     click.echo(
         f"acknowledged: {settings.topics.events}[{partition}] before offset {given.until}, by "
         f"{given.who}; a running worker stores it within seconds",
@@ -107,7 +107,7 @@ def acknowledge(partition: int, until: int, who: str, reason: str) -> None:
     help="Where workers continue: the offset after the last damaged record.",
 )
 @decision_options("the changelog topic", required=True)
-def step_over(position: tuple[int, int], end_offset: int, who: str, reason: str) -> None:
+def step_over(position: tuple[int, int], end_offset: int, who: str | None, reason: str) -> None:
     """Give up damaged records of the events topic, so that their partition continues.
 
     A worker stops a partition at a damaged batch: its bytes have changed on the broker's disk. First
@@ -117,17 +117,19 @@ def step_over(position: tuple[int, int], end_offset: int, who: str, reason: str)
 
     \b
     Example:
-      resmeter topics step-over 3:90211 --to 90480 --who ada --reason "bad disk"
+      resmeter topics step-over 3:90211 --to 90480 --reason "bad disk"
     """
     from pipeline.kafka.damage import step_over_damage
 
     settings = load_settings()
     partition, first_offset = position
-    step_over_damage(settings, partition, first_offset, end_offset, by=who, reason=reason)
+    step = step_over_damage(
+        settings, partition, first_offset, end_offset, by=who or machine_user(), reason=reason
+    )
     lost = count_of(end_offset - first_offset, "offset")
     click.echo(
         f"{settings.topics.events}[{partition}]: workers step over damaged batches in {lost}, "
-        f"{first_offset} to {end_offset - 1}; restart the workers",
+        f"{first_offset} to {end_offset - 1}, by {step.by}; restart the workers",
         err=True,
     )
 

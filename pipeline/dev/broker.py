@@ -24,6 +24,7 @@ import click
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from pipeline.dev.folder import FolderInUse
 from pipeline.dev.process import die_with_parent
 from pipeline.errors import UnavailableError
 
@@ -78,6 +79,7 @@ class LocalKafka:
         self._controller_port = free_port()
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
+        self._folder: FolderInUse | None = None  # while the broker runs
 
     @property
     def bootstrap_servers(self) -> str:
@@ -92,13 +94,22 @@ class LocalKafka:
 
         Raises:
             UnavailableError: the packages or jars are missing, the port is taken, the folder
-                cannot be created, or the broker does not respond in time.
+                cannot be created or another broker uses it, or the broker does not respond in time.
         """
+        # Take the folder first: if this fails, nothing of a running broker is changed, and no 43 MB
+        # are fetched.
+        self._folder = self._taken_folder()
+        try:
+            self._start(self._folder)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, folder: FolderInUse) -> None:
         if _is_taken(self._port):
             raise UnavailableError(
                 f"port {self._port} on 127.0.0.1 is taken: another broker? Choose another --port"
             )
-        # Write the properties first: if the folder cannot be created, fail before fetching 43 MB.
         properties = self._written_properties()
         java, jars = runtime()
         classpath = os.pathsep.join(str(jar) for jar in jars)
@@ -112,19 +123,15 @@ class LocalKafka:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C reaches only this process, which stops the broker
                 preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call
+                pass_fds=(folder.descriptor,),  # the folder is in use as long as the broker runs
             )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
+        folder.say(f"process {self._process.pid}, a broker at {self.bootstrap_servers}")
+        self._wait()
 
     def stop(self) -> None:
         """Stop the broker with SIGTERM, and kill it if that takes too long."""
         process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
+        if process is not None and process.poll() is None:
             process.send_signal(signal.SIGCONT)  # a frozen broker cannot handle SIGTERM
             process.terminate()
             try:
@@ -132,14 +139,20 @@ class LocalKafka:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._process = None
+        self._release()
 
     def kill(self) -> None:
         """Kill the broker with SIGKILL; it cannot clean up."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self._process = None
+        self._release()
+
+    def _release(self) -> None:
+        self._process = None
+        if self._folder is not None:
+            self._folder.release()
+            self._folder = None
 
     def freeze(self) -> None:
         """Suspend the broker with SIGSTOP until `resume`."""
@@ -159,21 +172,30 @@ class LocalKafka:
     def _log(self) -> Path:
         return self.data / "kafka.log"
 
-    def _written_properties(self) -> Path:
-        properties = self.data / "server.properties"
+    def _taken_folder(self) -> FolderInUse:
         try:
             # Only the user may read the folder: the log has customers' events, and the properties
             # may have passwords.
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return FolderInUse(self.data)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _written_properties(self) -> Path:
+        properties = self.data / "server.properties"
+        try:
             properties.touch()
             properties.chmod(0o600)
             properties.write_text(self._properties())
         except OSError as error:
-            raise UnavailableError(
-                f"Kafka's data folder {self.data} cannot be created: {error.strerror}; "
-                "choose another --data-dir"
-            ) from error
+            raise self._unusable(error) from error
         return properties
+
+    def _unusable(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"Kafka's data folder {self.data} cannot be created: {error.strerror}; "
+            "choose another --data-dir"
+        )
 
     def _format(self, java: Path, classpath: str, properties: Path) -> None:
         result = subprocess.run(

@@ -133,7 +133,21 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
         # An escaped NUL. Most values have no backslash, and the search for one byte is much faster.
         if _BACKSLASH in value and b"\\u0000" in value:
             return reader.read_structured(value)
-        event = _event(wire)
+        at, data = parse_canonical(wire.time), wire.data
+        source = _sources.get(wire.source) or _memoised_source(wire.source)
+        rank, channel, is_live = wire.rank, wire.channel, wire.environment == "live"
+        # Arguments by position are much faster, and the two most frequent types build no dict.
+        if rank == AI_MESSAGE:
+            kind, billable = data.kind, data.billable
+            event = Event(
+                at, rank, source, wire.id, wire.sequence, channel, is_live, None, kind, billable
+            )
+        elif rank == CUSTOMER_MESSAGE:
+            event = Event(at, rank, source, wire.id, wire.sequence, channel, is_live, data.intent)
+        else:
+            event = Event(
+                at, rank, source, wire.id, wire.sequence, channel, is_live, **data.members()
+            )
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return reader.read_structured(value)
     tenant_id = wire.tenant_id
@@ -141,59 +155,6 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
         return reader.read_structured(value)
     return Addressed(tenant_id, wire.subject, event)
 
-
-def _event(wire: _Wire) -> Event:
-    """Return the event.
-
-    Raises:
-        ValueError: a time is not valid.
-    """
-    at = parse_canonical(wire.time)
-    source = _sources.get(wire.source)
-    if source is None:
-        source = _memoised_source(wire.source)
-    rank, channel, is_live, data = wire.rank, wire.channel, wire.environment == "live", wire.data
-    # The two most frequent types come first, and build no dict of members.
-    if rank == AI_MESSAGE:
-        return Event(
-            at=at,
-            rank=rank,
-            source=source,
-            id=wire.id,
-            sequence=wire.sequence,
-            channel=channel,
-            is_live=is_live,
-            kind=data.kind,
-            billable=data.billable,
-        )
-    if rank == CUSTOMER_MESSAGE:
-        return Event(
-            at=at,
-            rank=rank,
-            source=source,
-            id=wire.id,
-            sequence=wire.sequence,
-            channel=channel,
-            is_live=is_live,
-            intent=data.intent,
-        )
-    members = _NO_MEMBERS if rank in _PLAIN else data.members()
-    return Event(
-        at=at,
-        rank=rank,
-        source=source,
-        id=wire.id,
-        sequence=wire.sequence,
-        channel=channel,
-        is_live=is_live,
-        **members,
-    )
-
-
-_PLAIN = frozenset(  # the types whose `data` sets no members of `Event`
-    rank for rank, data in DATA.items() if data.members is Data.members
-)
-_NO_MEMBERS: dict[str, Any] = {}
 
 # Memoised: the tenant ids that are known to be valid, and one string for all events of a source,
 # which keeps more of a batch in the processor's cache. Neither changes a result.

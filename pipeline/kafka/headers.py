@@ -13,7 +13,7 @@ from pipeline.events.model import REASONS, Headers, Reason, Rejected
 from pipeline.events.signature import SIGNATURE_HEADER
 
 ORIGIN_HEADER = "resmeter-origin"  # on a usage record: the events that caused it
-REDRIVES_HEADER = "resmeter-redrives"  # on an event: how often it was redriven
+REDRIVES_HEADER = "resmeter-redrives"  # on an event: how often it was redriven, as its sender says
 REASON_HEADER = "resmeter-reason"
 DETAIL_HEADER = "resmeter-detail"
 TOPIC_HEADER = "resmeter-topic"
@@ -31,7 +31,8 @@ BYTES_MAX = 800_000  # for key, headers and value: a topic's default limit, less
 DETAIL_CHARACTERS_MAX = 1_000
 _STORED_NAME = re.compile(NAME_PREFIX + "(?:[0-9a-f]{2})+", re.ASCII)
 _MS_MAX = 253_402_300_799_999  # the last millisecond of the year 9999
-_COUNT = re.compile("[0-9]{1,9}")
+_COUNT = re.compile(b"[0-9]{1,9}")
+REDRIVES_CLAIMED_MAX = 999_999_999
 _HEADER_BYTES = 8  # what Kafka adds to each header, at most
 
 
@@ -114,7 +115,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
         for name, content in headers
         if name.startswith(_OURS)
     }
-    reason, redrives = ours.get(REASON_HEADER, ""), ours.get(REDRIVES_HEADER, "0")
+    reason = ours.get(REASON_HEADER, "")
     origin: tuple[str, int, int] | None = None
     arrived_ms: int | None = None
     try:
@@ -129,7 +130,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
         detail=ours.get(DETAIL_HEADER, ""),
         origin=origin,
         arrived_ms=arrived_ms,
-        redrives=int(redrives) if _COUNT.fullmatch(redrives) else 0,
+        redrives=redrives_in(headers),
         cut=ours.get(CUT_HEADER, ""),
         # The producer wrote the signature, so it belongs to the record.
         original=tuple(
@@ -138,6 +139,12 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetterHeaders:
             if not name.startswith(_OURS) or name == SIGNATURE_HEADER or _is_stored_name(name)
         ),
     )
+
+
+def redrives_in(headers: Headers) -> int:
+    """Return how often a record was redriven, by its own account: any producer can write the header."""
+    claims = [content or b"" for name, content in headers if name == REDRIVES_HEADER]
+    return int(claims[-1]) if claims and _COUNT.fullmatch(claims[-1]) else 0
 
 
 def _number(text: str, highest: int) -> int:

@@ -280,7 +280,9 @@ class _Writing:
         self._undo_decision(decided.identifier)
         state: State = "settled" if replacement is None else "released"
         connection.execute(
-            _where(decided.identifier).values(state=state, lease_until=0, updated_at=decided.at)
+            _where(decided.identifier)
+            .where(meter_event.c.state != "cancelled")
+            .values(state=state, lease_until=0, updated_at=decided.at)
         )
         if replacement is not None:
             connection.execute(insert(meter_event).values(**self._row(replacement.event)))

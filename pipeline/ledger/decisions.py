@@ -15,6 +15,7 @@ import msgspec
 from sqlalchemy import Connection, case, func, insert, select, update
 
 from pipeline.catalog.prices import Billing
+from pipeline.events.times import format_time
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     HOUR_MS,
@@ -160,7 +161,7 @@ def decide(
     identifier = found.event.identifier
     with ledger.writing() as connection:
         row = connection.execute(
-            select(*_event_columns, *_of_attempts())
+            select(*_event_columns, meter_event.c.lease_until, *_of_attempts())
             .select_from(meter_event)
             .outerjoin(attempt, attempt.c.identifier == meter_event.c.identifier)
             .where(meter_event.c.identifier == identifier)
@@ -186,6 +187,9 @@ def decide(
                     "Stripe may have counted it: compare Stripe's sum (`resmeter deliveries show "
                     "--stripe`), then release it with --stripe-checked, or settle it"
                 )
+        if decision.at < row.lease_until <= decision.at + HOUR_MS:  # no lease is longer
+            until = format_time(row.lease_until)
+            return f"a call for it is under way, until {until} at the latest: decide after that"
         result = Decided(
             at=decision.at,
             action=decision.action,
@@ -262,3 +266,67 @@ def _store(connection: Connection, result: Decided, replacement: MeterEvent | No
     # 3. Who decided, and why.
     connection.execute(insert(delivery_decision).values(**msgspec.structs.asdict(result)))
     return True
+
+
+# --- what a call counted after the decision -------------------------------------------------------
+
+
+def take_back_release(connection: Connection, identifier: str, now_ms: int) -> None:
+    """Undo the release of a meter event that was counted after all, or make it uncertain.
+
+    A call was under way when the operator decided, which the clocks of two machines can hide.
+    """
+    m, r = meter_event.c, meter_event_record.c
+    after = _replacements(connection, identifier)
+    if not after:
+        return
+    last = after[-1]
+    counted = select(attempt.c.seq).where(
+        attempt.c.identifier.in_(after), attempt.c.result.in_(PERHAPS_COUNTED)
+    )
+    open_ = update(meter_event).where(
+        m.identifier == last, m.state.in_(("planned", "sent", "rejected", "altered"))
+    )
+    # No call for the replacement may have counted: its records go back.
+    cancelled = connection.execute(
+        open_.where(m.lease_until <= now_ms, ~counted.exists()).values(
+            state="cancelled", updated_at=now_ms
+        )
+    )
+    if cancelled.rowcount != 1:
+        connection.execute(open_.values(state="uncertain", updated_at=now_ms))
+        return
+    connection.execute(
+        update(meter_event_record).where(r.identifier == last).values(identifier=identifier)
+    )
+    connection.execute(
+        update(meter_event)
+        .where(m.identifier == identifier)
+        .values(state="delivered", updated_at=now_ms)
+    )
+
+
+def counted_again(connection: Connection, identifier: str) -> list[str]:
+    """Return the other identifiers of the same units under which a call has counted."""
+    others = [*lineage(identifier)[:-1], *_replacements(connection, identifier)]
+    if not others:
+        return []
+    counted = (
+        select(attempt.c.identifier)
+        .where(attempt.c.identifier.in_(others), attempt.c.result.in_(("delivered", "duplicate")))
+        .distinct()
+    )
+    return sorted(connection.scalars(counted))
+
+
+def _replacements(connection: Connection, identifier: str) -> list[str]:
+    """Return the meter events that replaced one, in their order."""
+    d = delivery_decision.c
+    found: list[str] = []
+    following: str | None = identifier
+    while following is not None:
+        query = select(d.replaced_by).where(d.identifier == following)
+        following = connection.scalar(query)
+        if following is not None:
+            found.append(following)
+    return found

@@ -5,7 +5,10 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
+    ColumnElement,
+    Select,
     and_,
+    case,
     exists,
     func,
     insert,
@@ -16,7 +19,9 @@ from sqlalchemy import (
 )
 
 from pipeline.ledger.database import Ledger
+from pipeline.ledger.decisions import counted_again, take_back_release
 from pipeline.ledger.entries import (
+    HOUR_MS,
     PERHAPS_COUNTED,
     STUCK,
     Conclusion,
@@ -41,6 +46,10 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
+LEASE_MS_MAX = HOUR_MS  # the settings allow ten minutes
+# The clocks of two sinks, or of one before and after a correction. Below the hour that the biller
+# remembers an identifier longer than the sink relies on it.
+CLOCKS_DIFFER_MS_MAX = HOUR_MS // 2
 # The state of a meter event after a call, by result. Other results leave the event `sent`.
 _STATE_AFTER: dict[Result, State] = {
     "delivered": "delivered",
@@ -48,7 +57,10 @@ _STATE_AFTER: dict[Result, State] = {
     "collision": "rejected",
     "rejected": "rejected",
 }
+_RETRIED: tuple[Result, ...] = ("failed", "foreign", "refused")
 _OPEN: tuple[State, ...] = ("planned", "sent")
+# Whatever happened since the call: if it counted, its meter event is delivered.
+_BEFORE_DELIVERED: tuple[State, ...] = (*_OPEN, *STUCK)
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 
 
@@ -138,6 +150,14 @@ def stuck_counts(ledger: Ledger) -> dict[str, int]:
     return counts
 
 
+def rejected_queues(ledger: Ledger) -> set[tuple[str, str]]:
+    """Return the customers and meters that have a rejected meter event."""
+    m = meter_event.c
+    query = select(m.customer, m.event_name).where(m.state == "rejected").distinct()
+    with ledger.reading() as connection:
+        return {(customer, event_name) for customer, event_name in connection.execute(query)}
+
+
 def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
     """Store meter events that the journal does not have yet, with their records, all or nothing.
 
@@ -199,7 +219,7 @@ def due(
     )
     query = (
         select(*_event_columns)
-        .where(m.state.in_(_OPEN), m.lease_until <= now_ms)
+        .where(m.state.in_(_OPEN), _is_free(now_ms))
         .where(m.timestamp <= now_ms // 1000, m.event_name.not_in(without))
         .where(m.journal_state.is_not(None))
         .order_by(turn, m.updated_at, m.hour, m.identifier)
@@ -211,9 +231,29 @@ def due(
         return [MeterEvent(**row._mapping) for row in connection.execute(query)]
 
 
-def _taken_over(run: str) -> Any:
+def _taken_over(run: str) -> ColumnElement[bool]:
     t = delivery_takeover.c
     return exists().where(t.identifier == meter_event.c.identifier, t.run == run)
+
+
+def _is_free(now_ms: int) -> ColumnElement[bool]:
+    """Return whether no sink has leased a meter event. No lease is long: a clock was set back."""
+    until = meter_event.c.lease_until
+    return or_(until <= now_ms, until > now_ms + LEASE_MS_MAX)
+
+
+def _earlier_calls(event: MeterEvent) -> Select[Any, Any, int]:
+    """Select the first and the last call that may have counted, and how many responses were repeated."""
+    perhaps_counted = attempt.c.result.in_(PERHAPS_COUNTED)
+    return (
+        select(
+            func.min(attempt.c.at).filter(perhaps_counted),
+            func.max(attempt.c.at).filter(perhaps_counted),
+            func.count().filter(and_(attempt.c.result.in_(_RETRIED), attempt.c.replayed)),
+        )
+        .where(attempt.c.identifier == event.identifier)
+        .where(attempt.c.body_sha256 == event.body_sha256)
+    )
 
 
 def lease(
@@ -231,9 +271,10 @@ def lease(
     The lease of `owner`, the run of the sink, ends at `until_ms`; then another sink may send the
     event. An attempt before `remembered_from_ms` that may have been counted makes the event
     UNCERTAIN, for good, because the biller may no longer recognise its identifier. The first such
-    attempt decides, not the last: it is the one that the biller forgets first. Nobody may have made
-    an attempt that the ledger does not have before `vouched_at` (see `journal`): so if that is too
-    long ago, the event is UNCERTAIN too.
+    attempt decides, not the last: it is the one that the biller forgets first. So does one of a time
+    to come: a clock was set back, and nobody knows how old it is. Nobody may have made an attempt that
+    the ledger does not have before `vouched_at` (see `journal`): so if that is too long ago, the event
+    is UNCERTAIN too.
 
     `perhaps_counted`: the caller knows of such an attempt, even if the ledger has lost it.
     """
@@ -243,32 +284,25 @@ def lease(
         .where(
             m.identifier == event.identifier,
             m.state.in_(_OPEN),
-            or_(m.lease_until <= now_ms, m.owner == owner),
+            or_(_is_free(now_ms), m.owner == owner),
             or_(m.voucher == owner, _taken_over(owner)),
         )
         .values(state="sent", owner=owner, lease_until=until_ms, updated_at=now_ms)
     )
-    earlier = (
-        select(
-            func.min(attempt.c.at).filter(attempt.c.result.in_(PERHAPS_COUNTED)),
-            func.count().filter(and_(attempt.c.result == "failed", attempt.c.replayed)),
-        )
-        .where(attempt.c.identifier == event.identifier)
-        .where(attempt.c.body_sha256 == event.body_sha256)
-    )
     with ledger.writing() as connection:
         if connection.execute(move).rowcount != 1:
             return NotLeased.TAKEN
-        perhaps_counted_at, replays = connection.execute(earlier).one()
+        perhaps_counted_at, last_at, replays = connection.execute(_earlier_calls(event)).one()
         vouched = select(m.vouched_at, m.voucher).where(m.identifier == event.identifier)
         vouched_at, voucher = connection.execute(vouched).one()
-        if min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms:
+        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms
+        if is_old or (last_at or 0) > now_ms + CLOCKS_DIFFER_MS_MAX:
             values = {"state": "uncertain", "lease_until": 0}
             connection.execute(
                 update(meter_event).where(m.identifier == event.identifier).values(values)
             )
             return NotLeased.UNCERTAIN
-        # For a day the biller repeats the failure that it stored for a key. After a repeated failure,
+        # For a day the biller repeats the response that it stored for a key. After a repeated failure,
         # only a new key makes a real call.
         key = event.identifier if not replays else f"{event.identifier}.{replays}"
         written = connection.execute(
@@ -292,25 +326,38 @@ def lease(
         )
 
 
-def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> None:
-    """Store a call's result, move the event's state if the result decides it, end the lease."""
-    m = meter_event.c
+def conclude(ledger: Ledger, lease: Lease, conclusion: Conclusion, now_ms: int) -> list[str]:
+    """Store a call's result, move the event's state if the result decides it, end the lease.
+
+    Returns other identifiers under which the same units were counted: an operator released them
+    while a call was under way. Usually there are none.
+    """
+    m, a = meter_event.c, attempt.c
     with ledger.writing() as connection:
+        # A restored ledger may have given the number of this attempt to another one.
+        ours = and_(a.seq == lease.attempt, a.identifier == lease.identifier)
         connection.execute(
             update(attempt)
-            .where(attempt.c.seq == lease.attempt, attempt.c.result == "unanswered")
+            .where(ours, a.owner == lease.owner, a.result == "unanswered")
             .values(answered_at=now_ms, **msgspec.structs.asdict(conclusion))
         )
         move = update(meter_event).where(m.identifier == lease.identifier)
         state = _STATE_AFTER.get(conclusion.result)
         # A late response never undoes another sink's conclusion; that the event counts is certain.
-        before: tuple[State, ...] = ("sent", "uncertain") if state == "delivered" else ("sent",)
+        before: tuple[State, ...] = _BEFORE_DELIVERED if state == "delivered" else ("sent",)
+        moved = None
         if state is not None:
-            moved = move.where(m.state.in_(before))
-            connection.execute(moved.values(state=state, lease_until=0, updated_at=now_ms))
-        else:
-            owned = move.where(m.state == "sent", m.owner == lease.owner)
-            connection.execute(owned.values(lease_until=now_ms, updated_at=now_ms))
+            values = {"state": state, "lease_until": 0, "updated_at": now_ms}
+            moved = connection.execute(move.where(m.state.in_(before)).values(values))
+        if moved is None or moved.rowcount == 0:
+            owned = move.where(m.owner == lease.owner, m.lease_until > now_ms)
+            updated_at = case((m.state == "sent", now_ms), else_=m.updated_at)
+            connection.execute(owned.values(lease_until=now_ms, updated_at=updated_at))
+        if state != "delivered":
+            return []
+        if moved is not None and moved.rowcount == 0:
+            take_back_release(connection, lease.identifier, now_ms)
+        return counted_again(connection, lease.identifier)
 
 
 def mark_altered(ledger: Ledger, event: MeterEvent, now_ms: int) -> bool:
@@ -321,7 +368,7 @@ def mark_altered(ledger: Ledger, event: MeterEvent, now_ms: int) -> bool:
     m = meter_event.c
     move = (
         update(meter_event)
-        .where(m.identifier == event.identifier, m.state.in_(_OPEN), m.lease_until <= now_ms)
+        .where(m.identifier == event.identifier, m.state.in_(_OPEN), _is_free(now_ms))
         .values(state="altered", updated_at=now_ms)
     )
     with ledger.writing() as connection:

@@ -54,7 +54,7 @@ class Moved(msgspec.Struct, frozen=True):
 
 # --- deliveries -----------------------------------------------------------------------------------
 
-# The state of a meter event. Nothing writes `cancelled` yet; the table accepts it.
+# The state of a meter event.
 State = Literal[
     "planned",
     "sent",
@@ -65,7 +65,7 @@ State = Literal[
     "released",  # an operator had it sent again, as another meter event
     "settled",  # an operator recorded it as counted
     "netted",
-    "cancelled",
+    "cancelled",  # an operator's release, taken back: the released meter event was counted
 ]
 # Waits for an operator; nothing is sent.
 StuckState = Literal["rejected", "uncertain", "altered"]

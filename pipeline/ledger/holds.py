@@ -7,11 +7,11 @@ not know which of them were sent, and sending them again would bill twice. There
 partition: it has the offset of this ledger and the offset that the newer ledger had reached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, text, update
 
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.tables import delivery_hold, meter_event
@@ -63,7 +63,14 @@ def place(
     answered = _answered(ledger, topic) if behind else {}
     if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):
         return open_holds(ledger)
+    found = open_holds(ledger)
+    known = {hold.partition: hold.reached_offset for hold in found if hold.topic == topic}
+    if all(known.get(partition, -1) >= offset for partition, offset in reached.items()):
+        return found
     with ledger.writing() as connection:
+        # Those who plan or lease read the holds first: this waits for their transactions. After it,
+        # nothing is planned by somebody who does not know of the hold.
+        _lock(ledger, connection, "ACCESS EXCLUSIVE")
         held = {hold.partition: hold for hold in _open_holds(connection) if hold.topic == topic}
         for partition, offset in sorted(reached.items()):
             if partition not in held:
@@ -93,26 +100,46 @@ def mark_uncertain(ledger: Ledger, now_ms: int) -> int:
     """Make the meter events uncertain that this ledger does not know as counted; return their number.
 
     The newer ledger may have sent them. That includes those rejected or altered here: an operator may
-    have released them there.
+    have released them there. A lease stays: its call may be under way.
     """
     with ledger.writing() as connection:
         marked = connection.execute(
             update(meter_event)
             .where(meter_event.c.state.in_(("planned", "sent", "rejected", "altered")))
-            .values(state="uncertain", lease_until=0, updated_at=now_ms)
+            .values(state="uncertain", updated_at=now_ms)
         )
         return marked.rowcount
 
 
-def answer(ledger: Ledger, said: Answer, *, who: str, reason: str, now_ms: int) -> int:
-    """End all open holds with an operator's answer, and return their number."""
+def answer(
+    ledger: Ledger,
+    said: Answer,
+    *,
+    who: str,
+    reason: str,
+    now_ms: int,
+    about: Sequence[Hold] | None = None,
+) -> int:
+    """End all open holds with an operator's answer, and return their number.
+
+    `about`: the holds that the operator has seen. If there are others by now, none ends: return 0.
+    """
     with ledger.writing() as connection:
+        _lock(ledger, connection, "SHARE ROW EXCLUSIVE")
+        if about is not None and _open_holds(connection) != list(about):
+            return 0
         ended = connection.execute(
             update(delivery_hold)
             .where(_is_open)
             .values(answer=said, answered_by=who, reason=reason, answered_at=now_ms)
         )
         return ended.rowcount
+
+
+def _lock(ledger: Ledger, connection: Connection, mode: str) -> None:
+    """Lock the holds until the transaction ends. A transaction of SQLite is alone anyway."""
+    if not ledger.is_sqlite:
+        connection.execute(text(f"LOCK TABLE {delivery_hold.name} IN {mode} MODE"))
 
 
 def _open_holds(connection: Connection) -> list[Hold]:

@@ -45,6 +45,11 @@ def unjournalled_items(ledger: Ledger, items_max: int) -> list[Item]:
             if (row.journal_state, row.state)
             in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}
         ]
+        items += [
+            Decision(_cancelled(_event(row)))
+            for row in rows
+            if row.journal_state is not None and row.state == "cancelled"
+        ]
         items += _decisions(connection, items_max)
     return items
 
@@ -108,6 +113,20 @@ def _replacement(connection: Connection, decided: Decided) -> Plan | None:
     query = select(*_event_columns).where(meter_event.c.identifier == decided.replaced_by)
     event = _event(connection.execute(query).one())
     return plan_of(event, (), _called_since(connection, event))
+
+
+def _cancelled(event: MeterEvent) -> Decided:
+    """Return the decision about a release that was taken back: no ledger may send it."""
+    return Decided(
+        at=event.updated_at,
+        action="settle",
+        identifier=event.identifier,
+        replaced_by=None,
+        state=event.state,
+        who="resmeter",
+        reason="the meter event that it replaces was counted after all",
+        stripe_checked=False,
+    )
 
 
 def _event(row: Any) -> MeterEvent:

@@ -9,7 +9,6 @@ from pipeline.catalog.prices import Prices
 from pipeline.events.times import format_time
 from pipeline.ledger.entries import HOUR_MS, Action, Receipt, Result
 
-# The sentence for each reason of a usage record, without its first capital and its full stop.
 _REASONS = {
     "silence": (
         "the AI's answer stood, and the customer did not come back for help before the "
@@ -41,6 +40,11 @@ _REASONS = {
     "limit_reached": "a limit was reached, and the conversation was handed over to the team",
     "api": "an API call handed the conversation over to the team",
 }
+
+
+def reason_in_words(reason: str) -> str:
+    """Return the sentence for a usage record's reason, without its first capital and full stop."""
+    return _REASONS.get(reason, reason)
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -165,7 +169,7 @@ def _line(receipt: Receipt, amount: str | None, currency: str | None) -> Line:
         quantity=record.quantity,
         kind=record.kind,
         reason=record.reason,
-        why=_REASONS.get(record.reason, record.reason),
+        why=reason_in_words(record.reason),
         evidence=_evidence(receipt),
         policy=record.policy,
         policy_version=record.policy_version,

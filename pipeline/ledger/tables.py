@@ -27,7 +27,8 @@ _open = text("state IN ('planned', 'sent')")
 _stuck = text("state IN ('rejected', 'uncertain', 'altered')")
 # What the journal does not have yet. A query must use the same words, or it cannot use the index.
 unjournalled = text(
-    "(journal_state IS NULL OR (state IN ('delivered', 'rejected') AND state <> journal_state))"
+    "(journal_state IS NULL OR (journal_state IN ('planned', 'rejected') "
+    "AND state IN ('delivered', 'rejected', 'cancelled') AND state <> journal_state))"
 )
 
 usage_record = Table(

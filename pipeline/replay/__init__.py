@@ -8,15 +8,17 @@ command line, or another program, can show:
     rebill    plan what to correct in the ledger, and apply a plan
     redrive   send dead letters again that today's rules accept
     decide    decide over events in files, without Kafka
+    lookup    find one conversation in the log or in files; `why_not` says why it has no charge
 
-`partition`, `charges`, `comparison` and `corrections` are the pure part. `reading`, `deadletters`,
-`audit`, `rebill` and `redrive` do the input and output around it.
+`partition`, `charges`, `comparison`, `corrections`, `why_not` and `effects` are the pure part.
+`reading`, `deadletters`, `audit`, `rebill`, `redrive` and `lookup` do the input and output around it.
 
 Invariants:
 
 1. Decisions come from the stages `events`, `resolve` and `usage` alone, with no code of the worker
    or the sink. So a replay finds their mistakes instead of repeating them.
-2. A usage record that a running worker may not have written yet is pending, never a finding.
+2. A usage record that a running worker may not have written yet is optional, never a finding:
+   its conversation counts as open.
 3. A conversation that cannot be judged, because retention has deleted the evidence, is counted as
    unjudged. The replay does not guess.
 4. Memory holds the conversations of one partition at a time.

@@ -14,7 +14,7 @@ from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import Headers
 from pipeline.events.times import is_within
-from pipeline.kafka.headers import REDRIVES_HEADER, read_dead_letter_headers
+from pipeline.kafka.headers import REDRIVES_HEADER, read_dead_letter_headers, redrives_in
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, headers_of
 from pipeline.progress import OnRecord, ignore_progress
@@ -141,7 +141,6 @@ def _original(message: Message, topic: str) -> Letter:
     position = (message.partition() or 0, message.offset() or 0)
     arrived = message.timestamp()[1]
     headers = headers_of(message)
-    redrives = [content or b"" for name, content in headers if name == REDRIVES_HEADER]
     return Letter(
         position,
         arrived,
@@ -152,7 +151,7 @@ def _original(message: Message, topic: str) -> Letter:
         message.key(),
         message.value(),
         tuple(header for header in headers if header[0] != REDRIVES_HEADER),
-        int(redrives[-1]) if redrives and redrives[-1].isdigit() else 0,
+        redrives_in(headers),
         "",
     )
 
@@ -178,6 +177,15 @@ def identity_of(letter: Letter) -> Identity | None:
     tenant, source, event_id = (attributes.get(name) for name in ("tenantid", "source", "id"))
     if isinstance(tenant, str) and isinstance(source, str) and isinstance(event_id, str):
         return tenant, source, event_id
+    return None
+
+
+def place_of(letter: Letter) -> tuple[str, str] | None:
+    """Return tenant and conversation of a rejected event, where the record still shows them."""
+    attributes = _attributes(letter)
+    tenant, subject = attributes.get("tenantid"), attributes.get("subject")
+    if isinstance(tenant, str) and isinstance(subject, str):
+        return tenant, subject
     return None
 
 

@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline.events.model import Headers, Rejected
 from pipeline.events.wire import read_event
-from pipeline.kafka.headers import REDRIVES_HEADER
+from pipeline.kafka.headers import REDRIVES_HEADER, redrives_in
 from pipeline.replay.deadletters import Identity, Letter, digest_of, identity_of
 
 Status: TypeAlias = Literal["open", "redriven", "accepted"]
@@ -62,8 +62,5 @@ def statuses(
 
 def _redrives(headers: Headers) -> tuple[int, tuple[tuple[str, bytes | None], ...]]:
     """Return how often a record was redriven, and its headers without ours."""
-    count = 0
-    for name, content in headers:
-        if name == REDRIVES_HEADER and (content or b"").isdigit():
-            count = int(content or b"0")
-    return count, tuple((name, content) for name, content in headers if name != REDRIVES_HEADER)
+    own = tuple((name, content) for name, content in headers if name != REDRIVES_HEADER)
+    return redrives_in(headers), own

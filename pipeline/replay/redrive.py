@@ -11,7 +11,7 @@ from pipeline.config import Settings
 from pipeline.events.model import Rejected
 from pipeline.events.signature import Key, verify
 from pipeline.events.wire import read_record
-from pipeline.kafka.headers import REDRIVES_HEADER
+from pipeline.kafka.headers import REDRIVES_CLAIMED_MAX, REDRIVES_HEADER
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.writer import TopicWriter
 from pipeline.progress import OnRecord, ignore_progress
@@ -131,6 +131,9 @@ def judge(
     rejected again, its newest dead letter is sent, which has the count. Records that today's rules
     would reject are left.
 
+    A producer can write any count into its record. So a count only puts the dead letters of a record
+    in order: the record was sent again at most as often as it has dead letters with lower counts.
+
     Args:
         letters: dead letters in the order of the topic.
         reasons: send only these; none means all reasons that depend on the record alone.
@@ -138,13 +141,14 @@ def judge(
         keys: keys of the producers, if signatures are required.
     """
     listed = [(letter, digest_of(letter.key, letter.value, letter.headers)) for letter in letters]
-    redrives: dict[bytes, int] = {}
+    counts: dict[bytes, set[int]] = {}
     for letter, digest in listed:
-        redrives[digest] = max(letter.redrives, redrives.get(digest, 0))
+        counts.setdefault(digest, set()).add(letter.redrives)
     seen: set[tuple[str, int, int]] = set()
     for letter, digest in listed:
-        why_not = _why_not(letter, reasons, now, seen, keys)
-        if not why_not and letter.redrives < redrives[digest]:
+        redrives = sum(count < letter.redrives for count in counts[digest])
+        why_not = _why_not(letter, reasons, now, seen, keys, redrives)
+        if not why_not and letter.redrives < max(counts[digest]):
             why_not = REJECTED_SINCE
         yield Verdict(letter, why_not)
         if letter.origin is not None:
@@ -153,7 +157,8 @@ def judge(
 
 def redriven_headers(letter: Letter) -> list[tuple[str, bytes | None]]:
     """Return the headers of the record to send: its own, and the number of its redrives."""
-    return [*letter.headers, (REDRIVES_HEADER, str(letter.redrives + 1).encode())]
+    count = min(letter.redrives + 1, REDRIVES_CLAIMED_MAX)
+    return [*letter.headers, (REDRIVES_HEADER, str(count).encode())]
 
 
 def _why_not(
@@ -162,6 +167,7 @@ def _why_not(
     now: int,
     seen: set[tuple[str, int, int]],
     keys: Mapping[str, Key] | None,
+    redrives: int,
 ) -> str:
     if letter.origin is None or not letter.reason:
         return "not written by resmeter"
@@ -171,8 +177,8 @@ def _why_not(
         return DUPLICATE
     if letter.cut:
         return "too large to be kept whole; only the events topic has the original"
-    if letter.redrives >= REDRIVES_MAX:
-        return f"already sent again {letter.redrives} times"
+    if redrives >= REDRIVES_MAX:
+        return f"already sent again {redrives} times"
     if letter.reason in _OF_CONVERSATIONS and letter.reason not in reasons:
         return "depends on its conversation; to send it, select its reason"
     decoded = read_record(letter.value, letter.key, now, letter.headers)

@@ -4,6 +4,7 @@
   definition: it decides a whole history under a timeline of policy versions, up to a time. `Fold` is
   the small state that `decide` runs on; a worker keeps a `Fold` for each conversation and applies one
   event at a time
+- `trace`: the same decision step by step, for `resmeter explain`
 - `policy`: the values that the rules read: one version of a policy, and a timeline of its versions.
   `catalog` reads policies from TOML
 

@@ -60,7 +60,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         if standing is None or self.charge is not None or self.ended or self.human_requested:
             return None
         policy = timeline.at(standing.at)
-        if policy is None or policy.silence == "never":
+        if policy.silence == "never":
             return None
         anchor = standing.at
         if policy.window_anchor == "last_message":
@@ -80,9 +80,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
     def grace_ms(self, timeline: Timeline) -> int:
         """Return how long after `due_event_ms` a worker waits for events that arrive late."""
         assert self.standing is not None
-        policy = timeline.at(self.standing.at)
-        assert policy is not None
-        return policy.grace
+        return timeline.at(self.standing.at).grace
 
     def settle(self, timeline: Timeline, until: int) -> None:
         """Charge the standing answer if its silence is complete by the event time `until`."""
@@ -98,7 +96,6 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         standing = self.standing
         assert standing is not None
         policy = timeline.at(standing.at)
-        assert policy is not None
         return Transition(
             due_event_ms,
             RESOLUTION,
@@ -126,7 +123,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
 
     # --- events ---------------------------------------------------------------------------------
 
-    def policy_for(self, timeline: Timeline, at: int) -> Policy | None:
+    def policy_for(self, timeline: Timeline, at: int) -> Policy:
         """Return the policy version that applies to the conversation at an event's time (§2.3)."""
         return timeline.at(at if self.standing is None else self.standing.at)
 
@@ -138,12 +135,9 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             return
         rank, standing = event.rank, self.standing
         # This is `policy_for`, inlined because it runs for each event.
-        policy_at = event.at if standing is None else standing.at
         policy = timeline.single
         if policy is None:
-            policy = timeline.at(policy_at)
-        elif policy_at < timeline.single_from:
-            policy = None
+            policy = timeline.at(event.at if standing is None else standing.at)
         if rank == CUSTOMER_MESSAGE:
             self._customer_says(policy, event, event.intent or "unknown")
             self._message(event.at)
@@ -157,7 +151,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         elif rank == HANDOFF:
             self._handed_off(policy, event)
         elif rank == OUTCOME_REPORTED:
-            if policy is not None and event.outcome in policy.outcomes_billed:
+            if event.outcome in policy.outcomes_billed:
                 self._count_outcome(policy, event.outcome, "reported", event, "reported")
         elif rank == RATING:
             if event.rates_ai:
@@ -178,10 +172,10 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         if self.first_message_at is None:
             self.first_message_at = at
 
-    def _customer_says(self, policy: Policy | None, event: Event, intent: str) -> None:
+    def _customer_says(self, policy: Policy, event: Event, intent: str) -> None:
         self.asked = True
         if intent == "unknown":
-            intent = "help_request" if policy is None else policy.unknown_intent
+            intent = policy.unknown_intent
         if intent == "confirmation":
             self._confirm(policy, event)
         elif intent == "help_request":
@@ -190,7 +184,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             self._return(policy, event, "negative_feedback")
         elif intent == "human_request":
             self._return(policy, event, "human_requested")
-            if policy is None or policy.human_request_sticky:
+            if policy.human_request_sticky:
                 self.human_requested = True
 
     def _ai_answers(self, event: Event) -> None:
@@ -204,14 +198,14 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         elif event.kind == "clarifying_question" and self.charge is None:
             self.standing = None
 
-    def _human_replies(self, policy: Policy | None) -> None:
-        if self.charge is None and policy is not None and policy.human_reply != "ignore":
+    def _human_replies(self, policy: Policy) -> None:
+        if self.charge is None and policy.human_reply != "ignore":
             self.standing = None
             if policy.human_reply == "voids_conversation":
                 self.human_requested = True
 
-    def _handed_off(self, policy: Policy | None, event: Event) -> None:
-        if policy is not None and event.cause in policy.handoff_causes_billed:
+    def _handed_off(self, policy: Policy, event: Event) -> None:
+        if event.cause in policy.handoff_causes_billed:
             self._count_outcome(policy, PROCEDURE_HANDOFF, "handoff", event, str(event.cause))
             self.standing = None
         elif event.cause == "customer_request":
@@ -219,25 +213,24 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         else:
             self.standing = None
 
-    def _confirm(self, policy: Policy | None, event: Event) -> None:
+    def _confirm(self, policy: Policy, event: Event) -> None:
         charge = self.charge
         if charge is None:
-            if self.standing is not None and policy is not None:
+            if self.standing is not None:
                 self._count_outcome(policy, RESOLUTION, "confirmed", event, "confirmed")
         elif charge.kind == "assumed":
             charge.kind = "confirmed"
 
-    def _rated(self, policy: Policy | None, event: Event) -> None:
-        if policy is not None:
-            below, confirms = policy.csat_reverses_below, policy.csat_confirms_from
-            if below is not None and event.score < below:
-                self._return(policy, event, "low_rating")
-            elif confirms is not None and event.score >= confirms:
-                self._confirm(policy, event)
+    def _rated(self, policy: Policy, event: Event) -> None:
+        below, confirms = policy.csat_reverses_below, policy.csat_confirms_from
+        if below is not None and event.score < below:
+            self._return(policy, event, "low_rating")
+        elif confirms is not None and event.score >= confirms:
+            self._confirm(policy, event)
         if event.intent is not None:
             self._customer_says(policy, event, event.intent)
 
-    def _undelivered(self, policy: Policy | None, event: Event) -> None:
+    def _undelivered(self, policy: Policy, event: Event) -> None:
         standing, charge = self.standing, self.charge
         if standing is not None and is_named(standing.id, event.message_id):
             self.standing = None
@@ -245,7 +238,7 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         if charge is not None and is_assumed and is_named(charge.answer, event.message_id):
             self._take_back(policy, event, "undelivered")
 
-    def _merged(self, policy: Policy | None, event: Event) -> None:
+    def _merged(self, policy: Policy, event: Event) -> None:
         if event.secondary:
             if self.charge is not None:
                 self._take_back(policy, event, "merged")
@@ -258,9 +251,9 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
                 ids = ids_of_merged(event.id, event.message_id)
                 self.standing = StandingAnswer(ids, answered, event.at, event.channel)
 
-    def _flagged_as_spam(self, policy: Policy | None, event: Event) -> None:
+    def _flagged_as_spam(self, policy: Policy, event: Event) -> None:
         charge = self.charge
-        if charge is not None and policy is not None and event.at - charge.at <= policy.spam_grace:
+        if charge is not None and event.at - charge.at <= policy.spam_grace:
             self._take_back(policy, event, "spam")
         self.ended = "spam"
 
@@ -283,10 +276,10 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
         )
         self.charge = Charge(outcome, kind, event.at, answer)
 
-    def _return(self, policy: Policy | None, event: Event, reason: str) -> None:
+    def _return(self, policy: Policy, event: Event, reason: str) -> None:
         self.standing = None
         charge = self.charge
-        if charge is None or policy is None or charge.outcome not in policy.reversible:
+        if charge is None or charge.outcome not in policy.reversible:
             return
         horizon = policy.reversal_horizon
         if horizon is None or event.at - charge.at <= horizon:
@@ -296,13 +289,19 @@ class Fold(msgspec.Struct, array_like=True, gc=False):
             self.human_requested = False
             self.first_message_at = None
 
-    def _take_back(self, policy: Policy | None, event: Event, reason: str) -> None:
+    def _take_back(self, policy: Policy, event: Event, reason: str) -> None:
         charge = self.charge
         assert charge is not None
-        name, version = ("", 0) if policy is None else (policy.name, policy.version)
         self.transitions.append(
             Transition(
-                event.at, charge.outcome, -1, charge.kind, reason, (event.id,), name, version
+                event.at,
+                charge.outcome,
+                -1,
+                charge.kind,
+                reason,
+                (event.id,),
+                policy.name,
+                policy.version,
             )
         )
         self.charge = None
@@ -356,11 +355,7 @@ def decide(history: Iterable[Event], timeline: Timeline, as_of: int) -> Decision
 
 
 def net_of(transitions: Iterable[Transition]) -> dict[str, int]:
-    """The answer that stands. `known_at` is the time of the event that established it.
-
-    An answer that a merge brought has two ids: `id` is that of the merge, and if the merge names
-    the answer's own, that follows after a NUL, which no id contains.
-    """
+    """Add up the units of each outcome, and leave out the zeros."""
     net: dict[str, int] = {}
     for transition in transitions:
         net[transition.outcome] = net.get(transition.outcome, 0) + transition.delta

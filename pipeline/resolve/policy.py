@@ -16,6 +16,8 @@ Silence = Literal["bills", "if_verified", "never"]
 HumanReply = Literal["ignore", "clears_answer", "voids_conversation"]
 UnknownIntent = Literal["help_request", "holding"]
 
+_ALWAYS = -(2**62)  # before all times
+
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a policy (docs/reference/outcomes.md §2).
@@ -76,16 +78,25 @@ class Assignment(NamedTuple):
 class Timeline:
     """The policy versions of one tenant, each with the time from which it is in force (§2.3).
 
-    Before the first version takes effect, no policy is in force and nothing is billed.
+    Something is always in force: the first version counts from the start.
     """
 
-    __slots__ = ("_from_ms", "_rules", "single", "single_from", "versions")
+    __slots__ = ("_from_ms", "_rules", "entries", "single", "versions")
 
-    def __init__(self, versions: Sequence[Policy], later: Sequence[Assignment] = ()) -> None:
+    def __init__(
+        self,
+        versions: Sequence[Policy],
+        later: Sequence[Assignment] = (),
+        before: "Timeline | None" = None,
+    ) -> None:
         """Start with the versions of one policy; `later` has other policies, by date.
 
         From its date on, the versions of the assigned policy are in force. Where that policy has no
-        version yet, what was in force before stays.
+        version yet, what was in force before stays. `before` has what is in force until the first
+        version takes effect.
+
+        Raises:
+            ValueError: there is no version at all.
         """
         entries: list[tuple[int, Policy]] = []
         starts: list[int | None] = [None, *(assignment.from_ms for assignment in later)]
@@ -97,24 +108,26 @@ class Timeline:
                     entries.append((start_ms, policy))
                 elif end_ms is None or since_ms < end_ms:
                     entries.append((since_ms, policy))
+        if before is not None:
+            ends = [from_ms for from_ms, _ in entries[:1]]
+            ends += [assignment.from_ms for assignment in later[:1]]
+            entries[:0] = [entry for entry in before.entries if all(entry[0] < end for end in ends)]
+        if not entries:
+            raise ValueError("a timeline needs a version that is in force")
+        self.entries: tuple[tuple[int, Policy], ...] = tuple(entries)
         self.versions = tuple(policy for _, policy in entries)
-        self._from_ms = tuple(from_ms for from_ms, _ in entries)
+        self._from_ms = (_ALWAYS, *(from_ms for from_ms, _ in entries[1:]))
         self._rules = tuple(rules_id(policy) for policy in self.versions)
         # Most timelines have one version. The hot path reads it from here, without a call.
         self.single = self.versions[0] if len(entries) == 1 else None
-        self.single_from = self._from_ms[0] if entries else 0
 
-    def at(self, ms: int) -> Policy | None:
-        """Return the version in force at a time, or None before the first."""
-        if self.single is not None:
-            return self.single if ms >= self.single_from else None
-        number = bisect_right(self._from_ms, ms)
-        return self.versions[number - 1] if number else None
+    def at(self, ms: int) -> Policy:
+        """Return the version in force at a time."""
+        return self.single or self.versions[bisect_right(self._from_ms, ms) - 1]
 
     def rules_at(self, ms: int) -> bytes:
-        """Return the `rules_id` of the version in force at a time; empty before the first."""
-        number = bisect_right(self._from_ms, ms)
-        return self._rules[number - 1] if number else b""
+        """Return the `rules_id` of the version in force at a time."""
+        return self._rules[bisect_right(self._from_ms, ms) - 1]
 
     def is_single(self, rules: bytes) -> bool:
         """Return whether there is only one version, and it has these rules."""

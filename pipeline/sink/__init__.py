@@ -20,7 +20,7 @@ Invariants:
 - A sink makes one call at a time for each customer and meter. Several sinks share the work through
   leases.
 - A response is a value, not an exception. A rejected event never blocks the events behind it, but a
-  run of rejections halts all deliveries (module `breaker`).
+  run of rejections halts its customer, and a run of several customers halts all (module `breaker`).
 - An answer is final only if it is the biller's own. While something else answers, events wait.
 
 This package does not decide what bills (`resolve`), write tables (`ledger`), or correct what was sent

@@ -1,10 +1,14 @@
 """Decide from the results of earlier calls which queues may call the biller."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Container
 
 from pipeline.ledger.entries import Conclusion
 
 PROBES_MAX = 3
+# A run of rejections that concerns fewer customers has its cause in these customers.
+CUSTOMERS_MIN = 3
 
 Key = tuple[str, str]  # customer, event name
 
@@ -16,13 +20,17 @@ class Breaker:
     counted, and its meter event becomes uncertain after 23 hours. So only `PROBES_MAX` queues
     continue to call, and all others wait, until the biller itself responds.
 
-    Many rejections in a row have one cause: after `rejections_in_a_row_max` of them the dispatcher
-    halts all deliveries.
+    Many rejections in a row have one cause. After `rejections_in_a_row_max` of one customer and meter,
+    only that queue halts, until an operator has decided about them. If the run is broad, the
+    dispatcher halts all deliveries. It is broad if it has as many rejections, of several customers:
+    one customer counts for at most a third of the run.
     """
 
     def __init__(self, rejections_in_a_row_max: int) -> None:
         self._rejections_max = rejections_in_a_row_max
-        self._rejections = 0
+        self._of_customer_max = -(-rejections_in_a_row_max // CUSTOMERS_MIN)
+        self._in_a_row: Counter[Key] = Counter()  # rejections since the last delivery of the queue
+        self._run: Counter[str] = Counter()  # rejections by customer since the last delivery of all
         self._probes: set[Key] = set()
         self._trusted = asyncio.Event()
         self._trusted.set()
@@ -30,8 +38,29 @@ class Breaker:
         self.doubt: str | None = None  # the foreign response; None if the biller responds
 
     @property
-    def is_run_of_rejections(self) -> bool:
-        return self._rejections >= self._rejections_max
+    def is_broad(self) -> bool:
+        """Whether the present run of rejections is of many customers."""
+        counted = sum(min(number, self._of_customer_max) for number in self._run.values())
+        return len(self._run) >= CUSTOMERS_MIN and counted >= self._rejections_max
+
+    @property
+    def run(self) -> tuple[int, int]:
+        """The present run of rejections: how many, and of how many customers."""
+        return self._run.total(), len(self._run)
+
+    @property
+    def halted(self) -> set[Key]:
+        """The queues that may not call until an operator has decided about their meter events."""
+        return {key for key in self._in_a_row if self.is_halted(key)}
+
+    def is_halted(self, key: Key) -> bool:
+        return self._in_a_row[key] >= self._rejections_max
+
+    def resume_all_but(self, rejected: Container[Key]) -> None:
+        """Resume the halted queues that have no rejected meter event any more."""
+        for key in self.halted:
+            if key not in rejected:
+                del self._in_a_row[key]
 
     def observe(self, key: Key, conclusion: Conclusion) -> None:
         """Take the result of a call into account."""
@@ -45,9 +74,11 @@ class Breaker:
             self._probes.clear()
             self._trusted.set()
         if conclusion.result in {"rejected", "collision"}:
-            self._rejections += 1
+            self._in_a_row[key] += 1
+            self._run[key[0]] += 1
         elif conclusion.result in {"delivered", "duplicate"}:
-            self._rejections = 0
+            self._in_a_row.pop(key, None)
+            self._run.clear()
 
     def may_call(self, key: Key) -> bool:
         """Return whether this queue may call now."""

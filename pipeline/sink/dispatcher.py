@@ -5,8 +5,9 @@ The steps of a delivery, and what a crash after each step leads to:
 0. The meter event is in the journal, which was read back (`journal`).
 1. The lease and the attempt are stored. After a crash here, nothing was sent: the lease ends, and
    the event is sent later.
-2. The call is made. After a crash here, the event may have been counted: the same identifier, key
-   and body are sent again, and the attempt of step 1 explains the biller's "already exists".
+2. The call is made, unless the lease has ended meanwhile. After a crash here, the event may have
+   been counted: the same identifier, key and body are sent again, and the attempt of step 1
+   explains the biller's "already exists".
 3. The conclusion is stored. After a crash here, nothing is left to do.
 """
 
@@ -20,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import Conclusion, MeterEvent, NotLeased, State
+from pipeline.ledger.entries import Conclusion, Lease, MeterEvent, NotLeased, State
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.breaker import Breaker, Key
@@ -107,9 +108,12 @@ class Dispatcher:
         """Queue the meter events that are due, and return how many were added."""
         if self.halted or self._stopping:
             return 0
+        await self._resume_customers()
         count = 0
         for event in await self._due():
             key = (event.customer, event.event_name)
+            if self._breaker.is_halted(key):
+                continue
             waiting = len(self._queues[key].events) if key in self._queues else 0
             # However many events wait, a customer without any in the queues gets one in.
             room = QUEUED_OF_KEY_MAX if len(self._queued) < QUEUED_EVENTS_MAX else 1
@@ -122,6 +126,17 @@ class Dispatcher:
             self._queues[key].events.append(event)
             count += 1
         return count
+
+    async def _resume_customers(self) -> None:
+        """Resume the customers whose rejected meter events an operator has released or settled."""
+        if self._breaker.halted:
+            rejected = await asyncio.to_thread(deliveries.rejected_queues, self._ledger)
+            self._breaker.resume_all_but(rejected)
+            self._publish_halted_customers()
+
+    def _publish_halted_customers(self) -> None:
+        customers = {customer for customer, _ in self._breaker.halted}
+        self._metrics.customers_halted.set(len(customers))
 
     async def _due(self) -> list[MeterEvent]:
         """Return what is due, without what its meter would take and not count."""
@@ -170,7 +185,7 @@ class Dispatcher:
             while events:
                 await self._breaker.wait(key)
                 async with self._slots:
-                    if self._stopping or self.halted:
+                    if self._stopping or self.halted or self._breaker.is_halted(key):
                         return
                     if not self._breaker.may_call(key):
                         continue  # something else answered while this queue waited for its turn
@@ -222,12 +237,32 @@ class Dispatcher:
                 self._report_stuck(
                     event,
                     "uncertain",
-                    f"a call of more than {hours} hours ago may have been counted, of this ledger or of "
-                    f"one that is lost, and {name} may no longer recognise its identifier: compare "
-                    f"{name}'s sums of this customer and hour",
+                    f"a call of more than {hours} hours ago (or, if a clock was set back, of an unknown "
+                    f"time) may have been counted, of this ledger or of one that is lost, and {name} may "
+                    f"no longer recognise its identifier: compare {name}'s sums of this customer and hour",
                 )
             return "done"
         # 2. The call.
+        conclusion = await self._call(event, lease, now_ms + self._lease_ms)
+        # 3. The conclusion.
+        counted = await asyncio.to_thread(
+            deliveries.conclude, self._ledger, lease, conclusion, self._now_ms()
+        )
+        self._metrics.deliveries.labels(conclusion.result).inc()
+        if counted:
+            self._report_counted_twice(event, counted)
+        self._breaker.observe((event.customer, event.event_name), conclusion)
+        following = NEXT[conclusion.result]
+        self._report(event, conclusion, following)
+        return following
+
+    async def _call(self, event: MeterEvent, lease: Lease, until_ms: int) -> Conclusion:
+        if self._now_ms() >= until_ms:
+            # This process stood still. Another sink may have delivered the event meanwhile, or an
+            # operator may have released it, and after a day its identifier is forgotten.
+            return Conclusion(
+                result="refused", detail="the lease ended before the call: none is made"
+            )
         began = time.perf_counter()
         was_doubtful = event.identifier in self.doubtful
         self.doubtful.add(event.identifier)
@@ -236,15 +271,17 @@ class Dispatcher:
         if is_certain and not (was_doubtful and conclusion.result in NOT_COUNTED):
             self.doubtful.discard(event.identifier)
         self._metrics.delivery_seconds.observe(time.perf_counter() - began)
-        # 3. The conclusion.
-        await asyncio.to_thread(
-            deliveries.conclude, self._ledger, lease, conclusion, self._now_ms()
+        return conclusion
+
+    def _report_counted_twice(self, event: MeterEvent, counted: list[str]) -> None:
+        self._metrics.deliveries.labels("collision").inc()
+        self._log.error(
+            "delivery_counted_twice",
+            identifier=event.identifier,
+            tenant=event.tenant_id,
+            value=event.value,
+            detail=f"its units were also counted as {', '.join(counted)}: {self.meter.name} bills them twice",
         )
-        self._metrics.deliveries.labels(conclusion.result).inc()
-        self._breaker.observe((event.customer, event.event_name), conclusion)
-        following = NEXT[conclusion.result]
-        self._report(event, conclusion, following)
-        return following
 
     def _report(self, event: MeterEvent, conclusion: Conclusion, following: Next) -> None:
         facts = {
@@ -265,11 +302,20 @@ class Dispatcher:
             self._log.warning("delivery_retried", result=conclusion.result, **facts)
         elif conclusion.result in {"rejected", "collision"}:
             self._log.error(f"delivery_{conclusion.result}", **facts)
-        if self._breaker.is_run_of_rejections:
-            number = self._limits.rejections_in_a_row_max
+        if self._breaker.is_halted((event.customer, event.event_name)):
+            self._publish_halted_customers()
+            self._log.error(
+                "customer_halted",
+                customer=event.customer,
+                event_name=event.event_name,
+                rejections=self._limits.rejections_in_a_row_max,
+                **facts,
+            )
+        if self._breaker.is_broad:
+            number, customers = self._breaker.run
             self._halt(
-                f"the last {number} meter events were all rejected, so deliveries stop. {answered}; "
-                "fix the cause and restart the sink",
+                f"{self.meter.name} rejected the last {number} meter events, of {customers} customers, "
+                f"so all deliveries stop. {answered}; fix the cause and restart the sink",
                 conclusion,
             )
 

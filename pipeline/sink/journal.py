@@ -225,11 +225,12 @@ class Journal:
                 return
             self.commit()
 
-    def plan(self, planned: Iterable[PlannedEvent]) -> None:
-        """Add meter events with their usage records."""
+    def plan(self, planned: Iterable[PlannedEvent]) -> bool:
+        """Add meter events with their usage records; the journal decides later whether they count."""
         self._add(plan_of(item.event, (record.id for record in item.records)) for item in planned)
         if self._buffered_records >= BUFFERED_RECORDS_MAX:
             self.commit()
+        return True
 
     def commit(self) -> list[Verdict]:
         """Write what was added, and read it back."""

@@ -25,8 +25,11 @@ class Planned(msgspec.Struct):
 class Plans(Protocol):
     """Takes meter events with their records: the journal, or the ledger itself."""
 
-    def plan(self, planned: Sequence[PlannedEvent]) -> None:
-        """Take meter events; later or now, their records are no longer pending."""
+    def plan(self, planned: Sequence[PlannedEvent]) -> bool:
+        """Take meter events; later or now, their records are no longer pending.
+
+        Returns False if nothing was taken, because another process has planned some of them.
+        """
 
     def commit(self) -> object:
         """Return when the records of all meter events taken are no longer pending."""
@@ -39,9 +42,8 @@ class LedgerPlans:
         self._ledger = ledger
         self._now_ms = now_ms
 
-    def plan(self, planned: Sequence[PlannedEvent]) -> None:
-        # If another process plans some of them, they are not pending any more either.
-        deliveries.store_planned(self._ledger, planned, self._now_ms)
+    def plan(self, planned: Sequence[PlannedEvent]) -> bool:
+        return deliveries.store_planned(self._ledger, planned, self._now_ms)
 
     def commit(self) -> None:
         """Do nothing: `plan` stores at once."""
@@ -87,7 +89,8 @@ def plan_pending(
             planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
             if doubted is not None:
                 planned = list(map(_uncertain, planned))
-            plans.plan(planned)
+            if not plans.plan(planned):
+                continue  # the rest of them is still pending
             result.events += sum(item.event.value > 0 for item in planned)
             result.netted += sum(item.event.value == 0 for item in planned)
             if len(records) < size:

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from pipeline.events.model import TYPES, Event
+from pipeline.events.model import TYPES
 from pipeline.kafka.headers import DeadLetter
 from pipeline.kafka.partitioners import Agreement
 from pipeline.stream.state import HAS_SEAL, PACKED, decode_state, header_of
@@ -116,10 +116,9 @@ class PendingConversation:
             self.next_offset, form = 0, 0
             self.rejectable_from_ms = timestamp + seal_after_ms
         else:
-            header = header_of(stored)
-            self.next_offset, form = header.next_offset, header.form
+            self.next_offset, _, _, form, last_arrival_ms = header_of(stored)
             self.rejectable_from_ms = (
-                _ALWAYS if form & HAS_SEAL else header.last_arrival_ms + seal_after_ms
+                _ALWAYS if form & HAS_SEAL else last_arrival_ms + seal_after_ms
             )
         self.rejectable_from_count = 0 if form & PACKED else ALWAYS_FIT_EVENTS
 
@@ -127,11 +126,8 @@ class PendingConversation:
         """Return the conversation as it was stored, or a new one."""
         return Conversation() if self.stored is None else decode_state(self.stored)
 
-    def add(self, record: Record, event: Event) -> None:
-        timestamp = record.timestamp
-        if timestamp >= self.rejectable_from_ms:
+    def keep(self, record: Record) -> None:
+        """Keep a record that the conversation may still reject."""
+        if record.timestamp >= self.rejectable_from_ms:
             self.rejectable_from_ms = _ALWAYS
-            self.rejectable[record.offset] = record
-        elif len(self.arrived) >= self.rejectable_from_count:
-            self.rejectable[record.offset] = record
-        self.arrived.append((record.offset, timestamp, event))
+        self.rejectable[record.offset] = record

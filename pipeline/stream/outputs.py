@@ -116,7 +116,7 @@ class Outputs:
     async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
         """Append a record to the changelog; return the broker's time (ms) and the record's offset.
 
-        The record's value is what the partition's states rest on (`stream.basis`).
+        The record's value is what the partition's states were made from (`stream.basis`).
 
         The broker sets the timestamp, because the changelog is a `LogAppendTime` topic. These
         records share one key, so compaction removes all but the last.

@@ -18,7 +18,7 @@ by              because                                       reason
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from functools import cache
 from itertools import islice
 
 from pipeline.events.model import Rejected
@@ -63,8 +63,6 @@ TimelineFor = Callable[[str], Timeline]
 # What one step of `applying` does at most, in about ten milliseconds. An event may be late.
 _STEP_RECORDS, _STEP_CONVERSATIONS, _STEP_EVENTS = 1_000, 100, 32
 
-_NONE_REJECTED: AbstractSet[int] = frozenset()
-
 
 class Partition:
     """The conversations of one partition of the events topic."""
@@ -84,14 +82,13 @@ class Partition:
         self.due_queue = DueQueue()
         self.open_conversations = 0  # those whose window has not ended
         self.is_recovered = False
-        self.basis: Basis | None = None  # what the states rest on
+        self.basis: Basis | None = None  # what the states were made from
         self._seal_after_ms = seal_after_ms
         self._seal_times = SealTimes(seal_after_ms)
         self.seal_queue = self._seal_times.new_queue()  # each conversation with a history once
-        self._timeline_for = timeline_for
+        self._timeline = cache(timeline_for)
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
-        self._timelines: dict[str, Timeline] = {}
         self.step_overs = StepOvers()
 
     # --- recovery ---------------------------------------------------------------------------------
@@ -160,11 +157,7 @@ class Partition:
         read_before = -1
         while read_before < result.records_read:
             read_before = result.records_read
-            for record in islice(unread, _STEP_RECORDS):
-                result.records_read += 1
-                rejected = self._read(record, batch, result)
-                if rejected is not None:
-                    self._reject(result, record, rejected)
+            self._read(islice(unread, _STEP_RECORDS), batch, result)
             yield
         for number, (key, pending) in enumerate(batch.items()):
             if len(pending.arrived) > _STEP_EVENTS:
@@ -180,56 +173,72 @@ class Partition:
         return result
 
     def _read(
-        self, record: Record, batch: dict[bytes, PendingConversation], result: BatchResult
-    ) -> Rejected | None:
-        """Read a record and add its event to its conversation; return why if it is rejected."""
-        key, timestamp = record.key, record.timestamp
-        addressed = read_event(record.value, record.headers)
-        if type(addressed) is Rejected:
-            return addressed
-        tenant_id, conversation_id = addressed.tenant_id, addressed.conversation_id
-        event = addressed.event
-        if self._keys is not None:
-            forged = verify(self._keys, tenant_id, key, record.value, record.headers)
-            if forged is not None:
-                return forged
-        pending = None if key is None else batch.get(key)
-        if (
-            pending is None
-            or pending.conversation_id != conversation_id
-            or pending.tenant_id != tenant_id
-            or event.at > timestamp
-            or timestamp < 0
-            or event.last_answer_at is not None
-        ):
-            rejected = check_record(addressed, key, timestamp)
-            if rejected is not None:
-                return rejected
-            if pending is None:
-                assert key is not None
-                stored = self.states.get(key)
-                pending = PendingConversation(
-                    tenant_id, conversation_id, stored, timestamp, self._seal_after_ms
-                )
-                if self._key_check is not None:
-                    rejected = self._key_check.check(key, result.mistakes.keys, stored is None)
-                if rejected is None:
-                    batch[key] = pending
-                elif record.offset >= pending.next_offset:
-                    return rejected
-        if record.offset < pending.next_offset:
-            result.redelivered += 1
-            return None
-        pending.add(record, event)
-        result.events_by_type[event.rank] += 1
-        return None
+        self,
+        records: Iterable[Record],
+        batch: dict[bytes, PendingConversation],
+        result: BatchResult,
+    ) -> None:
+        """Read records; add each event to its conversation, or make a dead letter."""
+        keys = self._keys
+        for record in records:
+            result.records_read += 1
+            key, offset, timestamp = record.key, record.offset, record.timestamp
+            addressed = read_event(record.value, record.headers)
+            if type(addressed) is Rejected:
+                self._reject(result, record, addressed)
+                continue
+            tenant_id, conversation_id = addressed.tenant_id, addressed.conversation_id
+            event = addressed.event
+            if keys is not None:
+                forged = verify(keys, tenant_id, key, record.value, record.headers)
+                if forged is not None:
+                    self._reject(result, record, forged)
+                    continue
+            pending = None if key is None else batch.get(key)
+            if (
+                pending is None
+                or pending.conversation_id != conversation_id
+                or pending.tenant_id != tenant_id
+                or event.at > timestamp
+                or timestamp < 0
+                or event.last_answer_at is not None
+            ):
+                rejected = check_record(addressed, key, timestamp)
+                if rejected is not None:
+                    self._reject(result, record, rejected)
+                    continue
+                if pending is None:
+                    assert key is not None
+                    stored = self.states.get(key)
+                    pending = PendingConversation(
+                        tenant_id, conversation_id, stored, timestamp, self._seal_after_ms
+                    )
+                    if self._key_check is not None:
+                        rejected = self._key_check.check(key, result.mistakes.keys, stored is None)
+                    if rejected is None:
+                        batch[key] = pending
+                    elif offset >= pending.next_offset:
+                        self._reject(result, record, rejected)
+                        continue
+            if offset < pending.next_offset:
+                result.redelivered += 1
+                continue
+            arrived = pending.arrived
+            if (
+                timestamp >= pending.rejectable_from_ms
+                or len(arrived) >= pending.rejectable_from_count
+            ):
+                pending.keep(record)
+            arrived.append((offset, timestamp, event))
+            result.events_by_type[event.rank] += 1
 
     def _receive(self, result: BatchResult, key: bytes, pending: PendingConversation) -> None:
         """Apply its events to a conversation, emit the usage records, and store its state."""
         conversation = pending.conversation()
         timeline = self._timeline(pending.tenant_id)
-        rejected = self._take_in(result, conversation, pending, pending.arrived, timeline, None)
-        self._store_accepted(result, key, conversation, pending, rejected, timeline)
+        next_offset = self._take_in(result, conversation, pending, pending.arrived, timeline)
+        if next_offset:
+            self._store(result, key, conversation, next_offset, timeline)
 
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
@@ -238,27 +247,14 @@ class Partition:
         conversation = pending.conversation()
         timeline = self._timeline(pending.tenant_id)
         recall = Recall()
-        rejected: set[int] = set()
+        next_offset = 0
         for start in range(0, len(pending.arrived), _STEP_EVENTS):
             part = pending.arrived[start : start + _STEP_EVENTS]
-            rejected |= self._take_in(result, conversation, pending, part, timeline, recall)
+            accepted = self._take_in(result, conversation, pending, part, timeline, recall)
+            next_offset = max(next_offset, accepted)
             yield
-        self._store_accepted(result, key, conversation, pending, rejected, timeline)
-
-    def _store_accepted(
-        self,
-        result: BatchResult,
-        key: bytes,
-        conversation: Conversation,
-        pending: PendingConversation,
-        rejected: AbstractSet[int],
-        timeline: Timeline,
-    ) -> None:
-        arrived = pending.arrived
-        if rejected:
-            arrived = [one for one in arrived if one[0] not in rejected]
-        if arrived:
-            self._store(result, key, conversation, arrived[-1][0] + 1, timeline)
+        if next_offset:
+            self._store(result, key, conversation, next_offset, timeline)
 
     def _take_in(
         self,
@@ -267,26 +263,26 @@ class Partition:
         pending: PendingConversation,
         part: Sequence[Arrived],
         timeline: Timeline,
-        recall: Recall | None,
-    ) -> AbstractSet[int]:
-        """Apply events to a conversation and emit the usage records; return offsets of dead letters."""
+        recall: Recall | None = None,
+    ) -> int:
+        """Apply events to a conversation, and emit the usage records or make dead letters.
+
+        Return the offset after the last event that was accepted; 0 if none was.
+        """
+        tenant_id, conversation_id = pending.tenant_id, pending.conversation_id
         received = conversation.receive(
-            pending.tenant_id,
-            pending.conversation_id,
-            part,
-            timeline,
-            self._seal_after_ms,
-            recall,
+            tenant_id, conversation_id, part, timeline, self._seal_after_ms, recall
         )
         if received.records:
             self._emit(result, received.records, received.offsets)
         if received.duplicates or received.after_end or received.same_millisecond:
             result.duplicates += received.duplicates
-            result.mistakes.add(pending.tenant_id, pending.conversation_id, received)
+            result.mistakes.add(tenant_id, conversation_id, received)
         result.histories_sealed += received.sealed
         if received.too_long or received.too_late:
-            return self._reject_arrived(result, pending, received)
-        return _NONE_REJECTED
+            rejected = self._reject_arrived(result, pending, received)
+            part = [arrived for arrived in part if arrived[0] not in rejected]
+        return part[-1][0] + 1 if part else 0
 
     def _reject_arrived(
         self, result: BatchResult, pending: PendingConversation, received: Received
@@ -360,12 +356,6 @@ class Partition:
 
     # --- records and timers -----------------------------------------------------------------------
 
-    def _timeline(self, tenant_id: str) -> Timeline:
-        timeline = self._timelines.get(tenant_id)
-        if timeline is None:
-            timeline = self._timelines[tenant_id] = self._timeline_for(tenant_id)
-        return timeline
-
     def _emit(
         self,
         result: BatchResult,
@@ -389,8 +379,10 @@ class Partition:
         due_ms = conversation.due_arrival_ms
         stored = encode_state(next_offset, conversation, conversation.rules(timeline))
         before = self.states.get(key)
-        known_due_ms = None if before is None else due_arrival_ms_of(before)
-        was_sealed = before is None or is_sealed(before)
+        if before is None:
+            known_due_ms, was_sealed = None, True
+        else:
+            known_due_ms, was_sealed = due_arrival_ms_of(before), is_sealed(before)
         self.open_conversations += (due_ms is not None) - (known_due_ms is not None)
         if due_ms is not None and (known_due_ms is None or known_due_ms > due_ms):
             self.due_queue.add(key, due_ms)

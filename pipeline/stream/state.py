@@ -21,7 +21,7 @@ that takes over a partition would drop what the newer worker stored, and write t
 
 import struct
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,6 +33,7 @@ from pipeline.usage.conversation import Conversation
 from pipeline.usage.history import may_have_merge
 
 _HEADER = struct.Struct(">QIQBQ")
+_HEADER_AND_LENGTH = struct.Struct(">QIQBQB")  # with the length of the rules
 _HEADER_BYTES = _HEADER.size
 _FORM = 20
 PACKED, HAS_SEAL, SEALED, HAS_RULES, HAS_ANSWER_ID = 1, 2, 4, 8, 16
@@ -46,20 +47,8 @@ _decode_fold = msgspec.msgpack.Decoder(Fold).decode
 _offset_of = struct.Struct(">Q").unpack_from
 _due_of = struct.Struct(">12xQ").unpack_from
 _last_arrival_of = struct.Struct(">21xQ").unpack_from
-
-
-class Header(NamedTuple):
-    """The header of a stored state; `due_arrival_ms` is 0 if nothing is due."""
-
-    next_offset: int
-    emitted: int
-    due_arrival_ms: int
-    form: int
-    last_arrival_ms: int
-
-
-def header_of(stored: bytes) -> Header:
-    return Header._make(_HEADER.unpack_from(stored))
+# The numbers of a header, in the order of the table above.
+header_of: Callable[[bytes], tuple[int, int, int, int, int]] = _HEADER.unpack_from
 
 
 def encode_state(next_offset: int, conversation: Conversation, rules: bytes = b"") -> bytes:
@@ -76,18 +65,18 @@ def encode_state(next_offset: int, conversation: Conversation, rules: bytes = b"
     if len(payload) >= _PACKED_FROM_BYTES:
         payload = zlib.compress(payload, 1)
         form |= PACKED
-    if rules:
-        form |= HAS_RULES
-        payload = len(rules).to_bytes(1, "big") + rules + payload
     due_ms = conversation.due_arrival_ms
     # 0 means that nothing is due, so a deadline at or before 1970 is stored as 1: it has passed
     # too.
     stored_due_ms = 0 if due_ms is None else max(due_ms, 1)
     # Kafka's -1 (no timestamp) is stored as 0.
     arrival_ms = max(conversation.arrival_ms, 0)
-    return (
-        _HEADER.pack(next_offset, conversation.emitted, stored_due_ms, form, arrival_ms) + payload
-    )
+    emitted = conversation.emitted
+    if not rules:
+        return _HEADER.pack(next_offset, emitted, stored_due_ms, form, arrival_ms) + payload
+    form |= HAS_RULES
+    header = (next_offset, emitted, stored_due_ms, form, arrival_ms, len(rules))
+    return _HEADER_AND_LENGTH.pack(*header) + rules + payload
 
 
 def _has_answer_id(conversation: Conversation) -> bool:

@@ -145,6 +145,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         received = Received()
         emission = Emission(tenant_id, conversation_id, self.charges, self.emitted)
         pending: list[tuple[int, Event]] = []
+        all_fit = self.events + len(batch) <= ALWAYS_FIT_EVENTS
         for arrived in batch:
             offset, timestamp, event = arrived
             # 1. After a long pause, the record finds the conversation sealed.
@@ -177,7 +178,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 and event.is_live
                 and (event.at > self.newest_at or self._is_next(event, received))
                 and (self.due_arrival_ms is None or self.due_arrival_ms > arrival_ms)
-                and self._fits(len(pending))
+                and (all_fit or self._fits(len(pending)))
             ):
                 self.arrival_ms = arrival_ms
                 pending.append((offset, event))
@@ -226,6 +227,9 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
         if len(state.transitions) > decided:
             for transition in state.transitions[decided:]:
                 emission.emit(transition)
+        if state.standing is None or state.charge is not None:  # as most often: nothing is due
+            self.due_arrival_ms = None
+            return
         self.due_arrival_ms = _due_arrival_ms(state, timeline)
         if self.due_arrival_ms is not None and self.due_arrival_ms <= self.arrival_ms:
             self._settle(timeline, emission)

@@ -27,26 +27,14 @@ class StandingCharge(msgspec.Struct, array_like=True, frozen=True, gc=False):
     policy_version: int
 
 
-class Emission:
-    """Usage records of one conversation, in the order in which they are emitted.
+class Emission(msgspec.Struct):
+    """Usage records of one conversation, in the order in which they are emitted."""
 
-    Args:
-        tenant_id: the tenant of the conversation.
-        conversation_id: the conversation's id, unique within its tenant.
-        charges: the standing charges; `emit` and `correct` change the list.
-        emitted: how many usage records the conversation has had so far.
-    """
-
-    __slots__ = ("_conversation_id", "_tenant_id", "charges", "emitted", "records")
-
-    def __init__(
-        self, tenant_id: str, conversation_id: str, charges: list[StandingCharge], emitted: int
-    ) -> None:
-        self._tenant_id = tenant_id
-        self._conversation_id = conversation_id
-        self.charges = charges
-        self.emitted = emitted
-        self.records: list[UsageRecord] = []
+    tenant_id: str
+    conversation_id: str
+    charges: list[StandingCharge]  # the standing ones; `emit` and `correct` change the list
+    emitted: int  # how many usage records the conversation has had so far
+    records: list[UsageRecord] = []
 
     def emit(self, transition: Transition) -> None:
         """Emit the usage record of one transition."""
@@ -61,7 +49,7 @@ class Emission:
         charge: Charge | None,
         event_id: str,
         arrival_ms: int,
-        policy: Policy | None,
+        policy: Policy,
     ) -> None:
         """Emit corrections until the standing charges match a new decision, one record per unit.
 
@@ -133,8 +121,8 @@ class Emission:
         self.records.append(
             UsageRecord(
                 id=self._id(self.emitted),
-                tenant_id=self._tenant_id,
-                conversation=self._conversation_id,
+                tenant_id=self.tenant_id,
+                conversation=self.conversation_id,
                 outcome=transition.outcome,
                 quantity=transition.delta,
                 kind=transition.kind,
@@ -148,8 +136,8 @@ class Emission:
         )
 
     def _id(self, n: int) -> str:
-        return f"{self._tenant_id}:{self._conversation_id}:{n}"
+        return f"{self.tenant_id}:{self.conversation_id}:{n}"
 
 
-def _precedence(policy: Policy | None) -> Callable[[str], tuple[int, str]]:
-    return lambda outcome: (0 if policy is None else policy.rank_of(outcome), outcome)
+def _precedence(policy: Policy) -> Callable[[str], tuple[int, str]]:
+    return lambda outcome: (policy.rank_of(outcome), outcome)

@@ -1,6 +1,9 @@
 """What answers in the place of Stripe decides nothing: the unit waits, and counts once."""
 
 import asyncio
+import json
+import re
+from collections import Counter
 
 import pytest
 from pydantic import SecretStr
@@ -9,14 +12,36 @@ from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
-from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger import Ledger, decisions, deliveries
+from pipeline.ledger.entries import Action, Decision
 from pipeline.sink.breaker import PROBES_MAX
-from pipeline.sink.stripe.meter import open_meter
+from pipeline.sink.stripe.meter import body_sha256, open_meter
+from pipeline.usage.record import UsageRecord
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 from tests.support.ledger import leased, planned, stored
 
 ERROR = '{"error": {"type": "invalid_request_error", "message": "no"}}'
+
+
+def error(kind: str, code: str | None = None) -> str:
+    """Return a body as Stripe sends it with an error."""
+    return json.dumps({"error": {"type": kind, "code": code, "message": "no"}})
+
+
+STRIPES = {"Request-Id": "req_1"}
+# Stripe's own errors that say nothing about the meter event.
+UNDOCUMENTED = [
+    *((400, error(kind), STRIPES) for kind in ("authentication_error", "permission_error")),
+    *((400, error(kind), STRIPES) for kind in ("rate_limit_error", "api_error", "card_error")),
+    *((404, error("invalid_request_error", code), STRIPES) for code in ("", "url_invalid")),
+    (404, error("api_error", "resource_missing"), STRIPES),
+    (402, error("invalid_request_error"), STRIPES),
+    (422, error("invalid_request_error"), STRIPES),
+    (424, error("api_error"), STRIPES),
+    *((status, error("api_error"), STRIPES) for status in (401, 403, 409, 429)),
+]
 FOREIGN = [
+    *UNDOCUMENTED,
     *((status, "<html>no</html>", {}) for status in (400, 401, 402, 403, 404, 407, 408, 409)),
     *((status, "", {}) for status in (200, 204, 413, 421, 425, 429, 431, 451, 500, 503)),
     (200, "<html>Log in to the guest network</html>", {}),
@@ -54,6 +79,29 @@ async def test_a_unit_waits_and_counts_once(
     assert bench.at_stripe() == {"cus_acme": 1}
     assert bench.delivered() == {"acme": 1}
     assert bench.value("resmeter_deliveries_total", result="foreign") == 1
+
+
+@pytest.mark.parametrize("code", ["lock_timeout", "rate_limit"])
+@pytest.mark.parametrize("status", [400, 409, 429])
+async def test_a_unit_waits_while_stripe_is_busy(bench: Bench, status: int, code: str) -> None:
+    body = error("invalid_request_error", code)
+    bench.fault("foreign_before", status=status, body=body, headers=STRIPES)
+    bench.store(record())
+
+    await bench.flush()
+
+    assert bench.results() == ["refused", "delivered"]
+    assert bench.at_stripe() == {"cus_acme": 1}
+
+
+async def test_a_key_that_another_program_used_is_a_collision(bench: Bench) -> None:
+    body = error("idempotency_error")
+    bench.fault("foreign_before", status=400, body=body, headers=STRIPES)
+    bench.store(record())
+
+    await bench.flush()
+
+    assert bench.results() == ["collision"]
 
 
 async def test_an_error_that_is_nested_too_deeply_ends_nothing(bench: Bench) -> None:
@@ -180,24 +228,73 @@ async def test_a_call_of_which_no_byte_was_sent_did_not_count(
     assert not bench.emulator.state.requests
 
 
-async def test_a_run_of_rejections_halts_and_leaves_the_rest(bench: Bench) -> None:
-    too_old = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
-    bench.store(*(record(f"c{n}", at=too_old - n * HOUR_MS) for n in range(30)))
+TOO_OLD = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
+
+
+def rejected_hours(tenant_id: str, number: int) -> list[UsageRecord]:
+    """Return usage of as many hours, which Stripe rejects."""
+    return [record(f"o{n}", tenant_id=tenant_id, at=TOO_OLD - n * HOUR_MS) for n in range(number)]
+
+
+def states(bench: Bench, *records: UsageRecord) -> Counter[str]:
+    """Return how many of these records are in meter events of each state."""
+    found = [bench.receipts(each.conversation, each.tenant_id)[0].meter_event for each in records]
+    return Counter(event.state for event in found if event)
+
+
+async def test_rejections_of_one_customer_halt_that_customer_only(bench: Bench) -> None:
+    old, new = rejected_hours("acme", 30), record("new")
+    others = [record(f"b{n}", tenant_id="bluejay", at=T0 - n * HOUR_MS) for n in range(30)]
+    bench.store(*old, new, *others)
 
     dispatcher = await bench.flush()
 
-    assert "the last 20 meter events were all rejected" in str(dispatcher.halted)
+    assert dispatcher.halted is None
+    assert dispatcher.problems() == []
+    assert bench.value("resmeter_deliveries_halted") == 0
+    assert bench.value("resmeter_customers_halted") == 1
+    assert bench.at_stripe() == {"cus_bluejay": 30}
+    assert states(bench, *old, new) == {"rejected": 20, "planned": 11}
+
+
+@pytest.mark.parametrize("action", ["settle", "release"])
+async def test_a_halted_customer_continues_once_an_operator_has_decided(
+    bench: Bench, action: Action
+) -> None:
+    bench.store(*rejected_hours("acme", 20), record("new"))
+    sink = bench.sink()
+    await sink.flush()
+    await sink.flush()
+    assert bench.at_stripe() == {}
+
+    for found in decisions.waiting(bench.ledger):
+        decision = Decision(action=action, at=T0, who="ann", reason="x", bill_at=T0)
+        decisions.decide(bench.ledger, found, decision, bench.tenants, body_sha256, apply=True)
+    await sink.flush()
+    await sink.close()
+
+    assert bench.at_stripe() == {"cus_acme": 1 if action == "settle" else 21}
+    assert bench.value("resmeter_customers_halted") == 0
+
+
+async def test_a_broad_run_of_rejections_halts_and_leaves_the_rest(bench: Bench) -> None:
+    customers = {f"t{n}": f"cus_{n}" for n in range(5)}
+    tenants = Tenants(customers, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    old = [each for tenant_id in customers for each in rejected_hours(tenant_id, 8)]
+    bench.store(*old)
+
+    dispatcher = await bench._replace(tenants=tenants).flush()
+
+    said = r"Stripe rejected the last \d+ meter events, of [345] customers, so all deliveries stop"
+    assert re.search(said, str(dispatcher.halted))
     assert "35 calendar days" in str(dispatcher.halted)
     assert bench.value("resmeter_deliveries_halted") == 1
-    assert bench.value("resmeter_deliveries_total", result="rejected") == 20
-    states = [bench.receipts(f"c{n}")[0].meter_event for n in range(30)]
-    assert [event.state for event in states if event].count("rejected") == 20
+    assert 20 <= states(bench, *old)["rejected"] < 40
 
 
 async def test_rejections_between_deliveries_do_not_halt(bench: Bench) -> None:
-    too_old = T0 - PAST_SECONDS_MAX * 1000 - HOUR_MS
     for n in range(3):
-        rejected = (record(f"o{n}-{m}", at=too_old - m * HOUR_MS) for m in range(10))
+        rejected = (record(f"o{n}-{m}", at=TOO_OLD - m * HOUR_MS) for m in range(10))
         bench.store(*rejected, record(f"c{n}"))
         dispatcher = await bench.flush()
 

@@ -163,6 +163,36 @@ def test_the_first_call_that_may_have_counted_decides_and_not_the_last(ledger: L
     assert later is NotLeased.UNCERTAIN
 
 
+def test_a_call_of_a_time_to_come_is_of_unknown_age(ledger: Ledger) -> None:
+    """A sink had a clock that was days ahead, and died after the call; somebody corrected the clock."""
+    stored(ledger, record("c1"), record("c2", at=T0 - HOUR_MS))
+    (first, second) = planned(ledger)
+    conclude(ledger, leased(ledger, first, now_ms=T0 + 72 * HOUR_MS), "failed")
+    leased(ledger, second, now_ms=T0 + 72 * HOUR_MS)
+
+    due = deliveries.due(ledger, T0 + 6, 10)
+    later = [try_to_lease(ledger, event, "b", T0 + 6) for event in due]
+
+    assert {event.identifier for event in due} == {first.identifier, second.identifier}
+    assert later == [NotLeased.UNCERTAIN] * 2
+
+
+def test_a_call_of_a_time_to_come_that_did_not_count_is_repeated(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    conclude(ledger, leased(ledger, event, now_ms=T0 + 72 * HOUR_MS), "refused")
+
+    assert isinstance(try_to_lease(ledger, event, "b", T0 + 6), Lease)
+
+
+def test_the_clocks_of_two_sinks_may_differ_a_little(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    conclude(ledger, leased(ledger, event, now_ms=T0 + HOUR_MS // 3), "failed")
+
+    assert isinstance(try_to_lease(ledger, event, "b", T0 + 6), Lease)
+
+
 def test_calls_that_did_not_count_never_make_an_event_uncertain(ledger: Ledger) -> None:
     """As long as the run that made them vouches for that."""
     stored(ledger, record("c1"))
@@ -266,13 +296,14 @@ def test_an_altered_event_is_not_due_and_not_leased(ledger: Ledger) -> None:
     assert try_to_lease(ledger, event, "a", T0) is NotLeased.TAKEN
 
 
+@pytest.mark.parametrize("result", ["failed", "foreign", "refused"])
 def test_after_a_replayed_failure_the_key_is_new_and_the_identifier_the_same(
-    ledger: Ledger,
+    ledger: Ledger, result: Result
 ) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
     for replayed in (False, True):
-        conclusion = Conclusion(result="failed", http_status=500, replayed=replayed)
+        conclusion = Conclusion(result=result, http_status=500, replayed=replayed)
         deliveries.conclude(ledger, leased(ledger, event), conclusion, T0)
 
     assert leased(ledger, event).idempotency_key == f"{event.identifier}.1"

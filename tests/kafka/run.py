@@ -222,6 +222,12 @@ class Run:
             consumer.close()
 
 
+def lines_named(stderr: str) -> list[dict[str, Any]]:
+    """Return what a command printed about lines of its input; other objects are its log."""
+    objects = [orjson.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    return [each for each in objects if "line" in each]
+
+
 def net(values: Iterable[bytes]) -> dict[tuple[str, str], dict[str, int]]:
     """Add up usage records: (tenant, conversation) → outcome → units, without zeros."""
     sums: dict[tuple[str, str], dict[str, int]] = {}

@@ -54,7 +54,9 @@ def _stop_and_step_over(run: Run, broker: LocalKafka) -> None:
     assert refused.returncode == 2, refused.stderr
     assert "offsets 0 to 7" in refused.stderr
 
-    run.done(*command.split()[1:])
+    stepped = run.resmeter(*command.replace(" --who NAME", "").split()[1:], LOGNAME="ada")
+    assert stepped.returncode == 0, stepped.stderr
+    assert ", by ada; restart the workers" in stepped.stderr
     worker = run.start("worker")
 
     run.until_decided(worker, 8 * PARTITIONS)

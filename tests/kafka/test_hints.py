@@ -1,11 +1,10 @@
 """`resmeter produce` warns of misspelt names, and sends the event all the same."""
 
-import json
 from pathlib import Path
 
 import orjson
 
-from tests.kafka.run import Run
+from tests.kafka.run import Run, lines_named
 from tests.unit.events.test_hints import EVENT
 
 
@@ -21,8 +20,7 @@ def test_produce_warns_once_of_a_misspelt_member_and_names_a_missing_one(
 
     result = run.resmeter("produce", str(file))
 
-    lines_of_json = [line for line in result.stderr.splitlines() if line.startswith("{")]
-    told = [line for line in map(json.loads, lines_of_json) if "line" in line]
+    told = lines_named(result.stderr)
     assert told[0] == {"line": 1, "warning": "data.billabel: is ignored; did you mean 'billable'?"}
     assert [line["line"] for line in told] == [1, 4]
     assert "did you mean 'tenantid'?" in told[1]["detail"]

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import orjson
 import pytest
 
 from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import load_tenants
 from pipeline.events.signature import verify
-from tests.kafka.run import Run, net
+from tests.kafka.run import Run, lines_named, net
 from tests.support.events import resolved
 
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -48,7 +47,7 @@ def test_produce_signs_every_record_and_rejects_events_that_the_key_may_not_writ
         headers = list(message.headers.items())
         assert verify(keys, "acme", message.key, message.value, headers) is None
     assert refused.returncode == 3
-    said = [orjson.loads(line) for line in refused.stderr.splitlines() if line.startswith("{")]
+    said = lines_named(refused.stderr)
     assert {entry["reason"] for entry in said} == {"not_authorized"}
     assert unknown.returncode == 2
     assert "has no producer 'nobody'" in unknown.stderr

@@ -79,7 +79,7 @@ class Fold:
         self.also_named: dict[str | None, list[str]] = {}
         self.steps: list[Step] = []
 
-    def policy(self, at: int) -> Policy | None:
+    def policy(self, at: int) -> Policy:
         """Return the version in force at the standing answer's time, or at `at` if there is none."""
         return self.timeline.at(self.standing["at"] if self.standing else at)
 
@@ -92,7 +92,6 @@ class Fold:
         standing = self.standing
         assert standing is not None
         policy = self.timeline.at(standing["at"])
-        assert policy is not None
         self.steps.append(
             Step(
                 due,
@@ -116,7 +115,7 @@ class Fold:
         if standing is None or self.charge or self.ended or self.human_requested:
             return None
         policy = self.timeline.at(standing["at"])
-        if policy is None or policy.silence == "never":
+        if policy.silence == "never":
             return None
         if policy.silence == "if_verified" and not standing["verified"]:
             return None
@@ -154,10 +153,10 @@ class Fold:
         )
         self.charge = {"outcome": outcome, "kind": kind, "at": event.at, "answer": answer}
 
-    def comes_back(self, policy: Policy | None, event: Event, reason: str) -> None:
+    def comes_back(self, policy: Policy, event: Event, reason: str) -> None:
         self.standing = None
         charge = self.charge
-        if charge is None or policy is None or charge["outcome"] not in policy.reversible:
+        if charge is None or charge["outcome"] not in policy.reversible:
             return
         horizon = policy.reversal_horizon
         if horizon is None or event.at - charge["at"] <= horizon:
@@ -167,10 +166,10 @@ class Fold:
             self.human_requested = False
             self.messages = []
 
-    def reverse(self, policy: Policy | None, event: Event, reason: str) -> None:
+    def reverse(self, policy: Policy, event: Event, reason: str) -> None:
         charge = self.charge
         assert charge is not None
-        named = (policy.name, policy.version) if policy else ("", 0)
+        named = (policy.name, policy.version)
         self.steps.append(
             Step(event.at, charge["outcome"], -1, charge["kind"], reason, (event.id,), named)
         )
@@ -190,13 +189,13 @@ class Fold:
         if spoken:
             self.messages.append(event.at)
 
-    def on_customer_message(self, policy: Policy | None, event: Event) -> None:
+    def on_customer_message(self, policy: Policy, event: Event) -> None:
         self.customer_says(policy, event, event.intent or "unknown")
 
-    def customer_says(self, policy: Policy | None, event: Event, intent: str) -> None:
+    def customer_says(self, policy: Policy, event: Event, intent: str) -> None:
         self.asked = True
         if intent == "unknown":
-            intent = policy.unknown_intent if policy else "help_request"
+            intent = policy.unknown_intent
         if intent == "confirmation":
             self.confirms(policy, event)
         elif intent == "help_request":
@@ -205,18 +204,17 @@ class Fold:
             self.comes_back(policy, event, "negative_feedback")
         elif intent == "human_request":
             self.comes_back(policy, event, "human_requested")
-            # Without a policy in force nothing is billed, so the request is taken as sticky.
-            if policy is None or policy.human_request_sticky:
+            if policy.human_request_sticky:
                 self.human_requested = True
 
-    def confirms(self, policy: Policy | None, event: Event) -> None:
+    def confirms(self, policy: Policy, event: Event) -> None:
         if self.charge is not None:
             if self.charge["kind"] == "assumed":
                 self.charge["kind"] = "confirmed"
-        elif self.standing is not None and policy is not None:
+        elif self.standing is not None:
             self.charge_outcome(policy, "resolution", "confirmed", event, "confirmed")
 
-    def on_ai_message(self, policy: Policy | None, event: Event) -> None:
+    def on_ai_message(self, policy: Policy, event: Event) -> None:
         if self.charge is not None:
             return
         if event.kind in {"answer", "custom_answer"}:
@@ -235,16 +233,16 @@ class Fold:
         elif event.kind == "clarifying_question":
             self.standing = None
 
-    def on_human_message(self, policy: Policy | None, event: Event) -> None:
-        if event.internal or self.charge is not None or policy is None:
+    def on_human_message(self, policy: Policy, event: Event) -> None:
+        if event.internal or self.charge is not None:
             return
         if policy.human_reply in {"clears_answer", "voids_conversation"}:
             self.standing = None
         if policy.human_reply == "voids_conversation":
             self.human_requested = True
 
-    def on_handoff(self, policy: Policy | None, event: Event) -> None:
-        if policy is not None and event.cause in policy.handoff_causes_billed:
+    def on_handoff(self, policy: Policy, event: Event) -> None:
+        if event.cause in policy.handoff_causes_billed:
             self.charge_outcome(policy, "procedure_handoff", "handoff", event, str(event.cause))
             self.standing = None
         elif event.cause == "customer_request":
@@ -252,15 +250,15 @@ class Fold:
         else:
             self.standing = None
 
-    def on_outcome_reported(self, policy: Policy | None, event: Event) -> None:
-        if policy is not None and event.outcome in policy.outcomes_billed:
+    def on_outcome_reported(self, policy: Policy, event: Event) -> None:
+        if event.outcome in policy.outcomes_billed:
             self.charge_outcome(policy, event.outcome, "reported", event, "reported")
 
-    def on_rating(self, policy: Policy | None, event: Event) -> None:
+    def on_rating(self, policy: Policy, event: Event) -> None:
         if not event.rates_ai:
             return
-        below = policy.csat_reverses_below if policy else None
-        confirms_from = policy.csat_confirms_from if policy else None
+        below = policy.csat_reverses_below
+        confirms_from = policy.csat_confirms_from
         if below is not None and event.score < below:
             self.comes_back(policy, event, "low_rating")
         elif confirms_from is not None and event.score >= confirms_from:
@@ -269,12 +267,12 @@ class Fold:
             # One policy applies to the whole event, also if the score changed the state.
             self.customer_says(policy, event, event.intent)
 
-    def on_verdict(self, policy: Policy | None, event: Event) -> None:
+    def on_verdict(self, policy: Policy, event: Event) -> None:
         if self.standing is not None:
             self.standing["verified"] = event.verified
             self.standing["verified_at"] = event.at
 
-    def on_undelivered(self, policy: Policy | None, event: Event) -> None:
+    def on_undelivered(self, policy: Policy, event: Event) -> None:
         if self.standing is not None and event.message_id in self.named(self.standing["id"]):
             self.standing = None
         charge = self.charge
@@ -289,7 +287,7 @@ class Fold:
         """Return the ids that mean an answer: its own, and the one that a merge gave for it."""
         return [answer, *self.also_named.get(answer, [])]
 
-    def on_merged(self, policy: Policy | None, event: Event) -> None:
+    def on_merged(self, policy: Policy, event: Event) -> None:
         if event.secondary:
             if self.charge is not None:
                 self.reverse(policy, event, "merged")
@@ -313,8 +311,7 @@ class Fold:
                 "verified_at": 0,
             }
 
-    def on_spam_flagged(self, policy: Policy | None, event: Event) -> None:
-        grace = policy.spam_grace if policy else -1
-        if self.charge is not None and event.at - self.charge["at"] <= grace:
+    def on_spam_flagged(self, policy: Policy, event: Event) -> None:
+        if self.charge is not None and event.at - self.charge["at"] <= policy.spam_grace:
             self.reverse(policy, event, "spam")
         self.ended = "spam"

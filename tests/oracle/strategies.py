@@ -227,7 +227,9 @@ def _timeline(choose: Choose) -> Timeline:
     begins = choose([0, 0, T0 + 1_000])
     since = T0 + choose([GRACE, GRACE + 1, WINDOW, 2 * WINDOW])
     second = msgspec.structs.replace(_policy(choose), version=9, effective_from=since)
-    return Timeline([msgspec.structs.replace(first, effective_from=begins), second])
+    begins_later = msgspec.structs.replace(first, effective_from=begins)
+    before = msgspec.structs.replace(_policy(choose), name="before")
+    return Timeline([begins_later, second], before=Timeline([before]))
 
 
 @st.composite

@@ -101,7 +101,7 @@ class Oracle:
         policy = self._policy(event)
 
         def order(outcome: str) -> tuple[int, str]:
-            precedence = list(policy.precedence) if policy else []
+            precedence = list(policy.precedence)
             place = precedence.index(outcome) if outcome in precedence else len(precedence)
             return (place, outcome)
 
@@ -116,7 +116,7 @@ class Oracle:
                 current = kind if count == name and kind else newest.kind
                 self._emit(name, 1, current, "late_event", self._arrival, newest.policy, evidence)
 
-    def _policy(self, event: Event) -> Policy | None:
+    def _policy(self, event: Event) -> Policy:
         fold = Fold(self._timeline)
         for known in in_order(self._history):
             fold.silence_until(known.at)

@@ -17,6 +17,9 @@ def version(name: str, number: int, effective_from: int) -> Policy:
     )
 
 
+FIRST = version("first", 1, -1)
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> dict[str, list[Policy]]:
     return {
@@ -28,34 +31,45 @@ def policies(draw: st.DrawFn) -> dict[str, list[Policy]]:
     }
 
 
+def newest(versions: list[Policy], at: int) -> Policy | None:
+    begun = [policy for policy in versions if policy.effective_from <= at]
+    return max(begun, key=lambda policy: (policy.effective_from, policy.version), default=None)
+
+
 def in_force(
-    versions: dict[str, list[Policy]], assigned: list[tuple[int | None, str]], at: int
-) -> Policy | None:
-    """Walk through time, one millisecond after the other, and keep what was in force before."""
-    current: Policy | None = None
+    versions: dict[str, list[Policy]], default: str, assigned: list[tuple[int, str]], at: int
+) -> Policy:
+    """Walk through time, one millisecond after the other, and keep what was in force before.
+
+    `assigned` begins with the policy that has no date.
+    """
+    current = FIRST
     for now in range(-1, at + 1):
-        names = [name for since, name in assigned if since is None or since <= now]
-        begun = [policy for policy in versions[names[-1]] if policy.effective_from <= now]
-        if begun:
-            current = max(begun, key=lambda policy: (policy.effective_from, policy.version))
+        names = [name for since, name in assigned if since <= now]
+        if len(names) == 1:
+            current = newest(versions[default], now) or current
+        current = newest(versions[names[-1]], now) or current
     return current
 
 
 @given(
     versions=policies(),
+    default=st.sampled_from(NAMES),
     names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
     dates=st.lists(TIMES, min_size=3, max_size=3, unique=True),
     at=TIMES,
 )
 def test_in_force_is_the_newest_version_of_the_policy_assigned_last(
-    versions: dict[str, list[Policy]], names: list[str], dates: list[int], at: int
+    versions: dict[str, list[Policy]], default: str, names: list[str], dates: list[int], at: int
 ) -> None:
     later = list(zip(sorted(dates), names[1:], strict=False))
     timeline = Timeline(
-        versions[names[0]], [Assignment(since, versions[name]) for since, name in later]
+        versions[names[0]],
+        [Assignment(since, versions[name]) for since, name in later],
+        before=Timeline(versions[default], before=Timeline([FIRST])),
     )
 
-    expected = in_force(versions, [(None, names[0]), *later], at)
+    expected = in_force(versions, default, [(-1, names[0]), *later], at)
 
     assert timeline.at(at) == expected
-    assert timeline.rules_at(at) == (b"" if expected is None else rules_id(expected))
+    assert timeline.rules_at(at) == rules_id(expected)

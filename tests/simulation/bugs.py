@@ -40,8 +40,8 @@ BUGS = (
     Bug(
         "a meter event of a lost ledger is sent however old it is",
         "pipeline/ledger/deliveries.py",
-        "        if min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms:\n",
-        "        if (perhaps_counted_at or remembered_from_ms) < remembered_from_ms:\n",
+        "        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms\n",
+        "        is_old = (perhaps_counted_at or remembered_from_ms) < remembered_from_ms\n",
     ),
     Bug(
         "a run vouches for meter events whose calls may have counted",
@@ -216,7 +216,7 @@ BUGS = (
         "a retry is sent with a new timestamp",
         "pipeline/sink/dispatcher.py",
         "        conclusion = await self.meter.deliver(event, lease)",
-        "        event_ = msgspec.structs.replace(event, timestamp=now_ms // 1000)\n"
+        "        event_ = msgspec.structs.replace(event, timestamp=self._now_ms() // 1000)\n"
         "        conclusion = await self.meter.deliver(event_, lease)",
     ),
     Bug(
@@ -228,7 +228,7 @@ BUGS = (
     Bug(
         "the lease of a dead sink never expires",
         "pipeline/ledger/deliveries.py",
-        "or_(m.lease_until <= now_ms, m.owner == owner)",
+        "or_(_is_free(now_ms), m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
     Bug(

@@ -203,7 +203,9 @@ class _Meter:
             return StripeResponse(unreached=True)
         if fault < self._faults * 2 / 5:
             status = world.draw.choice([429, 409, 500])
-            return StripeResponse(status=status, foreign=is_foreign)
+            return StripeResponse(
+                status=status, foreign=is_foreign, error_type="invalid_request_error"
+            )
         if not world.stripe_answers and int(event.identifier[3:5], 16) % 2:
             return StripeResponse()  # cut before the effect
         # Stripe stores a failure under the idempotency key, although it may have counted the event.
@@ -241,6 +243,7 @@ class _Meter:
             accepted=response.status == 200,
             status=response.status,
             replayed=not acted,
+            error_type=error.get("type"),
             code=error.get("code"),
             message=error.get("message", ""),
         )

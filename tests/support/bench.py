@@ -58,6 +58,14 @@ class Bench(NamedTuple):
         """Plan the pending records in the ledger; the next flush writes them to the journal."""
         return plan_pending(self.ledger, self.tenants, body_sha256, LedgerPlans(self.ledger, T0))
 
+    def journalled(self) -> None:
+        """Let run `a` write to the journal what the ledger has planned and decided."""
+        journal = self.journal()
+        if not journal.is_followed():
+            journal.begin()
+        journal.add_unjournalled()
+        journal.commit()
+
     def store(self, *usage_records: UsageRecord) -> None:
         """Store usage records as the next batch of partition 0."""
         next_offset = records.offsets(self.ledger, TOPIC).get(0)
@@ -71,23 +79,20 @@ class Bench(NamedTuple):
         self, now: float = T0 / 1000, owner: str = "a", key: str = "sk_test_1"
     ) -> Dispatcher:
         """Group and deliver all pending records, without pauses before retries."""
-        meter = open_meter(stripe_settings(self.base_url, key), timeout_seconds=5)
-        dispatcher = Dispatcher(
-            self.ledger,
-            meter,
-            self.metrics,
-            owner,
-            DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=60, lease_seconds=30),
-            Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0)),
-        )
+        sink = self.sink(now, owner, key)
         try:
-            journal = self.journal(owner, now)
-            await flush(journal, self.tenants, dispatcher, self.metrics, now=now)
-            await dispatcher.idle()
+            await sink.flush()
         finally:
-            await dispatcher.stop()
-            await meter.close()
-        return dispatcher
+            await sink.close()
+        return sink.dispatcher
+
+    def sink(self, now: float = T0 / 1000, owner: str = "a", key: str = "sk_test_1") -> "BenchSink":
+        """Return a sink that is open for several flushes."""
+        meter = open_meter(stripe_settings(self.base_url, key), timeout_seconds=5)
+        limits = DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=60, lease_seconds=30)
+        timing = Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0))
+        dispatcher = Dispatcher(self.ledger, meter, self.metrics, owner, limits, timing)
+        return BenchSink(self, self.journal(owner, now), dispatcher, now)
 
     def at_stripe(self) -> dict[str, int]:
         """Return the emulator's sums by customer."""
@@ -112,6 +117,25 @@ class Bench(NamedTuple):
 
     def fault(self, kind: Any, **more: Any) -> None:
         self.emulator.state.faults.append(Fault(kind, **more))
+
+
+class BenchSink(NamedTuple):
+    """The parts of one sink that plan and deliver."""
+
+    bench: Bench
+    journal: Journal
+    dispatcher: Dispatcher
+    now: float
+
+    async def flush(self) -> None:
+        """Group and deliver all pending records, without pauses before retries."""
+        bench = self.bench
+        await flush(self.journal, bench.tenants, self.dispatcher, bench.metrics, now=self.now)
+        await self.dispatcher.idle()
+
+    async def close(self) -> None:
+        await self.dispatcher.stop()
+        await self.dispatcher.meter.close()
 
 
 def open_bench(folder: Path) -> Iterator[Bench]:

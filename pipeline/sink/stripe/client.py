@@ -1,6 +1,7 @@
 """Open a client of Stripe's API from the settings, and describe its errors without the key."""
 
 import ssl
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline.sink.stripe.transport import ForeignResponseError, Transport
 
 CONNECT_SECONDS_MAX = 10.0
 MESSAGE_CHARACTERS_MAX = 500
+PAGE_SIZE = 100  # Stripe's maximum
+PAGES_MAX = 100
 NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; the emulator takes sk_test_anything"
 
 
@@ -72,22 +75,50 @@ class StripeClient:
             ForeignResponseError: the response is not a list, or its pages do not end: something on
                 the way answers every request for a page with the same one.
         """
-        listed = await self.v1.billing.meters.list_async({"limit": 100})
-        if not (
-            isinstance(getattr(listed, "data", None), list)
-            and isinstance(getattr(listed, "has_more", None), bool)
-        ):
-            raise ForeignResponseError("not an answer of Stripe: it has no list of meters")
-        meters: dict[str, Any] = {}
-        async for meter in listed.auto_paging_iter():
-            meter_id = getattr(meter, "id", None)
-            if not isinstance(meter_id, str) or meter_id in meters:
-                raise ForeignResponseError("not an answer of Stripe: its list of meters repeats")
-            meters[meter_id] = meter
-        return list(meters.values())
+
+        async def read(after: str | None) -> object:
+            if after is None:
+                return await self.v1.billing.meters.list_async({"limit": PAGE_SIZE})
+            return await self.v1.billing.meters.list_async(
+                {"limit": PAGE_SIZE, "starting_after": after}
+            )
+
+        return await read_pages(read, "meters")
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]
+
+
+async def read_pages(read: Callable[[str | None], Awaitable[object]], what: str) -> list[Any]:
+    """Return all objects of a list.
+
+    Args:
+        read: reads the page after an id, or the first one.
+        what: what the list has, for messages.
+
+    Raises:
+        ForeignResponseError: a page is not a list, repeats, or the pages do not end: something on the
+            way answers every request for a page with the same one.
+    """
+    found: dict[str, Any] = {}
+    after: str | None = None
+    for _ in range(PAGES_MAX):
+        page = await read(after)
+        data, has_more = getattr(page, "data", None), getattr(page, "has_more", None)
+        if not isinstance(data, list) or not isinstance(has_more, bool):
+            raise ForeignResponseError(f"not an answer of Stripe: it has no list of {what}")
+        for each in data:
+            after = getattr(each, "id", None)
+            if not isinstance(after, str) or after in found:
+                raise ForeignResponseError(f"not an answer of Stripe: its list of {what} repeats")
+            found[after] = each
+        if not has_more:
+            return list(found.values())
+        if not data:
+            break
+    raise ForeignResponseError(
+        f"not an answer of Stripe: its list of {what} does not end, after {len(found):,} of them"
+    )
 
 
 def _connector(ca_file: Path) -> aiohttp.TCPConnector:

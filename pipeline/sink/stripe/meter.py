@@ -88,7 +88,8 @@ class StripeMeter:
                 unreached=_is_unreached(error),
                 foreign=isinstance(error, ForeignResponseError),
                 replayed=_is_replayed(error.headers or {}),
-                code=error.code,
+                error_type=_member(error, "type"),
+                code=_member(error, "code"),
                 message=self._client.message_of(error),
                 request_id=error.request_id,
             )
@@ -152,6 +153,14 @@ _UNREACHED = (
 
 def _is_unreached(error: stripe.StripeError) -> bool:
     return isinstance(error, stripe.APIConnectionError) and isinstance(error.__cause__, _UNREACHED)
+
+
+def _member(error: stripe.StripeError, name: str) -> str | None:
+    """Return a member of Stripe's error object; the SDK itself passes on few of them."""
+    body = error.json_body
+    found = body.get("error") if isinstance(body, dict) else None
+    value = found.get(name) if isinstance(found, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _is_replayed(headers: object) -> bool:

@@ -1,70 +1,141 @@
 """Compare the units that the ledger has delivered with Stripe's own sums."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import aiohttp
 import stripe
+from stripe.params.billing import MeterEventSummaryListParams
 
 from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger.entries import DeliveredSum
 from pipeline.ledger.findings import Finding
-from pipeline.sink.stripe.client import StripeClient
+from pipeline.sink.stripe.client import PAGE_SIZE, StripeClient, read_pages
+from pipeline.sink.stripe.transport import ForeignResponseError
 
 READ_TIMEOUT_SECONDS = 20.0
 READS_CONCURRENT_MAX = 10
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before a page is asked for again; Stripe may throttle
 
 CustomerMeter = tuple[str, str]  # customer, event name of the meter
 
 
 async def read_sums(
-    settings: StripeSettings, wanted: Iterable[CustomerMeter], start: int, end: int
+    settings: StripeSettings,
+    wanted: Iterable[CustomerMeter],
+    start: int,
+    end: int,
+    *,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> dict[CustomerMeter, int]:
     """Return Stripe's sum of units for each pair in `wanted` whose meter exists at Stripe.
 
     A sum covers events with `start <= timestamp < end`, in seconds; both must be whole minutes.
+    A page of sums that Stripe does not return is asked for again, after a pause in seconds.
 
     Raises:
         ConfigurationError: there is no key, Stripe rejects it, or it has no permission to read sums.
         UnavailableError: Stripe cannot be reached, or rejects the request for another reason.
     """
     client = StripeClient(settings, timeout_seconds=READ_TIMEOUT_SECONDS)
-    slots = asyncio.Semaphore(READS_CONCURRENT_MAX)
-
-    async def read_sum(meter_id: str, customer: str) -> int:
-        async with slots:
-            listed = await client.v1.billing.meters.event_summaries.list_async(
-                meter_id, {"customer": customer, "start_time": start, "end_time": end, "limit": 100}
-            )
-            return sum([int(part.aggregated_value) async for part in listed.auto_paging_iter()])
-
+    reader = _Reader(client, start, end, pause)
+    reading: list[asyncio.Task[int]] = []
     try:
-        meter_ids = await _meter_ids(client)
+        meter_ids = await reader.meter_ids()
         readable = [pair for pair in wanted if pair[1] in meter_ids]
-        sums = await asyncio.gather(
-            *(read_sum(meter_ids[event_name], customer) for customer, event_name in readable)
-        )
-        return dict(zip(readable, sums, strict=True))
-    except (stripe.AuthenticationError, stripe.PermissionError) as error:
-        raise ConfigurationError(
-            [f"RESMETER_STRIPE__API_KEY: {client.message_of(error)}"]
-        ) from error
-    except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
-        raise UnavailableError(
-            f"Stripe's sums cannot be read at {client.address}: {client.message_of(error)}"
-        ) from error
+        reading = [
+            asyncio.create_task(reader.sum_of(pair, meter_ids[pair[1]])) for pair in readable
+        ]
+        return dict(zip(readable, await asyncio.gather(*reading), strict=True))
     finally:
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
         await client.close()
 
 
-async def _meter_ids(client: StripeClient) -> dict[str, str]:
-    """Return the meter id of each event name. An active meter comes before others."""
-    ids: dict[str, str] = {}
-    for meter in await client.list_meters():
-        if meter.status == "active" or meter.event_name not in ids:
-            ids[meter.event_name] = meter.id
-    return ids
+class _Reader:
+    """Reads meters and sums, page by page."""
+
+    def __init__(
+        self,
+        client: StripeClient,
+        start: int,
+        end: int,
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._start, self._end = start, end
+        self._pause = pause
+        self._slots = asyncio.Semaphore(READS_CONCURRENT_MAX)
+
+    async def meter_ids(self) -> dict[str, str]:
+        """Return the meter id of each event name. An active meter comes before others."""
+        ids: dict[str, str] = {}
+        with self._translated("the meters"):
+            for meter in await self._client.list_meters():
+                if meter.status == "active" or meter.event_name not in ids:
+                    ids[meter.event_name] = meter.id
+        return ids
+
+    async def sum_of(self, pair: CustomerMeter, meter_id: str) -> int:
+        """Return the sum of units of a customer and meter."""
+        customer, event_name = pair
+        summaries = self._client.v1.billing.meters.event_summaries
+
+        async def read(after: str | None) -> object:
+            asked: MeterEventSummaryListParams = {
+                "customer": customer,
+                "start_time": self._start,
+                "end_time": self._end,
+                "limit": PAGE_SIZE,
+            }
+            if after is not None:
+                asked["starting_after"] = after
+            return await self._again(lambda: summaries.list_async(meter_id, asked))
+
+        async with self._slots:
+            with self._translated(f"the sums of {event_name} of {customer}"):
+                parts = await read_pages(read, "sums")
+                return sum(_units(part) for part in parts)
+
+    async def _again(self, read: Callable[[], Awaitable[object]]) -> object:
+        """Read a page, and again after a pause, if it cannot be read for now."""
+        for seconds in PAUSES_SECONDS:
+            try:
+                return await read()
+            except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+                status = getattr(error, "http_status", None)
+                if status is not None and 400 <= status < 500 and status not in {409, 429}:
+                    raise
+            await self._pause(seconds)
+        return await read()
+
+    @contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        client = self._client
+        try:
+            yield
+        except (stripe.AuthenticationError, stripe.PermissionError) as error:
+            raise ConfigurationError(
+                [f"RESMETER_STRIPE__API_KEY: {client.message_of(error)}"]
+            ) from error
+        except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+            raise UnavailableError(
+                f"Stripe's sums cannot be read at {client.address}: {what}: {client.message_of(error)}"
+            ) from error
+
+
+def _units(part: object) -> int:
+    """Return the units of a sum, which Stripe sends as a number with decimals."""
+    value = getattr(part, "aggregated_value", None)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise ForeignResponseError(
+            f"not an answer of Stripe: the sum {str(value)[:40]!r} is not a whole number"
+        )
+    return int(value)
 
 
 def reconcile(

@@ -7,14 +7,16 @@
 | · the identifier exists, and the ledger   |                                            |
 |   has a call that may have counted        | duplicate: Stripe counts the event once    |
 |   has no such call                        | collision: an alarm                        |
-| · 400, 402, 422; 404 of an object         | rejected: an operator must act             |
-| · 401, 403                                | halted: nothing is sent until a restart    |
-| · 409, 429                                | refused (throttled): not counted, retried  |
+| · another call used the idempotency key   | collision: an alarm                        |
+| · the request is invalid                  | rejected: an operator must act             |
+| · the key is not accepted                 | halted: nothing is sent until a restart    |
+| · Stripe is busy                          | refused (throttled): not counted, retried  |
 | · 5xx                                     | failed: perhaps counted, retried           |
 | no connection, or no byte was sent        | refused (unreached): not counted, retried  |
 | a broken connection                       | failed: perhaps counted, retried           |
 | anything else: a page of a proxy, another | foreign: perhaps counted, retried, and an  |
-| service's JSON, a wrong path              | alarm                                      |
+| service's JSON, a wrong path, an error    | alarm                                      |
+| whose type does not belong to its status  |                                            |
 
 Only Stripe's own answer is final. An error is Stripe's if it is a JSON object with the member
 `error`, whose `type` is one of Stripe's, and if it comes with Stripe's header `Request-Id`.
@@ -41,8 +43,24 @@ ERROR_TYPES = frozenset(
     }
 )
 REQUEST_ID_PREFIX = "req_"
-# Other statuses of Stripe say nothing about the meter event: 404 without a code is a wrong path.
-_FINAL = {400, 402, 422}
+_INVALID = "invalid_request_error"
+# What an error means by its status and type. No other pair is documented for a meter event.
+_RESULTS: dict[tuple[int, str | None], Result] = {
+    (400, _INVALID): "rejected",
+    (402, "card_error"): "rejected",
+    (400, "idempotency_error"): "collision",
+    **{
+        (status, kind): "halted"
+        for status in (401, 403)
+        for kind in (_INVALID, "authentication_error", "permission_error")
+    },
+    (409, _INVALID): "refused",
+    (409, "idempotency_error"): "refused",
+    (429, _INVALID): "refused",
+    (429, "rate_limit_error"): "refused",
+}
+# These codes belong to 429, and Stripe has sent them with 400.
+_BUSY = {"lock_timeout", "rate_limit"}
 
 
 class StripeResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +71,7 @@ class StripeResponse(msgspec.Struct, frozen=True, kw_only=True):
     unreached: bool = False  # no connection was made, or no byte was sent: certainly not counted
     foreign: bool = False  # the response is not Stripe's
     replayed: bool = False  # Stripe repeated the response that it stored for the key
+    error_type: str | None = None  # of an error of Stripe's
     code: str | None = None
     message: str = ""
     request_id: str | None = None
@@ -100,12 +119,19 @@ def storable(text: str) -> str:
 
 def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
     """Return the conclusion that the ledger stores for a response."""
+    result = read_response(response, lease.identifier, perhaps_counted=lease.perhaps_counted)
+    detail = storable(response.message)
+    if result == "foreign" and not response.foreign:
+        detail = (
+            f"an error that Stripe does not document for HTTP {response.status}: "
+            f"{response.error_type}, code {storable(response.code or 'none')}: {detail}"
+        )
     return Conclusion(
-        result=read_response(response, lease.identifier, perhaps_counted=lease.perhaps_counted),
+        result=result,
         http_status=response.status,
         request_id=None if response.request_id is None else storable(response.request_id),
         replayed=response.replayed,
-        detail=storable(response.message) or None,
+        detail=detail or None,
     )
 
 
@@ -121,20 +147,22 @@ def read_response(response: StripeResponse, identifier: str, *, perhaps_counted:
         return "foreign"
     if status is None:
         return "refused" if response.unreached else "failed"
-    if status in {401, 403}:
-        return "halted"
-    if status in {409, 429} or response.code == "rate_limit":
-        return "refused"
+    if status >= 500:
+        return "failed"
     if _is_duplicate(response, identifier):
         return "duplicate" if perhaps_counted else "collision"
-    if status in _FINAL or (status == 404 and response.code is not None):
-        return "rejected"
-    return "failed" if status >= 500 else "foreign"
+    if status == 404:
+        # Without this code, Stripe does not know the path.
+        is_ours = response.error_type == _INVALID and response.code == "resource_missing"
+        return "rejected" if is_ours else "foreign"
+    result = _RESULTS.get((status, response.error_type), "foreign")
+    is_busy = response.code in _BUSY and result in {"rejected", "collision"}
+    return "refused" if is_busy else result
 
 
 def _is_duplicate(response: StripeResponse, identifier: str) -> bool:
     # A timestamp that is too old is an error of the same type, and neither error has a code: only
     # the message distinguishes them. /v2 does have a code for a duplicate.
     sentence = f"An event already exists with identifier {identifier}"
-    is_refused = response.status is not None and 400 <= response.status < 500
+    is_refused = response.status == 400 and response.error_type == _INVALID
     return is_refused and (response.code == "duplicate_meter_event" or sentence in response.message)

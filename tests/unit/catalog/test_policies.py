@@ -314,9 +314,8 @@ def version(number: int, effective_from: int) -> Policy:
     return msgspec.structs.replace(preset(DEFAULT), version=number, effective_from=effective_from)
 
 
-def number_at(timeline: Timeline, ms: int) -> int | None:
-    policy = timeline.at(ms)
-    return None if policy is None else policy.version
+def number_at(timeline: Timeline, ms: int) -> int:
+    return timeline.at(ms).version
 
 
 def test_the_version_in_force_is_the_latest_that_has_begun() -> None:
@@ -324,13 +323,22 @@ def test_the_version_in_force_is_the_latest_that_has_begun() -> None:
 
     numbers = [number_at(timeline, ms) for ms in (99, 100, 199, 200, 299, 300, 10**15)]
 
-    assert numbers == [None, 1, 1, 2, 2, 3, 3]
+    assert numbers == [1, 1, 1, 2, 2, 3, 3]
 
 
-def test_a_single_version_is_in_force_from_its_date() -> None:
-    timeline = Timeline([version(4, 100)])
+def test_what_was_in_force_before_stays_until_the_first_version_takes_effect() -> None:
+    before = Timeline([version(7, 0), version(8, 50), version(9, 100)])
 
-    assert [number_at(timeline, ms) for ms in (99, 100, 101)] == [None, 4, 4]
+    timeline = Timeline([version(4, 100)], before=before)
+
+    assert [number_at(timeline, ms) for ms in (-1, 49, 50, 99, 100, 101)] == [7, 7, 8, 8, 4, 4]
+
+
+def test_a_version_that_is_as_old_as_what_was_before_replaces_it() -> None:
+    timeline = Timeline([version(4, 0)], before=Timeline([version(7, 0)]))
+
+    assert [number_at(timeline, ms) for ms in (-1, 0, 1)] == [4, 4, 4]
+    assert timeline.single is not None
 
 
 def test_the_higher_of_two_versions_with_one_date_is_in_force() -> None:
@@ -339,8 +347,9 @@ def test_the_higher_of_two_versions_with_one_date_is_in_force() -> None:
     assert number_at(timeline, 100) == 2
 
 
-def test_a_timeline_without_versions_has_nothing_in_force() -> None:
-    assert Timeline([]).at(0) is None
+def test_a_timeline_without_a_version_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="needs a version"):
+        Timeline([])
 
 
 def test_an_outcome_that_the_precedence_does_not_name_ranks_last() -> None:

@@ -94,13 +94,46 @@ def test_the_versions_of_a_policy_form_one_timeline(file: Path) -> None:
     tenants = loaded(file, 'policy_files = ["policies/*.toml"]\n[tenants.acme]\npolicy = "acme"\n')
     timeline = tenants.timeline_for("acme")
 
-    assert [version.version for version in timeline.versions] == [1, 2]
-    assert timeline.at(parse_time("2025-12-31T23:59:59.999Z")) is None
-    before, after = timeline.at(parse_time("2026-04-30T23:59:59.999Z")), timeline.at(NOW)
-    assert before is not None
-    assert before.version == 1
-    assert after is not None
-    assert after.version == 2
+    times = ("2025-12-31T23:59:59.999Z", "2026-01-01T00:00:00Z", "2026-04-30T23:59:59.999Z")
+    in_force = [timeline.at(at) for at in (*map(parse_time, times), NOW)]
+    assert [(policy.name, policy.version) for policy in in_force] == [
+        ("fin-2026", 1),
+        ("acme", 1),
+        ("acme", 1),
+        ("acme", 2),
+    ]
+
+
+def test_before_its_policy_has_a_version_a_tenant_has_the_default_policy(file: Path) -> None:
+    (file.parent / "own.toml").write_text(
+        'base = "gorgias"\nname = "own"\neffective_from = 2026-03-01T00:00:00Z\n'
+        '[price]\nresolution = "0.40"\n'
+    )
+    (file.parent / "late.toml").write_text(
+        'base = "confirmed-only"\nname = "late"\neffective_from = 2027-01-01T00:00:00Z\n'
+    )
+
+    tenants = loaded(
+        file,
+        """
+        policy = "own"
+        policy_files = ["own.toml", "late.toml"]
+        [tenants.acme]
+        policy = "late"
+        [tenants.bluejay]
+        policy = [{ name = "late" }, { name = "zendesk-2026", from = 2026-04-01T00:00:00Z }]
+        """,
+    )
+
+    def names(tenant_id: str) -> list[str]:
+        times = ("2026-02-28", "2026-03-31", "2026-04-01", "2027-02-01")
+        timeline = tenants.timeline_for(tenant_id)
+        return [timeline.at(parse_time(f"{time}T00:00:00Z")).name for time in times]
+
+    assert names("acme") == ["fin-2026", "own", "own", "late"]
+    assert names("bluejay") == ["fin-2026", "own", "zendesk-2026", "zendesk-2026"]
+    assert names("nobody") == ["fin-2026", "own", "own", "own"]
+    assert "resmeter_procedure_handoff" in tenants.event_names  # fin-2026 bills them until March
 
 
 def test_a_tenant_changes_its_policy_at_a_date_and_keeps_its_past(file: Path) -> None:
@@ -118,9 +151,7 @@ def test_a_tenant_changes_its_policy_at_a_date_and_keeps_its_past(file: Path) ->
     timeline = tenants.timeline_for("acme")
 
     def name_at(time: str) -> str:
-        policy = timeline.at(parse_time(time))
-        assert policy is not None
-        return policy.name
+        return timeline.at(parse_time(time)).name
 
     assert name_at("2026-04-30T23:59:59.999Z") == "fin-2026"
     assert name_at("2026-05-01T00:00:00Z") == "gorgias"

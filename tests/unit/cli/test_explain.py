@@ -33,7 +33,10 @@ def ledger(resmeter_env: dict[str, str]) -> Iterator[Ledger]:
 @pytest.fixture
 def explain(resmeter_env: dict[str, str]) -> Run:
     def run(*arguments: str, columns: int = 80) -> "subprocess.CompletedProcess[str]":
-        ended = resmeter("explain", *arguments, env={**resmeter_env, "COLUMNS": str(columns)})
+        ended = resmeter(
+            *("explain", *arguments, "--ledger-only"),
+            env={**resmeter_env, "COLUMNS": str(columns)},
+        )
         return subprocess.CompletedProcess(
             ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode()
         )

@@ -2,9 +2,15 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline.dev.broker import KAFKA_VERSION, cluster_id, known_digests
+from pipeline.dev.folder import FolderInUse
+from pipeline.errors import UnavailableError
 from tests.support.command import resmeter
 
 
@@ -38,3 +44,33 @@ def test_a_data_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
         f"error: Kafka's data folder {folder} cannot be created: Not a directory; "
         "choose another --data-dir"
     )
+
+
+def test_a_folder_in_use_is_reported_with_the_process_that_uses_it(tmp_path: Path) -> None:
+    taken = FolderInUse(tmp_path)
+    taken.say("process 123, a broker at 127.0.0.1:9092")
+    (tmp_path / "server.properties").write_text("of the running broker")
+
+    result = resmeter("kafka", "--port", "0", "--data-dir", str(tmp_path), env=dict(os.environ))
+
+    assert result.returncode == 1
+    assert result.stderr.decode().splitlines()[-1] == (
+        f"error: Kafka's data folder {tmp_path} is in use by process 123, a broker at "
+        "127.0.0.1:9092: connect to that broker, or stop it, or choose another --data-dir"
+    )
+    assert (tmp_path / "server.properties").read_text() == "of the running broker"
+    taken.release()
+
+
+def test_a_folder_stays_in_use_while_a_child_runs(tmp_path: Path) -> None:
+    taken = FolderInUse(tmp_path)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(taken.descriptor,)
+    )
+    taken.release()
+
+    with pytest.raises(UnavailableError, match=f"process {os.getpid()}: connect"):
+        FolderInUse(tmp_path)
+
+    child.communicate(b"\n")
+    FolderInUse(tmp_path).release()

@@ -3,12 +3,13 @@
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.events.model import CUSTOMER_MESSAGE, REASONS, Event, Rejected
 from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
-from pipeline.kafka.headers import DeadLetter
+from pipeline.kafka.headers import REDRIVES_HEADER, DeadLetter
 from pipeline.replay.deadletters import Letter, Selection, count_by_reason, read_letter
 from pipeline.replay.redrive import (
     DUPLICATE,
@@ -115,14 +116,32 @@ def test_truncated_record_is_not_sent() -> None:
 
 
 def test_record_counts_its_redrives_and_is_left_after_the_last() -> None:
-    newest = letter()
-    for _ in range(REDRIVES_MAX):
-        assert verdicts(newest) == [""]
-        again = tuple((name, content) for name, content in redriven_headers(newest))
-        newest = letter(headers=again)  # type: ignore[arg-type]
+    letters = [letter()]
+    for run in range(1, REDRIVES_MAX + 1):
+        assert verdicts(*letters)[-1] == ""
+        again: Any = tuple(redriven_headers(letters[-1]))
+        letters.append(letter(offset=100 * run, headers=again))
 
-    assert newest.redrives == REDRIVES_MAX
-    assert verdicts(newest) == ["already sent again 5 times"]
+    assert letters[-1].redrives == REDRIVES_MAX
+    assert verdicts(*letters)[-1] == "already sent again 5 times"
+
+
+@pytest.mark.parametrize("count", [b"5", b"99", b"999999999", b"9" * 5_000, b"-1", b"", None])
+def test_a_count_that_a_producer_wrote_does_not_keep_its_record_from_being_sent(
+    count: bytes | None,
+) -> None:
+    headers: Any = ((REDRIVES_HEADER, count),)
+    forged = letter(offset=8, headers=headers)
+
+    assert verdicts(forged) == [""]
+
+
+def test_a_copy_with_a_forged_count_does_not_keep_the_record_from_being_sent() -> None:
+    forged = letter(offset=8, headers=((REDRIVES_HEADER, b"99"),))
+
+    assert verdicts(letter(), forged) == [REJECTED_SINCE, ""]
+    again: Any = tuple(redriven_headers(forged))
+    assert letter(offset=9, headers=again).redrives == 100
 
 
 def test_record_rejected_again_is_sent_as_its_newest_dead_letter_only() -> None:

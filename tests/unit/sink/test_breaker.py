@@ -8,6 +8,7 @@ from pipeline.ledger.entries import Conclusion, Result
 from pipeline.sink.breaker import PROBES_MAX, Breaker
 
 FOREIGN = Conclusion(result="foreign", http_status=404, detail="a page")
+REJECTED = Conclusion(result="rejected", http_status=400)
 DELIVERED = Conclusion(result="delivered", http_status=200)
 
 
@@ -82,16 +83,81 @@ async def test_no_answer_does_not_end_the_doubt(result: Result) -> None:
     assert await callers(breaker) == PROBES_MAX
 
 
-async def test_only_a_run_of_rejections_halts() -> None:
+def reject(breaker: Breaker, *customers: int) -> None:
+    for n in customers:
+        breaker.observe(key(n), REJECTED)
+
+
+def test_only_rejections_in_a_row_halt_a_customer_and_only_that_one() -> None:
     breaker = Breaker(3)
-    rejected = Conclusion(result="rejected", http_status=400)
-    for conclusion in (rejected, rejected, DELIVERED, rejected, rejected, FOREIGN):
+    for conclusion in (REJECTED, REJECTED, DELIVERED, REJECTED, REJECTED, FOREIGN):
         breaker.observe(key(0), conclusion)
-    assert not breaker.is_run_of_rejections
+    assert not breaker.halted
 
     breaker.observe(key(0), Conclusion(result="collision", http_status=400))
 
-    assert breaker.is_run_of_rejections
+    assert breaker.halted == {key(0)}
+    assert not breaker.is_broad
+
+
+def test_deliveries_of_others_do_not_end_a_run_of_one_customer() -> None:
+    breaker = Breaker(3)
+    for _ in range(3):
+        reject(breaker, 0)
+        breaker.observe(key(1), DELIVERED)
+
+    assert breaker.halted == {key(0)}
+
+
+def test_one_customer_and_meter_may_halt_while_its_other_meter_delivers() -> None:
+    breaker = Breaker(3)
+    for _ in range(3):
+        reject(breaker, 0)
+        breaker.observe(("cus_0", "another meter"), DELIVERED)
+
+    assert breaker.halted == {key(0)}
+
+
+@pytest.mark.parametrize(
+    ("customers", "is_broad"),
+    [
+        ([0] * 100, False),
+        ([0, 1] * 50, False),
+        ([0] * 18 + [1, 2], False),  # two others have one rejection each
+        ([0, 1, 2] * 7, True),
+        ([0] * 50 + [1, 2] * 7, True),
+        (list(range(20)), True),
+        (list(range(19)), False),
+    ],
+)
+def test_a_run_of_rejections_is_broad_by_its_customers(
+    customers: list[int], *, is_broad: bool
+) -> None:
+    breaker = Breaker(20)
+
+    reject(breaker, *customers)
+
+    assert breaker.is_broad == is_broad
+
+
+def test_a_delivery_to_anybody_ends_a_broad_run() -> None:
+    breaker = Breaker(3)
+    reject(breaker, 0, 1)
+    breaker.observe(key(7), DELIVERED)
+    reject(breaker, 2, 3)
+
+    assert not breaker.is_broad
+
+
+def test_a_halted_customer_continues_once_none_of_its_meter_events_is_rejected() -> None:
+    breaker = Breaker(2)
+    reject(breaker, 0, 0, 1, 1)
+
+    breaker.resume_all_but({key(1)})
+
+    assert breaker.halted == {key(1)}
+    reject(breaker, 0)
+    assert breaker.halted == {key(1)}
 
 
 async def test_when_deliveries_end_no_queue_waits() -> None:

@@ -55,7 +55,6 @@ CHANGES = pytest.mark.parametrize(
         pytest.param(
             Timeline([FIN], [Assignment(AT, [preset("gorgias")])]), id="an assignment in the past"
         ),
-        pytest.param(Timeline([]), id="no policy"),
     ],
 )
 

@@ -1,6 +1,6 @@
 """A partition's counts, queue and states stay right and bounded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import orjson
 import pytest
@@ -10,6 +10,7 @@ from pipeline.catalog.policies import preset
 from pipeline.events.times import format_time
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
+from pipeline.stream.batch import BatchResult, PendingConversation
 from pipeline.stream.counts import count_applied, count_overdue
 from pipeline.stream.partition import Partition
 from tests.support.events import Record
@@ -97,11 +98,23 @@ def test_only_windows_that_ended_unsettled_are_overdue() -> None:
 def test_a_record_that_gets_lost_is_unaccounted_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plant the fault that the series is there for: a record is read and nothing becomes of it."""
     read = Partition._read
-    monkeypatch.setattr(
-        Partition,
-        "_read",
-        lambda self, record, *more: None if record.offset == 7 else read(self, record, *more),
-    )
+
+    def read_all_but_one(
+        self: Partition,
+        records: Iterable[Record],
+        batch: dict[bytes, PendingConversation],
+        result: BatchResult,
+    ) -> None:
+        def remaining() -> Iterator[Record]:
+            for record in records:
+                if record.offset == 7:
+                    result.records_read += 1
+                else:
+                    yield record
+
+        read(self, remaining(), batch, result)
+
+    monkeypatch.setattr(Partition, "_read", read_all_but_one)
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
 

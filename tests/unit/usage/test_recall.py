@@ -23,7 +23,7 @@ class CountingTimeline(Timeline):
         self.single = None
         self.asked = 0
 
-    def at(self, ms: int) -> Policy | None:
+    def at(self, ms: int) -> Policy:
         self.asked += 1
         return super().at(ms)
 

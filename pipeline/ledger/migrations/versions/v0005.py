@@ -10,7 +10,8 @@ depends_on = None
 
 _id = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _unjournalled = sa.text(
-    "(journal_state IS NULL OR (state IN ('delivered', 'rejected') AND state <> journal_state))"
+    "(journal_state IS NULL OR (journal_state IN ('planned', 'rejected') "
+    "AND state IN ('delivered', 'rejected', 'cancelled') AND state <> journal_state))"
 )
 
 
