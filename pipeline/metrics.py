@@ -64,6 +64,7 @@ MUST_STAY_ZERO = (
     "resmeter_customers_halted",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
+    "resmeter_journal_foreign_total",
     "resmeter_meters_unfit",
 )
 
@@ -325,6 +326,7 @@ class SinkMetrics:
         self.currencies: set[str] = {"usd"}  # currencies that have series
         self._define_records(registry)
         self._define_pending(registry)
+        self._define_journal(registry)
         self._define_deliveries(registry)
         for reason in ("unreadable", "conflict"):
             self.records_refused.labels(reason)
@@ -418,6 +420,28 @@ class SinkMetrics:
             "resmeter_parked_units",
             "Units of tenants that have no Stripe customer. To bill them, add one to the tenant file.",
             ["tenant"],
+            registry=registry,
+        )
+
+    def _define_journal(self, registry: CollectorRegistry) -> None:
+        self.journal_adopted = Counter(
+            "resmeter_journal_adopted",
+            "Meter events of other runs that a sink took from the journal: after a restart, a restored ledger, or beside another sink.",
+            registry=registry,
+        )
+        self.journal_void = Counter(
+            "resmeter_journal_void",
+            "Meter events of this sink that came after another one of the same usage records. If it rises, sinks have different ledgers.",
+            registry=registry,
+        )
+        self.journal_foreign = Counter(
+            "resmeter_journal_foreign",
+            "Records of the journal that no resmeter wrote. Above 0, find out who writes to the topic.",
+            registry=registry,
+        )
+        self.journal_unreached = Gauge(
+            "resmeter_journal_unreached",
+            "1 while the journal cannot be written or read: no usage is planned until it can.",
             registry=registry,
         )
 

@@ -106,6 +106,10 @@ class TopicSettings(Section):
     records: str = Field(
         "usage.records", description="topic that the worker writes usage records to"
     )
+    journal: str = Field(
+        "resmeter.journal",
+        description="topic in which the sinks write what they are about to send; it has one partition",
+    )
     dead_letters: str = Field(
         "conversation.events.dlq", description="topic of rejected records with their reasons"
     )

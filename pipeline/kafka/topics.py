@@ -28,6 +28,7 @@ from pipeline.kafka.advice import (
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, committed_offsets
+from pipeline.kafka.single import RECORD_BYTES_MAX
 
 _DAY_MS = 86_400_000
 _TIMEOUT_SECONDS = 5.0
@@ -40,7 +41,7 @@ class Topic(msgspec.Struct, frozen=True):
 
     name: str
     partitions: int
-    setting: str  # the name of the setting for `partitions`; empty: it is always one
+    setting: str | None  # the name of the setting for `partitions`; None: it is always one
     config: dict[str, str]
     required: tuple[str, ...]  # keys of `config` that must be right, or bills are wrong
 
@@ -93,12 +94,25 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         Topic(
             topics.catalog,
             1,  # the order of its entries decides which are valid
-            "",
+            None,
             {
                 "cleanup.policy": "delete",
                 "retention.ms": "-1",
                 "retention.bytes": "-1",
                 TIMESTAMPS: "LogAppendTime",
+            },
+            ("cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS),
+        ),
+        Topic(
+            topics.journal,
+            1,  # its order decides which of two plans is valid
+            None,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": "-1",
+                "retention.bytes": "-1",
+                TIMESTAMPS: "LogAppendTime",
+                "max.message.bytes": str(RECORD_BYTES_MAX),
             },
             ("cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS),
         ),
@@ -232,8 +246,9 @@ class TopicAdmin:
                 f"the settings say {topic.partitions}: set "
                 f"RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
                 if topic.setting
-                else "must have one, as the order of its entries decides: export the catalog, and "
-                "restore it into a new topic (RESMETER_TOPICS__CATALOG)"
+                else "must have one, as the order of its entries decides. While it is empty, delete it "
+                "and run `resmeter topics create`; a catalog's entries can be exported first, and "
+                "restored (`resmeter catalog export`)"
             )
             for topic in others
             if topic.name in existing and existing[topic.name][0] != topic.partitions

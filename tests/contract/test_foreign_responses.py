@@ -13,7 +13,6 @@ from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
 from pipeline.ledger import Ledger, decisions, deliveries
 from pipeline.ledger.entries import Action, Decision
 from pipeline.sink.breaker import PROBES_MAX
-from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256, open_meter
 from pipeline.usage.record import UsageRecord
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
@@ -213,7 +212,7 @@ async def test_a_call_of_which_no_byte_was_sent_did_not_count(
     bench: Bench, key: str, address: str
 ) -> None:
     bench.store(record())
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
     (event,) = deliveries.due(bench.ledger, T0, 10)
     # The settings reject all of these but an address at which nobody listens.
     settings = StripeSettings.model_construct(

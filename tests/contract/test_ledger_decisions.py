@@ -10,6 +10,7 @@ from pipeline.ledger import Ledger, decisions, deliveries, reports
 from pipeline.ledger.entries import STUCK, Decided, Decision, MeterEvent, Result, State
 from pipeline.ledger.tables import attempt, delivery_decision, meter_event
 from pipeline.sink.stripe.meter import body_sha256
+from tests.support.journal import journalled
 from tests.support.ledger import (
     HOUR_MS,
     T0,
@@ -65,6 +66,8 @@ def decide(
 
 
 def due(ledger: Ledger) -> list[MeterEvent]:
+    """Return what is sent next, once a sink has written the decisions to the journal."""
+    journalled(ledger)
     return deliveries.due(ledger, LATER, 10)
 
 

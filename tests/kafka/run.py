@@ -60,6 +60,7 @@ class Run:
             "RESMETER_TOPICS__RECORDS": f"test-{ids}.records",
             "RESMETER_TOPICS__DEAD_LETTERS": f"test-{ids}.dlq",
             "RESMETER_TOPICS__CATALOG": f"test-{ids}.catalog",
+            "RESMETER_TOPICS__JOURNAL": f"test-{ids}.journal",
             "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
             "RESMETER_TOPICS__RECORDS_PARTITIONS": "2",
             "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",

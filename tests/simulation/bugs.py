@@ -32,16 +32,46 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
-        "nobody asks whether the ledger is outdated",
-        "pipeline/ledger/holds.py",
-        "    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):\n",
-        "    if True:\n",
+        "a record that arrives after its meter event was adopted is pending",
+        "pipeline/ledger/records.py",
+        "        if added:\n            _link_awaited",
+        "        if False:\n            _link_awaited",
     ),
     Bug(
-        "a sink whose deliveries are held commits the offsets of its ledger",
-        "pipeline/sink/position.py",
-        "            return not self._held\n",
-        "            return True\n",
+        "a meter event of a lost ledger is sent however old it is",
+        "pipeline/ledger/deliveries.py",
+        "        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms\n",
+        "        is_old = (perhaps_counted_at or remembered_from_ms) < remembered_from_ms\n",
+    ),
+    Bug(
+        "a run vouches for meter events whose calls may have counted",
+        "pipeline/ledger/outbox.py",
+        "m.vouched_at <= vouched_before_ms, ~called)",
+        "m.vouched_at <= vouched_before_ms)",
+    ),
+    Bug(
+        "a run vouches although another run may call",
+        "pipeline/ledger/journal.py",
+        "            voucher = run if standing.voucher == HANDED_OVER else None\n",
+        "            voucher = run\n",
+    ),
+    Bug(
+        "a sink plans in its ledger and does not wait for the journal",
+        "pipeline/ledger/deliveries.py",
+        "        .where(m.journal_state.is_not(None))\n",
+        "",
+    ),
+    Bug(
+        "conclusions are not written to the journal",
+        "pipeline/ledger/outbox.py",
+        '            in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}\n',
+        "            in set()\n",
+    ),
+    Bug(
+        "the intake does not notice that the database has lost commits",
+        "pipeline/sink/intake.py",
+        "        if moved:\n            self._rewind_to_ledger(consumer, Moved(moved))\n",
+        "",
     ),
     Bug(
         "the offset counts as done before the results are acknowledged",
@@ -211,9 +241,9 @@ BUGS = (
     ),
     Bug(
         "a grouped record stays pending",
-        "pipeline/ledger/deliveries.py",
-        "        if _delete_pending(connection, pending_rows) != len(pending_rows):",
-        "        if not pending_rows:",
+        "pipeline/ledger/adoption.py",
+        "            deleted = delete_pending(self._connection, pending)\n",
+        "            deleted = len(pending)\n",
     ),
     Bug(
         "each attempt gives a meter event a new identifier",

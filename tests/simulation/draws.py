@@ -41,7 +41,8 @@ def random_run(seed: int) -> Result:
         stop=draw.choice([0.0, 0.1, 0.3]),
         stripe=draw.choice([0.0, 0.3, 0.6]),
         # By the seed, not drawn: the other draws of a seed stay as they were.
-        older_ledger=0.1 if seed % 4 == 1 else 0.0,
+        older_ledger=0.2 if seed % 4 == 1 else 0.0,
+        second_ledger=seed % 8 >= 5,
         rejoin=0.7 if seed % 4 == 3 else 0.0,
         second_sink=draw.random() < 0.5,
         workers_max=draw.randint(1, 3),

@@ -11,7 +11,7 @@ from pipeline.dev.emulator.state import State
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement
 from pipeline.kafka.stepover import STEP_OVER_PREFIX
-from pipeline.ledger import Ledger, deliveries, records, reports
+from pipeline.ledger import Ledger, deliveries, outbox, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.catalog import CatalogReader
@@ -48,7 +48,8 @@ class Faults(NamedTuple):
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     rejoin: float = 0.0  # when a zombie continues: it comes back into the group
-    older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
+    older_ledger: float = 0.0  # at every turn: a copy of the ledger is made, or takes its place
+    second_ledger: bool = False  # a second sink has a ledger of its own
     transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
     deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
@@ -135,6 +136,7 @@ class _Run:
         self._repaired = 0  # how many unfenced writes a recovery has read
         self._conflicts: set[bytes] = set()
         self._away_draw = random.Random(f"away {seed}")
+        self._ledger_draw = random.Random(f"ledger {seed}")
         self._conflict_draw = random.Random(f"conflicts {seed}")
         self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
@@ -170,7 +172,7 @@ class _Run:
                 )
             if calm and not self._outage_turns and await self._is_done():
                 if faults.operator:
-                    ledger = Ledger(self._ledgers.right_engine)
+                    ledger = Ledger(self._ledgers.engine)
                     decided = decide_about_waiting(
                         ledger, self._stripe, self._tenants, self.world.time
                     )
@@ -185,7 +187,7 @@ class _Run:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
         if until - self.world.time < _LONG_QUIET_MS:
             return False
-        return bool(deliveries.due(Ledger(self._ledgers.right_engine), until, 1))
+        return bool(deliveries.due(Ledger(self._ledgers.engine), until, 1))
 
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
@@ -301,8 +303,8 @@ class _Run:
             await self._step(sink, _now(sink.take))
             if not sink.process.is_dead and (calm or draw.random() < 0.5):
                 await self._step(sink, sink.flush())
-        if faults.older_ledger:
-            self._change_ledger(calm)
+        if faults.older_ledger and not calm:
+            self._change_ledger()
         await self._restart_the_dead()
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
@@ -340,7 +342,7 @@ class _Run:
         for sink in self._sinks:
             if sink.process.is_dead:
                 self._sinks.remove(sink)
-                self._sinks.append(self._new_sink())
+                self._sinks.append(self._new_sink(is_second=sink.is_second))
 
     def _sleeps(self) -> bool:
         return self._faults.sleep and self._outage_turns > 0
@@ -382,33 +384,23 @@ class _Run:
 
     # --- the ledger -------------------------------------------------------------------------------
 
-    def _change_ledger(self, calm: bool) -> None:
-        draw, chance = self._draw, self._faults.older_ledger
-        if self._ledgers.is_older:
-            if calm or draw.random() < 0.3:
-                self._use_right_ledger()
-        elif draw.random() < chance:
+    def _change_ledger(self) -> None:
+        """Copy the ledger, or put a copy in its place: for new sinks, or below the running ones."""
+        draw, chance = self._ledger_draw, self._faults.older_ledger
+        if draw.random() < chance:
             self._ledgers.back_up()
-        elif not calm and draw.random() < chance:
-            self._use_older_ledger()
-
-    def _use_older_ledger(self) -> None:
-        """Restart the sinks on an older copy of the ledger, if Kafka can show that it is older."""
-        with self._ledgers.backup() as backup:
-            stored = records.offsets(backup, "usage.records")
-        committed = self.world.sinks_committed
-        if any(stored.get(number, 0) < offset for number, offset in committed.items()):
+        # Before its first entry, the journal cannot say that nothing was sent.
+        if self.world.journal and draw.random() < chance:
             self._counts["older ledger"] += 1
-            self._ledgers.restore()
-            self._kill_sinks()
-
-    def _use_right_ledger(self) -> None:
-        self._ledgers.put_back()
-        self._kill_sinks()
-
-    def _kill_sinks(self) -> None:
-        for sink in self._sinks:
-            sink.process.end()
+            self._ledgers.restore(draw)
+            loses_commits = draw.random() < 0.5
+            for sink in self._sinks:
+                if sink.is_second:
+                    continue
+                if loses_commits:
+                    sink.fail_over(self._ledgers.engine)
+                else:
+                    sink.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -457,6 +449,8 @@ class _Run:
         await self._rebalance(size)
         if self._faults.second_sink and len(self._sinks) < 2:
             self._sinks.append(self._new_sink())
+        if self._faults.second_ledger and not any(sink.is_second for sink in self._sinks):
+            self._sinks.append(self._new_sink(is_second=True))
 
     async def _stop_one(self) -> None:
         """Stop a worker with work in flight; other workers get its partitions."""
@@ -510,14 +504,16 @@ class _Run:
         else:
             self._workers.remove(worker)
 
-    def _new_sink(self) -> Sink:
+    def _new_sink(self, *, is_second: bool = False) -> Sink:
+        """Start a sink; `is_second`: with the second ledger."""
         return Sink(
             self.world,
             self._name("sink"),
-            self._ledgers.engine,
+            self._ledgers.second if is_second else self._ledgers.engine,
             self._tenants,
             self._stripe,
             faults=self._faults.stripe,
+            is_second=is_second,
         )
 
     def _name(self, kind: str) -> str:
@@ -541,11 +537,19 @@ class _Run:
                     return False
                 if max(world.committed.get(number, 0), low) < end:
                     return False
-        ledger = Ledger(self._ledgers.engine)
+        ledgers = [Ledger(self._ledgers.engine)]
+        if any(sink.is_second for sink in self._sinks):
+            ledgers.append(Ledger(self._ledgers.second))
+        return all(map(self._has_billed, ledgers))
+
+    def _has_billed(self, ledger: Ledger) -> bool:
+        world = self.world
         stored = sum(records.offsets(ledger, "usage.records").values())
         if stored < sum(map(len, world.records.partitions)):
             return False
         open_events = deliveries.due(ledger, world.time + 10**9, 1)
+        if outbox.unjournalled_items(ledger, 1):
+            return False
         pending = [
             entry
             for entry in deliveries.pending_sums(ledger)

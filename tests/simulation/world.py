@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from pipeline.catalog.log import Appended
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.single import LogRecord
 
 _T = TypeVar("_T")
 _EPOCH_KEPT_MS = _ID_KEPT_MS = 86_400_000
@@ -193,6 +194,7 @@ class World:
         self.records = Topic(2)
         self.dead_letters = Topic(1)
         self.catalog: list[Appended] = []  # its topic, with what will be appended later
+        self.journal: list[LogRecord] = []
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group

@@ -17,6 +17,7 @@ from pipeline.sink.grouping import Destination, freeze, group_records
 from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import UsageRecord, encode_record
 from tests.support.command import resmeter
+from tests.support.journal import journalled
 from tests.support.tenants import export_catalog
 
 TOPIC = "usage.records"
@@ -84,6 +85,7 @@ def sent(ledger: Ledger, result: Result, tenant_id: str = "acme") -> None:
     destination = Destination(tenant_id, "resolution", "cus_1", "m")
     planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
     assert deliveries.store_planned(ledger, planned, T0)
+    journalled(ledger)
     for item in planned:
         if item.event.value == 0:
             continue
