@@ -141,9 +141,9 @@ def test_uncommitted_event_is_judged_by_todays_keys() -> None:
 
 
 def test_usage_whose_events_are_gone_is_named_as_such_and_a_plan_leaves_it() -> None:
-    ledger, _ = decided(resolved(), {})
+    ledger, _ = decided(resolved("old"), {"old": OLD})
 
-    findings, _, replay = audited([], ledger, {}, set())
+    findings, _, replay = audited([], ledger, {"old": OLD}, set())
 
     (finding,) = findings
     assert finding.kind == "not_in_log"
