@@ -10,7 +10,7 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
 from pipeline.kafka.bounds import Acknowledgement
-from pipeline.ledger import Ledger, deliveries, records, reports
+from pipeline.ledger import Ledger, deliveries, holds, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.conflicts import append_conflict
@@ -25,6 +25,7 @@ _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
+_DECIDES_DURING_A_CALL = 0.05
 OUTAGE_TURNS = 10
 OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
@@ -52,7 +53,9 @@ class Faults(NamedTuple):
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
-    operator: bool = False  # at the end somebody decides about the meter events that wait
+    operator: bool = (
+        False  # somebody decides about meter events that wait, at the end and meanwhile
+    )
     outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
@@ -115,6 +118,8 @@ class _Run:
         self._counts: Counter[str] = Counter()
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
+        self.world.during_call = self._doubt_and_decide
+        self._operator = random.Random(f"operator {seed}")
         self._conflicts: set[bytes] = set()
         self._conflict_draw = random.Random(f"conflicts {seed}")
         self._outage_turns = OUTAGE_TURNS if faults.outage else 0
@@ -161,6 +166,18 @@ class _Run:
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
+
+    def _doubt_and_decide(self) -> None:
+        """Let an operator doubt what is not delivered, and decide, while a call is under way.
+
+        This is what `resmeter ledger resume --perhaps-sent` does, and `resmeter deliveries` after it.
+        """
+        is_right = self._faults.operator and not self._ledgers.is_older
+        if is_right and self._operator.random() < _DECIDES_DURING_A_CALL:
+            ledger, now_ms = Ledger(self._ledgers.right_engine), self.world.time
+            holds.mark_uncertain(ledger, now_ms)
+            found = decide_about_waiting(ledger, self._stripe, self._tenants, now_ms)
+            self._counts["decided"] += found
 
     def _has_open_calls(self, until: int) -> bool:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""

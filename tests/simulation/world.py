@@ -140,6 +140,9 @@ class World:
         self.acknowledgements: dict[int, Acknowledgement] = {}
         self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+        self.during_call: Callable[[], None] = lambda: (
+            None
+        )  # ... while a call to Stripe is under way
 
     # --- the events topic, as a worker's `Log` ----------------------------------------------------
 
