@@ -54,9 +54,9 @@ Words. One word for one idea, in code, topics, metrics and docs.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
-    basis             what the states of a partition rest on: the topic's id, its number of partitions,
-                      and the lost events that nobody has acknowledged. (In a plan file, `basis` is
-                      a digest of the ledger's records.)
+    basis             what the states of a partition were made from: the topic's id, its number of
+                      partitions, and the lost events that nobody has acknowledged. (In a plan file,
+                      `basis` is a digest of the ledger's records.)
     catalog           tenants, producers, policies and prices, as an operator wrote them.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
@@ -69,6 +69,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     due               `due_event_ms`: when silence is complete, in event time.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
     event             one thing that happened in a conversation, as a chat service reports it.
+    epoch             counts the owners of a partition of the changelog; Kafka accepts the newest only.
+    fence             keep earlier owners of a partition from writing to its changelog, with an epoch.
     fold              the small state that the rules run on; a conversation keeps one.
     foreign           a response from something other than Stripe, such as a proxy. The call may have
                       counted; the sink retries it.
@@ -85,8 +87,11 @@ Words. One word for one idea, in code, topics, metrics and docs.
     ledger            the database of what is owed and how it was billed; the authority on both.
     lost              events that Kafka deleted before a worker read them.
     meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
+    open              a conversation with an answer whose silence is not settled yet. Also a dead letter
+                      that nobody has dealt with.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
     parked            owed, but the tenant has no Stripe customer yet.
+    pending           of usage: owed, and not at Stripe yet.
     policy            the rules and prices of a tenant, in versions with effective dates.
     quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
     rejected          input that breaks the contract; also a meter event that Stripe never accepts.

@@ -15,7 +15,14 @@ import platform
 from collections.abc import Iterable
 from contextlib import suppress
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from pipeline import __version__
 from pipeline.events.model import REASONS, TYPES
@@ -66,6 +73,8 @@ MUST_STAY_ZERO = (
 
 def new_registry() -> CollectorRegistry:
     """Return a registry with the series of this process: `process_…`, its memory, time and files."""
+    # Without `_created` series: `process_start_time_seconds` has the same time, in one series.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     return registry
@@ -183,6 +192,11 @@ class WorkerMetrics:
         self.redelivered = Counter(
             "resmeter_redelivered",
             "Records that Kafka delivered again after a restart or rebalance. They are skipped.",
+            registry=registry,
+        )
+        self.states_rewritten = Counter(
+            "resmeter_states_rewritten",
+            "States written again after a recovery, because a paused worker had written an older one after the newest.",
             registry=registry,
         )
         self.sealed = Counter(

@@ -46,7 +46,7 @@ def command(
 
     The audit reads the events topic from its beginning. It shares its rules with the worker, and no
     other code with the worker or the sink. Usage that a running worker may not have written yet
-    counts as pending, not as a finding. The table always counts the whole log, even if you give a
+    is not a finding: its conversation counts as open. The table always counts the whole log, even if you give a
     time range. With --stripe, the audit also compares Stripe's totals, by customer and meter, with
     what the sink has delivered. Exit status 3: the audit found a difference.
 

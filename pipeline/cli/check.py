@@ -9,9 +9,11 @@ import click
 from pipeline import logs
 from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.cli import MISUSED
-from pipeline.cli.output import count_of
+from pipeline.cli.output import count_of, text_columns, wrapped
 from pipeline.config import Settings, load_valid_settings, unknown_variables
 from pipeline.errors import ConfigurationError, UnavailableError
+
+_INDENT = " " * 3
 
 
 @click.command("check")
@@ -30,11 +32,11 @@ def command() -> None:
     _show("settings", [] if problems else ["every variable is valid"], problems)
     for unknown in unknown_variables():
         # Not a problem: the tenant file may name it.
-        click.echo(f"-  settings: {unknown}", err=True)
+        _print(f"-  settings: {unknown}")
     count = len(problems)
     for section, name, check in _checks(settings):
         if section in wrong:
-            click.echo(f"-  {name}: not checked, because its settings are wrong", err=True)
+            _print(f"-  {name}: not checked, because its settings are wrong")
             continue
         facts: list[str] = []
         try:
@@ -67,9 +69,10 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return loaded.problems_in_worker(settings.worker.seal_after_ms)
 
     def broker(facts: list[str]) -> list[str]:
+        from pipeline.kafka.fencing import fence_problems
         from pipeline.kafka.topics import TopicAdmin
 
-        problems = TopicAdmin(settings).problems()
+        problems = TopicAdmin(settings).problems() + fence_problems(settings)
         facts.append(f"{settings.kafka.bootstrap_servers} answers")
         return problems
 
@@ -83,7 +86,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
             opened.close()
         facts.append(f"{opened.redacted_url} has the tables of this version and takes writes")
         if missing := sslmode_missing(settings.ledger.url):
-            click.echo(f"-  ledger: {missing}", err=True)
+            _print(f"-  ledger: {missing}")
         return problems
 
     def stripe(facts: list[str]) -> list[str]:
@@ -102,6 +105,11 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
 
 def _show(name: str, facts: list[str], problems: list[str]) -> None:
     if not problems:
-        click.echo(f"ok {name}: {'; '.join(facts)}", err=True)
+        _print(f"ok {name}: {'; '.join(facts)}")
     for problem in problems:
-        click.echo(f"!! {name}: {problem}", err=True)
+        _print(f"!! {name}: {problem}")
+
+
+def _print(text: str) -> None:
+    """Print a line to standard error; if it is long, it continues below its name."""
+    click.echo(wrapped(text, text_columns(sys.stderr), _INDENT), err=True)

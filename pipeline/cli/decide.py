@@ -1,6 +1,7 @@
 """`resmeter decide`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -8,10 +9,11 @@ import click
 from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TIME
-from pipeline.cli.output import print_rejected
+from pipeline.cli.options import TIME, tenants_alone
+from pipeline.cli.output import count_of, print_rejected, visible
 from pipeline.errors import ConfigurationError
-from pipeline.replay.decide import Histories, decide_line
+from pipeline.replay.decide import Histories, Totals, encode_decision
+from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
 
 
@@ -19,10 +21,10 @@ from pipeline.resolve.policy import Timeline
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--policy",
-    default=DEFAULT,
-    show_default=True,
     metavar="NAME_OR_FILE",
-    help=f"A preset ({', '.join(PRESETS)}) or a TOML file; {DEFAULT} decides until it takes effect.",
+    help=f"One policy for all tenants: a preset ({', '.join(PRESETS)}) or a TOML file; {DEFAULT} "
+    "decides until it takes effect. If not set, each tenant has its policy of the tenant file "
+    f"(RESMETER_CONFIG); without that file, {DEFAULT}.",
 )
 @click.option(
     "--as-of",
@@ -31,31 +33,47 @@ from pipeline.resolve.policy import Timeline
     metavar="TIME",
     help="The time up to which silence counts: 2026-06-13, or an RFC 3339 time.",
 )
-def command(files: tuple[str, ...], policy: str, as_of: int) -> None:
+def command(files: tuple[str, ...], policy: str | None, as_of: int) -> None:
     """Decide over events in files, without Kafka: read one event per line, print one conversation per line.
 
     FILE may be `-` (standard input), a .gz or a .zst file. Standard error lists the lines that are
-    not valid events, with the reason; the exit status is then 3.
+    not valid events, with the reason; the exit status is then 3. A terminal also
+    gets the totals.
 
     \b
     Example:
       resmeter decide events.ndjson --as-of 2026-06-13T09:00:00Z
       cat old.ndjson | resmeter decide - --policy zendesk-2026 --as-of 2026-06-13
     """
-    timeline = read_timeline(policy)
-    histories = Histories()
-    rejected = 0
+    timeline_for = tenants_alone().timeline_for if policy is None else _same(read_timeline(policy))
+    histories, totals = Histories(), Totals()
     for path, number, line in read_lines(files):
         reason = histories.add(line)
         if reason is not None:
-            rejected += 1
+            totals.rejected += 1
             print_rejected(path, number, reason, named=len(files) > 1)
     out = sys.stdout.buffer
     for tenant_id, conversation_id, history in histories:
-        out.write(decide_line(tenant_id, conversation_id, history, timeline, as_of) + b"\n")
+        decision = decide(history, timeline_for(tenant_id), as_of)
+        totals.add(decision)
+        out.write(encode_decision(tenant_id, conversation_id, decision) + b"\n")
     out.flush()
-    if rejected:
+    if sys.stderr.isatty():  # a program that reads the rejected lines gets nothing else
+        click.echo(_summary(totals), err=True)
+    if totals.rejected:
         sys.exit(FOUND)
+
+
+def _same(timeline: Timeline) -> Callable[[str], Timeline]:
+    return lambda tenant_id: timeline
+
+
+def _summary(totals: Totals) -> str:
+    units = [f"{count:,} {visible(outcome)}" for outcome, count in sorted(totals.units.items())]
+    return (
+        f"{count_of(totals.conversations, 'conversation')}, billed: {', '.join(units) or 'nothing'}; "
+        f"{totals.excluded:,} excluded, {count_of(totals.rejected, 'line')} rejected"
+    )
 
 
 def read_timeline(policy: str) -> Timeline:

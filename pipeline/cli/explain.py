@@ -4,10 +4,9 @@ import time
 
 import click
 
-from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FAILED
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TIME, Opened, configured, json_option, opened
+from pipeline.cli.options import TEXT, TIME, Opened, json_option, opened, tenants_alone
 from pipeline.cli.output import print_text, progress
 from pipeline.cli.views.explain import Account, print_account
 from pipeline.errors import ResmeterError
@@ -19,8 +18,8 @@ from pipeline.replay.why_not import WhyNot, why_not
 
 
 @click.command("explain")
-@click.argument("tenant_id", metavar="TENANT")
-@click.argument("conversation", metavar="CONVERSATION")
+@click.argument("tenant_id", type=TEXT, metavar="TENANT")
+@click.argument("conversation", type=TEXT, metavar="CONVERSATION")
 @click.option(
     "--events",
     "files",
@@ -53,10 +52,10 @@ def command(
     ledger_only: bool,
     as_json: bool,
 ) -> None:
-    """Show the receipt of one conversation: every charge and correction, and why; or why not.
+    """Show the receipt of one conversation, or say why nothing is billed.
 
-    For each, the receipt shows the evidence, the policy, the place in Kafka, and how it reached
-    Stripe. If nothing is billed, the command reads the events topic and says why not: which event
+    For each charge and correction, the receipt shows the reason, the evidence, the policy, the place
+    in Kafka, and how it reached Stripe. If nothing is billed, the command reads the events topic and says why not: which event
     took the answer away, until when its window is open, or which rule excludes the conversation.
 
     \b
@@ -85,7 +84,7 @@ def command(
 
 
 def _why_by_files(files: tuple[str, ...], place: Place, as_of_ms: int) -> WhyNot | None:
-    timeline = load_tenants(configured().config).timeline_for(place[0])
+    timeline = tenants_alone().timeline_for(place[0])
     known = find_in_lines((line for _, _, line in read_lines(files)), place)
     return why_not(known, timeline, as_of_ms, waits_grace=False)
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import IO
 
 import click
 import orjson
@@ -26,6 +27,7 @@ from pipeline.events.model import Rejected
 from pipeline.progress import OnRecord, ignore_progress
 
 TEXT_COLUMNS_MIN = 60
+_TEXT_COLUMNS = 80
 _COLUMNS_MAX = 10_000
 # C0, delete and C1; then the characters that change the direction of writing.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -95,6 +97,13 @@ def add_group(table: Table, name: str) -> None:
 def add_member(table: Table, name: str, figures: Sequence[str]) -> None:
     """Add a line of figures to the group that was added last."""
     table.add_row(Text(f"  {visible(name)}"), *figures)
+
+
+def text_columns(stream: IO[str]) -> int:
+    """Return how wide text for people may be: the terminal's width, elsewhere 80 columns."""
+    if not stream.isatty():
+        return _TEXT_COLUMNS
+    return max(shutil.get_terminal_size().columns, TEXT_COLUMNS_MIN)
 
 
 def print_text(text: str, indent: str = "", *, err: bool = False) -> None:

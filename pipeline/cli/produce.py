@@ -26,7 +26,11 @@ from pipeline.kafka.producing import Signer, produce_lines
     help="The records' timestamps: the time of each event, or the broker's clock. A topic with "
     "LogAppendTime always uses the broker's clock.",
 )
-@click.option("--unchecked", is_flag=True, help="Send every line, valid event or not.")
+@click.option(
+    "--unchecked",
+    is_flag=True,
+    help="Send every line, valid event or not, except those too large for a record.",
+)
 @click.option(
     "--sign",
     "key_id",

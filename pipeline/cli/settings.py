@@ -1,14 +1,13 @@
 """`resmeter settings`."""
 
-import shutil
 import sys
 
 import click
 
-from pipeline.cli.output import TEXT_COLUMNS_MIN, wrapped
+from pipeline.cli.output import text_columns, wrapped
 from pipeline.config import describe_settings
 
-_COLUMNS_MAX = 100
+_COLUMNS_MAX = 80
 _INDENT = " " * 4
 
 
@@ -21,9 +20,7 @@ def command() -> None:
       resmeter settings | grep -A1 SASL
       RESMETER_SINK__FLUSH_INTERVAL_SECONDS=10 resmeter sink
     """
-    columns = _COLUMNS_MAX
-    if sys.stdout.isatty():
-        columns = min(columns, max(shutil.get_terminal_size().columns, TEXT_COLUMNS_MIN))
+    columns = min(_COLUMNS_MAX, text_columns(sys.stdout))
     for variable, default, meaning in describe_settings():
         click.echo(f"{click.style(variable, bold=True)}{f' = {default}' if default else ''}")
         click.echo(wrapped(f"{_INDENT}{meaning}", columns, _INDENT))

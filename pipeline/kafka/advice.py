@@ -66,15 +66,16 @@ def events_problems(
     if timestamps == "CreateTime" and retention_ms != -1:
         problems.append(
             f"topic {name}: retention.ms is {retention_ms}, and its timestamps are the producers' "
-            "(CreateTime): Kafka deletes a record by the time of its event, so an older one is gone "
+            "(CreateTime): Kafka deletes a record by the time of its event. So an older one is gone "
             f"soon after it arrives, read or not. Run `{alter} retention.ms=-1`"
         )
     elif retention_ms != -1 and retention_ms < needed_days * _DAY_MS:
         problems.append(
-            f"topic {name}: retention.ms is {retention_ms} ({retention_ms / _DAY_MS:.3g} days): "
-            f"`resmeter audit` and `resmeter rebill` read whole conversations, which are open for "
-            f"{seal_after_days} days after a record, and usage can be corrected for {_STRIPE_DAYS} "
-            f"days. Run `{alter} retention.ms={400 * _DAY_MS}` (at least {needed_days} days)"
+            f"topic {name}: retention.ms is {retention_ms} ({retention_ms / _DAY_MS:.3g} days), but "
+            "`resmeter audit` and `resmeter rebill` read whole conversations. A conversation is open "
+            f"for {seal_after_days} days after a record, and usage can be corrected for "
+            f"{_STRIPE_DAYS} days. Run `{alter} retention.ms={400 * _DAY_MS}` (at least "
+            f"{needed_days} days)"
         )
     size = int(config.get("retention.bytes", -1))
     if size != -1:

@@ -13,6 +13,7 @@ from zlib import crc32
 from pipeline.events.model import Rejected
 
 Partitioner: TypeAlias = Literal["murmur2", "crc32"]
+PARTITIONERS: tuple[Partitioner, ...] = ("murmur2", "crc32")
 Agreement: TypeAlias = Literal["murmur2", "crc32", "both", "neither"]
 AGREEMENTS: tuple[Agreement, ...] = ("murmur2", "crc32", "both", "neither")
 

@@ -18,6 +18,8 @@ from pipeline.kafka.writer import TopicWriter
 from pipeline.progress import OnRecord, ignore_progress
 
 Line: TypeAlias = tuple[str, int, bytes]  # file, line number from 1, content
+# Without the key's length and the headers, which the record needs too. A broker takes a million bytes.
+_SENDABLE_BYTES_MAX = 950_000
 _HEADERS: list[tuple[str, bytes]] = [("content-type", b"application/cloudevents+json")]
 
 
@@ -52,8 +54,10 @@ def produce_lines(
     Args:
         settings: broker and topics.
         lines: the lines, with file and line number.
-        by_event_time: give each record its event's time; otherwise it gets the current time.
-        is_checked: skip lines that a worker would reject.
+        by_event_time: give each record its event's time; otherwise, or if the event is from the
+            future, it gets the current time.
+        is_checked: skip lines that a worker would reject. Otherwise skip only lines that are too
+            large for a Kafka record.
         signer: signs each record; lines of tenants that the key may not write for are rejected.
         on_rejected: called with file, line number and reason of each line that is skipped.
         on_interrupted: called with the number of acknowledged events if reading a line fails or the
@@ -75,7 +79,8 @@ def produce_lines(
                 key, event_ms, reason = _check(line, int(time.time() * 1000))
                 if reason is None and signer is not None:
                     reason = _check_signer(key, signer)
-                if reason is not None and is_checked:
+                is_sendable = len(line) + len(key or b"") <= _SENDABLE_BYTES_MAX
+                if reason is not None and (is_checked or not is_sendable):
                     rejected += 1
                     on_rejected(file, number, reason)
                     continue
@@ -83,7 +88,9 @@ def produce_lines(
                     for hint in hints_for(line):
                         on_hint(file, number, hint)
                 headers = _HEADERS if signer is None else _signed_headers(signer, key, line)
-                timestamp = event_ms if by_event_time else None
+                # With a timestamp in the future, the broker would fail the whole batch of records.
+                is_future = reason is not None and reason.reason == "future_time"
+                timestamp = event_ms if by_event_time and not is_future else None
                 if not writer.write(key, line, headers, timestamp):
                     break
                 sent += 1

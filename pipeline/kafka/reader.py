@@ -104,13 +104,18 @@ class TopicReader:
         """The number of offsets within the bounds; records may be fewer."""
         return sum(end - first for first, end in self.bounds.values())
 
-    def offsets_at(self, from_ms: int) -> dict[int, int]:
-        """Return each partition's first offset whose record is not older than a time, ms.
+    def offsets_at(self, times: Mapping[int, int]) -> dict[int, int]:
+        """Return the first offset whose record is not older than a time, for some partitions.
+
+        Args:
+            times: partition → time, ms.
 
         Raises:
             UnavailableError: no broker responds.
         """
-        asked = [TopicPartition(self.topic, n, max(0, from_ms)) for n in self.bounds]
+        if not times:
+            return {}
+        asked = [TopicPartition(self.topic, n, max(0, ms)) for n, ms in times.items()]
         try:
             found = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_SECONDS)
         except KafkaException as error:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from pipeline.errors import UnavailableError
 from pipeline.events.model import Headers
@@ -19,6 +19,13 @@ _PARTITIONERS: dict[Partitioner, str] = {
 _FLUSH_SECONDS = 120.0
 _FULL_SECONDS = 0.5
 _VALUE_BYTES_MAX = 1_000_000
+_AGAIN = "run the command again: records that were written count once"
+# What to do where the same record would fail again.
+_TODO = {
+    KafkaError.INVALID_TIMESTAMP: "the topic rejects the records' timestamps: use --timestamps now, "
+    "or change the topic's message.timestamp.before.max.ms or message.timestamp.after.max.ms",
+    KafkaError.MSG_SIZE_TOO_LARGE: "the topic takes no records as large: raise its max.message.bytes",
+}
 
 
 class TopicWriter:
@@ -36,7 +43,7 @@ class TopicWriter:
     ) -> None:
         self.acknowledged = 0
         self._topic = topic
-        self._failures: list[str] = []
+        self._failures: list[KafkaError] = []
         self._producer = Producer(
             {
                 "logger": logging.getLogger("librdkafka"),
@@ -76,7 +83,7 @@ class TopicWriter:
             except BufferError:  # the queue is full until some records are acknowledged
                 self._producer.poll(_FULL_SECONDS)
             except KafkaException as error:
-                self._failures.append(error.args[0].str())
+                self._failures.append(error.args[0])
         self.poll(0)
         return not self._failures
 
@@ -92,7 +99,7 @@ class TopicWriter:
         if error is None:
             self.acknowledged += 1
         else:
-            self._failures.append(error.str())
+            self._failures.append(error)
 
     def __enter__(self) -> Self:
         return self
@@ -105,8 +112,11 @@ class TopicWriter:
     ) -> None:
         left = self.flush()
         if error is None and (left or self._failures):
-            first = self._failures[0] if self._failures else f"no answer in {_FLUSH_SECONDS:.0f} s"
+            first, todo = f"no answer in {_FLUSH_SECONDS:.0f} s", _AGAIN
+            if self._failures:
+                first = self._failures[0].str()
+                todo = _TODO.get(self._failures[0].code(), _AGAIN)
             raise UnavailableError(
                 f"{left + len(self._failures)} records for {self._topic} were not acknowledged "
-                f"({first}); run the command again: records that were written count once"
+                f"({first}); {todo}"
             )

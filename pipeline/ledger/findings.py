@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 FindingKind = Literal[
     "missing",  # owed, but not in the ledger
     "unexpected",  # in the ledger, but not owed
+    "not_in_log",  # in the ledger, but its evidence is no longer in the log: nothing to take back
     "differs",  # in the ledger with other content
     "no_evidence",  # in the ledger, but names no event as evidence
     "unbalanced",  # corrected by a rebill plan, but the sum is not the units owed

@@ -17,7 +17,8 @@ Invariants:
 
 1. Decisions come from the stages `events`, `resolve` and `usage` alone, with no code of the worker
    or the sink. So a replay finds their mistakes instead of repeating them.
-2. A usage record that a running worker may not have written yet is pending, never a finding.
+2. A usage record that a running worker may not have written yet is optional, never a finding:
+   its conversation counts as open.
 3. A conversation that cannot be judged, because retention has deleted the evidence, is counted as
    unjudged. The replay does not guess.
 4. Memory holds the conversations of one partition at a time.

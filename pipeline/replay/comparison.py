@@ -51,7 +51,7 @@ class Tally(msgspec.Struct):
     events: int = 0
     duplicates: int = 0
     records: int = 0  # usage records in the ledger
-    pending: int = 0  # conversations with a window that is open, or that has just ended
+    open: int = 0  # conversations with a window that is open, or that has just ended
     unjudged: int = 0  # conversations that cannot be judged: retention has deleted the evidence
     unsettled: int = 0  # conversations that differ, but the worker is not done with them
     corrected: int = 0  # conversations that a plan has corrected
@@ -98,13 +98,16 @@ def compare(
         records = stored.pop(replayed.place, [])
         tally = tallies.setdefault(replayed.tenant_id, Tally())
         timeline = replay.timeline_for(replayed.tenant_id)
+        shown = replay.shown(replayed.place)
         judge(
-            replayed.place, compare_conversation(replayed, timeline, records, written, now, tally)
+            replayed.place,
+            compare_conversation(replayed, timeline, records, written, now, tally, shown),
         )
     for place, records in stored.items():
         tallies.setdefault(place[0], Tally()).records += len(records)
         if balance(records) or not any(map(is_correction, records)):
-            judge(place, [_unexpected(r, "the log has no such conversation") for r in records])
+            shown, detail = replay.shown(place), "the log has no such conversation"
+            judge(place, [_unexpected(record, detail, shown) for record in records])
     counted = sum(tally.events for tally in tallies.values())
     assert counted + replay.dead_letters == replay.read, "each record is an event or a dead letter"
     return Comparison(findings, tallies)
@@ -133,11 +136,15 @@ def compare_conversation(
     written: AbstractSet[str],
     now: int,
     tally: Tally,
+    shown: AbstractSet[str],
 ) -> list[Finding]:
-    """Return the differences in one conversation, and count the conversation in the tally."""
+    """Return the differences in one conversation, and count the conversation in the tally.
+
+    `shown` has the ids of its events in the log.
+    """
     tally.conversations += 1
     tally.records += len(stored)
-    tally.pending += (
+    tally.open += (
         replayed.conversation.due_arrival_ms is not None
         or len(replayed.emitted) > replayed.owed_count
     )
@@ -152,7 +159,8 @@ def compare_conversation(
             at = stored[-1].occurred_at
             findings.append(Finding("unbalanced", *settled.place, detail, at))
         return findings
-    findings += _differing_records(settled, {record.id: record for record in stored}, written)
+    by_id = {record.id: record for record in stored}
+    findings += _differing_records(settled, by_id, written, shown)
     findings += [
         _finding("no_evidence", record, "names no event")
         for record in stored
@@ -233,7 +241,10 @@ def split_conversations(
 
 
 def _differing_records(
-    settled: ReplayedConversation, by_id: dict[str, UsageRecord], written: AbstractSet[str]
+    settled: ReplayedConversation,
+    by_id: dict[str, UsageRecord],
+    written: AbstractSet[str],
+    shown: AbstractSet[str],
 ) -> list[Finding]:
     emitted = settled.emitted
     findings = []
@@ -249,7 +260,7 @@ def _differing_records(
         elif stored != record:
             detail = f"is {_described(stored)}; must be {_described(record)}"
             findings.append(_finding("differs", record, detail))
-    findings += [_unexpected(record, _described(record)) for record in by_id.values()]
+    findings += [_unexpected(record, _described(record), shown) for record in by_id.values()]
     return findings
 
 
@@ -269,8 +280,16 @@ def _decided_twice(settled: ReplayedConversation, timeline: Timeline) -> list[Fi
     return [Finding("undecided", *settled.place, detail)]
 
 
-def _unexpected(record: UsageRecord, detail: str) -> Finding:
-    return _finding("unexpected", record, detail)
+def _unexpected(record: UsageRecord, detail: str, shown: AbstractSet[str]) -> Finding:
+    """Return the finding for a record that is not owed. If its evidence is gone, nobody can judge it."""
+    gone = [event_id for event_id in record.evidence if event_id not in shown]
+    if not gone:
+        return _finding("unexpected", record, detail)
+    detail = (
+        f"{_described(record)}: no longer in the log: {', '.join(gone)}. This is no reason to take "
+        "the usage back"
+    )
+    return _finding("not_in_log", record, detail)
 
 
 def _finding(

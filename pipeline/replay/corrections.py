@@ -123,7 +123,8 @@ def _corrected(
     tally: Tally,
 ) -> Correctable | None:
     timeline = replay.timeline_for(replayed.tenant_id)
-    differs = compare_conversation(replayed, timeline, records, written, now, tally)
+    seen = replay.shown(replayed.place)
+    differs = compare_conversation(replayed, timeline, records, written, now, tally, seen)
     if not (differs or replayed.is_judged_as_a_whole or any(map(is_correction, records))):
         return None
     settled = replayed.settled(timeline, now)

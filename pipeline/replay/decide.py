@@ -1,5 +1,6 @@
 """Decide over lines of events, without Kafka. Pure."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -8,8 +9,7 @@ import orjson
 from pipeline.events.model import EVENTS_IN_CONVERSATION_MAX, Event, Rejected
 from pipeline.events.times import format_time
 from pipeline.events.wire import read_event
-from pipeline.resolve.machine import decide
-from pipeline.resolve.policy import Timeline
+from pipeline.resolve.machine import Decision
 from pipeline.resolve.values import Transition
 
 
@@ -37,14 +37,28 @@ class Histories:
             yield tenant_id, conversation_id, events.values()
 
 
-def decide_line(
-    tenant_id: str, conversation_id: str, history: Iterable[Event], timeline: Timeline, as_of: int
-) -> bytes:
+class Totals:
+    """Conversations by what was decided, and lines that were rejected."""
+
+    def __init__(self) -> None:
+        self.conversations = 0
+        self.excluded = 0
+        self.units: Counter[str] = Counter()  # by outcome
+        self.rejected = 0
+
+    def add(self, decision: Decision) -> None:
+        """Count a conversation."""
+        self.conversations += 1
+        self.excluded += decision.excluded
+        if not decision.excluded:
+            self.units.update(decision.net)
+
+
+def encode_decision(tenant_id: str, conversation_id: str, decision: Decision) -> bytes:
     """Return the decision of one conversation as a line of JSON.
 
     An excluded conversation owes nothing; `would_be` says what it would owe.
     """
-    decision = decide(history, timeline, as_of)
     decided: dict[str, Any] = {
         "net": decision.net,
         "transitions": [_members(transition) for transition in decision.transitions],

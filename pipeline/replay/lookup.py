@@ -14,7 +14,7 @@ from pipeline.events.model import Event, Rejected
 from pipeline.events.wire import read_event
 from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
-from pipeline.kafka.partitioners import KeyCheck, partition_of
+from pipeline.kafka.partitioners import PARTITIONERS, KeyCheck, partition_of
 from pipeline.kafka.reader import TopicReader, committed_offsets, headers_of
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.deadletters import (
@@ -89,19 +89,23 @@ def find_in_topic(
         ]
         parts: dict[int, ReplayedConversation] = {}
         for partitions in _in_order(settings, key, list(events.bounds)):
-            for partition in partitions:
-                replay = _replay_of(settings, tenants, partition, committed[partition], letters)
-                low = events.bounds[partition][0]
-                for number, message in enumerate(events.records({partition: low}), 1):
-                    on_record(number, events.size)
-                    if message.key() == key:
-                        replay.take(
-                            message.offset() or 0,
-                            message.timestamp()[1],
-                            key,
-                            message.value(),
-                            headers_of(message),
-                        )
+            replays = {
+                partition: _replay_of(settings, tenants, partition, committed[partition], letters)
+                for partition in partitions
+            }
+            begin = {partition: events.bounds[partition][0] for partition in partitions}
+            size = sum(events.bounds[partition][1] - low for partition, low in begin.items())
+            for number, message in enumerate(events.records(begin), 1):
+                on_record(number, size)
+                if message.key() == key:
+                    replays[message.partition() or 0].take(
+                        message.offset() or 0,
+                        message.timestamp()[1],
+                        key,
+                        message.value(),
+                        headers_of(message),
+                    )
+            for partition, replay in replays.items():
                 for replayed in replay.conversations():
                     parts[partition] = replayed
             if parts:
@@ -115,7 +119,7 @@ def _in_order(settings: Settings, key: bytes, partitions: list[int]) -> Iterator
     if enforced != "observe":
         yield [partition_of(key, len(partitions), enforced)]
         return
-    likely = {partition_of(key, len(partitions), each) for each in ("murmur2", "crc32")}
+    likely = {partition_of(key, len(partitions), each) for each in PARTITIONERS}
     yield sorted(likely)
     yield sorted(set(partitions) - likely)
 

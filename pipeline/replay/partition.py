@@ -127,6 +127,7 @@ class PartitionReplay:
         self.duplicates: Counter[str] = Counter()
         self.uncertain: set[Place] = set()
         self.reused_ids: list[Finding] = []  # in the order of the offsets
+        self._left_out: dict[Place, set[str]] = {}  # ids of valid events that were rejected
         self._conversations: dict[bytes, ReplayedConversation] = {}
         self._committed = committed
         self._keys = keys or None
@@ -140,6 +141,14 @@ class PartitionReplay:
         """Return all conversations of the partition, in order of their first event."""
         return list(self._conversations.values())
 
+    def shown(self, place: Place) -> set[str]:
+        """Return the ids of a conversation's events in the log, accepted or not."""
+        ids = self._left_out.get(place, set())
+        replayed = self._conversations.get(":".join(place).encode())
+        if replayed is None:
+            return ids
+        return ids | {event.id for _, event in replayed.entries() + replayed.late}
+
     def take(
         self,
         offset: int,
@@ -150,12 +159,14 @@ class PartitionReplay:
     ) -> None:
         """Apply a record of the events topic."""
         self.read += 1
-        addressed = read_record(value, key, timestamp, headers)
+        valid = addressed = read_record(value, key, timestamp, headers)
         if not isinstance(addressed, Rejected):
             addressed = self._authorized(offset, addressed, key, value, headers)
         if not isinstance(addressed, Rejected):
             addressed = self._placed(offset, addressed, key)
         if isinstance(addressed, Rejected):
+            if not isinstance(valid, Rejected):
+                self._leave_out((valid.tenant_id, valid.conversation_id), valid.event)
             self._reject(offset, addressed.reason)
             return
         assert key is not None
@@ -188,6 +199,7 @@ class PartitionReplay:
             replayed.add_late(offset, event)
             self._reject(offset, "too_late")
         elif received.too_long:
+            self._leave_out(replayed.place, event)
             self._reject(offset, "conversation_too_long")
         else:
             for reused in received.reused:
@@ -251,6 +263,9 @@ class PartitionReplay:
         if not self._dead_letters_are_whole:
             self.uncertain.add((addressed.tenant_id, addressed.conversation_id))
         return addressed
+
+    def _leave_out(self, place: Place, event: Event) -> None:
+        self._left_out.setdefault(place, set()).add(event.id)
 
     def _reject(self, offset: int, reason: Reason) -> None:
         self.dead_letters += 1

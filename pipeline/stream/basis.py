@@ -1,4 +1,4 @@
-"""Keep what the states of a partition rest on, and check that the log is still the same. Pure.
+"""Keep what the states of a partition were made from, and check that the log is still the same. Pure.
 
 A state stores the offset up to which it has read. That offset has a meaning only in the topic that
 it was read from. So the value of each clock record in the changelog has the topic's id, its number
@@ -15,7 +15,7 @@ _RANGES_MAX = 20
 
 
 class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the states of one partition rest on. `changes` counts up: the highest is the newest."""
+    """What the states of one partition were made from. The highest `changes` is the newest."""
 
     topic_id: str = ""
     partitions: int = 0
@@ -97,13 +97,13 @@ def decode_basis(value: bytes) -> Basis:
 def differences(
     place: str, basis: Basis, topic: TopicFacts, bounds: Bounds, read_up_to: int | None
 ) -> list[str]:
-    """Return why the log is not the one that the states rest on; each with what to do.
+    """Return why the log is not the one that the states were made from; each with what to do.
 
     A partition count that differs is named even if the id is unknown.
 
     Args:
         place: the partition, such as `conversation.events[3]`.
-        basis: what the states rest on.
+        basis: what the states were made from.
         topic: the topic as it is.
         bounds: where the partition begins and ends.
         read_up_to: the offset after the last record read, by the states or the committed offset.
@@ -111,8 +111,8 @@ def differences(
     found = []
     if basis.topic_id and topic.topic_id and basis.topic_id != topic.topic_id:
         found.append(
-            f"{place}: the states of its conversations rest on the topic with the id "
-            f"{basis.topic_id}, and the topic of this name has the id {topic.topic_id} now: it was "
+            f"{place}: the states of its conversations were made from the topic with the id "
+            f"{basis.topic_id}, and the topic of this name has the id {topic.topic_id} now. It was "
             "deleted and made again, or copied to another cluster, and its offsets mean other "
             f"records. {_NOTHING_IS_DECIDED} {_OTHER_LOG}"
         )
@@ -135,11 +135,11 @@ def differences(
 
 _NOTHING_IS_DECIDED = "The worker decides nothing on it."
 _OTHER_LOG = (
-    "Bring back the topic that the states rest on. If it is gone for good, and this one has every "
-    "event whose conversation may still change: stop all workers, set new names in "
-    "RESMETER_WORKER__GROUP and RESMETER_TOPICS__CHANGELOG, run `resmeter topics create`, and start "
-    "again; usage records that are emitted a second time have the same ids, and count once. See "
-    "docs/operate/another-log.md"
+    "Bring back the topic that the states were made from. If it is gone for good, the states can be "
+    "made again from this one, as long as it has every event whose conversation may still change. "
+    "For that, stop all workers, set new names in RESMETER_WORKER__GROUP and "
+    "RESMETER_TOPICS__CHANGELOG, run `resmeter topics create`, and start again. Usage records that "
+    "are emitted a second time have the same ids, and count once. See docs/operate/another-log.md"
 )
 
 

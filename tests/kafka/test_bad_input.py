@@ -6,8 +6,15 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import orjson
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.server import Emulator, running
@@ -179,6 +186,47 @@ def test_produce_unchecked_sends_lines_as_they_are(run: Run, tmp_path: Path) -> 
     assert message.value == b"{oops"
 
 
+def test_produce_unchecked_sends_an_event_from_the_future_with_the_others(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson"
+    in_a_century = AT + 100 * 365 * 86_400_000
+    large = b'{"tenantid":"acme","subject":"c1","data":"' + b"x" * 1_100_000 + b'"}'
+    file.write_bytes(b"\n".join([event("m1"), event("m2", at=in_a_century), large, event("m3")]))
+
+    result = run.resmeter("produce", str(file), "--unchecked")
+
+    assert result.returncode == 3
+    (problem,) = (orjson.loads(line) for line in result.stderr.splitlines() if line.startswith("{"))
+    assert (problem["line"], problem["reason"]) == (3, "too_large")
+    assert "3 events sent and acknowledged, 1 rejected" in result.stderr
+    assert len(run.messages("EVENTS")) == 3
+    run.until_decided(run.start("worker"), 3)
+    (letter,) = run.messages("DEAD_LETTERS")
+    assert letter.headers["resmeter-reason"] == b"future_time"
+
+
+def test_produce_says_what_to_do_if_the_topic_rejects_old_timestamps(
+    run: Run, tmp_path: Path
+) -> None:
+    change = ConfigEntry(
+        "message.timestamp.before.max.ms", "1000", incremental_operation=AlterConfigOpType.SET
+    )
+    topic = ConfigResource(
+        ConfigResource.Type.TOPIC, run.env["RESMETER_TOPICS__EVENTS"], incremental_configs=[change]
+    )
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    for future in admin.incremental_alter_configs([topic]).values():
+        future.result()
+    (tmp_path / "events.ndjson").write_bytes(event("m1"))
+
+    result = run.resmeter("produce", str(tmp_path / "events.ndjson"))
+
+    assert result.returncode == 1
+    assert "use --timestamps now" in result.stderr
+    run.done("produce", str(tmp_path / "events.ndjson"), "--timestamps", "now")
+
+
 def test_every_command_names_an_unreachable_broker(run: Run) -> None:
     run.done("ledger", "upgrade")
     commands = [("worker",), ("sink",), ("topics", "create"), ("produce", "-")]
@@ -224,7 +272,7 @@ def test_check_lists_all_problems_at_once(run: Run, tmp_path: Path) -> None:
         "resmeter ledger upgrade",
         "cannot reach Stripe",
     ):
-        assert text in result.stderr
+        assert text in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
 
 

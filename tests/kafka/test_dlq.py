@@ -91,10 +91,18 @@ def test_list_tells_open_letters_apart_and_a_record_whose_letter_is_gone_is_redr
     run.until_decided(worker, 4)
 
     def listed(*options: str) -> dict[str, tuple[int, int]]:
-        lines = run.done("dlq", "list", "--json", *options).splitlines()
+        lines = run.done("dlq", "list", "--json", "--status", *options).splitlines()
         return {e["reason"]: (e["open"], e["redriven"]) for e in map(orjson.loads, lines)}
 
     assert listed() == {"future_time": (1, 0), "malformed_json": (1, 0)}
+    # Without --status, the events topic is not read: it need not even exist.
+    plain = run.done("dlq", "list", "--json", RESMETER_TOPICS__EVENTS="no.such.topic")
+    assert {
+        e["reason"]: ("open" in e, e["letters"]) for e in map(orjson.loads, plain.splitlines())
+    } == {
+        "future_time": (False, 1),
+        "malformed_json": (False, 1),
+    }
     assert listed("--source", "/chat") == {"future_time": (1, 0)}
     assert listed("--tenant", "nobody") == {}
     (letter,) = (m for m in run.messages("DEAD_LETTERS") if m.value == thanks)

@@ -1,4 +1,4 @@
-"""A worker notices when the log is no longer the one that its states rest on."""
+"""A worker notices when the log is no longer the one that its states were made from."""
 
 from confluent_kafka import TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ def test_a_worker_refuses_an_events_topic_that_was_made_again(run: Run) -> None:
     assert worker.wait(60) == 1
     assert '"log_is_another"' in worker.log()
     assert f"{events}[" in worker.log()
-    assert f"rest on the topic with the id {old_id}" in worker.log()
+    assert f"were made from the topic with the id {old_id}" in worker.log()
     assert "RESMETER_TOPICS__CHANGELOG" in worker.log()
     assert run.usage_records() == before
 

@@ -134,6 +134,27 @@ def test_record_without_a_cause_is_unexpected(log: Log, tenant_id: str) -> None:
     assert tallies[tenant_id].findings == len(findings)
 
 
+@given(LOGS, st.data())
+def test_a_record_of_events_that_the_log_no_longer_has_is_never_to_be_taken_back(
+    log: Log, data: st.DataObject
+) -> None:
+    written = _written(log, len(log.records))
+    assume(written)
+    kept = data.draw(st.integers(0, len(log.records) - 1))
+    _, _, whole = _audit(log, written, len(log.records))
+
+    cut = log._replace(records=log.records[:kept])
+    findings, _, replay = _audit(cut, written, kept)
+
+    for record in written:
+        place = (record.tenant_id, record.conversation)
+        assert set(record.evidence) <= whole.shown(place)
+        is_gone = not set(record.evidence) <= replay.shown(place)
+        kinds = {f.kind for f in findings if f.detail.startswith(f"{record.id}: ")}
+        assert "unexpected" not in kinds or not is_gone
+        assert "not_in_log" not in kinds or is_gone
+
+
 @given(LOGS)
 def test_partition_without_its_beginning_is_not_judged(log: Log) -> None:
     written = _written(log, len(log.records))

@@ -22,7 +22,7 @@ from pipeline.events.model import (
 )
 from pipeline.events.times import format_time, parse_time
 from pipeline.events.wire import read_event
-from pipeline.replay.decide import Histories, decide_line
+from pipeline.replay.decide import Histories, encode_decision
 from pipeline.resolve.machine import Fold, decide
 from pipeline.resolve.policy import Policy, Timeline
 from pipeline.stream.state import decode_state, encode_state
@@ -112,7 +112,9 @@ def test_the_command_prints_a_scenario_as_one_line(scenario: dict[str, Any]) -> 
         assert histories.add(orjson.dumps(event)) is None
 
     ((tenant_id, conversation, history),) = list(histories)
-    line = orjson.loads(decide_line(tenant_id, conversation, history, _timeline(scenario), as_of))
+    line = orjson.loads(
+        encode_decision(tenant_id, conversation, decide(history, _timeline(scenario), as_of))
+    )
 
     assert (line["tenantid"], line["conversation"]) == (tenant_id, conversation)
     assert (line["excluded"], line["kind"]) == (expected["excluded"], expected["kind"])

@@ -154,7 +154,9 @@ def test_audit_finds_no_difference_in_units_after_a_plan_is_applied(
     findings = compare(_replay(log), after, frozenset(), MADE_AT).findings
 
     # A record that differs in something other than units has no correction and stays a finding.
-    assert {f.kind for f in findings} <= {"differs", "missing", "unexpected", "no_evidence"}
+    assert {f.kind for f in findings} <= {
+        *("differs", "missing", "unexpected", "not_in_log", "no_evidence")
+    }
     corrected = {f"{r.tenant_id}:{r.conversation}" for r in after if r.reason == "rebill"}
     named = {f"{f.tenant_id}:{f.conversation}" for f in findings}
     assert not corrected & named

@@ -5,12 +5,14 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from pipeline.cli import COMMANDS
 from pipeline.config import describe_settings
+from pipeline.ledger.findings import FindingKind
 from pipeline.metrics import ProcessesMetrics, RuntimeMetrics, SinkMetrics, WorkerMetrics
 from tests.proof.rows import ROWS
 from tests.simulation.bugs import BUGS
@@ -188,3 +190,10 @@ def test_every_error_in_the_log_has_a_runbook() -> None:
     assert events
     # A name that ends in an underscore is the start of an f-string, such as `delivery_{result}`.
     assert {event for event in events if f"`{event}" not in runbooks} == set()
+
+
+def test_the_runbooks_list_every_finding_of_the_audit() -> None:
+    page = (ROOT / "docs" / "operate" / "runbooks.md").read_text()
+    _, _, section = page.partition("## The audit finds a difference")
+
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(get_args(FindingKind))

@@ -1,6 +1,6 @@
 """Every series exists from the start, at zero, and counts correctly."""
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, enable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.catalog.policies import PRESETS, preset
@@ -15,6 +15,7 @@ from pipeline.metrics import (
     TRANSITION_REASONS,
     SinkMetrics,
     WorkerMetrics,
+    new_registry,
 )
 from pipeline.sink import counts as sink_counts
 from pipeline.sink.counts import count_stored, publish_ages, publish_pending
@@ -138,6 +139,15 @@ def test_every_metric_has_the_prefix_and_a_help_text() -> None:
 
 
 # --- worker ---------------------------------------------------------------------------------------
+
+
+def test_a_process_serves_no_series_of_creation_times() -> None:
+    enable_created_metrics()  # type: ignore[no-untyped-call]  # the default of the library
+    registry = new_registry()
+    WorkerMetrics(registry)
+    SinkMetrics(registry)
+
+    assert "_created" not in generate_latest(registry).decode()
 
 
 def test_a_batch_is_counted_by_type_reason_and_transition() -> None:

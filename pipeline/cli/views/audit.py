@@ -11,7 +11,7 @@ from pipeline.replay.audit import AuditResult
 from pipeline.replay.comparison import Tallies, Tally
 
 _FINDINGS_SHOWN_MAX = 20
-_COLUMNS = ("conversations", "events", "records", "pending", "findings")
+_COLUMNS = ("conversations", "events", "records", "open", "findings")
 
 
 def print_scope(result: AuditResult, topic: str) -> None:

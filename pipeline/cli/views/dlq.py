@@ -15,15 +15,18 @@ _CONTENT_BYTES_MAX = 2_000
 _REASON_COLUMNS = max(map(len, REASONS))
 
 
-def print_counts_as_json(counts: Mapping[str, ReasonCount]) -> None:
+def print_counts_as_json(counts: Mapping[str, ReasonCount], *, with_status: bool) -> None:
     """Print one JSON object for each reason, ordered by reason."""
     for reason, count in sorted(counts.items()):
-        members = {
-            "reason": reason,
-            "letters": count.letters,
+        by_status = {
             "open": count.open,
             "redriven": count.redriven,
             "accepted": count.accepted,
+        }
+        members = {
+            "reason": reason,
+            "letters": count.letters,
+            **(by_status if with_status else {}),
             "first": format_time(count.first),
             "last": format_time(count.last),
             "tenants": sorted(count.tenants),
@@ -33,13 +36,13 @@ def print_counts_as_json(counts: Mapping[str, ReasonCount]) -> None:
         click.echo(orjson.dumps(members))
 
 
-def print_counts(counts: Mapping[str, ReasonCount]) -> None:
+def print_counts(counts: Mapping[str, ReasonCount], *, with_status: bool) -> None:
     """Print the lines of `count_lines`, wrapped to the terminal."""
-    for line in count_lines(counts):
+    for line in count_lines(counts, with_status=with_status):
         print_text(line, "    ")
 
 
-def count_lines(counts: Mapping[str, ReasonCount]) -> Iterator[str]:
+def count_lines(counts: Mapping[str, ReasonCount], *, with_status: bool) -> Iterator[str]:
     """Yield a header and, for each reason, its figures and its newest dead letter.
 
     The most frequent reason comes first.
@@ -50,7 +53,8 @@ def count_lines(counts: Mapping[str, ReasonCount]) -> Iterator[str]:
         first, last = _seconds(count.first), _seconds(count.last)
         yield f"{reason:<{_REASON_COLUMNS}}  {count.letters:>7}  {first}  {last}"
         tenants = count_of(len(count.tenants), "tenant")
-        yield f"    {count.open} open, {count.redriven} redriven, {count.accepted} accepted; {tenants}"
+        by_status = f"{count.open} open, {count.redriven} redriven, {count.accepted} accepted; "
+        yield f"    {by_status if with_status else ''}{tenants}"
         yield f"    newest {position_text(count.position)}: {count.example}"
 
 

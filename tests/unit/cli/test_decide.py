@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +62,11 @@ def conversations(result: "subprocess.CompletedProcess[bytes]") -> list[str]:
     return [json.loads(line)["conversation"] for line in result.stdout.splitlines()]
 
 
+def notes(result: "subprocess.CompletedProcess[bytes]") -> list[bytes]:
+    """Return the lines on standard error."""
+    return result.stderr.splitlines()
+
+
 # --- decisions ------------------------------------------------------------------------------------
 
 
@@ -89,7 +96,7 @@ def test_every_scenario_is_decided_as_expected(
 
     result = decide(events, "--policy", named, as_of=as_of)
 
-    assert (result.returncode, result.stderr) == (0, b"")
+    assert (result.returncode, notes(result)) == (0, [])
     decisions: dict[str, Any] = {}
     for line in result.stdout.splitlines():
         decision = json.loads(line)
@@ -164,7 +171,7 @@ def test_standard_input_plain_and_packed_files_decide_the_same(decide: Run, tmp_
     assert (expected.returncode, conversations(expected)) == (0, ["c-1", "c-2"])
     for name in ("plain.ndjson", "packed.gz", "packed.zst"):
         result = decide(tmp_path / name)
-        assert (result.returncode, result.stdout, result.stderr) == (0, expected.stdout, b"")
+        assert (result.returncode, result.stdout, notes(result)) == (0, expected.stdout, [])
 
 
 def test_concatenated_packed_files_are_read_to_the_end(decide: Run, tmp_path: Path) -> None:
@@ -191,7 +198,7 @@ def test_several_files_are_one_log(decide: Run, tmp_path: Path) -> None:
 def test_empty_file_decides_nothing(decide: Run, given: bytes) -> None:
     result = decide("-", given=given)
 
-    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    assert (result.returncode, result.stdout, notes(result)) == (0, b"", [])
 
 
 def test_blank_lines_crlf_and_an_unfinished_last_line_are_read(decide: Run) -> None:
@@ -267,7 +274,7 @@ def test_invalid_lines_go_to_standard_error_and_the_rest_is_decided(decide: Run)
 
     assert result.returncode == 3
     assert conversations(result) == ["c-1"]
-    malformed, wrong = map(json.loads, result.stderr.splitlines())
+    malformed, wrong = map(json.loads, notes(result))
     assert list(malformed) == ["line", "reason", "detail"]
     assert (malformed["line"], malformed["reason"]) == (1, "malformed_json")
     assert wrong == {
@@ -285,7 +292,7 @@ def test_with_several_files_an_invalid_line_names_its_file(decide: Run, tmp_path
     result = decide(good, bad)
 
     assert result.returncode == 3
-    (line,) = map(json.loads, result.stderr.splitlines())
+    (line,) = map(json.loads, notes(result))
     assert (line["file"], line["line"], line["reason"]) == (str(bad), 3, "not_cloudevents")
 
 
@@ -343,10 +350,62 @@ def test_missing_file_argument_is_bad_usage(decide: Run) -> None:
     assert b"FILE" in result.stderr
 
 
-def test_decide_ignores_the_settings_of_a_deployment(
+def test_decide_reads_no_setting_but_the_tenant_file(
     decide: Run, resmeter_env: dict[str, str]
 ) -> None:
     resmeter_env["RESMETER_WORKER__HTTP_PORT"] = "nonsense"
-    resmeter_env["RESMETER_CONFIG"] = "none.toml"
 
     assert decide("-", given=answered("c-1")).returncode == 0
+    resmeter_env["RESMETER_CONFIG"] = "none.toml"
+    assert decide("-", "--policy", "fin-2026", given=answered("c-1")).returncode == 0
+    result = decide("-", given=answered("c-1"))
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert b"none.toml" in result.stderr
+
+
+def test_each_tenant_has_its_policy_of_the_tenant_file_unless_one_is_given(
+    decide: Run, resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "tenants.toml").write_text('[tenants.acme]\npolicy = "confirmed-only"\n')
+    resmeter_env["RESMETER_CONFIG"] = str(tmp_path / "tenants.toml")
+    given = answered("c-1") + answered("c-1").replace(b'"acme"', b'"globex"')
+
+    own, one = decide("-", given=given), decide("-", "--policy", "fin-2026", given=given)
+
+    nets = [[json.loads(line)["net"] for line in r.stdout.splitlines()] for r in (own, one)]
+    assert nets == [[{}, {"resolution": 1}], [{"resolution": 1}, {"resolution": 1}]]
+
+
+def test_a_terminal_gets_the_totals_and_a_program_does_not(
+    decide: Run, resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    sandbox = answered("c-2").replace(b'"data"', b'"environment": "sandbox", "data"')
+    handoff = event("handoff", "c-3", 1, cause="procedure")
+
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(answered("c-1") + sandbox + handoff + b"nonsense\n")
+
+    (rejected,) = notes(decide(file))
+    on_terminal = on_a_terminal(["decide", str(file), "--as-of", AS_OF], resmeter_env)
+
+    assert json.loads(rejected)["line"] == 6
+    assert on_terminal.splitlines()[-1] == (
+        "3 conversations, billed: 1 procedure_handoff, 1 resolution; 1 excluded, 1 line rejected"
+    )
+
+
+def on_a_terminal(arguments: list[str], env: dict[str, str]) -> str:
+    """Return what a command writes to standard error if that is a terminal."""
+    ours, its = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", *arguments],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=its,
+            check=False,
+        )
+        return os.read(ours, 10_000).decode()
+    finally:
+        os.close(its)
+        os.close(ours)

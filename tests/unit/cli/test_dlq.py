@@ -12,7 +12,9 @@ AT = 1_777_885_200_000
 
 @pytest.mark.parametrize("detail", ["[/red]", "[red]free", "data.score: [/] is no number"])
 def test_detail_is_listed_as_it_is_written(capsys: pytest.CaptureFixture[str], detail: str) -> None:
-    for line in count_lines({"invalid_data": ReasonCount(1, AT, AT, detail, {"acme"})}):
+    for line in count_lines(
+        {"invalid_data": ReasonCount(1, AT, AT, detail, {"acme"})}, with_status=True
+    ):
         print_text(line)
 
     assert detail in capsys.readouterr().out
@@ -23,7 +25,9 @@ def test_list_fits_80_columns_and_cuts_no_figure() -> None:
 
     count = msgspec.structs.replace(count, redriven=4, accepted=7)
 
-    header, figures, status, newest = count_lines({"conversation_too_long": count})
+    header, figures, status, newest = count_lines(
+        {"conversation_too_long": count}, with_status=True
+    )
 
     assert header.split() == ["reason", "letters", "first", "last"]
     assert figures.split() == [
@@ -35,7 +39,9 @@ def test_list_fits_80_columns_and_cuts_no_figure() -> None:
 
 
 def test_reasons_are_listed_by_the_number_of_their_dead_letters() -> None:
-    lines = count_lines({"a": ReasonCount(1, AT, AT, ""), "b": ReasonCount(3, AT, AT, "")})
+    counts = {"a": ReasonCount(1, AT, AT, ""), "b": ReasonCount(3, AT, AT, "")}
+    lines = list(count_lines(counts, with_status=False))
 
     reasons = [line.split()[0] for line in lines if not line.startswith(" ")]
     assert reasons == ["reason", "b", "a"]
+    assert not any("open" in line for line in lines)

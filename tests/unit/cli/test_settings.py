@@ -19,6 +19,7 @@ def test_every_setting_has_its_default_and_its_meaning_at_any_width(
     text = Text.from_ansi(result.stdout.decode()).plain
     starts = [row.split()[0] for row in text.splitlines() if row.startswith("RESMETER_")]
     assert starts == [name for name, _, _ in describe_settings()]
+    assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
     for variable, default, meaning in describe_settings():
         assert f"{variable}{f' = {default}' if default else ''} {meaning}" in words

@@ -138,3 +138,26 @@ def test_uncommitted_event_is_judged_by_todays_keys() -> None:
 
     assert replay.dead_letters == 3
     assert not compare(replay, [], set(), T0 + 10**9).findings
+
+
+def test_usage_whose_events_are_gone_is_named_as_such_and_a_plan_leaves_it() -> None:
+    ledger, _ = decided(resolved(), {})
+
+    findings, _, replay = audited([], ledger, {}, set())
+
+    (finding,) = findings
+    assert finding.kind == "not_in_log"
+    assert finding.detail == (
+        "acme:c1:1: +1 resolution (confirmed, confirmed) for m1, m2: no longer in the log: m1, m2. "
+        "This is no reason to take the usage back"
+    )
+    assert not corrected(replay, ledger)
+
+
+def test_usage_of_events_that_were_rejected_is_unexpected_because_the_log_shows_them() -> None:
+    records = resolved("old")
+    ledger, _ = decided(records, {"old": OLD})
+
+    findings, _, _ = audited(records, ledger, {"old": OLD}, {0, 1, 2})
+
+    assert [f.kind for f in findings] == ["unexpected"]

@@ -1,11 +1,14 @@
 """A dead letter is open until its record was sent again, or its event was accepted in another way."""
 
+import msgspec
 import pytest
 
 from pipeline.events.model import CUSTOMER_MESSAGE, Event, Headers
 from pipeline.kafka.headers import REDRIVES_HEADER
+from pipeline.kafka.partitioners import PARTITIONERS, partition_of
 from pipeline.replay.deadletters import Letter, Selection, count_by_reason
 from pipeline.replay.letter_status import Arrived, statuses
+from pipeline.replay.letters import needed_since
 from tests.oracle.wire import value
 
 NOW = 1_790_000_000_000
@@ -73,3 +76,19 @@ def test_letters_are_counted_by_status_and_selected_by_tenant_and_source() -> No
     assert [Selection(source="/s").contains(each) for each in letters] == [True, False, False]
     assert all(Selection(tenant_id="acme").contains(each) for each in letters)
     assert not any(Selection(tenant_id="best").contains(each) for each in letters)
+
+
+def test_only_partitions_that_can_have_the_record_again_are_needed() -> None:
+    def partitions_of(*keys: bytes) -> set[int]:
+        return {partition_of(key, 64, each) for key in keys for each in PARTITIONERS}
+
+    elsewhere = msgspec.structs.replace(letter(), key=b"acme:wrong")
+    earlier = msgspec.structs.replace(letter(), arrived=NOW - 1)
+    unnamed = GOOD.replace(b'"subject"', b'"topic"')
+
+    assert needed_since([], 64) == {}
+    assert needed_since([letter(), earlier], 64) == dict.fromkeys(partitions_of(KEY), NOW - 1)
+    assert set(needed_since([elsewhere], 64)) == partitions_of(b"acme:wrong", KEY)
+    assert set(needed_since([letter(b"{")], 64)) == partitions_of(KEY)
+    assert len(needed_since([letter(unnamed)], 64)) == 64
+    assert len(needed_since([msgspec.structs.replace(letter(), key=None)], 64)) == 64

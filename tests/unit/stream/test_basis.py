@@ -1,4 +1,4 @@
-"""What the states of a partition rest on is stored, compared with the log, and acknowledged."""
+"""What the states of a partition were made from is stored, compared with the log, and acknowledged."""
 
 import pytest
 
