@@ -310,6 +310,12 @@ BUGS = (
         "if False:",
     ),
     Bug(
+        "an operator decides while a call is under way",
+        "pipeline/ledger/decisions.py",
+        "        if decision.at < row.lease_until <= decision.at + HOUR_MS:  # no lease is longer\n",
+        "        if False:\n",
+    ),
+    Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
         ".values(identifier=replacement.identifier)",

@@ -11,7 +11,7 @@ from pipeline.dev.emulator.state import State
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement
 from pipeline.kafka.stepover import STEP_OVER_PREFIX
-from pipeline.ledger import Ledger, deliveries, outbox, records, reports
+from pipeline.ledger import Ledger, deliveries, holds, outbox, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.catalog import CatalogReader
@@ -28,6 +28,7 @@ _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
+_DECIDES_DURING_A_CALL = 0.05
 OUTAGE_TURNS = 10
 OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
@@ -62,7 +63,7 @@ class Faults(NamedTuple):
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
     catalog_away: float = 0.0  # at every reading of the catalog: its broker does not respond
-    operator: bool = False  # at the end somebody decides about the meter events that wait
+    operator: bool = False  # at the end and during calls, somebody decides about what waits
     outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
@@ -130,6 +131,8 @@ class _Run:
         self._counts: Counter[str] = Counter()
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
+        self.world.during_call = self._doubt_and_decide
+        self._operator = random.Random(f"operator {seed}")
         self.world.compact = self._compact
         self.world.disturb = self._disturb
         self._paused: dict[Worker, asyncio.Task[Any]] = {}  # the step in which a worker was paused
@@ -182,6 +185,17 @@ class _Run:
                 await self._leave()
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
+
+    def _doubt_and_decide(self) -> None:
+        """Let an operator doubt what is not delivered, and decide, while a call is under way.
+
+        This is what `resmeter ledger resume --perhaps-sent` does, and `resmeter deliveries` after it.
+        """
+        if self._faults.operator and self._operator.random() < _DECIDES_DURING_A_CALL:
+            ledger, now_ms = Ledger(self._ledgers.engine), self.world.time
+            holds.mark_uncertain(ledger, now_ms)
+            found = decide_about_waiting(ledger, self._stripe, self._tenants, now_ms)
+            self._counts["decided"] += found
 
     def _has_open_calls(self, until: int) -> bool:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""

@@ -197,6 +197,7 @@ class _Meter:
         await asyncio.sleep(0)
         while self._process.is_stopped:
             await asyncio.sleep(0)
+        world.during_call()
         fault = world.draw.random() if self._faults else 1.0
         is_foreign = int(fault * 1e9) % 2 == 0  # a proxy answers, with whatever status
         if fault < self._faults / 5:

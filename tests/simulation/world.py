@@ -209,6 +209,7 @@ class World:
         self.acknowledgements: dict[int, Acknowledgement] = {}
         self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+        self.during_call: Callable[[], None] = lambda: None  # before each call to Stripe
         self.epochs = Epochs()
         self.unfenced_writes = 0  # by workers of an older version that had lost their partitions
         self.compact: Callable[[], None] = lambda: None  # what the broker may do at any time
