@@ -193,6 +193,8 @@ BUGS = (
         "an owner without work lets the brokers forget its epoch",
         "pipeline/stream/ownership.py",
         "                await self._outputs.renew_fence(number)\n"
+        "                if self._is_moving(generation):\n"
+        "                    return  # if another worker owns the partition now, writing would end the process\n"
         "                _, offsets = await self._outputs.read_clock(number, basis_of(partition))\n"
         "                host.states_written(number, offsets)\n",
         "                pass\n",
