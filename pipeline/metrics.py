@@ -244,6 +244,12 @@ class WorkerMetrics:
             "Partitions of the events topic that stand still at a damaged batch. Above 0, their usage waits.",
             registry=registry,
         )
+        self.clock_behind = Gauge(
+            "resmeter_clock_behind_seconds",
+            "How far the slowest known clock of a broker is behind the changelog's clock. Above 2, compare them.",
+            ["partition"],
+            registry=registry,
+        )
         self.stepped_over = Counter(
             "resmeter_offsets_stepped_over",
             "Offsets of damaged batches that an operator has stepped over: their records are lost.",

@@ -27,8 +27,8 @@ from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.basis import Basis
-from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
+from pipeline.stream.basis import NO_PROMISE, Basis, Promise
+from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record, in_parts
 from pipeline.stream.due_queue import DueQueue, SealTimes
 from pipeline.stream.recovery import Recovery
 from pipeline.stream.state import (
@@ -42,7 +42,7 @@ from pipeline.stream.state import (
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.recall import Recall
 from pipeline.usage.received import Arrived, Received
-from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+from pipeline.usage.record import UsageRecord
 
 # A conversation that is decided before its window ends leaves a stale entry in the due queue. The
 # queue is rebuilt when it may have more stale entries than this number plus this part (an eighth)
@@ -93,6 +93,11 @@ class Partition:
         """Decide by these policies and keys from now on. Without keys, every record is trusted."""
         self._timeline = cache(timeline_for)
         self._keys = keys if keys is not None and keys.requires_signatures else None
+
+    @property
+    def promise(self) -> Promise:
+        """The silence that timers have promised to settle."""
+        return NO_PROMISE if self.basis is None else self.basis.promise
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -154,12 +159,14 @@ class Partition:
             read_before = result.records_read
             self._read(islice(unread, _STEP_RECORDS), batch, result)
             yield
+        promise = self.promise
         for number, (key, pending) in enumerate(batch.items()):
-            if len(pending.arrived) > _STEP_EVENTS:
+            arrived = pending.arrived
+            if len(arrived) > _STEP_EVENTS or (arrived and pending.is_promised(promise)):
                 yield from self._receive_in_steps(result, key, pending)
-            elif pending.arrived:
+            elif arrived:
                 self._receive(result, key, pending)
-            pending.arrived.clear()  # free the events while they are in the processor's cache
+            arrived.clear()  # free the events while they are in the processor's cache
             if number % _STEP_CONVERSATIONS == 0:
                 yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
@@ -239,13 +246,20 @@ class Partition:
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
     ) -> Generator[None, None, None]:
-        """Do what `_receive` does, a part of the events at a time."""
+        """Do what `_receive` does, a part of the events at a time, and settle promised silence."""
         conversation = pending.conversation()
         timeline = self._timeline(pending.tenant_id)
         recall = Recall()
         next_offset = 0
-        for start in range(0, len(pending.arrived), _STEP_EVENTS):
-            part = pending.arrived[start : start + _STEP_EVENTS]
+        at, until_ms = self.promise
+        is_kept = pending.next_offset > at
+        for part in in_parts(pending.arrived, _STEP_EVENTS, at):
+            if not is_kept and part[0][0] >= at:
+                is_kept = True
+                names = pending.tenant_id, pending.conversation_id
+                if records := conversation.settle(*names, until_ms, timeline):
+                    self._emit(result, records, conversation.offsets_of(records))
+                    next_offset = max(next_offset, pending.next_offset)
             accepted = self._take_in(result, conversation, pending, part, timeline, recall)
             next_offset = max(next_offset, accepted)
             yield
@@ -307,11 +321,9 @@ class Partition:
         return min((at for at in (due_ms, seal_ms) if at is not None), default=None)
 
     def settle(self, clock_ms: int, limit: int) -> BatchResult:
-        """Settle conversations whose silence is complete at `clock_ms`.
+        """Settle conversations whose silence is complete at `clock_ms`, about `limit` at most.
 
-        Args:
-            clock_ms: the watermark: no record with an earlier timestamp can still arrive.
-            limit: stop after about this many conversations.
+        All earlier records must be applied, and the promise to settle written (`stream.basis`).
         """
         result = BatchResult()
         for key in self.due_queue.take(clock_ms, limit):
@@ -359,11 +371,8 @@ class Partition:
         records: Sequence[UsageRecord],
         offsets: Sequence[tuple[int, ...]],
     ) -> None:
-        for record, of_evidence in zip(records, offsets, strict=True):
-            origin = encode_origin(Origin(self.topic, self.number, of_evidence))
-            result.outputs.append(
-                Output(record.tenant_id.encode(), encode_record(record), origin, record)
-            )
+        for each in zip(records, offsets, strict=True):
+            result.outputs.append(Output.of(self.topic, self.number, *each))
 
     def _store(
         self,

@@ -1,6 +1,5 @@
 """Run the batch cycle: apply records, write the results, release offsets, run timers."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -16,7 +15,7 @@ from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
-from pipeline.stream.effects import Effects, basis_of
+from pipeline.stream.effects import Effects
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.follower import Follower
 from pipeline.stream.following import Following
@@ -25,6 +24,7 @@ from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.ownership import Ownership
 from pipeline.stream.partition import Partition
 from pipeline.stream.slices import Slices
+from pipeline.stream.watermarks import Watermarks
 
 _log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
@@ -90,6 +90,8 @@ class BatchRunner:
         self._worker = settings.worker
         self.following = following
         self._retry_seconds = retry_seconds
+        self._margin_ms = int(self._worker.settle_margin_seconds * 1000)
+        self.watermarks = Watermarks(host, outputs, self._effects, metrics, self._margin_ms)
         self._end = end
         self._now = now
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
@@ -159,6 +161,7 @@ class BatchRunner:
             for by_partition in (self.partitions, self.arrived_ms, self._taken_at):
                 by_partition.pop(number, None)
             self._effects.forget(number)
+            self.watermarks.forget(number)
             self._ownership.forget(number)
             drop_partition(self._metrics, number)
 
@@ -172,12 +175,8 @@ class BatchRunner:
     async def admit(self, number: int, found: int | None) -> bool:
         """Check, if necessary, that the log continues where a partition's states end.
 
-        Args:
-            number: the partition.
-            found: the offset of its next record; None if none came yet.
-
-        Returns:
-            Whether its records may be applied and its silence settled.
+        `found` is the offset of its next record; None if none came yet. Return whether its records
+        may be applied, and its silence settled.
         """
         if found is not None and self.continuity.is_next(number, found):
             return True
@@ -227,6 +226,8 @@ class BatchRunner:
             raise BrokenInvariantError(
                 f"records of partition {number} came before its states were read back"
             )
+        if not self._producers_set_time:
+            self.watermarks.compare(partition, batches)
         steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
         self._applying.start(steps, lambda result: self._take(partition, result, batches))
 
@@ -280,7 +281,7 @@ class BatchRunner:
     # --- timers -----------------------------------------------------------------------------------
 
     async def probe(self) -> list[Probe]:
-        """Ask the broker for its clock and the end of each partition in which something may be due.
+        """Read the brokers' clocks, and the end of each partition in which something may be due.
 
         This runs concurrently with the batches, because the broker may not respond until a pending
         fetch has ended.
@@ -288,34 +289,35 @@ class BatchRunner:
         host = self._host
         if host.is_rebalancing or host.is_recovering or host.is_paused:
             return []
-        now_ms = int(self._now() * 1000)
+        latest_ms = int(self._now() * 1000) + _CLOCK_SLACK_MS
         due = [
             number
             for number, partition in self.partitions.items()
             if partition.is_recovered
             and (earliest := partition.earliest_ms(seals=not self._producers_set_time)) is not None
-            and earliest <= now_ms + _CLOCK_SLACK_MS
+            and earliest <= latest_ms
             and self._is_quiet(number)
         ]
-        generation = host.generation
-        due = [number for number in due if await self._may_settle(number)]
-        if due:
-            await self._follower.refresh(if_older=True)
-        bases = [basis_of(self.partitions[number]) for number in due if number in self.partitions]
-        if len(bases) < len(due) or not due or generation != host.generation or host.is_paused:
+        if not due:
             return []
-        # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
-        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))
-        for number, (_, offsets) in zip(due, readings, strict=True):
-            host.states_written(number, offsets)
+        await self._follower.refresh(if_older=True)
+        generation = host.generation
+        # The leader of the events may have another clock than the changelog's. Read all that we can.
+        owned = [n for n in list(self.partitions) if await self._may_settle(n)]
+        due = [number for number in due if number in owned]
+        is_away = generation != host.generation or host.is_paused
+        if is_away or not due or not set(owned) <= self.partitions.keys():
+            return []
+        # Read the clocks first, then the ends: a record beyond an end then has a later timestamp.
+        partitions = [self.partitions[number] for number in owned]
+        clock_ms = await self.watermarks.read_clocks(partitions, self.arrived_ms)
         bounds = await self._log.bounds(due)
+        if generation != host.generation:
+            return []
+        self.watermarks.reached(bounds)
         # The end is the high watermark. Records behind an open transaction are before it: they
         # cannot be read yet, but their timestamps are fixed.
-        return [
-            Probe(number, clock_ms, bounds[number].high, generation)
-            for number, (clock_ms, _) in zip(due, readings, strict=True)
-            if number in bounds
-        ]
+        return [Probe(n, clock_ms, bounds[n].high, generation) for n in due if n in bounds]
 
     async def _may_settle(self, number: int) -> bool:
         return self.continuity.is_admitted(number) or await self.admit(number, None)
@@ -338,8 +340,9 @@ class BatchRunner:
                 continue
             if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
-            until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
-            until_ms = min(until_ms, self.following.limit_ms - 1)
+            until_ms = min(probe.clock_ms - self._margin_ms, self.following.limit_ms - 1)
+            if not await self.watermarks.promise(partition, position or 0, until_ms):
+                return False
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
                 # If producers set the timestamps, a record may still arrive with a timestamp from

@@ -128,20 +128,26 @@ BUGS = (
     Bug(
         "an end offset of the wrong isolation: a timer overtakes an open transaction",
         "pipeline/stream/runner.py",
-        "Probe(number, clock_ms, bounds[number].high, generation)",
-        "Probe(number, clock_ms, bounds[number].stable, generation)",
+        "Probe(n, clock_ms, bounds[n].high, generation)",
+        "Probe(n, clock_ms, bounds[n].stable, generation)",
     ),
     Bug(
         "the end is asked for before the clock",
         "pipeline/stream/runner.py",
-        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
-        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
-        "            host.states_written(number, offsets)\n"
-        "        bounds = await self._log.bounds(due)\n",
-        "        bounds = await self._log.bounds(due)\n"
-        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
-        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
-        "            host.states_written(number, offsets)\n",
+        "        clock_ms = await read\n        bounds = await self._log.bounds(due)\n",
+        "        bounds = await self._log.bounds(due)\n        clock_ms = await read\n",
+    ),
+    Bug(
+        "a timer goes by the fastest of the brokers' clocks",
+        "pipeline/stream/clocks.py",
+        "self._read_ms = min(readings)",
+        "self._read_ms = max(readings)",
+    ),
+    Bug(
+        "a record that is older than the clock is not noticed",
+        "pipeline/stream/clocks.py",
+        "        if behind_ms <= self._behind_ms.get(number, 0):\n",
+        "        if True:\n",
     ),
     Bug(
         "a worker does not ask whether the topic is another one of the same name",
@@ -158,8 +164,8 @@ BUGS = (
     Bug(
         "lost records are forgotten at a restart",
         "pipeline/stream/recovery.py",
-        "                known, basis = basis, newest_basis(stored, basis)\n",
-        "                known = basis\n",
+        "                basis = newest_basis(stored, basis)\n",
+        "",
     ),
     Bug(
         "a gap in the changelog counts as states of our own",

@@ -29,6 +29,7 @@ _Key = TypeVar("_Key")
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
 _DECIDES_DURING_A_CALL = 0.05
+_CLOCKS = (0, 0, 30_000, -30_000, 120_000, -120_000, -240_000)
 OUTAGE_TURNS = 10
 OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
@@ -54,6 +55,8 @@ class Faults(NamedTuple):
     transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
     deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
+    clocks: float = 0.0  # at every turn: other brokers, with other clocks, lead the partitions
+    hidden_clock: int = 0  # ms: how far brokers are behind that lead events, and no changelog
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     compaction: float = 0.0  # at every turn and every recovery: the changelog is compacted
     wake: float = 0.0  # at every write of a worker: a paused one wakes, and goes on
@@ -82,6 +85,10 @@ class Outcome(NamedTuple):
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
     events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
+    arrived: dict[tuple[int, int], int]  # partition, offset → the record's timestamp
+    clocks_seen: (
+        bool  # whether a worker saw clocks that differ, from a record that it did not expect
+    )
     deleted: set[tuple[int, int]]  # partition, offset: deleted before anybody read them
     reported: set[tuple[int, int]]  # of those that the changelog has as lost and not acknowledged
     counts: dict[str, int]
@@ -112,6 +119,9 @@ class _Run:
         self._faults = faults
         self._draw = random.Random(seed)
         self._broker = random.Random(f"broker {seed}")  # apart: older seeds keep their other faults
+        # Each broker's clock, in ms from the right time.
+        self._clock_draw = random.Random(f"clocks {seed}")
+        self._clocks = [self._clock_draw.choice(_CLOCKS) for _ in range(partitions)]
         self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
@@ -147,6 +157,7 @@ class _Run:
         """Append to the log and take turns until no work is left."""
         waiting = self._waiting
         faults = self._faults
+        self._change_leaders()
         await self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -166,6 +177,8 @@ class _Run:
             calm = not waiting
             self._end_transactions(calm)
             if not calm:
+                if self._clock_draw.random() < faults.clocks:
+                    self._change_leaders()
                 self._delete_some()
                 await self._show_another_log()
             await self._turn(calm)
@@ -214,7 +227,8 @@ class _Run:
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, sent.headers)
+        at = world.time + world.events_clocks.get(sent.partition, 0)
+        offset = world.events.append(sent.partition, at, sent.key, sent.value, sent.headers)
         if sent.partition not in world.transactions and self._happens(self._faults.transaction):
             world.transactions[sent.partition] = offset
             self._counts["transactions"] += 1
@@ -237,6 +251,25 @@ class _Run:
                 world.acknowledgements[partition] = Acknowledgement(
                     low, "ada", "known", "2026-11-27T08:00:00Z", world.topic_id
                 )
+
+    def _change_leaders(self) -> None:
+        """Let each broker lead one partition of the events and one of the changelog."""
+        world, clocks, hidden = self.world, self._clocks, self._faults.hidden_clock
+        if (
+            hidden
+        ):  # others lead the changelog: no worker can read the clocks of the events' leaders
+            world.events_clocks = dict.fromkeys(range(self._partitions), -hidden)
+            self._counts["hidden clocks"] += 1
+            return
+        if not self._faults.clocks:
+            return
+        leaders = [*clocks]
+        self._clock_draw.shuffle(leaders)
+        world.events_clocks = dict(enumerate(leaders))
+        self._clock_draw.shuffle(leaders)
+        world.changelog_clocks = dict(enumerate(leaders))
+        self._counts["clocks"] += 1
+        self._counts["all clocks"] += self._faults.workers_max == 1
 
     async def _show_another_log(self) -> None:
         """Kill the workers, and let new ones find another log; then the operator brings it back."""
@@ -624,6 +657,12 @@ class _Run:
                 for number in range(self._partitions)
                 for key, stored in self._last_states(number).items()
             },
+            arrived={
+                (number, record.offset): record.timestamp
+                for number, records in enumerate(world.events.partitions)
+                for record in records
+            },
+            clocks_seen=world.clocks_seen,
             deleted=world.deleted,
             reported={
                 (number, offset)

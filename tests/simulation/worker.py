@@ -102,7 +102,8 @@ class _Outputs:
                 world.epochs.check(partition, epoch, world.time)
             elif self._is_outdated is not None and self._is_outdated():
                 world.unfenced_writes += 1
-            return world.changelog.append(partition, world.time, key, value, [])
+            at = world.time + world.changelog_clocks.get(partition, 0)
+            return world.changelog.append(partition, at, key, value, [])
 
         return await self._act(append, name)
 
@@ -263,6 +264,7 @@ class Worker:
         damaged = batches.pop() if batches[-1].damage else None
         if batches:
             self.runner.handle(number, batches)
+            self._world.clocks_seen |= self.runner.watermarks.is_surprised
             self.positions[number] = batches[-1].next_offset
         if damaged is None:
             return

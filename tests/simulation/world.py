@@ -208,6 +208,10 @@ class World:
         self.refusals: list[str] = []  # why workers ended because the log is another one
         self.acknowledgements: dict[int, Acknowledgement] = {}
         self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
+        # By partition, how far its leader's clock is from `time`, in ms.
+        self.events_clocks: dict[int, int] = {}
+        self.changelog_clocks: dict[int, int] = {}
+        self.clocks_seen = False  # whether a worker has noticed that clocks differ
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
         self.during_call: Callable[[], None] = lambda: None  # before each call to Stripe
         self.epochs = Epochs()
