@@ -122,6 +122,7 @@ class _Run:
         self._counts: Counter[str] = Counter()
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
+        self.world.has_old_workers = faults.old_workers > 0
         self.world.compact = self._compact
         self.world.disturb = self._disturb
         self._paused: dict[Worker, asyncio.Task[Any]] = {}  # the step in which a worker was paused
