@@ -143,6 +143,7 @@ class _Run:
         self.world.meanwhile = self._meanwhile
         self.world.during_call = self._doubt_and_decide
         self._operator = random.Random(f"operator {seed}")
+        self.world.has_old_workers = faults.old_workers > 0
         self.world.compact = self._compact
         self.world.disturb = self._disturb
         self._paused: dict[Worker, asyncio.Task[Any]] = {}  # the step in which a worker was paused

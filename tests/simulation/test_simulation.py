@@ -72,6 +72,9 @@ def test_every_kind_of_fault_happens() -> None:
         "rejoined",
         "clocks",
         "hidden clocks",
+        "compactions",
+        "paused",
+        "woken",
     ):
         assert sum(outcome.counts.get(kind, 0) for outcome in outcomes) > 2, kind
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())

@@ -32,23 +32,24 @@ class _Outputs:
     """Writes to the simulated log. Each record is an effect; others may write between two records."""
 
     def __init__(
-        self, world: World, process: Process, is_outdated: Callable[[], bool] | None
+        self, world: World, process: Process, is_outdated: Callable[[], bool], *, is_old: bool
     ) -> None:
         self._world = world
         self._process = process
-        self._is_outdated = is_outdated  # set if the worker is of a version without the fence
+        self._is_outdated = is_outdated
+        self._is_old = is_old  # of a version without the fence
         self._owned: dict[int, Epoch] = {}  # by partition
         self._writing = 0
 
     async def fence(self, partition: int) -> range:
-        if self._is_outdated is not None:
+        if self._is_old:
             return range(0)
         self._owned[partition] = await self._take(partition)
         offset = await self._append(partition, FENCE_KEY, None, "fence record")
         return range(offset, offset + 1)
 
     async def renew_fence(self, partition: int) -> None:
-        if self._is_outdated is not None:
+        if self._is_old:
             return
         if (await self._take(partition)).producer_id != self._owned[partition].producer_id:
             raise FencedError("the coordinator has forgotten the id")
@@ -100,8 +101,8 @@ class _Outputs:
         def append() -> int:
             if epoch is not None:
                 world.epochs.check(partition, epoch, world.time)
-            elif self._is_outdated is not None and self._is_outdated():
-                world.unfenced_writes += 1
+            # A worker from before the fence fences nobody, and nobody fences it.
+            world.unfenced_writes += world.has_old_workers and self._is_outdated()
             at = world.time + world.changelog_clocks.get(partition, 0)
             return world.changelog.append(partition, at, key, value, [])
 
@@ -150,7 +151,7 @@ class Worker:
         self._committed: dict[int, int] = {}
         self._known: dict[int, int] = {}  # partition → the last offset read back or written
         self._world = world
-        outputs = _Outputs(world, self.process, self._is_outdated if is_old else None)
+        outputs = _Outputs(world, self.process, self._is_outdated, is_old=is_old)
         self.write_late = outputs.write_late
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})

@@ -38,7 +38,7 @@ class FaultPoint:
         kill_at: kill at the effect with this number, from 1; 0 for no such kill.
         after: kill after the effect, not before it.
         chance: probability of a kill at each effect, if `kill_at` is 0.
-        kills_max: the limit of random kills.
+        kills_max: the limit of random kills, of workers and of sinks each.
         draw: the source of random numbers.
     """
 
@@ -77,7 +77,8 @@ class FaultPoint:
         if self._kill_at:
             is_hit = len(self.effects) == self._kill_at
             return is_hit and not self._after, is_hit and self._after
-        if self._chance and len(self.kills) < self._kills_max:
+        kind = process.name.partition("-")[0]
+        if self._chance and sum(kill.startswith(kind) for kill in self.kills) < self._kills_max:
             is_hit = self._draw.random() < self._chance
             after = self._draw.random() < 0.5
             return is_hit and not after, is_hit and after
@@ -215,7 +216,8 @@ class World:
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
         self.during_call: Callable[[], None] = lambda: None  # before each call to Stripe
         self.epochs = Epochs()
-        self.unfenced_writes = 0  # by workers of an older version that had lost their partitions
+        self.has_old_workers = False  # some may be of a version without the fence
+        self.unfenced_writes = 0  # beside such workers, by those that had lost their partitions
         self.compact: Callable[[], None] = lambda: None  # what the broker may do at any time
         self.disturb: Callable[[Process], None] = lambda _: None  # before each effect of a worker
 
