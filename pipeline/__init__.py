@@ -70,6 +70,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     due               `due_event_ms`: when silence is complete, in event time.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
     event             one thing that happened in a conversation, as a chat service reports it.
+    epoch             counts the owners of a partition of the changelog; Kafka accepts the newest only.
+    fence             keep earlier owners of a partition from writing to its changelog, with an epoch.
     fold              the small state that the rules run on; a conversation keeps one.
     foreign           a response from something other than Stripe, such as a proxy. The call may have
                       counted; the sink retries it.

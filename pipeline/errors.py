@@ -8,6 +8,7 @@
     ├── TooManyDeadLettersError  the authors of a producer: most of its records are rejected
     ├── DamagedTopicError        the platform: a disk has changed what a broker stored
     ├── UnknownStateError        the operator: a newer version wrote the changelog; run that version
+    ├── FencedError              nobody: another worker owns the partition; this one starts again
     └── BrokenInvariantError     the authors of resmeter: an assumption does not hold
 
 If one of them is raised, the worker or sink exits without committing, so nothing is lost. Bad input
@@ -54,3 +55,7 @@ class DamagedTopicError(ResmeterError):
 
 class UnknownStateError(ResmeterError):
     """A stored state has a form that this version cannot read: a newer version wrote it."""
+
+
+class FencedError(ResmeterError):
+    """Kafka rejects our writes to a partition of the changelog, because another worker owns it."""

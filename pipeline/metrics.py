@@ -195,6 +195,11 @@ class WorkerMetrics:
             "Records that Kafka delivered again after a restart or rebalance. They are skipped.",
             registry=registry,
         )
+        self.states_rewritten = Counter(
+            "resmeter_states_rewritten",
+            "States written again after a recovery, because a paused worker had written an older one after the newest.",
+            registry=registry,
+        )
         self.sealed = Counter(
             "resmeter_sealed",
             "Conversations sealed after a long silence. If it stops rising, memory grows faster.",

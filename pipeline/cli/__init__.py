@@ -115,7 +115,7 @@ def cli() -> None:
     Set it up:             resmeter topics create; resmeter ledger upgrade;
                            resmeter check
     Run it:                resmeter worker; resmeter sink
-    Billed, or why not?    resmeter explain TENANT CONVERSATION
+    Why billed? Why not?   resmeter explain TENANT CONVERSATION
     """
 
 

@@ -69,9 +69,10 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return loaded.problems_in_worker(settings.worker.seal_after_ms)
 
     def broker(facts: list[str]) -> list[str]:
+        from pipeline.kafka.fencing import fence_problems
         from pipeline.kafka.topics import TopicAdmin
 
-        problems = TopicAdmin(settings).problems()
+        problems = TopicAdmin(settings).problems() + fence_problems(settings)
         facts.append(f"{settings.kafka.bootstrap_servers} answers")
         return problems
 

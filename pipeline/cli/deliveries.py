@@ -11,6 +11,7 @@ import orjson
 
 from pipeline.cli import FOUND, CommandGroup
 from pipeline.cli.options import (
+    TEXT,
     TIME,
     Opened,
     decision_options,
@@ -148,7 +149,7 @@ def _short(ms: int) -> str:
 
 
 @command.command("show")
-@click.argument("identifiers", nargs=-1, required=True, metavar="IDENTIFIER...")
+@click.argument("identifiers", nargs=-1, required=True, type=TEXT, metavar="IDENTIFIER...")
 @click.option(
     "--stripe", "asks_stripe", is_flag=True, help="Also ask Stripe for its sum of the hour."
 )
@@ -220,7 +221,7 @@ def _at_stripe(work: Opened, event: MeterEvent) -> str:
 def _deciding(function: Any) -> Any:
     """Add what `release` and `settle` have in common."""
     options: list[Callable[[Any], Any]] = [
-        click.argument("identifiers", nargs=-1, metavar="[IDENTIFIER...]"),
+        click.argument("identifiers", nargs=-1, type=TEXT, metavar="[IDENTIFIER...]"),
         _selection,
         decision_options("the ledger", needed_by="--apply needs it."),
         click.option(

@@ -102,7 +102,7 @@ def list_(
     \b
     Example:
       resmeter dlq list --open --tenant acme
-      resmeter dlq list --from 2026-11-26
+      resmeter dlq list --status --from 2026-11-26
       resmeter dlq list --json | jq 'select(.letters > 100)'
     """
     settings = configured()

@@ -6,7 +6,7 @@ import click
 
 from pipeline.cli import FAILED
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TIME, Opened, json_option, opened, tenants_alone
+from pipeline.cli.options import TEXT, TIME, Opened, json_option, opened, tenants_alone
 from pipeline.cli.output import print_text, progress
 from pipeline.cli.views.explain import Account, print_account
 from pipeline.errors import ResmeterError
@@ -18,8 +18,8 @@ from pipeline.replay.why_not import WhyNot, why_not
 
 
 @click.command("explain")
-@click.argument("tenant_id", metavar="TENANT")
-@click.argument("conversation", metavar="CONVERSATION")
+@click.argument("tenant_id", type=TEXT, metavar="TENANT")
+@click.argument("conversation", type=TEXT, metavar="CONVERSATION")
 @click.option(
     "--events",
     "files",
@@ -52,10 +52,10 @@ def command(
     ledger_only: bool,
     as_json: bool,
 ) -> None:
-    """Show the receipt of one conversation: every charge and correction, and why; or why not.
+    """Show the receipt of one conversation, or say why nothing is billed.
 
-    For each, the receipt shows the evidence, the policy, the place in Kafka, and how it reached
-    Stripe. If nothing is billed, the command reads the events topic and says why not: which event
+    For each charge and correction, the receipt shows the reason, the evidence, the policy, the place
+    in Kafka, and how it reached Stripe. If nothing is billed, the command reads the events topic and says why not: which event
     took the answer away, until when its window is open, or which rule excludes the conversation.
 
     \b

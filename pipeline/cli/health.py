@@ -49,8 +49,9 @@ def command(port: int, check: str, timeout_seconds: float) -> None:
     Use it for the health checks of containers. The error says why the process is not ready.
 
     \b
-    resmeter health --port 9464
-    resmeter health --port 9465 --check live
+    Example:
+      resmeter health --port 9464
+      resmeter health --port 9465 --check live
     """
     url = f"http://127.0.0.1:{port}{_PATHS[check]}"
     # A proxy that the environment names cannot reach the loopback of this machine.

@@ -79,6 +79,19 @@ class _Position(click.ParamType):
         return int(partition), int(offset)
 
 
+class _Text(click.ParamType):
+    name = "text"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        text = str(value)
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes that are not UTF-8
+            self.fail("is not UTF-8", param, ctx)
+        return text
+
+
+TEXT = _Text()  # an id, a name or a sentence that is compared or stored
 TIME = _Time()  # milliseconds
 MONTH = _Month()  # a TimeRange in UTC
 POSITION = _Position()  # partition and offset
@@ -130,7 +143,7 @@ def time_range_options(what: str) -> Callable[[Command], Command]:
 
 def tenant_option(help_text: str) -> Callable[[Command], Command]:
     """Add --tenant TENANT; the command gets `tenant_id`."""
-    return click.option("--tenant", "tenant_id", metavar="TENANT", help=help_text)
+    return click.option("--tenant", "tenant_id", type=TEXT, metavar="TENANT", help=help_text)
 
 
 def json_option(help_text: str) -> Callable[[Command], Command]:
@@ -156,12 +169,14 @@ def decision_options(
         for option in (
             click.option(
                 "--reason",
+                type=TEXT,
                 metavar="TEXT",
                 required=required,
                 help=f"Why; kept in {kept_in}.{needed}",
             ),
             click.option(
                 "--who",
+                type=TEXT,
                 metavar="NAME",
                 help=f"Who decides; kept in {kept_in}. Your login name if not set.",
             ),

@@ -1,6 +1,7 @@
 """`resmeter topics`."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -47,15 +48,19 @@ def create() -> None:
 def check() -> None:
     """Check that the topics exist with the configuration that resmeter needs, now and later.
 
-    The command lists every problem. Exit status 2: there are problems.
+    Run it as the worker's user: it also checks that a worker may write as the transactional ids that
+    begin with the name of its group. The command lists every problem. Exit status 2: there are
+    problems.
 
     \b
     Example:
       resmeter topics check && resmeter worker
     """
+    from pipeline.kafka.fencing import fence_problems
     from pipeline.kafka.topics import TopicAdmin
 
-    _report(TopicAdmin(load_settings()))
+    settings = load_settings()
+    _report(TopicAdmin(settings), fence_problems(settings))
 
 
 @command.command("acknowledge")
@@ -134,8 +139,8 @@ def step_over(position: tuple[int, int], end_offset: int, who: str | None, reaso
     )
 
 
-def _report(admin: "TopicAdmin") -> None:
-    problems = admin.problems()
+def _report(admin: "TopicAdmin", more: Sequence[str] = ()) -> None:
+    problems = [*admin.problems(), *more]
     later, warnings = admin.advice()
     for problem in problems + later:
         click.echo(f"error: {problem}", err=True)

@@ -283,9 +283,9 @@ class TopicAdmin:
 def lost_states(settings: Settings) -> list[str]:
     """Return a problem for each partition whose states are lost. A worker must not start then.
 
-    A worker writes to a partition's changelog before it commits the partition's offset: states, or
-    at least a record to read the clock. So if a partition has a committed offset and an empty
-    changelog, the changelog was deleted.
+    A worker writes to a partition's changelog before it commits the partition's offset: at least the
+    fence record of its assignment. So if a partition has a committed offset and an empty changelog,
+    the changelog was deleted.
 
     Raises:
         UnavailableError: no broker responds.

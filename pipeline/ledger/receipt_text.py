@@ -43,7 +43,7 @@ def render(explanation: Explanation) -> Iterator[str]:
     if explanation.net:
         net = ", ".join(f"{units} {_in_words(o)}" for o, units in explanation.net.items())
     else:
-        net = "nothing" + (": what was charged has been taken back" if explanation.records else "")
+        net = "nothing: what was charged has been taken back"
     money = ", ".join(f"{amount} {c}" for c, amount in explanation.amounts.items())
     yield f"Billed in all: {net}" + (f" ({money})" if money else "")
     for number, line in enumerate(explanation.records, start=1):

@@ -89,19 +89,23 @@ def find_in_topic(
         ]
         parts: dict[int, ReplayedConversation] = {}
         for partitions in _in_order(settings, key, list(events.bounds)):
-            for partition in partitions:
-                replay = _replay_of(settings, tenants, partition, committed[partition], letters)
-                low = events.bounds[partition][0]
-                for number, message in enumerate(events.records({partition: low}), 1):
-                    on_record(number, events.size)
-                    if message.key() == key:
-                        replay.take(
-                            message.offset() or 0,
-                            message.timestamp()[1],
-                            key,
-                            message.value(),
-                            headers_of(message),
-                        )
+            replays = {
+                partition: _replay_of(settings, tenants, partition, committed[partition], letters)
+                for partition in partitions
+            }
+            begin = {partition: events.bounds[partition][0] for partition in partitions}
+            size = sum(events.bounds[partition][1] - low for partition, low in begin.items())
+            for number, message in enumerate(events.records(begin), 1):
+                on_record(number, size)
+                if message.key() == key:
+                    replays[message.partition() or 0].take(
+                        message.offset() or 0,
+                        message.timestamp()[1],
+                        key,
+                        message.value(),
+                        headers_of(message),
+                    )
+            for partition, replay in replays.items():
                 for replayed in replay.conversations():
                     parts[partition] = replayed
             if parts:

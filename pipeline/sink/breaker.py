@@ -7,6 +7,8 @@ from collections.abc import Container
 from pipeline.ledger.entries import Conclusion
 
 PROBES_MAX = 3
+# Then another queue probes in its place: a firewall may dislike what this one sends.
+PROBE_CALLS_MAX = 30
 # A run of rejections that concerns fewer customers has its cause in these customers.
 CUSTOMERS_MIN = 3
 
@@ -18,7 +20,8 @@ class Breaker:
 
     While something other than the biller responds (results `foreign`), each call may have been
     counted, and its meter event becomes uncertain after 23 hours. So only `PROBES_MAX` queues
-    continue to call, and all others wait, until the biller itself responds.
+    continue to call, and all others wait, until the biller itself responds. If it responds to others
+    only, the fault is in what the queue sends: its foreign responses keep nobody waiting any more.
 
     Many rejections in a row have one cause. After `rejections_in_a_row_max` of one customer and meter,
     only that queue halts, until an operator has decided about them. If the run is broad, the
@@ -32,6 +35,8 @@ class Breaker:
         self._in_a_row: Counter[Key] = Counter()  # rejections since the last delivery of the queue
         self._run: Counter[str] = Counter()  # rejections by customer since the last delivery of all
         self._probes: set[Key] = set()
+        self._foreign: Counter[Key] = Counter()  # foreign responses in a row
+        self._faulty: set[Key] = set()  # queues with foreign responses, while others had answers
         self._trusted = asyncio.Event()
         self._trusted.set()
         self._is_open = False
@@ -64,12 +69,18 @@ class Breaker:
 
     def observe(self, key: Key, conclusion: Conclusion) -> None:
         """Take the result of a call into account."""
-        if conclusion.result == "foreign":
+        if conclusion.result == "foreign" and key not in self._faulty:
             self.doubt = f"HTTP {conclusion.http_status}: {conclusion.detail}"
             self._trusted.clear()
+            self._foreign[key] += 1
             if len(self._probes) < PROBES_MAX:
                 self._probes.add(key)
-        elif conclusion.http_status is not None:
+            if self._foreign[key] % PROBE_CALLS_MAX == 0:
+                self.leave(key)
+        elif conclusion.result != "foreign" and conclusion.http_status is not None:
+            self._foreign.pop(key, None)
+            self._faulty.update(self._foreign)
+            self._faulty.discard(key)
             self.doubt = None
             self._probes.clear()
             self._trusted.set()

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from pipeline.errors import (
     ConfigurationError,
     DamagedTopicError,
+    FencedError,
     TooManyDeadLettersError,
     UnknownStateError,
 )
@@ -23,10 +24,12 @@ _NEEDS_AN_OPERATOR = (
 def crash(event: str, error: BaseException | None, **facts: Any) -> NoReturn:
     """Log the failure and end the process with status 1, without cleanup: cleanup would commit.
 
+    If another worker has taken over, the event is `worker_fenced`, wherever we noticed it.
+
     The worker's supervisor (Kubernetes, systemd, compose) starts it again.
     """
     get_logger("worker").error(
-        event,
+        "worker_fenced" if isinstance(error, FencedError) else event,
         error=f"{type(error).__name__}: {error}",
         consequence=consequence_of(error),
         exc_info=error,

@@ -103,12 +103,6 @@ class Effects:
             offsets = await self._outputs.write_states(number, result.states)
             if offsets is not None:
                 self._host.states_written(number, offsets)
-        elif not partition.states:
-            # All records of the partition were rejected so far. Write a clock record to its changelog:
-            # a partition with a committed offset and an empty changelog counts as one whose states
-            # are lost (`kafka.topics.lost_states`).
-            _, offsets = await self._outputs.read_clock(number, basis_of(partition))
-            self._host.states_written(number, offsets)
         # 3. Only now may `done` be committed, and only if we have owned the partition all along. If
         #    it was revoked and assigned to us again, a recovery may have read the changelog before
         #    we wrote these states.

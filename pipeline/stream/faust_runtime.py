@@ -33,7 +33,7 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
     chooses the transport by the broker's URL → returns ours
     none of the hooks above is used
   _on_partitions_assigned · App
-    starts the recovery → first drops and adds the runner's partitions
+    starts the recovery → first drops, adds and fences the runner's partitions
     outdated states stay in memory after another owner changed them
   on_rebalance_end · App
     clears a flag → also schedules the deadlines of the recovered states
@@ -52,6 +52,7 @@ Private attributes that we read, set or call::
   active_offsets, active_tps, need_recovery, signal_recovery_end · Recovery
   next_fetch_offset, _records · aiokafka's PartitionRecords
   _fetch_max_bytes, _isolation_level, _subscription · aiokafka's AIOKafkaConsumer
+  _set_producer_state · aiokafka's BatchBuilder (`stream.fence`)
 """
 
 import asyncio
@@ -69,36 +70,16 @@ from faust.types import TP
 
 from pipeline.config import Settings
 from pipeline.errors import DamagedTopicError
-from pipeline.kafka.options import security_of
 from pipeline.kafka.positions import Positions
 from pipeline.logs import get_logger
 from pipeline.stream.crash import crash
 from pipeline.stream.fetched import RecordBatch, in_parts
-from pipeline.stream.outputs import TokenProvider
 from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches, FetchedRecords
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.timers import Timers
 
 _POLL_SECONDS = 1.0
-
-
-def faust_credentials(settings: Settings) -> Any:
-    """Return Faust's credentials for the brokers; None without TLS and SASL."""
-    security = security_of(settings.kafka)
-    context = None if security.tls is None else security.tls.context()
-    if security.sasl is not None and security.sasl.tokens is not None:
-        return faust.OAuthCredentials(
-            oauth_cb=TokenProvider(security.sasl.tokens), ssl_context=context
-        )
-    if security.sasl is not None:
-        return faust.SASLCredentials(
-            username=security.sasl.username,
-            password=security.sasl.password,
-            mechanism=security.sasl.mechanism,
-            ssl_context=context,
-        )
-    return None if context is None else faust.SSLCredentials(context)
 
 
 # --- the app --------------------------------------------------------------------------------------
@@ -136,7 +117,8 @@ class FaustApp(faust.App):  # type: ignore[misc]
             # it had read before, or it would not read the states again.
             recovery.active_offsets.pop(TP(topics.changelog, number), None)
         runner.drop(set(runner.partitions) - owned)
-        runner.assigned(owned)
+        # Before the states are read: what an earlier owner wrote after that would not be read.
+        await runner.assigned(owned)
         self._assigned_at = time.monotonic()
         get_logger("worker").info("partitions_assigned", partitions=sorted(owned))
         await super()._on_partitions_assigned(assigned, generation_id)

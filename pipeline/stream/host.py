@@ -59,6 +59,10 @@ class Log(Protocol):
 class Writer(Protocol):
     """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
 
+    async def fence(self, partition: int) -> range: ...
+
+    async def renew_fence(self, partition: int) -> None: ...
+
     async def write_results(
         self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
     ) -> None: ...
@@ -68,6 +72,8 @@ class Writer(Protocol):
     ) -> range | None: ...
 
     async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]: ...
+
+    async def flush(self) -> None: ...
 
 
 class Probe(NamedTuple):

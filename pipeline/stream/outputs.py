@@ -6,16 +6,17 @@ from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.abc import AbstractTokenProvider
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import ProducerFenced
 from aiokafka.partitioner import murmur2
 
 from pipeline.config import Settings
-from pipeline.errors import ResmeterError
+from pipeline.errors import FencedError
+from pipeline.kafka.fencing import transactional_id
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.options import aiokafka_options
-from pipeline.kafka.tokens import Tokens
 from pipeline.stream.batch import Output
+from pipeline.stream.credentials import TokenProvider
+from pipeline.stream.fence import FENCE_KEY, Owner, init_producer_id
 
 CLOCK_KEY = b""  # the changelog's key for a reading of the broker's clock
 _BATCH_BYTES_MAX = 900_000
@@ -24,26 +25,11 @@ _REQUEST_BYTES_MAX = 16_000_000  # the state of a very long conversation must fi
 _Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]  # key, value, headers
 
 
-class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]
-    """Give aiokafka the tokens with which it logs in."""
-
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
-
-    async def token(self) -> str:
-        try:
-            return (await asyncio.to_thread(self._tokens.current)).value
-        except ResmeterError as error:  # the client tries again, as after any failed connection
-            raise KafkaConnectionError(str(error)) from error
-
-    def extensions(self) -> dict[str, str]:
-        return self._tokens.extensions
-
-
 class Outputs:
     """The producer of usage records, dead letters and states.
 
-    Its methods raise aiokafka's KafkaError when a write is not acknowledged.
+    Its methods raise aiokafka's KafkaError when a write is not acknowledged, and FencedError when
+    another worker owns the partition of the changelog by now.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,6 +37,7 @@ class Outputs:
         self._producer: Any = None
         self._records_partitions = 0
         self._dead_letter_partitions = 0
+        self._owners: dict[int, Owner] = {}  # by partition of the changelog
 
     async def start(self) -> None:
         """Connect to the broker, and ask how many partitions the topics have."""
@@ -100,6 +87,32 @@ class Outputs:
             )
         await self._produce(by_partition)
 
+    async def fence(self, partition: int) -> range:
+        """Become the only writer of a partition of the changelog; return the fence record's offset.
+
+        What earlier owners wrote before that offset is all that they can write: read it afterwards.
+        Do this once for each assignment, never after an error: the other owner may be the right one.
+        """
+        self._owners[partition] = await self._take(partition)
+        return (await self._append(partition, [(FENCE_KEY, None, [])]))[1]
+
+    async def renew_fence(self, partition: int) -> None:
+        """Keep the coordinator from forgetting our producer id.
+
+        It forgets one a week after it was last taken (`transactional.id.expiration.ms`), and would
+        give the next owner another, which does not fence this process. So take the next epoch, and
+        do not use it: a leader compares a batch with what was written, not with what was taken.
+
+        Raises:
+            FencedError: the producer id was forgotten.
+        """
+        if (await self._take(partition)).producer_id != self._owners[partition].producer_id:
+            raise FencedError(
+                f"the brokers have forgotten {self._id(partition)}, and another owner of "
+                f"{self._place(partition)} would not fence this process: it must take the partition "
+                "again. Is transactional.id.expiration.ms shorter than a day?"
+            )
+
     async def write_states(
         self, partition: int, states: Sequence[tuple[bytes, bytes]]
     ) -> range | None:
@@ -107,10 +120,7 @@ class Outputs:
 
         Return their offsets; None if other records came between them.
         """
-        topic = self._settings.topics.changelog
-        offsets = await self._produce(
-            {(topic, partition): [(key, value, []) for key, value in states]}
-        )
+        _, offsets = await self._append(partition, [(key, value, []) for key, value in states])
         return offsets if len(offsets) == len(states) else None
 
     async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
@@ -121,27 +131,46 @@ class Outputs:
         The broker sets the timestamp, because the changelog is a `LogAppendTime` topic. These
         records share one key, so compaction removes all but the last.
         """
-        topic = self._settings.topics.changelog
-        metadata = await self._producer.send_and_wait(
-            topic, value=basis, key=CLOCK_KEY, partition=partition
-        )
-        return int(metadata.timestamp), range(metadata.offset, metadata.offset + 1)
+        return await self._append(partition, [(CLOCK_KEY, basis, [])])
 
-    async def _produce(self, by_partition: dict[tuple[str, int], list[_Message]]) -> range:
-        """Produce messages; return the range from the first message's offset to the last one's.
+    async def flush(self) -> None:
+        """Wait until each write in flight is acknowledged or has failed."""
+        await self._producer.flush()
 
-        The range is meaningful only if all messages go to one partition.
-        """
+    async def _take(self, partition: int) -> Owner:
+        return await init_producer_id(self._producer.client, self._id(partition))
+
+    def _id(self, partition: int) -> str:
+        return transactional_id(self._settings.worker.group, partition)
+
+    def _place(self, partition: int) -> str:
+        return f"{self._settings.topics.changelog}[{partition}]"
+
+    async def _append(self, partition: int, messages: Sequence[_Message]) -> tuple[int, range]:
+        """Append to the changelog as the partition's owner; return the last timestamp and the offsets."""
+        topic, owner = self._settings.topics.changelog, self._owners[partition]
         futures: list[asyncio.Future[Any]] = []
-        counts: list[int] = []
-        for (topic, partition), messages in by_partition.items():
+        async with owner.lock:
             for batch, count in self._batches(messages):
+                owner.sign(batch, count)
                 futures.append(await self._producer.send_batch(batch, topic, partition=partition))
-                counts.append(count)
-        acknowledged = await asyncio.gather(*futures)
-        if not acknowledged:
-            return range(0)
-        return range(acknowledged[0].offset, acknowledged[-1].offset + counts[-1])
+        try:
+            acknowledged = await asyncio.gather(*futures)
+        except ProducerFenced as error:
+            raise FencedError(
+                f"another worker owns {self._place(partition)}: this process was away for too long, "
+                "and has lost its partitions"
+            ) from error
+        last = acknowledged[-1]
+        return int(last.timestamp), range(acknowledged[0].offset, last.offset + count)
+
+    async def _produce(self, by_partition: dict[tuple[str, int], list[_Message]]) -> None:
+        """Produce messages; return when all are acknowledged."""
+        futures: list[asyncio.Future[Any]] = []
+        for (topic, partition), messages in by_partition.items():
+            for batch, _ in self._batches(messages):
+                futures.append(await self._producer.send_batch(batch, topic, partition=partition))
+        await asyncio.gather(*futures)
 
     def _batches(self, messages: Iterable[_Message]) -> Iterable[tuple[Any, int]]:
         batch, count = self._producer.create_batch(), 0

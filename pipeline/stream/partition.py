@@ -26,19 +26,17 @@ from pipeline.events.signature import Key, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
-from pipeline.kafka.stepover import StepOvers
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.basis import Basis, newest_basis
+from pipeline.stream.basis import Basis
 from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
 from pipeline.stream.due_queue import DueQueue, SealTimes
+from pipeline.stream.recovery import Recovery
 from pipeline.stream.state import (
-    check_form,
     decode_state,
     due_arrival_ms_of,
     encode_state,
     is_sealed,
     last_arrival_ms_of,
-    newest,
     next_offset_of,
 )
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
@@ -89,7 +87,8 @@ class Partition:
         self._timeline = cache(timeline_for)
         self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
-        self.step_overs = StepOvers()
+        self._recovery = Recovery()
+        self.step_overs = self._recovery.step_overs
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -99,19 +98,11 @@ class Partition:
         Raises:
             UnknownStateError: a newer version of resmeter wrote one of the states, or no worker did.
         """
-        states = self.states
-        for record in records:
-            key, stored = record.key, record.value
-            if not key:  # a reading of the broker's clock
-                self.basis = newest_basis(stored, self.basis)
-                continue
-            if self.step_overs.take(key, stored):
-                continue
-            if stored is None:
-                states.pop(key, None)
-            else:
-                check_form(stored, key)
-                states[key] = newest(stored, states.get(key))
+        self.basis = self._recovery.read(records, self.states, self.basis)
+
+    def take_behind(self) -> BatchResult:
+        """Return the states that must be written again, because an older version follows them."""
+        return self._recovery.take_behind(self.states, self.basis)
 
     def schedule_all(self) -> None:
         """Mark the partition as recovered, and fill both queues from its states."""

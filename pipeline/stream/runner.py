@@ -22,6 +22,7 @@ from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
 from pipeline.stream.host import Host, Log, Probe, Writer
 from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.mistakes import MistakeLog
+from pipeline.stream.ownership import Ownership
 from pipeline.stream.partition import Partition, TimelineFor
 from pipeline.stream.slices import Slices
 
@@ -82,6 +83,7 @@ class BatchRunner:
             end,
             retry_seconds=retry_seconds,
         )
+        self._ownership = Ownership(host, outputs, self.continuity, end, now)
         self._outputs = outputs
         self._metrics = metrics
         self._topics = settings.topics
@@ -127,14 +129,24 @@ class BatchRunner:
         misfits = misfits_in((p.states for p in self.partitions.values()), self._timeline_for)
         for partition in self.partitions.values():
             partition.schedule_all()
+            behind = partition.take_behind()
+            if behind.states:
+                # Compaction keeps the last version of a state, and here that is not the newest one.
+                self._metrics.states_rewritten.inc(len(behind.states))
+                self._effects.start(partition, behind, None)
         if misfits:
             self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
 
-    def assigned(self, numbers: Iterable[int]) -> None:
-        """Take partitions whose states are to be read, also those that we owned before."""
+    async def assigned(self, numbers: Iterable[int]) -> None:
+        """Take partitions, also those that we owned before; read their states only after this.
+
+        From then on, nobody else can write to their changelog, though a paused worker may try to.
+        """
+        numbers = list(numbers)
         for number in numbers:
             self.partition(number).is_recovered = False
             self.continuity.forget([number])
+        await self._ownership.take(numbers)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
@@ -149,6 +161,7 @@ class BatchRunner:
             ):
                 by_partition.pop(number, None)
             self._effects.forget(number)
+            self._ownership.forget(number)
             drop_partition(self._metrics, number)
 
     # --- batches ----------------------------------------------------------------------------------
@@ -178,6 +191,7 @@ class BatchRunner:
     async def look(self) -> Mapping[int, Bounds]:
         """Compare the log with the states of all partitions; return where the partitions end."""
         host = self._host
+        await self._ownership.keep(self.partitions)
         for number in list(self.partitions):
             if not (host.is_rebalancing or host.is_recovering or host.is_paused):
                 await self._may_settle(number)
@@ -246,9 +260,10 @@ class BatchRunner:
         return to
 
     async def drain(self) -> None:
-        """Wait until no batch is applied or in flight."""
+        """Wait until no batch is applied or in flight, and nothing else is being written."""
         await self._applying.wait()
         await self._effects.drain()
+        await self._outputs.flush()
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -273,7 +288,7 @@ class BatchRunner:
         generation = host.generation
         due = [number for number in due if await self._may_settle(number)]
         bases = [basis_of(self.partitions[number]) for number in due if number in self.partitions]
-        if len(bases) < len(due) or not due or generation != host.generation:
+        if len(bases) < len(due) or not due or generation != host.generation or host.is_paused:
             return []
         # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
         readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))

@@ -21,13 +21,15 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
+from pipeline.kafka.fencing import fence_problems
 from pipeline.kafka.positions import EventsLog, Positions
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
 from pipeline.metrics import RuntimeMetrics, WorkerMetrics, new_registry
 from pipeline.stream.crash import crash
-from pipeline.stream.faust_runtime import FaustApp, FaustHost, faust_credentials
+from pipeline.stream.credentials import faust_credentials
+from pipeline.stream.faust_runtime import FaustApp, FaustHost
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.transactions import OpenTransactions
@@ -55,7 +57,10 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
 
     def check() -> None:
         problems = tenants.problems_in_worker(worker.seal_after_ms)
-        problems += TopicAdmin(settings).problems() or lost_states(settings)
+        problems += TopicAdmin(settings).problems() or [
+            *lost_states(settings),
+            *fence_problems(settings),
+        ]
         if problems:
             raise ConfigurationError(problems)
 

@@ -215,7 +215,8 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
     def _advance(self, event: Event, bit: int, timeline: Timeline, emission: Emission) -> None:
         """Advance the decision by an event that is newer than all earlier ones."""
         self.seen |= bit
-        self._set_newest(event)
+        self.newest_at, self.newest_sequence = event.at, event.sequence
+        self.newest_rank = event.rank
         is_inert = event.rank in INERT
         if is_inert and self.due_arrival_ms is None:
             return
@@ -262,7 +263,7 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
                 return
         self._receive_again(timestamp, timeline, emission)
         if self._is_newest(event):
-            self._set_newest(event)
+            self.newest_at, self.newest_sequence, self.newest_rank = _order(event)
         self.seen |= bit
         recall.load(lambda: self.entries() + pending)
         pending.append((offset, event))
@@ -336,11 +337,6 @@ class Conversation(msgspec.Struct, array_like=True, gc=False):
 
     def _is_newest(self, event: Event) -> bool:
         return _order(event) > (self.newest_at, self.newest_sequence, self.newest_rank)
-
-    def _set_newest(self, event: Event) -> None:
-        self.newest_at = event.at
-        self.newest_sequence = event.sequence
-        self.newest_rank = event.rank
 
     def _append(self, pending: list[tuple[int, Event]]) -> None:
         """Move the pending events to the end of the history."""

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from pipeline.errors import ConfigurationError
-from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing, upgrade
+from pipeline.ledger import holds, open_ledger, problems_of_rights, sslmode_missing, upgrade
 from tests.support.command import resmeter
-from tests.support.ledger import planned, record, stored
+from tests.support.ledger import T0, TOPIC, planned, record, stored
 from tests.support.postgres import running_postgres
 
 # A user without rights of its own, so that the test need not be the owner of the database.
@@ -57,6 +57,23 @@ def test_rights_that_a_user_lacks_are_named_with_the_grant(reader_url: str) -> N
     assert "INSERT on usage_record" in problem
     assert "SELECT on usage_record" not in problem
     assert "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES" in problem
+
+
+def test_the_rights_that_are_asked_for_are_enough_to_hold_and_resume_deliveries(
+    owner: Engine, reader_url: str
+) -> None:
+    """A hold locks its table, which other users than the owner may do with these rights only."""
+    with owner.begin() as connection:
+        needed = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES"
+        connection.execute(text(f"GRANT {needed} IN SCHEMA public TO {USER}"))
+    ledger = open_ledger(reader_url)
+
+    assert problems_of_rights(ledger) == []
+    (hold,) = holds.place(ledger, TOPIC, {0: 0}, {0: 2}, T0)
+    ended = holds.answer(ledger, "never_sent", who="ann", reason="x", now_ms=T0, about=[hold])
+
+    ledger.close()
+    assert ended == 1
 
 
 def test_a_right_that_is_lost_later_is_named_at_the_write(reader_url: str) -> None:

@@ -89,11 +89,20 @@ class Run:
         assert result.returncode == 0, result.stderr.decode()
         return result.stdout.decode()
 
-    def start(self, name: str, **env: str) -> Process:
-        """Start `worker` or `sink` in the background, and stop it at the end of the test."""
+    def start(self, name: str, *, mode: str = "", **env: str) -> Process:
+        """Start `worker` or `sink` in the background, and stop it at the end of the test.
+
+        `mode` is a point or a mode of `tests.proof.crashing` and its number.
+        """
         self._started += 1
         log = self.folder / f"{name}-{self._started}.log"
-        process = Process(name, [name], self._complete(env), log)
+        process = Process(
+            name,
+            [*mode.rsplit(" ", 1), name] if mode else [name],
+            self._complete(env),
+            log,
+            module="tests.proof.crashing" if mode else "pipeline",
+        )
         self._stack.callback(process.stop)
         return process
 
@@ -159,6 +168,8 @@ class Run:
                     number, offset = message.partition(), message.offset()
                     assert number is not None
                     assert offset is not None
+                    if number not in ends:
+                        continue  # it was written meanwhile
                     key: Any = message.key()
                     value = message.value()
                     result.append(Message(number, offset, key, value, dict(headers_of(message))))

@@ -2,7 +2,8 @@
 
     python -m tests.proof.crashing POINT N worker|sink
 
-The process kills itself with SIGKILL when it reaches POINT for the Nth time. Instead of a point you
+The process kills itself with SIGKILL when it reaches POINT for the Nth time. With `stop` before it,
+as in `stop before states`, the process freezes itself (SIGSTOP) there, once. Instead of a point you
 can name a mode. `clock` changes the process's clock every N seconds: an hour fast, right, an hour
 slow. `generation` makes every Nth check of the worker's loop see a rebalance. `slow` delays each
 batch by N seconds.
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import Any
 
+STOP = "stop "
 WORKER_POINTS = (
     "before results",
     "after results",
@@ -49,7 +51,8 @@ def main() -> None:
         _slow_down(float(number))
     else:
         functions = _worker_functions() if arguments[0] == "worker" else _sink_functions()
-        _plant(point, _Countdown(int(number)), functions)
+        how = signal.SIGSTOP if point.startswith(STOP) else signal.SIGKILL
+        _plant(point.removeprefix(STOP), _Countdown(int(number), how), functions)
     sys.argv = ["resmeter", *arguments]
     from pipeline.cli import main as resmeter
 
@@ -57,15 +60,16 @@ def main() -> None:
 
 
 class _Countdown:
-    """Kills the process at the Nth `tick`."""
+    """Sends the process a signal at the Nth `tick`."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, how: signal.Signals) -> None:
         self._remaining = number
+        self._how = how
 
     def tick(self) -> None:
         self._remaining -= 1
-        if self._remaining <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._remaining == 0:
+            os.kill(os.getpid(), self._how)
 
 
 def _plant(point: str, countdown: _Countdown, functions: dict[str, tuple[Any, str]]) -> None:
@@ -101,6 +105,7 @@ def _worker_functions() -> dict[str, tuple[Any, str]]:
     return {
         "results": (Outputs, "write_results"),
         "states": (Outputs, "write_states"),
+        "fence": (Outputs, "fence"),
         "commit": (FaustConsumer, "_commit"),
     }
 

@@ -157,9 +157,9 @@ BUGS = (
     ),
     Bug(
         "lost records are forgotten at a restart",
-        "pipeline/stream/partition.py",
-        "                self.basis = newest_basis(stored, self.basis)\n",
-        "",
+        "pipeline/stream/recovery.py",
+        "                known, basis = basis, newest_basis(stored, basis)\n",
+        "                known = basis\n",
     ),
     Bug(
         "a gap in the changelog counts as states of our own",

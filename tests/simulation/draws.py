@@ -60,6 +60,15 @@ def random_run(seed: int) -> Result:
         deletion=broker.choice([0.0, 0.0, 0.3]),
         another_log=broker.choice([0.0, 0.0, 0.05]),
     )
+    owners = random.Random(f"owners {seed}")
+    faults = faults._replace(
+        compaction=owners.choice([0.0, 0.3, 1.0]),
+        pause=owners.choice([0.0, 0.0, 0.03]),
+        wake=owners.choice([0.0, 0.1, 0.3]),
+        old_workers=owners.choice([0.0, 0.0, 0.0, 0.5]),
+    )
+    if owners.random() < 0.25:
+        faults = faults._replace(sleep=True, wake=0.0, pause=0.03, compaction=1.0)
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
+from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement
+from pipeline.kafka.stepover import STEP_OVER_PREFIX
 from pipeline.ledger import Ledger, deliveries, outbox, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
@@ -19,7 +21,7 @@ from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
 from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
-from tests.simulation.world import FaultPoint, Loop, ProcessKilled, Topic, World
+from tests.simulation.world import FaultPoint, Loop, Process, ProcessKilled, Topic, World
 
 _Key = TypeVar("_Key")
 
@@ -51,6 +53,11 @@ class Faults(NamedTuple):
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
     deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
+    compaction: float = 0.0  # at every turn and every recovery: the changelog is compacted
+    wake: float = 0.0  # at every write of a worker: a paused one wakes, and goes on
+    sleep: bool = False  # paused workers wake at the end only, after an outage if there is one
+    pause: float = 0.0  # at every write of a worker: the worker is paused
+    old_workers: float = 0.0  # when a worker starts: it is of a version without the fence
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
     operator: bool = False  # at the end somebody decides about the meter events that wait
@@ -116,6 +123,10 @@ class _Run:
         self._counts: Counter[str] = Counter()
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
+        self.world.compact = self._compact
+        self.world.disturb = self._disturb
+        self._paused: dict[Worker, asyncio.Task[Any]] = {}  # the step in which a worker was paused
+        self._repaired = 0  # how many unfenced writes a recovery has read
         self._conflicts: set[bytes] = set()
         self._ledger_draw = random.Random(f"ledger {seed}")
         self._conflict_draw = random.Random(f"conflicts {seed}")
@@ -125,7 +136,7 @@ class _Run:
         """Append to the log and take turns until no work is left."""
         waiting = self._waiting
         faults = self._faults
-        self._rebalance(1)
+        await self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
             if waiting and self._has_open_calls(waiting[0].at):
@@ -259,18 +270,22 @@ class _Run:
 
     async def _turn(self, calm: bool) -> None:
         draw, faults = self._draw, self._faults
+        self._compact()
+        await self._go_on()
         if not calm and draw.random() < faults.stop:
-            self._stop_one()
-        if draw.random() < faults.stop or calm:
+            await self._stop_one()
+        if (draw.random() < faults.stop and not faults.sleep) or (calm and not self._sleeps()):
             await self._continue_all()
+        await self._replace_the_paused()
         if not calm and draw.random() < faults.rebalance:
             await self._join_or_leave()
         for worker in list(self._workers):
-            if worker.process.is_stopped:
+            if worker not in self._running():
                 continue
             await self._step(worker, worker.turn(draw.randrange(1, 6)))
             if not worker.process.is_dead and (calm or draw.random() < 0.5):
                 await self._step(worker, _now(worker.commit))
+            self._forget_epochs(worker)
         for sink in list(self._sinks):
             if sink.process.is_stopped:
                 continue
@@ -283,27 +298,78 @@ class _Run:
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
         """Run a step of a process, until it ends or the process is killed or stopped."""
-        task = asyncio.ensure_future(step)
-        while not task.done() and not process.process.is_stopped and not process.process.is_dead:
+        await self._finish(process, asyncio.ensure_future(step))
+
+    async def _finish(self, process: Worker | Sink, task: "asyncio.Task[Any]") -> None:
+        """Run a step on; if its process is stopped, keep the step until the process wakes."""
+        status = process.process
+        while not task.done() and not status.is_stopped and not status.is_dead:
             await asyncio.sleep(0)
-        if process.process.is_dead or not task.done():
+        if isinstance(process, Worker) and not task.done() and not status.is_dead:
+            self._paused[process] = task
+            return
+        if status.is_dead or not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             return
         error = task.exception()
-        if error is not None and not isinstance(error, ProcessKilled):
+        if isinstance(error, FencedError):
+            status.end()
+        elif error is not None and not isinstance(error, ProcessKilled):
             raise error
 
     async def _restart_the_dead(self) -> None:
+        for worker in list(self._paused):
+            if worker.process.is_dead or worker not in self._workers:
+                worker.process.is_stopped = False
+                await self._finish(worker, self._paused.pop(worker))
         if any(worker.process.is_dead for worker in self._workers):
             alive = [worker for worker in self._workers if not worker.process.is_dead]
             self._workers = alive
             await asyncio.sleep(0)
-            self._rebalance(max(1, len([w for w in alive if not w.process.is_stopped])))
+            await self._rebalance(max(1, len([w for w in alive if not w.process.is_stopped])))
         for sink in self._sinks:
             if sink.process.is_dead:
                 self._sinks.remove(sink)
                 self._sinks.append(self._new_sink(is_second=sink.is_second))
+
+    def _sleeps(self) -> bool:
+        return self._faults.sleep and self._outage_turns > 0
+
+    # --- the changelog ----------------------------------------------------------------------------
+
+    def _compact(self) -> None:
+        """Let the broker compact the changelog.
+
+        It does so at least an hour after the newest version was written. Before, a worker that was
+        replaced by a newer version may write without a fence, and the next recovery repairs that.
+        """
+        if self.world.unfenced_writes == self._repaired and self._happens(self._faults.compaction):
+            self._counts["compactions"] += 1
+            for number in range(self._partitions):
+                self.world.changelog.compact(number, self._broker)
+
+    def _forget_epochs(self, worker: Worker) -> None:
+        """Let brokers forget old epochs, where the owner has had the time to renew its own."""
+        world = self.world
+        if worker.generation == world.generation and not (
+            worker.process.is_dead or worker.process.is_stopped
+        ):
+            for number in worker.positions:
+                world.epochs.forget(number, world.time)
+
+    def _disturb(self, process: Process) -> None:
+        """Pause a worker before its effect, or let one wake that was paused."""
+        if not self._waiting:
+            return
+        if self._happens(self._faults.pause) and not process.is_stopped:
+            process.is_stopped = True
+            self._counts["paused"] += 1
+        elif self._happens(self._faults.wake):
+            asleep = [worker for worker in self._workers if worker.process.is_stopped]
+            if asleep:
+                self._broker.choice(asleep).process.is_stopped = False
+                self._counts["woken"] += 1
 
     # --- the ledger -------------------------------------------------------------------------------
 
@@ -327,58 +393,105 @@ class _Run:
 
     # --- the group --------------------------------------------------------------------------------
 
-    def _rebalance(self, size: int) -> None:
+    async def _rebalance(self, size: int) -> None:
         """Assign the partitions to the running workers; start workers until there are `size`."""
-        world = self.world
+        world, faults = self.world, self._faults
+        unfenced = world.unfenced_writes
+        for worker in self._running():
+            await self._step(worker, worker.revoke())
         world.generation += 1
-        running = [worker for worker in self._workers if not worker.process.is_stopped]
+        running = self._running()
         while len(running) < size:
-            worker = Worker(world, self._name("worker"), _SETTINGS, self._tenants.timeline_for)
+            worker = Worker(
+                world,
+                self._name("worker"),
+                _SETTINGS,
+                self._tenants.timeline_for,
+                is_old=bool(self._waiting) and self._happens(faults.old_workers),
+            )
             self._workers.append(worker)
             running.append(worker)
         for number, worker in enumerate(running):
-            worker.assign(range(number, self._partitions, len(running)))
+            await self._step(worker, worker.assign(range(number, self._partitions, len(running))))
+        if unfenced > self._repaired:
+            for worker in running:
+                await self._step(worker, worker.runner.drain())
+            if set(running) <= set(self._running()):
+                self._repaired = unfenced
+
+    def _running(self) -> list[Worker]:
+        """Return the workers that are neither stopped nor in the middle of what a stop interrupted."""
+        return [worker for worker in self._awake_ones() if worker not in self._paused]
+
+    def _awake_ones(self) -> list[Worker]:
+        return [w for w in self._workers if not w.process.is_stopped and not w.process.is_dead]
 
     async def _join_or_leave(self) -> None:
-        running = [worker for worker in self._workers if not worker.process.is_stopped]
+        running = self._running()
         for worker in running:
             await self._step(worker, worker.revoke())
-        if any(worker.process.is_dead for worker in running):
+        if set(running) != set(self._running()):
             return  # the dead are replaced at the end of the turn
         size = self._draw.randint(1, self._faults.workers_max)
         for worker in running[size:]:
             self._workers.remove(worker)
-        self._rebalance(size)
+        await self._rebalance(size)
         if self._faults.second_sink and len(self._sinks) < 2:
             self._sinks.append(self._new_sink())
         if self._faults.second_ledger and not any(sink.is_second for sink in self._sinks):
             self._sinks.append(self._new_sink(is_second=True))
 
-    def _stop_one(self) -> None:
+    async def _stop_one(self) -> None:
         """Stop a worker with work in flight; other workers get its partitions."""
-        running = [worker for worker in self._workers if not worker.process.is_stopped]
+        running = self._running()
+        if not running:
+            return
         worker = self._draw.choice(running)
         worker.process.is_stopped = True
         self._counts["stopped"] += 1
-        self._rebalance(max(1, len(running) - 1))
+        await self._rebalance(max(1, len(running) - 1))
+
+    async def _replace_the_paused(self) -> None:
+        """Give the partitions of paused workers to others, once the group has noticed."""
+        world = self.world
+        is_missed = any(
+            worker.process.is_stopped and worker.generation == world.generation
+            for worker in self._workers
+        )
+        if is_missed or not self._running() or world.unfenced_writes > self._repaired:
+            await self._rebalance(max(1, len(self._running())))
 
     async def _continue_all(self) -> None:
         """Resume all zombies: they write what was in flight, and their commits are rejected."""
         for worker in [w for w in self._workers if w.process.is_stopped]:
             worker.process.is_stopped = False
-            # The worker does not know yet that it lost its partitions, and reads and writes once more.
-            await self._step(worker, worker.turn(2))
-            if not worker.process.is_dead:
-                await self._step(worker, worker.revoke())
-            if worker.process.is_dead:
-                continue
-            if self._happens(self._faults.rejoin):
-                # It was away for a rebalance or more, and has its old states in memory.
-                self._counts["rejoined"] += 1
-                running = [each for each in self._workers if not each.process.is_stopped]
-                self._rebalance(len(running))
-            else:
-                self._workers.remove(worker)
+            await self._awake(worker)
+
+    async def _go_on(self) -> None:
+        """Let workers that woke at some point go on from there."""
+        for worker in self._awake_ones():
+            if worker in self._paused or worker.generation != self.world.generation:
+                await self._awake(worker)
+
+    async def _awake(self, worker: Worker) -> None:
+        """Let a worker that was paused go on, until it knows what happened meanwhile."""
+        task = self._paused.pop(worker, None)
+        if task is not None:
+            await self._finish(worker, task)
+        if worker not in self._running() or worker.generation == self.world.generation:
+            return
+        # The worker does not know yet that it lost its partitions, and reads and writes once more.
+        await self._step(worker, worker.turn(2))
+        if worker in self._running():
+            await self._step(worker, worker.revoke())
+        if worker not in self._running():
+            return
+        if self._happens(self._faults.rejoin):
+            # It was away for a rebalance or more, and has its old states in memory.
+            self._counts["rejoined"] += 1
+            await self._rebalance(len(self._running()))
+        else:
+            self._workers.remove(worker)
 
     def _new_sink(self, *, is_second: bool = False) -> Sink:
         """Start a sink; `is_second`: with the second ledger."""
@@ -401,6 +514,8 @@ class _Run:
     async def _is_done(self) -> bool:
         world = self.world
         if any(worker.process.is_stopped for worker in self._workers):
+            return False
+        if self._paused or world.unfenced_writes > self._repaired:
             return False
         for worker in self._workers:
             if worker.runner.unacknowledged() or worker.runner.open_conversations():
@@ -481,9 +596,8 @@ class _Run:
             },
             events={
                 key: None if is_sealed(stored) else decode_state(stored).events
-                for worker in self._workers
-                for partition in worker.runner.partitions.values()
-                for key, stored in partition.states.items()
+                for number in range(self._partitions)
+                for key, stored in self._last_states(number).items()
             },
             deleted=world.deleted,
             reported={
@@ -497,6 +611,14 @@ class _Run:
             effects=world.fault_point.effects,
             kills=world.fault_point.kills,
         )
+
+    def _last_states(self, number: int) -> dict[bytes, bytes]:
+        """Return what compaction would leave of a partition's states in the end."""
+        return {
+            record.key: record.value
+            for record in self.world.changelog.partitions[number]
+            if record.key and record.value and not record.key.startswith(STEP_OVER_PREFIX)
+        }
 
     def _emitted(self) -> dict[str, set[bytes]]:
         emitted: dict[str, set[bytes]] = {}

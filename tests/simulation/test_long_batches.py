@@ -11,6 +11,7 @@ from pipeline.config import Settings, WorkerSettings
 from pipeline.errors import BrokenInvariantError
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Timeline
+from pipeline.stream.fence import FENCE_KEY
 from pipeline.stream.fetched import RecordBatch
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
@@ -40,14 +41,14 @@ def _event(n: int) -> bytes:
     )
 
 
-def _worker() -> tuple[World, Worker]:
+async def _worker() -> tuple[World, Worker]:
     world = World(FaultPoint(), T0 + EVENTS, 1)
     for n in reversed(range(EVENTS)):
         world.events.append(0, world.time, KEY, _event(n), [])
     timeline = Timeline([preset("fin-2026")])
     settings = Settings(worker=WorkerSettings())
     worker = Worker(world, "worker", settings, lambda _: timeline)
-    worker.assign([0])
+    await worker.assign([0])
     return world, worker
 
 
@@ -64,7 +65,7 @@ async def _beat(beats: "count[int]") -> None:
 
 def test_heartbeats_go_on_while_thousands_of_events_in_reverse_order_are_applied() -> None:
     async def run() -> tuple[int, int, World]:
-        world, worker = _worker()
+        world, worker = await _worker()
         beats: count[int] = count()
         heart = asyncio.ensure_future(_beat(beats))
         worker.runner.handle(0, _batch(world))
@@ -77,12 +78,12 @@ def test_heartbeats_go_on_while_thousands_of_events_in_reverse_order_are_applied
 
     assert unacknowledged == 1
     assert beats > 100
-    assert [record.key for record in world.changelog.partitions[0]] == [KEY]
+    assert [record.key for record in world.changelog.partitions[0]] == [FENCE_KEY, KEY]
 
 
 def test_a_revocation_waits_for_the_batch_that_is_applied_and_commits_it() -> None:
     async def run() -> World:
-        world, worker = _worker()
+        world, worker = await _worker()
         worker.runner.handle(0, _batch(world))
         await worker.revoke()
         return world
@@ -92,7 +93,7 @@ def test_a_revocation_waits_for_the_batch_that_is_applied_and_commits_it() -> No
 
 def test_timers_wait_for_the_batch_that_is_applied() -> None:
     async def run() -> tuple[list[bytes], list[bytes]]:
-        world, worker = _worker()
+        world, worker = await _worker()
         probes = await worker.runner.probe()
         worker.runner.handle(0, _batch(world))
         partition = worker.runner.partitions[0]
@@ -105,7 +106,7 @@ def test_timers_wait_for_the_batch_that_is_applied() -> None:
 
 def test_no_batch_is_taken_while_another_one_is_applied() -> None:
     async def run() -> None:
-        world, worker = _worker()
+        world, worker = await _worker()
         worker.runner.handle(0, _batch(world))
         with pytest.raises(BrokenInvariantError, match="before their turn"):
             worker.runner.handle(0, _batch(world))

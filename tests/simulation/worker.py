@@ -4,31 +4,58 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
+from typing import TypeVar
 
 from aiokafka.partitioner import murmur2
 from prometheus_client import CollectorRegistry
 
 from pipeline.config import Settings
+from pipeline.errors import FencedError
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.stepover import StepOver, encode_step_over
 from pipeline.metrics import WorkerMetrics
 from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
+from pipeline.stream.fence import FENCE_KEY
 from pipeline.stream.fetched import RecordBatch
 from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
 from tests.simulation.histories import DAMAGED
-from tests.simulation.world import Process, Record, Topic, World
+from tests.simulation.world import Epoch, Process, Record, Topic, World
 from tests.support.batches import Sent, batch
+
+_T = TypeVar("_T")
 
 
 class _Outputs:
     """Writes to the simulated log. Each record is an effect; others may write between two records."""
 
-    def __init__(self, world: World, process: Process) -> None:
+    def __init__(
+        self, world: World, process: Process, is_outdated: Callable[[], bool] | None
+    ) -> None:
         self._world = world
         self._process = process
+        self._is_outdated = is_outdated  # set if the worker is of a version without the fence
+        self._owned: dict[int, Epoch] = {}  # by partition
+        self._writing = 0
+
+    async def fence(self, partition: int) -> range:
+        if self._is_outdated is not None:
+            return range(0)
+        self._owned[partition] = await self._take(partition)
+        offset = await self._append(partition, FENCE_KEY, None, "fence record")
+        return range(offset, offset + 1)
+
+    async def renew_fence(self, partition: int) -> None:
+        if self._is_outdated is not None:
+            return
+        if (await self._take(partition)).producer_id != self._owned[partition].producer_id:
+            raise FencedError("the coordinator has forgotten the id")
+
+    async def flush(self) -> None:
+        while self._writing:
+            await asyncio.sleep(0)
 
     async def write_results(
         self, outputs: Sequence[Output], dead_letters: Sequence[DeadLetter]
@@ -46,20 +73,34 @@ class _Outputs:
     async def write_states(
         self, partition: int, states: Sequence[tuple[bytes, bytes]]
     ) -> range | None:
-        offsets = [
-            await self._write(self._world.changelog, partition, key, value, [], "state")
-            for key, value in states
-        ]
+        offsets = [await self._append(partition, key, value, "state") for key, value in states]
         written = range(offsets[0], offsets[-1] + 1)
         return written if len(written) == len(offsets) else None
 
     async def read_clock(self, partition: int, basis: bytes) -> tuple[int, range]:
         world = self._world
         world.meanwhile()
-        offset = await self._write(world.changelog, partition, b"", basis, [], "clock")
+        offset = await self._append(partition, b"", basis, "clock")
         clock_ms = world.changelog.partitions[partition][offset].timestamp
         world.meanwhile()
         return clock_ms, range(offset, offset + 1)
+
+    async def _take(self, partition: int) -> Epoch:
+        world = self._world
+        return await self._act(lambda: world.epochs.take(partition, world.time), "epoch")
+
+    async def _append(self, partition: int, key: bytes, value: bytes | None, name: str) -> int:
+        """Append to the changelog under the epoch that we have now, if its leader lets us."""
+        world, epoch = self._world, self._owned.get(partition)
+
+        def append() -> int:
+            if epoch is not None:
+                world.epochs.check(partition, epoch, world.time)
+            elif self._is_outdated is not None and self._is_outdated():
+                world.unfenced_writes += 1
+            return world.changelog.append(partition, world.time, key, value, [])
+
+        return await self._act(append, name)
 
     async def _write(
         self,
@@ -69,31 +110,44 @@ class _Outputs:
         value: bytes | None,
         headers: Sequence[tuple[str, bytes | None]],
         name: str,
-    ) -> int:
+    ) -> None:
+        world = self._world
+        await self._act(lambda: topic.append(partition, world.time, key, value, headers), name)
+
+    async def _act(self, effect: Callable[[], _T], name: str) -> _T:
+        """Have an effect, after a moment in which others may have theirs."""
         world, process = self._world, self._process
-        # A later write may overtake this one.
-        for _ in range(world.draw.choice([0, 0, 1, 2, 30])):
-            await asyncio.sleep(0)
-        while process.is_stopped:
-            await asyncio.sleep(0)
-        return world.fault_point.pass_through(
-            process, name, lambda: topic.append(partition, world.time, key, value, headers)
-        )
+        self._writing += 1
+        try:
+            for _ in range(world.draw.choice([0, 0, 1, 2, 30])):
+                await asyncio.sleep(0)  # a later write may overtake this one
+            world.disturb(process)
+            while process.is_stopped:
+                await asyncio.sleep(0)
+            return world.fault_point.pass_through(process, name, effect)
+        finally:
+            self._writing -= 1
 
 
 class Worker:
     """One worker process. It is its runner's host, and calls it outside of rebalances only."""
 
     is_rebalancing = False
-    is_recovering = False
     is_paused = False
 
     def __init__(
-        self, world: World, name: str, settings: Settings, timeline_for: Callable[[str], Timeline]
+        self,
+        world: World,
+        name: str,
+        settings: Settings,
+        timeline_for: Callable[[str], Timeline],
+        *,
+        is_old: bool = False,
     ) -> None:
         self.process = Process(name)
         self.positions: dict[int, int] = {}
         self.generation = -1
+        self.is_recovering = False
         self._committed: dict[int, int] = {}
         self._known: dict[int, int] = {}  # partition → the last offset read back or written
         self._world = world
@@ -102,7 +156,7 @@ class Worker:
         self.runner = BatchRunner(
             self,
             world,
-            _Outputs(world, self.process),
+            _Outputs(world, self.process, self._is_outdated if is_old else None),
             WorkerMetrics(CollectorRegistry()),
             settings.model_copy(update={"topics": topics}),
             timeline_for,
@@ -112,6 +166,9 @@ class Worker:
             retry_seconds=0,
         )
 
+    def _is_outdated(self) -> bool:
+        return self.generation != self._world.generation
+
     def _end(self, event: str, error: BaseException) -> None:
         if event == "log_is_another":
             self._world.refusals.append(str(error))
@@ -119,7 +176,7 @@ class Worker:
 
     # --- the group --------------------------------------------------------------------------------
 
-    def assign(self, numbers: Iterable[int]) -> None:
+    async def assign(self, numbers: Iterable[int]) -> None:
         """Take over partitions: restore their states, and start from the committed offsets.
 
         Of a partition that the worker has in memory, it reads back only what it does not know.
@@ -131,13 +188,31 @@ class Worker:
         self._committed = {n: at for n, at in world.committed.items() if n in assigned}
         for number in set(self._known) ^ assigned:
             self._known.pop(number, None)
-        self.runner.continuity.forget(assigned)
-        for number in assigned:
-            changelog = world.changelog.partitions[number]
-            self.runner.partition(number).restore(changelog[self._known.get(number, -1) + 1 :])
-            if changelog:
-                self._known[number] = len(changelog) - 1
-        self.runner.recovered()
+        self.is_recovering = True
+        await self.runner.assigned(assigned)
+        world.compact()
+        for number in sorted(assigned):
+            await self._read_back(number, len(world.changelog.partitions[number]))
+        if not self.process.is_dead:
+            self.is_recovering = False
+            self.runner.recovered()
+
+    async def _read_back(self, number: int, end: int) -> None:
+        """Read the changelog to an end, in two parts; others may write or compact in between."""
+        world = self._world
+        start = self._known.get(number, -1) + 1
+        middle = world.draw.randint(start, end) if start < end else end
+        for first, last in ((start, middle), (middle, end)):
+            world.disturb(self.process)
+            for _ in range(world.draw.choice([0, 0, 1, 30])):
+                await asyncio.sleep(0)
+            while self.process.is_stopped:
+                await asyncio.sleep(0)
+            if self.process.is_dead:
+                return
+            self.runner.partition(number).restore(world.changelog.read(number, first, last))
+        if end:
+            self._known[number] = end - 1
 
     async def revoke(self) -> None:
         """Finish and commit all work in flight, as the consumer does before a rebalance."""
@@ -161,6 +236,8 @@ class Worker:
     async def turn(self, size: int) -> None:
         """Poll once: handle a batch of each partition, then settle what is due."""
         world = self._world
+        if self.is_recovering:
+            return
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
             self.positions[number], records = world.fetch(number, self.positions[number], size)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 from pipeline.kafka.single import LogRecord
 
 _T = TypeVar("_T")
+_EPOCH_KEPT_MS = _ID_KEPT_MS = 86_400_000
 
 
 class ProcessKilled(BaseException):
@@ -102,6 +104,7 @@ class Topic:
 
     def __init__(self, partitions: int) -> None:
         self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
+        self._gone: set[tuple[int, int]] = set()  # partition, offset: compaction removed it
 
     def append(
         self,
@@ -114,6 +117,68 @@ class Topic:
         records = self.partitions[partition]
         records.append(Record(len(records), timestamp, key, value, headers))
         return len(records) - 1
+
+    def read(self, partition: int, start: int, end: int) -> list[Record]:
+        """Return the records between two offsets that compaction has left."""
+        records = self.partitions[partition][start:end]
+        return [record for record in records if (partition, record.offset) not in self._gone]
+
+    def compact(self, partition: int, draw: random.Random) -> None:
+        """Remove what a broker may remove: some, or all, versions of a key but the last."""
+        share = draw.choice([0.5, 1.0])
+        last = {record.key: record.offset for record in self.partitions[partition]}
+        for record in self.partitions[partition]:
+            if record.offset != last[record.key] and draw.random() < share:
+                self._gone.add((partition, record.offset))
+
+
+class Epoch(NamedTuple):
+    """The identity of a partition's owner, as Kafka's transaction coordinator gives it."""
+
+    producer_id: int
+    number: int
+
+
+class Epochs:
+    """What coordinator and leaders know of the owners of the changelog's partitions."""
+
+    def __init__(self) -> None:
+        self._taken: dict[
+            int, tuple[Epoch, int]
+        ] = {}  # by partition: the last one, when it was taken
+        self._written: dict[tuple[int, int], tuple[int, int]] = {}  # partition, id → number, when
+        self._ids = 0
+
+    def take(self, partition: int, now: int) -> Epoch:
+        """Return the next epoch of a partition's owner."""
+        if partition in self._taken:
+            last = self._taken[partition][0]
+            taken = last._replace(number=last.number + 1)
+        else:
+            self._ids += 1
+            taken = Epoch(self._ids, 0)
+        self._taken[partition] = (taken, now)
+        return taken
+
+    def check(self, partition: int, epoch: Epoch, now: int) -> None:
+        """Accept a write by an owner, as the partition's leader does.
+
+        Raises:
+            FencedError: a later owner has written.
+        """
+        written, _ = self._written.get((partition, epoch.producer_id), (-1, 0))
+        if epoch.number < written:
+            raise FencedError(f"{epoch} of partition {partition} is older than {written}")
+        self._written[partition, epoch.producer_id] = (epoch.number, now)
+
+    def forget(self, partition: int, now: int) -> None:
+        """Forget what is older than a day, as leader and as coordinator (which waits for a week)."""
+        taken = self._taken.get(partition)
+        if taken is not None and now - taken[1] > _ID_KEPT_MS:
+            del self._taken[partition]
+        for (number, producer_id), (_, at) in list(self._written.items()):
+            if number == partition and now - at > _EPOCH_KEPT_MS:
+                del self._written[number, producer_id]
 
 
 class World:
@@ -142,6 +207,10 @@ class World:
         self.acknowledgements: dict[int, Acknowledgement] = {}
         self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+        self.epochs = Epochs()
+        self.unfenced_writes = 0  # by workers of an older version that had lost their partitions
+        self.compact: Callable[[], None] = lambda: None  # what the broker may do at any time
+        self.disturb: Callable[[Process], None] = lambda _: None  # before each effect of a worker
 
     # --- the events topic, as a worker's `Log` ----------------------------------------------------
 

@@ -36,12 +36,16 @@ def print_account(account: Account, *, as_json: bool) -> None:
         click.echo(visible(msgspec.json.encode(account).decode()))
         return
     columns = shutil.get_terminal_size().columns
-    for line in receipt_lines(account, columns):
-        click.echo(line)
+    if account.records:
+        lines = list(receipt_lines(account, columns))
+    else:
+        lines = [visible(f"Conversation {account.conversation} of {account.tenant_id}")]
+        if account.why_not is not None and account.why_not.reason != "owed":
+            lines[0] += ": nothing is billed"
     if account.why_not is not None:
-        click.echo()
-        for line in why_not_lines(account.why_not, columns):
-            click.echo(line)
+        lines += ["", *why_not_lines(account.why_not, columns)]
+    for line in lines:
+        click.echo(line)
 
 
 def receipt_lines(explanation: Explanation, columns: int) -> Iterator[str]:

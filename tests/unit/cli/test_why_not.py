@@ -202,9 +202,7 @@ def test_text_fits_80_columns_and_has_each_events_effect(resmeter_env: dict[str,
     assert (result.returncode, result.stderr) == (0, b"")
     text = result.stdout.decode()
     assert max(map(len, text.splitlines())) <= 80
-    assert text.startswith(
-        "Conversation c1 of acme\nBilled in all: nothing\n\nWhy not      Event x "
-    )
+    assert text.startswith("Conversation c1 of acme: nothing is billed\n\nWhy not      Event x ")
     words = " ".join(text.split())
     assert "customer: help_request (x): -1 resolution (customer_returned)" in words
     assert "AI: answer (a2): nothing: the answer is not billable" in words
@@ -227,3 +225,15 @@ def test_the_guide_lists_every_reason() -> None:
 
     named = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
     assert sorted(named) == sorted([*get_args(Reason), "reason"])
+
+
+def test_text_that_is_not_utf_8_is_bad_usage(resmeter_env: dict[str, str]) -> None:
+    for arguments in (
+        ("explain", "acme", "c\udcff"),
+        ("usage", "--tenant", "\udcff"),
+        ("deliveries", "show", "\udcff"),
+    ):
+        result = resmeter(*arguments, env=resmeter_env)
+
+        assert (result.returncode, result.stdout) == (2, b"")
+        assert b"is not UTF-8" in result.stderr

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pipeline.ledger.entries import Conclusion, Result
-from pipeline.sink.breaker import PROBES_MAX, Breaker
+from pipeline.sink.breaker import PROBE_CALLS_MAX, PROBES_MAX, Breaker
 
 FOREIGN = Conclusion(result="foreign", http_status=404, detail="a page")
 REJECTED = Conclusion(result="rejected", http_status=400)
@@ -61,6 +61,37 @@ async def test_a_queue_that_ends_makes_room_for_another() -> None:
     assert [task.done() for task in waiting] == [True, False]
     breaker.open()
     await asyncio.gather(*waiting)
+
+
+async def test_queues_that_something_dislikes_keep_nobody_waiting() -> None:
+    """A firewall blocks what three customers send, and lets all others through."""
+    breaker = Breaker(3)
+    for n in range(PROBES_MAX):
+        breaker.observe(key(n), FOREIGN)
+    waiting = asyncio.ensure_future(breaker.wait(key(8)))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    for _ in range(PROBE_CALLS_MAX - 1):
+        breaker.observe(key(0), FOREIGN)
+    await asyncio.wait_for(waiting, 1)
+    breaker.observe(key(8), DELIVERED)
+
+    for n in range(PROBES_MAX):
+        breaker.observe(key(n), FOREIGN)
+    assert await callers(breaker) == 20
+    assert breaker.doubt is None
+
+
+async def test_a_queue_that_had_an_answer_again_is_believed_again() -> None:
+    breaker = Breaker(3)
+    breaker.observe(key(0), FOREIGN)
+    breaker.observe(key(1), DELIVERED)
+    breaker.observe(key(0), DELIVERED)
+
+    breaker.observe(key(0), FOREIGN)
+
+    assert await callers(breaker) == PROBES_MAX
 
 
 @pytest.mark.parametrize("result", ["delivered", "duplicate", "rejected", "refused", "failed"])

@@ -14,8 +14,10 @@ import aiokafka.consumer.fetcher
 import faust
 import faust.app.base
 import pytest
+from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.subscription_state import TopicPartitionState
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as BaseConsumer
 from faust.transport.consumer import ConsumerThread
@@ -56,6 +58,13 @@ CALLED: list[tuple[type, str, list[str]]] = [
     (ConsumerThread, "call_thread", ["self", "fun", "args", "kwargs"]),
     (Recovery, "need_recovery", ["self"]),
     (TopicPartitionState, "consumed_to", ["self", "position"]),
+    (
+        BatchBuilder,
+        "_set_producer_state",
+        ["self", "producer_id", "producer_epoch", "base_sequence"],
+    ),
+    (AIOKafkaClient, "coordinator_lookup", ["self", "coordinator_type", "coordinator_key"]),
+    (AIOKafkaClient, "send", ["self", "node_id", "request", "group"]),
 ]
 # The methods that assign attributes, and the attributes that we read or set.
 ATTRIBUTES: list[tuple[Any, list[str]]] = [
@@ -107,6 +116,13 @@ def test_aiokafka_makes_the_records_of_a_fetch_through_the_name_that_we_replace(
 
     assert "= PartitionRecords(" in source
     assert "= MemoryRecords(" in source
+
+
+def test_aiokafka_leaves_the_identity_of_a_batch_alone_without_a_transaction_manager() -> None:
+    source = inspect.getsource(MessageAccumulator)
+
+    assert source.count("set_producer_state(") == 1
+    assert "if self._txn_manager is not None and not_retry:" in source
 
 
 def test_faust_waits_for_the_recovery_signal_that_we_replace() -> None:

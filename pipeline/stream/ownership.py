@@ -1,0 +1,72 @@
+"""Take the changelog's partitions, so that no earlier owner writes to them, and keep them."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from pipeline.stream.continuity import Continuity
+from pipeline.stream.effects import basis_of
+from pipeline.stream.host import Host, Writer
+from pipeline.stream.partition import Partition
+
+# A leader forgets the epoch of a producer that has not written for a day
+# (`producer.id.expiration.ms`), and the coordinator forgets the producer id after a week.
+_KEEP_SECONDS = 3_600
+
+
+class Ownership:
+    """The partitions whose changelog only this process can write to.
+
+    Args:
+        host: gets the offsets of the records that we wrote.
+        outputs: writes them.
+        continuity: knows which partitions are admitted.
+        end: called with a log event and the error, to end the process without a commit.
+        now: the host's clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        outputs: Writer,
+        continuity: Continuity,
+        end: Callable[[str, BaseException], object],
+        now: Callable[[], float],
+    ) -> None:
+        self._host = host
+        self._outputs = outputs
+        self._continuity = continuity
+        self._end = end
+        self._now = now
+        self._kept_at: dict[int, float] = {}  # partition → seconds
+
+    async def take(self, numbers: Iterable[int]) -> None:
+        """Fence partitions that were assigned, also those that we owned before.
+
+        Read their states only after this. If it fails, the process ends: a second attempt could
+        fence the owner that the group has chosen meanwhile.
+        """
+        try:
+            await asyncio.gather(*map(self._fence, numbers))
+        except Exception as error:
+            self._end("fence_failed", error)
+
+    async def _fence(self, number: int) -> None:
+        self._host.states_written(number, await self._outputs.fence(number))
+        self._kept_at[number] = self._now()
+
+    async def keep(self, partitions: Mapping[int, Partition]) -> None:
+        """Write to each partition at least hourly, so that no broker forgets who owns it."""
+        host, now = self._host, self._now()
+        for number, partition in list(partitions.items()):
+            if host.is_rebalancing or host.is_recovering or host.is_paused:
+                return
+            is_due = abs(now - self._kept_at.get(number, now)) >= _KEEP_SECONDS
+            if is_due and self._continuity.is_admitted(number):
+                self._kept_at[number] = now
+                await self._outputs.renew_fence(number)
+                _, offsets = await self._outputs.read_clock(number, basis_of(partition))
+                host.states_written(number, offsets)
+
+    def forget(self, number: int) -> None:
+        """Forget a partition that another worker owns now."""
+        self._kept_at.pop(number, None)
