@@ -63,8 +63,8 @@ class KeyRing:
 
     @classmethod
     def of(cls, keys: Mapping[str, Key]) -> "KeyRing":
-        """Return a ring of keys that are in force at any time."""
-        return cls([(_ALWAYS, keys)])
+        """Return a ring of keys that are in force at any time; of no keys: no signature is required."""
+        return cls([(_ALWAYS, keys or None)])
 
     @property
     def requires_signatures(self) -> bool:
