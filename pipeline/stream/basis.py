@@ -38,6 +38,7 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
     lost: tuple[tuple[int, int], ...] = ()  # first offset, end: lost and not acknowledged yet
     acknowledged: Acknowledgement | None = None  # the last one
     changes: int = 0
+    catalog: tuple[int, str] = (0, "")  # number and digest of the newest entry decided under
     promise: Promise = NO_PROMISE
 
     @property
@@ -51,6 +52,10 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
         if found == (self.topic_id, self.partitions):
             return self
         return self._changed(topic_id=found[0], partitions=found[1])
+
+    def under(self, head: tuple[int, str]) -> "Basis":
+        """Return the basis of states that may have been decided under this entry of the catalog."""
+        return self if head == self.catalog else self._changed(catalog=head)
 
     def with_loss(self, first: int, end: int) -> "Basis":
         """Add a range of lost records; return this if all of it is known or acknowledged.
@@ -154,6 +159,24 @@ def differences(
             "new topic: see docs/operate/another-log.md"
         )
     return found
+
+
+def catalog_problem(place: str, basis: Basis, head: tuple[int, str]) -> str:
+    """Return why a partition must not be decided under a catalog that lacks an entry.
+
+    Args:
+        place: the partition.
+        basis: what its states were made from.
+        head: number and digest of the last entry of the catalog as it is.
+    """
+    number, digest = basis.catalog
+    return (
+        f"{place}: its conversations were decided under entry {number} ({digest[:12]}) of the "
+        f"catalog, and the catalog of this process does not have it: it ends with entry {head[0]} "
+        f"({head[1][:12] or 'none'}). Either RESMETER_TOPICS__CATALOG names another topic, or the "
+        f"topic was made again. {_NOTHING_IS_DECIDED} Make it again once more, and run `resmeter "
+        "catalog restore FILE` with the newest export: see docs/operate/catalog.md"
+    )
 
 
 _NOTHING_IS_DECIDED = "The worker decides nothing on it."

@@ -57,15 +57,24 @@ class Ownership:
     async def keep(self, partitions: Mapping[int, Partition]) -> None:
         """Write to each partition at least hourly, so that no broker forgets who owns it."""
         host, now = self._host, self._now()
+        generation = host.generation
         for number, partition in list(partitions.items()):
-            if host.is_rebalancing or host.is_recovering or host.is_paused:
+            if self._is_moving(generation):
                 return
             is_due = abs(now - self._kept_at.get(number, now)) >= _KEEP_SECONDS
             if is_due and self._continuity.is_admitted(number):
                 self._kept_at[number] = now
                 await self._outputs.renew_fence(number)
+                if self._is_moving(generation):
+                    return  # if another worker owns the partition now, writing would end the process
                 _, offsets = await self._outputs.read_clock(number, basis_of(partition))
                 host.states_written(number, offsets)
+
+    def _is_moving(self, generation: int) -> bool:
+        """Return whether partitions may have another owner than in a generation of the group."""
+        host = self._host
+        is_away = host.is_rebalancing or host.is_recovering or host.is_paused
+        return is_away or generation != host.generation
 
     def forget(self, number: int) -> None:
         """Forget a partition that another worker owns now."""

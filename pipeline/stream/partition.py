@@ -17,12 +17,12 @@ by              because                                       reason
 ==============  ============================================  =============================
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cache
 from itertools import islice
 
 from pipeline.events.model import Rejected
-from pipeline.events.signature import Key, signer_of, verify
+from pipeline.events.signature import KeyRing, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
@@ -70,7 +70,7 @@ class Partition:
         topic: str,
         number: int,
         timeline_for: TimelineFor,
-        keys: Mapping[str, Key] | None = None,
+        keys: KeyRing | None = None,
         seal_after_ms: int = SEAL_AFTER_MS,
         key_check: KeyCheck | None = None,
     ) -> None:
@@ -84,11 +84,15 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_times = SealTimes(seal_after_ms)
         self.seal_queue = self._seal_times.new_queue()  # each conversation with a history once
-        self._timeline = cache(timeline_for)
-        self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
         self._recovery = Recovery()
         self.step_overs = self._recovery.step_overs
+        self.follow(timeline_for, keys)
+
+    def follow(self, timeline_for: TimelineFor, keys: KeyRing | None) -> None:
+        """Decide by these policies and keys from now on. Without keys, every record is trusted."""
+        self._timeline = cache(timeline_for)
+        self._keys = keys if keys is not None and keys.requires_signatures else None
 
     @property
     def promise(self) -> Promise:
@@ -177,7 +181,7 @@ class Partition:
         result: BatchResult,
     ) -> None:
         """Read records; add each event to its conversation, or make a dead letter."""
-        keys = self._keys
+        ring = self._keys
         for record in records:
             result.records_read += 1
             key, offset, timestamp = record.key, record.offset, record.timestamp
@@ -187,6 +191,7 @@ class Partition:
                 continue
             tenant_id, conversation_id = addressed.tenant_id, addressed.conversation_id
             event = addressed.event
+            keys = None if ring is None else ring.at(timestamp)
             if keys is not None:
                 forged = verify(keys, tenant_id, key, record.value, record.headers)
                 if forged is not None:
@@ -302,7 +307,8 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        source = signer_of(self._keys, record.key, record.value, record.headers) or OTHER_SOURCE
+        keys = None if self._keys is None else self._keys.at(record.timestamp)
+        source = signer_of(keys, record.key, record.value, record.headers) or OTHER_SOURCE
         letter = DeadLetter.of(record, self.topic, self.number, rejected, source)
         result.dead_letters.append(letter)
 

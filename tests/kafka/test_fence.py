@@ -163,7 +163,8 @@ def test_missing_rights_on_transactional_ids_are_named_before_a_worker_starts(
             result = run.resmeter(*command)
 
             assert result.returncode == 2, command
-            assert f"--transactional-id {prefix} --resource-pattern-type prefixed" in result.stderr
+            said = " ".join(result.stderr.split())  # lines are wrapped on a narrow terminal
+            assert f"--transactional-id {prefix} --resource-pattern-type prefixed" in said
             assert "Traceback" not in result.stderr
         _allow(run, prefix, USER)
         assert run.resmeter("topics", "check").returncode == 0

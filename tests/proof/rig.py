@@ -18,6 +18,7 @@ from pipeline.dev.emulator.server import running as running_emulator
 from pipeline.dev.load import EventRecord
 from pipeline.dev.process import Process
 from pipeline.kafka.positions import Positions
+from tests.kafka.compaction import SOON
 from tests.kafka.run import PARTITIONS, Run
 from tests.proof.auditor import Truth, Verdict, connected, judge, read_truth
 from tests.proof.load import Disorder
@@ -39,6 +40,7 @@ class Broker(LocalKafka):
             port,
             more_listeners={"RELAYED": self.behind_port},
             properties={
+                **SOON,
                 "listener.security.protocol.map": (
                     "PLAINTEXT:PLAINTEXT,RELAYED:PLAINTEXT,CONTROLLER:PLAINTEXT"
                 ),
@@ -220,11 +222,16 @@ class Rig:
             if process.status is not None:
                 self.start(name, command, mode=mode, disk=disk, **env)
 
+    def start_once(self, command: str, mode: str, **env: str) -> Process:
+        """Start a process that is not restarted when it ends."""
+        name = f"{command}, {mode}"
+        process = self.start(name, command, mode=mode, **env)
+        del self._supervised[name]
+        return process
+
     def crash_at(self, point: str, nth: int, command: str, **env: str) -> None:
         """Run a process that kills itself at a point, until it has or no work is left."""
-        name = f"{command} that crashes"
-        process = self.start(name, command, mode=f"{point} {nth}", **env)
-        del self._supervised[name]  # this process must not be restarted
+        process = self.start_once(command, f"{point} {nth}", **env)
         deadline = time.monotonic() + _CRASH_SECONDS_MAX
         # If no work is left, the process never reaches its point.
         while process.status is None and time.monotonic() < deadline and not self.is_done():

@@ -55,6 +55,23 @@ ROWS = (
         worker_faults.zombie,
     ),
     Row(
+        "late-states",
+        "A worker is stopped before it writes states, and continues after a new owner has written "
+        "newer ones; then the changelog is compacted. Three times.",
+        worker_faults.late_states,
+    ),
+    Row(
+        "two-zombies",
+        "The same with two workers, the second stopped while it owns the partitions of the first.",
+        worker_faults.two_zombies,
+    ),
+    Row(
+        "fence-killed",
+        "The same; between the two, a worker is killed after its fence and before it reads the "
+        "states.",
+        worker_faults.fence_killed,
+    ),
+    Row(
         "rolling-restart",
         "Three workers are restarted gracefully (SIGTERM), one after the other, twice.",
         worker_faults.rolling_restart,
@@ -147,10 +164,27 @@ ROWS = (
         small_disk="worker",
     ),
     Row(
-        "older-ledger",
-        "The sink is started on a backup of its ledger, then on an empty one, and each time on the "
-        "right one again.",
-        billing_faults.older_ledger,
+        "ledger-restored",
+        "The sink is killed at each named point of its cycle, twice, and a copy of the ledger from "
+        "before takes its place.",
+        billing_faults.ledger_restored,
+    ),
+    Row(
+        "empty-ledger",
+        "The sink gets an empty ledger in the middle of its work, three times.",
+        billing_faults.empty_ledger,
+    ),
+    Row(
+        "postgres-failover",
+        "PostgreSQL fails over to a replica that lacks the commits of some seconds, five times; "
+        "the sink runs on.",
+        server_faults.postgres_loses_commits,
+        ledger="postgres",
+    ),
+    Row(
+        "two-ledgers",
+        "Two sinks run at once, each with a ledger of its own; they are killed ten times.",
+        billing_faults.two_ledgers,
     ),
     Row(
         "stripe-500-before",

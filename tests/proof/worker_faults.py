@@ -5,7 +5,9 @@ import random
 import psutil
 from confluent_kafka.admin import AdminClient
 
-from tests.proof.crashing import WORKER_POINTS
+from pipeline.dev.process import Process
+from tests.kafka.compaction import compact
+from tests.proof.crashing import STOP, WORKER_POINTS
 from tests.proof.rig import Rig
 
 # Small batches, one at a time, so that a fault hits the worker in the middle of the log.
@@ -79,6 +81,52 @@ def zombie(rig: Rig) -> None:
         rig.pause(3)
         rig.retire("new owner")
     rig.fault_is_over()
+
+
+def late_states(rig: Rig) -> None:
+    rig.start("sink", "sink")
+    for nth in (1, 4, 2):
+        _write_late(rig, [_stopped(rig, nth)])
+    rig.fault_is_over()
+
+
+def two_zombies(rig: Rig) -> None:
+    rig.start("sink", "sink")
+    for nth in (1, 4, 2):
+        # The second has the partitions of the first, and is stopped too.
+        _write_late(rig, [_stopped(rig, nth), _stopped(rig, 3)])
+    rig.fault_is_over()
+
+
+def fence_killed(rig: Rig) -> None:
+    rig.start("sink", "sink")
+    for nth in (1, 2, 4):
+        zombie = _stopped(rig, 2)
+        rig.crash_at("after fence", nth, "worker", **SLOW)
+        _write_late(rig, [zombie])
+    assert rig.crashes["after fence"] == 3, "a worker did not reach its fence"
+    rig.fault_is_over()
+
+
+def _stopped(rig: Rig, nth: int) -> Process:
+    """Return a worker that stopped before it wrote the states of its Nth batch."""
+    worker = rig.start_once("worker", f"{STOP}before states {nth}", **SLOW)
+    state = psutil.Process(worker.pid)
+    rig.until(lambda: state.status() == psutil.STATUS_STOPPED, "a worker has stopped")
+    rig.faults += 1
+    return worker
+
+
+def _write_late(rig: Rig, zombies: list[Process]) -> None:
+    """Let a new owner work, then the zombies; then compact the changelog, without a worker."""
+    rig.start("new owner", "worker", **SLOW)
+    wanted = min(rig.run.committed() + rig.load.truth.records // 10, rig.load.truth.records)
+    rig.until(lambda: rig.run.committed() >= wanted, "the new owner commits")
+    for zombie in zombies:
+        zombie.resume()
+    rig.until(lambda: all(zombie.status == 1 for zombie in zombies), "the zombies have ended")
+    rig.retire("new owner")
+    compact(rig.run)
 
 
 def rolling_restart(rig: Rig) -> None:

@@ -32,16 +32,46 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
-        "nobody asks whether the ledger is outdated",
-        "pipeline/ledger/holds.py",
-        "    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):\n",
-        "    if True:\n",
+        "a record that arrives after its meter event was adopted is pending",
+        "pipeline/ledger/records.py",
+        "        if added:\n            _link_awaited",
+        "        if False:\n            _link_awaited",
     ),
     Bug(
-        "a sink whose deliveries are held commits the offsets of its ledger",
-        "pipeline/sink/position.py",
-        "            return not self._held\n",
-        "            return True\n",
+        "a meter event of a lost ledger is sent however old it is",
+        "pipeline/ledger/deliveries.py",
+        "        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms\n",
+        "        is_old = (perhaps_counted_at or remembered_from_ms) < remembered_from_ms\n",
+    ),
+    Bug(
+        "a run vouches for meter events whose calls may have counted",
+        "pipeline/ledger/outbox.py",
+        "m.vouched_at <= vouched_before_ms, ~called)",
+        "m.vouched_at <= vouched_before_ms)",
+    ),
+    Bug(
+        "a run vouches although another run may call",
+        "pipeline/ledger/journal.py",
+        "            voucher = run if standing.voucher == HANDED_OVER else None\n",
+        "            voucher = run\n",
+    ),
+    Bug(
+        "a sink plans in its ledger and does not wait for the journal",
+        "pipeline/ledger/deliveries.py",
+        "        .where(m.journal_state.is_not(None))\n",
+        "",
+    ),
+    Bug(
+        "conclusions are not written to the journal",
+        "pipeline/ledger/outbox.py",
+        '            in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}\n',
+        "            in set()\n",
+    ),
+    Bug(
+        "the intake does not notice that the database has lost commits",
+        "pipeline/sink/intake.py",
+        "        if moved:\n            self._rewind_to_ledger(consumer, Moved(moved))\n",
+        "",
     ),
     Bug(
         "the offset counts as done before the results are acknowledged",
@@ -144,6 +174,50 @@ BUGS = (
         "    if written:\n",
     ),
     Bug(
+        "nobody fences a partition",
+        "pipeline/stream/ownership.py",
+        "            await asyncio.gather(*map(self._fence, numbers))\n",
+        "            pass\n",
+    ),
+    Bug(
+        "a recovery does not wait for the fence",
+        "pipeline/stream/ownership.py",
+        "            await asyncio.gather(*map(self._fence, numbers))\n",
+        "            asyncio.ensure_future(asyncio.gather(*map(self._fence, numbers)))\n",
+    ),
+    Bug(
+        "a worker that is fenced takes the partition back",
+        "pipeline/stream/effects.py",
+        "            offsets = await self._outputs.write_states(number, result.states)\n",
+        "            try:\n"
+        "                offsets = await self._outputs.write_states(number, result.states)\n"
+        "            except Exception:\n"
+        "                await self._outputs.fence(number)\n"
+        "                offsets = await self._outputs.write_states(number, result.states)\n",
+    ),
+    Bug(
+        "an owner without work lets the brokers forget its epoch",
+        "pipeline/stream/ownership.py",
+        "                await self._outputs.renew_fence(number)\n"
+        "                if self._is_moving(generation):\n"
+        "                    return  # if another worker owns the partition now, writing would end the process\n"
+        "                _, offsets = await self._outputs.read_clock(number, basis_of(partition))\n"
+        "                host.states_written(number, offsets)\n",
+        "                pass\n",
+    ),
+    Bug(
+        "what is newest and not last is not written again",
+        "pipeline/stream/recovery.py",
+        "                    behind.add(key)\n",
+        "                    pass\n",
+    ),
+    Bug(
+        "the fence record takes the place of the basis",
+        "pipeline/stream/fence.py",
+        'FENCE_KEY = b"\\x00fence"\n',
+        'FENCE_KEY = b""\n',
+    ),
+    Bug(
         "recovery does not fill the due queue",
         "pipeline/stream/partition.py",
         "                self.due_queue.add(key, due_ms)\n            if not is_sealed",
@@ -175,9 +249,9 @@ BUGS = (
     ),
     Bug(
         "a grouped record stays pending",
-        "pipeline/ledger/deliveries.py",
-        "        if _delete_pending(connection, pending_rows) != len(pending_rows):",
-        "        if not pending_rows:",
+        "pipeline/ledger/adoption.py",
+        "            deleted = delete_pending(self._connection, pending)\n",
+        "            deleted = len(pending)\n",
     ),
     Bug(
         "each attempt gives a meter event a new identifier",
@@ -244,10 +318,28 @@ BUGS = (
         "if False:",
     ),
     Bug(
+        "an operator decides while a call is under way",
+        "pipeline/ledger/decisions.py",
+        "        if decision.at < row.lease_until <= decision.at + HOUR_MS:  # no lease is longer\n",
+        "        if False:\n",
+    ),
+    Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
         ".values(identifier=replacement.identifier)",
         ".values(identifier=result.identifier)",
+    ),
+    Bug(
+        "a partition keeps the timelines that it has looked up",
+        "pipeline/stream/partition.py",
+        "        self._timeline = cache(timeline_for)\n",
+        '        self._timeline = getattr(self, "_timeline", None) or cache(timeline_for)\n',
+    ),
+    Bug(
+        "an entry of the catalog that is dated within the lead is valid",
+        "pipeline/catalog/log.py",
+        "appended_ms + catalog.lead_ms",
+        "appended_ms",
     ),
 )
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import orjson
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.events.model import Rejected
 from pipeline.events.wire import read_record
+from tests.oracle.catalog import OracleTimeline
 from tests.oracle.usage import Oracle
 from tests.simulation.histories import CUSTOMERS, DAMAGED, SEAL_AFTER, History
 from tests.simulation.run import Outcome
+from tests.support.tenants import tenants_with
 
 _FAR = 10**15
 
@@ -75,6 +76,7 @@ def _expected(
     The dead letters are partition and offset of the rejected records.
     """
     oracles: dict[bytes, Oracle] = {}
+    catalog = history.catalog.oracle()
     letters: set[tuple[int, int]] = set()
     offsets: dict[int, int] = {}
     for sent in history.sent:
@@ -87,9 +89,10 @@ def _expected(
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue
-        oracle = oracles.setdefault(
-            sent.key, Oracle(history.timeline, sent.key.decode(), SEAL_AFTER)
+        timeline = OracleTimeline(
+            catalog, sent.key.decode().partition(":")[0], history.catalog.policies
         )
+        oracle = oracles.setdefault(sent.key, Oracle(timeline, sent.key.decode(), SEAL_AFTER))
         before = len(oracle.too_late)
         oracle.receive(decoded.event, at)
         if len(oracle.too_late) > before:
@@ -138,8 +141,7 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
 
     Stripe has what was delivered, and may have what is uncertain.
     """
-    policy = history.policy
-    tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
+    tenants = tenants_with(CUSTOMERS, history.catalog.policies.values())
     owed: dict[tuple[str, str], int] = {}
     for key, row in outcome.records.items():
         tenant_and_outcome = (key.split(":", 1)[0], str(row[0]))

@@ -48,7 +48,8 @@ def random_run(seed: int) -> Result:
         stop=draw.choice([0.0, 0.1, 0.3]),
         stripe=draw.choice([0.0, 0.3, 0.6]),
         # By the seed, not drawn: the other draws of a seed stay as they were.
-        older_ledger=0.1 if seed % 4 == 1 else 0.0,
+        older_ledger=0.2 if seed % 4 == 1 else 0.0,
+        second_ledger=seed % 8 >= 5,
         rejoin=0.7 if seed % 4 == 3 else 0.0,
         second_sink=draw.random() < 0.5,
         workers_max=draw.randint(1, 3),
@@ -75,6 +76,9 @@ def random_run(seed: int) -> Result:
     )
     if owners.random() < 0.25:
         faults = faults._replace(sleep=True, wake=0.0, pause=0.03, compaction=1.0)
+    faults = faults._replace(
+        catalog_away=random.Random(f"away {seed}").choice([0.0, 0.0, 0.3, 0.8])
+    )
     # A worker that was paused cannot be held back yet while its clock promises silence.
     if clocks:
         # One worker can read every broker's clock. Others learn of clocks from the records.

@@ -22,8 +22,9 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.kafka.partitioners import partition_of
-from pipeline.resolve.policy import Policy, Timeline
+from pipeline.resolve.policy import Policy
 from tests.oracle.wire import value
+from tests.simulation.catalog import Log, draw_log
 
 T0 = 1_790_000_000_000
 WINDOW = 600_000
@@ -49,14 +50,10 @@ class EventRecord(NamedTuple):
 
 
 class History(NamedTuple):
-    """All records of a run, in the order in which they arrive, and the policy."""
+    """All records of a run, in the order in which they arrive, and the log of the catalog."""
 
-    policy: Policy
+    catalog: Log
     sent: list[EventRecord]
-
-    @property
-    def timeline(self) -> Timeline:
-        return Timeline([self.policy])
 
 
 _KINDS: list[tuple[int, dict[str, Any]]] = [
@@ -110,12 +107,16 @@ def draw_history(
     sent += _damage(random.Random(f"damage {seed}"), home)
     sent += _burst_of_garbage(random.Random(f"burst {seed}"), home)
     sent += _in_the_last_minute(random.Random(f"minute {seed}"), partitions)
+    policy = draw_policy(draw)
+    catalog = draw_log(
+        random.Random(f"catalog {seed}"), draw_policy, policy, TENANTS, T0, T0 + 5 * WINDOW
+    )
     if slow_clocks:
         draws = random.Random(f"slow clocks {seed}")
         pauses = [wait + late for wait in (0, GRACE) for late in (-1, 10_000, 50_000, 110_000)]
         for number in range(draws.randrange(3, 9)):
             sent += _returning(draws, f"s{number}", pauses, partitions)
-    return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
+    return History(catalog, sorted(sent, key=lambda record: record.at))
 
 
 def _conversation(

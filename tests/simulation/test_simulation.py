@@ -60,7 +60,7 @@ def test_every_kind_of_fault_happens() -> None:
     outcomes = [random_run(seed).outcome for seed in range(60)]
 
     kills = {kill.split(" ", 1)[1] for outcome in outcomes for kill in outcome.kills}
-    for effect in ("record", "state", "commit", "transaction", "call"):
+    for effect in ("record", "state", "commit", "transaction", "entry", "call"):
         assert {f"before {effect}", f"after {effect}"} & kills, effect
     assert sum(outcome.counts.get("stopped", 0) for outcome in outcomes) > 10
     for kind in (
@@ -72,6 +72,9 @@ def test_every_kind_of_fault_happens() -> None:
         "rejoined",
         "clocks",
         "hidden clocks",
+        "compactions",
+        "paused",
+        "woken",
     ):
         assert sum(outcome.counts.get(kind, 0) for outcome in outcomes) > 2, kind
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())

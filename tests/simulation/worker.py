@@ -14,10 +14,10 @@ from pipeline.errors import FencedError
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.stepover import StepOver, encode_step_over
 from pipeline.metrics import WorkerMetrics
-from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fence import FENCE_KEY
 from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.following import Following, Source
 from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
@@ -32,26 +32,31 @@ class _Outputs:
     """Writes to the simulated log. Each record is an effect; others may write between two records."""
 
     def __init__(
-        self, world: World, process: Process, is_outdated: Callable[[], bool] | None
+        self, world: World, process: Process, is_outdated: Callable[[], bool], *, is_old: bool
     ) -> None:
         self._world = world
         self._process = process
-        self._is_outdated = is_outdated  # set if the worker is of a version without the fence
+        self._is_outdated = is_outdated
+        self._is_old = is_old  # of a version without the fence
         self._owned: dict[int, Epoch] = {}  # by partition
         self._writing = 0
 
     async def fence(self, partition: int) -> range:
-        if self._is_outdated is not None:
+        if self._is_old:
             return range(0)
         self._owned[partition] = await self._take(partition)
         offset = await self._append(partition, FENCE_KEY, None, "fence record")
         return range(offset, offset + 1)
 
     async def renew_fence(self, partition: int) -> None:
-        if self._is_outdated is not None:
+        if self._is_old:
             return
         if (await self._take(partition)).producer_id != self._owned[partition].producer_id:
             raise FencedError("the coordinator has forgotten the id")
+
+    async def write_late(self, partition: int) -> None:
+        """Write a state to a partition, as if a pause had delayed it."""
+        await self.write_states(partition, [(b"acme:c1", b"late")])
 
     async def flush(self) -> None:
         while self._writing:
@@ -96,8 +101,8 @@ class _Outputs:
         def append() -> int:
             if epoch is not None:
                 world.epochs.check(partition, epoch, world.time)
-            elif self._is_outdated is not None and self._is_outdated():
-                world.unfenced_writes += 1
+            # A worker from before the fence fences nobody, and nobody fences it.
+            world.unfenced_writes += world.has_old_workers and self._is_outdated()
             at = world.time + world.changelog_clocks.get(partition, 0)
             return world.changelog.append(partition, at, key, value, [])
 
@@ -137,13 +142,7 @@ class Worker:
     is_paused = False
 
     def __init__(
-        self,
-        world: World,
-        name: str,
-        settings: Settings,
-        timeline_for: Callable[[str], Timeline],
-        *,
-        is_old: bool = False,
+        self, world: World, name: str, settings: Settings, source: Source, *, is_old: bool = False
     ) -> None:
         self.process = Process(name)
         self.positions: dict[int, int] = {}
@@ -152,15 +151,21 @@ class Worker:
         self._committed: dict[int, int] = {}
         self._known: dict[int, int] = {}  # partition → the last offset read back or written
         self._world = world
+        outputs = _Outputs(world, self.process, self._is_outdated, is_old=is_old)
+        self.write_late = outputs.write_late
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})
+        following = Following(
+            source, dict, settings.worker.seal_after_ms, end=self._end, stopwatch=world.seconds
+        )
+        following.begin()
         self.runner = BatchRunner(
             self,
             world,
-            _Outputs(world, self.process, self._is_outdated if is_old else None),
+            outputs,
             WorkerMetrics(CollectorRegistry()),
             settings.model_copy(update={"topics": topics}),
-            timeline_for,
+            following,
             end=self._end,
             now=world.seconds,
             stopwatch=count().__next__,  # the event loop runs others after each step of a batch
@@ -242,10 +247,11 @@ class Worker:
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
             self.positions[number], records = world.fetch(number, self.positions[number], size)
-            if records and await self.runner.admit(number, records[0].offset):
+            batches = _batches(records) if records else []
+            if batches and await self.runner.may_apply(number, batches):
                 if self.process.is_dead:
                     return
-                await self._handle(number, _batches(records))
+                await self._handle(number, batches)
         await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.catalog.log import Appended
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.single import LogRecord
 
 _T = TypeVar("_T")
 _EPOCH_KEPT_MS = _ID_KEPT_MS = 86_400_000
@@ -36,7 +38,7 @@ class FaultPoint:
         kill_at: kill at the effect with this number, from 1; 0 for no such kill.
         after: kill after the effect, not before it.
         chance: probability of a kill at each effect, if `kill_at` is 0.
-        kills_max: the limit of random kills.
+        kills_max: the limit of random kills, of workers and of sinks each.
         draw: the source of random numbers.
     """
 
@@ -75,7 +77,8 @@ class FaultPoint:
         if self._kill_at:
             is_hit = len(self.effects) == self._kill_at
             return is_hit and not self._after, is_hit and self._after
-        if self._chance and len(self.kills) < self._kills_max:
+        kind = process.name.partition("-")[0]
+        if self._chance and sum(kill.startswith(kind) for kill in self.kills) < self._kills_max:
             is_hit = self._draw.random() < self._chance
             after = self._draw.random() < 0.5
             return is_hit and not after, is_hit and after
@@ -191,6 +194,8 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.catalog: list[Appended] = []  # its topic, with what will be appended later
+        self.journal: list[LogRecord] = []
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
@@ -209,8 +214,10 @@ class World:
         self.changelog_clocks: dict[int, int] = {}
         self.clocks_seen = False  # whether a worker has noticed that clocks differ
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+        self.during_call: Callable[[], None] = lambda: None  # before each call to Stripe
         self.epochs = Epochs()
-        self.unfenced_writes = 0  # by workers of an older version that had lost their partitions
+        self.has_old_workers = False  # some may be of a version without the fence
+        self.unfenced_writes = 0  # beside such workers, by those that had lost their partitions
         self.compact: Callable[[], None] = lambda: None  # what the broker may do at any time
         self.disturb: Callable[[Process], None] = lambda _: None  # before each effect of a worker
 
@@ -257,6 +264,10 @@ class World:
         high = len(self.events.partitions[partition])
         low = self.lows.get(partition, 0)
         return Bounds(low, self.transactions.get(partition, high), high)
+
+    def visible_catalog(self) -> list[Appended]:
+        """Return the records that have been appended to the catalog's topic by now."""
+        return [record for record in self.catalog if record.appended_ms <= self.time]
 
     # --- time -------------------------------------------------------------------------------------
 
