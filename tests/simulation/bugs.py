@@ -291,7 +291,7 @@ BUGS = (
 
 
 @click.command()
-@click.option("--seeds", default=800, show_default=True, help="Most random runs for each bug.")
+@click.option("--seeds", default=1_000, show_default=True, help="Most random runs for each bug.")
 @click.option(
     "--exhaustive",
     default=3,
