@@ -144,12 +144,6 @@ BUGS = (
         "            pass\n",
     ),
     Bug(
-        "a recovery does not wait for the fence",
-        "pipeline/stream/ownership.py",
-        "            await asyncio.gather(*map(self._fence, numbers))\n",
-        "            asyncio.ensure_future(asyncio.gather(*map(self._fence, numbers)))\n",
-    ),
-    Bug(
         "a worker that is fenced takes the partition back",
         "pipeline/stream/effects.py",
         "            offsets = await self._outputs.write_states(number, result.states)\n",
