@@ -39,6 +39,8 @@ def environment(name: str, bootstrap: str, settings: Mapping[str, str]) -> dict[
         "RESMETER_TOPICS__CHANGELOG": f"{name}-changelog",
         "RESMETER_TOPICS__RECORDS": f"{name}.records",
         "RESMETER_TOPICS__DEAD_LETTERS": f"{name}.dlq",
+        "RESMETER_TOPICS__CATALOG": f"{name}.catalog",
+        "RESMETER_TOPICS__JOURNAL": f"{name}.journal",
         "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
         "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
         "RESMETER_WORKER__GROUP": name,

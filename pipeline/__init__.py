@@ -50,14 +50,16 @@ How to change. `CONTRIBUTING.md` has every step; "reference" is `docs/reference/
 Words. One word for one idea, in code, topics, metrics and docs.
     acknowledge       Kafka confirms a write. An operator confirms that lost events are known: the
                       alarm ends, and nothing else changes.
+    adopt             a ledger takes a meter event of another run from the journal.
     altered           a meter event that somebody changed in the ledger; it is not sent.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
     basis             what the states of a partition were made from: the topic's id, its number of
-                      partitions, and the lost events that nobody has acknowledged. (In a plan file,
+                      partitions, the lost events that nobody has acknowledged, and the catalog's entry. (In a plan file,
                       `basis` is a digest of the ledger's records.)
-    catalog           tenants, producers, policies and prices, as an operator wrote them.
+    catalog           who is billed, under which policy, from when, and which producers may write: a
+                      log of entries in a topic.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
@@ -66,8 +68,10 @@ Words. One word for one idea, in code, topics, metrics and docs.
     delivery          a meter event on its way to Stripe: planned, sent, then delivered or rejected.
                       If its records cancel out, it is netted: nothing is sent.
     done-offset       where a partition's acknowledged batches end; no commit goes beyond it.
+    digest            what names an entry of the catalog: a checksum of its bytes. The next entry has it.
     due               `due_event_ms`: when silence is complete, in event time.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
+    entry             what one publication adds to the catalog. Void: it changes nothing, for ever.
     event             one thing that happened in a conversation, as a chat service reports it.
     epoch             counts the owners of a partition of the changelog; Kafka accepts the newest only.
     fence             keep earlier owners of a partition from writing to its changelog, with an epoch.
@@ -80,9 +84,12 @@ Words. One word for one idea, in code, topics, metrics and docs.
     halt              the sink stops calling Stripe until a restart: Stripe does not accept the key, or
                       rejected too many meter events in a row. If these are of one customer, only
                       that customer halts, until an operator has decided about them.
-    hold              the sink delivers nothing because its ledger is outdated, until an operator resumes.
+    hold              the sink delivers nothing because its ledger is outdated and there is no journal
+                      yet, until an operator resumes.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
+    journal           the topic in which sinks write what they are about to send. Its order decides.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.
+    lead              how long before its date an entry must be in the catalog: seven minutes.
     lease             a sink's exclusive right to call Stripe for a meter event; it expires.
     ledger            the database of what is owed and how it was billed; the authority on both.
     lost              events that Kafka deleted before a worker read them.
@@ -101,6 +108,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     reversal          a usage record of -1; it names the charge that it takes back.
     rules             of a due time: what its policy version says about silence, with a checksum. A state
                       stores them; a worker does not start if its files have other rules.
+    run               one life of a sink process, as it signs its entries in the journal.
     seal              drop the history of a quiet conversation and keep its decision.
     settle            charge an answer whose window and grace period have passed in silence. An operator
                       settles a meter event: its units count as billed, and it is not sent.
@@ -116,6 +124,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       could bill twice, so it waits until an operator releases or settles it.
     unreached         no connection to Stripe was made: the call did not count; the sink retries it.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
+    vouch             say in the journal that no call for a meter event counted before.
     watermark         a time up to which a partition has been read completely; timers wait for it.
 """
 

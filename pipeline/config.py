@@ -179,7 +179,11 @@ def _values_in_files() -> tuple[dict[str, Any], list[tuple[str, str]]]:
 
 def _problems_of_sections() -> list[str]:
     """Report variables that set a whole section as if it were one setting."""
-    sections = [_variable((name,)) for name in Settings.model_fields if name != "config"]
+    sections = [
+        _variable((name,))
+        for name, field in Settings.model_fields.items()
+        if field.default is not None
+    ]
     given = {name.upper() for name, value in os.environ.items() if value}
     return [
         f"{name}: is a group of settings; set one of them, such as {name}__…: see `resmeter settings`"

@@ -9,6 +9,7 @@
     ├── DamagedTopicError        the platform: a disk has changed what a broker stored
     ├── UnknownStateError        the operator: a newer version wrote the changelog; run that version
     ├── FencedError              nobody: another worker owns the partition; this one starts again
+    ├── UnknownEntryError        the operator: a newer version wrote the catalog; run that version
     └── BrokenInvariantError     the authors of resmeter: an assumption does not hold
 
 If one of them is raised, the worker or sink exits without committing, so nothing is lost. Bad input
@@ -59,3 +60,7 @@ class UnknownStateError(ResmeterError):
 
 class FencedError(ResmeterError):
     """Kafka rejects our writes to a partition of the changelog, because another worker owns it."""
+
+
+class UnknownEntryError(ResmeterError):
+    """An entry of the catalog has a form that this version cannot read: a newer version wrote it."""

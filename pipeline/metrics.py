@@ -64,6 +64,7 @@ MUST_STAY_ZERO = (
     "resmeter_customers_halted",
     "resmeter_deliveries_halted",
     "resmeter_deliveries_held",
+    "resmeter_journal_foreign_total",
     "resmeter_meters_unfit",
 )
 
@@ -96,6 +97,38 @@ class RuntimeMetrics:
             "1 if the process is ready, 0 if not: then /health/ready says why.",
             registry=registry,
         )
+
+
+class CatalogMetrics:
+    """The series of a process about the catalog that it decides or bills by."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.entry = Gauge(
+            "resmeter_catalog_entry",
+            "Number of the catalog's last entry that this process knows. It should be the same everywhere.",
+            registry=registry,
+        )
+        self.info = Gauge(
+            "resmeter_catalog_info",
+            "1; the label is the digest of that entry. Two digests for long: processes read two catalogs.",
+            ["digest"],
+            registry=registry,
+        )
+        self.age = Gauge(
+            "resmeter_catalog_age_seconds",
+            "How long ago the process read the catalog to its end. If it rises, the worker will stop deciding.",
+            registry=registry,
+        )
+        self._digest = ""
+
+    def show(self, number: int, digest: str, age_seconds: float) -> None:
+        """Publish which entry is the last one known, and how long ago the catalog was read."""
+        self.entry.set(number)
+        self.age.set(age_seconds)
+        if digest != self._digest:
+            self.info.clear()
+            self.info.labels(digest).set(1)
+            self._digest = digest
 
 
 # --- worker ---------------------------------------------------------------------------------------
@@ -211,6 +244,12 @@ class WorkerMetrics:
             "Partitions of the events topic that stand still at a damaged batch. Above 0, their usage waits.",
             registry=registry,
         )
+        self.clock_behind = Gauge(
+            "resmeter_clock_behind_seconds",
+            "How far the slowest known clock of a broker is behind the changelog's clock. Above 2, compare them.",
+            ["partition"],
+            registry=registry,
+        )
         self.stepped_over = Counter(
             "resmeter_offsets_stepped_over",
             "Offsets of damaged batches that an operator has stepped over: their records are lost.",
@@ -293,6 +332,7 @@ class SinkMetrics:
         self.currencies: set[str] = {"usd"}  # currencies that have series
         self._define_records(registry)
         self._define_pending(registry)
+        self._define_journal(registry)
         self._define_deliveries(registry)
         for reason in ("unreadable", "conflict"):
             self.records_refused.labels(reason)
@@ -386,6 +426,28 @@ class SinkMetrics:
             "resmeter_parked_units",
             "Units of tenants that have no Stripe customer. To bill them, add one to the tenant file.",
             ["tenant"],
+            registry=registry,
+        )
+
+    def _define_journal(self, registry: CollectorRegistry) -> None:
+        self.journal_adopted = Counter(
+            "resmeter_journal_adopted",
+            "Meter events of other runs that a sink took from the journal: after a restart, a restored ledger, or beside another sink.",
+            registry=registry,
+        )
+        self.journal_void = Counter(
+            "resmeter_journal_void",
+            "Meter events of this sink that came after another one of the same usage records. If it rises, sinks have different ledgers.",
+            registry=registry,
+        )
+        self.journal_foreign = Counter(
+            "resmeter_journal_foreign",
+            "Records of the journal that no resmeter wrote. Above 0, find out who writes to the topic.",
+            registry=registry,
+        )
+        self.journal_unreached = Gauge(
+            "resmeter_journal_unreached",
+            "1 while the journal cannot be written or read: no usage is planned until it can.",
             registry=registry,
         )
 

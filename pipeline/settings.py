@@ -97,7 +97,7 @@ class KafkaSettings(Section):
 
 
 class TopicSettings(Section):
-    """The four topics. All processes must agree on them."""
+    """The five topics. All processes must agree on them."""
 
     events: str = Field("conversation.events", description="topic that chat services write to")
     changelog: str = Field(
@@ -106,8 +106,16 @@ class TopicSettings(Section):
     records: str = Field(
         "usage.records", description="topic that the worker writes usage records to"
     )
+    journal: str = Field(
+        "resmeter.journal",
+        description="topic in which the sinks write what they are about to send; it has one partition",
+    )
     dead_letters: str = Field(
         "conversation.events.dlq", description="topic of rejected records with their reasons"
+    )
+    catalog: str = Field(
+        "resmeter.catalog",
+        description="topic of the catalog: who is billed, under which policy, from when",
     )
     partitions: int = Field(
         8,
@@ -401,7 +409,11 @@ class Settings(BaseSettings):
 
     config: Path | None = Field(
         None,
-        description="path of the tenant file: each tenant's Stripe customer and policies",
+        description="path of the tenant file: what begins the catalog, and the producers' secrets",
+    )
+    catalog_export: FilePath | None = Field(
+        None,
+        description="an export of the catalog, for commands that only read; not set: they read its topic",
     )
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()

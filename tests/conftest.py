@@ -17,6 +17,7 @@ from tests.support import containers, promtool
 from tests.support.environment import clean_environment
 from tests.support.postgres import running_postgres
 from tests.support.shared import shared
+from tests.support.tenants import export_catalog
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True)
@@ -133,5 +134,6 @@ def resmeter_env(tmp_path: Path) -> dict[str, str]:
     return {
         **clean_environment(),
         "NO_COLOR": "1",
+        "RESMETER_CATALOG_EXPORT": export_catalog(tmp_path / "catalog.ndjson"),
         "RESMETER_LEDGER__URL": f"sqlite:///{tmp_path}/ledger.sqlite",
     }

@@ -1,21 +1,24 @@
 """Who is billed, under which policy, at what price, and which producers may write events.
 
-The catalog comes from files that an operator writes: the tenant file (`RESMETER_CONFIG`) and the
-policy files that it names. docs/guide/configuration.md describes both.
+The catalog is a log of entries in a Kafka topic; docs/operate/catalog.md describes it. Its input are
+files that an operator writes: the tenant file (`RESMETER_CONFIG`) and the policy files that it names.
 
-- `tenants`: the tenant file, with each tenant's Stripe customer and policy, and each outcome's meter
+- `log`: which entries are valid, and what they add up to; `entry` has one, `value` all of them
+- `planning`: what files would change in the catalog
+- `topic`: reading and writing the topic; `exported`: entries in a file
+- `tenants`: the tenant file, and the catalog as processes use it
 - `policies`: policy files in TOML, their versions, and the presets that resmeter ships
 - `producers`: which producers may write events, for which tenants, and where each secret is
 - `prices`: the protocols through which the ledger and the sink use the catalog
 
 Invariants:
 
-- Reading returns the whole catalog, or reports the problems of all files together.
+- Every reader of the log has the same catalog. What has been in force never changes.
+- Reading files returns everything in them, or reports the problems of all files together.
 - A tenant without an entry has the default policy and no customer: its usage is parked, not lost.
 - A unit has the price of the policy version that decided it. A new version changes no earlier bill.
 - No message shows a secret.
 
-This package does not decide what an event means (`resolve` applies a policy), store anything, or
-notice that a file has changed: a process reads the catalog once, when it starts. The package may
-import `kafka`, so that customers and prices can come from a topic later.
+This package does not decide what an event means (`resolve` applies a policy), or when a process
+follows a new entry (`stream.following`, `sink.following`).
 """

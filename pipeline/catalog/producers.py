@@ -5,16 +5,17 @@ verifies signatures reads the secrets, with `load_keys`.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from pipeline.catalog.value import START, DatedGrant
 from pipeline.config import read_variable
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import TENANT_ID
-from pipeline.events.signature import KEY_ID, SECRET_BYTES_MIN, Key
+from pipeline.events.signature import KEY_ID, SECRET_BYTES_MIN, Key, KeyRing
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _KEYS = ("tenants", "secret_env", "secret_file")
@@ -114,6 +115,55 @@ def load_keys(
     if problems:
         raise ConfigurationError(problems)
     return keys
+
+
+def load_ring(
+    granted: Mapping[str, Sequence[DatedGrant]], producers: Mapping[str, Producer]
+) -> tuple[KeyRing, list[tuple[int, str]]]:
+    """Read the secrets of the keys in the catalog; return the keys, and which secrets are missing.
+
+    A missing secret is listed with the time from which the process needs it, in ms. A key that
+    signs for nobody any more needs none.
+
+    Args:
+        granted: for whom each key signs, by key id and in the order of the dates.
+        producers: where this process finds the secrets, by key id.
+    """
+    secrets: dict[str, bytes] = {}
+    missing: list[tuple[int, str]] = []
+    for key_id, grants in granted.items():
+        why = "RESMETER_CONFIG says nothing about its secret"
+        if key_id in producers:
+            try:
+                secrets[key_id] = _secret(producers[key_id])
+                continue
+            except ValueError as error:
+                why = str(error)
+        if grants[-1].tenants != ():
+            missing.append((_since(grants[-1]), f"producers.{key_id}: {why}"))
+    times = sorted({_since(grant) for grants in granted.values() for grant in grants})
+    return KeyRing([(at_ms, _keys_at(granted, secrets, at_ms)) for at_ms in times]), missing
+
+
+def _keys_at(
+    granted: Mapping[str, Sequence[DatedGrant]], secrets: Mapping[str, bytes], at_ms: int
+) -> dict[str, Key] | None:
+    in_force: dict[str, tuple[str, ...] | None] = {}
+    for key_id, grants in granted.items():
+        begun = [grant.tenants for grant in grants if _since(grant) <= at_ms]
+        if begun and begun[-1] != ():
+            in_force[key_id] = begun[-1]
+    if not in_force:
+        return None
+    return {
+        key_id: Key(secrets[key_id], None if tenants is None else frozenset(tenants))
+        for key_id, tenants in in_force.items()
+        if key_id in secrets
+    }
+
+
+def _since(grant: DatedGrant) -> int:
+    return START if grant.from_ms is None else grant.from_ms
 
 
 def _secret(producer: Producer) -> bytes:

@@ -2,12 +2,14 @@
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from pipeline.catalog.entry import Assigned, Contract
+from pipeline.catalog.planning import Declared, catalog_of
 from pipeline.catalog.policies import (
     DEFAULT,
     PRESETS,
@@ -15,11 +17,13 @@ from pipeline.catalog.policies import (
     preset,
     read_policies,
 )
-from pipeline.catalog.producers import Producer, load_keys, read_producers
+from pipeline.catalog.producers import Producer, load_ring, read_producers
+from pipeline.catalog.value import Catalog, DatedAssignment
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
+from pipeline.events.signature import KeyRing
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
-from pipeline.resolve.policy import Assignment, Policy, Timeline
+from pipeline.resolve.policy import Policy, Timeline
 
 _CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,240}", re.ASCII)
 _DAY_MS = 24 * 3_600_000
@@ -28,63 +32,22 @@ _FILE_KEYS = ("policy", "policy_files", "meters", "tenants", "producers")
 _Versions = dict[str, tuple[Policy, ...]]  # of each policy, by its name
 
 
-class DatedPolicy(NamedTuple):
-    """The name of a tenant's policy, and from when the tenant has it; None: from the start."""
-
-    name: str
-    from_ms: int | None = None
-
-
 class Tenants:
-    """The tenants with their Stripe customers and policies, the meters and the producers."""
+    """A catalog as worker, sink and commands use it, with the places of the producers' secrets."""
 
-    def __init__(
-        self,
-        customers: Mapping[str, str],
-        policies: Mapping[str, Sequence[DatedPolicy]],
-        default_policy: str,
-        meters: Mapping[str, str],
-        versions: Mapping[str, tuple[Policy, ...]],
-        producers: Mapping[str, Producer] | None = None,
-    ) -> None:
-        self.customers = customers
+    def __init__(self, catalog: Catalog, producers: Mapping[str, Producer] | None = None) -> None:
+        self.catalog = catalog
+        self.customers = catalog.customers
         self.producers = producers or {}  # empty: unsigned events, for any tenant
-        self._names_in_use = {default_policy}.union(
-            policy.name for dated in policies.values() for policy in dated
-        )
-        self._meters = meters
-        # Until a policy has a version, the default policy is in force, and before that the preset.
-        preset_timeline = Timeline([preset(DEFAULT)])
-        of_default = versions[default_policy]
-        self._default_timeline = Timeline(of_default, before=preset_timeline)
-        self._timelines = {
-            name: Timeline(of_name, before=self._default_timeline)
-            for name, of_name in versions.items()
-        }
-        self._by_version = {
-            (policy.name, policy.version): policy
-            for of_name in versions.values()
-            for policy in of_name
-        }
-        self._of_tenant = {
-            tenant_id: self._timeline_of(dated, versions) for tenant_id, dated in policies.items()
-        }
-
-    def _timeline_of(
-        self, dated: Sequence[DatedPolicy], versions: Mapping[str, tuple[Policy, ...]]
-    ) -> Timeline:
-        first, *later = dated
-        if not later:
-            return self._timelines[first.name]
-        return Timeline(
-            versions[first.name],
-            [Assignment(policy.from_ms or 0, versions[policy.name]) for policy in later],
-            self._default_timeline,
-        )
+        self._timelines: dict[tuple[DatedAssignment, ...], Timeline] = {}
 
     def timeline_for(self, tenant_id: str) -> Timeline:
-        """Return the versions of the tenant's policy, or of the default policy."""
-        return self._of_tenant.get(tenant_id, self._default_timeline)
+        """Return the versions of the tenant's policies, or of the default ones."""
+        assigned = self.catalog.assignments_of(tenant_id)
+        timeline = self._timelines.get(assigned)
+        if timeline is None:  # most tenants share one
+            timeline = self._timelines[assigned] = self.catalog.timeline(assigned)
+        return timeline
 
     def customer_for(self, tenant_id: str) -> str | None:
         """Return the Stripe customer. Without one, the tenant's usage is parked."""
@@ -92,7 +55,7 @@ class Tenants:
 
     def event_name_for(self, outcome: str) -> str:
         """Return the `event_name` of the Stripe meter that counts an outcome."""
-        return self._meters.get(outcome, f"resmeter_{outcome}")
+        return self.catalog.meters.get(outcome, f"resmeter_{outcome}")
 
     @property
     def event_names(self) -> list[str]:
@@ -104,50 +67,60 @@ class Tenants:
                 outcomes.add(PROCEDURE_HANDOFF)
         return sorted(map(self.event_name_for, outcomes))
 
-    def problems_in_worker(self, seal_after_ms: int) -> list[str]:
+    def problems_in_worker(self, seal_after_ms: int, now_ms: int) -> list[str]:
         """Return the problems that prevent a worker from starting. Reads the producers' secrets."""
-        problems = self.problems_of_sealing(seal_after_ms)
-        try:
-            load_keys(self.producers)
-        except ConfigurationError as error:
-            problems += error.problems
-        return problems
+        _, missing = load_ring(self.catalog.keys, self.producers)
+        hindrances = self.windows_too_long(seal_after_ms) + missing
+        return [text for from_ms, text in hindrances if from_ms <= now_ms]
 
-    def problems_of_sealing(self, seal_after_ms: int) -> list[str]:
+    def key_ring(self) -> KeyRing:
+        """Read the producers' secrets, and return their keys.
+
+        Raises:
+            ConfigurationError: with every secret that is missing or too short.
+        """
+        keys, missing = load_ring(self.catalog.keys, self.producers)
+        if missing:
+            raise ConfigurationError([text for _, text in missing])
+        return keys
+
+    def windows_too_long(self, seal_after_ms: int) -> list[tuple[int, str]]:
         """Return a problem for each policy version with windows that sealing would cut short.
 
         A conversation is sealed after `seal_after_ms` without a record, and must not be sealed
-        before its window and grace period have ended.
+        before its window and grace period have ended. Each problem comes with the time in ms from
+        which the version can be in force.
         """
-        problems: list[str] = []
+        problems: list[tuple[int, str]] = []
         for policy in self._policies_in_use():
             # A producer's clock may be ahead: an event may arrive before the time that it states.
             waits = FUTURE_MS_MAX + max(policy.window.values()) + policy.grace
             if policy.silence != "never" and waits > seal_after_ms:
-                problems.append(
+                text = (
                     f"RESMETER_WORKER__SEAL_AFTER_DAYS: policy {policy.name!r}, version "
                     f"{policy.version}, has windows that stay open longer: set it to "
                     f"{-(-waits // _DAY_MS)} or more"
                 )
+                first_ms = self.catalog.first_assigned(policy.name)
+                problems.append((max(first_ms, policy.effective_from), text))
         return problems
 
     def _policies_in_use(self) -> list[Policy]:
-        """Return every version that a tenant may have, by name and version."""
-        versions = {
-            (policy.name, policy.version): policy
-            for name in self._names_in_use
-            for policy in self._timelines[name].versions
-        }
-        return [versions[key] for key in sorted(versions)]
+        """Return every version that a tenant may have, by name."""
+        catalog = self.catalog
+        assigned = [catalog.default, *catalog.contracts.values()]
+        names = {each.policy for of in assigned for each in of}
+        names |= {policy.name for policy in catalog.timeline_of("").versions}
+        return [policy for name in sorted(names) for policy in catalog.versions_of(name)]
 
     def price_for(
         self, tenant_id: str, outcome: str, policy: str, version: int
     ) -> tuple[Decimal, str] | None:
         """Return (price of a unit, currency), or None if the policy has no price."""
-        priced_by = self._by_version.get((policy, version))
-        if priced_by is None or outcome not in priced_by.price:
+        priced_by = self.catalog.versions.get((policy, version))
+        if priced_by is None or outcome not in priced_by.policy.price:
             return None
-        return priced_by.price[outcome], priced_by.currency
+        return priced_by.policy.price[outcome], priced_by.policy.currency
 
 
 def load_tenants(path: Path | None) -> Tenants:
@@ -158,8 +131,18 @@ def load_tenants(path: Path | None) -> Tenants:
     Raises:
         ConfigurationError: with the problems of all files.
     """
+    declared, producers = read_declared(path)
+    return Tenants(catalog_of(declared), producers)
+
+
+def read_declared(path: Path | None) -> tuple[Declared, dict[str, Producer]]:
+    """Return what the tenant file and its policy files say, and the places of the secrets.
+
+    Raises:
+        ConfigurationError: with the problems of all files.
+    """
     if path is None:
-        return Tenants({}, {}, DEFAULT, {}, _presets())
+        return Declared(DEFAULT, _presets(), {}, {}, {}, frozenset(PRESETS)), {}
     table = _read_toml(path)
     versions, policy_problems = _read_versions(path, table.get("policy_files", []))
     default, meters = table.get("policy", DEFAULT), table.get("meters", {})
@@ -181,19 +164,19 @@ def load_tenants(path: Path | None) -> Tenants:
             problems += error.problems
     if problems:
         raise ConfigurationError(problems)
-    return Tenants(
-        _column(tenants, "stripe_customer"),
-        {id_: _read_dated(given) for id_, given in _column(tenants, "policy").items()},
-        default,
-        meters,
-        versions,
-        producers,
-    )
-
-
-def _column(tenants: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, Any]:
-    """Return the values of one key by tenant, for the tenants that have the key."""
-    return {tenant_id: entry[key] for tenant_id, entry in tenants.items() if key in entry}
+    contracts = {
+        tenant_id: Contract(
+            _read_dated(entry["policy"]) if "policy" in entry else (),
+            entry.get("stripe_customer"),
+        )
+        for tenant_id, entry in tenants.items()
+    }
+    keys = {
+        key_id: None if of.tenants is None else tuple(sorted(of.tenants))
+        for key_id, of in producers.items()
+    }
+    declared = Declared(default, versions, contracts, meters, keys, frozenset(PRESETS))
+    return declared, producers
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -306,11 +289,11 @@ def _problems_of_dated(where: str, given: object, versions: _Versions) -> list[s
     return problems
 
 
-def _read_dated(given: str | list[dict[str, Any]]) -> tuple[DatedPolicy, ...]:
+def _read_dated(given: str | list[dict[str, Any]]) -> tuple[Assigned, ...]:
     if isinstance(given, str):
-        return (DatedPolicy(given),)
+        return (Assigned(given),)
     return tuple(
-        DatedPolicy(entry["name"], parse_instant(entry["from"]) if "from" in entry else None)
+        Assigned(entry["name"], parse_instant(entry["from"]) if "from" in entry else None)
         for entry in given
     )
 

@@ -43,6 +43,7 @@ SECTIONS = {
     "Operators": {
         "settings": "List every setting: variable, default, meaning.",
         "topics": "Create or check the Kafka topics.",
+        "catalog": "Plan, publish and show who is billed, under which policy, from when.",
         "ledger": "Create, upgrade or check the ledger's tables.",
         "check": "Check settings, tenants, broker, ledger and Stripe key at once.",
         "health": "Ask a worker or a sink on this machine whether it is ready.",

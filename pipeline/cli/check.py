@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import click
 
 from pipeline import logs
-from pipeline.catalog.tenants import Tenants, load_tenants
+from pipeline.catalog.planning import plan
+from pipeline.catalog.tenants import Tenants, load_tenants, read_declared
 from pipeline.cli import MISUSED
 from pipeline.cli.output import count_of, text_columns, wrapped
 from pipeline.config import Settings, load_valid_settings, unknown_variables
@@ -18,7 +20,7 @@ _INDENT = " " * 3
 
 @click.command("check")
 def command() -> None:
-    """Check settings, tenant file and policies, broker, ledger and Stripe key at once.
+    """Check settings, tenant file and policies, broker, catalog, ledger and Stripe key at once.
 
     The check changes nothing. It lists every problem, with what to do about it. Exit status 2:
     there is a problem.
@@ -64,9 +66,9 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         facts.append(
             f"{settings.config}: {count_of(len(loaded.customers), 'tenant')} with a Stripe customer"
             if settings.config
-            else "RESMETER_CONFIG is not set: every tenant has the policy fin-2026, none is billed"
+            else "RESMETER_CONFIG is not set"
         )
-        return loaded.problems_in_worker(settings.worker.seal_after_ms)
+        return []
 
     def broker(facts: list[str]) -> list[str]:
         from pipeline.kafka.fencing import fence_problems
@@ -75,6 +77,25 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         problems = TopicAdmin(settings).problems() + fence_problems(settings)
         facts.append(f"{settings.kafka.bootstrap_servers} answers")
         return problems
+
+    def catalog(facts: list[str]) -> list[str]:
+        from pipeline.catalog.topic import current_tenants
+
+        found = current_tenants(settings)
+        tenants[:] = [found]
+        number, digest = found.catalog.head
+        billed = count_of(len(found.customers), "tenant")
+        facts.append(f"up to entry {number} ({digest[:12]}), {billed} with a Stripe customer")
+        now_ms = int(time.time() * 1000)
+        if settings.config is not None:
+            planned = plan(found.catalog, read_declared(settings.config)[0], now_ms, now_ms)
+            if planned.refused or not planned.additions.is_empty:
+                click.echo(
+                    f"-  catalog: {settings.config} differs from it, and changes nothing until you "
+                    f"publish it: run `resmeter catalog plan {settings.config}`",
+                    err=True,
+                )
+        return found.problems_in_worker(settings.worker.seal_after_ms, now_ms)
 
     def ledger(facts: list[str]) -> list[str]:
         from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing
@@ -99,6 +120,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
 
     yield "config", "tenant file", tenant_file
     yield "kafka", "broker", broker
+    yield "kafka", "catalog", catalog
     yield "ledger", "ledger", ledger
     yield "stripe", "Stripe", stripe
 

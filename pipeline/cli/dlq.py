@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pipeline.catalog.tenants import load_tenants
+from pipeline.catalog.topic import current_tenants
 from pipeline.cli import FOUND, CommandGroup
 from pipeline.cli.options import (
     POSITION,
@@ -208,7 +208,7 @@ def redrive(
     with progress("redriving") as on_record:
         result = redrive_letters(
             settings,
-            load_tenants(settings.config),
+            current_tenants(settings),
             selection,
             origins=origins,
             records_per_second=rate,

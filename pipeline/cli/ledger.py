@@ -10,15 +10,17 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.cli import FOUND, CommandGroup
 from pipeline.cli.options import configured, decision_options, machine_user, opened
 from pipeline.cli.output import count_of, print_table
+from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.events.times import format_time
-from pipeline.ledger import Ledger, holds, open_ledger, records, redacted, upgrade
+from pipeline.ledger import Ledger, adoption, holds, open_ledger, records, redacted, upgrade
 from pipeline.ledger.holds import Answer, Hold
+from pipeline.ledger.moving import compare, copy, is_empty
 
 
 @click.group("ledger", cls=CommandGroup)
 def command() -> None:
-    """Create, upgrade or check the ledger's tables.
+    """Create, upgrade, check, rebuild or move the ledger.
 
     RESMETER_LEDGER__URL says where the ledger is: SQLite by default; for PostgreSQL,
     postgresql+psycopg://USER@HOST/DB.
@@ -73,6 +75,7 @@ def _check() -> None:
 def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
     """Resume deliveries that are held because the ledger is outdated.
 
+    Only a deployment that had no journal before can come to this: the journal knows what was sent.
     A sink holds all deliveries if its ledger is behind the offsets that its group committed: a
     backup was restored, a replica that lagged took over, or RESMETER_LEDGER__URL names another
     database. What the newer ledger sent is unknown to this one, and sending it again would bill
@@ -128,9 +131,122 @@ def _resume(said: Answer | None, who: str | None, reason: str | None) -> None:
             )
 
 
+@command.command("rebuild")
+def _rebuild() -> None:
+    """Build a new ledger from the journal and the topic of usage records.
+
+    RESMETER_LEDGER__URL names a database without a ledger, or with an empty one. First the command
+    reads from the journal what was sent, then it stores the usage records that Kafka has. It sends
+    nothing. A sink that finds an empty ledger does the same; but it refuses one if Kafka has deleted
+    usage records. This command takes what Kafka has, and says how many records it has not: what was
+    sent of them is known, and what was not sent is lost. So restore a backup if you have one.
+
+    \b
+    Example:
+      RESMETER_LEDGER__URL=sqlite:///new.sqlite resmeter ledger rebuild
+    """
+    from pipeline.sink.rebuild import rebuild
+
+    settings = configured()
+    upgrade(settings.ledger.url)
+    ledger = open_ledger(settings.ledger.url)
+    try:
+        if not is_empty(ledger):
+            raise UnavailableError(
+                f"the ledger {ledger.redacted_url} is not empty: name a new database in "
+                "RESMETER_LEDGER__URL"
+            )
+        built = rebuild(settings, ledger, int(time.time() * 1000))
+    finally:
+        ledger.close()
+    quarantined = f", {built.quarantined:,} quarantined" if built.quarantined else ""
+    click.echo(
+        f"the ledger {ledger.redacted_url} has {count_of(built.stored, 'usage record')}{quarantined}",
+        err=True,
+    )
+    if built.deleted:
+        click.echo(
+            f"Kafka has deleted {count_of(built.deleted, 'usage record')}: what was sent of them is in "
+            "the journal; the rest is lost",
+            err=True,
+        )
+        sys.exit(FOUND)
+
+
+@command.command("move")
+@click.argument("url", metavar="URL")
+def _move(url: str) -> None:
+    """Copy the ledger to a new database at URL, and compare every row.
+
+    From SQLite to PostgreSQL, or back. Stop the sinks first: the command refuses while one runs.
+    Afterwards set RESMETER_LEDGER__URL to URL for all processes, and start the sinks. The old ledger
+    is not changed.
+
+    \b
+    Example:
+      resmeter ledger move postgresql+psycopg://resmeter@db/resmeter
+    """
+    settings = configured()
+    _refuse_while_sinks_run(settings)
+    upgrade(url)
+    source, target = open_ledger(settings.ledger.url), open_ledger(url)
+    try:
+        counts = copy(source, target)
+        compare(source, target)
+    finally:
+        source.close()
+        target.close()
+    click.echo(
+        f"{target.redacted_url} has all {count_of(sum(counts.values()), 'row')} of "
+        f"{source.redacted_url}; set RESMETER_LEDGER__URL to it",
+        err=True,
+    )
+
+
+@command.command("follow")
+@click.option("--yes", is_flag=True, help="Do it; without this option, nothing changes.")
+def _follow(*, yes: bool) -> None:
+    """Let the ledger follow another journal: a copy in another cluster, or a new one.
+
+    The ledger remembers which journal it follows, and a sink refuses any other. Use this command if
+    you moved to a cluster with copied topics, or if the journal is lost and this is the newest ledger:
+    at its next start, a sink reads the journal from its beginning, and writes to it what it lacks.
+    Never use it on a restored ledger whose journal is lost: nobody knows then what was sent.
+
+    \b
+    Example:
+      resmeter ledger follow --yes
+    """
+    with opened() as (settings, _, ledger):
+        _refuse_while_sinks_run(settings)
+        if not yes:
+            click.echo(
+                f"the ledger {ledger.redacted_url} would follow {settings.topics.journal} at "
+                f"{settings.kafka.bootstrap_servers} from its beginning; add --yes to do it",
+                err=True,
+            )
+            return
+        adoption.forget(ledger, settings.topics.journal)
+        click.echo(
+            f"the ledger {ledger.redacted_url} follows {settings.topics.journal} from its beginning at "
+            "the next start of a sink",
+            err=True,
+        )
+
+
+def _refuse_while_sinks_run(settings: Settings) -> None:
+    from pipeline.kafka.groups import members_of
+
+    if running := members_of(settings.kafka, settings.sink.group):
+        raise UnavailableError(
+            f"{count_of(len(running), 'sink')} of the group {settings.sink.group} still run "
+            f"({', '.join(running[:3])}): stop them first"
+        )
+
+
 def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> int:
     """Make everything uncertain that the lost ledger may have sent; return the meter events."""
-    from pipeline.sink.planner import plan_pending
+    from pipeline.sink.planner import LedgerPlans, plan_pending
     from pipeline.sink.stripe.meter import body_sha256
 
     for hold in held:
@@ -142,7 +258,8 @@ def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> i
             )
     marked = holds.mark_uncertain(ledger, now_ms)
     doubted = {hold.partition: hold.reached_offset for hold in held}
-    planned = plan_pending(ledger, tenants, body_sha256, now_ms, doubted=doubted)
+    plans = LedgerPlans(ledger, now_ms)
+    planned = plan_pending(ledger, tenants, body_sha256, plans, doubted=doubted)
     return marked + planned.events
 
 

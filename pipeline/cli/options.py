@@ -12,6 +12,7 @@ import click
 
 from pipeline import logs
 from pipeline.catalog.tenants import Tenants, load_tenants
+from pipeline.catalog.topic import current_tenants
 from pipeline.config import Settings, load_settings, load_valid_settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
@@ -246,6 +247,8 @@ def tenants_alone() -> Tenants:
     settings, problems, wrong = load_valid_settings()
     if "config" in wrong:
         raise ConfigurationError(problems)
+    if settings.config is None and settings.catalog_export is not None:
+        return current_tenants(settings)
     return load_tenants(settings.config)
 
 
@@ -253,7 +256,7 @@ def tenants_alone() -> Tenants:
 def opened() -> Iterator[Opened]:
     """Load settings and tenants, and open the ledger; close it at the end."""
     settings = configured()
-    tenants = load_tenants(settings.config)
+    tenants = current_tenants(settings)
     ledger = open_ledger(settings.ledger.url)
     try:
         yield Opened(settings, tenants, ledger)

@@ -4,7 +4,6 @@ import asyncio
 
 import click
 
-from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.options import configured
 from pipeline.cli.output import ending_in_the_log
 from pipeline.sink.service import run_sink
@@ -26,4 +25,4 @@ def command() -> None:
     """
     settings = configured()
     with ending_in_the_log(settings):
-        asyncio.run(run_sink(settings, load_tenants(settings.config)))
+        asyncio.run(run_sink(settings))

@@ -29,10 +29,14 @@ def command() -> None:
 def create() -> None:
     """Create the topics that do not exist, then check all topics. Safe to repeat.
 
+    If there is no catalog yet, the command begins it from RESMETER_CONFIG; without a tenant file,
+    every tenant has the policy fin-2026. `resmeter catalog apply` publishes later changes.
+
     \b
     Example:
       RESMETER_TOPICS__PARTITIONS=32 resmeter topics create
     """
+    from pipeline.catalog.topic import begin_catalog
     from pipeline.kafka.topics import TopicAdmin, wanted_topics
 
     settings = load_settings()
@@ -41,6 +45,10 @@ def create() -> None:
     for topic in wanted_topics(settings):
         state = "created" if topic.name in created else "exists"
         click.echo(f"{topic.name}: {state}, {count_of(topic.partitions, 'partition')}", err=True)
+    catalog, has_begun = begin_catalog(settings, "resmeter topics create")
+    source = settings.config or "no tenant file: everybody is under fin-2026, nobody is billed"
+    begun = f"begun from {source}" if has_begun else f"exists, up to entry {catalog.number}"
+    click.echo(f"catalog: {begun} ({catalog.digest[:12]})", err=True)
     _report(admin)
 
 

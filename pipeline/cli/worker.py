@@ -5,7 +5,6 @@ import sys
 import click
 
 from pipeline import logs
-from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.output import ending_in_the_log
 from pipeline.config import load_settings
 from pipeline.stream.versions import check_versions
@@ -30,4 +29,4 @@ def command() -> None:
         check_versions()  # before the import: the worker's modules need those versions
         from pipeline.stream.service import run_worker
 
-        sys.exit(run_worker(settings, load_tenants(settings.config)))
+        sys.exit(run_worker(settings))

@@ -187,6 +187,8 @@ def _environment(
         "RESMETER_TOPICS__CHANGELOG": f"demo-{run_id}.conversations-changelog",
         _RECORDS: f"demo-{run_id}.usage.records",
         "RESMETER_TOPICS__DEAD_LETTERS": f"demo-{run_id}.conversation.events.dlq",
+        "RESMETER_TOPICS__CATALOG": f"demo-{run_id}.catalog",
+        "RESMETER_TOPICS__JOURNAL": f"demo-{run_id}.journal",
         # The events happened in the past, so their own times must count as their arrival.
         "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
         "RESMETER_WORKER__GROUP": f"demo-{run_id}",

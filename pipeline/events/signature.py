@@ -25,7 +25,8 @@ A copy of a signed record is also valid. It has the same event, which counts onc
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -34,6 +35,7 @@ from pipeline.events.model import Headers, Rejected
 SIGNATURE_HEADER = "resmeter-signature"
 SECRET_BYTES_MIN = 32
 KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_ALWAYS = -(2**62)
 _SIGNATURE = re.compile(rb"v1:([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 
@@ -45,6 +47,34 @@ class Key(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Key(secret=..., tenants={self.tenants})"
+
+
+class KeyRing:
+    """The keys of the producers, each from the time at which it comes into force.
+
+    Args:
+        dated: from when, in ms, which keys are in force, by time. Where that is None, and before
+            the first of these times, no signature is required.
+    """
+
+    def __init__(self, dated: Sequence[tuple[int, Mapping[str, Key] | None]]) -> None:
+        self._from_ms = tuple(from_ms for from_ms, _ in dated)
+        self._keys = tuple(keys for _, keys in dated)
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Key]) -> "KeyRing":
+        """Return a ring of keys that are in force at any time; of no keys: no signature is required."""
+        return cls([(_ALWAYS, keys or None)])
+
+    @property
+    def requires_signatures(self) -> bool:
+        """Whether signatures are required at any time."""
+        return any(keys is not None for keys in self._keys)
+
+    def at(self, arrival_ms: int) -> Mapping[str, Key] | None:
+        """Return the keys of a record that arrived at a time; None: it needs no signature."""
+        number = bisect_right(self._from_ms, arrival_ms)
+        return self._keys[number - 1] if number else None
 
 
 def sign(

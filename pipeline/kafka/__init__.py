@@ -5,7 +5,9 @@ uses aiokafka, under Faust. docs/internals/decisions/0011-two-kafka-clients.md s
 
 - `options`: translate the connection's settings into the options of each client
 - `connect`: open a client of librdkafka, and distinguish rejecting from unreachable brokers
-- `topics`: create the four topics and check them
+- `topics`: create the five topics and check them
+- `single`: append to a topic with one partition, and read it
+- `groups`: ask which processes are in a consumer group
 - `reader`: read a topic from its beginning to its current end; read a consumer group's offsets
 - `writer`: write records from a command
 - `producing`: check, sign and write events from lines of JSON

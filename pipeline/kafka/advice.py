@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+AHEAD = "message.timestamp.after.max.ms"  # Kafka has it since 3.6
+AHEAD_MS_MAX = 60_000
 _DAY_MS = 86_400_000
 _STRIPE_DAYS = 35  # Stripe accepts usage up to this age, so a bill may be corrected until then
 _STATE_BYTES_MAX = 16_000_000  # the largest request that a worker writes to the changelog
@@ -76,6 +78,12 @@ def events_problems(
             f"for {seal_after_days} days after a record, and usage can be corrected for "
             f"{_STRIPE_DAYS} days. Run `{alter} retention.ms={400 * _DAY_MS}` (at least "
             f"{needed_days} days)"
+        )
+    if timestamps == "CreateTime" and int(config.get(AHEAD, AHEAD_MS_MAX)) > AHEAD_MS_MAX:
+        problems.append(
+            f"topic {name}: {AHEAD} is {config[AHEAD]}: a producer may set a time that is further "
+            "ahead than the catalog is known, and then the worker waits until that time. Run "
+            f"`{alter} {AHEAD}={AHEAD_MS_MAX}`"
         )
     size = int(config.get("retention.bytes", -1))
     if size != -1:

@@ -88,9 +88,9 @@ def produce_lines(
                     for hint in hints_for(line):
                         on_hint(file, number, hint)
                 headers = _HEADERS if signer is None else _signed_headers(signer, key, line)
-                # With a timestamp in the future, the broker would fail the whole batch of records.
-                is_future = reason is not None and reason.reason == "future_time"
-                timestamp = event_ms if by_event_time and not is_future else None
+                # A producer's clock may be ahead: the broker takes no time that is far in the future.
+                is_past = event_ms is not None and event_ms <= time.time() * 1000
+                timestamp = event_ms if by_event_time and is_past else None
                 if not writer.write(key, line, headers, timestamp):
                     break
                 sent += 1

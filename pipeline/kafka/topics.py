@@ -17,6 +17,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.kafka.advice import (
+    AHEAD,
+    AHEAD_MS_MAX,
     changelog_problems,
     events_problems,
     partition_problems,
@@ -26,6 +28,7 @@ from pipeline.kafka.advice import (
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, committed_offsets
+from pipeline.kafka.single import RECORD_BYTES_MAX
 
 _DAY_MS = 86_400_000
 _TIMEOUT_SECONDS = 5.0
@@ -38,13 +41,13 @@ class Topic(msgspec.Struct, frozen=True):
 
     name: str
     partitions: int
-    setting: str  # the name of the setting for `partitions`
+    setting: str | None  # the name of the setting for `partitions`; None: it is always one
     config: dict[str, str]
     required: tuple[str, ...]  # keys of `config` that must be right, or bills are wrong
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """Return the four topics that the settings describe."""
+    """Return the five topics that the settings describe."""
     topics = settings.topics
     return [
         Topic(
@@ -57,6 +60,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
                 if topics.events_timestamps == "CreateTime"
                 else str(400 * _DAY_MS),
                 TIMESTAMPS: topics.events_timestamps,
+                **({AHEAD: str(AHEAD_MS_MAX)} if topics.events_timestamps == "CreateTime" else {}),
             },
             ("cleanup.policy", TIMESTAMPS),
         ),
@@ -86,6 +90,31 @@ def wanted_topics(settings: Settings) -> list[Topic]:
             "DEAD_LETTER_PARTITIONS",
             {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS)},
             ("cleanup.policy",),
+        ),
+        Topic(
+            topics.catalog,
+            1,  # the order of its entries decides which are valid
+            None,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": "-1",
+                "retention.bytes": "-1",
+                TIMESTAMPS: "LogAppendTime",
+            },
+            ("cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS),
+        ),
+        Topic(
+            topics.journal,
+            1,  # its order decides which of two plans is valid
+            None,
+            {
+                "cleanup.policy": "delete",
+                "retention.ms": "-1",
+                "retention.bytes": "-1",
+                TIMESTAMPS: "LogAppendTime",
+                "max.message.bytes": str(RECORD_BYTES_MAX),
+            },
+            ("cleanup.policy", "retention.ms", "retention.bytes", TIMESTAMPS),
         ),
     ]
 
@@ -212,8 +241,15 @@ class TopicAdmin:
         else:
             problems, others = [], self._wanted
         return problems + [
-            f"topic {topic.name} has {existing[topic.name][0]} partitions, but the settings say "
-            f"{topic.partitions}: set RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
+            f"topic {topic.name} has {existing[topic.name][0]} partitions, but "
+            + (
+                f"the settings say {topic.partitions}: set "
+                f"RESMETER_TOPICS__{topic.setting}={existing[topic.name][0]}"
+                if topic.setting
+                else "must have one, as the order of its entries decides. While it is empty, delete it "
+                "and run `resmeter topics create`; a catalog's entries can be exported first, and "
+                "restored (`resmeter catalog export`)"
+            )
             for topic in others
             if topic.name in existing and existing[topic.name][0] != topic.partitions
         ]

@@ -4,7 +4,9 @@ The ledger is the authority on both, because a biller may forget an identifier a
 SQLite file (WAL) by default, or a PostgreSQL database by URL. Only this package writes the tables.
 
 The sink's intake stores usage records (`records`), its planner joins them into meter events, and
-its dispatcher leases and concludes each call (`deliveries`). Commands read `reports`, `pricing` and
+its dispatcher leases and concludes each call (`deliveries`). `journal` has the entries of the journal and
+the rules by which they are valid, `adoption` applies them to the ledger, and `outbox` finds what the
+journal lacks. `moving` copies a ledger to another database. Commands read `reports`, `pricing` and
 `receipt`. `entries` has the values that are stored and returned, `tables` the schema; `database`
 opens, checks and upgrades it, and `rights` says whether we may write it. `ages` says how long the
 oldest usage has waited.

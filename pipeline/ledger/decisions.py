@@ -2,6 +2,9 @@
 
 Each meter event gets one decision. A release creates a second meter event with the same usage records.
 Its identifier is new, because the biller may know the first one, and contains the first one.
+
+A sink writes the decision to the journal. Before it has read it back, it sends nothing for the second
+meter event. If the journal has an earlier decision of another ledger, that one replaces it.
 """
 
 import re
@@ -109,8 +112,9 @@ def _of_attempts() -> tuple[Any, ...]:
 
 
 def _is_perhaps_counted(row: Any) -> bool:
-    # An uncertain meter event without a call: a ledger that is lost may have made it.
-    return bool(row.perhaps_counted) or row.state == "uncertain"
+    # Without a call in this ledger, another ledger made it.
+    called_elsewhere = row.state == "rejected" and not row.calls
+    return bool(row.perhaps_counted) or row.state == "uncertain" or called_elsewhere
 
 
 def _last_details(connection: Connection, calls: list[int]) -> dict[int, str]:

@@ -6,12 +6,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Select,
     and_,
-    bindparam,
     case,
-    delete,
     exists,
     func,
     insert,
@@ -32,15 +29,17 @@ from pipeline.ledger.entries import (
     MeterEvent,
     NotLeased,
     OpenSum,
+    PendingKey,
     PendingRecord,
     PendingSum,
     PlannedEvent,
     Result,
     State,
 )
+from pipeline.ledger.records import delete_pending
 from pipeline.ledger.tables import (
     attempt,
-    delivery_hold,
+    delivery_takeover,
     meter_event,
     meter_event_record,
     pending_record,
@@ -62,7 +61,6 @@ _RETRIED: tuple[Result, ...] = ("failed", "foreign", "refused")
 _OPEN: tuple[State, ...] = ("planned", "sent")
 # Whatever happened since the call: if it counted, its meter event is delivered.
 _BEFORE_DELIVERED: tuple[State, ...] = (*_OPEN, *STUCK)
-_is_held = exists().where(delivery_hold.c.answered_at.is_(None))
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 
 
@@ -160,23 +158,16 @@ def rejected_queues(ledger: Ledger) -> set[tuple[str, str]]:
         return {(customer, event_name) for customer, event_name in connection.execute(query)}
 
 
-def store_planned(
-    ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int, *, even_if_held: bool = False
-) -> bool:
-    """Store meter events with the records that they cover, all or nothing.
+def store_planned(ledger: Ledger, planned: Sequence[PlannedEvent], now_ms: int) -> bool:
+    """Store meter events that the journal does not have yet, with their records, all or nothing.
 
-    Returns False, and stores nothing, if another sink has planned one of the records, or if deliveries
-    are held: then an operator decides what of it may have been sent.
+    Nothing is sent for them before they are in the journal. Returns False, and stores nothing, if
+    another process has planned one of the records.
     """
     if not planned:
         return True
-    pending_rows = [
-        {
-            "tenant_id_": item.event.tenant_id,
-            "outcome_": item.event.outcome,
-            "occurred_at_": record.occurred_at,
-            "seq_": record.seq,
-        }
+    covered = [
+        PendingKey(item.event.tenant_id, item.event.outcome, record.occurred_at, record.seq)
         for item in planned
         for record in item.records
     ]
@@ -190,11 +181,8 @@ def store_planned(
         for item in planned
     ]
     with ledger.writing() as connection:
-        # 0. First of all, because a hold waits for the transactions that have looked for it.
-        if not even_if_held and connection.scalar(select(_is_held)):
-            return False
         # 1. Deleting the pending rows decides which sink plans the records.
-        if _delete_pending(connection, pending_rows) != len(pending_rows):
+        if delete_pending(connection, covered) != len(covered):
             connection.rollback()
             return False
         # 2. The events and their records. Later, only an event's state and lease change.
@@ -203,26 +191,21 @@ def store_planned(
     return True
 
 
-def _delete_pending(connection: Connection, pending_rows: list[dict[str, Any]]) -> int:
-    p = pending_record.c
-    statement = delete(pending_record).where(
-        p.tenant_id == bindparam("tenant_id_"),
-        p.outcome == bindparam("outcome_"),
-        p.occurred_at == bindparam("occurred_at_"),
-        p.seq == bindparam("seq_"),
-    )
-    return connection.execute(statement, pending_rows).rowcount
-
-
 def _fields(event: MeterEvent) -> dict[str, Any]:
     return {name: getattr(event, name) for name in MeterEvent.__struct_fields__}
 
 
 def due(
-    ledger: Ledger, now_ms: int, events_max: int, *, without: Collection[str] = ()
+    ledger: Ledger,
+    now_ms: int,
+    events_max: int,
+    *,
+    run: str | None = None,
+    without: Collection[str] = (),
 ) -> list[MeterEvent]:
     """Return meter events that can be sent now and that no sink has leased.
 
+    Only those that the journal has, and that `run` may call: it planned them, or took them over.
     Leaves out those for the meters of `without`, which are event names.
 
     First the oldest of each customer and meter, then the second of each, and so on: one with many
@@ -238,11 +221,19 @@ def due(
         select(*_event_columns)
         .where(m.state.in_(_OPEN), _is_free(now_ms))
         .where(m.timestamp <= now_ms // 1000, m.event_name.not_in(without))
+        .where(m.journal_state.is_not(None))
         .order_by(turn, m.updated_at, m.hour, m.identifier)
         .limit(events_max)
     )
+    if run is not None:
+        query = query.where(or_(m.voucher == run, _taken_over(run)))
     with ledger.reading() as connection:
         return [MeterEvent(**row._mapping) for row in connection.execute(query)]
+
+
+def _taken_over(run: str) -> ColumnElement[bool]:
+    t = delivery_takeover.c
+    return exists().where(t.identifier == meter_event.c.identifier, t.run == run)
 
 
 def _is_free(now_ms: int) -> ColumnElement[bool]:
@@ -273,14 +264,19 @@ def lease(
     *,
     until_ms: int,
     remembered_from_ms: int,
+    perhaps_counted: bool = False,
 ) -> Lease | NotLeased:
     """Store that a call is about to be made, before the call.
 
-    The lease of `owner` ends at `until_ms`; then another sink may send the event. An attempt before
-    `remembered_from_ms` that may have been counted makes the event UNCERTAIN, for good, because the
-    biller may no longer recognise its identifier. The first such attempt decides, not the last: it
-    is the one that the biller forgets first. So does one of a time to come: a clock was set back, and
-    nobody knows how old it is.
+    The lease of `owner`, the run of the sink, ends at `until_ms`; then another sink may send the
+    event. An attempt before `remembered_from_ms` that may have been counted makes the event
+    UNCERTAIN, for good, because the biller may no longer recognise its identifier. The first such
+    attempt decides, not the last: it is the one that the biller forgets first. So does one of a time
+    to come: a clock was set back, and nobody knows how old it is. Nobody may have made an attempt that
+    the ledger does not have before `vouched_at` (see `journal`): so if that is too long ago, the event
+    is UNCERTAIN too.
+
+    `perhaps_counted`: the caller knows of such an attempt, even if the ledger has lost it.
     """
     m = meter_event.c
     move = (
@@ -289,7 +285,7 @@ def lease(
             m.identifier == event.identifier,
             m.state.in_(_OPEN),
             or_(_is_free(now_ms), m.owner == owner),
-            ~_is_held,
+            or_(m.voucher == owner, _taken_over(owner)),
         )
         .values(state="sent", owner=owner, lease_until=until_ms, updated_at=now_ms)
     )
@@ -297,9 +293,10 @@ def lease(
         if connection.execute(move).rowcount != 1:
             return NotLeased.TAKEN
         perhaps_counted_at, last_at, replays = connection.execute(_earlier_calls(event)).one()
-        if perhaps_counted_at is not None and (
-            perhaps_counted_at < remembered_from_ms or last_at > now_ms + CLOCKS_DIFFER_MS_MAX
-        ):
+        vouched = select(m.vouched_at, m.voucher).where(m.identifier == event.identifier)
+        vouched_at, voucher = connection.execute(vouched).one()
+        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms
+        if is_old or (last_at or 0) > now_ms + CLOCKS_DIFFER_MS_MAX:
             values = {"state": "uncertain", "lease_until": 0}
             connection.execute(
                 update(meter_event).where(m.identifier == event.identifier).values(values)
@@ -324,7 +321,7 @@ def lease(
             identifier=event.identifier,
             owner=owner,
             attempt=written.inserted_primary_key[0],
-            perhaps_counted=perhaps_counted_at is not None,
+            perhaps_counted=(perhaps_counted or perhaps_counted_at is not None or voucher != owner),
             idempotency_key=key,
         )
 

@@ -102,6 +102,15 @@ class PendingRecord(NamedTuple):
     occurred_at: int
 
 
+class PendingKey(NamedTuple):
+    """The key of a pending record."""
+
+    tenant_id: str
+    outcome: str
+    occurred_at: int
+    seq: int
+
+
 class PendingSum(msgspec.Struct, frozen=True):
     """The sum of all pending records of a tenant and outcome."""
 
@@ -166,7 +175,7 @@ class Lease(msgspec.Struct, frozen=True):
 class NotLeased(Enum):
     """Why a meter event must not be sent now."""
 
-    TAKEN = "another sink holds the lease, the event is concluded, or deliveries are held"
+    TAKEN = "another sink holds the lease or may call the event, or the event is concluded"
     UNCERTAIN = "an old attempt may have been counted: the event has become `uncertain`"
 
 

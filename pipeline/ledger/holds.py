@@ -1,6 +1,7 @@
-"""Hold all deliveries of an outdated ledger, until an operator resumes them.
+"""Hold all deliveries of an outdated ledger without a journal, until an operator resumes them.
 
-A ledger is outdated if an old backup was restored, if a replica that lagged took over, or if the
+Once a ledger follows the journal, it knows what was sent, and is never held. This is for the upgrade
+of a deployment that had none, whose ledger may be outdated. A ledger is outdated if an old backup was restored, if a replica that lagged took over, or if the
 setting names another database. The sink can read the missing usage records again, but the ledger does
 not know which of them were sent, and sending them again would bill twice. There is one hold for each
 partition: it has the offset of this ledger and the offset that the newer ledger had reached.
@@ -15,8 +16,9 @@ from sqlalchemy import Connection, func, insert, select, text, update
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.tables import delivery_hold, meter_event
 
-# What an operator says about the usage records that the newer ledger may have delivered.
-Answer = Literal["never_sent", "perhaps_sent"]
+# What an operator says about the usage records that the newer ledger may have delivered; or the ledger
+# follows the journal now, which knows it.
+Answer = Literal["never_sent", "perhaps_sent", "adopted"]
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,10 @@
 """Store each usage record once, in the transaction that moves the offsets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.ledger.database import Ledger
@@ -15,7 +15,15 @@ from pipeline.ledger.entries import (
     QuarantineReason,
     Stored,
 )
-from pipeline.ledger.tables import consumed_topic, consumer_offset, refused_record, usage_record
+from pipeline.ledger.tables import (
+    awaited_record,
+    consumed_topic,
+    consumer_offset,
+    meter_event_record,
+    pending_record,
+    refused_record,
+    usage_record,
+)
 from pipeline.usage.record import decode_origin, decode_record
 
 DETAIL_CHARACTERS_MAX = 500
@@ -86,10 +94,10 @@ def is_known_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
     records. It is read from its beginning; the ledger recognises what it has.
     """
     c = consumed_topic.c
-    insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+    insert_ = sqlite.insert if ledger.is_sqlite else postgresql.insert
     with ledger.writing() as connection:
         connection.execute(
-            insert(consumed_topic).values(topic=topic, topic_id=topic_id).on_conflict_do_nothing()
+            insert_(consumed_topic).values(topic=topic, topic_id=topic_id).on_conflict_do_nothing()
         )
         moved = connection.execute(
             update(consumed_topic)
@@ -99,6 +107,24 @@ def is_known_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
         if moved.rowcount:
             connection.execute(delete(consumer_offset).where(consumer_offset.c.topic == topic))
         return not moved.rowcount
+
+
+def is_same_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
+    """Return whether the ledger's offset of a topic is of the one with this id, or has none yet."""
+    c = consumed_topic.c
+    insert_ = sqlite.insert if ledger.is_sqlite else postgresql.insert
+    with ledger.writing() as connection:
+        connection.execute(
+            insert_(consumed_topic).values(topic=topic, topic_id=topic_id).on_conflict_do_nothing()
+        )
+        known = connection.scalar(select(c.topic_id).where(c.topic == topic))
+        return known == topic_id
+
+
+def awaits_any(ledger: Ledger) -> bool:
+    """Return whether the journal has put records into meter events that this ledger has not stored."""
+    with ledger.reading() as connection:
+        return connection.scalar(select(awaited_record.c.id).limit(1)) is not None
 
 
 def store(
@@ -128,7 +154,7 @@ def store(
     with ledger.writing() as connection:
         # 1. The offsets: this locks their rows, so that no other sink stores the same records.
         if not all(
-            _move(connection, ledger, topic, partition, expected[partition], offset)
+            move_offset(connection, ledger, topic, partition, expected[partition], offset)
             for partition, offset in sorted(after.items())
         ):
             moved = _offsets(connection, topic)
@@ -142,6 +168,8 @@ def store(
                 record = by_position[row[_PARTITION_AT], row[_OFFSET_AT]]
                 conflict = _quarantined("conflict", record, _difference(row, stored))
                 quarantined.append((conflict, record.value))
+        if added:
+            _link_awaited(connection, [row[0] for row in rows])
         # 3. The quarantined records, in the same transaction as the offset that passes them.
         if quarantined:
             _store_quarantined(connection, ledger, topic, quarantined)
@@ -215,7 +243,7 @@ def _offsets(connection: Connection, topic: str) -> dict[int, int]:
     return {row.partition: row.next_offset for row in rows}
 
 
-def _move(
+def move_offset(
     connection: Connection,
     ledger: Ledger,
     topic: str,
@@ -223,10 +251,11 @@ def _move(
     expected: int | None,
     next_offset: int,
 ) -> bool:
+    """Move the next offset of a partition; return False if it is not the expected one."""
     if expected is None:
-        insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+        insert_ = sqlite.insert if ledger.is_sqlite else postgresql.insert
         statement: Any = (
-            insert(consumer_offset)
+            insert_(consumer_offset)
             .values(topic=topic, partition=partition, next_offset=next_offset)
             .on_conflict_do_nothing()
         )
@@ -255,6 +284,46 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
     added = driver.executemany(_INSERT_SQLITE, rows).rowcount
     driver.execute(_PENDING_SQLITE, (stored_at, before))
     return int(added)
+
+
+def _link_awaited(connection: Connection, ids: Sequence[str]) -> None:
+    """Give records to the meter events that the journal has put them into; they are not pending."""
+    a, u = awaited_record.c, usage_record.c
+    if connection.scalar(select(a.id).limit(1)) is None:
+        return
+    for start in range(0, len(ids), _LOOKUP_IDS_MAX):
+        part = ids[start : start + _LOOKUP_IDS_MAX]
+        query = select(u.seq, u.id, u.tenant_id, u.outcome, u.occurred_at, a.identifier)
+        found = connection.execute(
+            query.join_from(usage_record, awaited_record, a.id == u.id).where(u.id.in_(part))
+        ).all()
+        if not found:
+            continue
+        links = [{"record_seq": row.seq, "identifier": row.identifier} for row in found]
+        connection.execute(insert(meter_event_record), links)
+        delete_pending(connection, found)
+        connection.execute(delete(awaited_record).where(a.id.in_([row.id for row in found])))
+
+
+def delete_pending(connection: Connection, stored: Iterable[Any]) -> int:
+    """Take records off pending; return how many were. They have the columns of the primary key."""
+    p = pending_record.c
+    statement = delete(pending_record).where(
+        p.tenant_id == bindparam("tenant_id_"),
+        p.outcome == bindparam("outcome_"),
+        p.occurred_at == bindparam("occurred_at_"),
+        p.seq == bindparam("seq_"),
+    )
+    rows = [
+        {
+            "tenant_id_": each.tenant_id,
+            "outcome_": each.outcome,
+            "occurred_at_": each.occurred_at,
+            "seq_": each.seq,
+        }
+        for each in stored
+    ]
+    return connection.execute(statement, rows).rowcount
 
 
 def _conflicts(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:
@@ -291,7 +360,7 @@ def _store_quarantined(
     topic: str,
     quarantined: list[tuple[Quarantined, bytes | None]],
 ) -> None:
-    insert = sqlite.insert if ledger.is_sqlite else postgresql.insert
+    insert_ = sqlite.insert if ledger.is_sqlite else postgresql.insert
     values = [
         {
             "topic": topic,
@@ -303,4 +372,4 @@ def _store_quarantined(
         }
         for entry, value in quarantined
     ]
-    connection.execute(insert(refused_record).on_conflict_do_nothing(), values)
+    connection.execute(insert_(refused_record).on_conflict_do_nothing(), values)

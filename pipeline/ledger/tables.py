@@ -25,6 +25,11 @@ _Seq = BigInteger().with_variant(Integer(), "sqlite")
 
 _open = text("state IN ('planned', 'sent')")
 _stuck = text("state IN ('rejected', 'uncertain', 'altered')")
+# What the journal does not have yet. A query must use the same words, or it cannot use the index.
+unjournalled = text(
+    "(journal_state IS NULL OR (journal_state IN ('planned', 'rejected') "
+    "AND state IN ('delivered', 'rejected', 'cancelled') AND state <> journal_state))"
+)
 
 usage_record = Table(
     "usage_record",
@@ -134,6 +139,16 @@ meter_event = Table(
     Column("lease_until", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    # What the journal says of it, see `journal.Standing`; null until its plan was read back.
+    Column("journal_state", Text),
+    Column("vouched_at", BigInteger),
+    Column("voucher", Text),
+    Index(
+        "meter_event_unjournalled",
+        "identifier",
+        sqlite_where=unjournalled,
+        postgresql_where=unjournalled,
+    ),
     Index("meter_event_open", "hour", "identifier", sqlite_where=_open, postgresql_where=_open),
     Index("meter_event_stuck", "hour", "identifier", sqlite_where=_stuck, postgresql_where=_stuck),
 )
@@ -146,6 +161,22 @@ meter_event_record = Table(
     ),
     Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False),
     Index("meter_event_record_identifier", "identifier"),
+)
+
+# Usage records of a meter event that the ledger has not stored yet: they will not be pending.
+awaited_record = Table(
+    "awaited_record",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False),
+)
+
+# The runs that took over an open meter event, and may call it; see `journal.Takeover`.
+delivery_takeover = Table(
+    "delivery_takeover",
+    metadata,
+    Column("identifier", _Id, ForeignKey("meter_event.identifier"), primary_key=True),
+    Column("run", Text, primary_key=True),
 )
 
 attempt = Table(
@@ -166,7 +197,8 @@ attempt = Table(
     Index("attempt_identifier", "identifier"),
 )
 
-# Only ever inserted into: what an operator decided about a meter event, once.
+# What an operator decided about a meter event, once. A decision is replaced only if the journal has an
+# earlier one, which another ledger wrote.
 delivery_decision = Table(
     "delivery_decision",
     metadata,

@@ -7,7 +7,6 @@ from functools import partial
 
 import orjson
 
-from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.events.model import Event, Rejected
@@ -140,7 +139,7 @@ def _replay_of(
     return PartitionReplay(
         committed,
         tenants.timeline_for,
-        load_keys(tenants.producers),
+        tenants.key_ring(),
         settings.worker.seal_after_ms,
         unauthorized_offsets=rejected_for("not_authorized"),
         misplaced_offsets=rejected_for("wrong_partition"),

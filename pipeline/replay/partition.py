@@ -6,14 +6,14 @@ of the worker and the sink does not, so that their mistakes cannot hide.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 import msgspec
 
 from pipeline.events.model import Addressed, Event, Reason, Rejected
-from pipeline.events.signature import Key, verify
+from pipeline.events.signature import KeyRing, verify
 from pipeline.events.times import format_time
 from pipeline.events.wire import read_record
 from pipeline.kafka.partitioners import KeyCheck
@@ -95,7 +95,7 @@ class PartitionReplay:
     Args:
         committed: the worker's committed offset.
         timeline_for: the policies of a tenant.
-        keys: keys of the producers, if the tenant file names any.
+        keys: keys of the producers, if the catalog has any.
         seal_after_ms: the worker's setting.
         is_whole: retention has not deleted the partition's first record yet.
         unauthorized_offsets: records with a dead letter `not_authorized`. The worker's decision
@@ -109,7 +109,7 @@ class PartitionReplay:
         self,
         committed: int,
         timeline_for: TimelineFor,
-        keys: Mapping[str, Key] | None = None,
+        keys: KeyRing | None = None,
         seal_after_ms: int = SEAL_AFTER_MS,
         *,
         is_whole: bool = True,
@@ -130,7 +130,7 @@ class PartitionReplay:
         self._left_out: dict[Place, set[str]] = {}  # ids of valid events that were rejected
         self._conversations: dict[bytes, ReplayedConversation] = {}
         self._committed = committed
-        self._keys = keys or None
+        self._keys = keys
         self._seal_after_ms = seal_after_ms
         self._unauthorized_offsets = unauthorized_offsets
         self._misplaced_offsets = misplaced_offsets
@@ -161,7 +161,7 @@ class PartitionReplay:
         self.read += 1
         valid = addressed = read_record(value, key, timestamp, headers)
         if not isinstance(addressed, Rejected):
-            addressed = self._authorized(offset, addressed, key, value, headers)
+            addressed = self._authorized(offset, timestamp, addressed, key, value, headers)
         if not isinstance(addressed, Rejected):
             addressed = self._placed(offset, addressed, key)
         if isinstance(addressed, Rejected):
@@ -232,6 +232,7 @@ class PartitionReplay:
     def _authorized(
         self,
         offset: int,
+        timestamp: int,
         addressed: Addressed,
         key: bytes | None,
         value: bytes | None,
@@ -240,9 +241,10 @@ class PartitionReplay:
         is_committed = offset < self._committed
         if is_committed and offset in self._unauthorized_offsets:
             return Rejected("not_authorized", "")
-        if self._keys is None:
+        keys = None if self._keys is None else self._keys.at(timestamp)
+        if keys is None:
             return addressed
-        rejected = verify(self._keys, addressed.tenant_id, key, value, headers)
+        rejected = verify(keys, addressed.tenant_id, key, value, headers)
         if rejected is None or not is_committed:
             return rejected or addressed
         # The worker accepted it: the keys were different then, or no signature was required.

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
@@ -61,7 +60,7 @@ class Reading(NamedTuple):
         self, on_record: OnRecord = ignore_progress
     ) -> Iterator[tuple[int, PartitionReplay]]:
         """Read one partition after the other, and yield each, so that memory holds one at a time."""
-        keys = load_keys(self.tenants.producers)
+        keys = self.tenants.key_ring()
         topics = self.settings.topics
         done, total = 0, self.events.size
         for partition, (low, _) in sorted(self.events.bounds.items()):

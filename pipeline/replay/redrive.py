@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.events.model import Rejected
@@ -82,8 +81,8 @@ def redrive(
         ConfigurationError: a topic does not exist, or a producer's key cannot be read.
         UnavailableError: no broker responds, or it did not acknowledge everything.
     """
-    keys = load_keys(tenants.producers)
     now = int(time.time() * 1000)
+    keys = tenants.key_ring().at(now)
     left: Counter[str] = Counter()
     chosen: list[Letter] = []
     # Read all reasons: a record may have another dead letter with another reason.

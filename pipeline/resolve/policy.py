@@ -125,6 +125,10 @@ class Timeline:
         """Return the version in force at a time."""
         return self.single or self.versions[bisect_right(self._from_ms, ms) - 1]
 
+    def begins(self) -> list[tuple[Policy, int]]:
+        """Return the versions in the order in which they come into force, each with its time."""
+        return list(zip(self.versions, self._from_ms, strict=True))
+
     def rules_at(self, ms: int) -> bytes:
         """Return the `rules_id` of the version in force at a time."""
         return self._rules[bisect_right(self._from_ms, ms) - 1]

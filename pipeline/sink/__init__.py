@@ -1,14 +1,17 @@
 """Send what is owed to a biller, each unit once.
 
-    Kafka: usage.records ──▶ intake ──▶ ledger ──▶ planner (grouping) ──▶ dispatcher ──▶ Meter
-                            in a thread              at each flush         one call at a time
-                                                                           for a customer and meter
+    Kafka: usage.records ──▶ intake ──▶ ledger ──▶ planner (grouping) ──▶ Kafka: resmeter.journal
+                            in a thread              at each flush                  │
+               Meter ◀── dispatcher ◀── ledger ◀── journal, read back ◀─────────────┘
+                         one call at a time for a customer and meter
 
 `service` wires these parts and runs them. It opens the meter of `sink.stripe`; all other parts know
 the biller only through the `Meter` protocol (module `meter`).
 
 Invariants:
 
+- A meter event is in the journal, read back, before it is sent (module `journal`). The journal decides
+  which meter event a usage record belongs to, for every ledger.
 - The ledger is written before the effect that it describes: a record before its offset is committed,
   an attempt before its call. A crash at any point can only repeat a call, with the same identifier,
   and the biller counts an identifier once.

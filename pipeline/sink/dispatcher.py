@@ -2,6 +2,7 @@
 
 The steps of a delivery, and what a crash after each step leads to:
 
+0. The meter event is in the journal, which was read back (`journal`).
 1. The lease and the attempt are stored. After a crash here, nothing was sent: the lease ends, and
    the event is sent later.
 2. The call is made, unless the lease has ended meanwhile. After a crash here, the event may have
@@ -24,7 +25,7 @@ from pipeline.ledger.entries import Conclusion, Lease, MeterEvent, NotLeased, St
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.breaker import Breaker, Key
-from pipeline.sink.meter import NEXT, Meter, Next
+from pipeline.sink.meter import NEXT, NOT_COUNTED, Meter, Next
 
 QUEUED_EVENTS_MAX = 10_000
 QUEUED_OF_KEY_MAX = 1_000  # more than one queue delivers between two flushes
@@ -61,7 +62,8 @@ class _Queue(NamedTuple):
 class Dispatcher:
     """Delivers the events that are due, through a queue for each customer and meter.
 
-    Everything runs in one event loop. `owner` names this sink in the ledger's leases.
+    Everything runs in one event loop. `owner` names this sink in the ledger's leases and, as its
+    run, in the journal.
     """
 
     def __init__(
@@ -87,6 +89,9 @@ class Dispatcher:
         self._queued: set[str] = set()  # identifiers
         self._pausing: set[asyncio.Task[None]] = set()
         self._unfit: dict[str, str] = {}  # event name → why its meter would not count
+        # Identifiers of which a call of this process may have counted, or is in flight. The ledger has
+        # them as attempts, but it may lose commits.
+        self.doubtful: set[str] = set()
         self._stopping = False
         self.halted: str | None = None
         # Gets the exception of the first queue that fails; the process must end then.
@@ -139,7 +144,12 @@ class Dispatcher:
         unfit: dict[str, str] = {}
         while True:
             due = await asyncio.to_thread(
-                deliveries.due, ledger, now_ms, QUEUED_EVENTS_MAX, without=tuple(unfit)
+                deliveries.due,
+                ledger,
+                now_ms,
+                QUEUED_EVENTS_MAX,
+                run=self._owner,
+                without=tuple(unfit),
             )
             found = await self.meter.unfit({event.event_name for event in due})
             if not found:
@@ -219,6 +229,7 @@ class Dispatcher:
             now_ms,
             until_ms=now_ms + self._lease_ms,
             remembered_from_ms=now_ms - self.meter.remembered_seconds * 1000,
+            perhaps_counted=event.identifier in self.doubtful,
         )
         if isinstance(lease, NotLeased):
             if lease is NotLeased.UNCERTAIN:
@@ -227,8 +238,8 @@ class Dispatcher:
                     event,
                     "uncertain",
                     f"a call of more than {hours} hours ago (or, if a clock was set back, of an unknown "
-                    f"time) may have been counted, and {name} may no longer recognise its identifier: "
-                    f"compare {name}'s sums of this customer and hour",
+                    f"time) may have been counted, of this ledger or of one that is lost, and {name} may "
+                    f"no longer recognise its identifier: compare {name}'s sums of this customer and hour",
                 )
             return "done"
         # 2. The call.
@@ -253,7 +264,12 @@ class Dispatcher:
                 result="refused", detail="the lease ended before the call: none is made"
             )
         began = time.perf_counter()
+        was_doubtful = event.identifier in self.doubtful
+        self.doubtful.add(event.identifier)
         conclusion = await self.meter.deliver(event, lease)
+        is_certain = NEXT[conclusion.result] == "done" or conclusion.result in NOT_COUNTED
+        if is_certain and not (was_doubtful and conclusion.result in NOT_COUNTED):
+            self.doubtful.discard(event.identifier)
         self._metrics.delivery_seconds.observe(time.perf_counter() - began)
         return conclusion
 

@@ -32,6 +32,7 @@ from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.counts import count_stored, drop_partition
+from pipeline.sink.origin import RecordsOrigin
 from pipeline.sink.position import LedgerPosition
 
 CONNECT_SECONDS_MAX = 5.0
@@ -60,11 +61,11 @@ class Intake:
         metrics: SinkMetrics,
         now: Callable[[], float] = time.time,
         topic_id: Callable[[], str] = lambda: "",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare an intake; `topic_id` asks for the topic's id, and returns "" if it is unknown."""
-        self._topic_id = topic_id
-        self._read_topic_id = ""
         self._servers = str(client_options["bootstrap.servers"])
+        self._origin = RecordsOrigin(ledger, topic, self._servers, topic_id, metrics)
         self._options = {
             **client_options,
             "group.id": settings.group,
@@ -83,6 +84,7 @@ class Intake:
         self._metrics = metrics
         self._batch_records_max = settings.batch_records_max
         self._now = now
+        self._monotonic = monotonic
         self._log = get_logger(__name__)
         self._stop = threading.Event()
         self._failure: Exception | None = None  # set by a callback; `step` raises it
@@ -128,7 +130,7 @@ class Intake:
     def join(self, consumer: Consumer) -> None:
         """Subscribe to the topic; a later `step` receives the partitions."""
         self._partitions = self._check_topic(consumer)
-        self._check_identity()
+        self._origin.check_identity()
         # Before any record is stored: an outdated ledger that catches up looks like the newest.
         self._learn_committed_at_start(consumer)
         consumer.subscribe(
@@ -146,9 +148,10 @@ class Intake:
         consumed = self._consumed(consumer, messages)
         if consumed:
             self._store(consumer, consumed)
-        if time.monotonic() - self._lag_measured_at >= LAG_INTERVAL_SECONDS and self._joined:
+        if self._monotonic() - self._lag_measured_at >= LAG_INTERVAL_SECONDS and self._joined:
+            self._follow_ledger(consumer)
             self._measure_lag(consumer)
-            self._lag_measured_at = time.monotonic()
+            self._lag_measured_at = self._monotonic()
 
     def _check_topic(self, consumer: Consumer) -> list[int]:
         """Check that the topic exists, and return its partitions."""
@@ -168,32 +171,6 @@ class Intake:
         if metadata.topics[self._topic].error is not None:
             raise ConfigurationError([self._no_topic()])
         return sorted(metadata.topics[self._topic].partitions)
-
-    def _check_identity(self) -> None:
-        """Check that the ledger's offsets are of this topic, and not of one that had its name.
-
-        Raises:
-            UnavailableError: the topic was made again while we read it. The next start reads it again.
-        """
-        topic_id = self._topic_id()
-        if not topic_id or topic_id == self._read_topic_id:
-            return
-        if self._read_topic_id:
-            raise UnavailableError(
-                f"{self._topic} at {self._servers} was made again: the sink must start again, to read "
-                "it from its beginning"
-            )
-        self._read_topic_id = topic_id
-        if not records.is_known_topic(self._ledger, self._topic, topic_id):
-            self._metrics.records_missing.inc()
-            self._log.error(
-                "usage_topic_is_another",
-                topic=self._topic,
-                topic_id=topic_id,
-                consequence="the ledger's offsets are of a topic that is gone: this one is read from "
-                "its beginning, and what the ledger has counts once; what nobody had read is lost",
-                todo="run `resmeter audit`: it names what is missing",
-            )
 
     def _learn_committed(self, consumer: Consumer, partitions: Iterable[int]) -> None:
         """Ask Kafka how far the group is, and hold the deliveries if the ledger is behind that."""
@@ -243,6 +220,8 @@ class Intake:
         position = TopicPartition(self._topic, partition)
         low, high = consumer.get_watermark_offsets(position, timeout=CONNECT_SECONDS_MAX)
         expected = self._stored[partition]
+        if low > (expected or 0):
+            self._origin.check_complete(partition, expected, low)
         if expected is None:
             self._read[partition] = 0
             position.offset = OFFSET_BEGINNING
@@ -320,6 +299,15 @@ class Intake:
             self._seek(consumer, partition)
         return moved
 
+    def _follow_ledger(self, consumer: Consumer) -> None:
+        """Notice that the database has lost commits, even if no record arrives any more."""
+        offsets = records.offsets(self._ledger, self._topic)
+        moved = {
+            n: offsets.get(n) for n, stored in self._stored.items() if offsets.get(n) != stored
+        }
+        if moved:
+            self._rewind_to_ledger(consumer, Moved(moved))
+
     def _seek(self, consumer: Consumer, partition: int) -> None:
         position = self._position_of(consumer, partition)
         try:
@@ -355,7 +343,7 @@ class Intake:
 
     def _measure_lag(self, consumer: Consumer) -> None:
         """Measure the lag of each partition; this also shows whether Kafka can be reached."""
-        self._check_identity()
+        self._origin.check_identity()
         try:
             # All partitions, not only ours: another sink may have stored them in another ledger.
             self._learn_committed(consumer, self._partitions)

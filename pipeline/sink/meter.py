@@ -20,6 +20,10 @@ NEXT: dict[Result, Next] = {
 }
 
 
+# After these, the call has certainly not counted.
+NOT_COUNTED: tuple[Result, ...] = ("refused", "halted")
+
+
 class Meter(Protocol):
     """Counts meter events: a biller, or a stand-in within the process."""
 

@@ -1,6 +1,7 @@
 """Plan meter events from the ledger's pending records, in chunks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
@@ -21,16 +22,43 @@ class Planned(msgspec.Struct):
     carried: dict[str, int] = msgspec.field(default_factory=dict)  # below zero
 
 
+class Plans(Protocol):
+    """Takes meter events with their records: the journal, or the ledger itself."""
+
+    def plan(self, planned: Sequence[PlannedEvent]) -> bool:
+        """Take meter events; later or now, their records are no longer pending.
+
+        Returns False if nothing was taken, because another process has planned some of them.
+        """
+
+    def commit(self) -> object:
+        """Return when the records of all meter events taken are no longer pending."""
+
+
+class LedgerPlans:
+    """Stores meter events in the ledger, which a sink writes to the journal later."""
+
+    def __init__(self, ledger: Ledger, now_ms: int) -> None:
+        self._ledger = ledger
+        self._now_ms = now_ms
+
+    def plan(self, planned: Sequence[PlannedEvent]) -> bool:
+        return deliveries.store_planned(self._ledger, planned, self._now_ms)
+
+    def commit(self) -> None:
+        """Do nothing: `plan` stores at once."""
+
+
 def plan_pending(
     ledger: Ledger,
     billing: Billing,
     body_sha256: Callable[[MeterEvent], str],
-    now_ms: int,
+    plans: Plans,
     *,
     chunk_records: int = CHUNK_RECORDS,
     doubted: Mapping[int, int] | None = None,
 ) -> Planned:
-    """Plan the pending records of each tenant with a customer, and store the meter events.
+    """Plan the pending records of each tenant with a customer, and give the meter events to `plans`.
 
     With `doubted`, plan only charges before an offset, by partition, and as uncertain: an operator
     decides about each meter event. Their reversals stay pending: whether a charge was sent or not, its
@@ -54,18 +82,15 @@ def plan_pending(
         event_name = billing.event_name_for(outcome)
         destination = Destination(tenant_id, outcome, customer or "", event_name)
         size = chunk_records
+        first: int | None = None
         while True:
             records = deliveries.pending_records(ledger, tenant_id, outcome, size, doubted)
             grouping = group_records(records)
             planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
             if doubted is not None:
                 planned = list(map(_uncertain, planned))
-            if not deliveries.store_planned(
-                ledger, planned, now_ms, even_if_held=doubted is not None
-            ):
-                if doubted is not None:
-                    continue  # somebody else has planned some of them: all must be planned
-                break  # another sink planned some of them, or a hold; the next flush plans the rest
+            if not plans.plan(planned):
+                continue  # the rest of them is still pending
             result.events += sum(item.event.value > 0 for item in planned)
             result.netted += sum(item.event.value == 0 for item in planned)
             if len(records) < size:
@@ -73,6 +98,11 @@ def plan_pending(
                 if left:
                     result.carried[tenant_id] = result.carried.get(tenant_id, 0) + left
                 break
+            if planned:
+                plans.commit()
+                if records[0].seq == first:
+                    break  # what was planned is pending again: the database has lost commits
+                first = records[0].seq
             # If the whole chunk is carried, grouping needs the records after it.
             size = chunk_records if planned else size * 2
     return result

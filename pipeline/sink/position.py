@@ -5,15 +5,17 @@ ledger's, or the group has one and the ledger has none, the ledger is an older c
 database. It does not know what was sent since then, and sending that again would bill twice. So all
 deliveries of the ledger are held (`pipeline.ledger.holds`), while the intake continues.
 
-The offsets show that a ledger lacks a stored batch. They do not show that a ledger was copied after
-the last batch was stored and before its meter events were sent: the copy has the same offsets.
+This matters only until the ledger follows the journal, which knows what was sent (`journal`): once, at
+the upgrade of a deployment that had no journal. The offsets show that a ledger lacks a stored batch.
+They do not show that a ledger was copied after the last batch was stored and before its meter events
+were sent: the copy has the same offsets.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping
 
-from pipeline.ledger import Ledger, holds, records
+from pipeline.ledger import Ledger, adoption, holds, records
 from pipeline.ledger.holds import Hold
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
@@ -29,8 +31,11 @@ class LedgerPosition:
         group: str,
         metrics: SinkMetrics,
         now: Callable[[], float] = time.time,
+        *,
+        journal_topic: str,
     ) -> None:
         self._ledger = ledger
+        self._journal_topic = journal_topic
         self._topic = topic
         self._group = group
         self._metrics = metrics
@@ -54,6 +59,11 @@ class LedgerPosition:
         Raises:
             UnavailableError: the ledger cannot be reached.
         """
+        if adoption.position(self._ledger, self._journal_topic) is not None:
+            with self._lock:
+                self._report([])
+                self._held = []
+            return False
         with self._lock:
             if not self._is_known:
                 return True

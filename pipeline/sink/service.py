@@ -12,11 +12,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from pipeline.catalog.prices import Billing
+from pipeline.catalog.topic import CatalogTopic, no_catalog
 from pipeline.config import Settings
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.positions import Positions, topic_id_of
+from pipeline.kafka.single import SingleTopic, TopicUnavailableError
 from pipeline.ledger import (
     Ledger,
     deliveries,
@@ -28,10 +30,12 @@ from pipeline.ledger.ages import oldest_open
 from pipeline.ledger.entries import STUCK
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
-from pipeline.metrics import RuntimeMetrics, SinkMetrics, new_registry
+from pipeline.metrics import CatalogMetrics, RuntimeMetrics, SinkMetrics, new_registry
 from pipeline.sink.counts import publish_ages, publish_owed, publish_pending
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
+from pipeline.sink.following import BillingCatalog
 from pipeline.sink.intake import Intake
+from pipeline.sink.journal import Journal
 from pipeline.sink.planner import Planned, plan_pending
 from pipeline.sink.position import LedgerPosition
 from pipeline.sink.stripe.meter import open_meter
@@ -41,7 +45,7 @@ _LOG_SECONDS = 1.0
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
-async def run_sink(settings: Settings, billing: Billing) -> None:
+async def run_sink(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
 
     Raises:
@@ -64,13 +68,23 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                 get_logger(__name__).warning("sslmode_missing", detail=missing)
             if problems := await asyncio.to_thread(problems_of_rights, ledger):
                 raise ConfigurationError(problems)
+            catalog_topic = CatalogTopic(settings)
+            stack.callback(catalog_topic.close)
+            missing = no_catalog(settings.topics.catalog)
+            catalog = await asyncio.to_thread(BillingCatalog, catalog_topic, missing)
             registry = new_registry()
             metrics = SinkMetrics(registry)
+            run = uuid.uuid4().hex
+            topic = SingleTopic(settings.kafka, settings.topics.journal)
+            stack.callback(topic.close)
+            journal = Journal(ledger, topic, settings.topics.journal, run, metrics)
+            # What was sent is known before anything is read, planned or called.
+            await asyncio.to_thread(journal.open)
             dispatcher = Dispatcher(
                 ledger,
                 meter,
                 metrics,
-                owner=uuid.uuid4().hex,
+                owner=run,
                 limits=DeliveryLimits(
                     concurrent_max=settings.sink.deliveries_concurrent_max,
                     retry_pause_seconds_max=settings.sink.retry_pause_seconds_max,
@@ -78,7 +92,13 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                     rejections_in_a_row_max=settings.sink.rejections_in_a_row_max,
                 ),
             )
-            position = LedgerPosition(ledger, settings.topics.records, settings.sink.group, metrics)
+            position = LedgerPosition(
+                ledger,
+                settings.topics.records,
+                settings.sink.group,
+                metrics,
+                journal_topic=settings.topics.journal,
+            )
             intake = Intake(
                 librdkafka_options(settings.kafka),
                 settings.topics.records,
@@ -88,7 +108,7 @@ async def run_sink(settings: Settings, billing: Billing) -> None:
                 metrics,
                 topic_id=partial(topic_id_of, Positions(settings.kafka), settings.topics.records),
             )
-            sink = _Sink(settings, billing, ledger, metrics, dispatcher, intake, position)
+            sink = _Sink(settings, catalog, journal, metrics, dispatcher, intake, position)
             await sink.run(registry, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -101,16 +121,16 @@ class _Sink:
     def __init__(
         self,
         settings: Settings,
-        billing: Billing,
-        ledger: Ledger,
+        catalog: BillingCatalog,
+        journal: Journal,
         metrics: SinkMetrics,
         dispatcher: Dispatcher,
         intake: Intake,
         position: LedgerPosition,
     ) -> None:
         self._settings = settings.sink
-        self._billing = billing
-        self._ledger = ledger
+        self._catalog = catalog
+        self._journal = journal
         self._metrics = metrics
         self._dispatcher = dispatcher
         self._intake = intake
@@ -120,9 +140,10 @@ class _Sink:
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
         """Serve, consume and flush until `stop` or the first failure, which is raised."""
         listening = listen(self._settings.http_host, self._settings.http_port)
+        self._catalog_metrics = CatalogMetrics(registry)
         RuntimeMetrics(registry, "sink").ready.set_function(lambda: not self._problems())
         async with serving(listening, text_of(registry), self._readiness) as port:
-            self._log.info("sink_started", ledger=self._ledger.redacted_url, http_port=port)
+            self._log.info("sink_started", ledger=self._journal.ledger.redacted_url, http_port=port)
             consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
             flushing = asyncio.create_task(self._flush_until(stop))
             logging = asyncio.create_task(self._log_until(stop))
@@ -142,15 +163,25 @@ class _Sink:
             await asyncio.wait({consuming, flushing, logging, stopping})
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
+            # 3. The journal learns the last conclusions, and that this run makes no further call.
+            await self._hand_over()
             for task in (*ended, consuming, flushing, logging):
                 task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
+
+    async def _hand_over(self) -> None:
+        """Do what the next run would do with less certainty; a failure changes nothing."""
+        try:
+            await asyncio.to_thread(self._journal.hand_over, self._dispatcher.doubtful)
+        except UnavailableError as error:
+            self._log.warning("journal_not_handed_over", detail=str(error))
 
     async def _readiness(self) -> list[str]:
         return self._problems()
 
     def _problems(self) -> list[str]:
-        return self._intake.problems() + self._dispatcher.problems()
+        journal = [self._journal.problem] if self._journal.problem else []
+        return self._intake.problems() + journal + self._dispatcher.problems()
 
     async def _log_until(self, stop: asyncio.Event) -> None:
         metrics = self._metrics
@@ -166,6 +197,8 @@ class _Sink:
         )
         readiness = ReadinessLog(self._log)
         while not stop.is_set():
+            catalog = self._catalog
+            self._catalog_metrics.show(*catalog.tenants.catalog.head, catalog.age_seconds)
             readiness.update(self._problems())
             work.tick()
             with suppress(TimeoutError):
@@ -175,9 +208,10 @@ class _Sink:
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
+            await self._catalog.refresh()
             planned = await flush(
-                self._ledger,
-                self._billing,
+                self._journal,
+                self._catalog.tenants,
                 self._dispatcher,
                 self._metrics,
                 position=self._position,
@@ -192,7 +226,7 @@ class _Sink:
 
 
 async def flush(
-    ledger: Ledger,
+    journal: Journal,
     billing: Billing,
     dispatcher: Dispatcher,
     metrics: SinkMetrics,
@@ -201,21 +235,49 @@ async def flush(
 ) -> Planned:
     """Plan the pending records, publish the undelivered units, and queue the events that are due.
 
-    While deliveries are held, the units are published and nothing else happens.
+    While deliveries are held, the units are published and nothing else happens. While the journal
+    cannot be reached, nothing is planned; what was read back is delivered.
     """
     now = time.time() if now is None else now
-    is_held = position is not None and await asyncio.to_thread(position.is_held)
-    planned = (
-        Planned()
-        if is_held
-        else await asyncio.to_thread(
-            plan_pending, ledger, billing, dispatcher.meter.body_sha256, int(now * 1000)
+    is_held = False
+    try:
+        is_held = not await asyncio.to_thread(_may_plan, journal, position)
+        planned = (
+            Planned() if is_held else await asyncio.to_thread(_plan, journal, billing, dispatcher)
         )
-    )
+        journal.problem = None
+    except TopicUnavailableError as error:
+        journal.discard()
+        journal.problem = str(error)
+        planned = Planned()
     metrics.meter_events_planned.inc(planned.events)
-    await _publish_pending(ledger, billing, metrics, planned, now)
+    metrics.journal_unreached.set(1 if journal.problem else 0)
+    await _publish_pending(journal.ledger, billing, metrics, planned, now)
     if not is_held:
         await dispatcher.dispatch()
+    return planned
+
+
+def _may_plan(journal: Journal, position: LedgerPosition | None) -> bool:
+    """Return whether the ledger follows the journal; let it begin, unless its deliveries are held."""
+    if journal.is_followed():
+        return True
+    journal.open()
+    if not journal.is_followed():
+        if position is not None and position.is_held():
+            return False
+        journal.begin()
+    return True
+
+
+def _plan(journal: Journal, billing: Billing, dispatcher: Dispatcher) -> Planned:
+    """Write to the journal what it lacks, and read it back."""
+    journal.follow()
+    journal.add_unjournalled()
+    journal.add_takeovers()
+    journal.add_renewals(dispatcher.doubtful)
+    planned = plan_pending(journal.ledger, billing, dispatcher.meter.body_sha256, journal)
+    journal.commit()
     return planned
 
 

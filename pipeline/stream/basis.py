@@ -4,7 +4,13 @@ A state stores the offset up to which it has read. That offset has a meaning onl
 it was read from. So the value of each clock record in the changelog has the topic's id, its number
 of partitions, and which records were lost before a worker read them. Workers of older versions skip
 clock records, whatever their value, and write them empty.
+
+Before timers settle silence, they promise it in a clock record: up to which time, and before which
+offset. If a later record has an earlier timestamp after all, because brokers' clocks differ, every
+owner of the partition settles the silence first, and writes the same usage records.
 """
+
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +18,16 @@ from pipeline.errors import UnknownStateError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 
 _RANGES_MAX = 20
+
+
+class Promise(NamedTuple):
+    """Silence up to `until_ms` is settled before the record at `offset` is applied."""
+
+    offset: int
+    until_ms: int
+
+
+NO_PROMISE = Promise(-1, 0)
 
 
 class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -22,6 +38,8 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
     lost: tuple[tuple[int, int], ...] = ()  # first offset, end: lost and not acknowledged yet
     acknowledged: Acknowledgement | None = None  # the last one
     changes: int = 0
+    catalog: tuple[int, str] = (0, "")  # number and digest of the newest entry decided under
+    promise: Promise = NO_PROMISE
 
     @property
     def lost_records(self) -> int:
@@ -34,6 +52,10 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
         if found == (self.topic_id, self.partitions):
             return self
         return self._changed(topic_id=found[0], partitions=found[1])
+
+    def under(self, head: tuple[int, str]) -> "Basis":
+        """Return the basis of states that may have been decided under this entry of the catalog."""
+        return self if head == self.catalog else self._changed(catalog=head)
 
     def with_loss(self, first: int, end: int) -> "Basis":
         """Add a range of lost records; return this if all of it is known or acknowledged.
@@ -56,6 +78,12 @@ class Basis(msgspec.Struct, frozen=True, omit_defaults=True):
         if left == self.lost or given.topic_id != self.topic_id:
             return self
         return self._changed(lost=left, acknowledged=given)
+
+    def with_promise(self, promise: Promise) -> "Basis":
+        """Return the basis with a promise; this if it has it."""
+        if promise == self.promise:
+            return self
+        return msgspec.structs.replace(self, promise=promise)
 
     def _changed(self, **members: object) -> "Basis":
         return msgspec.structs.replace(self, changes=self.changes + 1, **members)
@@ -133,6 +161,24 @@ def differences(
     return found
 
 
+def catalog_problem(place: str, basis: Basis, head: tuple[int, str]) -> str:
+    """Return why a partition must not be decided under a catalog that lacks an entry.
+
+    Args:
+        place: the partition.
+        basis: what its states were made from.
+        head: number and digest of the last entry of the catalog as it is.
+    """
+    number, digest = basis.catalog
+    return (
+        f"{place}: its conversations were decided under entry {number} ({digest[:12]}) of the "
+        f"catalog, and the catalog of this process does not have it: it ends with entry {head[0]} "
+        f"({head[1][:12] or 'none'}). Either RESMETER_TOPICS__CATALOG names another topic, or the "
+        f"topic was made again. {_NOTHING_IS_DECIDED} Make it again once more, and run `resmeter "
+        "catalog restore FILE` with the newest export: see docs/operate/catalog.md"
+    )
+
+
 _NOTHING_IS_DECIDED = "The worker decides nothing on it."
 _OTHER_LOG = (
     "Bring back the topic that the states were made from. If it is gone for good, the states can be "
@@ -158,11 +204,14 @@ def lost_range(bounds: Bounds, next_offset: int | None, found: int | None) -> ra
 
 
 def newest_basis(value: bytes | None, known: Basis | None) -> Basis | None:
-    """Return the newer of a clock record's basis and the one known.
+    """Return the newer of a clock record's basis and the one known, with the later promise.
 
-    A worker of an older version writes its clock records empty.
+    A worker of an older version writes its clock records empty, or without a promise.
     """
     if not value:
         return known
     basis = decode_basis(value)
-    return basis if known is None or basis.changes >= known.changes else known
+    if known is None:
+        return basis
+    newer = basis if basis.changes >= known.changes else known
+    return newer.with_promise(max(basis.promise, known.promise))

@@ -1,18 +1,20 @@
 """The input and the result of a batch of one partition. Pure."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
 from pipeline.events.model import TYPES
 from pipeline.kafka.headers import DeadLetter
 from pipeline.kafka.partitioners import Agreement
+from pipeline.stream.basis import Promise
 from pipeline.stream.state import HAS_SEAL, PACKED, decode_state, header_of
 from pipeline.usage.conversation import Conversation
 from pipeline.usage.history import ALWAYS_FIT_EVENTS
 from pipeline.usage.received import Arrived, Received, Reused
-from pipeline.usage.record import UsageRecord
+from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 
 _ALWAYS = -(2**62)
 
@@ -39,6 +41,12 @@ class Output(msgspec.Struct, frozen=True):
     value: bytes
     origin: bytes
     record: UsageRecord
+
+    @classmethod
+    def of(cls, topic: str, partition: int, record: UsageRecord, offsets: tuple[int, ...]) -> Self:
+        """Return what to write for a record whose evidence has these offsets in a partition."""
+        origin = encode_origin(Origin(topic, partition, offsets))
+        return cls(record.tenant_id.encode(), encode_record(record), origin, record)
 
 
 class ReusedId(NamedTuple):
@@ -88,6 +96,7 @@ class PendingConversation:
     __slots__ = (
         "arrived",
         "conversation_id",
+        "due_arrival_ms",
         "next_offset",
         "rejectable",
         "rejectable_from_count",
@@ -113,10 +122,10 @@ class PendingConversation:
         # or if its timestamp is `rejectable_from_ms` or later (the history may be sealed by then).
         self.rejectable: dict[int, Record] = {}
         if stored is None:
-            self.next_offset, form = 0, 0
+            self.next_offset = self.due_arrival_ms = form = 0
             self.rejectable_from_ms = timestamp + seal_after_ms
         else:
-            self.next_offset, _, _, form, last_arrival_ms = header_of(stored)
+            self.next_offset, _, self.due_arrival_ms, form, last_arrival_ms = header_of(stored)
             self.rejectable_from_ms = (
                 _ALWAYS if form & HAS_SEAL else last_arrival_ms + seal_after_ms
             )
@@ -126,8 +135,26 @@ class PendingConversation:
         """Return the conversation as it was stored, or a new one."""
         return Conversation() if self.stored is None else decode_state(self.stored)
 
+    def is_promised(self, promise: Promise) -> bool:
+        """Return whether the conversation may have silence that was promised to be settled first.
+
+        Its newest events come after the promise, and it has applied none of those before.
+        """
+        at, until_ms = promise
+        return self.next_offset <= at <= self.arrived[-1][0] and (
+            0 < self.due_arrival_ms <= until_ms or self.arrived[0][0] < at
+        )
+
     def keep(self, record: Record) -> None:
         """Keep a record that the conversation may still reject."""
         if record.timestamp >= self.rejectable_from_ms:
             self.rejectable_from_ms = _ALWAYS
         self.rejectable[record.offset] = record
+
+
+def in_parts(arrived: Sequence[Arrived], size: int, at: int) -> Iterator[Sequence[Arrived]]:
+    """Cut events into parts of at most `size`, none with events on both sides of the offset `at`."""
+    cut = bisect_left(arrived, at, key=lambda one: one[0])
+    for begin, end in ((0, cut), (cut, len(arrived))):
+        for start in range(begin, end, size):
+            yield arrived[start : min(start + size, end)]

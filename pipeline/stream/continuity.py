@@ -1,14 +1,16 @@
 """Check that the log continues where the states of a partition end."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from pipeline.errors import ConfigurationError
 from pipeline.kafka.bounds import Bounds, TopicFacts
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
-from pipeline.stream.basis import Basis, differences, encode_basis, lost_range
+from pipeline.stream.basis import Basis, catalog_problem, differences, encode_basis, lost_range
+from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Log, Writer
+from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.partition import Partition
 from pipeline.stream.state import next_offset_of
 
@@ -34,9 +36,12 @@ class Continuity:
         topic: str,
         done: Mapping[int, int],
         end: Callable[[str, BaseException], object],
+        following: Following,
         *,
         retry_seconds: float = 1.0,
     ) -> None:
+        self.read_catalog: Callable[[], Awaitable[None]] = _do_nothing
+        self._following = following
         self._host = host
         self._log = log
         self._outputs = outputs
@@ -110,21 +115,41 @@ class Continuity:
             read_up_to = _read_up_to(partition, next_offset)
             basis = partition.basis or Basis()
             problems = differences(self._place(number), basis, topic, bounds, read_up_to)
+            if not self._following.catalog.has(basis.catalog):
+                await self.read_catalog()  # the partition's last owner may have read a newer one
+            if not self._following.catalog.has(basis.catalog):
+                head = self._following.catalog.head
+                problems.append(catalog_problem(self._place(number), basis, head))
             if not problems:
                 break
             if attempt == _ATTEMPTS_MAX - 1:
                 self._end("log_is_another", ConfigurationError(problems))
                 return
             await asyncio.sleep(self._retry_seconds)
+        if number not in self._next and not self._fit(partition):
+            return
         if next_offset is None:
             next_offset = read_up_to
         basis = basis.on(topic)
         lost = lost_range(bounds, next_offset, found)
         if lost:
             basis = self._lose(number, basis, lost)
-        await self._keep(partition, basis)
+        await self._keep(partition, basis.under(self._following.catalog.head))
+        while partition.basis is None or partition.basis.catalog != self._following.catalog.head:
+            await self.note(partition, self._following.catalog.head)  # it has changed meanwhile
         if generation == self._host.generation:
             self._next[number] = found if found is not None else max(next_offset or 0, bounds.low)
+
+    def _fit(self, partition: Partition) -> bool:
+        """Return whether the states of a partition fit the catalog; end the process if they do not.
+
+        Otherwise a timer would bill by rules that the answers never had. The catalog must have the
+        entry that the partition was decided under.
+        """
+        misfits = misfits_in([partition.states], self._following.tenants.timeline_for)
+        if misfits:
+            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
+        return not misfits
 
     def _known(self, number: int) -> int:
         """Return the highest offset that we can have committed ourselves."""
@@ -168,6 +193,10 @@ class Continuity:
             _, offsets = await self._outputs.read_clock(number, encode_basis(basis))
             self._host.states_written(number, offsets)
         self._metrics.events_lost.labels(number).set(basis.lost_records)
+
+    async def note(self, partition: Partition, head: tuple[int, str]) -> None:
+        """Write to the changelog that the partition is decided under this entry of the catalog."""
+        await self._keep(partition, (partition.basis or Basis()).under(head))
 
     # --- while the worker runs --------------------------------------------------------------------
 
@@ -225,6 +254,10 @@ class Continuity:
 
     def _place(self, number: int) -> str:
         return f"{self._topic}[{number}]"
+
+
+async def _do_nothing() -> None:
+    """Stand in for reading the catalog until a follower is there."""
 
 
 def _read_up_to(partition: Partition, next_offset: int | None) -> int | None:

@@ -67,6 +67,7 @@ def drop_partition(metrics: WorkerMetrics, partition: int) -> None:
         metrics.lag_seconds,
         metrics.commit_age,
         metrics.events_lost,
+        metrics.clock_behind,
         metrics.open_transaction,
     ):
         remove_partition(gauge, partition)

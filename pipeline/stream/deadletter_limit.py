@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from pipeline.events.model import Reason
+from pipeline.events.signature import KeyRing
 from pipeline.kafka.headers import OTHER_SOURCE
 
 _RECORDS_MIN = 1_000  # the share of fewer records says little
@@ -25,10 +26,14 @@ class DeadLetterLimit:
     def __init__(self, window: int, share_max: float, *, signed_only: bool = False) -> None:
         self._window = window
         self._share_max = share_max
-        self._signed_only = signed_only
+        self.signed_only = signed_only
         self._batches: deque[tuple[int, Counter[Letter]]] = deque()
         self._records = 0
         self._letters: Counter[Letter] = Counter()
+
+    def follow(self, keys: KeyRing) -> None:
+        """Count only signed dead letters from now on, if these keys require signatures."""
+        self.signed_only = keys.requires_signatures
 
     @property
     def share(self) -> float:
@@ -37,7 +42,7 @@ class DeadLetterLimit:
     def count(self, events: int, letters: Iterable[Letter]) -> None:
         """Count a batch: its number of accepted events, and each rejected record."""
         rejected = Counter(
-            letter for letter in letters if not self._signed_only or letter[0] != OTHER_SOURCE
+            letter for letter in letters if not self.signed_only or letter[0] != OTHER_SOURCE
         )
         self._batches.append((events + rejected.total(), rejected))
         self._records += events + rejected.total()

@@ -51,6 +51,11 @@ class Effects:
         while len(tasks := self._tasks()) >= batches_max:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
+    async def drain_partition(self, number: int) -> None:
+        """Wait until no batch of a partition is in flight."""
+        while tasks := self._in_flight.get(number):
+            await asyncio.wait(tasks)
+
     async def drain(self) -> None:
         """Wait until no batch is in flight."""
         while tasks := self._tasks():

@@ -275,14 +275,14 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                     damaged = fetched.pop() if fetched and fetched[-1].damage else None
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
-                        if not await self._may_handle(tp, batches[0].offset, active, generation):
+                        if not await self._may_handle(tp, batches, active, generation):
                             unhandled[tp] = batches[0].offset
                             break
                         if self._handle(tp, batches):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
                     if damaged is not None and tp not in unhandled:
                         await app.runner.wait_for_capacity()  # what was before it is applied
-                        if await self._may_handle(tp, damaged.offset, active, generation):
+                        if await self._may_handle(tp, [damaged], active, generation):
                             await self._meet_damage(tp, damaged)
                         else:
                             unhandled[tp] = damaged.offset
@@ -303,12 +303,12 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
             timers.cancel()
 
     async def _may_handle(
-        self, tp: TP, offset: int, active: set[TP] | None, generation: int
+        self, tp: TP, batches: list[RecordBatch], active: set[TP] | None, generation: int
     ) -> bool:
         """Return whether we own a partition, and its log continues where its states end."""
         app = self.app
         is_event = tp.topic == app.resmeter.topics.events
-        if is_event and not await app.runner.admit(tp.partition, offset):
+        if is_event and not await app.runner.may_apply(tp.partition, batches):
             return False
         is_ours = active is not None and tp in active
         return is_ours and self.flow_active and generation == app.consumer_generation_id

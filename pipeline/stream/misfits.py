@@ -1,10 +1,10 @@
 """Find the states whose due times come from rules that are no longer in force. Pure.
 
-This happens if a tenant moves to another policy, if a version is deployed after the date on which it
-takes effect, or if a policy file is changed under the same version. The conversations whose windows
-are open were then decided by rules that the files no longer have, and a timer would settle them by
-other rules than those of their answers. So each state stores the rules of its due time, and a worker
-compares them with the policies in force before it starts.
+What has been in force does not change in a catalog. But a catalog may begin with other files than those
+that workers used before, or be another catalog. The conversations whose windows are open were then
+decided by rules that it does not have, and a timer would settle them by other rules than those of
+their answers. So each state stores the rules of its due time, and a worker compares them with the
+catalog before it starts.
 """
 
 from collections import Counter
@@ -63,9 +63,10 @@ def sentences_of(misfits: Mapping[Misfit, int]) -> list[str]:
         conversations = "1 conversation is" if number == 1 else f"{number:,} conversations are"
         sentences.append(
             f"tenant {misfit.tenant_id}: {conversations} decided by {_named(misfit.decided_by)}, but the "
-            f"files now have {_named(misfit.in_force)} for the time of their answers. Rules that were in "
-            "force must stay in the files. Put them back, and let the new rules start at a later date: "
-            "give a version `effective_from`, or the tenant's policy `from`"
+            f"catalog has {_named(misfit.in_force)} for the time of their answers. It began with other "
+            "files than those that the workers used. Begin it again with the rules that were in force: "
+            "delete its topic, run `resmeter topics create` with those files, and publish the new rules "
+            "with `resmeter catalog apply`"
         )
     return sentences
 

@@ -17,18 +17,18 @@ by              because                                       reason
 ==============  ============================================  =============================
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import cache
 from itertools import islice
 
 from pipeline.events.model import Rejected
-from pipeline.events.signature import Key, signer_of, verify
+from pipeline.events.signature import KeyRing, signer_of, verify
 from pipeline.events.wire import check_record, read_event
 from pipeline.kafka.headers import OTHER_SOURCE, DeadLetter
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.resolve.policy import Timeline
-from pipeline.stream.basis import Basis
-from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record
+from pipeline.stream.basis import NO_PROMISE, Basis, Promise
+from pipeline.stream.batch import BatchResult, Output, PendingConversation, Record, in_parts
 from pipeline.stream.due_queue import DueQueue, SealTimes
 from pipeline.stream.recovery import Recovery
 from pipeline.stream.state import (
@@ -42,7 +42,7 @@ from pipeline.stream.state import (
 from pipeline.usage.conversation import SEAL_AFTER_MS, Conversation
 from pipeline.usage.recall import Recall
 from pipeline.usage.received import Arrived, Received
-from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+from pipeline.usage.record import UsageRecord
 
 # A conversation that is decided before its window ends leaves a stale entry in the due queue. The
 # queue is rebuilt when it may have more stale entries than this number plus this part (an eighth)
@@ -70,7 +70,7 @@ class Partition:
         topic: str,
         number: int,
         timeline_for: TimelineFor,
-        keys: Mapping[str, Key] | None = None,
+        keys: KeyRing | None = None,
         seal_after_ms: int = SEAL_AFTER_MS,
         key_check: KeyCheck | None = None,
     ) -> None:
@@ -84,11 +84,20 @@ class Partition:
         self._seal_after_ms = seal_after_ms
         self._seal_times = SealTimes(seal_after_ms)
         self.seal_queue = self._seal_times.new_queue()  # each conversation with a history once
-        self._timeline = cache(timeline_for)
-        self._keys = keys or None  # the producers' keys; None: every record of the topic is trusted
         self._key_check = key_check  # None: keys are on the right partition
         self._recovery = Recovery()
         self.step_overs = self._recovery.step_overs
+        self.follow(timeline_for, keys)
+
+    def follow(self, timeline_for: TimelineFor, keys: KeyRing | None) -> None:
+        """Decide by these policies and keys from now on. Without keys, every record is trusted."""
+        self._timeline = cache(timeline_for)
+        self._keys = keys if keys is not None and keys.requires_signatures else None
+
+    @property
+    def promise(self) -> Promise:
+        """The silence that timers have promised to settle."""
+        return NO_PROMISE if self.basis is None else self.basis.promise
 
     # --- recovery ---------------------------------------------------------------------------------
 
@@ -150,12 +159,14 @@ class Partition:
             read_before = result.records_read
             self._read(islice(unread, _STEP_RECORDS), batch, result)
             yield
+        promise = self.promise
         for number, (key, pending) in enumerate(batch.items()):
-            if len(pending.arrived) > _STEP_EVENTS:
+            arrived = pending.arrived
+            if len(arrived) > _STEP_EVENTS or (arrived and pending.is_promised(promise)):
                 yield from self._receive_in_steps(result, key, pending)
-            elif pending.arrived:
+            elif arrived:
                 self._receive(result, key, pending)
-            pending.arrived.clear()  # free the events while they are in the processor's cache
+            arrived.clear()  # free the events while they are in the processor's cache
             if number % _STEP_CONVERSATIONS == 0:
                 yield
         stale_max = len(self.states) // _STALE_ENTRIES_PART + _STALE_ENTRIES_MAX
@@ -170,7 +181,7 @@ class Partition:
         result: BatchResult,
     ) -> None:
         """Read records; add each event to its conversation, or make a dead letter."""
-        keys = self._keys
+        ring = self._keys
         for record in records:
             result.records_read += 1
             key, offset, timestamp = record.key, record.offset, record.timestamp
@@ -180,6 +191,7 @@ class Partition:
                 continue
             tenant_id, conversation_id = addressed.tenant_id, addressed.conversation_id
             event = addressed.event
+            keys = None if ring is None else ring.at(timestamp)
             if keys is not None:
                 forged = verify(keys, tenant_id, key, record.value, record.headers)
                 if forged is not None:
@@ -234,13 +246,20 @@ class Partition:
     def _receive_in_steps(
         self, result: BatchResult, key: bytes, pending: PendingConversation
     ) -> Generator[None, None, None]:
-        """Do what `_receive` does, a part of the events at a time."""
+        """Do what `_receive` does, a part of the events at a time, and settle promised silence."""
         conversation = pending.conversation()
         timeline = self._timeline(pending.tenant_id)
         recall = Recall()
         next_offset = 0
-        for start in range(0, len(pending.arrived), _STEP_EVENTS):
-            part = pending.arrived[start : start + _STEP_EVENTS]
+        at, until_ms = self.promise
+        is_kept = pending.next_offset > at
+        for part in in_parts(pending.arrived, _STEP_EVENTS, at):
+            if not is_kept and part[0][0] >= at:
+                is_kept = True
+                names = pending.tenant_id, pending.conversation_id
+                if records := conversation.settle(*names, until_ms, timeline):
+                    self._emit(result, records, conversation.offsets_of(records))
+                    next_offset = max(next_offset, pending.next_offset)
             accepted = self._take_in(result, conversation, pending, part, timeline, recall)
             next_offset = max(next_offset, accepted)
             yield
@@ -288,7 +307,8 @@ class Partition:
         return offsets
 
     def _reject(self, result: BatchResult, record: Record, rejected: Rejected) -> None:
-        source = signer_of(self._keys, record.key, record.value, record.headers) or OTHER_SOURCE
+        keys = None if self._keys is None else self._keys.at(record.timestamp)
+        source = signer_of(keys, record.key, record.value, record.headers) or OTHER_SOURCE
         letter = DeadLetter.of(record, self.topic, self.number, rejected, source)
         result.dead_letters.append(letter)
 
@@ -301,11 +321,9 @@ class Partition:
         return min((at for at in (due_ms, seal_ms) if at is not None), default=None)
 
     def settle(self, clock_ms: int, limit: int) -> BatchResult:
-        """Settle conversations whose silence is complete at `clock_ms`.
+        """Settle conversations whose silence is complete at `clock_ms`, about `limit` at most.
 
-        Args:
-            clock_ms: the watermark: no record with an earlier timestamp can still arrive.
-            limit: stop after about this many conversations.
+        All earlier records must be applied, and the promise to settle written (`stream.basis`).
         """
         result = BatchResult()
         for key in self.due_queue.take(clock_ms, limit):
@@ -353,11 +371,8 @@ class Partition:
         records: Sequence[UsageRecord],
         offsets: Sequence[tuple[int, ...]],
     ) -> None:
-        for record, of_evidence in zip(records, offsets, strict=True):
-            origin = encode_origin(Origin(self.topic, self.number, of_evidence))
-            result.outputs.append(
-                Output(record.tenant_id.encode(), encode_record(record), origin, record)
-            )
+        for each in zip(records, offsets, strict=True):
+            result.outputs.append(Output.of(self.topic, self.number, *each))
 
     def _store(
         self,

@@ -37,8 +37,8 @@ class Recovery:
         for record in records:
             key, stored = record.key, record.value
             if not key:  # a clock record
-                known, basis = basis, newest_basis(stored, basis)
-                if basis is known and known is not None:
+                basis = newest_basis(stored, basis)
+                if basis is not None and encode_basis(basis) != stored:
                     behind.add(_CLOCK_KEY)
                 else:
                     behind.discard(_CLOCK_KEY)

@@ -1,13 +1,11 @@
 """Run the batch cycle: apply records, write the results, release offsets, run timers."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, ConfigurationError, TooManyDeadLettersError
-from pipeline.events.signature import Key
+from pipeline.errors import BrokenInvariantError, TooManyDeadLettersError
 from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
@@ -17,14 +15,16 @@ from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
 from pipeline.stream.damage import Damages
 from pipeline.stream.deadletter_limit import DeadLetterLimit
-from pipeline.stream.effects import Effects, basis_of
+from pipeline.stream.effects import Effects
 from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.follower import Follower
+from pipeline.stream.following import Following
 from pipeline.stream.host import Host, Log, Probe, Writer
-from pipeline.stream.misfits import misfits_in, sentences_of
 from pipeline.stream.mistakes import MistakeLog
 from pipeline.stream.ownership import Ownership
-from pipeline.stream.partition import Partition, TimelineFor
+from pipeline.stream.partition import Partition
 from pipeline.stream.slices import Slices
+from pipeline.stream.watermarks import Watermarks
 
 _log = get_logger("worker")
 _SETTLED_AT_ONCE_MAX = 10_000  # conversations; more would block the event loop for too long
@@ -41,8 +41,7 @@ class BatchRunner:
         outputs: Writer,
         metrics: WorkerMetrics,
         settings: Settings,
-        timeline_for: TimelineFor,
-        keys: Mapping[str, Key] | None = None,
+        following: Following,
         *,
         end: Callable[[str, BaseException], object],
         now: Callable[[], float] = time.time,
@@ -57,8 +56,7 @@ class BatchRunner:
             outputs: writes results and states, and reads the broker's clock.
             metrics: the worker's series.
             settings: the sections `worker` and `topics` are used.
-            timeline_for: returns the timeline of a tenant.
-            keys: the producers' keys; None: every record of the events topic is trusted.
+            following: the catalog, which was read once.
             end: called with a log event and the error, to end the process without a commit.
             now: the host's clock, in seconds.
             stopwatch: monotonic seconds: how long a batch has kept the event loop busy.
@@ -73,14 +71,16 @@ class BatchRunner:
         self.done_at = self._effects.done_at  # when `done` last moved, monotonic seconds
         self._host = host
         self._log = log
+        topic = settings.topics.events
         self.continuity = Continuity(
             host,
             log,
             outputs,
             metrics,
-            settings.topics.events,
+            topic,
             self.done,
             end,
+            following,
             retry_seconds=retry_seconds,
         )
         self._ownership = Ownership(host, outputs, self.continuity, end, now)
@@ -88,8 +88,10 @@ class BatchRunner:
         self._metrics = metrics
         self._topics = settings.topics
         self._worker = settings.worker
-        self._timeline_for = timeline_for
-        self._keys = keys
+        self.following = following
+        self._retry_seconds = retry_seconds
+        self._margin_ms = int(self._worker.settle_margin_seconds * 1000)
+        self.watermarks = Watermarks(host, outputs, self._effects, metrics, self._margin_ms)
         self._end = end
         self._now = now
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
@@ -98,9 +100,18 @@ class BatchRunner:
         self._dead_letter_limit = DeadLetterLimit(
             self._worker.dead_letter_window_records,
             self._worker.dead_letter_share_max,
-            signed_only=bool(keys),
+            signed_only=following.keys.requires_signatures,
         )
         self._was_over_limit = False
+        self._follower = Follower(
+            following,
+            host,
+            outputs,
+            self.partitions,
+            self.continuity,
+            self._applying,
+            self._dead_letter_limit.follow,
+        )
 
     # --- partitions -------------------------------------------------------------------------------
 
@@ -111,8 +122,8 @@ class BatchRunner:
             partition = Partition(
                 self._topics.events,
                 number,
-                self._timeline_for,
-                self._keys,
+                self.following.tenants.timeline_for,
+                self.following.keys,
                 self._worker.seal_after_ms,
                 KeyCheck(self._topics.partitioner, number, self._topics.partitions),
             )
@@ -121,12 +132,7 @@ class BatchRunner:
         return partition
 
     def recovered(self) -> None:
-        """Schedule the deadlines of all partitions, once their states are read back.
-
-        If states rest on rules that are not in force, the process ends: a timer would bill by rules
-        that the answers never had.
-        """
-        misfits = misfits_in((p.states for p in self.partitions.values()), self._timeline_for)
+        """Schedule the deadlines of all partitions, once their states are read back."""
         for partition in self.partitions.values():
             partition.schedule_all()
             behind = partition.take_behind()
@@ -134,8 +140,6 @@ class BatchRunner:
                 # Compaction keeps the last version of a state, and here that is not the newest one.
                 self._metrics.states_rewritten.inc(len(behind.states))
                 self._effects.start(partition, behind, None)
-        if misfits:
-            self._end("policies_do_not_fit", ConfigurationError(sentences_of(misfits)))
 
     async def assigned(self, numbers: Iterable[int]) -> None:
         """Take partitions, also those that we owned before; read their states only after this.
@@ -154,13 +158,10 @@ class BatchRunner:
         self.damages.drop(numbers)
         for number in numbers:
             self.continuity.forget([number])
-            for by_partition in (
-                self.partitions,
-                self.arrived_ms,
-                self._taken_at,
-            ):
+            for by_partition in (self.partitions, self.arrived_ms, self._taken_at):
                 by_partition.pop(number, None)
             self._effects.forget(number)
+            self.watermarks.forget(number)
             self._ownership.forget(number)
             drop_partition(self._metrics, number)
 
@@ -174,12 +175,8 @@ class BatchRunner:
     async def admit(self, number: int, found: int | None) -> bool:
         """Check, if necessary, that the log continues where a partition's states end.
 
-        Args:
-            number: the partition.
-            found: the offset of its next record; None if none came yet.
-
-        Returns:
-            Whether its records may be applied and its silence settled.
+        `found` is the offset of its next record; None if none came yet. Return whether its records
+        may be applied, and its silence settled.
         """
         if found is not None and self.continuity.is_next(number, found):
             return True
@@ -188,13 +185,27 @@ class BatchRunner:
             await self.continuity.admit(partition, found)
         return self.continuity.is_admitted(number)
 
+    async def may_apply(self, number: int, batches: Sequence[RecordBatch]) -> bool:
+        """Return whether batches of a partition may be applied: the log and the catalog are known.
+
+        If the catalog cannot be read far enough, wait a moment; the caller fetches them again.
+        """
+        if not await self.admit(number, batches[0].offset):
+            return False
+        may_decide = await self._follower.may_decide(batches, self._retry_seconds)
+        return may_decide and await self.admit(number, batches[0].offset)
+
     async def look(self) -> Mapping[int, Bounds]:
-        """Compare the log with the states of all partitions; return where the partitions end."""
+        """Compare the log with the states of all partitions, and read the catalog again.
+
+        Return where the partitions end.
+        """
         host = self._host
         await self._ownership.keep(self.partitions)
         for number in list(self.partitions):
             if not (host.is_rebalancing or host.is_recovering or host.is_paused):
                 await self._may_settle(number)
+        await self._follower.refresh(if_older=True)
         return await self.continuity.look(self.partitions)
 
     def handle(self, number: int, batches: Sequence[RecordBatch]) -> None:
@@ -215,6 +226,8 @@ class BatchRunner:
             raise BrokenInvariantError(
                 f"records of partition {number} came before its states were read back"
             )
+        if not self._producers_set_time:
+            self.watermarks.compare(partition, batches)
         steps = partition.applying(chain.from_iterable(batch.records for batch in batches))
         self._applying.start(steps, lambda result: self._take(partition, result, batches))
 
@@ -268,7 +281,7 @@ class BatchRunner:
     # --- timers -----------------------------------------------------------------------------------
 
     async def probe(self) -> list[Probe]:
-        """Ask the broker for its clock and the end of each partition in which something may be due.
+        """Read the brokers' clocks, and the end of each partition in which something may be due.
 
         This runs concurrently with the batches, because the broker may not respond until a pending
         fetch has ended.
@@ -276,32 +289,35 @@ class BatchRunner:
         host = self._host
         if host.is_rebalancing or host.is_recovering or host.is_paused:
             return []
-        now_ms = int(self._now() * 1000)
+        latest_ms = int(self._now() * 1000) + _CLOCK_SLACK_MS
         due = [
             number
             for number, partition in self.partitions.items()
             if partition.is_recovered
             and (earliest := partition.earliest_ms(seals=not self._producers_set_time)) is not None
-            and earliest <= now_ms + _CLOCK_SLACK_MS
+            and earliest <= latest_ms
             and self._is_quiet(number)
         ]
-        generation = host.generation
-        due = [number for number in due if await self._may_settle(number)]
-        bases = [basis_of(self.partitions[number]) for number in due if number in self.partitions]
-        if len(bases) < len(due) or not due or generation != host.generation or host.is_paused:
+        if not due:
             return []
-        # Read the clock first, then the ends: a record beyond an end then has a later timestamp.
-        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))
-        for number, (_, offsets) in zip(due, readings, strict=True):
-            host.states_written(number, offsets)
+        await self._follower.refresh(if_older=True)
+        generation = host.generation
+        # The leader of the events may have another clock than the changelog's. Read all that we can.
+        owned = [n for n in list(self.partitions) if await self._may_settle(n)]
+        due = [number for number in due if number in owned]
+        is_away = generation != host.generation or host.is_paused
+        if is_away or not due or not set(owned) <= self.partitions.keys():
+            return []
+        # Read the clocks first, then the ends: a record beyond an end then has a later timestamp.
+        partitions = [self.partitions[number] for number in owned]
+        clock_ms = await self.watermarks.read_clocks(partitions, self.arrived_ms)
         bounds = await self._log.bounds(due)
+        if generation != host.generation:
+            return []
+        self.watermarks.reached(bounds)
         # The end is the high watermark. Records behind an open transaction are before it: they
         # cannot be read yet, but their timestamps are fixed.
-        return [
-            Probe(number, clock_ms, bounds[number].high, generation)
-            for number, (clock_ms, _) in zip(due, readings, strict=True)
-            if number in bounds
-        ]
+        return [Probe(n, clock_ms, bounds[n].high, generation) for n in due if n in bounds]
 
     async def _may_settle(self, number: int) -> bool:
         return self.continuity.is_admitted(number) or await self.admit(number, None)
@@ -324,7 +340,9 @@ class BatchRunner:
                 continue
             if not (self._is_read(position, probe) and self._is_quiet(number)):
                 continue  # behind: a message of the customer may wait in the backlog
-            until_ms = probe.clock_ms - int(self._worker.settle_margin_seconds * 1000)
+            until_ms = min(probe.clock_ms - self._margin_ms, self.following.limit_ms - 1)
+            if not await self.watermarks.promise(partition, position or 0, until_ms):
+                return False
             results = [partition.settle(until_ms, _SETTLED_AT_ONCE_MAX)]
             if not self._producers_set_time:
                 # If producers set the timestamps, a record may still arrive with a timestamp from
@@ -374,7 +392,8 @@ class BatchRunner:
     def warnings(self) -> list[str]:
         """Return what an operator should know although the worker is ready."""
         limit = self._dead_letter_limit
-        return [*self.damages.texts(), *([limit.message] if limit.is_exceeded else [])]
+        limits = [limit.message] if limit.is_exceeded else []
+        return [*self.damages.texts(), *limits]
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""

@@ -9,15 +9,15 @@ import socket
 import sys
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import structlog
 import uvloop
 
-from pipeline.catalog.producers import load_keys
-from pipeline.catalog.tenants import Tenants
+from pipeline.catalog.tenants import Tenants, read_declared
+from pipeline.catalog.topic import CatalogTopic, whole_catalog
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.http import listen, serving, text_of
@@ -26,10 +26,11 @@ from pipeline.kafka.positions import EventsLog, Positions
 from pipeline.kafka.topics import TopicAdmin, lost_states
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
-from pipeline.metrics import RuntimeMetrics, WorkerMetrics, new_registry
+from pipeline.metrics import CatalogMetrics, RuntimeMetrics, WorkerMetrics, new_registry
 from pipeline.stream.crash import crash
 from pipeline.stream.credentials import faust_credentials
 from pipeline.stream.faust_runtime import FaustApp, FaustHost
+from pipeline.stream.following import Following
 from pipeline.stream.outputs import Outputs
 from pipeline.stream.runner import BatchRunner
 from pipeline.stream.transactions import OpenTransactions
@@ -40,7 +41,7 @@ _GAUGES_SECONDS = 1.0
 _PROBE_SECONDS = 5.0
 
 
-def run_worker(settings: Settings, tenants: Tenants) -> int:
+def run_worker(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; return the exit status.
 
     Raises:
@@ -56,17 +57,21 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     worker = settings.worker
 
     def check() -> None:
-        problems = tenants.problems_in_worker(worker.seal_after_ms)
-        problems += TopicAdmin(settings).problems() or [
+        problems = TopicAdmin(settings).problems() or [
             *lost_states(settings),
             *fence_problems(settings),
         ]
+        if not problems:
+            catalog = whole_catalog(settings)
+            _, producers = read_declared(settings.config)
+            now_ms = int(time.time() * 1000)
+            problems = Tenants(catalog, producers).problems_in_worker(worker.seal_after_ms, now_ms)
         if problems:
             raise ConfigurationError(problems)
 
     def start_process(context: ChildContext) -> int:
         structlog.contextvars.bind_contextvars(process=context.number)
-        return _start(settings, tenants, context.listening, context)
+        return _start(settings, context.listening, context)
 
     if worker.processes > settings.topics.partitions:
         raise ConfigurationError(
@@ -81,22 +86,28 @@ def run_worker(settings: Settings, tenants: Tenants) -> int:
     if worker.processes > 1:
         return run_processes(worker, check, start_process)
     check()
-    return _start(settings, tenants, listen(worker.http_host, worker.http_port), None)
+    return _start(settings, listen(worker.http_host, worker.http_port), None)
 
 
-def _start(
-    settings: Settings, tenants: Tenants, listening: socket.socket, context: ChildContext | None
-) -> int:
+def _start(settings: Settings, listening: socket.socket, context: ChildContext | None) -> int:
     async def build_and_run() -> None:  # Faust's app must be built in the event loop that runs it
-        await _Worker(settings, tenants, Path(data)).run(listening, context)
+        await _Worker(settings, following, Path(data)).run(listening, context)
 
-    with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data:
+    catalog = CatalogTopic(settings)
+    following = Following(
+        catalog,
+        lambda: read_declared(settings.config)[1],
+        settings.worker.seal_after_ms,
+        end=crash,
+    )
+    with tempfile.TemporaryDirectory(prefix="resmeter-worker-") as data, closing(catalog):
+        following.begin()
         uvloop.run(build_and_run())
     return 0
 
 
 def _build_app(
-    settings: Settings, tenants: Tenants, metrics: WorkerMetrics, outputs: Outputs, data: Path
+    settings: Settings, following: Following, metrics: WorkerMetrics, outputs: Outputs, data: Path
 ) -> FaustApp:
     worker, topics = settings.worker, settings.topics
     app = FaustApp(
@@ -123,12 +134,9 @@ def _build_app(
         web_enabled=False,
     )
     host = FaustHost(app, settings)
-    keys = load_keys(tenants.producers)
     positions = Positions(settings.kafka)
     log = EventsLog(positions, worker.group, topics.events)
-    runner = BatchRunner(
-        host, log, outputs, metrics, settings, tenants.timeline_for, keys, end=crash
-    )
+    runner = BatchRunner(host, log, outputs, metrics, settings, following, end=crash)
     app.attach(settings, host, runner, positions)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)
     # Because of this table, Faust recovers from the changelog, and assigns each partition of it to
@@ -155,14 +163,16 @@ def _build_app(
 class _Worker:
     """One worker process: its Faust app, metrics and readiness."""
 
-    def __init__(self, settings: Settings, tenants: Tenants, data: Path) -> None:
+    def __init__(self, settings: Settings, following: Following, data: Path) -> None:
         self._settings = settings
         self._kafka = f"Kafka at {settings.kafka.bootstrap_servers}"
         self._registry = new_registry()
-        self._metrics = WorkerMetrics(self._registry, tenants.producers)
+        self._metrics = WorkerMetrics(self._registry, following.catalog.keys)
         RuntimeMetrics(self._registry, "worker").ready.set_function(lambda: not self._problems())
         self._outputs = Outputs(settings)
-        self._app = _build_app(settings, tenants, self._metrics, self._outputs, data)
+        self._following = following
+        self._catalog_metrics = CatalogMetrics(self._registry)
+        self._app = _build_app(settings, following, self._metrics, self._outputs, data)
         self._runner = self._app.runner
         self._log = get_logger("worker")
         self._unready_since = time.monotonic()
@@ -281,7 +291,7 @@ class _Worker:
             problems.append("no partitions are assigned")
         if self._is_kafka_silent:
             problems.append(f"{self._kafka} does not respond")
-        return problems
+        return problems + self._following.problems()
 
     async def _probe_broker(self) -> None:
         while True:
@@ -329,6 +339,8 @@ class _Worker:
         while True:
             await asyncio.sleep(_GAUGES_SECONDS)
             self._work_log.tick()
+            following = self._following
+            self._catalog_metrics.show(*following.catalog.head, following.age_seconds)
             self._readiness_log.update(self._problems())
             now = time.monotonic()
             # A restart would not help if there are no partitions or Kafka does not respond.

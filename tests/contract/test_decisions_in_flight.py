@@ -12,7 +12,7 @@ from pipeline.ledger import Ledger, decisions, deliveries, holds, reports
 from pipeline.ledger.entries import Action, Conclusion, Decided, Decision, Lease, MeterEvent
 from pipeline.ledger.tables import attempt, delivery_hold, meter_event
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
-from pipeline.sink.planner import plan_pending
+from pipeline.sink.planner import LedgerPlans, plan_pending
 from pipeline.sink.stripe.meter import body_sha256, open_meter
 from tests.support.bench import Bench, record, stripe_settings
 from tests.support.ledger import (
@@ -36,7 +36,8 @@ def bench(bench: Bench, ledger: Ledger) -> Bench:
 def planned_event(bench: Bench) -> MeterEvent:
     """Store a record and plan it."""
     bench.store(record())
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
+    bench.journalled()
     (event,) = deliveries.due(bench.ledger, T0, 10)
     return event
 
@@ -65,6 +66,7 @@ async def call(bench: Bench, event: MeterEvent, lease: Lease, at: int = T0 + 5) 
 def released(bench: Bench, event: MeterEvent) -> MeterEvent:
     """Release a meter event although its call is under way: the operator's clock is ahead."""
     assert isinstance(decide(bench, event, "release", LATER), Decided)
+    bench.journalled()
     (again,) = deliveries.due(bench.ledger, LATER, 10)
     return again
 
@@ -258,22 +260,6 @@ def after_reading(act: Callable[[], object]) -> Callable[[MeterEvent], str]:
     return digest
 
 
-def test_nothing_is_planned_while_deliveries_are_held(bench: Bench) -> None:
-    """A flush that began before the hold may last for minutes."""
-    bench.store(record())
-
-    planned = plan_pending(
-        bench.ledger,
-        bench.tenants,
-        after_reading(lambda: holds.place(bench.ledger, TOPIC, {0: 1}, {0: 2}, T0)),
-        T0,
-    )
-
-    assert planned.events == 0
-    assert deliveries.pending_sums(bench.ledger)
-    assert deliveries.due(bench.ledger, T0, 10) == []
-
-
 def test_a_hold_waits_for_those_who_plan_without_knowing_of_it(ledger: Ledger) -> None:
     """What they plan is then there for `resmeter ledger resume` to doubt."""
     placing = threading.Thread(
@@ -310,9 +296,12 @@ def test_all_that_a_lost_ledger_may_have_sent_is_doubted_though_others_plan_it_t
     holds.place(bench.ledger, TOPIC, {0: 0}, {0: 2}, T0)
 
     def plan_one() -> None:
-        plan_pending(bench.ledger, bench.tenants, body_sha256, T0, chunk_records=1, doubted={0: 1})
+        plan_pending(
+            bench.ledger, bench.tenants, body_sha256, plans, chunk_records=1, doubted={0: 1}
+        )
 
-    plan_pending(bench.ledger, bench.tenants, after_reading(plan_one), T0, doubted={0: 2})
+    plans = LedgerPlans(bench.ledger, T0)
+    plan_pending(bench.ledger, bench.tenants, after_reading(plan_one), plans, doubted={0: 2})
 
     assert deliveries.pending_sums(bench.ledger) == []
     assert deliveries.stuck_counts(bench.ledger)["uncertain"] == 2

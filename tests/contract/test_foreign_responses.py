@@ -8,18 +8,16 @@ from collections import Counter
 import pytest
 from pydantic import SecretStr
 
-from pipeline.catalog.policies import preset
-from pipeline.catalog.tenants import Tenants
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
 from pipeline.ledger import Ledger, decisions, deliveries
 from pipeline.ledger.entries import Action, Decision
 from pipeline.sink.breaker import PROBES_MAX
-from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256, open_meter
 from pipeline.usage.record import UsageRecord
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 from tests.support.ledger import leased, planned, stored
+from tests.support.tenants import tenants_with
 
 ERROR = '{"error": {"type": "invalid_request_error", "message": "no"}}'
 
@@ -150,7 +148,7 @@ async def test_while_a_proxy_answers_most_meter_events_are_not_tried(bench: Benc
     """After a day, only those that were tried are uncertain."""
     bench.store(*(record(f"c{n}", tenant_id=f"t{n}") for n in range(40)))
     customers = {f"t{n}": f"cus_{n}" for n in range(40)}
-    tenants = Tenants(customers, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    tenants = tenants_with(customers)
     bench.emulator.state.prepare(customers.values(), [], 0)
     bench.fault("foreign_before", times=50)
 
@@ -214,7 +212,7 @@ async def test_a_call_of_which_no_byte_was_sent_did_not_count(
     bench: Bench, key: str, address: str
 ) -> None:
     bench.store(record())
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
     (event,) = deliveries.due(bench.ledger, T0, 10)
     # The settings reject all of these but an address at which nobody listens.
     settings = StripeSettings.model_construct(
@@ -280,7 +278,7 @@ async def test_a_halted_customer_continues_once_an_operator_has_decided(
 
 async def test_a_broad_run_of_rejections_halts_and_leaves_the_rest(bench: Bench) -> None:
     customers = {f"t{n}": f"cus_{n}" for n in range(5)}
-    tenants = Tenants(customers, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    tenants = tenants_with(customers)
     old = [each for tenant_id in customers for each in rejected_hours(tenant_id, 8)]
     bench.store(*old)
 

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.ledger import Ledger, decisions, deliveries, reports
 from pipeline.ledger.entries import STUCK, Decided, Decision, MeterEvent, Result, State
 from pipeline.ledger.tables import attempt, delivery_decision, meter_event
 from pipeline.sink.stripe.meter import body_sha256
+from tests.support.journal import journalled
 from tests.support.ledger import (
     HOUR_MS,
     T0,
@@ -24,13 +24,13 @@ from tests.support.ledger import (
     stored,
     try_to_lease,
 )
+from tests.support.tenants import tenants_with
 
 LATER = T0 + HOUR_MS
 
 
 def billing(customer: str = "cus_1") -> Tenants:
-    policies = {"fin-2026": (preset("fin-2026"),)}
-    return Tenants({"acme": customer}, {}, "fin-2026", {"resolution": "m"}, policies)
+    return tenants_with({"acme": customer}, meters={"resolution": "m"})
 
 
 def rejected(ledger: Ledger, *results: Result, units: int = 1) -> MeterEvent:
@@ -66,6 +66,8 @@ def decide(
 
 
 def due(ledger: Ledger) -> list[MeterEvent]:
+    """Return what is sent next, once a sink has written the decisions to the journal."""
+    journalled(ledger)
     return deliveries.due(ledger, LATER, 10)
 
 
@@ -220,7 +222,7 @@ def test_a_release_goes_to_the_customer_of_today_with_the_sum_of_the_records(
 
 def test_a_release_without_a_customer_says_so(ledger: Ledger) -> None:
     event = rejected(ledger)
-    tenants = Tenants({}, {}, "fin-2026", {}, {"fin-2026": (preset("fin-2026"),)})
+    tenants = tenants_with({})
 
     assert "has no stripe_customer" in str(decide(ledger, event, "release", tenants=tenants))
 

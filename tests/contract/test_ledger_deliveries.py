@@ -3,8 +3,9 @@
 import pytest
 from sqlalchemy import delete, select, update
 
-from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger import Ledger, deliveries, outbox
 from pipeline.ledger.entries import Conclusion, Lease, NotLeased, Result
+from pipeline.ledger.journal import Renewal
 from pipeline.ledger.tables import (
     attempt,
     meter_event,
@@ -13,6 +14,7 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 from pipeline.sink.grouping import group_records
+from tests.support.journal import taken_over, written
 from tests.support.ledger import (
     HOUR_MS,
     LEASE_MS,
@@ -192,13 +194,51 @@ def test_the_clocks_of_two_sinks_may_differ_a_little(ledger: Ledger) -> None:
 
 
 def test_calls_that_did_not_count_never_make_an_event_uncertain(ledger: Ledger) -> None:
+    """As long as the run that made them vouches for that."""
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
     conclude(ledger, leased(ledger, event), "refused")
+    at = T0 + 20 * HOUR_MS
+    (renewed,) = outbox.renewable(ledger, "a", at, 10)
+    written(ledger, [Renewal((renewed,), at)], "a", at)
 
     later = try_to_lease(ledger, event, "a", T0 + 30 * HOUR_MS, T0 + 7 * HOUR_MS)
 
     assert isinstance(later, Lease)
+
+
+def test_an_event_for_which_nobody_vouched_in_23_hours_is_uncertain(ledger: Ledger) -> None:
+    """Another ledger may have sent it, and lost its answer."""
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+
+    later = try_to_lease(ledger, event, "a", T0 + 30 * HOUR_MS, T0 + 7 * HOUR_MS)
+
+    assert later is NotLeased.UNCERTAIN
+
+
+@pytest.mark.parametrize("result", ["failed", "foreign"])
+def test_nobody_vouches_for_an_event_whose_call_may_have_counted(
+    ledger: Ledger, result: Result
+) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    conclude(ledger, leased(ledger, event), result)
+
+    assert outbox.renewable(ledger, "a", T0 + HOUR_MS, 10) == []
+
+
+def test_an_event_of_another_run_is_called_only_after_it_was_taken_over(ledger: Ledger) -> None:
+    stored(ledger, record("c1"))
+    (event,) = planned(ledger)
+    assert deliveries.due(ledger, T0, 10, run="b") == []
+
+    taken_over(ledger, event.identifier, "b")
+
+    assert [each.identifier for each in deliveries.due(ledger, T0, 10, run="b")] == [
+        event.identifier
+    ]
+    assert outbox.renewable(ledger, "a", T0 + HOUR_MS, 10) == []
 
 
 def test_a_late_acceptance_concludes_an_uncertain_event(ledger: Ledger) -> None:

@@ -3,18 +3,20 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from pipeline.ledger import Ledger, deliveries, holds
-from pipeline.ledger.entries import NotLeased
+from pipeline.ledger import Ledger, adoption, holds
 from pipeline.ledger.holds import Hold
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.position import LedgerPosition
-from tests.support.ledger import LEASE_MS, T0, TOPIC, planned, record, stored
+from tests.support.journal import JOURNAL
+from tests.support.ledger import T0, TOPIC, record, stored
 
 
 @pytest.fixture
 def position(ledger: Ledger) -> LedgerPosition:
     metrics = SinkMetrics(CollectorRegistry())
-    return LedgerPosition(ledger, TOPIC, "sinks", metrics, now=lambda: T0 / 1000)
+    return LedgerPosition(
+        ledger, TOPIC, "sinks", metrics, now=lambda: T0 / 1000, journal_topic=JOURNAL
+    )
 
 
 def test_nothing_is_delivered_before_kafka_has_said_how_far_the_group_is(
@@ -76,16 +78,18 @@ def test_a_hold_stays_when_the_ledger_catches_up(ledger: Ledger, position: Ledge
     assert position.is_held()
 
 
-def test_no_call_is_made_while_another_sink_has_noticed_that_the_ledger_went_back(
-    ledger: Ledger,
+def test_a_ledger_that_follows_the_journal_is_not_held(
+    ledger: Ledger, position: LedgerPosition
 ) -> None:
-    stored(ledger, record("c1"))
-    (event,) = planned(ledger)
+    """It knows what was sent, whatever it lacks."""
+    position.learn({0: 2}, committed=True)
+    assert position.is_held()
 
-    holds.place(ledger, TOPIC, {0: 1}, {0: 2}, T0)
+    adoption.begin(ledger, JOURNAL)
 
-    lease = deliveries.lease(ledger, event, "a", T0, until_ms=T0 + LEASE_MS, remembered_from_ms=0)
-    assert lease is NotLeased.TAKEN
+    assert not position.is_held()
+    assert position.problem() is None
+    assert position.may_commit()
 
 
 def test_an_answer_ends_the_hold_until_the_ledger_goes_back_again(

@@ -5,18 +5,20 @@ import pytest
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
 from pipeline.ledger import decisions, deliveries, holds
 from pipeline.ledger.entries import Decided, Decision
-from pipeline.sink.planner import plan_pending
 from pipeline.sink.stripe.meter import body_sha256
 from tests.support.bench import HOUR_MS, T0, TOPIC, Bench, record
 from tests.support.command import resmeter
 from tests.support.environment import clean_environment
+from tests.support.tenants import export_catalog
 
 
 def resume(bench: Bench, *options: str) -> tuple[int, str]:
     env = {
         **clean_environment(),
         "RESMETER_LEDGER__URL": f"sqlite:///{bench.folder}/ledger.sqlite",
-        "RESMETER_CONFIG": f"{bench.folder}/resmeter.toml",
+        "RESMETER_CATALOG_EXPORT": export_catalog(
+            bench.folder / "catalog.ndjson", bench.folder / "resmeter.toml"
+        ),
     }
     result = resmeter("ledger", "resume", *options, env=env)
     return result.returncode, result.stderr.decode()
@@ -45,7 +47,7 @@ async def test_what_a_lost_ledger_may_have_sent_becomes_uncertain_and_new_usage_
 
 async def test_a_meter_event_that_was_about_to_be_sent_becomes_uncertain_too(bench: Bench) -> None:
     bench.store(record("c1"))
-    planned = plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    planned = bench.plan()
     assert planned.events == 1
     hold(bench, 2)
     bench.store(record("c2"))

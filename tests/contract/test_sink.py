@@ -13,9 +13,8 @@ from sqlalchemy import update
 from pipeline.ledger import deliveries
 from pipeline.ledger.tables import meter_event
 from pipeline.sink.dispatcher import QUEUED_EVENTS_MAX, DeliveryLimits, Dispatcher, Timing
-from pipeline.sink.planner import plan_pending
 from pipeline.sink.service import flush
-from pipeline.sink.stripe.meter import body_sha256, open_meter
+from pipeline.sink.stripe.meter import open_meter
 from tests.support.bench import HOUR_MS, T0, Bench, open_bench, record, stripe_settings
 
 
@@ -83,7 +82,7 @@ async def test_a_duplicate_response_after_a_lost_one_is_explained_by_the_ledger(
 ) -> None:
     bench.fault("cut_after")
     bench.store(record())
-    planned = plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    planned = bench.plan()
     assert planned.events == 1
     # Stripe stores keys and identifiers separately: here it forgets the key but not the identifier.
     bench.emulator.state.idempotency_keys.keep = lambda *_: None  # type: ignore[method-assign]
@@ -99,7 +98,7 @@ async def test_an_identifier_that_another_program_used_is_a_collision_and_not_de
     bench: Bench,
 ) -> None:
     bench.store(record())
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
     (receipt,) = bench.receipts()
     assert receipt.meter_event is not None
     bench.emulator.state.meter_events.create(
@@ -269,7 +268,7 @@ async def test_a_call_that_may_have_counted_over_23_hours_ago_is_not_repeated(
 async def test_uncertain_events_hold_up_nobody(bench: Bench) -> None:
     """However many there are: they were once at the head of what is due."""
     bench.store(*(record(f"c{n}", at=T0 - n * HOUR_MS) for n in range(QUEUED_EVENTS_MAX // 100)))
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
     with bench.ledger.writing() as connection:
         connection.execute(update(meter_event).values(state="uncertain"))
     bench.store(record("b1", tenant_id="bluejay"))
@@ -286,7 +285,7 @@ async def test_a_customer_whose_calls_fail_holds_up_nobody(
     monkeypatch.setattr("pipeline.sink.dispatcher.QUEUED_EVENTS_MAX", 5)
     many = [record(f"c{n}", at=T0 - n * HOUR_MS) for n in range(30)]
     bench.store(*many)
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
     meter = open_meter(stripe_settings(bench.base_url), timeout_seconds=5)
 
     async def never(_: float) -> None:
@@ -296,12 +295,12 @@ async def test_a_customer_whose_calls_fail_holds_up_nobody(
     timing = Timing(now=lambda: T0 / 1000, pause=never)
     dispatcher = Dispatcher(bench.ledger, meter, bench.metrics, "a", limits, timing)
     bench.fault("500_before", times=1)
-    await flush(bench.ledger, bench.tenants, dispatcher, bench.metrics, T0 / 1000)
+    await flush(bench.journal(), bench.tenants, dispatcher, bench.metrics, T0 / 1000)
     while bench.value("resmeter_deliveries_total", result="failed") != 1:
         await asyncio.sleep(0)
     bench.store(record("b1", tenant_id="bluejay"))
 
-    await flush(bench.ledger, bench.tenants, dispatcher, bench.metrics, T0 / 1000)
+    await flush(bench.journal(), bench.tenants, dispatcher, bench.metrics, T0 / 1000)
     while bench.value("resmeter_deliveries_total", result="delivered") != 1:
         await asyncio.sleep(0)
 
@@ -324,7 +323,7 @@ async def test_a_body_that_is_not_the_one_that_was_planned_is_not_sent(
     bench: Bench, change: dict[str, object]
 ) -> None:
     bench.store(record(), record("b1", tenant_id="bluejay"))
-    plan_pending(bench.ledger, bench.tenants, body_sha256, T0)
+    bench.plan()
     with bench.ledger.writing() as connection:
         of_acme = update(meter_event).where(meter_event.c.tenant_id == "acme")
         connection.execute(of_acme.values(**change))
@@ -354,7 +353,7 @@ async def _deliver_once(bench: Bench) -> None:
         DeliveryLimits(concurrent_max=1, retry_pause_seconds_max=1, lease_seconds=30),
         Timing(now=lambda: T0 / 1000, pause=die),
     )
-    await flush(bench.ledger, bench.tenants, dispatcher, bench.metrics)
+    await flush(bench.journal("dead"), bench.tenants, dispatcher, bench.metrics)
     await dispatcher.idle()
     await meter.close()
 

@@ -17,6 +17,7 @@ from pipeline.sink.stripe.account import check_account
 from pipeline.sink.stripe.meter import body_sha256, open_meter
 from tests.support.bench import T0, Bench, record
 from tests.support.certificates import Authority
+from tests.support.journal import journalled
 from tests.support.proxy import connect_proxy
 
 
@@ -58,6 +59,7 @@ async def result_of_a_delivery(bench: Bench, settings: StripeSettings) -> tuple[
         freeze(group, destination, body_sha256) for group in group_records(records).groups
     ]
     deliveries.store_planned(bench.ledger, [planned], T0)
+    journalled(bench.ledger)
     lease = deliveries.lease(
         bench.ledger, planned.event, "a", T0, until_ms=T0 + 30_000, remembered_from_ms=0
     )

@@ -17,10 +17,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from pipeline.config import KafkaSettings, Settings
 from pipeline.dev import process as processes
 from pipeline.dev.process import Process
 from pipeline.errors import UnavailableError
 from pipeline.kafka.reader import headers_of
+from pipeline.settings import TopicSettings
 from pipeline.usage.record import UsageRecord, decode_record
 from tests.support.command import resmeter
 from tests.support.environment import clean_environment
@@ -57,6 +59,8 @@ class Run:
             "RESMETER_TOPICS__CHANGELOG": f"test-{ids}.changelog",
             "RESMETER_TOPICS__RECORDS": f"test-{ids}.records",
             "RESMETER_TOPICS__DEAD_LETTERS": f"test-{ids}.dlq",
+            "RESMETER_TOPICS__CATALOG": f"test-{ids}.catalog",
+            "RESMETER_TOPICS__JOURNAL": f"test-{ids}.journal",
             "RESMETER_TOPICS__PARTITIONS": str(PARTITIONS),
             "RESMETER_TOPICS__RECORDS_PARTITIONS": "2",
             "RESMETER_TOPICS__EVENTS_TIMESTAMPS": "CreateTime",
@@ -87,6 +91,20 @@ class Run:
         result = resmeter(*arguments, env=self._complete(env))
         assert result.returncode == 0, result.stderr.decode()
         return result.stdout.decode()
+
+    def settings(self) -> Settings:
+        """Return the settings that this run's processes have."""
+        topics = TopicSettings(catalog=self.env["RESMETER_TOPICS__CATALOG"])
+        return Settings(kafka=KafkaSettings(bootstrap_servers=self.servers), topics=topics)
+
+    def begin_catalog(self, file: Path, name: str = "") -> None:
+        """Begin a catalog with a tenant file, and use it from now on.
+
+        What begins a catalog is in force at once; a change of a catalog would wait for its date.
+        """
+        name = name or f"{self.env['RESMETER_TOPICS__CATALOG']}-{file.stem}"
+        self.env |= {"RESMETER_CONFIG": str(file), "RESMETER_TOPICS__CATALOG": name}
+        self.done("topics", "create")
 
     def start(self, name: str, *, mode: str = "", **env: str) -> Process:
         """Start `worker` or `sink` in the background, and stop it at the end of the test.

@@ -282,10 +282,14 @@ def test_check_reports_no_problem_if_there_is_none(run: Run) -> None:
     emulator = Emulator()
     emulator.state.prepare(["cus_acme"], load_tenants(tenants).event_names, 0)
     run.done("ledger", "upgrade")
+    run.begin_catalog(tenants)
     with running(emulator) as base_url:
-        result = run.resmeter(
-            "check", RESMETER_CONFIG=str(tenants), RESMETER_STRIPE__BASE_URL=base_url
-        )
+        result = run.resmeter("check", RESMETER_STRIPE__BASE_URL=base_url)
+        tenants.write_text('[tenants.acme]\nstripe_customer = "cus_acme2"\n')
+        edited = run.resmeter("check", RESMETER_STRIPE__BASE_URL=base_url)
 
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("ok ") == 5
+    assert result.stderr.count("ok ") == 6
+    assert "up to entry 1" in result.stderr
+    assert "differs from it" not in result.stderr
+    assert f"`resmeter catalog plan {tenants}`" in edited.stderr

@@ -146,8 +146,9 @@ def test_a_process_killed_before_it_starts_stops_all(tmp_path: Path) -> None:
 def test_a_missing_secret_is_reported_once(run: Run) -> None:
     file = run.folder / "resmeter.toml"
     file.write_text('[producers.chat]\nsecret_env = "NOT_SET"\ntenants = ["acme"]\n')
+    run.begin_catalog(file)
 
-    result = run.resmeter("worker", RESMETER_CONFIG=str(file), **TWO)
+    result = run.resmeter("worker", **TWO)
 
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()

@@ -66,7 +66,7 @@ def test_every_process_connects_over_sasl_ssl_and_conversations_are_billed(
     sink.wait_until(lambda: _delivered(run) == 3, 30, "everything is billed")
 
     assert [entry["sum"] for entry in emulator.state.sums()["sums"]] == [3]
-    assert run.resmeter("check").stderr.count("ok ") == 5
+    assert run.resmeter("check").stderr.count("ok ") == 6
     for process in (worker, sink):
         assert not any(secret in process.log() for secret in SECRETS)
 
@@ -153,7 +153,7 @@ def test_every_process_connects_with_tokens_and_conversations_are_billed(
         run.until_decided(worker, 9)
         sink.wait_until(lambda: _delivered(run) == 3, 30, "everything is billed")
 
-        assert run.resmeter("check").stderr.count("ok ") == 5
+        assert run.resmeter("check").stderr.count("ok ") == 6
         for process in (worker, sink):
             process.stop()
             assert "hunter2" not in process.log()

@@ -22,7 +22,8 @@ def signing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         producers.chat-us = { secret_env = "CHAT_SECRET", tenants = ["bluejay"] }
     """)
     monkeypatch.setenv("CHAT_SECRET", SECRET)
-    run.env |= {"RESMETER_CONFIG": str(file), "CHAT_SECRET": SECRET}
+    run.env |= {"CHAT_SECRET": SECRET}
+    run.begin_catalog(file)
     return run
 
 

@@ -52,7 +52,7 @@ def test_the_worker_decides_the_real_conversations_as_decide_does(run: Run) -> N
     assert charged - metric(port, "resmeter_transitions_total", delta="-1") == 143
 
 
-def test_a_worker_whose_files_change_the_past_of_an_open_window_bills_nothing_and_says_why(
+def test_a_worker_whose_catalog_changes_the_past_of_an_open_window_bills_nothing_and_says_why(
     run: Run,
 ) -> None:
     changed = run.folder / "resmeter.toml"
@@ -70,12 +70,13 @@ def test_a_worker_whose_files_change_the_past_of_an_open_window_bills_nothing_an
     wait_until(lambda: run.committed() == 2, "both events are committed")
     worker.stop()
 
-    wrong = run.start("worker", RESMETER_CONFIG=str(changed))
-    wait_until(lambda: "policies_do_not_fit" in wrong.log(), "the worker refuses")
-    assert "tenant acme: 1 conversation is decided by fin-2026 version 1" in wrong.log()
-    assert "the files now have confirmed-only version 1" in wrong.log()
+    right_catalog = run.env["RESMETER_TOPICS__CATALOG"]
+    run.begin_catalog(changed)
+    wrong = run.start("worker")
+    wait_until(lambda: "log_is_another" in wrong.log(), "the worker refuses")
+    assert "its conversations were decided under entry 1" in wrong.log()
 
-    right = run.start("worker")
+    right = run.start("worker", RESMETER_TOPICS__CATALOG=right_catalog)
     port = run.port(right)
     wait_until(lambda: readiness(port)[0] == 200, "the worker is ready")
     assert metric(port, "resmeter_open_conversations") == 1
@@ -230,14 +231,15 @@ def test_topics_check_reports_missing_replicas(run: Run) -> None:
     result = run.resmeter("topics", "check", RESMETER_TOPICS__REPLICATION_FACTOR="3")
 
     assert result.returncode == 2
-    assert result.stderr.count("has 1 of the 3 replicas") == 4
+    assert result.stderr.count("has 1 of the 3 replicas") == 5
 
 
 def test_topics_create_is_safe_to_run_again(run: Run) -> None:
     result = run.resmeter("topics", "create")
 
     assert result.returncode == 0
-    assert result.stderr.count(": exists, ") == 4
+    assert result.stderr.count(": exists, ") == 6
+    assert "catalog: exists, up to entry 1" in result.stderr
     assert run.resmeter("topics", "check").returncode == 0
 
 

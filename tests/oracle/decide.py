@@ -1,14 +1,20 @@
 """A second implementation of docs/reference/outcomes.md §3, independent of `pipeline.resolve`.
 
 It is simple and slow: it decides every history from the start. It shares the data types (`Event`,
-`Policy`, `Timeline`) with the package, and no rule.
+`Policy`) with the package, and no rule.
 """
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pipeline.events.model import Event
-from pipeline.resolve.policy import Policy, Timeline
+from pipeline.resolve.policy import Policy
+
+
+class PolicyAt(Protocol):
+    """Which policy version is in force at a time."""
+
+    def at(self, ms: int, /) -> Policy: ...
 
 
 class Step(NamedTuple):
@@ -35,7 +41,7 @@ def in_order(history: Iterable[Event]) -> list[Event]:
 
 
 def decide(
-    history: Iterable[Event], timeline: Timeline, as_of: int, *, with_grace: bool = False
+    history: Iterable[Event], timeline: PolicyAt, as_of: int, *, with_grace: bool = False
 ) -> Outcome:
     """Decide a history from the start.
 
@@ -68,7 +74,7 @@ def net(steps: Iterable[Step]) -> dict[str, int]:
 class Fold:
     """The state of a conversation up to an event."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: PolicyAt) -> None:
         self.timeline = timeline
         self.asked = False
         self.human_requested = False

@@ -4,9 +4,9 @@ It is simple and slow: it decides the whole history again at every arrival.
 """
 
 from pipeline.events.model import Event
-from pipeline.resolve.policy import Policy, Timeline
+from pipeline.resolve.policy import Policy
 from pipeline.usage.record import UsageRecord
-from tests.oracle.decide import Fold, Step, decide, in_order, net
+from tests.oracle.decide import Fold, PolicyAt, Step, decide, in_order, net
 
 Record = tuple[
     str,  # id
@@ -32,7 +32,7 @@ class Oracle:
     """
 
     def __init__(
-        self, timeline: Timeline, prefix: str = "acme:c1", seal_after: int = 2**62
+        self, timeline: PolicyAt, prefix: str = "acme:c1", seal_after: int = 2**62
     ) -> None:
         self._timeline = timeline
         self._prefix = prefix

@@ -2,8 +2,10 @@
 
 import random
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 from pipeline.dev.emulator.faults import Fault, FaultKind
 from tests.proof.crashing import SINK_POINTS
@@ -44,25 +46,51 @@ def two_sinks(rig: Rig) -> None:
     rig.fault_is_over()
 
 
-def older_ledger(rig: Rig) -> None:
-    """Let the sink run on a backup and on an empty ledger, in between on the right one."""
+def two_ledgers(rig: Rig) -> None:
+    """Let a second sink bill from a ledger of its own; both of them are killed."""
+    other = {
+        "RESMETER_LEDGER__URL": f"sqlite:///{rig.folder / 'other.sqlite'}",
+        "RESMETER_SINK__GROUP": f"{rig.run.env['RESMETER_SINK__GROUP']}-other",
+    }
+    rig.run.done("ledger", "upgrade", **other)
+    rig.start("worker", "worker", **SLOW)
+    rig.start("one", "sink")
+    rig.start("two", "sink", **other)
+    chance = random.Random(7)
+    for number in range(10):
+        rig.pause(chance.uniform(0.8, 3.0))
+        rig.kill("one" if number % 2 else "two")
+    rig.fault_is_over()
+
+
+def ledger_restored(rig: Rig, times: int = 2) -> None:
+    """Kill the sink after each step of a delivery, and put a copy from before in the ledger's place."""
+    ledger, copy = rig.folder / "ledger.sqlite", rig.folder / "copy.sqlite"
     rig.start("worker", "worker", mode="slow 1", **SLOW)
-    rig.start("sink", "sink")
-    rig.until(lambda: rig.stored() > 0, "the ledger has usage records")
-    rig.retire("sink")
-    backup, empty = rig.folder / "backup.sqlite", rig.folder / "empty.sqlite"
-    shutil.copyfile(rig.folder / "ledger.sqlite", backup)
-    rig.run.done("ledger", "upgrade", RESMETER_LEDGER__URL=f"sqlite:///{empty}")
-    for older in (backup, empty):
-        before = rig.stored()
+    for _ in range(times):
+        for point in SINK_POINTS:
+            with closing(sqlite3.connect(ledger)) as used, closing(sqlite3.connect(copy)) as target:
+                used.backup(target)
+            rig.crash_at(point, 1, "sink")
+            for file in rig.folder.glob("ledger.sqlite*"):
+                file.unlink()
+            shutil.copyfile(copy, ledger)
+    rig.check_crashes(SINK_POINTS, times)
+    rig.retire("worker")
+    rig.fault_is_over()
+
+
+def empty_ledger(rig: Rig) -> None:
+    """Give the sink an empty ledger in the middle of its work, three times."""
+    rig.start("worker", "worker", mode="slow 1", **SLOW)
+    for number in range(3):
         rig.start("sink", "sink")
-        rig.until(lambda before=before: rig.stored() > before, "the ledger goes on")  # type: ignore[misc]
-        rig.retire("sink")
-        wrong = rig.start("sink", "sink", RESMETER_LEDGER__URL=f"sqlite:///{older}")
-        rig.faults += 1
-        rig.until(lambda log=wrong.log: "deliveries_held" in log(), "the deliveries are held")  # type: ignore[misc]
+        rig.until(lambda: rig.stored() > 0, "the ledger has usage records")
         rig.pause(5)
         rig.retire("sink")
+        rig.run.env["RESMETER_LEDGER__URL"] = f"sqlite:///{rig.folder / f'empty-{number}.sqlite'}"
+        rig.run.done("ledger", "upgrade")
+        rig.faults += 1
     rig.retire("worker")
     rig.fault_is_over()
 

@@ -30,8 +30,9 @@ WORKER_POINTS = (
 SINK_POINTS = (
     "before store",
     "after store",
-    "before plan",
-    "after plan",
+    "before append",
+    "after append",
+    "after adopt",
     "before lease",
     "before call",
     "after call",
@@ -111,12 +112,14 @@ def _worker_functions() -> dict[str, tuple[Any, str]]:
 
 def _sink_functions() -> dict[str, tuple[Any, str]]:
     """Return the module or class and the name of the function of each step."""
-    from pipeline.ledger import deliveries, records
+    from pipeline.kafka.single import SingleTopic
+    from pipeline.ledger import adoption, deliveries, records
     from pipeline.sink.stripe.meter import StripeMeter
 
     return {
         "store": (records, "store"),
-        "plan": (deliveries, "store_planned"),
+        "append": (SingleTopic, "append"),
+        "adopt": (adoption, "apply"),
         "lease": (deliveries, "lease"),
         "call": (StripeMeter, "deliver"),
         "conclude": (deliveries, "conclude"),

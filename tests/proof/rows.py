@@ -156,10 +156,27 @@ ROWS = (
         small_disk="worker",
     ),
     Row(
-        "older-ledger",
-        "The sink is started on a backup of its ledger, then on an empty one, and each time on the "
-        "right one again.",
-        billing_faults.older_ledger,
+        "ledger-restored",
+        "The sink is killed at each named point of its cycle, twice, and a copy of the ledger from "
+        "before takes its place.",
+        billing_faults.ledger_restored,
+    ),
+    Row(
+        "empty-ledger",
+        "The sink gets an empty ledger in the middle of its work, three times.",
+        billing_faults.empty_ledger,
+    ),
+    Row(
+        "postgres-failover",
+        "PostgreSQL fails over to a replica that lacks the commits of some seconds, five times; "
+        "the sink runs on.",
+        server_faults.postgres_loses_commits,
+        ledger="postgres",
+    ),
+    Row(
+        "two-ledgers",
+        "Two sinks run at once, each with a ledger of its own; they are killed ten times.",
+        billing_faults.two_ledgers,
     ),
     Row(
         "stripe-500-before",

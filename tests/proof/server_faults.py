@@ -3,7 +3,9 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,10 +97,7 @@ def postgres_killed(rig: Rig) -> None:
     for number in range(13):
         rig.pause(chance.uniform(0.3, 1.5))
         if number % 4 == 1:
-            os.kill(rig.postgres.get_pid(), signal.SIGQUIT)  # PostgreSQL's immediate shutdown
-            rig.until(
-                lambda: not (rig.postgres.pgdata / "postmaster.pid").exists(), "PostgreSQL ended"
-            )
+            _end_postgres(rig)
             rig.postgres.ensure_postgres_running()
         else:
             rig.postgres.psql(
@@ -107,6 +106,33 @@ def postgres_killed(rig: Rig) -> None:
             )
         rig.faults += 1
     rig.fault_is_over()
+
+
+def postgres_loses_commits(rig: Rig, times: int = 5) -> None:
+    """Fail over to a replica that has not all commits: a crash-consistent copy of some seconds ago."""
+    replica = rig.postgres.pgdata.with_name("replica")
+    rig.start("worker", "worker", mode="slow 1", **SLOW)
+    rig.start("sink", "sink")
+    chance = random.Random(8)
+    for _ in range(times):
+        rig.pause(chance.uniform(1, 3))
+        _end_postgres(rig)
+        shutil.rmtree(replica, ignore_errors=True)
+        subprocess.run(["cp", "-a", rig.postgres.pgdata, replica], check=True)
+        rig.postgres.ensure_postgres_running()
+        rig.pause(chance.uniform(2, 5))
+        _end_postgres(rig)
+        shutil.rmtree(rig.postgres.pgdata)
+        subprocess.run(["cp", "-a", replica, rig.postgres.pgdata], check=True)
+        rig.postgres.ensure_postgres_running()
+        rig.faults += 1
+    rig.retire("worker")
+    rig.fault_is_over()
+
+
+def _end_postgres(rig: Rig) -> None:
+    os.kill(rig.postgres.get_pid(), signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+    rig.until(lambda: not (rig.postgres.pgdata / "postmaster.pid").exists(), "PostgreSQL ended")
 
 
 # --- the disk -------------------------------------------------------------------------------------

@@ -32,16 +32,46 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
-        "nobody asks whether the ledger is outdated",
-        "pipeline/ledger/holds.py",
-        "    if not any(answered.get(partition, 0) < offset for partition, offset in behind.items()):\n",
-        "    if True:\n",
+        "a record that arrives after its meter event was adopted is pending",
+        "pipeline/ledger/records.py",
+        "        if added:\n            _link_awaited",
+        "        if False:\n            _link_awaited",
     ),
     Bug(
-        "a sink whose deliveries are held commits the offsets of its ledger",
-        "pipeline/sink/position.py",
-        "            return not self._held\n",
-        "            return True\n",
+        "a meter event of a lost ledger is sent however old it is",
+        "pipeline/ledger/deliveries.py",
+        "        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms\n",
+        "        is_old = (perhaps_counted_at or remembered_from_ms) < remembered_from_ms\n",
+    ),
+    Bug(
+        "a run vouches for meter events whose calls may have counted",
+        "pipeline/ledger/outbox.py",
+        "m.vouched_at <= vouched_before_ms, ~called)",
+        "m.vouched_at <= vouched_before_ms)",
+    ),
+    Bug(
+        "a run vouches although another run may call",
+        "pipeline/ledger/journal.py",
+        "            voucher = run if standing.voucher == HANDED_OVER else None\n",
+        "            voucher = run\n",
+    ),
+    Bug(
+        "a sink plans in its ledger and does not wait for the journal",
+        "pipeline/ledger/deliveries.py",
+        "        .where(m.journal_state.is_not(None))\n",
+        "",
+    ),
+    Bug(
+        "conclusions are not written to the journal",
+        "pipeline/ledger/outbox.py",
+        '            in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}\n',
+        "            in set()\n",
+    ),
+    Bug(
+        "the intake does not notice that the database has lost commits",
+        "pipeline/sink/intake.py",
+        "        if moved:\n            self._rewind_to_ledger(consumer, Moved(moved))\n",
+        "",
     ),
     Bug(
         "the offset counts as done before the results are acknowledged",
@@ -98,20 +128,26 @@ BUGS = (
     Bug(
         "an end offset of the wrong isolation: a timer overtakes an open transaction",
         "pipeline/stream/runner.py",
-        "Probe(number, clock_ms, bounds[number].high, generation)",
-        "Probe(number, clock_ms, bounds[number].stable, generation)",
+        "Probe(n, clock_ms, bounds[n].high, generation)",
+        "Probe(n, clock_ms, bounds[n].stable, generation)",
     ),
     Bug(
         "the end is asked for before the clock",
         "pipeline/stream/runner.py",
-        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
-        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
-        "            host.states_written(number, offsets)\n"
-        "        bounds = await self._log.bounds(due)\n",
-        "        bounds = await self._log.bounds(due)\n"
-        "        readings = await asyncio.gather(*map(self._outputs.read_clock, due, bases))\n"
-        "        for number, (_, offsets) in zip(due, readings, strict=True):\n"
-        "            host.states_written(number, offsets)\n",
+        "        clock_ms = await read\n        bounds = await self._log.bounds(due)\n",
+        "        bounds = await self._log.bounds(due)\n        clock_ms = await read\n",
+    ),
+    Bug(
+        "a timer goes by the fastest of the brokers' clocks",
+        "pipeline/stream/clocks.py",
+        "self._read_ms = min(readings)",
+        "self._read_ms = max(readings)",
+    ),
+    Bug(
+        "a record that is older than the clock is not noticed",
+        "pipeline/stream/clocks.py",
+        "        if behind_ms <= self._behind_ms.get(number, 0):\n",
+        "        if True:\n",
     ),
     Bug(
         "a worker does not ask whether the topic is another one of the same name",
@@ -128,8 +164,8 @@ BUGS = (
     Bug(
         "lost records are forgotten at a restart",
         "pipeline/stream/recovery.py",
-        "                known, basis = basis, newest_basis(stored, basis)\n",
-        "                known = basis\n",
+        "                basis = newest_basis(stored, basis)\n",
+        "",
     ),
     Bug(
         "a gap in the changelog counts as states of our own",
@@ -207,9 +243,9 @@ BUGS = (
     ),
     Bug(
         "a grouped record stays pending",
-        "pipeline/ledger/deliveries.py",
-        "        if _delete_pending(connection, pending_rows) != len(pending_rows):",
-        "        if not pending_rows:",
+        "pipeline/ledger/adoption.py",
+        "            deleted = delete_pending(self._connection, pending)\n",
+        "            deleted = len(pending)\n",
     ),
     Bug(
         "each attempt gives a meter event a new identifier",
@@ -276,10 +312,28 @@ BUGS = (
         "if False:",
     ),
     Bug(
+        "an operator decides while a call is under way",
+        "pipeline/ledger/decisions.py",
+        "        if decision.at < row.lease_until <= decision.at + HOUR_MS:  # no lease is longer\n",
+        "        if False:\n",
+    ),
+    Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
         ".values(identifier=replacement.identifier)",
         ".values(identifier=result.identifier)",
+    ),
+    Bug(
+        "a partition keeps the timelines that it has looked up",
+        "pipeline/stream/partition.py",
+        "        self._timeline = cache(timeline_for)\n",
+        '        self._timeline = getattr(self, "_timeline", None) or cache(timeline_for)\n',
+    ),
+    Bug(
+        "an entry of the catalog that is dated within the lead is valid",
+        "pipeline/catalog/log.py",
+        "appended_ms + catalog.lead_ms",
+        "appended_ms",
     ),
 )
 

@@ -1,28 +1,32 @@
 """Check the properties that every run must have at its end, whatever failed during the run."""
 
+from collections import Counter
+from typing import Any
+
 import orjson
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.events.model import Rejected
 from pipeline.events.wire import read_record
+from tests.oracle.catalog import OracleTimeline
 from tests.oracle.usage import Oracle
 from tests.simulation.histories import CUSTOMERS, DAMAGED, SEAL_AFTER, History
 from tests.simulation.run import Outcome
+from tests.support.tenants import tenants_with
 
 _FAR = 10**15
 
 
 def problems(history: History, outcome: Outcome) -> list[str]:
     """Return a sentence for each property that an outcome violates."""
-    expected, letters, events = _expected(history, outcome.deleted)
+    expected, letters, events = _expected(history, outcome)
     have = {key: row[:-1] for key, row in outcome.records.items()}
-    faults = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
-    faults += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
-    faults += [
-        f"wrong: {key} is {have[key]}, not {expected[key]}"
-        for key in sorted(have.keys() & expected.keys())
-        if have[key] != expected[key]
-    ]
+    faults = _unlike(expected, have)
+    if outcome.clocks_seen:  # silence was settled too early, and corrected
+        faults = _unlike(_net(expected), _net(have))
+        if not outcome.counts.get("clocks") and not outcome.counts.get("hidden clocks"):
+            faults.append("a worker saw clocks that differ, and there was only one")
+        if outcome.counts.get("all clocks"):
+            faults.append("a worker that could read all clocks did not wait for the slowest")
     faults += [
         f"written with {len(values)} contents: {key}"
         for key, values in outcome.emitted.items()
@@ -46,30 +50,51 @@ def problems(history: History, outcome: Outcome) -> list[str]:
     return faults
 
 
+def _unlike(expected: dict[str, Any], have: dict[str, Any]) -> list[str]:
+    faults = [f"lost: {key} {expected[key]}" for key in sorted(expected.keys() - have.keys())]
+    faults += [f"not owed: {key} {have[key]}" for key in sorted(have.keys() - expected.keys())]
+    return faults + [
+        f"wrong: {key} is {have[key]}, not {expected[key]}"
+        for key in sorted(have.keys() & expected.keys())
+        if have[key] != expected[key]
+    ]
+
+
+def _net(records: dict[str, tuple[object, ...]]) -> dict[str, int]:
+    """Return the units of each conversation and outcome, without zeros."""
+    net: Counter[str] = Counter()
+    for key, row in records.items():
+        net[f"{key.rpartition(':')[0]} {row[0]}"] += int(str(row[1]))
+    return {name: units for name, units in net.items() if units}
+
+
 def _expected(
-    history: History, deleted: set[tuple[int, int]]
+    history: History, run: Outcome
 ) -> tuple[dict[str, tuple[object, ...]], set[tuple[int, int]], dict[bytes, int]]:
     """Return what the oracle derives: usage records, dead letters, and numbers of events by key.
 
     The dead letters are partition and offset of the rejected records.
     """
     oracles: dict[bytes, Oracle] = {}
+    catalog = history.catalog.oracle()
     letters: set[tuple[int, int]] = set()
     offsets: dict[int, int] = {}
     for sent in history.sent:
         offset = offsets.get(sent.partition, 0)
         offsets[sent.partition] = offset + 1
-        if (sent.partition, offset) in deleted or sent.value == DAMAGED:
+        if (sent.partition, offset) in run.deleted or sent.value == DAMAGED:
             continue
-        decoded = read_record(sent.value, sent.key, sent.at, sent.headers)
+        at = run.arrived[sent.partition, offset]
+        decoded = read_record(sent.value, sent.key, at, sent.headers)
         if isinstance(decoded, Rejected):
             letters.add((sent.partition, offset))
             continue
-        oracle = oracles.setdefault(
-            sent.key, Oracle(history.timeline, sent.key.decode(), SEAL_AFTER)
+        timeline = OracleTimeline(
+            catalog, sent.key.decode().partition(":")[0], history.catalog.policies
         )
+        oracle = oracles.setdefault(sent.key, Oracle(timeline, sent.key.decode(), SEAL_AFTER))
         before = len(oracle.too_late)
-        oracle.receive(decoded.event, sent.at)
+        oracle.receive(decoded.event, at)
         if len(oracle.too_late) > before:
             letters.add((sent.partition, offset))
     records: dict[str, tuple[object, ...]] = {}
@@ -116,8 +141,7 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
 
     Stripe has what was delivered, and may have what is uncertain.
     """
-    policy = history.policy
-    tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
+    tenants = tenants_with(CUSTOMERS, history.catalog.policies.values())
     owed: dict[tuple[str, str], int] = {}
     for key, row in outcome.records.items():
         tenant_and_outcome = (key.split(":", 1)[0], str(row[0]))

@@ -9,6 +9,7 @@ from tests.simulation.run import Faults, Outcome, run
 from tests.simulation.world import FaultPoint
 
 PARTITIONS = 3
+_HIDDEN = (20_000, 60_000, 120_000, 240_000)
 
 
 class Result(NamedTuple):
@@ -35,13 +36,20 @@ def random_run(seed: int) -> Result:
     """Run the history and the faults of a seed: kills, rebalances, zombies, failures of Stripe."""
     draw = random.Random(seed)
     worlds = random.Random(f"worlds {seed}")
-    history = draw_history(seed, conversations=draw.randint(1, 6), partitions=PARTITIONS)
+    clocks = random.Random(f"clocks {seed}").choice([0.0, 0.0, 0.02, 0.1])
+    history = draw_history(
+        seed,
+        conversations=draw.randint(1, 6),
+        partitions=PARTITIONS,
+        slow_clocks=bool(clocks),
+    )
     faults = Faults(
         rebalance=draw.choice([0.0, 0.1, 0.3]),
         stop=draw.choice([0.0, 0.1, 0.3]),
         stripe=draw.choice([0.0, 0.3, 0.6]),
         # By the seed, not drawn: the other draws of a seed stay as they were.
-        older_ledger=0.1 if seed % 4 == 1 else 0.0,
+        older_ledger=0.2 if seed % 4 == 1 else 0.0,
+        second_ledger=seed % 8 >= 5,
         rejoin=0.7 if seed % 4 == 3 else 0.0,
         second_sink=draw.random() < 0.5,
         workers_max=draw.randint(1, 3),
@@ -68,12 +76,30 @@ def random_run(seed: int) -> Result:
     )
     if owners.random() < 0.25:
         faults = faults._replace(sleep=True, wake=0.0, pause=0.03, compaction=1.0)
+    faults = faults._replace(
+        catalog_away=random.Random(f"away {seed}").choice([0.0, 0.0, 0.3, 0.8])
+    )
+    # A worker that was paused cannot be held back yet while its clock promises silence.
+    if clocks:
+        # One worker can read every broker's clock. Others learn of clocks from the records.
+        is_hidden = clocks < 0.1
+        faults = faults._replace(
+            clocks=clocks,
+            hidden_clock=worlds.choice(_HIDDEN) if is_hidden else 0,
+            workers_max=faults.workers_max if is_hidden else 1,
+            stop=0.0,
+            pause=0.0,
+            sleep=False,
+            old_workers=0.0,
+            another_log=0.0,
+        )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
     return Result(seed, outcome, problems(history, outcome))
 
 
-def killed_run(seed: int, kill_at: int, *, after: bool) -> Result:
+def killed_run(seed: int, kill_at: int, *, after: bool, hidden_clock: int = 0) -> Result:
     """Run a small history with one kill, before or after effect `kill_at`; 0 kills nothing."""
-    history = draw_history(seed, conversations=2, partitions=2)
-    outcome = run(history, FaultPoint(kill_at, after=after), Faults(), seed, 2)
+    history = draw_history(seed, conversations=2, partitions=2, slow_clocks=bool(hidden_clock))
+    faults = Faults(hidden_clock=hidden_clock)
+    outcome = run(history, FaultPoint(kill_at, after=after), faults, seed, 2)
     return Result(seed, outcome, problems(history, outcome))

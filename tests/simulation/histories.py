@@ -22,8 +22,9 @@ from pipeline.events.model import (
     Event,
 )
 from pipeline.kafka.partitioners import partition_of
-from pipeline.resolve.policy import Policy, Timeline
+from pipeline.resolve.policy import Policy
 from tests.oracle.wire import value
+from tests.simulation.catalog import Log, draw_log
 
 T0 = 1_790_000_000_000
 WINDOW = 600_000
@@ -49,14 +50,10 @@ class EventRecord(NamedTuple):
 
 
 class History(NamedTuple):
-    """All records of a run, in the order in which they arrive, and the policy."""
+    """All records of a run, in the order in which they arrive, and the log of the catalog."""
 
-    policy: Policy
+    catalog: Log
     sent: list[EventRecord]
-
-    @property
-    def timeline(self) -> Timeline:
-        return Timeline([self.policy])
 
 
 _KINDS: list[tuple[int, dict[str, Any]]] = [
@@ -92,8 +89,10 @@ def draw_policy(draw: random.Random) -> Policy:
     )
 
 
-def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
-    """Return the history of a seed."""
+def draw_history(
+    seed: int, *, conversations: int, partitions: int, slow_clocks: bool = False
+) -> History:
+    """Return the history of a seed; `slow_clocks` adds follow-ups just after silence is due."""
     draw = random.Random(seed)
     sent: list[EventRecord] = []
     for number in range(conversations):
@@ -108,7 +107,16 @@ def draw_history(seed: int, *, conversations: int, partitions: int) -> History:
     sent += _damage(random.Random(f"damage {seed}"), home)
     sent += _burst_of_garbage(random.Random(f"burst {seed}"), home)
     sent += _in_the_last_minute(random.Random(f"minute {seed}"), partitions)
-    return History(draw_policy(draw), sorted(sent, key=lambda record: record.at))
+    policy = draw_policy(draw)
+    catalog = draw_log(
+        random.Random(f"catalog {seed}"), draw_policy, policy, TENANTS, T0, T0 + 5 * WINDOW
+    )
+    if slow_clocks:
+        draws = random.Random(f"slow clocks {seed}")
+        pauses = [wait + late for wait in (0, GRACE) for late in (-1, 10_000, 50_000, 110_000)]
+        for number in range(draws.randrange(3, 9)):
+            sent += _returning(draws, f"s{number}", pauses, partitions)
+    return History(catalog, sorted(sent, key=lambda record: record.at))
 
 
 def _conversation(
@@ -162,20 +170,33 @@ def _in_the_last_minute(draw: random.Random, partitions: int) -> list[EventRecor
         return []
     records: list[EventRecord] = []
     for number in range(draw.randrange(1, 4)):
-        answered = T0 + draw.randrange(3 * WINDOW)
-        at = answered + WINDOW + draw.choice([-20_000, -1, 20_000, GRACE - 1])
-        steps: list[tuple[int, int, dict[str, Any]]] = [
-            (answered - 1_000, CUSTOMER_MESSAGE, {"intent": "help_request"}),
-            (answered, AI_MESSAGE, {"kind": "answer"}),
-            (min(at, answered + WINDOW - 1), CUSTOMER_MESSAGE, {"intent": "human_request"}),
-        ]
-        tenant_id, name = draw.choice(TENANTS), f"m{number}"
-        key = f"{tenant_id}:{name}".encode()
-        partition = partition_of(key, partitions)
-        for n, (happened, rank, members) in enumerate(steps):
-            content = value(Event(happened, rank, "/s", f"e{n}", **members), tenant_id, name)
-            records.append(EventRecord(at if n == 2 else happened, partition, key, content))
+        records += _returning(draw, f"m{number}", [-20_000, -1, 20_000, GRACE - 1], partitions)
     return records
+
+
+def _returning(
+    draw: random.Random, name: str, pauses: list[int], partitions: int
+) -> list[EventRecord]:
+    """Return a conversation whose customer comes back; it arrives a window and a pause later."""
+    answered = T0 + draw.randrange(3 * WINDOW)
+    at = answered + WINDOW + draw.choice(pauses)
+    steps: list[tuple[int, int, dict[str, Any]]] = [
+        (answered - 1_000, CUSTOMER_MESSAGE, {"intent": "help_request"}),
+        (answered, AI_MESSAGE, {"kind": "answer"}),
+        (min(at, answered + WINDOW - 1), CUSTOMER_MESSAGE, {"intent": "human_request"}),
+    ]
+    tenant_id = draw.choice(TENANTS)
+    key = f"{tenant_id}:{name}".encode()
+    partition = partition_of(key, partitions)
+    return [
+        EventRecord(
+            at if n == 2 else happened,
+            partition,
+            key,
+            value(Event(happened, rank, "/s", f"e{n}", **members), tenant_id, name),
+        )
+        for n, (happened, rank, members) in enumerate(steps)
+    ]
 
 
 def _after_a_long_silence(draw: random.Random, sent: list[EventRecord]) -> list[EventRecord]:

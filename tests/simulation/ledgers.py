@@ -1,5 +1,6 @@
-"""The ledger of a run, and an older copy of it that a mistake puts in its place."""
+"""The ledger of a run, and copies of earlier moments that a mistake puts in its place."""
 
+import random
 import shutil
 import sqlite3
 import tempfile
@@ -17,51 +18,42 @@ from pipeline.ledger.tables import refused_record, usage_record
 
 
 class Ledgers:
-    """The right ledger, a backup, and what the sinks use now."""
+    """The ledger that the sinks use, copies of earlier moments, and a second ledger."""
 
     def __init__(self, folder: Path) -> None:
-        self._right = folder / "ledger.sqlite"
-        self._backup = folder / "backup.sqlite"
-        self._older = folder / "older.sqlite"
-        shutil.copyfile(_template(), self._right)
-        shutil.copyfile(_template(), self._backup)  # the first backup is an empty ledger
-        self.right_engine = _connect(self._right)
-        self.engine = self.right_engine
-        self.is_older = False
-
-    @contextmanager
-    def backup(self) -> Iterator[Ledger]:
-        """Open the backup to read it."""
-        engine = _connect(self._backup)
-        try:
-            yield Ledger(engine)
-        finally:
-            engine.dispose()
+        self._folder = folder
+        self._copies = [_template()]  # the first is an empty ledger
+        self._opened: list[Engine] = []
+        self.engine = self._use(_template())
+        self.second = self._use(_template())
 
     def back_up(self) -> None:
-        """Copy the ledger that is in use."""
-        source, target = str(self.engine.url.database), str(self._backup)
-        with closing(sqlite3.connect(source)) as used, closing(sqlite3.connect(target)) as copy:
+        """Copy the ledger that is in use, as it is now."""
+        target = self._folder / f"copy-{len(self._copies)}.sqlite"
+        with (
+            closing(sqlite3.connect(str(self.engine.url.database))) as used,
+            closing(sqlite3.connect(target)) as copy,
+        ):
             used.backup(copy)
+        self._copies.append(target)
 
-    def restore(self) -> None:
-        """Put a copy of the backup in the ledger's place."""
-        for file in self._older.parent.glob(f"{self._older.name}*"):
-            file.unlink()
-        shutil.copyfile(self._backup, self._older)
-        self.engine = _connect(self._older)
-        self.is_older = True
+    def restore(self, draw: random.Random) -> None:
+        """Put a copy in the ledger's place, for good. A later one may be the ledger of today."""
+        copy = draw.choice(self._copies)
+        if draw.random() < 0.5:
+            self.back_up()
+        self.engine = self._use(copy)
 
-    def put_back(self) -> None:
-        """Use the right ledger again."""
-        self.engine.dispose()
-        self.engine = self.right_engine
-        self.is_older = False
+    def _use(self, copy: Path) -> Engine:
+        path = self._folder / f"ledger-{len(self._opened)}.sqlite"
+        shutil.copyfile(copy, path)
+        self._opened.append(_connect(path))
+        return self._opened[-1]
 
     def close(self) -> None:
         """Close the databases."""
-        self.engine.dispose()
-        self.right_engine.dispose()
+        for engine in self._opened:
+            engine.dispose()
 
 
 @contextmanager

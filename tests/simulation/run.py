@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings, StripeSettings, WorkerSettings
 from pipeline.dev.emulator.state import State
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement
 from pipeline.kafka.stepover import STEP_OVER_PREFIX
-from pipeline.ledger import Ledger, deliveries, records, reports
+from pipeline.ledger import Ledger, deliveries, holds, outbox, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
+from tests.simulation.catalog import CatalogReader
 from tests.simulation.conflicts import append_conflict
 from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
 from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
@@ -22,11 +22,14 @@ from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, Process, ProcessKilled, Topic, World
+from tests.support.tenants import tenants_with
 
 _Key = TypeVar("_Key")
 
 _TURNS_MAX = 3_000
 _LONG_QUIET_MS = 3_600_000
+_DECIDES_DURING_A_CALL = 0.05
+_CLOCKS = (0, 0, 30_000, -30_000, 120_000, -120_000, -240_000)
 OUTAGE_TURNS = 10
 OUTAGE_TURN_MS = 3 * 3_600_000
 _SETTINGS = Settings(
@@ -47,10 +50,13 @@ class Faults(NamedTuple):
     stop: float = 0.0  # at every turn: a worker stops, and resumes later as a zombie
     stripe: float = 0.0  # at every call: the call fails, before or after its effect
     rejoin: float = 0.0  # when a zombie continues: it comes back into the group
-    older_ledger: float = 0.0  # at every turn: a copy is made, or the sinks start on a copy
+    older_ledger: float = 0.0  # at every turn: a copy of the ledger is made, or takes its place
+    second_ledger: bool = False  # a second sink has a ledger of its own
     transaction: float = 0.0  # at every arrival: it begins a transaction, which stays open a while
     meanwhile: float = 0.0  # at every request for a clock: a record arrives while it waits
     deletion: float = 0.0  # at every turn: Kafka deletes records that nobody has read
+    clocks: float = 0.0  # at every turn: other brokers, with other clocks, lead the partitions
+    hidden_clock: int = 0  # ms: how far brokers are behind that lead events, and no changelog
     another_log: float = 0.0  # at every turn: the workers find another log under the topic's name
     compaction: float = 0.0  # at every turn and every recovery: the changelog is compacted
     wake: float = 0.0  # at every write of a worker: a paused one wakes, and goes on
@@ -59,7 +65,8 @@ class Faults(NamedTuple):
     old_workers: float = 0.0  # when a worker starts: it is of a version without the fence
     second_sink: bool = False
     conflicts: float = 0.0  # at every turn: a record of a known id with another value in a column
-    operator: bool = False  # at the end somebody decides about the meter events that wait
+    catalog_away: float = 0.0  # at every reading of the catalog: its broker does not respond
+    operator: bool = False  # at the end and during calls, somebody decides about what waits
     outage: bool = False  # at the end Stripe answers no call for 30 hours, though it may count it
     workers_max: int = 1
 
@@ -78,6 +85,10 @@ class Outcome(NamedTuple):
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
     events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
+    arrived: dict[tuple[int, int], int]  # partition, offset → the record's timestamp
+    clocks_seen: (
+        bool  # whether a worker saw clocks that differ, from a record that it did not expect
+    )
     deleted: set[tuple[int, int]]  # partition, offset: deleted before anybody read them
     reported: set[tuple[int, int]]  # of those that the changelog has as lost and not acknowledged
     counts: dict[str, int]
@@ -108,12 +119,20 @@ class _Run:
         self._faults = faults
         self._draw = random.Random(seed)
         self._broker = random.Random(f"broker {seed}")  # apart: older seeds keep their other faults
+        # Each broker's clock, in ms from the right time.
+        self._clock_draw = random.Random(f"clocks {seed}")
+        self._clocks = [self._clock_draw.choice(_CLOCKS) for _ in range(partitions)]
         self._ledgers = ledgers
         self._partitions = partitions
         self._stripe = State()
-        policy = history.policy
-        self._tenants = Tenants(CUSTOMERS, {}, policy.name, {}, {policy.name: (policy,)})
-        outcomes = [*policy.price, *policy.outcomes_billed, *policy.precedence]
+        policies = history.catalog.policies.values()
+        self._tenants = tenants_with(CUSTOMERS, policies)
+        self.world.catalog = history.catalog.records
+        outcomes = [
+            outcome
+            for policy in policies
+            for outcome in (*policy.price, *policy.outcomes_billed, *policy.precedence)
+        ]
         names = sorted({self._tenants.event_name_for(outcome) for outcome in outcomes})
         self._stripe.prepare(CUSTOMERS.values(), names, T0 / 1000)
         self._names = 0
@@ -122,12 +141,16 @@ class _Run:
         self._counts: Counter[str] = Counter()
         self._waiting = list(history.sent)
         self.world.meanwhile = self._meanwhile
+        self.world.during_call = self._doubt_and_decide
+        self._operator = random.Random(f"operator {seed}")
         self.world.has_old_workers = faults.old_workers > 0
         self.world.compact = self._compact
         self.world.disturb = self._disturb
         self._paused: dict[Worker, asyncio.Task[Any]] = {}  # the step in which a worker was paused
         self._repaired = 0  # how many unfenced writes a recovery has read
         self._conflicts: set[bytes] = set()
+        self._away_draw = random.Random(f"away {seed}")
+        self._ledger_draw = random.Random(f"ledger {seed}")
         self._conflict_draw = random.Random(f"conflicts {seed}")
         self._outage_turns = OUTAGE_TURNS if faults.outage else 0
 
@@ -135,6 +158,7 @@ class _Run:
         """Append to the log and take turns until no work is left."""
         waiting = self._waiting
         faults = self._faults
+        self._change_leaders()
         await self._rebalance(1)
         self._sinks.append(self._new_sink())
         for _ in range(_TURNS_MAX):
@@ -154,6 +178,8 @@ class _Run:
             calm = not waiting
             self._end_transactions(calm)
             if not calm:
+                if self._clock_draw.random() < faults.clocks:
+                    self._change_leaders()
                 self._delete_some()
                 await self._show_another_log()
             await self._turn(calm)
@@ -163,7 +189,7 @@ class _Run:
                 )
             if calm and not self._outage_turns and await self._is_done():
                 if faults.operator:
-                    ledger = Ledger(self._ledgers.right_engine)
+                    ledger = Ledger(self._ledgers.engine)
                     decided = decide_about_waiting(
                         ledger, self._stripe, self._tenants, self.world.time
                     )
@@ -174,11 +200,22 @@ class _Run:
                 return self._outcome()
         raise AssertionError(f"the run does not end: {self.world.fault_point.effects[-20:]}")
 
+    def _doubt_and_decide(self) -> None:
+        """Let an operator doubt what is not delivered, and decide, while a call is under way.
+
+        This is what `resmeter ledger resume --perhaps-sent` does, and `resmeter deliveries` after it.
+        """
+        if self._faults.operator and self._operator.random() < _DECIDES_DURING_A_CALL:
+            ledger, now_ms = Ledger(self._ledgers.engine), self.world.time
+            holds.mark_uncertain(ledger, now_ms)
+            found = decide_about_waiting(ledger, self._stripe, self._tenants, now_ms)
+            self._counts["decided"] += found
+
     def _has_open_calls(self, until: int) -> bool:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
         if until - self.world.time < _LONG_QUIET_MS:
             return False
-        return bool(deliveries.due(Ledger(self._ledgers.right_engine), until, 1))
+        return bool(deliveries.due(Ledger(self._ledgers.engine), until, 1))
 
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
@@ -191,7 +228,8 @@ class _Run:
     def _arrive(self, sent: Any) -> None:
         world = self.world
         world.time = max(world.time, sent.at)
-        offset = world.events.append(sent.partition, world.time, sent.key, sent.value, sent.headers)
+        at = world.time + world.events_clocks.get(sent.partition, 0)
+        offset = world.events.append(sent.partition, at, sent.key, sent.value, sent.headers)
         if sent.partition not in world.transactions and self._happens(self._faults.transaction):
             world.transactions[sent.partition] = offset
             self._counts["transactions"] += 1
@@ -214,6 +252,25 @@ class _Run:
                 world.acknowledgements[partition] = Acknowledgement(
                     low, "ada", "known", "2026-11-27T08:00:00Z", world.topic_id
                 )
+
+    def _change_leaders(self) -> None:
+        """Let each broker lead one partition of the events and one of the changelog."""
+        world, clocks, hidden = self.world, self._clocks, self._faults.hidden_clock
+        if (
+            hidden
+        ):  # others lead the changelog: no worker can read the clocks of the events' leaders
+            world.events_clocks = dict.fromkeys(range(self._partitions), -hidden)
+            self._counts["hidden clocks"] += 1
+            return
+        if not self._faults.clocks:
+            return
+        leaders = [*clocks]
+        self._clock_draw.shuffle(leaders)
+        world.events_clocks = dict(enumerate(leaders))
+        self._clock_draw.shuffle(leaders)
+        world.changelog_clocks = dict(enumerate(leaders))
+        self._counts["clocks"] += 1
+        self._counts["all clocks"] += self._faults.workers_max == 1
 
     async def _show_another_log(self) -> None:
         """Kill the workers, and let new ones find another log; then the operator brings it back."""
@@ -262,6 +319,9 @@ class _Run:
         if not self._has_open_calls(until):
             self.world.time = max(self.world.time, until)
 
+    def _is_catalog_away(self) -> bool:
+        return bool(self._waiting) and self._away_draw.random() < self._faults.catalog_away
+
     def _happens(self, chance: float) -> bool:
         return bool(chance) and self._broker.random() < chance
 
@@ -291,8 +351,8 @@ class _Run:
             await self._step(sink, _now(sink.take))
             if not sink.process.is_dead and (calm or draw.random() < 0.5):
                 await self._step(sink, sink.flush())
-        if faults.older_ledger:
-            self._change_ledger(calm)
+        if faults.older_ledger and not calm:
+            self._change_ledger()
         await self._restart_the_dead()
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
@@ -330,7 +390,7 @@ class _Run:
         for sink in self._sinks:
             if sink.process.is_dead:
                 self._sinks.remove(sink)
-                self._sinks.append(self._new_sink())
+                self._sinks.append(self._new_sink(is_second=sink.is_second))
 
     def _sleeps(self) -> bool:
         return self._faults.sleep and self._outage_turns > 0
@@ -372,33 +432,23 @@ class _Run:
 
     # --- the ledger -------------------------------------------------------------------------------
 
-    def _change_ledger(self, calm: bool) -> None:
-        draw, chance = self._draw, self._faults.older_ledger
-        if self._ledgers.is_older:
-            if calm or draw.random() < 0.3:
-                self._use_right_ledger()
-        elif draw.random() < chance:
+    def _change_ledger(self) -> None:
+        """Copy the ledger, or put a copy in its place: for new sinks, or below the running ones."""
+        draw, chance = self._ledger_draw, self._faults.older_ledger
+        if draw.random() < chance:
             self._ledgers.back_up()
-        elif not calm and draw.random() < chance:
-            self._use_older_ledger()
-
-    def _use_older_ledger(self) -> None:
-        """Restart the sinks on an older copy of the ledger, if Kafka can show that it is older."""
-        with self._ledgers.backup() as backup:
-            stored = records.offsets(backup, "usage.records")
-        committed = self.world.sinks_committed
-        if any(stored.get(number, 0) < offset for number, offset in committed.items()):
+        # Before its first entry, the journal cannot say that nothing was sent.
+        if self.world.journal and draw.random() < chance:
             self._counts["older ledger"] += 1
-            self._ledgers.restore()
-            self._kill_sinks()
-
-    def _use_right_ledger(self) -> None:
-        self._ledgers.put_back()
-        self._kill_sinks()
-
-    def _kill_sinks(self) -> None:
-        for sink in self._sinks:
-            sink.process.end()
+            self._ledgers.restore(draw)
+            loses_commits = draw.random() < 0.5
+            for sink in self._sinks:
+                if sink.is_second:
+                    continue
+                if loses_commits:
+                    sink.fail_over(self._ledgers.engine)
+                else:
+                    sink.process.end()
 
     # --- the group --------------------------------------------------------------------------------
 
@@ -415,7 +465,7 @@ class _Run:
                 world,
                 self._name("worker"),
                 _SETTINGS,
-                self._tenants.timeline_for,
+                CatalogReader(world.visible_catalog, self._is_catalog_away),
                 is_old=bool(self._waiting) and self._happens(faults.old_workers),
             )
             self._workers.append(worker)
@@ -447,6 +497,8 @@ class _Run:
         await self._rebalance(size)
         if self._faults.second_sink and len(self._sinks) < 2:
             self._sinks.append(self._new_sink())
+        if self._faults.second_ledger and not any(sink.is_second for sink in self._sinks):
+            self._sinks.append(self._new_sink(is_second=True))
 
     async def _stop_one(self) -> None:
         """Stop a worker with work in flight; other workers get its partitions."""
@@ -500,14 +552,16 @@ class _Run:
         else:
             self._workers.remove(worker)
 
-    def _new_sink(self) -> Sink:
+    def _new_sink(self, *, is_second: bool = False) -> Sink:
+        """Start a sink; `is_second`: with the second ledger."""
         return Sink(
             self.world,
             self._name("sink"),
-            self._ledgers.engine,
+            self._ledgers.second if is_second else self._ledgers.engine,
             self._tenants,
             self._stripe,
             faults=self._faults.stripe,
+            is_second=is_second,
         )
 
     def _name(self, kind: str) -> str:
@@ -531,11 +585,19 @@ class _Run:
                     return False
                 if max(world.committed.get(number, 0), low) < end:
                     return False
-        ledger = Ledger(self._ledgers.engine)
+        ledgers = [Ledger(self._ledgers.engine)]
+        if any(sink.is_second for sink in self._sinks):
+            ledgers.append(Ledger(self._ledgers.second))
+        return all(map(self._has_billed, ledgers))
+
+    def _has_billed(self, ledger: Ledger) -> bool:
+        world = self.world
         stored = sum(records.offsets(ledger, "usage.records").values())
         if stored < sum(map(len, world.records.partitions)):
             return False
         open_events = deliveries.due(ledger, world.time + 10**9, 1)
+        if outbox.unjournalled_items(ledger, 1):
+            return False
         pending = [
             entry
             for entry in deliveries.pending_sums(ledger)
@@ -596,6 +658,12 @@ class _Run:
                 for number in range(self._partitions)
                 for key, stored in self._last_states(number).items()
             },
+            arrived={
+                (number, record.offset): record.timestamp
+                for number, records in enumerate(world.events.partitions)
+                for record in records
+            },
+            clocks_seen=world.clocks_seen,
             deleted=world.deleted,
             reported={
                 (number, offset)

@@ -1,8 +1,9 @@
 """A simulated sink: production intake, planner and dispatcher between simulated log and Stripe."""
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,11 +15,13 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.config import SinkSettings
 from pipeline.dev.emulator.response import Response
 from pipeline.dev.emulator.state import State
+from pipeline.kafka.single import LogRecord
 from pipeline.ledger import Ledger
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.intake import Intake
+from pipeline.sink.journal import Journal
 from pipeline.sink.position import LedgerPosition
 from pipeline.sink.service import flush
 from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, body, body_sha256
@@ -26,6 +29,7 @@ from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
 from tests.simulation.world import Process, Record, World
 
 LEASE_SECONDS = 30
+JOURNAL = "resmeter.journal"
 
 
 class _Ledger(Ledger):
@@ -139,6 +143,32 @@ class _Consumer:
         return messages
 
 
+class _JournalTopic:
+    """The journal's topic as one process uses it: each record appended is an effect."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self._world = world
+        self._process = process
+
+    def topic_id(self) -> str:
+        return "journal"
+
+    def bounds(self) -> tuple[int, int]:
+        return 0, len(self._world.journal)
+
+    def append(self, values: Sequence[bytes]) -> None:
+        world = self._world
+        for value in values:
+            record = LogRecord(len(world.journal), world.time, value)
+            world.fault_point.pass_through(
+                self._process, "entry", partial(world.journal.append, record)
+            )
+
+    def read(self, start: int, end: int) -> Iterator[list[LogRecord]]:
+        for offset in range(start, end, 3):
+            yield self._world.journal[offset : min(offset + 3, end)]
+
+
 class _Meter:
     """Stripe behind an unreliable network: each call is an effect, and can fail before or after it."""
 
@@ -167,6 +197,7 @@ class _Meter:
         await asyncio.sleep(0)
         while self._process.is_stopped:
             await asyncio.sleep(0)
+        world.during_call()
         fault = world.draw.random() if self._faults else 1.0
         is_foreign = int(fault * 1e9) % 2 == 0  # a proxy answers, with whatever status
         if fault < self._faults / 5:
@@ -231,7 +262,9 @@ class Sink:
         stripe: State,
         *,
         faults: float = 0.0,
+        is_second: bool = False,
     ) -> None:
+        self.is_second = is_second  # it has the second ledger
         self.process = Process(name)
         self._world = world
         self._tenants = tenants
@@ -240,7 +273,20 @@ class Sink:
         consumer: Any = _Consumer(world, self.process)
         self._consumer = consumer
         self._position = LedgerPosition(
-            self._ledger, "usage.records", "sinks", self._metrics, now=world.seconds
+            self._ledger,
+            "usage.records",
+            "sinks",
+            self._metrics,
+            now=world.seconds,
+            journal_topic=JOURNAL,
+        )
+        self._journal = Journal(
+            self._ledger,
+            _JournalTopic(world, self.process),
+            JOURNAL,
+            name,
+            self._metrics,
+            world.seconds,
         )
         self._intake = Intake(
             {"bootstrap.servers": "simulated"},
@@ -250,6 +296,7 @@ class Sink:
             self._position,
             self._metrics,
             now=world.seconds,
+            monotonic=world.seconds,
         )
         self._dispatcher = Dispatcher(
             self._ledger,
@@ -266,6 +313,7 @@ class Sink:
     def take(self) -> None:
         """Store a batch of usage records; join the group before the first."""
         if not self._has_joined:
+            self._journal.open()
             self._intake.join(self._consumer)
             self._has_joined = True
         self._intake.step(self._consumer)
@@ -273,7 +321,7 @@ class Sink:
     async def flush(self) -> None:
         """Group all pending records, and deliver them until every queue is empty or deliveries halt."""
         await flush(
-            self._ledger,
+            self._journal,
             self._tenants,
             self._dispatcher,
             self._metrics,
@@ -282,6 +330,10 @@ class Sink:
         )
         await self._dispatcher.idle()
         self._dispatcher._stopping = False
+
+    def fail_over(self, engine: Engine) -> None:
+        """Put another database below the running process: a replica that had not all commits."""
+        self._ledger._engine = engine
 
     async def _pause(self, _: float) -> None:
         """Let others run; while Stripe is out, leave what is to be repeated to a later flush."""

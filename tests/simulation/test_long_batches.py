@@ -10,9 +10,9 @@ from pipeline.catalog.policies import preset
 from pipeline.config import Settings, WorkerSettings
 from pipeline.errors import BrokenInvariantError
 from pipeline.events.times import format_time
-from pipeline.resolve.policy import Timeline
 from pipeline.stream.fence import FENCE_KEY
 from pipeline.stream.fetched import RecordBatch
+from tests.simulation.catalog import CatalogReader, only
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
 
@@ -45,9 +45,9 @@ async def _worker() -> tuple[World, Worker]:
     world = World(FaultPoint(), T0 + EVENTS, 1)
     for n in reversed(range(EVENTS)):
         world.events.append(0, world.time, KEY, _event(n), [])
-    timeline = Timeline([preset("fin-2026")])
+    world.catalog = only(preset("fin-2026"), T0).records
     settings = Settings(worker=WorkerSettings())
-    worker = Worker(world, "worker", settings, lambda _: timeline)
+    worker = Worker(world, "worker", settings, CatalogReader(world.visible_catalog))
     await worker.assign([0])
     return world, worker
 

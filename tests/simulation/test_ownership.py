@@ -10,7 +10,7 @@ import pytest
 from pipeline.catalog.policies import preset
 from pipeline.config import Settings
 from pipeline.errors import FencedError
-from pipeline.resolve.policy import Timeline
+from tests.simulation.catalog import CatalogReader, only
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
 
@@ -28,8 +28,9 @@ class _SlowWrites(random.Random):
 
 
 def _workers(world: World) -> tuple[Worker, Worker]:
-    settings, timeline = Settings(), Timeline([preset("fin-2026")])
-    first, second = (Worker(world, name, settings, lambda _: timeline) for name in "ab")
+    world.catalog = only(preset("fin-2026"), T0).records
+    reader = CatalogReader(world.visible_catalog)
+    first, second = (Worker(world, name, Settings(), reader) for name in "ab")
     return first, second
 
 

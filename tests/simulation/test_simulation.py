@@ -44,11 +44,23 @@ def test_a_kill_before_or_after_any_effect_changes_nothing(seed: int) -> None:
             assert result.outcome.records == undisturbed.records, where
 
 
+@pytest.mark.parametrize("seed", [5])
+def test_a_kill_while_a_clock_is_behind_gives_no_id_two_contents(seed: int) -> None:
+    undisturbed = killed_run(seed, 0, after=False, hidden_clock=240_000).outcome
+    assert undisturbed.clocks_seen
+
+    for kill_at in range(1, len(undisturbed.effects) + 1):
+        for after in (False, True):
+            result = killed_run(seed, kill_at, after=after, hidden_clock=240_000)
+
+            assert not result.problems, f"effect {kill_at}: {result.report}"
+
+
 def test_every_kind_of_fault_happens() -> None:
     outcomes = [random_run(seed).outcome for seed in range(60)]
 
     kills = {kill.split(" ", 1)[1] for outcome in outcomes for kill in outcome.kills}
-    for effect in ("record", "state", "commit", "transaction", "call"):
+    for effect in ("record", "state", "commit", "transaction", "entry", "call"):
         assert {f"before {effect}", f"after {effect}"} & kills, effect
     assert sum(outcome.counts.get("stopped", 0) for outcome in outcomes) > 10
     for kind in (
@@ -58,6 +70,8 @@ def test_every_kind_of_fault_happens() -> None:
         "another log",
         "older ledger",
         "rejoined",
+        "clocks",
+        "hidden clocks",
         "compactions",
         "paused",
         "woken",
@@ -65,6 +79,7 @@ def test_every_kind_of_fault_happens() -> None:
         assert sum(outcome.counts.get(kind, 0) for outcome in outcomes) > 2, kind
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())
     assert any(outcome.dead_letters for outcome in outcomes)
+    assert any(outcome.clocks_seen for outcome in outcomes)
     assert any(outcome.conflicts for outcome in outcomes)
     assert any(outcome.uncertain.values() for outcome in outcomes)
     assert any(outcome.counts.get("decided") for outcome in outcomes)

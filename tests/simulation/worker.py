@@ -14,10 +14,10 @@ from pipeline.errors import FencedError
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.stepover import StepOver, encode_step_over
 from pipeline.metrics import WorkerMetrics
-from pipeline.resolve.policy import Timeline
 from pipeline.stream.batch import Output
 from pipeline.stream.fence import FENCE_KEY
 from pipeline.stream.fetched import RecordBatch
+from pipeline.stream.following import Following, Source
 from pipeline.stream.readback import known_after
 from pipeline.stream.record_format import FetchedBatches
 from pipeline.stream.runner import BatchRunner
@@ -103,7 +103,8 @@ class _Outputs:
                 world.epochs.check(partition, epoch, world.time)
             # A worker from before the fence fences nobody, and nobody fences it.
             world.unfenced_writes += world.has_old_workers and self._is_outdated()
-            return world.changelog.append(partition, world.time, key, value, [])
+            at = world.time + world.changelog_clocks.get(partition, 0)
+            return world.changelog.append(partition, at, key, value, [])
 
         return await self._act(append, name)
 
@@ -141,13 +142,7 @@ class Worker:
     is_paused = False
 
     def __init__(
-        self,
-        world: World,
-        name: str,
-        settings: Settings,
-        timeline_for: Callable[[str], Timeline],
-        *,
-        is_old: bool = False,
+        self, world: World, name: str, settings: Settings, source: Source, *, is_old: bool = False
     ) -> None:
         self.process = Process(name)
         self.positions: dict[int, int] = {}
@@ -160,13 +155,17 @@ class Worker:
         self.write_late = outputs.write_late
         partitions = len(world.events.partitions)
         topics = settings.topics.model_copy(update={"partitions": partitions})
+        following = Following(
+            source, dict, settings.worker.seal_after_ms, end=self._end, stopwatch=world.seconds
+        )
+        following.begin()
         self.runner = BatchRunner(
             self,
             world,
             outputs,
             WorkerMetrics(CollectorRegistry()),
             settings.model_copy(update={"topics": topics}),
-            timeline_for,
+            following,
             end=self._end,
             now=world.seconds,
             stopwatch=count().__next__,  # the event loop runs others after each step of a batch
@@ -248,10 +247,11 @@ class Worker:
         for number in sorted(self.positions):
             await self.runner.wait_for_capacity()
             self.positions[number], records = world.fetch(number, self.positions[number], size)
-            if records and await self.runner.admit(number, records[0].offset):
+            batches = _batches(records) if records else []
+            if batches and await self.runner.may_apply(number, batches):
                 if self.process.is_dead:
                     return
-                await self._handle(number, _batches(records))
+                await self._handle(number, batches)
         await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):
@@ -265,6 +265,7 @@ class Worker:
         damaged = batches.pop() if batches[-1].damage else None
         if batches:
             self.runner.handle(number, batches)
+            self._world.clocks_seen |= self.runner.watermarks.is_surprised
             self.positions[number] = batches[-1].next_offset
         if damaged is None:
             return

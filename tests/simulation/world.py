@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.catalog.log import Appended
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.single import LogRecord
 
 _T = TypeVar("_T")
 _EPOCH_KEPT_MS = _ID_KEPT_MS = 86_400_000
@@ -192,6 +194,8 @@ class World:
         self.changelog = Topic(partitions)
         self.records = Topic(2)
         self.dead_letters = Topic(1)
+        self.catalog: list[Appended] = []  # its topic, with what will be appended later
+        self.journal: list[LogRecord] = []
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
@@ -205,7 +209,12 @@ class World:
         self.refusals: list[str] = []  # why workers ended because the log is another one
         self.acknowledgements: dict[int, Acknowledgement] = {}
         self.given_up: set[int] = set()  # where an operator lets workers go on behind damage
+        # By partition, how far its leader's clock is from `time`, in ms.
+        self.events_clocks: dict[int, int] = {}
+        self.changelog_clocks: dict[int, int] = {}
+        self.clocks_seen = False  # whether a worker has noticed that clocks differ
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
+        self.during_call: Callable[[], None] = lambda: None  # before each call to Stripe
         self.epochs = Epochs()
         self.has_old_workers = False  # some may be of a version without the fence
         self.unfenced_writes = 0  # beside such workers, by those that had lost their partitions
@@ -255,6 +264,10 @@ class World:
         high = len(self.events.partitions[partition])
         low = self.lows.get(partition, 0)
         return Bounds(low, self.transactions.get(partition, high), high)
+
+    def visible_catalog(self) -> list[Appended]:
+        """Return the records that have been appended to the catalog's topic by now."""
+        return [record for record in self.catalog if record.appended_ms <= self.time]
 
     # --- time -------------------------------------------------------------------------------------
 

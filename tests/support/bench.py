@@ -17,9 +17,12 @@ from pipeline.ledger import Ledger, open_ledger, records, reports, upgrade
 from pipeline.ledger.entries import ConsumedRecord, Receipt, Stored
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
+from pipeline.sink.journal import Journal
+from pipeline.sink.planner import LedgerPlans, Planned, plan_pending
 from pipeline.sink.service import flush
-from pipeline.sink.stripe.meter import open_meter
+from pipeline.sink.stripe.meter import body_sha256, open_meter
 from pipeline.usage.record import UsageRecord, encode_record
+from tests.support.journal import JOURNAL, MemoryTopic
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
@@ -42,6 +45,26 @@ class Bench(NamedTuple):
     registry: CollectorRegistry
     metrics: SinkMetrics
     folder: Path
+    topic: MemoryTopic  # of the journal
+
+    def journal(self, run: str = "a", now: float = T0 / 1000) -> Journal:
+        """Return the journal, as a run writes and follows it at a time."""
+        self.topic.now_ms = lambda: int(now * 1000)
+        journal = Journal(self.ledger, self.topic, JOURNAL, run, self.metrics, lambda: now)
+        journal.open()
+        return journal
+
+    def plan(self) -> Planned:
+        """Plan the pending records in the ledger; the next flush writes them to the journal."""
+        return plan_pending(self.ledger, self.tenants, body_sha256, LedgerPlans(self.ledger, T0))
+
+    def journalled(self) -> None:
+        """Let run `a` write to the journal what the ledger has planned and decided."""
+        journal = self.journal()
+        if not journal.is_followed():
+            journal.begin()
+        journal.add_unjournalled()
+        journal.commit()
 
     def store(self, *usage_records: UsageRecord) -> None:
         """Store usage records as the next batch of partition 0."""
@@ -69,7 +92,7 @@ class Bench(NamedTuple):
         limits = DeliveryLimits(concurrent_max=4, retry_pause_seconds_max=60, lease_seconds=30)
         timing = Timing(now=lambda: now, pause=lambda _: asyncio.sleep(0))
         dispatcher = Dispatcher(self.ledger, meter, self.metrics, owner, limits, timing)
-        return BenchSink(self, dispatcher, now)
+        return BenchSink(self, self.journal(owner, now), dispatcher, now)
 
     def at_stripe(self) -> dict[str, int]:
         """Return the emulator's sums by customer."""
@@ -100,13 +123,14 @@ class BenchSink(NamedTuple):
     """The parts of one sink that plan and deliver."""
 
     bench: Bench
+    journal: Journal
     dispatcher: Dispatcher
     now: float
 
     async def flush(self) -> None:
         """Group and deliver all pending records, without pauses before retries."""
         bench = self.bench
-        await flush(bench.ledger, bench.tenants, self.dispatcher, bench.metrics, now=self.now)
+        await flush(self.journal, bench.tenants, self.dispatcher, bench.metrics, now=self.now)
         await self.dispatcher.idle()
 
     async def close(self) -> None:
@@ -125,7 +149,16 @@ def open_bench(folder: Path) -> Iterator[Bench]:
     emulator.state.prepare(tenants.customers.values(), tenants.event_names, 0)
     registry = CollectorRegistry()
     with running(emulator) as base_url:
-        yield Bench(ledger, tenants, emulator, base_url, registry, SinkMetrics(registry), folder)
+        yield Bench(
+            ledger,
+            tenants,
+            emulator,
+            base_url,
+            registry,
+            SinkMetrics(registry),
+            folder,
+            MemoryTopic(lambda: T0),
+        )
     ledger.close()
 
 

@@ -20,6 +20,7 @@ from pipeline.ledger.tables import meter_event
 from pipeline.sink.grouping import Destination, Group, freeze, group_records
 from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
+from tests.support.journal import journalled, taken_over
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
@@ -83,10 +84,11 @@ def planned(
     outcome: str = "resolution",
     customer: str = "cus_1",
 ) -> list[MeterEvent]:
-    """Group the pending records of a tenant and outcome, and store the meter events."""
+    """Group the pending records of a tenant and outcome, and store the meter events, as run `a`."""
     grouping = group_records(deliveries.pending_records(ledger, tenant_id, outcome, 1000))
     events = frozen(grouping.groups, Destination(tenant_id, outcome, customer, "m"))
     assert deliveries.store_planned(ledger, events, T0)
+    journalled(ledger)
     return [item.event for item in events]
 
 
@@ -100,6 +102,7 @@ def frozen(
 def try_to_lease(
     ledger: Ledger, event: MeterEvent, owner: str, now_ms: int, remembered_from_ms: int = 0
 ) -> Lease | NotLeased:
+    taken_over(ledger, event.identifier, owner)
     return deliveries.lease(
         ledger,
         event,

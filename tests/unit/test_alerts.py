@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from pipeline.metrics import (
     MUST_STAY_ZERO,
+    CatalogMetrics,
     ProcessesMetrics,
     RuntimeMetrics,
     SinkMetrics,
@@ -47,6 +48,7 @@ def served() -> CollectorRegistry:
     ProcessesMetrics(registry)
     RuntimeMetrics(registry, "worker")
     WorkerMetrics(registry)
+    CatalogMetrics(registry)
     SinkMetrics(registry)
     return registry
 

@@ -14,6 +14,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from pipeline.metrics import (
     DELIVERY_RESULTS,
+    CatalogMetrics,
     ProcessesMetrics,
     RuntimeMetrics,
     SinkMetrics,
@@ -56,7 +57,7 @@ def named(text: str) -> set[str]:
 def labels_of_series() -> dict[str, set[str]]:
     """Return the labels of every series, by the name of the series."""
     series: dict[str, set[str]] = {}
-    kinds = (WorkerMetrics, ProcessesMetrics, SinkMetrics)
+    kinds = (WorkerMetrics, CatalogMetrics, ProcessesMetrics, SinkMetrics)
     runtime = RuntimeMetrics(CollectorRegistry(), "worker")
     for metrics in (runtime, *(kind(CollectorRegistry()) for kind in kinds)):
         for metric in vars(metrics).values():
@@ -70,6 +71,7 @@ def families() -> list[set[str]]:
     """Return the series of each metric. A histogram has three; a dashboard needs one of them."""
     registry = CollectorRegistry()
     WorkerMetrics(registry)
+    CatalogMetrics(registry)
     ProcessesMetrics(registry)
     RuntimeMetrics(registry, "worker")
     SinkMetrics(registry)

@@ -13,7 +13,13 @@ from prometheus_client import CollectorRegistry
 from pipeline.cli import COMMANDS
 from pipeline.config import describe_settings
 from pipeline.ledger.findings import FindingKind
-from pipeline.metrics import ProcessesMetrics, RuntimeMetrics, SinkMetrics, WorkerMetrics
+from pipeline.metrics import (
+    CatalogMetrics,
+    ProcessesMetrics,
+    RuntimeMetrics,
+    SinkMetrics,
+    WorkerMetrics,
+)
 from tests.proof.rows import ROWS
 from tests.simulation.bugs import BUGS
 
@@ -119,6 +125,7 @@ def test_every_metric_is_in_the_reference_with_its_labels() -> None:
     ProcessesMetrics(registry)
     RuntimeMetrics(registry, "worker")
     WorkerMetrics(registry)
+    CatalogMetrics(registry)
     SinkMetrics(registry)
     defined = {
         f"{family.name}_total" if family.type == "counter" else family.name

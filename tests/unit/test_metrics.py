@@ -32,6 +32,7 @@ BY_PARTITION = {
     "resmeter_commit_age_seconds",
     "resmeter_events_lost",
     "resmeter_open_transaction_seconds",
+    "resmeter_clock_behind_seconds",
     "resmeter_sink_lag_records",
 }
 

@@ -12,6 +12,7 @@ from pipeline.ledger import Ledger, open_ledger, reports, upgrade
 from pipeline.ledger.entries import Result
 from tests.support.command import resmeter
 from tests.support.ledger import conclude, leased, planned, record, stored
+from tests.support.tenants import export_catalog
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 TENANTS = (
@@ -22,7 +23,7 @@ TENANTS = (
 @pytest.fixture
 def ledger(resmeter_env: dict[str, str], tmp_path: Path) -> Iterator[Ledger]:
     (tmp_path / "resmeter.toml").write_text(TENANTS)
-    resmeter_env["RESMETER_CONFIG"] = str(tmp_path / "resmeter.toml")
+    export_catalog(tmp_path / "catalog.ndjson", tmp_path / "resmeter.toml")
     upgrade(resmeter_env["RESMETER_LEDGER__URL"])
     opened = open_ledger(resmeter_env["RESMETER_LEDGER__URL"])
     yield opened

@@ -14,6 +14,7 @@ from pipeline.sink.grouping import Destination, freeze, group_records
 from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import Origin, UsageRecord, encode_origin, encode_record
 from tests.support.command import resmeter
+from tests.support.journal import journalled
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
@@ -79,6 +80,7 @@ def delivered_at_the_second_call(ledger: Ledger) -> None:
     destination = Destination("acme", "resolution", "cus_1", "m")
     (planned,) = (freeze(group, destination, body_sha256) for group in grouping.groups)
     assert deliveries.store_planned(ledger, [planned], T0)
+    journalled(ledger)
     conclusions = (
         Conclusion(result="failed", http_status=500, request_id="req_0", detail="no luck"),
         Conclusion(result="delivered", http_status=200, request_id="req_1"),

@@ -17,6 +17,8 @@ from pipeline.sink.grouping import Destination, freeze, group_records
 from pipeline.sink.stripe.meter import body_sha256
 from pipeline.usage.record import UsageRecord, encode_record
 from tests.support.command import resmeter
+from tests.support.journal import journalled
+from tests.support.tenants import export_catalog
 
 TOPIC = "usage.records"
 T0 = 1_790_000_000_000
@@ -83,6 +85,7 @@ def sent(ledger: Ledger, result: Result, tenant_id: str = "acme") -> None:
     destination = Destination(tenant_id, "resolution", "cus_1", "m")
     planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
     assert deliveries.store_planned(ledger, planned, T0)
+    journalled(ledger)
     for item in planned:
         if item.event.value == 0:
             continue
@@ -225,13 +228,13 @@ def test_each_tenant_and_outcome_has_a_line_and_lines_are_ordered(
 
 
 def test_unit_has_the_price_of_its_policy_version_and_each_currency_has_a_line(
-    ledger: Ledger, usage: Run, resmeter_env: dict[str, str], tmp_path: Path
+    ledger: Ledger, usage: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "1.toml").write_text('name = "acme"\nversion = 1\n[price]\nresolution = 0.80\n')
     (tmp_path / "2.toml").write_text('name = "acme"\nversion = 2\n[price]\nresolution = "1.10"\n')
     (tmp_path / "3.toml").write_text('name = "acme"\nversion = 3\ncurrency = "eur"\n')
     (tmp_path / "resmeter.toml").write_text('policy_files = ["?.toml"]\n')
-    resmeter_env["RESMETER_CONFIG"] = str(tmp_path / "resmeter.toml")
+    export_catalog(tmp_path / "catalog.ndjson", tmp_path / "resmeter.toml")
     stored(
         ledger,
         *(record(f"c-{n}", policy="acme", policy_version=n) for n in (1, 2, 3)),
@@ -254,12 +257,10 @@ def test_outcome_without_a_price_has_no_amount_and_a_warning(ledger: Ledger, usa
     assert result.stderr == "warning: no policy names a price for signup\n"
 
 
-def test_amounts_are_exact_decimals(
-    ledger: Ledger, usage: Run, resmeter_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_amounts_are_exact_decimals(ledger: Ledger, usage: Run, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('name = "acme"\nversion = 1\n[price]\nresolution = 0.1\n')
     (tmp_path / "resmeter.toml").write_text('policy_files = ["p.toml"]\n')
-    resmeter_env["RESMETER_CONFIG"] = str(tmp_path / "resmeter.toml")
+    export_catalog(tmp_path / "catalog.ndjson", tmp_path / "resmeter.toml")
     stored(ledger, *(record(f"c-{n}", policy="acme") for n in range(1000)))
 
     (priced,) = lines(usage("--json"))

@@ -89,3 +89,14 @@ def test_topics_with_few_replicas_get_a_warning() -> None:
     assert "events (1)" in warning
     assert "states" not in warning
     assert replica_warnings({"events": 3}) == []
+
+
+def test_times_that_producers_may_set_far_ahead_are_named() -> None:
+    config = {"retention.ms": "-1", "message.timestamp.after.max.ms": "3600000"}
+
+    (problem,) = events_problems("events", config, "CreateTime", 45, "alter")
+
+    assert "Run `alter message.timestamp.after.max.ms=60000`" in problem
+    assert events_problems("events", config, "LogAppendTime", 45, "alter") == []
+    # Brokers before 3.6 do not have it.
+    assert events_problems("events", {"retention.ms": "-1"}, "CreateTime", 45, "alter") == []

@@ -3,7 +3,7 @@
 import orjson
 
 from pipeline.catalog.policies import preset
-from pipeline.events.signature import SIGNATURE_HEADER, Key, sign
+from pipeline.events.signature import SIGNATURE_HEADER, Key, KeyRing, sign
 from pipeline.events.times import format_time
 from pipeline.ledger.findings import Finding
 from pipeline.replay.comparison import Tally, compare, missing_dead_letters
@@ -49,7 +49,7 @@ def resolved(signed: str | None = None, key: Key = OLD) -> list[Record]:
 
 def decided(records: list[Record], keys: dict[str, Key]) -> tuple[list[UsageRecord], set[int]]:
     """Return what a worker with these keys emits, and the offsets that it rejects."""
-    partition = Partition("events", 0, lambda _: TIMELINE, keys)
+    partition = Partition("events", 0, lambda _: TIMELINE, KeyRing.of(keys))
     partition.schedule_all()
     result = partition.apply(records)
     return [output.record for output in result.outputs], {
@@ -68,7 +68,7 @@ def audited(
     replay = PartitionReplay(
         len(records),
         lambda _: TIMELINE,
-        keys,
+        KeyRing.of(keys),
         unauthorized_offsets=unauthorized,
         dead_letters_are_whole=dead_letters_are_whole,
     )
@@ -132,7 +132,7 @@ def test_conversation_with_an_unknown_key_is_not_judged_if_dead_letters_were_del
 
 def test_uncommitted_event_is_judged_by_todays_keys() -> None:
     records = resolved("old")
-    replay = PartitionReplay(0, lambda _: TIMELINE, {"new": NEW})
+    replay = PartitionReplay(0, lambda _: TIMELINE, KeyRing.of({"new": NEW}))
     for record in records:
         replay.take(*record)
 
@@ -141,9 +141,9 @@ def test_uncommitted_event_is_judged_by_todays_keys() -> None:
 
 
 def test_usage_whose_events_are_gone_is_named_as_such_and_a_plan_leaves_it() -> None:
-    ledger, _ = decided(resolved(), {})
+    ledger, _ = decided(resolved("old"), {"old": OLD})
 
-    findings, _, replay = audited([], ledger, {}, set())
+    findings, _, replay = audited([], ledger, {"old": OLD}, set())
 
     (finding,) = findings
     assert finding.kind == "not_in_log"

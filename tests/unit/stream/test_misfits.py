@@ -120,5 +120,5 @@ def test_the_sentence_names_the_tenant_the_conversations_both_rules_and_what_to_
     assert sentence.startswith(
         "tenant acme: 1,234 conversations are decided by fin-2026 version 1 (rules "
     )
-    assert "but the files now have acme version 2 (rules 00c0ffee)" in sentence
-    assert "effective_from" in sentence
+    assert "but the catalog has acme version 2 (rules 00c0ffee)" in sentence
+    assert "resmeter catalog apply" in sentence

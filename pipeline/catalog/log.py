@@ -1,0 +1,312 @@
+"""The catalog as a log of entries: what an entry adds, and whether it is valid. Pure.
+
+Every reader of the log applies `read` to its records in order, and so has the same catalog:
+
+- An entry names its parent, the digest of the valid entry before it. So of two publishers one wins.
+- What an entry dates must be later than its own append time by the lead, and must not change what
+  has been in force. So an entry that arrives late is void, instead of late.
+- A void entry is void for everybody and for ever.
+
+The first entries, the beginning, are exempt from the lead. They may be undated.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from pipeline.catalog.entry import FORM, Assigned, Entry, digest_of
+from pipeline.catalog.value import (
+    LEAD_MS_MIN,
+    NEVER,
+    START,
+    Catalog,
+    DatedAssignment,
+    DatedGrant,
+    DatedVersion,
+    when,
+)
+from pipeline.errors import UnknownEntryError
+
+
+class Appended(NamedTuple):
+    """A record of the catalog's topic.
+
+    `restored` is set on a record that `resmeter catalog restore` wrote: the digest of the last entry
+    to restore, and when the entry was appended at first.
+    """
+
+    offset: int
+    appended_ms: int
+    value: bytes
+    restored: tuple[str, int] | None = None
+
+
+class Verdict(NamedTuple):
+    """What a record of the topic came to; an entry with a `reason` is void."""
+
+    record: Appended
+    entry: Entry | None
+    number: int
+    digest: str
+    appended_ms: int
+    reason: str = ""
+
+
+class Void(NamedTuple):
+    """Why an entry is void."""
+
+    reason: str
+
+
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+def read(catalog: Catalog, record: Appended) -> tuple[Catalog, Verdict]:
+    """Apply a record of the topic; return the catalog after it, and what became of the record.
+
+    Raises:
+        UnknownEntryError: a newer version of resmeter wrote the record.
+    """
+    digest = digest_of(record.value)
+    at_ms = record.appended_ms
+
+    def void(reason: str, entry: Entry | None = None) -> tuple[Catalog, Verdict]:
+        return catalog, Verdict(record, entry, 0, digest, at_ms, reason)
+
+    if at_ms < 0:
+        return void("the broker did not set its time: the topic must have LogAppendTime")
+    formed = _formed(record.value)
+    if formed is not None and formed.form > FORM and formed.parent == catalog.digest:
+        raise UnknownEntryError(
+            f"offset {record.offset} of the catalog's topic has an entry of form {formed.form}, and "
+            f"this version reads forms up to {FORM}: install the version that wrote it"
+        )
+    try:
+        entry = _decode(record.value)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        return void(f"it is not an entry of a catalog: {error}")
+    before, restoring = catalog, ""
+    if not catalog.is_whole:
+        if record.restored is not None:
+            restoring, at_ms = record.restored
+            if entry.parent and catalog.restoring != restoring:
+                return void("it belongs to another restoration", entry)
+        elif catalog.restoring and entry.parent:
+            return void("a restoration is under way", entry)
+        if not entry.parent:
+            before = Catalog()  # an unfinished beginning counts for nothing
+    accepted = accept(before, entry, at_ms, digest)
+    if isinstance(accepted, Void):
+        return void(accepted.reason, entry)
+    accepted = msgspec.structs.replace(
+        accepted, restoring="" if accepted.digest == restoring else restoring
+    )
+    return accepted, Verdict(record, entry, accepted.number, digest, at_ms)
+
+
+class _Formed(msgspec.Struct):
+    form: int
+    parent: str
+
+
+def _formed(value: bytes) -> _Formed | None:
+    try:
+        return msgspec.json.decode(value, type=_Formed)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Catalog | Void:
+    """Return the catalog with an entry, or why the entry is void.
+
+    Args:
+        catalog: the entries before.
+        entry: the next entry of the log.
+        appended_ms: when the broker appended it.
+        digest: the digest of the entry.
+    """
+    if not entry.parent and catalog.number:
+        return Void("the catalog has a beginning already")
+    if entry.parent != catalog.digest:
+        return Void(
+            "another entry was published first: this one follows "
+            f"{entry.parent[:12]}, and the last entry is {catalog.digest[:12] or 'none'}"
+        )
+    if not catalog.number and entry.lead_ms < LEAD_MS_MIN:
+        return Void(f"its lead is {entry.lead_ms} ms; it must be at least {LEAD_MS_MIN} ms")
+    from_ms = START if not catalog.is_begun else appended_ms + catalog.lead_ms
+    if entry.withdraws:
+        withdrawn = _without(catalog, entry.withdraws, from_ms)
+        if isinstance(withdrawn, Void):
+            return withdrawn
+        catalog = withdrawn
+    reason = (
+        _problem_of_versions(catalog, entry, from_ms)
+        or _problem_of_assignments(catalog, entry, from_ms)
+        or _problem_of_keys(entry, from_ms)
+    )
+    return Void(reason) if reason else _with_entry(catalog, entry, digest)
+
+
+# --- what makes an entry void ---------------------------------------------------------------------
+
+
+def _problem_of_versions(catalog: Catalog, entry: Entry, from_ms: int) -> str:
+    for policy in entry.policies:
+        name = f"version {policy.version} of {policy.name}"
+        if (policy.name, policy.version) in catalog.versions:
+            return f"the catalog has {name} already; a version never changes"
+        if "default" not in policy.window:
+            return f"{name} has no window for other channels (window.default)"
+        since_ms = max(policy.effective_from, catalog.first_assigned(policy.name))
+        if since_ms < from_ms:
+            return f"{name} would be in force from {when(policy.effective_from)}, {_past(from_ms)}"
+    return ""
+
+
+def _problem_of_assignments(catalog: Catalog, entry: Entry, from_ms: int) -> str:
+    known = {name for name, _ in catalog.versions} | {policy.name for policy in entry.policies}
+    parts = [("the default policy", catalog.default, entry.default)] + [
+        (f"tenant {tenant_id}", catalog.contracts.get(tenant_id, ()), contract.assigned)
+        for tenant_id, contract in entry.tenants.items()
+    ]
+    for whose, before, added in parts:
+        for assigned in added:
+            if assigned.policy not in known:
+                return f"{whose}: the catalog has no policy {assigned.policy}"
+            is_first = from_ms == START and not before and assigned is added[0]
+            if assigned.from_ms is None and not is_first:
+                return f"{whose}: {assigned.policy} has no date"
+            if assigned.from_ms is not None and assigned.from_ms < from_ms:
+                since = when(assigned.from_ms)
+                return f"{whose}: {assigned.policy} from {since}, {_past(from_ms)}"
+    return ""
+
+
+def _problem_of_keys(entry: Entry, from_ms: int) -> str:
+    for key_id, grant in entry.keys.items():
+        if (START if grant.from_ms is None else grant.from_ms) < from_ms:
+            return f"the key {key_id} from {when(grant.from_ms)}, {_past(from_ms)}"
+    return ""
+
+
+def _past(from_ms: int) -> str:
+    return f"which changes the past: {when(from_ms)} is the earliest"
+
+
+# --- what an entry changes ------------------------------------------------------------------------
+
+
+def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
+    """Take back what an entry has dated, if nothing of it can be in force yet."""
+    if withdrawn not in catalog.digests:
+        return Void(f"the catalog has no entry {withdrawn[:12]} to withdraw")
+    number = catalog.digests.index(withdrawn) + 1
+    dates: list[tuple[str, int]] = [
+        (f"version {v} of {name}", max(known.policy.effective_from, catalog.first_assigned(name)))
+        for (name, v), known in catalog.versions.items()
+        if known.number == number
+    ]
+    dated: list[tuple[str, tuple[DatedAssignment, ...] | tuple[DatedGrant, ...]]] = [
+        ("the default policy", catalog.default),
+        *((f"tenant {tenant_id}", of) for tenant_id, of in catalog.contracts.items()),
+        *((f"the key {key_id}", grants) for key_id, grants in catalog.keys.items()),
+    ]
+    dates += [
+        (whose, START if each.from_ms is None else each.from_ms)
+        for whose, parts in dated
+        for each in parts
+        if each.number == number
+    ]
+    if not dates:
+        return Void(f"entry {number} has nothing that waits for a date")
+    whose, first_ms = min(dates, key=lambda dated: dated[1])
+    if first_ms < from_ms:
+        return Void(f"entry {number} has {whose} from {when(first_ms)}, {_past(from_ms)}")
+    left = msgspec.structs.replace(
+        catalog,
+        versions={at: v for at, v in catalog.versions.items() if v.number != number},
+        default=tuple(each for each in catalog.default if each.number != number),
+        contracts=_merged({}, {t: _kept(of, number) for t, of in catalog.contracts.items()}),
+        keys=_merged({}, {k: _kept(of, number) for k, of in catalog.keys.items()}),
+    )
+    gone = {known.policy.name for known in catalog.versions.values()} - {
+        known.policy.name for known in left.versions.values()
+    }
+    for name in sorted(gone):
+        if left.first_assigned(name) < NEVER:
+            return Void(f"a later entry assigns {name}, which entry {number} brought")
+    return left
+
+
+_Dated = TypeVar("_Dated", DatedAssignment, DatedGrant)
+_Value = TypeVar("_Value")
+
+
+def _kept(dated: tuple[_Dated, ...], number: int) -> tuple[_Dated, ...]:
+    return tuple(each for each in dated if each.number != number)
+
+
+def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
+    number = catalog.number + 1
+    contracts, customers = catalog.contracts, catalog.customers
+    after = msgspec.structs.replace(
+        catalog,
+        digests=(*catalog.digests, digest),
+        lead_ms=catalog.lead_ms if catalog.number else entry.lead_ms,
+        is_begun=catalog.is_begun or not entry.goes_on,
+        versions=_merged(
+            catalog.versions,
+            {(p.name, p.version): DatedVersion(p, number) for p in entry.policies},
+        ),
+        default=_with_assigned(catalog.default, entry.default, number),
+        contracts=_merged(
+            contracts,
+            {
+                tenant_id: _with_assigned(contracts.get(tenant_id, ()), given.assigned, number)
+                for tenant_id, given in entry.tenants.items()
+                if given.assigned
+            },
+        ),
+        customers=_merged(
+            customers,
+            {t: given.customer for t, given in entry.tenants.items() if given.customer is not None},
+        ),
+        meters=_merged(catalog.meters, entry.meters),
+        keys=_merged(
+            catalog.keys,
+            {
+                key_id: _sorted(
+                    (
+                        *catalog.keys.get(key_id, ()),
+                        DatedGrant(grant.tenants, grant.from_ms, number),
+                    )
+                )
+                for key_id, grant in entry.keys.items()
+            },
+        ),
+    )
+    if not after.default or after.default[0].from_ms is not None:
+        return Void("it leaves tenants without a policy: a beginning assigns the default policy")
+    return after
+
+
+def _with_assigned(
+    known: tuple[DatedAssignment, ...], added: tuple[Assigned, ...], number: int
+) -> tuple[DatedAssignment, ...]:
+    if not added:
+        return known
+    return _sorted((*known, *(DatedAssignment(a.policy, a.from_ms, number) for a in added)))
+
+
+def _sorted(dated: tuple[_Dated, ...]) -> tuple[_Dated, ...]:
+    """Sort by date; of equal dates the later entry stays behind, and holds."""
+    return tuple(sorted(dated, key=lambda each: START if each.from_ms is None else each.from_ms))
+
+
+def _merged(known: Mapping[Any, _Value], changed: Mapping[Any, _Value]) -> Mapping[Any, _Value]:
+    """Return a mapping with changes; an empty value removes its key."""
+    if not changed:
+        return known
+    return {key: value for key, value in {**known, **changed}.items() if value}

@@ -1,0 +1,272 @@
+"""Compare files with the catalog: what would change, for whom, from when. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipeline.catalog.entry import Additions, Assigned, Contract, Entry, Grant
+from pipeline.catalog.log import Void, accept
+from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, when
+from pipeline.errors import BrokenInvariantError
+from pipeline.resolve.policy import Policy
+
+_NAMED_MAX = 20  # tenants that one sentence names
+
+
+class Declared(NamedTuple):
+    """What the tenant file and its policy files say. The first policy of a tenant has no date."""
+
+    default: str
+    versions: Mapping[str, Sequence[Policy]]
+    tenants: Mapping[str, Contract]
+    meters: Mapping[str, str]
+    keys: Mapping[str, tuple[str, ...] | None]  # by key id, the tenants; None: all
+    shipped: frozenset[str]  # the names of policies that come with resmeter
+
+
+class CatalogPlan(NamedTuple):
+    """What files would change in a catalog, and what of them is refused."""
+
+    additions: Additions
+    changes: list[str]
+    notes: list[str]  # what the files leave out, and stays
+    refused: list[str]
+
+
+def beginning(declared: Declared) -> Additions:
+    """Return what begins a catalog: everything in the files, undated where they have no date."""
+    return Additions(
+        [policy for of_name in declared.versions.values() for policy in of_name],
+        [Assigned(declared.default)],
+        dict(declared.meters),
+        {key_id: Grant(tenants) for key_id, tenants in declared.keys.items()},
+        dict(declared.tenants),
+    )
+
+
+def catalog_of(declared: Declared) -> Catalog:
+    """Return the catalog that begins with these files, and has nothing else."""
+    added = beginning(declared)
+    entry = Entry(
+        parent="",
+        who="",
+        why="",
+        lead_ms=LEAD_MS_MIN,
+        policies=tuple(added.policies),
+        default=tuple(added.default),
+        tenants=added.tenants,
+        meters=added.meters,
+        keys=added.keys,
+    )
+    begun = accept(Catalog(), entry, 0, "files")
+    if isinstance(begun, Void):
+        raise BrokenInvariantError(f"the files make no catalog: {begun.reason}")
+    return begun
+
+
+def plan(catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int) -> CatalogPlan:
+    """Return what to add to the catalog so that it says what the files say.
+
+    Args:
+        catalog: the catalog as it is.
+        declared: the files.
+        earliest_ms: what is dated before this would change the past, or come too late.
+        from_ms: the date of what has no date in the files.
+    """
+    planning = _Planning(catalog, declared, earliest_ms, from_ms)
+    planning.plan_versions()
+    planning.plan_default()
+    planning.plan_tenants()
+    planning.plan_meters()
+    planning.plan_keys()
+    return planning.planned
+
+
+class _Planning:
+    def __init__(
+        self, catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int
+    ) -> None:
+        self.planned = CatalogPlan(Additions(), [], [], [])
+        self._catalog = catalog
+        self._declared = declared
+        self._earliest_ms = earliest_ms
+        self._from_ms = from_ms
+        self._earliest = f"{when(earliest_ms)} is the earliest date"
+
+    # --- policies ---------------------------------------------------------------------------------
+
+    def plan_versions(self) -> None:
+        for name, versions in self._declared.versions.items():
+            for policy in versions:
+                known = self._catalog.versions.get((name, policy.version))
+                if known is None:
+                    self._add_version(policy)
+                elif known.policy != policy:
+                    self._refuse_edited(known.policy, policy)
+        of_files = {(p.name, p.version) for of in self._declared.versions.values() for p in of}
+        gone = [f"{name} version {v}" for name, v in self._catalog.versions.keys() - of_files]
+        if gone:
+            self.planned.notes.append(f"not in the files, and stays: {', '.join(sorted(gone))}")
+
+    def _add_version(self, policy: Policy) -> None:
+        name = f"policy {policy.name} version {policy.version}"
+        first_ms = self._catalog.first_assigned(policy.name)
+        if max(first_ms, policy.effective_from) < self._earliest_ms:
+            self.planned.refused.append(
+                f"{name} takes effect at {when(policy.effective_from)}, and tenants have that policy: "
+                f"it would change the past. {self._earliest}: set effective_from"
+            )
+            return
+        self.planned.additions.policies.append(policy)
+        self.planned.changes.append(f"{name} is new, from {when(policy.effective_from)}")
+
+    def _refuse_edited(self, known: Policy, policy: Policy) -> None:
+        name = f"policy {policy.name} version {policy.version}"
+        differs = ", ".join(
+            f"{key} ({_shown(getattr(known, key))} in the catalog, {_shown(value)} in the file)"
+            for key, value in msgspec.structs.asdict(policy).items()
+            if getattr(known, key) != value
+        )
+        if policy.name in self._declared.shipped:
+            self.planned.notes.append(
+                f"{name} of this version of resmeter differs from the catalog's, which stays: {differs}"
+            )
+            return
+        self.planned.refused.append(
+            f"{name} was edited: {differs}. A version never changes. Put it back, and write the next "
+            "version with a date"
+        )
+
+    # --- who has which policy ---------------------------------------------------------------------
+
+    def plan_default(self) -> None:
+        known = self._catalog.default
+        added = self._assigned("the default policy", known, [Assigned(self._declared.default)], "")
+        self.planned.additions.default.extend(added)
+        for assigned in added:
+            self.planned.changes.append(
+                f"tenants without a policy of their own: {assigned.policy} from "
+                f"{when(assigned.from_ms)}, instead of {known[-1].policy}"
+            )
+
+    def plan_tenants(self) -> None:
+        catalog = self._catalog
+        before = catalog.default[-1].policy
+        moved: dict[tuple[str, str, int | None], list[str]] = {}
+        billed: list[str] = []
+        for tenant_id, declared in self._declared.tenants.items():
+            whose = f"tenant {tenant_id}"
+            known = catalog.contracts.get(tenant_id, ())
+            added: list[Assigned] = []
+            if declared.assigned:
+                added = self._assigned(whose, known, declared.assigned, before)
+            for assigned in added:
+                was = known[-1].policy if known else before
+                moved.setdefault((assigned.policy, was, assigned.from_ms), []).append(tenant_id)
+            customer = self._customer(tenant_id, declared)
+            if customer is not None:
+                billed.append(tenant_id)
+            if added or customer is not None:
+                self.planned.additions.tenants[tenant_id] = Contract(tuple(added), customer)
+        for (policy, was, at_ms), tenants in moved.items():
+            instead = f"instead of {was}" if was != policy else "whatever the default becomes"
+            self.planned.changes.append(
+                f"{_tenants(tenants)}: {policy} from {when(at_ms)}, {instead}"
+            )
+        gone = catalog.contracts.keys() | catalog.customers.keys()
+        if left := sorted(gone - self._declared.tenants.keys()):
+            self.planned.notes.append(f"not in the file, and keeps its contract: {_tenants(left)}")
+
+    def _customer(self, tenant_id: str, declared: Contract) -> str | None:
+        known, wanted = self._catalog.customers.get(tenant_id, ""), declared.customer or ""
+        if wanted == known:
+            return None
+        self.planned.changes.append(
+            f"tenant {tenant_id}: its usage is billed to {wanted or 'nobody, and is parked'} at once"
+            + (f", instead of {known}" if known else "")
+        )
+        return wanted
+
+    def _assigned(
+        self,
+        whose: str,
+        known: tuple[DatedAssignment, ...],
+        declared: Sequence[Assigned],
+        default: str,
+    ) -> list[Assigned]:
+        """Return the assignments that are missing; those in the files come in order of their dates."""
+        first, *dated = declared
+        of_files = {(each.policy, each.from_ms) for each in dated}
+        next_ms = dated[0].from_ms if dated else None
+        others = [each for each in known if (each.policy, each.from_ms) not in of_files]
+        before = [e for e in others if next_ms is None or (e.from_ms or 0) < next_ms]
+        added = [each for each in dated if (each.policy, each.from_ms) not in _pairs(known)]
+        current = before[-1].policy if before else (default if known or dated else "")
+        if current != first.policy:
+            if next_ms is not None and next_ms <= self._from_ms:
+                self.planned.refused.append(
+                    f"{whose}: the file begins with {first.policy}, and the catalog has {current}: "
+                    "begin with what the catalog has, and give each change its date"
+                )
+                return []
+            added.insert(0, Assigned(first.policy, self._from_ms))
+        matched = before[-1] if before and current == first.policy else None
+        for waits in others:
+            if waits != matched and (waits.from_ms or 0) >= self._earliest_ms:
+                self.planned.refused.append(
+                    f"{whose}: {waits.policy} waits in the catalog for {when(waits.from_ms)}, and the "
+                    f"file does not have it: add it, or `resmeter catalog withdraw {waits.number}`"
+                )
+                return []
+        late = [each for each in added if (each.from_ms or 0) < self._earliest_ms]
+        for each in late:
+            self.planned.refused.append(
+                f"{whose}: {each.policy} from {when(each.from_ms)} would change the past: "
+                f"{self._earliest}"
+            )
+        return [] if late else added
+
+    # --- meters and keys --------------------------------------------------------------------------
+
+    def plan_meters(self) -> None:
+        known, wanted = self._catalog.meters, self._declared.meters
+        for outcome in sorted(known.keys() | wanted.keys()):
+            name = wanted.get(outcome, "")
+            if name != known.get(outcome, ""):
+                self.planned.additions.meters[outcome] = name
+                shown = name or f"resmeter_{outcome}"
+                self.planned.changes.append(f"units of {outcome} go to the meter {shown} at once")
+
+    def plan_keys(self) -> None:
+        known = {key_id: grants[-1].tenants for key_id, grants in self._catalog.keys.items()}
+        wanted = {**dict.fromkeys(known, ()), **self._declared.keys}
+        for key_id, tenants in wanted.items():
+            if known.get(key_id, ()) == tenants:
+                continue
+            self.planned.additions.keys[key_id] = Grant(tenants, self._from_ms)
+            signs = "all tenants" if tenants is None else _tenants(tenants) if tenants else "nobody"
+            self.planned.changes.append(
+                f"the key {key_id} signs for {signs} from {when(self._from_ms)}"
+            )
+        if self._declared.keys and all(tenants == () for tenants in known.values()):
+            self.planned.changes.append(
+                f"from {when(self._from_ms)} on, every event must be signed"
+            )
+
+
+def _pairs(known: Iterable[DatedAssignment]) -> set[tuple[str, int | None]]:
+    return {(each.policy, each.from_ms) for each in known}
+
+
+def _tenants(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED_MAX])
+    if len(names) > _NAMED_MAX:
+        shown += f" and {len(names) - _NAMED_MAX:,} more"
+    return f"{'tenant' if len(names) == 1 else f'{len(names):,} tenants:'} {shown}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return str(value)

@@ -1,0 +1,124 @@
+"""The catalog as a value: what the valid entries of its log add up to. Pure."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from pipeline.events.times import format_time
+from pipeline.resolve.policy import Assignment, Policy, Timeline
+
+# An event may be dated five minutes ahead of its arrival. The other two minutes are for the clocks
+# of two brokers, and for the time between reading the catalog and deciding.
+LEAD_MS_MIN = 7 * 60_000
+NEVER = 2**62
+PRESET = ("fin-2026", 1)  # what is in force where nothing else is
+START = -NEVER
+
+
+class DatedVersion(NamedTuple):
+    """A version of a policy, and the number of the entry that brought it."""
+
+    policy: Policy
+    number: int
+
+
+class DatedAssignment(NamedTuple):
+    """A policy, from when it is assigned (None: from the start), and the number of the entry."""
+
+    policy: str
+    from_ms: int | None
+    number: int
+
+
+class DatedGrant(NamedTuple):
+    """For which tenants a key signs (None: all), from when, and the number of the entry."""
+
+    tenants: tuple[str, ...] | None
+    from_ms: int | None
+    number: int
+
+
+class Catalog(msgspec.Struct, frozen=True):
+    """What the valid entries of a log add up to. `number` and `digest` name the last of them."""
+
+    digests: tuple[str, ...] = ()  # of the valid entries: entry number 1 is the first
+    lead_ms: int = LEAD_MS_MIN
+    is_begun: bool = False  # the beginning is complete
+    restoring: str = ""  # the digest of the last entry to restore
+    versions: Mapping[tuple[str, int], DatedVersion] = {}
+    default: tuple[DatedAssignment, ...] = ()
+    contracts: Mapping[str, tuple[DatedAssignment, ...]] = {}
+    customers: Mapping[str, str] = {}
+    meters: Mapping[str, str] = {}
+    keys: Mapping[str, tuple[DatedGrant, ...]] = {}
+
+    @property
+    def number(self) -> int:
+        return len(self.digests)
+
+    @property
+    def digest(self) -> str:
+        return self.digests[-1] if self.digests else ""
+
+    @property
+    def head(self) -> tuple[int, str]:
+        return self.number, self.digest
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether processes may decide by it: its beginning, or its restoration, is complete."""
+        return self.is_begun and not self.restoring
+
+    def has(self, head: tuple[int, str]) -> bool:
+        """Return whether this head is one of the entries."""
+        number, digest = head
+        return number == 0 or (number <= self.number and self.digests[number - 1] == digest)
+
+    def versions_of(self, name: str) -> list[Policy]:
+        return [known.policy for (of, _), known in self.versions.items() if of == name]
+
+    def assignments_of(self, tenant_id: str) -> tuple[DatedAssignment, ...]:
+        """Return the tenant's own policies after the default ones that they follow."""
+        own = self.contracts.get(tenant_id, ())
+        if not own:
+            return self.default
+        first_ms = own[0].from_ms
+        if first_ms is None:
+            return own
+        return (*(a for a in self.default if a.from_ms is None or a.from_ms < first_ms), *own)
+
+    def timeline_of(self, tenant_id: str) -> Timeline:
+        """Return the timeline of a tenant (docs/reference/outcomes.md §2.3)."""
+        return self.timeline(self.assignments_of(tenant_id))
+
+    def timeline(self, assigned: tuple[DatedAssignment, ...]) -> Timeline:
+        # Until a policy has a version, the default policy is in force, and before that the preset.
+        before: Timeline | None = None
+        if assigned[0] != self.default[0]:
+            before = self.timeline(self.default)
+        elif PRESET in self.versions:
+            before = Timeline([self.versions[PRESET].policy])
+        first, *later = assigned
+        return Timeline(
+            self.versions_of(first.policy),
+            [Assignment(a.from_ms or 0, self.versions_of(a.policy)) for a in later],
+            before,
+        )
+
+    def first_assigned(self, name: str) -> int:
+        """Return from when on a policy is assigned to anybody: `START` or a time in ms."""
+        return min(
+            (
+                START if each.from_ms is None else each.from_ms
+                for assigned in (self.default, *self.contracts.values())
+                for each in assigned
+                if each.policy == name
+            ),
+            default=NEVER,
+        )
+
+
+def when(ms: int | None) -> str:
+    """Return a time for people; `the start` if there is no date."""
+    return "the start" if ms is None or ms <= START else format_time(ms).replace(".000Z", "Z")

@@ -1,0 +1,101 @@
+"""Print a plan for the catalog, what is in force, and the log of its entries."""
+
+from collections.abc import Iterable
+
+import click
+from rich.table import Table
+
+from pipeline.catalog.log import Verdict
+from pipeline.catalog.planning import CatalogPlan
+from pipeline.catalog.value import Catalog, when
+from pipeline.cli.output import as_written, count_of, print_table, print_text, visible
+
+_ANY = "(all others)"
+
+
+def print_plan(plan: CatalogPlan) -> None:
+    """Print what would change, what stays although the files lack it, and what is refused."""
+    for change in plan.changes:
+        print_text(f"+ {change}", "  ")
+    for note in plan.notes:
+        print_text(f"- {note}", "  ")
+    for refused in plan.refused:
+        print_text(f"refused: {refused}", "  ", err=True)
+    if not (plan.changes or plan.refused):
+        click.echo("nothing would change", err=True)
+
+
+def print_catalog(catalog: Catalog, at_ms: int, tenant_id: str | None) -> None:
+    """Print the policies and customers in force at a time, of all tenants or of one."""
+    if tenant_id is not None:
+        _print_tenant(catalog, at_ms, tenant_id)
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("tenant", "policy", "from", "customer"):
+        table.add_column(name)
+    for name in [_ANY, *sorted(catalog.contracts.keys() | catalog.customers.keys())]:
+        policy, since = _in_force(catalog, "" if name == _ANY else name, at_ms)
+        table.add_row(
+            as_written(name),
+            as_written(policy),
+            since,
+            as_written(catalog.customers.get(name, "")),
+        )
+    print_table(table)
+    for key_id, grants in sorted(catalog.keys.items()):
+        tenants = [grant.tenants for grant in grants if (grant.from_ms or 0) <= at_ms]
+        if tenants and tenants[-1] != ():
+            named = "all tenants" if tenants[-1] is None else ", ".join(tenants[-1] or ())
+            click.echo(f"the key {visible(key_id)} signs for {visible(named)}")
+    click.echo(
+        f"at {when(at_ms)}, by entry {catalog.number} ({catalog.digest[:12]})",
+        err=True,
+    )
+
+
+def _print_tenant(catalog: Catalog, at_ms: int, tenant_id: str) -> None:
+    timeline = catalog.timeline_of(tenant_id)
+    current = timeline.at(at_ms)
+    for policy, from_ms in timeline.begins():
+        mark = "*" if policy is current else " "
+        print_text(f"{mark} {policy.name} version {policy.version} from {when(from_ms)}", "  ")
+    customer = catalog.customers.get(tenant_id)
+    print_text(f"  billed to {customer or 'nobody: its usage is parked'}", "  ")
+
+
+def _in_force(catalog: Catalog, tenant_id: str, at_ms: int) -> tuple[str, str]:
+    timeline = catalog.timeline_of(tenant_id)
+    policy = timeline.at(at_ms)
+    since = [from_ms for of, from_ms in timeline.begins() if of is policy and from_ms <= at_ms]
+    return f"{policy.name} version {policy.version}", when(since[-1])
+
+
+def print_log(verdicts: Iterable[Verdict]) -> None:
+    """Print a line for each record of the topic, with what it adds or why it is void."""
+    for verdict in verdicts:
+        name = f"{verdict.number}" if verdict.number else "void"
+        entry = verdict.entry
+        who = f"{entry.who}: {entry.why}" if entry is not None else ""
+        what = verdict.reason or _added(verdict)
+        print_text(
+            f"{name} {verdict.digest[:12]} {when(verdict.appended_ms)} {who}; {what}",
+            "  ",
+        )
+
+
+def _added(verdict: Verdict) -> str:
+    entry = verdict.entry
+    if entry is None:
+        return ""
+    if entry.withdraws:
+        return f"withdraws {entry.withdraws[:12]}"
+    parts = [
+        f"{policy.name} version {policy.version} from {when(policy.effective_from)}"
+        for policy in entry.policies
+    ]
+    parts += [f"default policy {a.policy} from {when(a.from_ms)}" for a in entry.default]
+    if entry.tenants:
+        parts.append(count_of(len(entry.tenants), "tenant"))
+    parts += [f"meter of {outcome}" for outcome in entry.meters]
+    parts += [f"key {key_id} from {when(grant.from_ms)}" for key_id, grant in entry.keys.items()]
+    return "; ".join(parts)

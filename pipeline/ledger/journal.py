@@ -1,0 +1,336 @@
+"""The journal's entries: what they say, their encoding, and which of them are valid. Pure.
+
+The journal is a topic with one partition, and its order decides. All ledgers apply the same entries in
+the same order, so all of them agree on which meter event holds a usage record.
+
+A meter event may be called until the biller may have forgotten a call that nobody knows of. An entry
+*vouches* for it: no call before the entry counted. Its plan vouches, and later a renewal may: by the
+run that vouched last, as long as no other run has taken the meter event over. A run is one life of a
+sink process; a ledger that was restored cannot mislead it, because it remembers its calls itself.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from pipeline.ledger.entries import Decided, MeterEvent
+
+FORMAT = 1
+# What an entry says of records and identifiers, in bytes of JSON; Kafka compresses it. A meter event of
+# very many records makes an entry of its own, which can be larger.
+ENTRY_BYTES = 512 * 1024
+HANDED_OVER = ""  # a voucher that makes no call any more: the next run that takes over vouches
+
+JournalState = Literal["planned", "netted", "delivered", "rejected", "released", "settled"]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, tag="plan", omit_defaults=True):
+    """A meter event and the ids of its usage records. A value of 0: they cancel out, nothing is sent."""
+
+    identifier: str
+    tenant_id: str
+    customer: str
+    outcome: str
+    event_name: str
+    hour: int
+    value: int
+    timestamp: int
+    body_sha256: str
+    records: tuple[str, ...] = ()
+    # Calls since this time may have counted, ms; None: no call before the entry has.
+    called_since: int | None = None
+
+    @property
+    def event(self) -> MeterEvent:
+        """The meter event, as it is planned."""
+        return MeterEvent(
+            identifier=self.identifier,
+            tenant_id=self.tenant_id,
+            customer=self.customer,
+            outcome=self.outcome,
+            event_name=self.event_name,
+            hour=self.hour,
+            value=self.value,
+            timestamp=self.timestamp,
+            body_sha256=self.body_sha256,
+            state="planned" if self.value else "netted",
+        )
+
+
+class Conclusion(msgspec.Struct, frozen=True, tag="conclusion"):
+    """The biller counted a meter event, or rejected it for good."""
+
+    identifier: str
+    state: Literal["delivered", "rejected"]
+
+
+class Decision(msgspec.Struct, frozen=True, tag="decision"):
+    """An operator released or settled a meter event; a release names the one that replaces it."""
+
+    decided: Decided
+    replacement: Plan | None = None
+
+
+class Takeover(msgspec.Struct, frozen=True, tag="takeover"):
+    """The run calls meter events for which another run vouched."""
+
+    identifiers: tuple[str, ...]
+
+
+class Renewal(msgspec.Struct, frozen=True, tag="renewal"):
+    """The run vouches again: no call before `at`, ms, counted.
+
+    With `is_final`, it makes no call after that time either.
+    """
+
+    identifiers: tuple[str, ...]
+    at: int
+    is_final: bool = False
+
+
+Item = Plan | Conclusion | Decision | Takeover | Renewal
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run writes at once: one record of the topic."""
+
+    format: int = FORMAT
+    run: str
+    items: tuple[Item, ...]
+
+
+class Placed(NamedTuple):
+    """An entry and its place: offset, and the broker's time of the append, ms. None: not an entry."""
+
+    offset: int
+    at: int
+    entry: Entry | None
+
+
+class NewerFormatError(ValueError):
+    """A newer version wrote the entry. Without it, nothing after it can be understood."""
+
+
+# --- encoding -------------------------------------------------------------------------------------
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Entry).decode
+
+
+class _Header(msgspec.Struct):
+    format: int
+    run: str
+    items: list[msgspec.Raw]
+
+
+_decode_header = msgspec.json.Decoder(_Header).decode
+
+
+def plan_of(
+    event: MeterEvent, records: Iterable[str] = (), called_since: int | None = None
+) -> Plan:
+    """Return the plan of a meter event with the ids of its records."""
+    return Plan(
+        identifier=event.identifier,
+        tenant_id=event.tenant_id,
+        customer=event.customer,
+        outcome=event.outcome,
+        event_name=event.event_name,
+        hour=event.hour,
+        value=event.value,
+        timestamp=event.timestamp,
+        body_sha256=event.body_sha256,
+        records=tuple(sorted(records)),
+        called_since=called_since,
+    )
+
+
+def encode_entry(entry: Entry) -> bytes:
+    return _encode(entry)
+
+
+def encode_items(run: str, items: Iterable[Item]) -> list[bytes]:
+    """Return the entries with these items in this order, each of about `ENTRY_BYTES` at most."""
+    entries: list[bytes] = []
+    part: list[Item] = []
+    size = 0
+    for item in items:
+        length = len(_encode(item))
+        if part and size + length > ENTRY_BYTES:
+            entries.append(_encode(Entry(run=run, items=tuple(part))))
+            part, size = [], 0
+        part.append(item)
+        size += length
+    if part:
+        entries.append(_encode(Entry(run=run, items=tuple(part))))
+    return entries
+
+
+def decode_entry(value: bytes | None) -> Entry | None:
+    """Return an entry, or None for a record that no version of resmeter wrote.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
+    try:
+        header = _decode_header(value or b"")
+    except ValueError:
+        return None
+    if header.format > FORMAT:
+        raise NewerFormatError(f"it has the format {header.format}, this version knows {FORMAT}")
+    try:
+        return _decode(value or b"")
+    except ValueError:
+        return None
+
+
+# --- validity -------------------------------------------------------------------------------------
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """What the journal says of a meter event.
+
+    `vouched_at`: no call before this time counted, ms. `voucher`: the run that may vouch again;
+    `HANDED_OVER`: the next run that takes over; None: nobody, because several runs may have called.
+    """
+
+    state: JournalState
+    vouched_at: int
+    voucher: str | None
+
+
+class View(NamedTuple):
+    """The part of the journal's result that some entries touch; `apply` changes it."""
+
+    standings: dict[str, Standing]  # by the identifier of the meter event
+    holders: dict[str, str]  # id of a usage record → identifier that held it first
+
+
+class Verdict(NamedTuple):
+    """Whether an item took effect: `why` is None, or says why it is void."""
+
+    run: str
+    item: Item
+    why: str | None
+
+
+def touched(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
+    """Return the identifiers and the ids of usage records that the validity of entries depends on."""
+    identifiers: set[str] = set()
+    records: set[str] = set()
+    for entry in entries:
+        for item in entry.items:
+            if isinstance(item, Plan):
+                identifiers.add(item.identifier)
+                records.update(item.records)
+            elif isinstance(item, Conclusion):
+                identifiers.add(item.identifier)
+            elif isinstance(item, Decision):
+                identifiers.add(item.decided.identifier)
+                if item.replacement is not None:
+                    identifiers.add(item.replacement.identifier)
+            else:
+                identifiers.update(item.identifiers)
+    return identifiers, records
+
+
+def apply(view: View, entry: Entry, at: int) -> list[Verdict]:
+    """Apply an entry that was appended at a time, ms; return the verdict on each item."""
+    return [Verdict(entry.run, item, _apply(view, entry.run, item, at)) for item in entry.items]
+
+
+def _apply(view: View, run: str, item: Item, at: int) -> str | None:
+    if isinstance(item, Plan):
+        return _plan(view, run, item, at)
+    if isinstance(item, Conclusion):
+        return _conclude(view, item)
+    if isinstance(item, Decision):
+        return _decide(view, run, item, at)
+    if isinstance(item, Takeover):
+        _take_over(view, run, item)
+    else:
+        _renew(view, run, item, at)
+    return None
+
+
+def _plan(view: View, run: str, plan: Plan, at: int) -> str | None:
+    """Accept a plan only if no earlier valid plan has one of its records."""
+    if plan.identifier in view.standings:
+        return "it is known already"
+    for record in plan.records:
+        if record in view.holders:
+            return f"the meter event {view.holders[record]} has its usage record {record}"
+    if len(set(plan.records)) < len(plan.records) or plan.value < 0:
+        return "its records or its value are not those of a meter event"
+    view.holders.update(dict.fromkeys(plan.records, plan.identifier))
+    view.standings[plan.identifier] = _planned(plan, run, at)
+    return None
+
+
+def _planned(plan: Plan, run: str, at: int) -> Standing:
+    since = plan.called_since
+    return Standing(
+        "planned" if plan.value else "netted",
+        at if since is None else min(at, since),
+        run if since is None else None,
+    )
+
+
+def _conclude(view: View, item: Conclusion) -> str | None:
+    standing = view.standings.get(item.identifier)
+    if standing is None:
+        return "no meter event has this identifier"
+    # That the biller has counted it is certain, whatever another sink was told.
+    before = ("planned", "rejected") if item.state == "delivered" else ("planned",)
+    if standing.state not in before:
+        return f"it is {standing.state}"
+    view.standings[item.identifier] = msgspec.structs.replace(standing, state=item.state)
+    return None
+
+
+def _decide(view: View, run: str, item: Decision, at: int) -> str | None:
+    """Accept the first decision about a meter event that is not concluded with success."""
+    identifier, replacement = item.decided.identifier, item.replacement
+    standing = view.standings.get(identifier)
+    if standing is None:
+        return "no meter event has this identifier"
+    if standing.state not in ("planned", "rejected"):
+        return f"it is {standing.state}"
+    if (item.decided.action == "release") != (replacement is not None):
+        return "a release names what replaces the meter event, and a settlement nothing"
+    if replacement is not None:
+        if replacement.identifier in view.standings or replacement.records:
+            return f"{replacement.identifier} cannot replace it"
+        view.standings[replacement.identifier] = _planned(replacement, run, at)
+    state: JournalState = "settled" if replacement is None else "released"
+    view.standings[identifier] = msgspec.structs.replace(standing, state=state)
+    return None
+
+
+def _take_over(view: View, run: str, item: Takeover) -> None:
+    for identifier in item.identifiers:
+        standing = view.standings.get(identifier)
+        if standing is not None and standing.voucher != run:
+            voucher = run if standing.voucher == HANDED_OVER else None
+            view.standings[identifier] = msgspec.structs.replace(standing, voucher=voucher)
+
+
+def _renew(view: View, run: str, item: Renewal, at: int) -> None:
+    for identifier in item.identifiers:
+        standing = view.standings.get(identifier)
+        if standing is not None and standing.voucher == run:
+            voucher = HANDED_OVER if item.is_final else run
+            # Not the time of the append alone: the entry may have been on its way for long.
+            vouched_at = max(standing.vouched_at, min(at, item.at))
+            view.standings[identifier] = Standing(standing.state, vouched_at, voucher)
+
+
+def planned_units(verdicts: Sequence[Verdict], run: str) -> tuple[int, int]:
+    """Return how many valid meter events of other runs the verdicts have, and their units."""
+    values = [
+        verdict.item.value
+        for verdict in verdicts
+        if verdict.why is None and isinstance(verdict.item, Plan) and verdict.run != run
+    ]
+    return len(values), sum(values)

@@ -1,0 +1,104 @@
+"""Swap a new catalog into the partitions of a worker, between two batches."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from pipeline.catalog.tenants import Tenants
+from pipeline.events.signature import KeyRing
+from pipeline.stream.basis import Basis
+from pipeline.stream.continuity import Continuity
+from pipeline.stream.effects import basis_of
+from pipeline.stream.fetched import NO_TIMESTAMP, RecordBatch
+from pipeline.stream.following import Following
+from pipeline.stream.host import Host, Writer
+from pipeline.stream.partition import Partition
+from pipeline.stream.slices import Slices
+
+
+class Follower:
+    """Reads the catalog again for a runner, and lets its partitions decide under it.
+
+    Args:
+        following: the catalog.
+        host: knows whether we may write.
+        outputs: reads the broker's clock.
+        partitions: the partitions that we own now, by number.
+        continuity: knows which of them are admitted, and keeps what their states belong to.
+        applying: the batch that is being applied.
+        on_keys: called with the keys that are in force from now on.
+    """
+
+    def __init__(
+        self,
+        following: Following,
+        host: Host,
+        outputs: Writer,
+        partitions: Mapping[int, Partition],
+        continuity: Continuity,
+        applying: Slices,
+        on_keys: Callable[[KeyRing], object],
+    ) -> None:
+        self._following = following
+        self._host = host
+        self._outputs = outputs
+        self._partitions = partitions
+        self._continuity = continuity
+        self._applying = applying
+        self._on_keys = on_keys
+        continuity.read_catalog = self.read
+
+    async def may_decide(self, batches: Sequence[RecordBatch], retry_seconds: float) -> bool:
+        """Return whether the catalog is known up to the newest of these batches.
+
+        If not, read it again; if that is not enough, wait a moment.
+        """
+        arrived_ms = max((b.timestamp for b in batches if not b.damage), default=NO_TIMESTAMP)
+        if self._following.may_decide(arrived_ms):
+            return True
+        await self.refresh()
+        if self._following.may_decide(arrived_ms):
+            return True
+        await asyncio.sleep(retry_seconds)
+        return False
+
+    async def refresh(self, *, if_older: bool = False) -> None:
+        """Read the broker's clock and the catalog, and decide under it from now on."""
+        await self._following.refresh(self._read_clock, self._swap, if_older=if_older)
+
+    async def read(self) -> None:
+        """Read the catalog: another worker may know a newer one."""
+        await self._following.read(self._swap)
+
+    async def _read_clock(self) -> int | None:
+        """Return the broker's time in ms; None if we own no partition to write a record to."""
+        host = self._host
+        if host.is_rebalancing or host.is_recovering or host.is_paused:
+            return None
+        for number, partition in self._partitions.items():
+            if partition.is_recovered and self._continuity.is_admitted(number):
+                clock_ms, offsets = await self._outputs.read_clock(number, basis_of(partition))
+                host.states_written(number, offsets)
+                return clock_ms
+        return None
+
+    async def _swap(self, tenants: Tenants, keys: KeyRing) -> None:
+        head = tenants.catalog.head
+        # 1. Every partition remembers the new catalog before anything is decided under it: its next
+        #    owner must not decide under an older one.
+        while True:
+            await self._applying.wait()
+            behind = [
+                partition
+                for number, partition in self._partitions.items()
+                if self._continuity.is_admitted(number)
+                and (partition.basis or Basis()).catalog != head
+            ]
+            if not behind:
+                break
+            for partition in behind:
+                await self._continuity.note(partition, head)
+        # 2. Nothing may wait from here on: no batch is being applied, and all partitions know it.
+        self._following.follow(tenants, keys)
+        for partition in self._partitions.values():
+            partition.follow(tenants.timeline_for, keys)
+        self._on_keys(keys)

@@ -1,0 +1,114 @@
+"""The catalog's topic on a real broker: commands publish, and workers follow."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog.topic import publish, whole_catalog
+from tests.kafka.run import Run, metric, readiness, wait_until
+from tests.support.events import resolved
+
+TENANT = '[tenants.acme]\nstripe_customer = "cus_1"\n'
+MOVED = TENANT + 'policy = "gorgias"\n'
+WHO = ("--who", "ada", "--reason", "test")
+
+
+@pytest.fixture
+def file(run: Run) -> Path:
+    path = run.folder / "resmeter.toml"
+    path.write_text(TENANT)
+    run.begin_catalog(path)
+    return path
+
+
+def test_a_change_is_planned_applied_listed_and_withdrawn(run: Run, file: Path) -> None:
+    assert run.resmeter("catalog", "plan", str(file)).returncode == 0
+
+    file.write_text(MOVED)
+    planned = run.resmeter("catalog", "plan", str(file))
+    applied = run.done("catalog", "apply", str(file), *WHO)
+
+    assert planned.returncode == 3
+    assert planned.stdout == applied
+    assert "+ tenant acme: gorgias from 20" in applied
+    assert "instead of fin-2026" in applied
+    assert "gorgias version 1" in run.done("catalog", "show", "--at", "2999-01-01")
+    run.done("catalog", "withdraw", "2", *WHO)
+    assert "gorgias version 1" not in run.done("catalog", "show", "--at", "2999-01-01")
+    (first, second, third) = run.done("catalog", "log").splitlines()
+    assert first.startswith("1 ")
+    assert "ada: test; 1 tenant" in second
+    assert third.startswith("3 ")
+    assert "withdraws" in third
+
+
+def test_a_date_within_the_lead_is_refused_and_publishes_nothing(run: Run, file: Path) -> None:
+    file.write_text(
+        TENANT
+        + 'policy = [{ name = "fin-2026" }, { name = "gorgias", from = 2026-01-01T00:00:00Z }]\n'
+    )
+
+    result = run.resmeter("catalog", "apply", str(file), *WHO)
+
+    assert result.returncode == 2
+    assert "would change the past" in result.stderr
+    assert len(run.done("catalog", "log").splitlines()) == 1
+
+
+def test_an_export_is_restored_with_its_numbers_and_digests(run: Run, file: Path) -> None:
+    file.write_text(MOVED)
+    run.done("catalog", "apply", str(file), *WHO)
+    export = str(run.folder / "export.ndjson")
+    run.done("catalog", "export", export)
+    shown = run.done("catalog", "log")
+    taken = run.resmeter("catalog", "restore", export)
+    assert taken.returncode == 2
+    assert "has a catalog with 2 entries" in taken.stderr
+
+    run.env["RESMETER_TOPICS__CATALOG"] += "-restored"
+    run.done("catalog", "restore", export)
+
+    assert run.done("catalog", "log") == shown
+
+
+def test_a_worker_follows_without_a_restart_and_the_next_one_refuses_an_older_catalog(
+    run: Run, file: Path
+) -> None:
+    older = run.env["RESMETER_TOPICS__CATALOG"]
+    export = str(run.folder / "export.ndjson")
+    run.done("catalog", "export", export)
+    run.env["RESMETER_TOPICS__CATALOG"] += "-followed"
+    run.done("catalog", "restore", export)
+    run.produce([message for n in range(20) for message in resolved(f"c{n}")])
+    worker = run.start("worker")
+    port = run.port(worker)
+    run.until_decided(worker, 60)
+    assert metric(port, "resmeter_catalog_entry") == 1
+
+    file.write_text(MOVED)
+    run.done("catalog", "apply", str(file), *WHO)
+
+    wait_until(lambda: metric(port, "resmeter_catalog_entry") == 2, "the worker follows")
+    assert readiness(port)[0] == 200
+    worker.stop()
+    behind = run.start("worker", RESMETER_TOPICS__CATALOG=older)
+    assert behind.wait(60) == 1
+    assert "were decided under entry 2" in behind.log()
+    assert "resmeter catalog restore FILE" in behind.log()
+
+
+def test_a_worker_without_the_topic_says_what_to_run(run: Run) -> None:
+    result = run.resmeter("worker", RESMETER_TOPICS__CATALOG="none.such")
+
+    assert result.returncode == 2
+    assert "topic none.such does not exist: run `resmeter topics create`" in result.stderr
+
+
+def test_what_is_no_entry_is_void_and_stops_nobody(run: Run, file: Path) -> None:
+    settings = run.settings()
+
+    (verdict,) = publish(settings, [b"garbage"])
+
+    assert "not an entry" in verdict.reason
+    assert whole_catalog(settings).number == 1
+    assert "void" in run.done("catalog", "log")

@@ -1,0 +1,260 @@
+"""The journal decides which meter event has a usage record, whatever several runs write to it.
+
+The second implementation, `held`, reads the whole journal again for each question.
+"""
+
+from collections.abc import Iterator
+from itertools import permutations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.ledger.entries import Decided
+from pipeline.ledger.journal import (
+    ENTRY_BYTES,
+    HANDED_OVER,
+    Conclusion,
+    Decision,
+    Entry,
+    Item,
+    Plan,
+    Renewal,
+    Standing,
+    Takeover,
+    View,
+    apply,
+    decode_entry,
+    encode_items,
+    touched,
+)
+
+RUNS = ["a", "b", "c"]
+RECORDS = ["r1", "r2", "r3", "r4", "r5"]
+GROUPS = [
+    tuple(group)
+    for size in (1, 2, 3)
+    for group in permutations(RECORDS, size)
+    if list(group) == sorted(group)
+]
+
+
+def plan(records: tuple[str, ...], value: int = 1, *, since: int | None = None) -> Plan:
+    return Plan(
+        identifier=f"rm_{'_'.join(records)}",
+        tenant_id="acme",
+        customer="cus_1",
+        outcome="resolution",
+        event_name="m",
+        hour=1,
+        value=value,
+        timestamp=3600,
+        body_sha256="",
+        records=records,
+        called_since=since,
+    )
+
+
+IDENTIFIERS = [plan(group).identifier for group in GROUPS]
+identifiers = st.sampled_from(IDENTIFIERS) | st.sampled_from([f"{i}_r1" for i in IDENTIFIERS])
+
+
+def decision(identifier: str, *, releases: bool) -> Decision:
+    again = f"{identifier}_r1" if releases else None
+    decided = Decided(
+        at=1,
+        action="release" if releases else "settle",
+        identifier=identifier,
+        replaced_by=again,
+        state="rejected",
+        who="ann",
+        reason="because",
+        stripe_checked=True,
+    )
+    if again is None:
+        return Decision(decided)
+    return Decision(decided, msgspec.structs.replace(plan(()), identifier=again))
+
+
+items: st.SearchStrategy[Item] = st.one_of(
+    st.builds(
+        plan,
+        st.sampled_from(GROUPS),
+        st.sampled_from([0, 1, 1, 2]),
+        since=st.sampled_from([None, None, 0, 5]),
+    ),
+    st.builds(Conclusion, identifiers, st.sampled_from(["delivered", "rejected"])),
+    st.builds(decision, st.sampled_from(IDENTIFIERS), releases=st.booleans()),
+    st.builds(Takeover, st.lists(identifiers, max_size=3).map(tuple)),
+    st.builds(
+        Renewal, st.lists(identifiers, max_size=3).map(tuple), st.integers(0, 40), st.booleans()
+    ),
+)
+journals = st.lists(
+    st.builds(
+        lambda run, part: Entry(run=run, items=tuple(part)),
+        st.sampled_from(RUNS),
+        st.lists(items, min_size=1, max_size=4),
+    ),
+    max_size=12,
+)
+
+
+def folded(journal: list[Entry]) -> View:
+    view = View({}, {})
+    for at, entry in enumerate(journal):
+        apply(view, entry, at)
+    return view
+
+
+# --- a second implementation, from the sentences of the reference ---------------------------------
+
+
+def flat(journal: list[Entry]) -> Iterator[tuple[int, str, Item]]:
+    for at, entry in enumerate(journal):
+        for item in entry.items:
+            yield at, entry.run, item
+
+
+def held(journal: list[Entry]) -> dict[str, str]:
+    """Return the first plan of each record; a plan counts if all its records are free before it."""
+    taken: dict[str, str] = {}
+    known: set[str] = set()
+    for number, (_, _, item) in enumerate(flat(journal)):
+        if isinstance(item, Decision) and item.replacement is not None:
+            before = list(flat(journal))[:number]
+            if state_before(item.decided.identifier, before, known) in {"planned", "rejected"}:
+                known.add(item.replacement.identifier)
+        if not isinstance(item, Plan) or item.identifier in known:
+            continue
+        if not any(record in taken for record in item.records):
+            known.add(item.identifier)
+            for record in item.records:
+                taken[record] = item.identifier
+    return taken
+
+
+def state_before(
+    identifier: str, before: list[tuple[int, str, Item]], known: set[str]
+) -> str | None:
+    """Return the state of a meter event from the items about it alone, in their order."""
+    if identifier not in known:
+        return None
+    state = "planned"
+    for _, _, item in before:
+        if isinstance(item, Plan) and item.identifier == identifier and item.value == 0:
+            return "netted"
+        if isinstance(item, Conclusion) and item.identifier == identifier:
+            if item.state == "delivered" and state in {"planned", "rejected"}:
+                state = "delivered"
+            elif state == "planned":
+                state = "rejected" if item.state == "rejected" else state
+        if (
+            isinstance(item, Decision)
+            and item.decided.identifier == identifier
+            and state in {"planned", "rejected"}
+        ):
+            state = "settled" if item.replacement is None else "released"
+    return state
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+
+@given(journals)
+def test_each_record_belongs_to_the_first_plan_whose_records_were_all_free(
+    journal: list[Entry],
+) -> None:
+    assert folded(journal).holders == held(journal)
+
+
+@given(journals)
+def test_no_two_valid_plans_share_a_record(journal: list[Entry]) -> None:
+    view = View({}, {})
+    valid: list[Plan] = []
+    for at, entry in enumerate(journal):
+        valid += [
+            verdict.item
+            for verdict in apply(view, entry, at)
+            if verdict.why is None and isinstance(verdict.item, Plan)
+        ]
+
+    records = [record for each in valid for record in each.records]
+    assert len(records) == len(set(records))
+
+
+@given(journals, st.data())
+def test_it_does_not_matter_where_a_ledger_begins_to_read_again(
+    journal: list[Entry], data: st.DataObject
+) -> None:
+    """A restored ledger has applied a part of the journal, and goes on from there."""
+    cut = data.draw(st.integers(0, len(journal)))
+    restored = folded(journal[:cut])
+    for at, entry in enumerate(journal[cut:], cut):
+        apply(restored, entry, at)
+
+    assert restored == folded(journal)
+
+
+@given(journals)
+def test_entries_depend_only_on_what_they_touch(journal: list[Entry]) -> None:
+    """A ledger reads the rows that `touched` names, and no others."""
+    full = View({}, {})
+    for at, entry in enumerate(journal):
+        names, records = touched([entry])
+        part = View(
+            {k: v for k, v in full.standings.items() if k in names},
+            {k: v for k, v in full.holders.items() if k in records},
+        )
+        verdicts = apply(part, entry, at)
+
+        assert verdicts == apply(full, entry, at)
+        assert part.standings.items() <= full.standings.items()
+
+
+@given(journals)
+def test_a_run_vouches_again_only_while_no_other_run_may_call(journal: list[Entry]) -> None:
+    view = View({}, {})
+    callers: dict[str, set[str]] = {}  # runs that may have called since the last vouching
+    for at, entry in enumerate(journal):
+        for item in entry.items:
+            before = dict(view.standings)
+            apply(view, Entry(run=entry.run, items=(item,)), at)
+            for identifier, standing in view.standings.items():
+                if identifier not in before:
+                    callers[identifier] = {entry.run}
+                elif isinstance(item, Takeover) and identifier in item.identifiers:
+                    if before[identifier].voucher == HANDED_OVER:
+                        callers[identifier] = set()
+                    callers[identifier] |= {entry.run}
+                if before.get(identifier, standing).vouched_at != standing.vouched_at:
+                    assert callers[identifier] == {entry.run}
+                    assert before[identifier].vouched_at < standing.vouched_at <= at
+
+
+@given(st.lists(items, max_size=30))
+def test_entries_are_read_as_they_were_written(written: list[Item]) -> None:
+    entries = [decode_entry(value) for value in encode_items("a", written)]
+
+    assert [item for entry in entries if entry is not None for item in entry.items] == written
+
+
+def test_many_items_become_entries_of_limited_size() -> None:
+    many = [plan((f"record-{n}-{'x' * 200}",)) for n in range(5_000)]
+
+    values = encode_items("a", many)
+
+    assert len(values) > 1
+    assert max(map(len, values)) < ENTRY_BYTES + 1_000
+
+
+def test_a_standing_is_what_its_plan_says_at_first() -> None:
+    view = View({}, {})
+
+    apply(view, Entry(run="a", items=(plan(("r1",)), plan(("r2",), since=3), plan(("r3",), 0))), 9)
+
+    assert list(view.standings.values()) == [
+        Standing("planned", 9, "a"),
+        Standing("planned", 3, None),
+        Standing("netted", 9, "a"),
+    ]
