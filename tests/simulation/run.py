@@ -572,7 +572,7 @@ class _Run:
 
     async def _is_done(self) -> bool:
         world = self.world
-        if any(worker.process.is_stopped for worker in self._workers):
+        if self._running() != self._workers or any(w.is_recovering for w in self._workers):
             return False
         if self._paused or world.unfenced_writes > self._repaired:
             return False

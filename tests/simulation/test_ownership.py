@@ -1,6 +1,9 @@
-"""An owner that has nothing to write keeps its partitions, however long it has them."""
+"""The states of a partition are read after its fence, and an owner keeps it however long it lasts."""
 
 import asyncio
+import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 import pytest
 
@@ -14,13 +17,42 @@ from tests.simulation.world import FaultPoint, World
 T0 = 1_780_000_000_000
 HOUR = 3_600_000
 
+_T = TypeVar("_T")
+
+
+class _SlowWrites(random.Random):
+    """Draws the longest delay for each write, and none for reads."""
+
+    def choice(self, seq: Sequence[_T]) -> _T:  # type: ignore[override]
+        return seq[-1] if len(seq) == 5 else seq[0]
+
+
+def _workers(world: World) -> tuple[Worker, Worker]:
+    world.catalog = only(preset("fin-2026"), T0).records
+    reader = CatalogReader(world.visible_catalog)
+    first, second = (Worker(world, name, Settings(), reader) for name in "ab")
+    return first, second
+
+
+def test_nothing_is_written_by_an_earlier_owner_once_the_states_were_read() -> None:
+    async def run() -> None:
+        world = World(FaultPoint(), T0, 1)
+        world.draw = _SlowWrites()
+        paused, following = _workers(world)
+        await paused.assign([0])
+        world.generation += 1
+        await following.assign([0])
+
+        with pytest.raises(FencedError):
+            await paused.write_late(0)
+
+    asyncio.run(run())
+
 
 def test_an_owner_that_was_quiet_for_days_is_still_fenced_by_the_next_one() -> None:
     async def run() -> World:
         world = World(FaultPoint(), T0, 1)
-        world.catalog = only(preset("fin-2026"), T0).records
-        reader = CatalogReader(world.visible_catalog)
-        quiet, following = (Worker(world, name, Settings(), reader) for name in "ab")
+        quiet, following = _workers(world)
         await quiet.assign([0])
         for _ in range(24 * 3):
             world.time += HOUR
