@@ -56,12 +56,6 @@ BUGS = (
         "            voucher = run\n",
     ),
     Bug(
-        "a sink plans in its ledger and does not wait for the journal",
-        "pipeline/ledger/deliveries.py",
-        "        .where(m.journal_state.is_not(None))\n",
-        "",
-    ),
-    Bug(
         "conclusions are not written to the journal",
         "pipeline/ledger/outbox.py",
         '            in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}\n',
