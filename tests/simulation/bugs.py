@@ -44,24 +44,6 @@ BUGS = (
         "        is_old = (perhaps_counted_at or remembered_from_ms) < remembered_from_ms\n",
     ),
     Bug(
-        "a run vouches for meter events whose calls may have counted",
-        "pipeline/ledger/outbox.py",
-        "m.vouched_at <= vouched_before_ms, ~called)",
-        "m.vouched_at <= vouched_before_ms)",
-    ),
-    Bug(
-        "a run vouches although another run may call",
-        "pipeline/ledger/journal.py",
-        "            voucher = run if standing.voucher == HANDED_OVER else None\n",
-        "            voucher = run\n",
-    ),
-    Bug(
-        "conclusions are not written to the journal",
-        "pipeline/ledger/outbox.py",
-        '            in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}\n',
-        "            in set()\n",
-    ),
-    Bug(
         "the intake does not notice that the database has lost commits",
         "pipeline/sink/intake.py",
         "        if moved:\n            self._rewind_to_ledger(consumer, Moved(moved))\n",
