@@ -213,6 +213,7 @@ async def test_a_call_of_which_no_byte_was_sent_did_not_count(
 ) -> None:
     bench.store(record())
     bench.plan()
+    bench.journalled()
     (event,) = deliveries.due(bench.ledger, T0, 10)
     # The settings reject all of these but an address at which nobody listens.
     settings = StripeSettings.model_construct(
