@@ -134,8 +134,10 @@ BUGS = (
     Bug(
         "the end is asked for before the clock",
         "pipeline/stream/runner.py",
-        "        clock_ms = await read\n        bounds = await self._log.bounds(due)\n",
-        "        bounds = await self._log.bounds(due)\n        clock_ms = await read\n",
+        "        clock_ms = await self.watermarks.read_clocks(partitions, self.arrived_ms)\n"
+        "        bounds = await self._log.bounds(due)\n",
+        "        bounds = await self._log.bounds(due)\n"
+        "        clock_ms = await self.watermarks.read_clocks(partitions, self.arrived_ms)\n",
     ),
     Bug(
         "a timer goes by the fastest of the brokers' clocks",
