@@ -79,7 +79,6 @@ def random_run(seed: int) -> Result:
     faults = faults._replace(
         catalog_away=random.Random(f"away {seed}").choice([0.0, 0.0, 0.3, 0.8])
     )
-    # A worker that was paused cannot be held back yet while its clock promises silence.
     if clocks:
         # One worker can read every broker's clock. Others learn of clocks from the records.
         is_hidden = clocks < 0.1
@@ -87,10 +86,7 @@ def random_run(seed: int) -> Result:
             clocks=clocks,
             hidden_clock=worlds.choice(_HIDDEN) if is_hidden else 0,
             workers_max=faults.workers_max if is_hidden else 1,
-            stop=0.0,
-            pause=0.0,
-            sleep=False,
-            old_workers=0.0,
+            old_workers=0.0,  # they neither promise what they settle nor are kept from writing
             another_log=0.0,
         )
     outcome = run(history, fault_point, faults, seed, PARTITIONS)
