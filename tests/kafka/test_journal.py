@@ -75,7 +75,8 @@ def stripe(run: Run) -> Iterator[Emulator]:
     file = run.folder / "resmeter.toml"
     file.write_text(TENANT_FILE)
     with running_emulator(emulator) as base_url:
-        run.env |= {"RESMETER_CONFIG": str(file), "RESMETER_STRIPE__BASE_URL": base_url}
+        run.begin_catalog(file)
+        run.env["RESMETER_STRIPE__BASE_URL"] = base_url
         yield emulator
 
 

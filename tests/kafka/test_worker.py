@@ -231,14 +231,14 @@ def test_topics_check_reports_missing_replicas(run: Run) -> None:
     result = run.resmeter("topics", "check", RESMETER_TOPICS__REPLICATION_FACTOR="3")
 
     assert result.returncode == 2
-    assert result.stderr.count("has 1 of the 3 replicas") == 5
+    assert result.stderr.count("has 1 of the 3 replicas") == 6
 
 
 def test_topics_create_is_safe_to_run_again(run: Run) -> None:
     result = run.resmeter("topics", "create")
 
     assert result.returncode == 0
-    assert result.stderr.count(": exists, ") == 6
+    assert result.stderr.count(": exists, ") == 7
     assert "catalog: exists, up to entry 1" in result.stderr
     assert run.resmeter("topics", "check").returncode == 0
 

@@ -342,7 +342,8 @@ class _Run:
             if worker not in self._running():
                 continue
             await self._step(worker, worker.turn(draw.randrange(1, 6)))
-            if not worker.process.is_dead and (calm or draw.random() < 0.5):
+            commits = not worker.process.is_dead and (calm or draw.random() < 0.5)
+            if commits and worker in self._running():  # a worker paused in its turn does one thing
                 await self._step(worker, _now(worker.commit))
             self._forget_epochs(worker)
         for sink in list(self._sinks):
