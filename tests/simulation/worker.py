@@ -236,6 +236,7 @@ class Worker:
                 world.fault_point.pass_through(
                     self.process, "commit", partial(world.committed.update, {number: offset})
                 )
+                self._committed[number] = offset
 
     # --- the loop ---------------------------------------------------------------------------------
 
