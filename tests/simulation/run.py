@@ -358,6 +358,9 @@ class _Run:
 
     async def _step(self, process: Worker | Sink, step: Any) -> None:
         """Run a step of a process, until it ends or the process is killed or stopped."""
+        if process in self._paused:
+            step.close()  # the worker is still in the step in which it was paused
+            return
         await self._finish(process, asyncio.ensure_future(step))
 
     async def _finish(self, process: Worker | Sink, task: "asyncio.Task[Any]") -> None:
