@@ -26,6 +26,7 @@ from pipeline.catalog.value import (
     DatedVersion,
     when,
 )
+from pipeline.decoding import json_decoder
 from pipeline.errors import UnknownEntryError
 
 
@@ -59,9 +60,6 @@ class Void(NamedTuple):
     reason: str
 
 
-_decode = msgspec.json.Decoder(Entry).decode
-
-
 def read(catalog: Catalog, record: Appended) -> tuple[Catalog, Verdict]:
     """Apply a record of the topic; return the catalog after it, and what became of the record.
 
@@ -84,7 +82,7 @@ def read(catalog: Catalog, record: Appended) -> tuple[Catalog, Verdict]:
         )
     try:
         entry = _decode(record.value)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:
         return void(f"it is not an entry of a catalog: {error}")
     before, restoring = catalog, ""
     if not catalog.is_whole:
@@ -112,9 +110,13 @@ class _Formed(msgspec.Struct):
 
 def _formed(value: bytes) -> _Formed | None:
     try:
-        return msgspec.json.decode(value, type=_Formed)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+        return _decode_formed(value)
+    except ValueError:
         return None
+
+
+_decode = json_decoder(Entry)
+_decode_formed = json_decoder(_Formed)
 
 
 def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Catalog | Void:

@@ -19,6 +19,7 @@ from pipeline.catalog.log import Appended, Verdict, read
 from pipeline.catalog.policies import preset
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.errors import ConfigurationError, UnknownEntryError
+from tests.support.batches import NESTED
 
 T0 = 1_790_000_000_000
 MINUTE = 60_000
@@ -57,6 +58,15 @@ def log() -> Log:
     begun = Log()
     begun.begin()
     return begun
+
+
+def test_junk_that_is_nested_too_deeply_is_void_for_every_reader(log: Log) -> None:
+    before = log.catalog
+
+    verdict = log.append(NESTED)
+
+    assert "nested too deeply" in verdict.reason
+    assert log.catalog == before
 
 
 def assigned(tenant_id: str, policy: str, from_ms: int | None) -> dict[str, Contract]:
