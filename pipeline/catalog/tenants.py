@@ -10,14 +10,9 @@ from typing import Any
 
 from pipeline.catalog.entry import Assigned, TenantTerms
 from pipeline.catalog.planning import Declared, catalog_of
-from pipeline.catalog.policies import (
-    DEFAULT,
-    PRESETS,
-    parse_instant,
-    preset,
-    read_policies,
-)
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.catalog.producers import Producer, load_ring, read_producers
+from pipeline.catalog.toml_values import parse_instant
 from pipeline.catalog.value import Catalog, DatedAssignment
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
