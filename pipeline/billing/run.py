@@ -56,24 +56,38 @@ def problems_of_voids(
     """Return a problem for each void that takes more than was left when it entered."""
     problems: list[str] = []
     entered = sorted(grants, key=entered_order)
-    for number, grant in enumerate(entered):
-        if not isinstance(grant, Void):
+    for number, void in enumerate(entered):
+        if not isinstance(void, Void):
             continue
-        at = grant.created_at
-        last_ms = max([at, *(each.occurred_at for each in records if each.stored_at <= at)])
-        through = contract.calendar.period_at(last_ms)
-        *_, (account, _) = _stated(contract, records, entered[:number], closes, through, at)
-        left = account.left_of(grant.grant)
-        if grant.takes > left:
-            is_credit = any(isinstance(each, Credit) and each.id == grant.grant for each in entered)
+        left = left_at(contract, records, entered[:number], closes, void.grant, void.created_at)
+        if void.takes > left:
+            is_credit = any(isinstance(each, Credit) and each.id == void.grant for each in entered)
             takes, rest = (
                 amount_text(number, contract.currency) if is_credit else number
-                for number in (grant.takes, left)
+                for number in (void.takes, left)
             )
             problems.append(
-                f"void of {grant.grant!r}: takes {takes}, more than was left when it entered: {rest}"
+                f"void of {void.grant!r}: takes {takes}, more than was left when it entered: {rest}"
             )
     return problems
+
+
+def left_at(
+    contract: Contract,
+    records: Sequence[Entered],
+    grants: Sequence[Grant],
+    closes: Closes,
+    grant: str,
+    at: int,
+) -> int:
+    """Return the units or the money left of a grant by all that is known at a time.
+
+    Open periods count as stated then, through the last that has begun or has a unit.
+    """
+    last_ms = max([at, *(record.occurred_at for record in records if record.stored_at <= at)])
+    through = contract.calendar.period_at(last_ms)
+    *_, (account, _) = _stated(contract, records, grants, closes, through, at)
+    return account.left_of(grant)
 
 
 def _stated(
