@@ -32,7 +32,7 @@ ANCHORS = (
     "2026-05-30T23:00:00Z",
     "2026-03-15T00:00:00Z",
 )
-PRICES = ("0.99", "0.005", "0.333", "1", "9.99", "0.000000000001", "0", "2.5")
+PRICES = ("0.99", "0.990", "0.005", "0.333", "1", "9.99", "0.000000000001", "0", "2.5")
 
 
 class Account(NamedTuple):
@@ -92,7 +92,7 @@ def terms(draw: st.DrawFn, currency: str) -> dict[str, Any]:
                 {"up_to": 3, "price": second},
                 {"price": last},
             ][draw(st.integers(0, 2)) :]
-        elif how == "price" or currency != "usd":
+        elif how == "price" or (currency != "usd" and draw(st.integers(0, 9))):
             prices[outcome] = draw(st.sampled_from(PRICES))
     made.update({"price": prices} if prices else {})
     made.update({"tiers": tiers} if tiers else {})
@@ -121,19 +121,20 @@ def contracts(draw: st.DrawFn) -> list[dict[str, Any]]:
     currency = draw(st.sampled_from(["usd", "usd", "usd", "jpy", "kwd", "eur"]))
     anchor = draw(st.sampled_from(ANCHORS))
     versions = [draw(terms(currency))]
-    first_from = min(_starts(anchor, T0)) if draw(st.booleans()) else None
     if draw(st.integers(0, 2)) == 0:
         versions.append(draw(terms(currency)))
         anchor_after = draw(st.sampled_from([anchor, *ANCHORS]))
-        later = T0 + draw(st.sampled_from([50, 65, 80, 100])) * DAY
-        edge = draw(st.sampled_from(_starts(anchor, later)))
+        change = T0 + draw(st.sampled_from([50, 65, 80, 100])) * DAY
+        edge = draw(st.sampled_from(_starts(anchor, change)))
         versions[1]["effective_from"] = text(
-            draw(st.sampled_from([edge, edge + 1, edge - 1, later]))
+            draw(st.sampled_from([edge, edge + 1, edge - 1, change]))
         )
         _anchor(versions[1], anchor_after)
     _anchor(versions[0], anchor)
-    if first_from is not None or len(versions) > 1 or any("minimum" in v for v in versions):
-        versions[0]["effective_from"] = text(min(_starts(anchor, T0)))
+    if draw(st.booleans()) or len(versions) > 1 or "minimum" in versions[0]:
+        early = min(_starts(anchor, T0))
+        later = [0, 0, 1, 10 * DAY] + [45 * DAY] * (len(versions) == 1)
+        versions[0]["effective_from"] = text(early + draw(st.sampled_from(later)))
     for number, version in enumerate(versions, 1):
         version["version"] = number
         if currency != "usd" or draw(st.booleans()):
@@ -199,7 +200,7 @@ def histories(draw: st.DrawFn, moments: st.SearchStrategy[int]) -> list[dict[str
             "reason": "confirmed",
             "occurred_at": text(at := draw(moments)),
             "policy": policy,
-            "policy_version": 1,
+            "policy_version": draw(st.sampled_from([1] * 30 + [2])),
             "evidence": ["e1"],
             "supersedes": None,
         }
@@ -255,13 +256,19 @@ def grant_lists(
             }
         else:
             grant |= {"amount": draw(amounts(currency)), "source": "goodwill"}
-            if draw(st.booleans()):
-                del grant["ends_at"]
+        if draw(st.integers(0, 3)) == 0:
+            del grant["ends_at"]
         grants.append(grant)
         if draw(st.integers(0, 3)) == 0:
             after = created + draw(st.sampled_from([1, HOUR, 15 * DAY, 40 * DAY]))
             grants.append(
-                {"kind": "void", "grant": name, "created_at": text(after), "reason": "returned"}
+                {
+                    "kind": "void",
+                    "grant": name,
+                    "created_at": text(after),
+                    "reason": "returned",
+                    "spares": draw(st.sampled_from([0, 0, 0, 1])),  # of the units that are left
+                }
             )
     return sorted(grants, key=lambda g: (milliseconds(g["created_at"]), g.get("id", "")))
 
@@ -274,6 +281,7 @@ def _with_takes(account: Account, grants: list[dict[str, Any]]) -> list[dict[str
             at = milliseconds(grant["created_at"])
             before = account._replace(grants=[*done])
             closing = before.statements(account.periods_until(at)[-1].name, at)[-1]["closing"]
-            grant["takes"] = {**closing["packs"], **closing["credits"]}[grant["grant"]]
+            left = {**closing["packs"], **closing["credits"]}[grant["grant"]]
+            grant["takes"] = max(left - grant["spares"], 0) if isinstance(left, int) else left
         done.append(grant)
     return grants

@@ -211,7 +211,7 @@ def by_end(grant: Json) -> tuple[int, bytes]:
     return (ends(grant), grant["id"].encode())
 
 
-def price_at(unit: Unit, terms: Json, position: int, world: World) -> Fraction:
+def price_at(unit: Unit, terms: Json, position: int, world: World) -> Fraction | None:
     outcome = unit.record["outcome"]
     for tier in terms.get("tiers", {}).get(outcome, []):
         if "up_to" not in tier or tier["up_to"] >= position:
@@ -220,10 +220,8 @@ def price_at(unit: Unit, terms: Json, position: int, world: World) -> Fraction:
     if own is not None:
         return Fraction(str(own))
     found = world.price_of(unit.record["policy"], unit.record["policy_version"], outcome)
-    if found is None:
-        raise ValueError(f"{outcome} has no price")
-    if found[1].lower() != world.currency:
-        raise ValueError(f"the price of {outcome} is in {found[1]}")
+    if found is None or found[1].lower() != world.currency:
+        return None
     return Fraction(found[0])
 
 
@@ -302,9 +300,11 @@ def reckon_period(
         else:
             position = 1 + sum(1 for name, _ in metered if name == outcome)
             price = price_at(unit, terms, position, world)
-            wanted = [*metered, (outcome, price)]
-            if len(metered) >= cap_units or money_of(lines_of(wanted, currency)) > cap_amount:
-                state, price = "over_cap", None
+            wanted = metered if price is None else [*metered, (outcome, price)]
+            if price is None:
+                state = "unpriced"
+            elif len(metered) >= cap_units or money_of(lines_of(wanted, currency)) > cap_amount:
+                state = "over_cap"  # it shows the price that it would have
             else:
                 state, metered = "metered", wanted
         shown_as = None if price is None else shown_price(price)
@@ -313,7 +313,9 @@ def reckon_period(
         )
     lines = lines_of(metered, currency)
     minimum = 0
-    if "minimum" in terms and period.end <= now:
+    # Before the first version takes effect there is no minimum.
+    begun = any(begins(version) < period.end for version in world.versions)
+    if "minimum" in terms and begun and period.end <= now:
         least = part(terms["minimum"]["amount"], period.share, currency)
         minimum = max(0, least - money_of(lines))
     return Reckoned(Counter(one["state"] for one in listed), lines, minimum, listed)
@@ -395,7 +397,8 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
     before = closes if final else as_of + 1
     records = [r for r in world.records if stored(r) < before]
     grants = [g for g in world.grants if milliseconds(g["created_at"]) < before]
-    reckoned, left = reckon(world, records, grants, period.end, min(closes, as_of))
+    now = min(closes, as_of)
+    reckoned, left = reckon(world, records, grants, period.end, now)
     nothing = Reckoned(Counter(), {}, 0, [])
 
     made = Statement(world.currency)
@@ -408,11 +411,11 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
     history.lines[period.name], history.minimums[period.name] = own.lines, own.minimum
 
     for earlier in [p for p in world.periods if p.start < period.start]:
-        now, stated = reckoned.get(earlier.name, nothing), history.lines.get(earlier.name, {})
-        change = changed(now.lines, stated)
+        of_now, stated = reckoned.get(earlier.name, nothing), history.lines.get(earlier.name, {})
+        change = changed(of_now.lines, stated)
         made.add_sums("adjusted", change, period=earlier.name)
         history.lines[earlier.name] = plus(stated, change)
-        more = now.minimum - history.minimums[earlier.name]
+        more = of_now.minimum - history.minimums[earlier.name]
         if more:
             made.add("minimum", more, period=earlier.name)
         history.minimums[earlier.name] += more
@@ -420,7 +423,7 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
     if [line["kind"] for line in made.lines] == ["carried"]:
         made = Statement(world.currency)  # it stays carried
     elif made.subtotal < 0:
-        give_back(made, period, grants, history)
+        give_back(made, now, grants, history)
     else:
         history.carried = 0
         pay(world, made, period, grants, history)
@@ -437,7 +440,7 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
     }
 
 
-def give_back(made: Statement, period: Period, grants: Sequence[Json], history: History) -> None:
+def give_back(made: Statement, now: int, grants: Sequence[Json], history: History) -> None:
     """Give what is below zero back to the credits that paid, the latest first; carry the rest."""
     owed = -made.subtotal
     while owed and history.draws:
@@ -448,7 +451,7 @@ def give_back(made: Statement, period: Period, grants: Sequence[Json], history: 
         if back < draw.amount:
             history.draws.append(Draw(draw.grant, draw.amount - back))
         credit = next(g for g in grants if g.get("id") == draw.grant and g["kind"] == "credit")
-        if void_of(credit, grants) is None and ends(credit) > period.start:
+        if void_of(credit, grants) is None and ends(credit) > now:
             history.paid[draw.grant] -= back
     history.carried = -owed
     if owed:
@@ -515,6 +518,7 @@ def counts(
         "over_cap": states["over_cap"],
         "late": late,
         "unmatched": unmatched,
+        **({"unpriced": states["unpriced"]} if states["unpriced"] else {}),
     }
 
 

@@ -60,7 +60,10 @@ def test_nothing_is_below_zero_and_every_unit_is_in_one_state(account: Account) 
             units["known"]
             == len(statement["each"])
             == sum(
-                units[state] for state in ("taken_back", "included", "pack", "metered", "over_cap")
+                units.get(state, 0)
+                for state in (
+                    *("taken_back", "included", "pack", "metered", "over_cap", "unpriced"),
+                )
             )
         )
 
@@ -102,6 +105,16 @@ def test_accounts_are_drawn_in_which_everything_happens() -> None:
     expected = {
         *("metered +", "minimum +", "minimum + of", "minimum - of", "adjusted + of"),
         *("adjusted - of", "credit +", "credit -", "carried -", "carried_forward +"),
-        *("included", "pack", "over_cap", "late", "unmatched", "void", "1 versions", "2 versions"),
+        *(
+            "included",
+            "pack",
+            "over_cap",
+            "late",
+            "unmatched",
+            "unpriced",
+            "void",
+            "1 versions",
+            "2 versions",
+        ),
     }
     assert not {name for name in expected if not seen[name]}
