@@ -36,10 +36,16 @@ hypothesis.settings.load_profile(
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 ROOT = Path(__file__).parent.parent
+SLOWEST = ("kafka", "simulation")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs promtool where there is none. Under CI those tests run, and fail."""
+    """Put the slowest tests first, and leave out what needs promtool where there is none.
+
+    Without the order, most processes would wait at the end for the one that runs a slow test. Under
+    CI, tests that need promtool run without it too, and fail.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in SLOWEST)
     if promtool.find() is not None or os.environ.get("CI"):
         return
     without = [item for item in items if item.get_closest_marker("promtool")]
