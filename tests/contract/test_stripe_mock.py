@@ -81,7 +81,8 @@ async def test_every_call_of_the_sink_the_check_and_the_audit_is_one_of_stripes(
     bench.store(record("c1"), record("c2", tenant_id="bluejay"))
     await bench.flush()
     settings = stripe_settings(bench.base_url)
-    await check_account(settings, {"acme": "cus_acme"}, ["resmeter_resolution"], [].append)
+    passed: list[str] = []
+    await check_account(settings, {"acme": "cus_acme"}, ["resmeter_resolution"], passed.append)
     await read_sums(settings, [("cus_acme", "resmeter_resolution")], 0, 3_600)
 
     sent = list(bench.emulator.state.requests)
