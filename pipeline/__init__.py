@@ -57,6 +57,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     adjusted          a line of a statement: what changed in an earlier period since its statement.
     adopt             a ledger takes a meter event of another run from the journal.
     altered           a meter event that somebody changed in the ledger; it is not sent.
+    amendment         what a rebill plan puts in the place of what was in force. Workers do not follow it.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, get_args
 
 from pipeline.catalog.toml_values import (
@@ -180,6 +181,24 @@ def _parse_table(label: str, table: _Table) -> tuple[_Table, list[str]]:
         elif key != "base":
             problems.append(f"{label}: {key}: {unknown_key(key, [*_KEYS, *_TABLES, 'base'])}")
     return values, problems
+
+
+def read_policy(name_or_file: str) -> Policy:
+    """Return one policy, by the name of a preset or from a file.
+
+    Raises:
+        ConfigurationError: there is no such policy, or it is not valid.
+    """
+    if name_or_file in PRESETS:
+        return preset(name_or_file)
+    try:
+        text = Path(name_or_file).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(PRESETS)
+        raise ConfigurationError(
+            [f"policy: {name_or_file!r} is neither a preset ({known}) nor a file: {error}"]
+        ) from None
+    return read_policies({name_or_file: text})[0]
 
 
 def _parse_entries(

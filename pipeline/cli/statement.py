@@ -2,12 +2,15 @@
 
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 
+from pipeline.billing.contract import BilledAccount, Contract
 from pipeline.billing.run import Stated
-from pipeline.catalog.accounts import account_of
+from pipeline.catalog.contracts import read_contract
+from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.toml_values import parse_duration
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
@@ -146,7 +149,16 @@ def _of_ledger(account: str, period: str | None, as_of: int) -> Stated:
                     f"no account {account!r}: the ledger has no usage of it, and the catalog no customer"
                 ]
             )
-        return state_account(ledger, account_of(tenants, account), tenants, period, as_of)
+        return state_account(ledger, _account_of(tenants, account), tenants, period, as_of)
+
+
+def _account_of(tenants: Tenants, name: str) -> BilledAccount:
+    """Return the account with a name: a tenant, whose policies' prices are its contract."""
+
+    def contract_of(currencies: Collection[str]) -> Contract:
+        return read_contract({}, currencies or {tenants.timeline_for(name).versions[-1].currency})
+
+    return BilledAccount(name, (name,), contract_of)
 
 
 def _labelled(paths: tuple[str, ...]) -> Lines:

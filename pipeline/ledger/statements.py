@@ -50,8 +50,10 @@ class _History(NamedTuple):
     grants: list[Grant]
     closes: "_Closes"
 
-    def statements(self, through: Period, as_of: int) -> Iterator[Statement]:
-        return statements(self.contract, self.records, self.grants, self.closes, through, as_of)
+    def statements(self, since: Period, through: Period, as_of: int) -> Iterator[Statement]:
+        return statements(
+            self.contract, self.records, self.grants, self.closes, through, as_of, since
+        )
 
 
 class _Closes:
@@ -116,7 +118,7 @@ def state_account(
     except ValueError as error:
         raise ConfigurationError([f"--period {period}: {error}"]) from None
     last = max(of_name, calendar.period_at(as_of))
-    statement, units = take(of_name, history.statements(last, as_of))
+    statement, units = take(of_name, history.statements(of_name, last, as_of))
     _check_stored(account.name, statement, history.closes.of(of_name))
     return Stated(account.name, statement, units, missing_prices(statement, history.records))
 
@@ -139,7 +141,7 @@ def close_period(
             known = connection.scalar(select(func.coalesce(func.max(usage_record.c.seq), 0)))
             row = Closing(period.start_ms, at, known or 0, "")
             history = _history(connection, account, prices, row)
-            *_, statement = history.statements(period, at)
+            *_, statement = history.statements(period, period, at)
             problems = _problems_of_statement(statement)
         if problems:
             raise ConfigurationError(

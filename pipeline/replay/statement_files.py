@@ -72,7 +72,7 @@ def state_files(
     if problems:
         raise ConfigurationError(problems)
     last = max(of_name, contract.calendar.period_at(as_of))
-    stated = statements(contract, records, grants, closes, last, as_of)
+    stated = statements(contract, records, grants, closes, last, as_of, of_name)
     statement, units = take(of_name, stated)
     return Stated(account, statement, units, missing_prices(statement, records))
 
