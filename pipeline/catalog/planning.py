@@ -7,7 +7,7 @@ import msgspec
 
 from pipeline.catalog.entry import Additions, Assigned, Entry, Grant, TenantTerms
 from pipeline.catalog.log import Void, accept
-from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, when
+from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, Touched, when
 from pipeline.errors import BrokenInvariantError
 from pipeline.resolve.policy import Policy
 
@@ -32,6 +32,7 @@ class CatalogPlan(NamedTuple):
     changes: list[str]
     notes: list[str]  # what the files leave out, and stays
     refused: list[str]
+    touched: list[Touched]  # the usage that what is refused would have touched
 
 
 def beginning(declared: Declared) -> Additions:
@@ -87,7 +88,7 @@ class _Planning:
     def __init__(
         self, catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int
     ) -> None:
-        self.planned = CatalogPlan(Additions(), [], [], [])
+        self.planned = CatalogPlan(Additions(), [], [], [], [])
         self._catalog = catalog
         self._declared = declared
         self._earliest_ms = earliest_ms
@@ -117,6 +118,8 @@ class _Planning:
                 f"{name} takes effect at {when(policy.effective_from)}, and tenants have that policy: "
                 f"it would change the past. {self._earliest}: set effective_from"
             )
+            since_ms = max(first_ms, policy.effective_from)
+            self.planned.touched.append(Touched(policy=policy.name, from_ms=since_ms))
             return
         self.planned.additions.policies.append(policy)
         self.planned.changes.append(f"{name} is new, from {when(policy.effective_from)}")
@@ -137,12 +140,13 @@ class _Planning:
             f"{name} was edited: {differs}. A version never changes. Put it back, and write the next "
             "version with a date"
         )
+        self.planned.touched.append(Touched(policy=policy.name, version=policy.version))
 
     # --- who has which policy ---------------------------------------------------------------------
 
     def plan_default(self) -> None:
         known = self._catalog.default
-        added = self._assigned("the default policy", known, [Assigned(self._declared.default)], "")
+        added = self._assigned(None, known, [Assigned(self._declared.default)], "")
         self.planned.additions.default.extend(added)
         for assigned in added:
             self.planned.changes.append(
@@ -156,11 +160,10 @@ class _Planning:
         moved: dict[tuple[str, str, int | None], list[str]] = {}
         billed: list[str] = []
         for tenant_id, declared in self._declared.tenants.items():
-            whose = f"tenant {tenant_id}"
             known = catalog.assigned.get(tenant_id, ())
             added: list[Assigned] = []
             if declared.assigned:
-                added = self._assigned(whose, known, declared.assigned, before)
+                added = self._assigned(tenant_id, known, declared.assigned, before)
             for assigned in added:
                 was = known[-1].name if known else before
                 moved.setdefault((assigned.name, was, assigned.from_ms), []).append(tenant_id)
@@ -190,12 +193,13 @@ class _Planning:
 
     def _assigned(
         self,
-        whose: str,
+        tenant_id: str | None,
         known: tuple[DatedAssignment, ...],
         declared: Sequence[Assigned],
         default: str,
     ) -> list[Assigned]:
         """Return the assignments that are missing; those in the files come in order of their dates."""
+        whose = "the default policy" if tenant_id is None else f"tenant {tenant_id}"
         first, *dated = declared
         of_files = {(each.name, each.from_ms) for each in dated}
         next_ms = dated[0].from_ms if dated else None
@@ -225,6 +229,7 @@ class _Planning:
                 f"{whose}: {each.name} from {when(each.from_ms)} would change the past: "
                 f"{self._earliest}"
             )
+            self.planned.touched.append(Touched(tenant_id, from_ms=each.from_ms))
         return [] if late else added
 
     # --- meters and keys --------------------------------------------------------------------------
