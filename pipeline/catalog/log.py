@@ -15,15 +15,17 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.catalog.entry import FORM, Assigned, Entry, digest_of
+from pipeline.catalog.entry import AMENDING_FORM, FORM, Assigned, Entry, digest_of
 from pipeline.catalog.value import (
     LEAD_MS_MIN,
     NEVER,
     START,
     Catalog,
+    DatedAmendment,
     DatedAssignment,
     DatedGrant,
     DatedVersion,
+    has_other_terms,
     when,
 )
 from pipeline.decoding import json_decoder
@@ -147,6 +149,7 @@ def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Cat
         _problem_of_versions(catalog, entry, from_ms)
         or _problem_of_assignments(catalog, entry, from_ms)
         or _problem_of_keys(entry, from_ms)
+        or _problem_of_amendment(catalog, entry, appended_ms)
     )
     return Void(reason) if reason else _with_entry(catalog, entry, digest)
 
@@ -159,6 +162,8 @@ def _problem_of_versions(catalog: Catalog, entry: Entry, from_ms: int) -> str:
         name = f"version {policy.version} of {policy.name}"
         if (policy.name, policy.version) in catalog.versions:
             return f"the catalog has {name} already; a version never changes"
+        if has_other_terms(catalog.terms_of(policy.name, policy.version), policy):
+            return f"a rebill plan has used {name} with other terms; a version never changes"
         if "default" not in policy.window:
             return f"{name} has no window for other channels (window.default)"
         since_ms = max(policy.effective_from, catalog.first_assigned(policy.name))
@@ -170,19 +175,19 @@ def _problem_of_versions(catalog: Catalog, entry: Entry, from_ms: int) -> str:
 def _problem_of_assignments(catalog: Catalog, entry: Entry, from_ms: int) -> str:
     known = {name for name, _ in catalog.versions} | {policy.name for policy in entry.policies}
     parts = [("the default policy", catalog.default, entry.default)] + [
-        (f"tenant {tenant_id}", catalog.contracts.get(tenant_id, ()), contract.assigned)
-        for tenant_id, contract in entry.tenants.items()
+        (f"tenant {tenant_id}", catalog.assigned.get(tenant_id, ()), terms.assigned)
+        for tenant_id, terms in entry.tenants.items()
     ]
     for whose, before, added in parts:
         for assigned in added:
-            if assigned.policy not in known:
-                return f"{whose}: the catalog has no policy {assigned.policy}"
+            if assigned.name not in known:
+                return f"{whose}: the catalog has no policy {assigned.name}"
             is_first = from_ms == START and not before and assigned is added[0]
             if assigned.from_ms is None and not is_first:
-                return f"{whose}: {assigned.policy} has no date"
+                return f"{whose}: {assigned.name} has no date"
             if assigned.from_ms is not None and assigned.from_ms < from_ms:
                 since = when(assigned.from_ms)
-                return f"{whose}: {assigned.policy} from {since}, {_past(from_ms)}"
+                return f"{whose}: {assigned.name} from {since}, {_past(from_ms)}"
     return ""
 
 
@@ -190,6 +195,30 @@ def _problem_of_keys(entry: Entry, from_ms: int) -> str:
     for key_id, grant in entry.keys.items():
         if (START if grant.from_ms is None else grant.from_ms) < from_ms:
             return f"the key {key_id} from {when(grant.from_ms)}, {_past(from_ms)}"
+    return ""
+
+
+def _problem_of_amendment(catalog: Catalog, entry: Entry, appended_ms: int) -> str:
+    amends = entry.amends
+    if amends is None:
+        return ""
+    policy = amends.policy
+    if (
+        entry.form < AMENDING_FORM
+        or not catalog.is_begun
+        or amends.from_ms >= amends.to_ms
+        or "default" not in policy.window
+    ):
+        return "`resmeter rebill apply` did not write it"
+    if amends.to_ms > appended_ms:
+        return f"plan {amends.plan} amends until {when(amends.to_ms)}, which is not past yet"
+    if any(each.amendment.plan == amends.plan for each in catalog.amendments):
+        return f"plan {amends.plan} was published before"
+    if has_other_terms(catalog.terms_of(policy.name, policy.version), policy):
+        return (
+            f"the catalog has version {policy.version} of {policy.name} with other terms; a version "
+            "never changes"
+        )
     return ""
 
 
@@ -212,7 +241,7 @@ def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
     ]
     dated: list[tuple[str, tuple[DatedAssignment, ...] | tuple[DatedGrant, ...]]] = [
         ("the default policy", catalog.default),
-        *((f"tenant {tenant_id}", of) for tenant_id, of in catalog.contracts.items()),
+        *((f"tenant {tenant_id}", of) for tenant_id, of in catalog.assigned.items()),
         *((f"the key {key_id}", grants) for key_id, grants in catalog.keys.items()),
     ]
     dates += [
@@ -230,7 +259,7 @@ def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
         catalog,
         versions={at: v for at, v in catalog.versions.items() if v.number != number},
         default=tuple(each for each in catalog.default if each.number != number),
-        contracts=_merged({}, {t: _kept(of, number) for t, of in catalog.contracts.items()}),
+        assigned=_merged({}, {t: _kept(of, number) for t, of in catalog.assigned.items()}),
         keys=_merged({}, {k: _kept(of, number) for k, of in catalog.keys.items()}),
     )
     gone = {known.policy.name for known in catalog.versions.values()} - {
@@ -252,7 +281,7 @@ def _kept(dated: tuple[_Dated, ...], number: int) -> tuple[_Dated, ...]:
 
 def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
     number = catalog.number + 1
-    contracts, customers = catalog.contracts, catalog.customers
+    assigned, customers = catalog.assigned, catalog.customers
     after = msgspec.structs.replace(
         catalog,
         digests=(*catalog.digests, digest),
@@ -263,10 +292,10 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
             {(p.name, p.version): DatedVersion(p, number) for p in entry.policies},
         ),
         default=_with_assigned(catalog.default, entry.default, number),
-        contracts=_merged(
-            contracts,
+        assigned=_merged(
+            assigned,
             {
-                tenant_id: _with_assigned(contracts.get(tenant_id, ()), given.assigned, number)
+                tenant_id: _with_assigned(assigned.get(tenant_id, ()), given.assigned, number)
                 for tenant_id, given in entry.tenants.items()
                 if given.assigned
             },
@@ -288,6 +317,9 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
                 for key_id, grant in entry.keys.items()
             },
         ),
+        amendments=catalog.amendments
+        if entry.amends is None
+        else (*catalog.amendments, DatedAmendment(entry.amends, number, entry.who, entry.why)),
     )
     if not after.default or after.default[0].from_ms is not None:
         return Void("it leaves tenants without a policy: a beginning assigns the default policy")
@@ -299,7 +331,7 @@ def _with_assigned(
 ) -> tuple[DatedAssignment, ...]:
     if not added:
         return known
-    return _sorted((*known, *(DatedAssignment(a.policy, a.from_ms, number) for a in added)))
+    return _sorted((*known, *(DatedAssignment(a.name, a.from_ms, number) for a in added)))
 
 
 def _sorted(dated: tuple[_Dated, ...]) -> tuple[_Dated, ...]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline.catalog.entry import Amendment
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Assignment, Policy, Timeline
 
@@ -26,7 +27,7 @@ class DatedVersion(NamedTuple):
 class DatedAssignment(NamedTuple):
     """A policy, from when it is assigned (None: from the start), and the number of the entry."""
 
-    policy: str
+    name: str
     from_ms: int | None
     number: int
 
@@ -39,6 +40,15 @@ class DatedGrant(NamedTuple):
     number: int
 
 
+class DatedAmendment(NamedTuple):
+    """What a rebill plan amends, the number of the entry, and who published it and why."""
+
+    amendment: Amendment
+    number: int
+    who: str
+    why: str
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """What the valid entries of a log add up to. `number` and `digest` name the last of them."""
 
@@ -48,10 +58,11 @@ class Catalog(msgspec.Struct, frozen=True):
     restoring: str = ""  # the digest of the last entry to restore
     versions: Mapping[tuple[str, int], DatedVersion] = {}
     default: tuple[DatedAssignment, ...] = ()
-    contracts: Mapping[str, tuple[DatedAssignment, ...]] = {}
+    assigned: Mapping[str, tuple[DatedAssignment, ...]] = {}
     customers: Mapping[str, str] = {}
     meters: Mapping[str, str] = {}
     keys: Mapping[str, tuple[DatedGrant, ...]] = {}
+    amendments: tuple[DatedAmendment, ...] = ()  # in the order of the log: a later one holds
 
     @property
     def number(self) -> int:
@@ -80,7 +91,7 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def assignments_of(self, tenant_id: str) -> tuple[DatedAssignment, ...]:
         """Return the tenant's own policies after the default ones that they follow."""
-        own = self.contracts.get(tenant_id, ())
+        own = self.assigned.get(tenant_id, ())
         if not own:
             return self.default
         first_ms = own[0].from_ms
@@ -101,22 +112,55 @@ class Catalog(msgspec.Struct, frozen=True):
             before = Timeline([self.versions[PRESET].policy])
         first, *later = assigned
         return Timeline(
-            self.versions_of(first.policy),
-            [Assignment(a.from_ms or 0, self.versions_of(a.policy)) for a in later],
+            self.versions_of(first.name),
+            [Assignment(a.from_ms or 0, self.versions_of(a.name)) for a in later],
             before,
         )
+
+    def amendments_of(self, tenant_id: str) -> tuple[DatedAmendment, ...]:
+        """Return what rebill plans have amended for a tenant, in the order of the log."""
+        return tuple(each for each in self.amendments if each.amendment.covers(tenant_id))
+
+    def amendments_after(
+        self, number: int, tenant_id: str | None, but: str
+    ) -> tuple[DatedAmendment, ...]:
+        """Return what other plans have amended after an entry, for a tenant or, if None, for any."""
+        return tuple(
+            each
+            for each in self.amendments
+            if each.number > number and each.amendment.plan != but
+            if tenant_id is None or each.amendment.covers(tenant_id)
+        )
+
+    def terms_of(self, name: str, version: int) -> Policy | None:
+        """Return a version, which the catalog has or a rebill plan has brought."""
+        known = self.versions.get((name, version))
+        if known is not None:
+            return known.policy
+        for amendment, *_ in self.amendments:
+            if (amendment.policy.name, amendment.policy.version) == (name, version):
+                return amendment.policy
+        return None
 
     def first_assigned(self, name: str) -> int:
         """Return from when on a policy is assigned to anybody: `START` or a time in ms."""
         return min(
             (
                 START if each.from_ms is None else each.from_ms
-                for assigned in (self.default, *self.contracts.values())
+                for assigned in (self.default, *self.assigned.values())
                 for each in assigned
-                if each.policy == name
+                if each.name == name
             ),
             default=NEVER,
         )
+
+
+def has_other_terms(known: Policy | None, policy: Policy) -> bool:
+    """Return whether a known version says something else, whatever the dates of the two."""
+    return known is not None and (
+        msgspec.structs.replace(known, effective_from=0)
+        != msgspec.structs.replace(policy, effective_from=0)
+    )
 
 
 def when(ms: int | None) -> str:

@@ -75,6 +75,7 @@ class Reading(NamedTuple):
                 misplaced_offsets=self.dead_letters.misplaced_offsets.get(partition, set()),
                 dead_letters_are_whole=self.dead_letters.are_whole,
                 key_check=KeyCheck(topics.partitioner, partition, topics.partitions),
+                owed_timeline_for=self.tenants.owed_timeline_for,
             )
             for message in self.events.records({partition: low}):
                 replay.take(
