@@ -38,7 +38,7 @@ _SUBSCRIPTIONS, _INVOICES, _ITEMS = "/v1/subscriptions", "/v1/invoices", "/v1/in
 _GRANTS, _NOTES = "/v1/billing/credit_grants", "/v1/credit_notes"
 
 # By method and path: the state, the id in the path, the parameters and the time give an object.
-_ROUTES: dict[tuple[str, str], Handler] = {
+ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", METER_EVENTS): lambda s, i, p, t: s.meter_events.create(p, t),
     ("POST", "/v1/billing/meter_event_adjustments"): lambda s, i, p, t: s.meter_events.adjust(p, t),
     ("POST", _CUSTOMERS): lambda s, i, p, t: s.customers.create(p, t),
@@ -128,13 +128,13 @@ def respond(state: State, call: Call, now: float) -> Response:
 
 
 def _find(call: Call) -> tuple[Handler, str]:
-    handler = _ROUTES.get((call.method, call.path))
+    handler = ROUTES.get((call.method, call.path))
     if handler is not None:
         return handler, ""
     parts = call.path.split("/")
     for place in range(3, len(parts)):
         template = "/".join([*parts[:place], "*", *parts[place + 1 :]])
-        handler = _ROUTES.get((call.method, template))
+        handler = ROUTES.get((call.method, template))
         if handler is not None and parts[place]:
             return handler, parts[place]
     raise unrecognized(call.method, call.path)
