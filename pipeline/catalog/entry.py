@@ -13,7 +13,8 @@ import msgspec
 from pipeline.errors import ConfigurationError
 from pipeline.resolve.policy import Policy
 
-FORM = 1
+_PLAIN_FORM, AMENDING_FORM = 1, 2  # a version that knows no amendments must not pass over one
+FORM = AMENDING_FORM  # the newest that this version reads
 ENTRY_BYTES_MAX = 512 * 1024
 _PARTS = ("policies", "default", "meters", "keys", "tenants")  # policies before who has them
 _ROOM_BYTES = 4_096  # for everything but the parts: who, why and the digests
@@ -40,13 +41,30 @@ class Contract(msgspec.Struct, frozen=True, omit_defaults=True):
     customer: str | None = None
 
 
+class Amendment(msgspec.Struct, frozen=True):
+    """What a rebill plan decides a past time by, instead of what was in force: `from_ms <= t < to_ms`.
+
+    Workers do not follow it: what they decided stays, and the plan corrects it.
+    """
+
+    policy: Policy
+    from_ms: int
+    to_ms: int
+    tenant_id: str | None  # None: all tenants
+    plan: str  # the id of the rebill plan
+    made_ms: int  # when the plan was made: its corrections have this time
+
+    def covers(self, tenant_id: str) -> bool:
+        return self.tenant_id in {None, tenant_id}
+
+
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an entry adds. Times are in milliseconds since the epoch."""
 
     parent: str  # the digest of the entry before; empty: this one begins the catalog
     who: str
     why: str
-    form: int = 0  # never omitted: `Entry` is made by `entries_of`, `beginning` and `withdrawal`
+    form: int = 0  # never omitted: `entries_of`, `withdrawal` and `amending` set it
     goes_on: bool = False  # the beginning goes on in the next entry
     lead_ms: int = 0  # set in the first entry
     policies: tuple[Policy, ...] = ()
@@ -55,6 +73,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     meters: dict[str, str] = {}  # event names by outcome, at once; empty: the usual name
     keys: dict[str, Grant] = {}  # of producers, by key id; no secret
     withdraws: str = ""  # the digest of an entry whose dated parts are taken back
+    amends: Amendment | None = None
 
 
 class Additions(msgspec.Struct):
@@ -102,7 +121,7 @@ def entries_of(
             parent=parent,
             who=who,
             why=why,
-            form=FORM,
+            form=_PLAIN_FORM,
             goes_on=begins and number < len(parts) - 1,
             lead_ms=lead_ms if number == 0 else 0,
             **part,
@@ -114,7 +133,16 @@ def entries_of(
 
 def withdrawal(parent: str, withdraws: str, who: str, why: str) -> bytes:
     """Return the value of an entry that takes back what another entry dated."""
-    return encode_entry(Entry(parent=parent, who=who, why=why, form=FORM, withdraws=withdraws))
+    return encode_entry(
+        Entry(parent=parent, who=who, why=why, form=_PLAIN_FORM, withdraws=withdraws)
+    )
+
+
+def amending(parent: str, amendment: Amendment, who: str, why: str) -> bytes:
+    """Return the value of an entry that says what a rebill plan decides a past time by."""
+    return encode_entry(
+        Entry(parent=parent, who=who, why=why, form=AMENDING_FORM, amends=amendment)
+    )
 
 
 def _cut(additions: Additions) -> Iterator[dict[str, Any]]:

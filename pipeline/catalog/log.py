@@ -15,17 +15,20 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from pipeline.catalog.entry import FORM, Assigned, Entry, digest_of
+from pipeline.catalog.entry import AMENDING_FORM, FORM, Assigned, Entry, digest_of
 from pipeline.catalog.value import (
     LEAD_MS_MIN,
     NEVER,
     START,
     Catalog,
+    DatedAmendment,
     DatedAssignment,
     DatedGrant,
     DatedVersion,
+    has_other_terms,
     when,
 )
+from pipeline.decoding import json_decoder
 from pipeline.errors import UnknownEntryError
 
 
@@ -59,9 +62,6 @@ class Void(NamedTuple):
     reason: str
 
 
-_decode = msgspec.json.Decoder(Entry).decode
-
-
 def read(catalog: Catalog, record: Appended) -> tuple[Catalog, Verdict]:
     """Apply a record of the topic; return the catalog after it, and what became of the record.
 
@@ -84,7 +84,7 @@ def read(catalog: Catalog, record: Appended) -> tuple[Catalog, Verdict]:
         )
     try:
         entry = _decode(record.value)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:
         return void(f"it is not an entry of a catalog: {error}")
     before, restoring = catalog, ""
     if not catalog.is_whole:
@@ -112,9 +112,13 @@ class _Formed(msgspec.Struct):
 
 def _formed(value: bytes) -> _Formed | None:
     try:
-        return msgspec.json.decode(value, type=_Formed)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+        return _decode_formed(value)
+    except ValueError:
         return None
+
+
+_decode = json_decoder(Entry)
+_decode_formed = json_decoder(_Formed)
 
 
 def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Catalog | Void:
@@ -145,6 +149,7 @@ def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Cat
         _problem_of_versions(catalog, entry, from_ms)
         or _problem_of_assignments(catalog, entry, from_ms)
         or _problem_of_keys(entry, from_ms)
+        or _problem_of_amendment(catalog, entry, appended_ms)
     )
     return Void(reason) if reason else _with_entry(catalog, entry, digest)
 
@@ -157,6 +162,8 @@ def _problem_of_versions(catalog: Catalog, entry: Entry, from_ms: int) -> str:
         name = f"version {policy.version} of {policy.name}"
         if (policy.name, policy.version) in catalog.versions:
             return f"the catalog has {name} already; a version never changes"
+        if has_other_terms(catalog.terms_of(policy.name, policy.version), policy):
+            return f"a rebill plan has used {name} with other terms; a version never changes"
         if "default" not in policy.window:
             return f"{name} has no window for other channels (window.default)"
         since_ms = max(policy.effective_from, catalog.first_assigned(policy.name))
@@ -188,6 +195,30 @@ def _problem_of_keys(entry: Entry, from_ms: int) -> str:
     for key_id, grant in entry.keys.items():
         if (START if grant.from_ms is None else grant.from_ms) < from_ms:
             return f"the key {key_id} from {when(grant.from_ms)}, {_past(from_ms)}"
+    return ""
+
+
+def _problem_of_amendment(catalog: Catalog, entry: Entry, appended_ms: int) -> str:
+    amends = entry.amends
+    if amends is None:
+        return ""
+    policy = amends.policy
+    if (
+        entry.form < AMENDING_FORM
+        or not catalog.is_begun
+        or amends.from_ms >= amends.to_ms
+        or "default" not in policy.window
+    ):
+        return "`resmeter rebill apply` did not write it"
+    if amends.to_ms > appended_ms:
+        return f"plan {amends.plan} amends until {when(amends.to_ms)}, which is not past yet"
+    if any(each.amendment.plan == amends.plan for each in catalog.amendments):
+        return f"plan {amends.plan} was published before"
+    if has_other_terms(catalog.terms_of(policy.name, policy.version), policy):
+        return (
+            f"the catalog has version {policy.version} of {policy.name} with other terms; a version "
+            "never changes"
+        )
     return ""
 
 
@@ -286,6 +317,9 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
                 for key_id, grant in entry.keys.items()
             },
         ),
+        amendments=catalog.amendments
+        if entry.amends is None
+        else (*catalog.amendments, DatedAmendment(entry.amends, number, entry.who, entry.why)),
     )
     if not after.default or after.default[0].from_ms is not None:
         return Void("it leaves tenants without a policy: a beginning assigns the default policy")

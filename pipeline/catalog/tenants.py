@@ -8,17 +8,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog.entry import Assigned, Contract
+import msgspec
+
+from pipeline.catalog.entry import Amendment, Assigned, Contract
 from pipeline.catalog.planning import Declared, catalog_of
-from pipeline.catalog.policies import (
-    DEFAULT,
-    PRESETS,
-    parse_instant,
-    preset,
-    read_policies,
-)
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.catalog.producers import Producer, load_ring, read_producers
-from pipeline.catalog.value import Catalog, DatedAssignment
+from pipeline.catalog.toml_values import parse_instant
+from pipeline.catalog.value import Catalog, DatedAmendment, DatedAssignment
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import FUTURE_MS_MAX, TENANT_ID
 from pipeline.events.signature import KeyRing
@@ -40,6 +37,7 @@ class Tenants:
         self.customers = catalog.customers
         self.producers = producers or {}  # empty: unsigned events, for any tenant
         self._timelines: dict[tuple[DatedAssignment, ...], Timeline] = {}
+        self._owed: dict[str, Timeline] = {}
 
     def timeline_for(self, tenant_id: str) -> Timeline:
         """Return the versions of the tenant's policies, or of the default ones."""
@@ -48,6 +46,26 @@ class Tenants:
         if timeline is None:  # most tenants share one
             timeline = self._timelines[assigned] = self.catalog.timeline(assigned)
         return timeline
+
+    def owed_timeline_for(self, tenant_id: str) -> Timeline:
+        """Return what the tenant owes by: its timeline, as rebill plans have amended it."""
+        timeline = self.timeline_for(tenant_id)
+        if not self.catalog.amendments:
+            return timeline
+        owed = self._owed.get(tenant_id)
+        if owed is None:
+            owed = timeline
+            for amends, *_ in self.catalog.amendments_of(tenant_id):
+                owed = owed.amended(amends.policy, amends.from_ms, amends.to_ms)
+            self._owed[tenant_id] = owed
+        return owed
+
+    def amended(self, amendment: Amendment) -> "Tenants":
+        """Return the tenants as they are once a rebill plan has amended what is owed."""
+        catalog = self.catalog
+        dated = DatedAmendment(amendment, catalog.number + 1, "", "")
+        amendments = (*catalog.amendments, dated)
+        return Tenants(msgspec.structs.replace(catalog, amendments=amendments), self.producers)
 
     def customer_for(self, tenant_id: str) -> str | None:
         """Return the Stripe customer. Without one, the tenant's usage is parked."""
@@ -61,7 +79,8 @@ class Tenants:
     def event_names(self) -> list[str]:
         """Return the event names of the meters that the policies in use need, sorted."""
         outcomes = {RESOLUTION}
-        for policy in self._policies_in_use():
+        amended = [each.amendment.policy for each in self.catalog.amendments]
+        for policy in self._policies_in_use() + amended:
             outcomes.update(policy.outcomes_billed)
             if policy.handoff_causes_billed:
                 outcomes.add(PROCEDURE_HANDOFF)
@@ -117,10 +136,10 @@ class Tenants:
         self, tenant_id: str, outcome: str, policy: str, version: int
     ) -> tuple[Decimal, str] | None:
         """Return (price of a unit, currency), or None if the policy has no price."""
-        priced_by = self.catalog.versions.get((policy, version))
-        if priced_by is None or outcome not in priced_by.policy.price:
+        terms = self.catalog.terms_of(policy, version)
+        if terms is None or outcome not in terms.price:
             return None
-        return priced_by.policy.price[outcome], priced_by.policy.currency
+        return terms.price[outcome], terms.currency
 
 
 def load_tenants(path: Path | None) -> Tenants:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline.catalog.entry import Amendment
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Assignment, Policy, Timeline
 
@@ -39,6 +40,15 @@ class DatedGrant(NamedTuple):
     number: int
 
 
+class DatedAmendment(NamedTuple):
+    """What a rebill plan amends, the number of the entry, and who published it and why."""
+
+    amendment: Amendment
+    number: int
+    who: str
+    why: str
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """What the valid entries of a log add up to. `number` and `digest` name the last of them."""
 
@@ -52,6 +62,7 @@ class Catalog(msgspec.Struct, frozen=True):
     customers: Mapping[str, str] = {}
     meters: Mapping[str, str] = {}
     keys: Mapping[str, tuple[DatedGrant, ...]] = {}
+    amendments: tuple[DatedAmendment, ...] = ()  # in the order of the log: a later one holds
 
     @property
     def number(self) -> int:
@@ -106,6 +117,31 @@ class Catalog(msgspec.Struct, frozen=True):
             before,
         )
 
+    def amendments_of(self, tenant_id: str) -> tuple[DatedAmendment, ...]:
+        """Return what rebill plans have amended for a tenant, in the order of the log."""
+        return tuple(each for each in self.amendments if each.amendment.covers(tenant_id))
+
+    def amendments_after(
+        self, number: int, tenant_id: str | None, but: str
+    ) -> tuple[DatedAmendment, ...]:
+        """Return what other plans have amended after an entry, for a tenant or, if None, for any."""
+        return tuple(
+            each
+            for each in self.amendments
+            if each.number > number and each.amendment.plan != but
+            if tenant_id is None or each.amendment.covers(tenant_id)
+        )
+
+    def terms_of(self, name: str, version: int) -> Policy | None:
+        """Return a version, which the catalog has or a rebill plan has brought."""
+        known = self.versions.get((name, version))
+        if known is not None:
+            return known.policy
+        for amendment, *_ in self.amendments:
+            if (amendment.policy.name, amendment.policy.version) == (name, version):
+                return amendment.policy
+        return None
+
     def first_assigned(self, name: str) -> int:
         """Return from when on a policy is assigned to anybody: `START` or a time in ms."""
         return min(
@@ -117,6 +153,14 @@ class Catalog(msgspec.Struct, frozen=True):
             ),
             default=NEVER,
         )
+
+
+def has_other_terms(known: Policy | None, policy: Policy) -> bool:
+    """Return whether a known version says something else, whatever the dates of the two."""
+    return known is not None and (
+        msgspec.structs.replace(known, effective_from=0)
+        != msgspec.structs.replace(policy, effective_from=0)
+    )
 
 
 def when(ms: int | None) -> str:

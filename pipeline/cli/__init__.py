@@ -52,6 +52,7 @@ SECTIONS = {
     },
     "Billing": {
         "usage": "Show what is owed, billed and pending.",
+        "statement": "Show what an account owes for a period, line by line.",
         "explain": "Show the receipt of one conversation, or why nothing is billed.",
         "deliveries": "List, show, release and settle meter events that wait for you.",
         "audit": "Recompute every decision and compare it with the ledger and Stripe.",

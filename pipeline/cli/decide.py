@@ -2,16 +2,14 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
-from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policy
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
 from pipeline.cli.options import TIME, tenants_alone
 from pipeline.cli.output import count_of, print_rejected, visible
-from pipeline.errors import ConfigurationError
 from pipeline.replay.decide import Histories, Totals, encode_decision
 from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
@@ -82,12 +80,5 @@ def read_timeline(policy: str) -> Timeline:
     Raises:
         ConfigurationError: there is no such policy, or it is not valid.
     """
-    if policy in PRESETS:
-        return Timeline([preset(policy)])
-    try:
-        text = Path(policy).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            [f"policy: {policy!r} is neither a preset ({', '.join(PRESETS)}) nor a file: {error}"]
-        ) from None
-    return Timeline(read_policies({policy: text}), before=Timeline([preset(DEFAULT)]))
+    read = read_policy(policy)
+    return Timeline([read], before=None if policy in PRESETS else Timeline([preset(DEFAULT)]))

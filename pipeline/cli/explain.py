@@ -84,7 +84,7 @@ def command(
 
 
 def _why_by_files(files: tuple[str, ...], place: Place, as_of_ms: int) -> WhyNot | None:
-    timeline = tenants_alone().timeline_for(place[0])
+    timeline = tenants_alone().owed_timeline_for(place[0])
     known = find_in_lines((line for _, _, line in read_lines(files)), place)
     return why_not(known, timeline, as_of_ms, waits_grace=False)
 
@@ -95,7 +95,7 @@ def _account(work: Opened, place: Place, now: int, *, ledger_only: bool) -> tupl
     receipts = reports.receipts(ledger, *place)
     account = Account(*place, {}, {}, ())
     if receipts:
-        account = Account.of(explain(receipts, tenants))
+        account = Account.of(explain(receipts, tenants, tenants.catalog.amendments_of(place[0])))
         if account.net or ledger_only:
             return account, ""
     topic = settings.topics.events
@@ -110,7 +110,7 @@ def _account(work: Opened, place: Place, now: int, *, ledger_only: bool) -> tupl
             return account, f"{missing}, and {topic} cannot say why: {error}"
         print_text(f"warning: {topic} cannot say what happened since then: {error}", err=True)
         return account, ""
-    reason = why_not(known, tenants.timeline_for(place[0]), now, waits_grace=True)
+    reason = why_not(known, tenants.owed_timeline_for(place[0]), now, waits_grace=True)
     if reason is None and not receipts:
         notes = "".join(f". {note}" for note in known.notes)
         return account, f"{missing}, and {topic} has no event of it: check both ids{notes}"

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+from pipeline.catalog.policies import PRESETS, read_policy
 from pipeline.cli import FOUND, CommandGroup
 from pipeline.cli.options import (
     TimeRange,
+    decision_options,
+    machine_user,
     opened,
     tenant_option,
     time_range_options,
@@ -17,7 +20,7 @@ from pipeline.cli.options import (
 from pipeline.cli.output import count_of, progress, visible
 from pipeline.cli.views.rebill import name_of, print_applied, print_plan
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.replay.planfile import decode_plan
+from pipeline.replay.planfile import Candidate, decode_plan
 from pipeline.replay.rebill import AppliedPlan, apply_plan, make_plan
 
 _PLAN_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -42,6 +45,13 @@ def command() -> None:
 @command.command("plan")
 @tenant_option("Correct this tenant only.")
 @time_range_options("charges that occurred")
+@click.option(
+    "--policy",
+    metavar="NAME_OR_FILE",
+    help="Decide the time from --from to --to again as if this policy had been in force: a TOML file "
+    f"or a preset ({', '.join(PRESETS)}). Needs --from, --to (or --month) and --reason.",
+)
+@decision_options("the catalog", needed_by="Needed with --policy.")
 @wait_option
 @click.option(
     "--out",
@@ -49,18 +59,33 @@ def command() -> None:
     required=True,
     help="The file to write. It must not exist yet.",
 )
-def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out: Path) -> None:
+def plan(
+    tenant_id: str | None,
+    time_range: TimeRange,
+    policy: str | None,
+    who: str | None,
+    reason: str | None,
+    wait_seconds: float,
+    out: Path,
+) -> None:
     """Recompute every decision from the event log, and write the corrections to a file.
 
     A plan includes events that came too late for the worker; nothing else bills them. A plan
     leaves out conversations that a worker is not done with, and says how many. Exit status 3:
     there is something to correct.
 
+    With --policy, a plan puts a wrong time right: it has the conversations that owe something else
+    under that policy, and no others. Without --tenant it is about all tenants, also those with a
+    policy of their own.
+
     \b
     Example:
       resmeter rebill plan --tenant acme --month 2026-11 --out acme.ndjson
+      resmeter rebill plan --tenant acme --month 2026-10 --policy acme-2.toml \\
+          --reason "contract says 0.79" --out october.ndjson
     """
     _check_out(out)
+    candidate = _candidate(policy, who, reason, time_range)
     with opened() as (settings, tenants, ledger), progress("reading the log") as on_record:
         made_plan = make_plan(
             settings,
@@ -69,6 +94,7 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
             tenant_id=tenant_id,
             from_ms=time_range.from_ms,
             to_ms=time_range.to_ms,
+            candidate=candidate,
             wait_seconds=wait_seconds,
             on_record=on_record,
         )
@@ -84,6 +110,21 @@ def plan(tenant_id: str | None, time_range: TimeRange, wait_seconds: float, out:
         click.echo(f"plan {identity} is in {out}; to apply it: resmeter rebill apply {out}")
         sys.exit(FOUND)
     click.echo(f"nothing to correct; the empty plan {identity} is in {out}", err=True)
+
+
+def _candidate(
+    policy: str | None, who: str | None, reason: str | None, time_range: TimeRange
+) -> Candidate | None:
+    if policy is None:
+        if reason is not None or who is not None:
+            raise click.UsageError("--reason and --who need --policy")
+        return None
+    from_ms, to_ms = time_range
+    if reason is None or from_ms is None or to_ms is None:
+        raise click.UsageError("--policy needs --from and --to (or --month), and --reason")
+    if from_ms >= to_ms:
+        raise click.UsageError("--from must be earlier than --to")
+    return Candidate.of(read_policy(policy), who or machine_user(), reason)
 
 
 def _check_out(out: Path) -> None:
@@ -124,6 +165,8 @@ def apply(file: Path, wait_seconds: float) -> None:
     Corrections go to the topic of usage records; the sink stores and delivers them like any other
     usage record. Conversations that have changed since the plan was made are listed and left as
     they are. Exit status 3: there are such conversations.
+
+    A plan under another policy is first entered in the catalog, with who made it and why.
 
     \b
     Example:

@@ -6,6 +6,7 @@ from decimal import Decimal
 import msgspec
 
 from pipeline.catalog.prices import Prices
+from pipeline.catalog.value import DatedAmendment, when
 from pipeline.events.times import format_time
 from pipeline.ledger.entries import HOUR_MS, Action, Receipt, Result
 
@@ -121,6 +122,7 @@ class Line(msgspec.Struct, frozen=True):
     currency: str | None
     record: Position
     delivery: Delivery | None
+    plan: str | None = None  # the rebill plan that put another policy in the place of what was
 
 
 class Explanation(msgspec.Struct, frozen=True):
@@ -133,8 +135,14 @@ class Explanation(msgspec.Struct, frozen=True):
     records: tuple[Line, ...]
 
 
-def explain(receipts: Sequence[Receipt], prices: Prices) -> Explanation:
-    """Return the receipt of one conversation, which has at least one record."""
+def explain(
+    receipts: Sequence[Receipt], prices: Prices, amendments: Sequence[DatedAmendment] = ()
+) -> Explanation:
+    """Return the receipt of one conversation, which has at least one record.
+
+    `amendments`: what rebill plans have amended for its tenant.
+    """
+    plans = {each.amendment.made_ms: each for each in amendments}
     net: dict[str, int] = {}
     amounts: dict[str, Decimal] = {}
     lines: list[Line] = []
@@ -149,7 +157,12 @@ def explain(receipts: Sequence[Receipt], prices: Prices) -> Explanation:
             money = price[0] * record.quantity
             amounts[price[1]] = amounts.get(price[1], Decimal(0)) + money
             amount = format(money, "f")
-        lines.append(_line(receipt, amount, price[1] if price else None))
+        line = _line(receipt, amount, price[1] if price else None)
+        plan = plans.get(record.occurred_at) if record.reason == "rebill" else None
+        if plan is not None:
+            why = f"{line.why}; {_plan_in_words(plan)}"
+            line = msgspec.structs.replace(line, why=why, plan=plan.amendment.plan)
+        lines.append(line)
     first = receipts[0].record
     return Explanation(
         tenant_id=first.tenant_id,
@@ -157,6 +170,15 @@ def explain(receipts: Sequence[Receipt], prices: Prices) -> Explanation:
         net={outcome: units for outcome, units in sorted(net.items()) if units},
         amounts={currency: format(amount, "f") for currency, amount in sorted(amounts.items())},
         records=tuple(lines),
+    )
+
+
+def _plan_in_words(plan: DatedAmendment) -> str:
+    amends = plan.amendment
+    return (
+        f"from {when(amends.from_ms)} to {when(amends.to_ms)} it owes by {amends.policy.name}, version "
+        f"{amends.policy.version}, and no longer by what was in force (plan {amends.plan}, entry "
+        f"{plan.number} of the catalog, {plan.who}: {plan.why})"
     )
 
 

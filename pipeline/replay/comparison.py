@@ -17,8 +17,9 @@ history. If the two differ, resmeter's rules are wrong, not the ledger (`undecid
 If retention has deleted the beginning of a partition, the evidence of a conversation that differs
 may have been deleted too: such conversations count as unjudged, never as wrong.
 
-Once a rebill plan has corrected a conversation, its records are no longer those that the worker
-emits. Such a conversation is compared by its units alone.
+Once a rebill plan has corrected a conversation, or amended what it owes, its records are no longer
+those that the worker emits. Such a conversation is compared by its units alone, and only when the
+worker is done with it.
 """
 
 from collections import Counter
@@ -30,14 +31,13 @@ import msgspec
 
 from pipeline.ledger.findings import Finding, FindingKind
 from pipeline.replay.charges import (
-    Charge,
     balance,
     describe_difference,
     is_correction,
-    standing_charges,
 )
+from pipeline.replay.owed import is_amended, owed_charges
 from pipeline.replay.partition import PartitionReplay, Place, ReplayedConversation
-from pipeline.resolve.machine import decide, fold_history
+from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
 from pipeline.usage.record import UsageRecord
 
@@ -97,12 +97,7 @@ def compare(
     for replayed in replay.conversations():
         records = stored.pop(replayed.place, [])
         tally = tallies.setdefault(replayed.tenant_id, Tally())
-        timeline = replay.timeline_for(replayed.tenant_id)
-        shown = replay.shown(replayed.place)
-        judge(
-            replayed.place,
-            compare_conversation(replayed, timeline, records, written, now, tally, shown),
-        )
+        judge(replayed.place, compare_conversation(replay, replayed, records, written, now, tally))
     for place, records in stored.items():
         tallies.setdefault(place[0], Tally()).records += len(records)
         if balance(records) or not any(map(is_correction, records)):
@@ -130,36 +125,35 @@ def by_conversation(ledger: Iterable[UsageRecord]) -> dict[Place, list[UsageReco
 
 
 def compare_conversation(
+    replay: PartitionReplay,
     replayed: ReplayedConversation,
-    timeline: Timeline,
     stored: list[UsageRecord],
     written: AbstractSet[str],
     now: int,
     tally: Tally,
-    shown: AbstractSet[str],
 ) -> list[Finding]:
-    """Return the differences in one conversation, and count the conversation in the tally.
-
-    `shown` has the ids of its events in the log.
-    """
+    """Return the differences in one conversation, and count the conversation in the tally."""
+    timelines = replay.timelines(replayed.tenant_id)
     tally.conversations += 1
     tally.records += len(stored)
     tally.open += (
         replayed.conversation.due_arrival_ms is not None
         or len(replayed.emitted) > replayed.owed_count
     )
-    settled = replayed.settled(timeline, now)
-    findings = _decided_twice(settled, timeline)
-    if any(map(is_correction, stored)):
-        owed = owed_charges(settled, timeline, now)
+    settled = replayed.settled(timelines.decided, now)
+    findings = _decided_twice(settled, timelines.decided)
+    is_corrected = any(map(is_correction, stored))
+    if is_corrected or is_amended(settled, timelines):
+        owed = owed_charges(settled, timelines, now) if is_done(settled, stored, written) else None
         if owed is None or Counter(charge.price for charge in owed) == balance(stored):
-            tally.corrected += 1
+            tally.corrected += is_corrected
         else:
             detail = describe_difference(owed, stored, len(settled.late))
-            at = stored[-1].occurred_at
+            at = stored[-1].occurred_at if stored else settled.conversation.newest_at
             findings.append(Finding("unbalanced", *settled.place, detail, at))
         return findings
     by_id = {record.id: record for record in stored}
+    shown = replay.shown(settled.place)
     findings += _differing_records(settled, by_id, written, shown)
     findings += [
         _finding("no_evidence", record, "names no event")
@@ -169,36 +163,15 @@ def compare_conversation(
     return findings
 
 
-def owed_charges(
-    settled: ReplayedConversation, timeline: Timeline, now: int
-) -> list[Charge] | None:
-    """Return the charges that the ledger must have, or None while a window is open.
-
-    Usually these are the charges that the worker emitted, under the policies that it had. If events
-    came too late, or an event came again after a seal, the whole history decides.
-    """
-    conversation = settled.conversation
-    if not settled.is_judged_as_a_whole:
-        if conversation.due_arrival_ms is not None:
-            return None
-        by_number = {record.id.rpartition(":")[2]: record for record in settled.emitted}
-        return [
-            Charge(
-                charge.outcome,
-                charge.policy,
-                charge.policy_version,
-                charge.kind,
-                by_number[str(charge.n)].occurred_at,
-                by_number[str(charge.n)].evidence,
-            )
-            for charge in conversation.charges
-        ]
-    state = fold_history(settled.whole_history(), timeline)
-    due = None if state.excluded else state.due_event_ms(timeline)
-    if due is not None and due + state.grace_ms(timeline) > now:
-        return None
-    state.settle(timeline, now)
-    return [] if state.excluded else standing_charges(state.transitions)
+def is_done(
+    settled: ReplayedConversation, stored: Iterable[UsageRecord], written: AbstractSet[str]
+) -> bool:
+    """Return whether a worker has committed all events and written all that it may write by now."""
+    stored_ids = {record.id for record in stored}
+    return settled.is_committed and all(
+        record.id in stored_ids or record.id in written
+        for record in settled.emitted[settled.owed_count :]
+    )
 
 
 def missing_dead_letters(

@@ -20,7 +20,7 @@ that back.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -40,8 +40,9 @@ from pipeline.replay.comparison import (
     by_conversation,
     compare_conversation,
     event_tallies,
-    owed_charges,
+    is_done,
 )
+from pipeline.replay.owed import is_amended, owed_charges
 from pipeline.replay.partition import PartitionReplay, Place, ReplayedConversation
 from pipeline.resolve.values import Kind
 from pipeline.usage.record import Origin, UsageRecord
@@ -80,6 +81,7 @@ def find_corrections(
     written: AbstractSet[str],
     source: tuple[str, int],
     now: int,
+    concerns: Callable[[ReplayedConversation], bool] | None = None,
 ) -> Corrections:
     """Return corrections for each conversation for which the ledger is certainly wrong.
 
@@ -89,18 +91,21 @@ def find_corrections(
         written: ids of all records that were ever written to the topic of usage records.
         source: topic and partition of the events.
         now: the plan's time, ms.
+        concerns: whether a plan is about a conversation; None: it is about all of them.
     """
     correctables: list[Correctable] = []
     tallies = event_tallies(replay)
     stored = by_conversation(ledger)
     for replayed in replay.conversations():
         records = stored.pop(replayed.place, [])
+        if concerns is not None and not concerns(replayed):
+            continue
         tally = tallies.setdefault(replayed.tenant_id, Tally())
         correctable = _corrected(replay, replayed, records, written, source, now, tally)
         if correctable is not None:
             tally.findings += 1
             correctables.append(correctable)
-    for place, records in stored.items():
+    for place, records in stored.items() if concerns is None else ():
         corrections = correct(place, [], records, now)
         tally = tallies.setdefault(place[0], Tally())
         is_unknown = _takes_back_what_is_not_shown(corrections, records, frozenset())
@@ -122,22 +127,21 @@ def _corrected(
     now: int,
     tally: Tally,
 ) -> Correctable | None:
-    timeline = replay.timeline_for(replayed.tenant_id)
-    seen = replay.shown(replayed.place)
-    differs = compare_conversation(replayed, timeline, records, written, now, tally, seen)
-    if not (differs or replayed.is_judged_as_a_whole or any(map(is_correction, records))):
+    timelines = replay.timelines(replayed.tenant_id)
+    differs = compare_conversation(replay, replayed, records, written, now, tally)
+    if not (
+        differs
+        or replayed.is_judged_as_a_whole
+        or any(map(is_correction, records))
+        or is_amended(replayed, timelines)
+    ):
         return None
-    settled = replayed.settled(timeline, now)
-    owed = owed_charges(settled, timeline, now)
-    stored_ids = {record.id for record in records}
-    may_be_written = any(
-        record.id not in stored_ids and record.id not in written
-        for record in settled.emitted[settled.owed_count :]
-    )
+    settled = replayed.settled(timelines.decided, now)
+    owed = owed_charges(settled, timelines, now)
     if not replay.is_whole or replayed.place in replay.uncertain:
         tally.unjudged += 1
         return None
-    if owed is None or may_be_written or not replayed.is_committed:
+    if owed is None or not is_done(settled, records, written):
         tally.unsettled += 1
         return None
     corrections = correct(replayed.place, owed, records, now)

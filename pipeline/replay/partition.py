@@ -8,7 +8,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -25,6 +25,13 @@ from pipeline.usage.record import UsageRecord
 
 TimelineFor: TypeAlias = Callable[[str], Timeline]
 Place: TypeAlias = tuple[str, str]  # tenant and conversation
+
+
+class Timelines(NamedTuple):
+    """Of a tenant: what its worker decides by, and what is owed by, as rebill plans amended it."""
+
+    decided: Timeline
+    owed: Timeline
 
 
 class ReplayedConversation(msgspec.Struct):
@@ -94,7 +101,7 @@ class PartitionReplay:
 
     Args:
         committed: the worker's committed offset.
-        timeline_for: the policies of a tenant.
+        timeline_for: the policies of a tenant, as a worker decides by them.
         keys: keys of the producers, if the catalog has any.
         seal_after_ms: the worker's setting.
         is_whole: retention has not deleted the partition's first record yet.
@@ -103,6 +110,8 @@ class PartitionReplay:
         misplaced_offsets: records with a dead letter `wrong_partition`, likewise.
         dead_letters_are_whole: retention has not deleted any dead letter yet. If it may have, a
             conversation is uncertain when one of its events fits none of today's keys.
+        key_check: where the key of a record belongs.
+        owed_timeline_for: the policies of a tenant as rebill plans amended them, if any did.
     """
 
     def __init__(
@@ -117,8 +126,10 @@ class PartitionReplay:
         misplaced_offsets: AbstractSet[int] = frozenset(),
         dead_letters_are_whole: bool = True,
         key_check: KeyCheck | None = None,
+        owed_timeline_for: TimelineFor | None = None,
     ) -> None:
-        self.timeline_for = timeline_for
+        self._timeline_for = timeline_for
+        self._owed_timeline_for = owed_timeline_for or timeline_for
         self.is_whole = is_whole
         self.read = 0
         self.dead_letters = 0
@@ -140,6 +151,9 @@ class PartitionReplay:
     def conversations(self) -> Sequence[ReplayedConversation]:
         """Return all conversations of the partition, in order of their first event."""
         return list(self._conversations.values())
+
+    def timelines(self, tenant_id: str) -> Timelines:
+        return Timelines(self._timeline_for(tenant_id), self._owed_timeline_for(tenant_id))
 
     def shown(self, place: Place) -> set[str]:
         """Return the ids of a conversation's events in the log, accepted or not."""
@@ -189,7 +203,7 @@ class PartitionReplay:
             replayed.tenant_id,
             replayed.conversation_id,
             [(offset, timestamp, event)],
-            self.timeline_for(replayed.tenant_id),
+            self._timeline_for(replayed.tenant_id),
             self._seal_after_ms,
         )
         replayed.emitted += received.records

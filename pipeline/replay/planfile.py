@@ -12,13 +12,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline.catalog.entry import Amendment
 from pipeline.catalog.prices import Billing
+from pipeline.decoding import json_decoder
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import format_time, parse_time
 from pipeline.replay.corrections import Correctable, Correction
+from pipeline.resolve.policy import Policy
 from pipeline.usage.record import Origin, decode_record, encode_record
 
-FORM = 1
+FORM = 2  # 1: without the catalog that the plan was made under, and never under another policy
+_FORMS_READ = (1, 2)
 _DIGITS = 16
 
 
@@ -34,8 +38,29 @@ class Total(msgspec.Struct, frozen=True):
     currency: str | None
 
 
+class Candidate(msgspec.Struct, frozen=True):
+    """The policy that a plan puts in the place of what was in force, and who planned it and why."""
+
+    name: str
+    version: int
+    digest: str
+    who: str
+    reason: str
+    terms: Policy
+
+    @classmethod
+    def of(cls, policy: Policy, who: str, reason: str) -> "Candidate":
+        """Name a policy with a digest of all its terms."""
+        digest = hashlib.sha256(msgspec.json.encode(policy)).hexdigest()[:_DIGITS]
+        return cls(policy.name, policy.version, digest, who, reason, policy)
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line. `log`: partition → first offset read, and the offset after the last."""
+    """The first line. `log`: partition → first offset read, and the offset after the last.
+
+    `catalog`: number and digest of the entry that the plan was made under. `policy`: what replaces
+    the policies in force between `from` and `to`, if anything does.
+    """
 
     resmeter_plan: int
     id: str = ""
@@ -49,6 +74,22 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     unsettled: int
     unjudged: int
     totals: tuple[Total, ...]
+    catalog: tuple[int, str] | msgspec.UnsetType = msgspec.UNSET
+    policy: Candidate | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def amendment(self) -> Amendment | None:
+        """What applying the plan enters in the catalog."""
+        if self.policy is msgspec.UNSET or self.from_ is None or self.to is None:
+            return None
+        return Amendment(
+            self.policy.terms,
+            parse_time(self.from_),
+            parse_time(self.to),
+            self.tenant,
+            self.id,
+            parse_time(self.made_at),
+        )
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -65,6 +106,9 @@ class _Conversation(msgspec.Struct, frozen=True):
     why: str
     basis: str
     corrections: tuple[_Line, ...]
+
+
+_decode_header, _decode_conversation = json_decoder(Header), json_decoder(_Conversation)
 
 
 class RebillPlan(NamedTuple):
@@ -124,9 +168,11 @@ def decode_plan(name: str, content: bytes) -> RebillPlan:
     """
     first, *lines = content.splitlines() or [b""]
     try:
-        header = msgspec.json.decode(first, type=Header)
-        if header.resmeter_plan != FORM:
-            problem = f"{name}: its format is {header.resmeter_plan}, this version reads {FORM}"
+        header = _decode_header(first)
+        if header.resmeter_plan not in _FORMS_READ:
+            problem = (
+                f"{name}: its format is {header.resmeter_plan}, this version reads up to {FORM}"
+            )
             raise ConfigurationError([f"{problem}: make a new plan"])
         if _digest(header, lines) != header.id:
             raise ConfigurationError(
@@ -159,7 +205,7 @@ def _encoded(part: Correctable, prices: Billing) -> bytes:
 
 
 def _decoded(line: bytes) -> Correctable:
-    read = msgspec.json.decode(line, type=_Conversation)
+    read = _decode_conversation(line)
     return Correctable(
         read.tenant_id,
         read.conversation,

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from typing import NamedTuple
+
+import msgspec
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
@@ -15,8 +18,19 @@ from pipeline.kafka.reader import TopicReader
 from pipeline.kafka.writer import TopicWriter
 from pipeline.ledger import Ledger, reports
 from pipeline.progress import OnRecord, ignore_progress
+from pipeline.replay.amending import check_amendment, enter_amendment
 from pipeline.replay.corrections import Correctable, basis_of, find_corrections
-from pipeline.replay.planfile import FORM, Header, RebillPlan, encode_plan, offset_bounds, totals
+from pipeline.replay.owed import owes_otherwise
+from pipeline.replay.partition import ReplayedConversation
+from pipeline.replay.planfile import (
+    FORM,
+    Candidate,
+    Header,
+    RebillPlan,
+    encode_plan,
+    offset_bounds,
+    totals,
+)
 from pipeline.replay.reading import await_sink, open_reading
 from pipeline.usage.record import encode_origin, encode_record
 
@@ -56,10 +70,14 @@ def make_plan(
     tenant_id: str | None = None,
     from_ms: int | None = None,
     to_ms: int | None = None,
+    candidate: Candidate | None = None,
     wait_seconds: float,
     on_record: OnRecord = ignore_progress,
 ) -> MadePlan:
     """Recompute every decision from the log, and return what to correct in the ledger.
+
+    With a candidate, the plan concerns the conversations that owe something else if the candidate's
+    policy was in force from `from_ms` to before `to_ms`, and no others.
 
     Args:
         settings: of worker and sink.
@@ -68,23 +86,47 @@ def make_plan(
         tenant_id: only conversations of this tenant.
         from_ms: only conversations with a correction of a charge at this time or later.
         to_ms: this charge must be before this time.
+        candidate: the policy to decide that time by; `from_ms` and `to_ms` are given with it.
         wait_seconds: how long the sink may take to store the usage records written so far.
         on_record: called for each record of the events topic.
 
     Raises:
-        ConfigurationError: a topic does not exist, or the broker rejects our credentials.
+        ConfigurationError: a topic does not exist, the broker rejects our credentials, or the
+            catalog does not accept the candidate.
         UnavailableError: no broker responds, or the sink is behind.
     """
     made_at = int(time.time() * 1000)
     selected: list[Correctable] = []
     unsettled = unjudged = 0
     tenant_ids: set[str] = set()
+    concerns = None
+    header = Header(
+        resmeter_plan=FORM,
+        made_at=format_time(made_at),
+        tenant=tenant_id,
+        from_=None if from_ms is None else format_time(from_ms),
+        to=None if to_ms is None else format_time(to_ms),
+        topic=settings.topics.events,
+        log={},
+        conversations=0,
+        unsettled=0,
+        unjudged=0,
+        totals=(),
+        catalog=tenants.catalog.head,
+        policy=msgspec.UNSET if candidate is None else candidate,
+    )
+    amendment = header.amendment
+    if amendment is not None:
+        check_amendment(tenants.catalog, amendment, made_at)
+        current, tenants = tenants, tenants.amended(amendment)
+        concerns = partial(_owes_otherwise, current, tenants)
+        from_ms = to_ms = None
     with open_reading(settings, tenants, ledger, wait_seconds) as reading:
         topic = reading.events.topic
         for partition, replay in reading.partitions(on_record):
             rows = reports.decided_from(ledger, topic, partition)
             source = (topic, partition)
-            corrections = find_corrections(replay, rows, reading.written, source, made_at)
+            corrections = find_corrections(replay, rows, reading.written, source, made_at, concerns)
             selected += [
                 part
                 for part in corrections.conversations
@@ -97,13 +139,8 @@ def make_plan(
                     unjudged += tally.unjudged
         log = offset_bounds(reading.events.bounds)
     selected.sort(key=lambda part: (part.tenant_id, part.conversation))
-    header = Header(
-        resmeter_plan=FORM,
-        made_at=format_time(made_at),
-        tenant=tenant_id,
-        from_=None if from_ms is None else format_time(from_ms),
-        to=None if to_ms is None else format_time(to_ms),
-        topic=topic,
+    header = msgspec.structs.replace(
+        header,
         log=log,
         conversations=len(selected),
         unsettled=unsettled,
@@ -112,6 +149,12 @@ def make_plan(
     )
     plan, content = encode_plan(header, selected, tenants)
     return MadePlan(plan, content, frozenset(tenant_ids))
+
+
+def _owes_otherwise(current: Tenants, amended: Tenants, replayed: ReplayedConversation) -> bool:
+    before = current.owed_timeline_for(replayed.tenant_id)
+    after = amended.owed_timeline_for(replayed.tenant_id)
+    return before is not after and owes_otherwise(replayed, before, after)
 
 
 def apply_plan(
@@ -124,7 +167,8 @@ def apply_plan(
 ) -> AppliedPlan:
     """Write a plan's corrections to the topic of usage records, and wait until the ledger has them.
 
-    Applying a plan again writes nothing that the ledger already has.
+    Applying a plan again writes nothing that the ledger already has. What a plan under another
+    policy amends is entered in the catalog first: from then on, an audit and every plan go by it.
 
     Args:
         settings: broker and topics.
@@ -134,6 +178,7 @@ def apply_plan(
         on_record: called for each conversation checked, then for each one written.
 
     Raises:
+        ConfigurationError: another plan has amended the catalog since this one was made.
         UnavailableError: the broker did not acknowledge everything, or the sink is behind.
     """
     fresh: list[Correctable] = []
@@ -150,6 +195,7 @@ def apply_plan(
         else:
             changed.append(part)
         on_record(number, len(plan.conversations))
+    enter_amendment(settings, plan.header, is_outdated_allowed=not fresh)
     write_corrections(settings, fresh, on_record)
     with closing(TopicReader(librdkafka_options(settings.kafka), settings.topics.records)) as topic:
         behind = await_sink(ledger, topic, wait_seconds)

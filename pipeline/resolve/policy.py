@@ -121,6 +121,16 @@ class Timeline:
         # Most timelines have one version. The hot path reads it from here, without a call.
         self.single = self.versions[0] if len(entries) == 1 else None
 
+    def amended(self, policy: Policy, from_ms: int, to_ms: int) -> "Timeline":
+        """Return a timeline with another version in force from one time to before another (§2.3)."""
+        changes = [
+            *((since_ms, of) for of, since_ms in self.begins()[1:] if since_ms < from_ms),
+            (from_ms, msgspec.structs.replace(policy, effective_from=from_ms)),
+            (to_ms, self.at(to_ms)),
+            *((since_ms, of) for of, since_ms in self.begins()[1:] if since_ms > to_ms),
+        ]
+        return Timeline(self.versions[:1], [Assignment(ms, (of,)) for ms, of in changes])
+
     def at(self, ms: int) -> Policy:
         """Return the version in force at a time."""
         return self.single or self.versions[bisect_right(self._from_ms, ms) - 1]

@@ -21,7 +21,8 @@ from tests.support import stripe_mock
 from tests.support.bench import Bench, record, stripe_settings
 from tests.support.stripe_account import NOVEMBER, OCTOBER, Account, client_of, new_account
 
-pytestmark = pytest.mark.stripe_mock
+# One process runs them: they share a server.
+pytestmark = [pytest.mark.stripe_mock, pytest.mark.xdist_group("stripe_mock")]
 
 
 class Sent(NamedTuple):

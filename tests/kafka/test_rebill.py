@@ -6,13 +6,18 @@ import orjson
 import pytest
 
 from pipeline.config import Settings
+from pipeline.events.times import format_time
 from pipeline.ledger import open_ledger, reports
 from pipeline.replay.planfile import decode_plan
 from pipeline.replay.rebill import write_corrections
+from pipeline.usage.record import decode_record
 from tests.kafka.run import Run, net, wait_until
-from tests.support.events import AT, event, resolved
+from tests.support.events import AT, Message, event, resolved
 
 DAY_MS = 86_400_000
+HALF = 'name = "half"\nversion = 1\neffective_from = 2020-01-01T00:00:00Z\nprice = { resolution = "0.50" }\n'
+HOUR_MS = 3_600_000
+WHO = ("--who", "ada", "--reason", "the contract says 0.50")
 
 
 @pytest.fixture
@@ -140,3 +145,56 @@ def _count(run: Run) -> int:
     with run.ledger() as ledger:
         (number,) = ledger.execute("SELECT count(*) FROM usage_record").fetchone()
     return int(number)
+
+
+def _confirmed(subject: str, answered: int, confirmed: int) -> list[Message]:
+    key = f"acme:{subject}".encode()
+    asked = event("m1", at=answered - 1, intent="help_request", subject=subject)
+    answer = event("a1", "ai_message", answered, kind="answer", subject=subject)
+    thanks = event("m2", at=confirmed, intent="confirmation", subject=subject)
+    return [(key, asked, answered - 1), (key, answer, answered), (key, thanks, confirmed)]
+
+
+def test_plan_under_another_policy_puts_a_wrong_time_right_and_nothing_else(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    until = AT + 24 * HOUR_MS
+    messages = _confirmed("before", AT - 2, AT - 1)
+    messages += _confirmed("enters", AT - 1, AT + 5)  # its answer is from before
+    messages += _confirmed("within", AT, AT + 5)
+    messages += _confirmed("leaves", until - 1, until + 5)
+    messages += _confirmed("after", until, until + 5)
+    run.produce(messages)
+    run.until_decided(run.start("worker"), len(messages))
+    run.start("sink")
+    wait_until(lambda: _count(run) == 5, "the ledger has what was decided")
+    policy, plan = run.folder / "half.toml", str(run.folder / "plan.ndjson")
+    policy.write_text(HALF)
+    day = ("--from", format_time(AT), "--to", format_time(until))
+
+    made = run.resmeter("rebill", "plan", *day, "--policy", str(policy), *WHO, "--out", plan)
+    applied = [run.resmeter("rebill", "apply", plan) for _ in range(2)]
+
+    assert made.returncode == 3, made.stderr
+    assert "half version 1" in made.stdout
+    assert "ada: the contract says 0.50" in " ".join(made.stdout.split())
+    header = decode_plan(plan, Path(plan).read_bytes()).header
+    (total,) = header.totals
+    assert (total.added, total.removed) == (2, 2)
+    assert (total.amount_added, total.amount_removed) == ("1.00", "1.98")
+    assert [each.returncode for each in applied] == [0, 0], applied
+    assert "4 corrections of 2 conversations" in applied[0].stdout
+    prices = {
+        (record.conversation, record.policy, record.quantity)
+        for record in map(decode_record, run.usage_records().values())
+        if record.reason == "rebill"
+    }
+    corrected = {("within", "half", 1), ("leaves", "half", 1)}
+    assert prices == corrected | {(name, "fin-2026", -1) for name, _, _ in corrected}
+    # Everybody goes by the plan now, and the catalog says who made it and why.
+    assert run.resmeter("audit").returncode == 0
+    next_plan = str(run.folder / "next.ndjson")
+    assert run.resmeter("rebill", "plan", "--out", next_plan).returncode == 0
+    assert run.done("catalog", "log").count("ada: the contract says 0.50; all tenants") == 1
+    receipt = " ".join(run.done("explain", "acme", "within").split())
+    assert f"plan {header.id}, entry 2 of the catalog, ada: the contract says 0.50" in receipt
+    assert "0.50 usd" in receipt

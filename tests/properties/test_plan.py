@@ -53,18 +53,23 @@ def _net(records: list[UsageRecord]) -> dict[str, dict[str, int]]:
     return {place: net for place, net in nets.items() if net}
 
 
-def _decided(log: Log) -> dict[str, dict[str, int]]:
-    """Return the net that the oracle decides for all events, including late ones."""
-    histories: dict[str, dict[tuple[str, str], object]] = {}
+def _histories(log: Log) -> dict[str, list[Event]]:
+    """Return the events of each conversation, including late ones, one per identity."""
+    histories: dict[str, dict[tuple[str, str], Event]] = {}
     for record in log.records:
         addressed = read_record(record.value, record.key, record.timestamp, record.headers)
         if isinstance(addressed, Addressed):
             place = f"{addressed.tenant_id}:{addressed.conversation_id}"
             identity = (addressed.event.source, addressed.event.id)
             histories.setdefault(place, {}).setdefault(identity, addressed.event)
+    return {place: list(events.values()) for place, events in histories.items()}
+
+
+def _decided(log: Log) -> dict[str, dict[str, int]]:
+    """Return the net that the oracle decides for all events, including late ones."""
     decided = {}
-    for place, events in histories.items():
-        outcome = decide(list(events.values()), log.timeline, MADE_AT)  # type: ignore[arg-type]
+    for place, events in _histories(log).items():
+        outcome = decide(events, log.timeline, MADE_AT)
         units = {} if outcome.excluded else net(outcome.steps)
         if units:
             decided[place] = units

@@ -73,3 +73,37 @@ def test_in_force_is_the_newest_version_of_the_policy_assigned_last(
 
     assert timeline.at(at) == expected
     assert timeline.rules_at(at) == rules_id(expected)
+
+
+@given(
+    versions=policies(),
+    names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4),
+    dates=st.lists(TIMES, min_size=3, max_size=3, unique=True),
+    ranges=st.lists(
+        st.lists(TIMES, min_size=2, max_size=2, unique=True).map(sorted), min_size=1, max_size=3
+    ),
+    effective_from=TIMES,
+    at=TIMES,
+)
+def test_of_amended_times_the_last_amendment_is_in_force_and_elsewhere_what_was(
+    versions: dict[str, list[Policy]],
+    names: list[str],
+    dates: list[int],
+    ranges: list[list[int]],
+    effective_from: int,
+    at: int,
+) -> None:
+    later = list(zip(sorted(dates), names[1:], strict=False))
+    timeline = amended = Timeline(
+        versions[names[0]],
+        [Assignment(since, versions[name]) for since, name in later],
+        before=Timeline([FIRST]),
+    )
+
+    expected = timeline.at(at).name, timeline.at(at).version
+    for number, (from_ms, to_ms) in enumerate(ranges):
+        amended = amended.amended(version("amended", number, effective_from), from_ms, to_ms)
+        if from_ms <= at < to_ms:
+            expected = "amended", number
+
+    assert (amended.at(at).name, amended.at(at).version) == expected

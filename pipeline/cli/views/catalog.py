@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import click
 from rich.table import Table
 
+from pipeline.catalog.entry import Amendment
 from pipeline.catalog.log import Verdict
 from pipeline.catalog.planning import CatalogPlan
 from pipeline.catalog.value import Catalog, when
@@ -59,8 +60,18 @@ def _print_tenant(catalog: Catalog, at_ms: int, tenant_id: str) -> None:
     for policy, from_ms in timeline.begins():
         mark = "*" if policy is current else " "
         print_text(f"{mark} {policy.name} version {policy.version} from {when(from_ms)}", "  ")
+    for amended in catalog.amendments_of(tenant_id):
+        print_text(f"  {_amends(amended.amendment)}: {amended.who}, {amended.why}", "  ")
     customer = catalog.customers.get(tenant_id)
     print_text(f"  billed to {customer or 'nobody: its usage is parked'}", "  ")
+
+
+def _amends(amendment: Amendment) -> str:
+    policy = amendment.policy
+    return (
+        f"rebilled under {policy.name} version {policy.version} from {when(amendment.from_ms)} to "
+        f"{when(amendment.to_ms)} (plan {amendment.plan})"
+    )
 
 
 def _in_force(catalog: Catalog, tenant_id: str, at_ms: int) -> tuple[str, str]:
@@ -89,6 +100,8 @@ def _added(verdict: Verdict) -> str:
         return ""
     if entry.withdraws:
         return f"withdraws {entry.withdraws[:12]}"
+    if entry.amends is not None:
+        return f"{entry.amends.tenant_id or 'all tenants'} {_amends(entry.amends)}"
     parts = [
         f"{policy.name} version {policy.version} from {when(policy.effective_from)}"
         for policy in entry.policies

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import click
+from msgspec import UNSET
 
 from pipeline.cli.output import (
     add_group,
@@ -23,6 +24,14 @@ _CONVERSATIONS_SHOWN_MAX = 20
 def print_plan(plan: RebillPlan) -> None:
     """Print the totals, the first conversations with their corrections, and what was left out."""
     header = plan.header
+    if header.policy is not UNSET:
+        policy = header.policy
+        print_text(
+            f"{policy.name} version {policy.version} ({policy.digest}) instead of what was in force "
+            f"from {header.from_} to {header.to}, for {header.tenant or 'all tenants'}; "
+            f"{policy.who}: {policy.reason}",
+            "  ",
+        )
     if header.totals:
         _print_totals(header.totals)
     for part in plan.conversations[:_CONVERSATIONS_SHOWN_MAX]:

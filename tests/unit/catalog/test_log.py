@@ -1,24 +1,32 @@
 """Which entries of the catalog are valid, and what a withdrawal takes back."""
 
+from decimal import Decimal
+from typing import Any
+
 import msgspec
 import pytest
 
 from pipeline.catalog.entry import (
     ENTRY_BYTES_MAX,
     Additions,
+    Amendment,
     Assigned,
     Contract,
     Entry,
     Grant,
+    amending,
     digest_of,
     encode_entry,
     entries_of,
     withdrawal,
 )
+from pipeline.catalog.exported import decode_export, encode_export
 from pipeline.catalog.log import Appended, Verdict, read
 from pipeline.catalog.policies import preset
+from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.errors import ConfigurationError, UnknownEntryError
+from tests.support.batches import NESTED
 
 T0 = 1_790_000_000_000
 MINUTE = 60_000
@@ -57,6 +65,15 @@ def log() -> Log:
     begun = Log()
     begun.begin()
     return begun
+
+
+def test_junk_that_is_nested_too_deeply_is_void_for_every_reader(log: Log) -> None:
+    before = log.catalog
+
+    verdict = log.append(NESTED)
+
+    assert "nested too deeply" in verdict.reason
+    assert log.catalog == before
 
 
 def assigned(tenant_id: str, policy: str, from_ms: int | None) -> dict[str, Contract]:
@@ -236,11 +253,11 @@ def test_what_is_no_entry_is_void(log: Log, value: bytes) -> None:
 
 
 def test_an_entry_of_a_newer_version_that_follows_the_head_is_refused(log: Log) -> None:
-    newer = b'{"form":2,"parent":"%s"}' % log.catalog.digest.encode()
+    newer = b'{"form":3,"parent":"%s"}' % log.catalog.digest.encode()
 
-    with pytest.raises(UnknownEntryError, match="form 2"):
+    with pytest.raises(UnknownEntryError, match="form 3"):
         log.append(newer)
-    assert log.append(b'{"form":2,"parent":"other"}').reason
+    assert log.append(b'{"form":3,"parent":"other"}').reason
 
 
 def test_an_entry_whose_time_the_broker_did_not_set_is_void(log: Log) -> None:
@@ -263,3 +280,87 @@ def test_a_restoration_is_void_once_there_is_a_catalog(log: Log) -> None:
     verdict = log.append(value, (digest_of(value), T0 - 2 * LEAD_MS_MIN))
 
     assert "changes the past" in verdict.reason
+
+
+# --- amendments -----------------------------------------------------------------------------------
+
+HALF = msgspec.structs.replace(FIN, name="half", price={"resolution": Decimal("0.50")})
+
+
+def amendment(**changes: Any) -> Amendment:
+    made = Amendment(HALF, T0 - 100, T0 - 50, "acme", "plan-1", T0 - 10)
+    return msgspec.structs.replace(made, **changes)
+
+
+def amend(log: Log, **changes: Any) -> Verdict:
+    return log.append(amending(log.catalog.digest, amendment(**changes), "ada", "wrong price"))
+
+
+def test_an_amendment_changes_what_is_owed_and_not_what_workers_decide_by(log: Log) -> None:
+    assert not amend(log).reason
+
+    tenants = Tenants(log.catalog)
+    assert tenants.timeline_for("acme").at(T0 - 100) == FIN
+    owed = tenants.owed_timeline_for("acme")
+    names = [owed.at(ms).name for ms in (T0 - 101, T0 - 100, T0 - 51, T0 - 50)]
+    assert names == ["fin-2026", "half", "half", "fin-2026"]
+    assert tenants.owed_timeline_for("bluejay") is tenants.timeline_for("bluejay")
+    assert tenants.price_for("acme", "resolution", "half", 1) == (Decimal("0.50"), "usd")
+
+
+def test_an_amendment_of_all_tenants_has_those_with_a_contract_too(log: Log) -> None:
+    log.begin()
+    log.add(tenants=assigned("acme", "other", T0 + LEAD_MS_MIN))
+    amend(log, tenant_id=None)
+
+    tenants = Tenants(log.catalog)
+    for tenant_id in ("acme", "bluejay"):
+        assert tenants.owed_timeline_for(tenant_id).at(T0 - 100).name == "half"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"to_ms": T0 + 1}, "is not past yet"),
+        ({"from_ms": T0 - 50}, "did not write it"),
+        ({"policy": msgspec.structs.replace(HALF, window={})}, "did not write it"),
+        ({"policy": msgspec.structs.replace(HALF, name="other")}, "with other terms"),
+        ({"plan": "plan-0"}, "plan plan-0 was published before"),
+    ],
+)
+def test_an_amendment_is_void(log: Log, changes: dict[str, Any], reason: str) -> None:
+    assert not amend(log, plan="plan-0").reason
+    before = log.catalog
+
+    assert reason in amend(log, **changes).reason
+    assert log.catalog == before
+
+
+def test_a_version_that_differs_from_the_one_of_an_amendment_is_void(log: Log) -> None:
+    amend(log)
+    from_ms = T0 + LEAD_MS_MIN
+
+    edited = msgspec.structs.replace(HALF, grace=1, effective_from=from_ms)
+    assert "has used version 1 of half with other terms" in log.add(policies=(edited,)).reason
+    assert not log.add(policies=(msgspec.structs.replace(HALF, effective_from=from_ms),)).reason
+
+
+def test_an_amendment_in_the_form_of_versions_that_know_none_is_void(log: Log) -> None:
+    # Such a version would read the entry without the amendment, and accept it.
+    assert "did not write it" in log.add(amends=amendment()).reason
+
+
+def test_an_amendment_cannot_be_withdrawn(log: Log) -> None:
+    amend(log)
+    value = withdrawal(log.catalog.digest, log.catalog.digest, "ada", "")
+
+    assert "has nothing that waits for a date" in log.append(value).reason
+
+
+def test_an_export_keeps_amendments(log: Log) -> None:
+    amend(log)
+
+    restored, _ = decode_export("export", encode_export(log.verdicts))
+
+    assert restored.amendments == log.catalog.amendments
+    assert restored.digest == log.catalog.digest

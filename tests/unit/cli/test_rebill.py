@@ -4,13 +4,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.rebill import report
 from pipeline.errors import UnavailableError
+from pipeline.events.times import format_time
 from pipeline.replay.corrections import Correctable, Correction
-from pipeline.replay.planfile import FORM, Header, Total, encode_plan
+from pipeline.replay.planfile import FORM, Candidate, Header, Total, decode_plan, encode_plan
 from pipeline.replay.rebill import AppliedPlan
 from pipeline.usage.record import Origin, UsageRecord
 from tests.support.command import resmeter
@@ -100,6 +103,37 @@ def test_empty_plan_says_so(rebill: Run, tmp_path: Path) -> None:
     assert result.stderr == "there is nothing to correct\n"
 
 
+def test_plan_of_an_earlier_version_is_read(rebill: Run, tmp_path: Path) -> None:
+    total = Total("acme", "resolution", 1, 0, "0.99", "0", "usd")
+    earlier = msgspec.structs.replace(header(total), resmeter_plan=1)
+    file = written(tmp_path, earlier)
+
+    assert b"catalog" not in file.read_bytes()
+    assert rows(rebill("show", file).stdout)[2][0] == "resolution"
+
+
+def test_plan_under_another_policy_keeps_what_it_enters_in_the_catalog(tmp_path: Path) -> None:
+    candidate = Candidate.of(preset("gorgias"), "ada", "wrong contract")
+    planned = msgspec.structs.replace(
+        header(),
+        tenant="acme",
+        from_="2026-04-01T00:00:00.000Z",
+        to="2026-05-01T00:00:00.000Z",
+        catalog=(3, "abc"),
+        policy=candidate,
+    )
+    file = written(tmp_path, planned)
+
+    read = decode_plan(str(file), file.read_bytes()).header
+
+    assert (read.catalog, read.policy) == ((3, "abc"), candidate)
+    amendment = read.amendment
+    assert amendment is not None
+    assert (amendment.tenant_id, amendment.plan) == ("acme", read.id)
+    assert format_time(amendment.made_ms) == read.made_at
+    assert header().amendment is None
+
+
 # --- plan -----------------------------------------------------------------------------------------
 
 
@@ -120,6 +154,39 @@ def test_folder_that_is_not_writable_is_reported_before_anything_is_read(
 
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith("error: the folder /proc/self is not writable: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("--policy EDITED --month 2026-05 --who ada --reason x", "of fin-2026 with other terms"),
+        ("--policy gorgias --month 2999-01 --who ada --reason x", "which is not past yet"),
+        ("--policy gorgias --month 2026-05", "needs --from and --to (or --month), and --reason"),
+        ("--policy gorgias --from 2026-05-01 --reason x", "needs --from and --to"),
+        (
+            "--policy gorgias --from 2026-05-02 --to 2026-05-02 --reason x",
+            "must be earlier than --to",
+        ),
+        ("--policy none --month 2026-05 --reason x", "neither a preset"),
+        ("--reason x", "--reason and --who need --policy"),
+    ],
+)
+def test_policy_that_cannot_be_used_is_reported_before_anything_is_read(
+    rebill: Run, resmeter_env: dict[str, str], tmp_path: Path, arguments: str, problem: str
+) -> None:
+    assert resmeter("ledger", "upgrade", env=resmeter_env).returncode == 0
+    edited = tmp_path / "edited.toml"
+    edited.write_text(
+        'name = "fin-2026"\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n'
+        'price = { resolution = "0.50" }\n'
+    )
+
+    given = arguments.replace("EDITED", str(edited)).split()
+    result = rebill("plan", *given, "--out", tmp_path / "plan")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert problem in " ".join(result.stderr.split())
+    assert not (tmp_path / "plan").exists()
 
 
 # --- apply ----------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from pipeline.catalog.entry import Amendment
+from pipeline.catalog.policies import preset
+from pipeline.catalog.value import DatedAmendment
 from pipeline.events.model import Cause
 from pipeline.events.times import parse_time
 from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, Result, State
@@ -316,3 +319,21 @@ def test_the_receipt_survives_json() -> None:
     assert decoded.records[0].delivery is not None
     assert decoded.records[0].delivery.attempts[0].answered_at == "2026-05-05T09:12:00.150Z"
     assert decoded.records[1].delivery is None
+
+
+def test_correction_of_a_plan_under_another_policy_says_which_plan_who_and_why() -> None:
+    made_ms = CHARGED_AT + 1
+    from_ms = parse_time("2026-05-01T00:00:00Z")
+    to_ms = parse_time("2026-06-01T00:00:00Z")
+    amendment = Amendment(preset("gorgias"), from_ms, to_ms, None, "plan-1", made_ms)
+    corrections = [receipt(), reversal(reason="rebill", occurred_at=made_ms)]
+
+    charge, taken_back = explain(
+        corrections, Prices(), [DatedAmendment(amendment, 7, "ada", "wrong contract")]
+    ).records
+
+    assert (charge.plan, taken_back.plan) == (None, "plan-1")
+    assert taken_back.why.endswith(
+        "from 2026-05-01T00:00:00Z to 2026-06-01T00:00:00Z it owes by gorgias, version 1, and no "
+        "longer by what was in force (plan plan-1, entry 7 of the catalog, ada: wrong contract)"
+    )
