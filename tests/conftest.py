@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put the slowest tests first, and leave out what needs a program that is not here.
 
     Without the order, most processes would wait at the end for the one that runs a slow test. Under
-    CI, tests that need a program run without it too, and fail.
+    CI, tests that need such a program run without it too, and fail.
     """
     items.sort(key=lambda item: item.path.parent.name not in SLOWEST)
     without = [item for item in items if any(item.get_closest_marker(name) for name in _missing())]

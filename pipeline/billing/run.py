@@ -36,15 +36,15 @@ def statements(
     closes: Closes,
     through: Period,
     as_of: int,
+    since: Period | None = None,
 ) -> Iterator[Statement]:
     """Yield the statements of an account in order, the last of them that of `through`.
 
-    A period that is closed at `as_of` knows what was stored before its close, and an open one what
+    The first is that of `since`, or of an earlier period if there is something to state. A period that is closed at `as_of` knows what was stored before its close, and an open one what
     was stored until `as_of`.
     """
-    return (
-        statement for _, statement in _stated(contract, records, grants, closes, through, as_of)
-    )
+    stated = _stated(contract, records, grants, closes, since or through, through, as_of)
+    return (statement for _, statement in stated)
 
 
 def problems_of_voids(
@@ -86,7 +86,7 @@ def left_at(
     """
     last_ms = max([at, *(record.occurred_at for record in records if record.stored_at <= at)])
     through = contract.calendar.period_at(last_ms)
-    *_, (account, _) = _stated(contract, records, grants, closes, through, at)
+    *_, (account, _) = _stated(contract, records, grants, closes, through, through, at)
     return account.left_of(grant)
 
 
@@ -95,6 +95,7 @@ def _stated(
     records: Sequence[Entered],
     grants: Sequence[Grant],
     closes: Closes,
+    since: Period,
     through: Period,
     as_of: int,
 ) -> Iterator[tuple[Account, Statement]]:
@@ -104,7 +105,7 @@ def _stated(
     entered = sorted(grants, key=entered_order)
     created = [grant.created_at for grant in entered]
     records_known = grants_known = 0
-    period = _first_period(contract, by_time[: bisect_right(stored, as_of)], through)
+    period = _first_period(contract, by_time[: bisect_right(stored, as_of)], since)
     while period.start_ms <= through.start_ms:
         close_ms = closes.close_of(period)
         is_final = close_ms <= as_of
@@ -119,9 +120,9 @@ def _stated(
         period = contract.calendar.after(period)
 
 
-def _first_period(contract: Contract, known: Sequence[Entered], through: Period) -> Period:
-    """Return the period from which an account is stated: of its first unit, or of its contract."""
+def _first_period(contract: Contract, known: Sequence[Entered], since: Period) -> Period:
+    """Return the first of three periods: of the first unit, of the contract's start, and `since`."""
     starts = [record.occurred_at for record in known if record.quantity > 0]
     if contract.begins_ms > ALWAYS_MS:
         starts.append(contract.begins_ms)
-    return contract.calendar.period_at(min(starts, default=through.start_ms))
+    return contract.calendar.period_at(min([since.start_ms, *starts]))

@@ -23,7 +23,7 @@ _ROOM_BYTES = 4_096  # for everything but the parts: who, why and the digests
 class Assigned(msgspec.Struct, frozen=True, omit_defaults=True):
     """A policy, and from when it is assigned, ms; None: from the start."""
 
-    policy: str
+    name: str = msgspec.field(name="policy")
     from_ms: int | None = None
 
 
@@ -34,7 +34,7 @@ class Grant(msgspec.Struct, frozen=True):
     from_ms: int | None = None
 
 
-class Contract(msgspec.Struct, frozen=True, omit_defaults=True):
+class TenantTerms(msgspec.Struct, frozen=True, omit_defaults=True):
     """What an entry adds to a tenant. `customer` acts at once; empty: the tenant has none now."""
 
     assigned: tuple[Assigned, ...] = ()
@@ -69,7 +69,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     lead_ms: int = 0  # set in the first entry
     policies: tuple[Policy, ...] = ()
     default: tuple[Assigned, ...] = ()  # the policies of tenants that have none of their own
-    tenants: dict[str, Contract] = {}
+    tenants: dict[str, TenantTerms] = {}
     meters: dict[str, str] = {}  # event names by outcome, at once; empty: the usual name
     keys: dict[str, Grant] = {}  # of producers, by key id; no secret
     withdraws: str = ""  # the digest of an entry whose dated parts are taken back
@@ -83,7 +83,7 @@ class Additions(msgspec.Struct):
     default: list[Assigned] = []
     meters: dict[str, str] = {}
     keys: dict[str, Grant] = {}
-    tenants: dict[str, Contract] = {}
+    tenants: dict[str, TenantTerms] = {}
 
     @property
     def is_empty(self) -> bool:

@@ -175,19 +175,19 @@ def _problem_of_versions(catalog: Catalog, entry: Entry, from_ms: int) -> str:
 def _problem_of_assignments(catalog: Catalog, entry: Entry, from_ms: int) -> str:
     known = {name for name, _ in catalog.versions} | {policy.name for policy in entry.policies}
     parts = [("the default policy", catalog.default, entry.default)] + [
-        (f"tenant {tenant_id}", catalog.contracts.get(tenant_id, ()), contract.assigned)
-        for tenant_id, contract in entry.tenants.items()
+        (f"tenant {tenant_id}", catalog.assigned.get(tenant_id, ()), terms.assigned)
+        for tenant_id, terms in entry.tenants.items()
     ]
     for whose, before, added in parts:
         for assigned in added:
-            if assigned.policy not in known:
-                return f"{whose}: the catalog has no policy {assigned.policy}"
+            if assigned.name not in known:
+                return f"{whose}: the catalog has no policy {assigned.name}"
             is_first = from_ms == START and not before and assigned is added[0]
             if assigned.from_ms is None and not is_first:
-                return f"{whose}: {assigned.policy} has no date"
+                return f"{whose}: {assigned.name} has no date"
             if assigned.from_ms is not None and assigned.from_ms < from_ms:
                 since = when(assigned.from_ms)
-                return f"{whose}: {assigned.policy} from {since}, {_past(from_ms)}"
+                return f"{whose}: {assigned.name} from {since}, {_past(from_ms)}"
     return ""
 
 
@@ -241,7 +241,7 @@ def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
     ]
     dated: list[tuple[str, tuple[DatedAssignment, ...] | tuple[DatedGrant, ...]]] = [
         ("the default policy", catalog.default),
-        *((f"tenant {tenant_id}", of) for tenant_id, of in catalog.contracts.items()),
+        *((f"tenant {tenant_id}", of) for tenant_id, of in catalog.assigned.items()),
         *((f"the key {key_id}", grants) for key_id, grants in catalog.keys.items()),
     ]
     dates += [
@@ -259,7 +259,7 @@ def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
         catalog,
         versions={at: v for at, v in catalog.versions.items() if v.number != number},
         default=tuple(each for each in catalog.default if each.number != number),
-        contracts=_merged({}, {t: _kept(of, number) for t, of in catalog.contracts.items()}),
+        assigned=_merged({}, {t: _kept(of, number) for t, of in catalog.assigned.items()}),
         keys=_merged({}, {k: _kept(of, number) for k, of in catalog.keys.items()}),
     )
     gone = {known.policy.name for known in catalog.versions.values()} - {
@@ -281,7 +281,7 @@ def _kept(dated: tuple[_Dated, ...], number: int) -> tuple[_Dated, ...]:
 
 def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
     number = catalog.number + 1
-    contracts, customers = catalog.contracts, catalog.customers
+    assigned, customers = catalog.assigned, catalog.customers
     after = msgspec.structs.replace(
         catalog,
         digests=(*catalog.digests, digest),
@@ -292,10 +292,10 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
             {(p.name, p.version): DatedVersion(p, number) for p in entry.policies},
         ),
         default=_with_assigned(catalog.default, entry.default, number),
-        contracts=_merged(
-            contracts,
+        assigned=_merged(
+            assigned,
             {
-                tenant_id: _with_assigned(contracts.get(tenant_id, ()), given.assigned, number)
+                tenant_id: _with_assigned(assigned.get(tenant_id, ()), given.assigned, number)
                 for tenant_id, given in entry.tenants.items()
                 if given.assigned
             },
@@ -331,7 +331,7 @@ def _with_assigned(
 ) -> tuple[DatedAssignment, ...]:
     if not added:
         return known
-    return _sorted((*known, *(DatedAssignment(a.policy, a.from_ms, number) for a in added)))
+    return _sorted((*known, *(DatedAssignment(a.name, a.from_ms, number) for a in added)))
 
 
 def _sorted(dated: tuple[_Dated, ...]) -> tuple[_Dated, ...]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.catalog.entry import Additions, Assigned, Contract, Entry, Grant
+from pipeline.catalog.entry import Additions, Assigned, Entry, Grant, TenantTerms
 from pipeline.catalog.log import Void, accept
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, when
 from pipeline.errors import BrokenInvariantError
@@ -19,7 +19,7 @@ class Declared(NamedTuple):
 
     default: str
     versions: Mapping[str, Sequence[Policy]]
-    tenants: Mapping[str, Contract]
+    tenants: Mapping[str, TenantTerms]
     meters: Mapping[str, str]
     keys: Mapping[str, tuple[str, ...] | None]  # by key id, the tenants; None: all
     shipped: frozenset[str]  # the names of policies that come with resmeter
@@ -146,39 +146,39 @@ class _Planning:
         self.planned.additions.default.extend(added)
         for assigned in added:
             self.planned.changes.append(
-                f"tenants without a policy of their own: {assigned.policy} from "
-                f"{when(assigned.from_ms)}, instead of {known[-1].policy}"
+                f"tenants without a policy of their own: {assigned.name} from "
+                f"{when(assigned.from_ms)}, instead of {known[-1].name}"
             )
 
     def plan_tenants(self) -> None:
         catalog = self._catalog
-        before = catalog.default[-1].policy
+        before = catalog.default[-1].name
         moved: dict[tuple[str, str, int | None], list[str]] = {}
         billed: list[str] = []
         for tenant_id, declared in self._declared.tenants.items():
             whose = f"tenant {tenant_id}"
-            known = catalog.contracts.get(tenant_id, ())
+            known = catalog.assigned.get(tenant_id, ())
             added: list[Assigned] = []
             if declared.assigned:
                 added = self._assigned(whose, known, declared.assigned, before)
             for assigned in added:
-                was = known[-1].policy if known else before
-                moved.setdefault((assigned.policy, was, assigned.from_ms), []).append(tenant_id)
+                was = known[-1].name if known else before
+                moved.setdefault((assigned.name, was, assigned.from_ms), []).append(tenant_id)
             customer = self._customer(tenant_id, declared)
             if customer is not None:
                 billed.append(tenant_id)
             if added or customer is not None:
-                self.planned.additions.tenants[tenant_id] = Contract(tuple(added), customer)
+                self.planned.additions.tenants[tenant_id] = TenantTerms(tuple(added), customer)
         for (policy, was, at_ms), tenants in moved.items():
             instead = f"instead of {was}" if was != policy else "whatever the default becomes"
             self.planned.changes.append(
                 f"{_tenants(tenants)}: {policy} from {when(at_ms)}, {instead}"
             )
-        gone = catalog.contracts.keys() | catalog.customers.keys()
+        gone = catalog.assigned.keys() | catalog.customers.keys()
         if left := sorted(gone - self._declared.tenants.keys()):
             self.planned.notes.append(f"not in the file, and keeps its contract: {_tenants(left)}")
 
-    def _customer(self, tenant_id: str, declared: Contract) -> str | None:
+    def _customer(self, tenant_id: str, declared: TenantTerms) -> str | None:
         known, wanted = self._catalog.customers.get(tenant_id, ""), declared.customer or ""
         if wanted == known:
             return None
@@ -197,32 +197,32 @@ class _Planning:
     ) -> list[Assigned]:
         """Return the assignments that are missing; those in the files come in order of their dates."""
         first, *dated = declared
-        of_files = {(each.policy, each.from_ms) for each in dated}
+        of_files = {(each.name, each.from_ms) for each in dated}
         next_ms = dated[0].from_ms if dated else None
-        others = [each for each in known if (each.policy, each.from_ms) not in of_files]
+        others = [each for each in known if (each.name, each.from_ms) not in of_files]
         before = [e for e in others if next_ms is None or (e.from_ms or 0) < next_ms]
-        added = [each for each in dated if (each.policy, each.from_ms) not in _pairs(known)]
-        current = before[-1].policy if before else (default if known or dated else "")
-        if current != first.policy:
+        added = [each for each in dated if (each.name, each.from_ms) not in _pairs(known)]
+        current = before[-1].name if before else (default if known or dated else "")
+        if current != first.name:
             if next_ms is not None and next_ms <= self._from_ms:
                 self.planned.refused.append(
-                    f"{whose}: the file begins with {first.policy}, and the catalog has {current}: "
+                    f"{whose}: the file begins with {first.name}, and the catalog has {current}: "
                     "begin with what the catalog has, and give each change its date"
                 )
                 return []
-            added.insert(0, Assigned(first.policy, self._from_ms))
-        matched = before[-1] if before and current == first.policy else None
+            added.insert(0, Assigned(first.name, self._from_ms))
+        matched = before[-1] if before and current == first.name else None
         for waits in others:
             if waits != matched and (waits.from_ms or 0) >= self._earliest_ms:
                 self.planned.refused.append(
-                    f"{whose}: {waits.policy} waits in the catalog for {when(waits.from_ms)}, and the "
+                    f"{whose}: {waits.name} waits in the catalog for {when(waits.from_ms)}, and the "
                     f"file does not have it: add it, or `resmeter catalog withdraw {waits.number}`"
                 )
                 return []
         late = [each for each in added if (each.from_ms or 0) < self._earliest_ms]
         for each in late:
             self.planned.refused.append(
-                f"{whose}: {each.policy} from {when(each.from_ms)} would change the past: "
+                f"{whose}: {each.name} from {when(each.from_ms)} would change the past: "
                 f"{self._earliest}"
             )
         return [] if late else added
@@ -256,7 +256,7 @@ class _Planning:
 
 
 def _pairs(known: Iterable[DatedAssignment]) -> set[tuple[str, int | None]]:
-    return {(each.policy, each.from_ms) for each in known}
+    return {(each.name, each.from_ms) for each in known}
 
 
 def _tenants(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.catalog.entry import Amendment, Assigned, Contract
+from pipeline.catalog.entry import Amendment, Assigned, TenantTerms
 from pipeline.catalog.planning import Declared, catalog_of
 from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
 from pipeline.catalog.producers import Producer, load_ring, read_producers
@@ -127,8 +127,8 @@ class Tenants:
     def _policies_in_use(self) -> list[Policy]:
         """Return every version that a tenant may have, by name."""
         catalog = self.catalog
-        assigned = [catalog.default, *catalog.contracts.values()]
-        names = {each.policy for of in assigned for each in of}
+        assigned = [catalog.default, *catalog.assigned.values()]
+        names = {each.name for of in assigned for each in of}
         names |= {policy.name for policy in catalog.timeline_of("").versions}
         return [policy for name in sorted(names) for policy in catalog.versions_of(name)]
 
@@ -184,7 +184,7 @@ def read_declared(path: Path | None) -> tuple[Declared, dict[str, Producer]]:
     if problems:
         raise ConfigurationError(problems)
     contracts = {
-        tenant_id: Contract(
+        tenant_id: TenantTerms(
             _read_dated(entry["policy"]) if "policy" in entry else (),
             entry.get("stripe_customer"),
         )

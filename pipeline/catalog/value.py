@@ -27,7 +27,7 @@ class DatedVersion(NamedTuple):
 class DatedAssignment(NamedTuple):
     """A policy, from when it is assigned (None: from the start), and the number of the entry."""
 
-    policy: str
+    name: str
     from_ms: int | None
     number: int
 
@@ -58,7 +58,7 @@ class Catalog(msgspec.Struct, frozen=True):
     restoring: str = ""  # the digest of the last entry to restore
     versions: Mapping[tuple[str, int], DatedVersion] = {}
     default: tuple[DatedAssignment, ...] = ()
-    contracts: Mapping[str, tuple[DatedAssignment, ...]] = {}
+    assigned: Mapping[str, tuple[DatedAssignment, ...]] = {}
     customers: Mapping[str, str] = {}
     meters: Mapping[str, str] = {}
     keys: Mapping[str, tuple[DatedGrant, ...]] = {}
@@ -91,7 +91,7 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def assignments_of(self, tenant_id: str) -> tuple[DatedAssignment, ...]:
         """Return the tenant's own policies after the default ones that they follow."""
-        own = self.contracts.get(tenant_id, ())
+        own = self.assigned.get(tenant_id, ())
         if not own:
             return self.default
         first_ms = own[0].from_ms
@@ -112,8 +112,8 @@ class Catalog(msgspec.Struct, frozen=True):
             before = Timeline([self.versions[PRESET].policy])
         first, *later = assigned
         return Timeline(
-            self.versions_of(first.policy),
-            [Assignment(a.from_ms or 0, self.versions_of(a.policy)) for a in later],
+            self.versions_of(first.name),
+            [Assignment(a.from_ms or 0, self.versions_of(a.name)) for a in later],
             before,
         )
 
@@ -147,9 +147,9 @@ class Catalog(msgspec.Struct, frozen=True):
         return min(
             (
                 START if each.from_ms is None else each.from_ms
-                for assigned in (self.default, *self.contracts.values())
+                for assigned in (self.default, *self.assigned.values())
                 for each in assigned
-                if each.policy == name
+                if each.name == name
             ),
             default=NEVER,
         )

@@ -80,7 +80,7 @@ def state_files(
     if problems:
         raise ConfigurationError(problems)
     last = max(of_name, contract.calendar.period_at(as_of))
-    stated = statements(contract, records, grants, closes, last, as_of)
+    stated = statements(contract, records, grants, closes, last, as_of, of_name)
     statement, units = _take(of_name, stated)
     return StatedFiles(account, statement, units, tuple(_missing(statement, record_lines)))
 

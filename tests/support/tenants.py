@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.catalog.entry import Contract, entries_of
+from pipeline.catalog.entry import TenantTerms, entries_of
 from pipeline.catalog.exported import encode_export
 from pipeline.catalog.log import Appended, read
 from pipeline.catalog.planning import Declared, beginning, catalog_of
@@ -33,7 +33,7 @@ def tenants_with(
     versions: dict[str, list[Policy]] = {}
     for policy in policies:
         versions.setdefault(policy.name, []).append(policy)
-    contracts = {tenant_id: Contract((), customer) for tenant_id, customer in customers.items()}
+    contracts = {tenant_id: TenantTerms((), customer) for tenant_id, customer in customers.items()}
     return Tenants(
         catalog_of(
             Declared(next(iter(versions)), versions, contracts, meters or {}, {}, frozenset())

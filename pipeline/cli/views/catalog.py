@@ -34,7 +34,7 @@ def print_catalog(catalog: Catalog, at_ms: int, tenant_id: str | None) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("tenant", "policy", "from", "customer"):
         table.add_column(name)
-    for name in [_ANY, *sorted(catalog.contracts.keys() | catalog.customers.keys())]:
+    for name in [_ANY, *sorted(catalog.assigned.keys() | catalog.customers.keys())]:
         policy, since = _in_force(catalog, "" if name == _ANY else name, at_ms)
         table.add_row(
             as_written(name),
@@ -106,7 +106,7 @@ def _added(verdict: Verdict) -> str:
         f"{policy.name} version {policy.version} from {when(policy.effective_from)}"
         for policy in entry.policies
     ]
-    parts += [f"default policy {a.policy} from {when(a.from_ms)}" for a in entry.default]
+    parts += [f"default policy {a.name} from {when(a.from_ms)}" for a in entry.default]
     if entry.tenants:
         parts.append(count_of(len(entry.tenants), "tenant"))
     parts += [f"meter of {outcome}" for outcome in entry.meters]

@@ -11,9 +11,9 @@ from pipeline.catalog.entry import (
     Additions,
     Amendment,
     Assigned,
-    Contract,
     Entry,
     Grant,
+    TenantTerms,
     amending,
     digest_of,
     encode_entry,
@@ -76,8 +76,8 @@ def test_junk_that_is_nested_too_deeply_is_void_for_every_reader(log: Log) -> No
     assert log.catalog == before
 
 
-def assigned(tenant_id: str, policy: str, from_ms: int | None) -> dict[str, Contract]:
-    return {tenant_id: Contract((Assigned(policy, from_ms),))}
+def assigned(tenant_id: str, policy: str, from_ms: int | None) -> dict[str, TenantTerms]:
+    return {tenant_id: TenantTerms((Assigned(policy, from_ms),))}
 
 
 def test_a_tenant_that_gets_its_own_contract_keeps_its_past(log: Log) -> None:
@@ -148,10 +148,10 @@ def test_a_policy_that_the_catalog_does_not_have_cannot_be_assigned(log: Log) ->
 
 
 def test_customers_and_meters_act_at_once_and_an_empty_one_is_removed(log: Log) -> None:
-    log.add(tenants={"acme": Contract((), "cus_1")}, meters={"resolution": "m"})
+    log.add(tenants={"acme": TenantTerms((), "cus_1")}, meters={"resolution": "m"})
     assert (log.catalog.customers, log.catalog.meters) == ({"acme": "cus_1"}, {"resolution": "m"})
 
-    log.add(tenants={"acme": Contract((), "")}, meters={"resolution": ""})
+    log.add(tenants={"acme": TenantTerms((), "")}, meters={"resolution": ""})
 
     assert (log.catalog.customers, log.catalog.meters) == ({}, {})
 
@@ -196,7 +196,9 @@ def test_an_entry_is_withdrawn_once(log: Log) -> None:
 
 def test_nobody_decides_by_a_beginning_that_is_not_complete() -> None:
     log = Log()
-    tenants = {f"tenant-{n}": Contract((Assigned("fin-2026"),), f"cus_{n}") for n in range(20_000)}
+    tenants = {
+        f"tenant-{n}": TenantTerms((Assigned("fin-2026"),), f"cus_{n}") for n in range(20_000)
+    }
     additions = Additions([FIN], [Assigned("fin-2026")], tenants=tenants)
     values = entries_of(additions, "", "ada", "start", LEAD_MS_MIN)
 
@@ -207,12 +209,12 @@ def test_nobody_decides_by_a_beginning_that_is_not_complete() -> None:
         assert not log.catalog.is_whole
     assert not log.append(values[-1]).reason
     assert log.catalog.is_whole
-    assert len(log.catalog.contracts) == 20_000
+    assert len(log.catalog.assigned) == 20_000
 
 
 def test_an_unfinished_beginning_counts_for_nothing() -> None:
     log = Log()
-    tenants = {f"tenant-{n}": Contract((Assigned("fin-2026"),)) for n in range(20_000)}
+    tenants = {f"tenant-{n}": TenantTerms((Assigned("fin-2026"),)) for n in range(20_000)}
     additions = Additions([FIN], [Assigned("fin-2026")], tenants=tenants)
     first, second, *_ = entries_of(additions, "", "ada", "start", LEAD_MS_MIN)
     log.append(first)
@@ -220,7 +222,7 @@ def test_an_unfinished_beginning_counts_for_nothing() -> None:
     log.begin()
 
     assert log.catalog.is_whole
-    assert not log.catalog.contracts
+    assert not log.catalog.assigned
     assert "another entry was published first" in log.append(second).reason
 
 

@@ -215,3 +215,30 @@ def test_a_period_that_does_not_begin_then_is_refused() -> None:
     assert problems("+a 2026-10-01T00:00:00Z", period="2026-10-02") == (
         "--period 2026-10-02: no period begins then; the nearest begin on 2026-10-01 and 2026-11-01",
     )
+
+
+def test_a_period_before_the_first_unit_has_an_empty_statement() -> None:
+    stated = state("+a 2026-11-03T00:00:00Z", period="2026-10")
+
+    assert statement_object("acme", stated.statement)["lines"] == []
+    assert stated.statement.is_final
+
+
+def test_a_grant_may_be_void_before_the_contract_begins() -> None:
+    pack = {
+        "kind": "pack",
+        "id": "2026",
+        "outcomes": ["resolution"],
+        "units": 5,
+        "starts_at": "2026-01-01T00:00:00Z",
+        "created_at": "2026-01-01T00:00:00Z",
+    }
+    void = {"kind": "void", "grant": "2026", "takes": 5, "created_at": "2026-01-02T00:00:00Z"}
+
+    stated = state(
+        "+a 2026-10-03T00:00:00Z",
+        contract='effective_from = 2026-09-01T00:00:00Z\nprice.resolution = "0.99"\n',
+        grants=[pack, void],
+    )
+
+    assert statement_object("acme", stated.statement)["total"] == "0.99"
