@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import click
 from rich.table import Table
 
+from pipeline.catalog.declared import CatalogPlan
 from pipeline.catalog.entry import Amendment
 from pipeline.catalog.log import Verdict
-from pipeline.catalog.planning import CatalogPlan
 from pipeline.catalog.value import Catalog, when
 from pipeline.cli.output import as_written, count_of, print_table, print_text, visible
 
