@@ -176,13 +176,15 @@ def _refuse_prices(
     """Refuse what leaves a unit without a price; what the catalog has already is not refused again."""
     named = list(tenants)
     known = set(Charging(catalog).missing(earliest_ms, named)) if catalog.is_begun else set()
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}
     for problem, tenant_id in Charging(after).missing(earliest_ms, named):
         if (problem, tenant_id) not in known:
-            found.setdefault(problem, []).append(tenant_id)
+            found.setdefault(problem, {})[tenant_id] = None
     for problem, of in found.items():
-        whose = named_tenants([each for each in of if each] or ["(all others)"])
-        planned.refused.append(f"{whose}: {problem}")
+        whose = [tenant_id for tenant_id in of if tenant_id]
+        planned.refused.append(
+            f"{named_tenants(whose) if whose else 'tenants that no file names'}: {problem}"
+        )
 
 
 # --- what changes ---------------------------------------------------------------------------------
@@ -192,6 +194,9 @@ def _say_what_changes(
     catalog: Catalog, after: Catalog, tenants: Iterable[str], planned: CatalogPlan
 ) -> None:
     """Say for each tenant, and each date of the plan, what it is charged then and would be without."""
+    added = planned.additions
+    if not (added.contracts or added.accounts or added.members):
+        return
     before, now = Charging(catalog), Charging(after)
     said: dict[tuple[int, str], list[str]] = {}
     for tenant_id in tenants:
@@ -221,5 +226,5 @@ def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     for about in {**now, **before}:
         old, new = before.get(about, "none"), now.get(about, "none")
         if old != new:
-            changes.append(f"{about} {new} instead of {old}")
+            changes.append(f"{about} {new} (before: {old})")
     return "; ".join(changes)

@@ -201,4 +201,4 @@ def _cap(terms: Terms, currency: str) -> str:
     if terms.cap_amount is not None:
         limits.append(f"{amount_text(terms.cap_amount, currency)} {currency}")
     does = "stops charging" if terms.cap_action == "stop" else "raises an alert"
-    return f"{' and '.join(limits)}, and {does}"
+    return f"{' and '.join(limits)}, which {does}"
