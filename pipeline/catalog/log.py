@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.catalog.accounts import (
+from pipeline.catalog.account_log import (
     accounts_after,
     accounts_without,
     dates_of,
