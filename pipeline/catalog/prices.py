@@ -16,6 +16,13 @@ class Prices(Protocol):
         """Return the price and currency in this version of a policy; None if it has no price."""
 
 
+class FixedPrices(Prices, Protocol):
+    """Prices that never change, and where they are written."""
+
+    def priced_by(self, policy: str, version: int, /) -> str | None:
+        """Return the digest of the catalog's entry with the version; None: it is in no log."""
+
+
 class Billing(Prices, Protocol):
     """Prices, and the customers and meters that the sink delivers usage to."""
 

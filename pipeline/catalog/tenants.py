@@ -154,6 +154,13 @@ class Tenants:
             return None
         return terms.price[outcome], terms.currency
 
+    def priced_by(self, policy: str, version: int) -> str | None:
+        """Return the digest of the entry that brought a policy's version, None without a log."""
+        known = self.catalog.versions.get((policy, version))
+        if known is None or not 1 <= known.number <= len(self.catalog.digests):
+            return None
+        return self.catalog.digests[known.number - 1]
+
 
 def load_tenants(path: Path | None) -> Tenants:
     """Read the tenant file and the policy files that it names.
