@@ -13,10 +13,8 @@ from pipeline.catalog.tenants import Tenants
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.entries import STUCK
-from pipeline.ledger.statements import problems_of_close, state_account
+from pipeline.ledger.statements import state_to_close
 from pipeline.replay.decided import Decided
-
-CLOSE_AFTER_MS = 45 * 60_000
 
 What = Literal[
     "order",  # the ledger's closings do not allow it now
@@ -61,21 +59,16 @@ def readiness(
         ledger: the sink's.
         tenants: their prices, policies and customers.
         account: whose period it is.
-        period: its name; None: the last one that has ended.
+        period: its name; None: the next one to close.
         decided: how far the workers are.
         now_ms: the time of the close.
 
     Raises:
         ConfigurationError: no period has this name.
     """
-    if period is None:
-        period = _last_ended(ledger, tenants, account, now_ms)
-    stated = state_account(ledger, account, tenants, period, now_ms)
+    stated, problems = state_to_close(ledger, account, tenants, period, now_ms)
     of = stated.statement.period
-    missing: list[Missing] = [
-        Missing("order", 1, problem)
-        for problem in problems_of_close(ledger, account, tenants, of, now_ms)
-    ]
+    missing = [Missing("order", 1, problem) for problem in problems]
     decided_by = of.end_ms + max(_grace_ms(tenants, each) for each in account.tenant_ids)
     missing += undecided(decided, decided_by)
     for tenant_id in account.tenant_ids:
@@ -86,11 +79,6 @@ def readiness(
         missing.append(Missing("unmatched", counts.unmatched, text))
     missing += [Missing("unpriced", counts.unpriced, each) for each in stated.missing]
     return Readiness(stated, tuple(missing))
-
-
-def _last_ended(ledger: Ledger, tenants: Tenants, account: BilledAccount, now_ms: int) -> str:
-    calendar = contract_in(ledger, account, tenants).calendar
-    return calendar.period_at(calendar.period_at(now_ms).start_ms - 1).name
 
 
 def _grace_ms(tenants: Tenants, tenant_id: str) -> int:
