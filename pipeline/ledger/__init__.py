@@ -7,9 +7,10 @@ The sink's intake stores usage records (`records`), its planner joins them into 
 its dispatcher leases and concludes each call (`deliveries`). `journal` has the entries of the journal and
 the rules by which they are valid, `adoption` applies them to the ledger, and `outbox` finds what the
 journal lacks. `statements` makes the statements of accounts and closes their periods. `moving`
-copies a ledger to another database. Commands read `reports`, `pricing` and `receipt`. `entries` has
-the values that are stored and returned, `tables` the schema; `database` opens, checks and upgrades
-it, and `rights` says whether we may write it. `ages` says how long the oldest usage has waited.
+copies a ledger to another database. Commands read `reports`, `pricing` and `receipt`. `priced_under`
+remembers the catalog's entry. `entries` has the values that are stored and returned, `tables` the
+schema; `database` opens, checks and upgrades it, and `rights` says whether we may write it. `ages`
+says how long the oldest usage has waited.
 
 Invariants:
 

@@ -22,6 +22,7 @@ from pipeline.dev.emulator.response import (
     Response,
     StripeError,
     concurrent,
+    forbidden,
     internal,
     rate_limited,
     unauthorized,
@@ -123,6 +124,8 @@ class Emulator:
         # 1. Fail before the call begins: it has no effect, and no response is kept for its key.
         if kind == "401":
             raise unauthorized()
+        if kind == "403":
+            raise forbidden()
         if kind == "409":
             raise concurrent()
         if kind == "429":
