@@ -19,7 +19,9 @@ from pipeline.dev.emulator.faults import Fault
 from pipeline.dev.emulator.server import Emulator, running
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.sink.stripe.account import check_prices
+from pipeline.sink.stripe.client import StripeClient
 from pipeline.sink.stripe.setup import SetupPlan, Subscribing, set_up
+from pipeline.sink.stripe.subscribed import read_subscribed
 from tests.support.command import resmeter
 from tests.support.policy_toml import write_policy
 from tests.support.stripe_account import NOVEMBER, Account, at, client_of
@@ -391,6 +393,26 @@ async def test_a_key_that_may_not_read_subscriptions_compares_nothing(account: A
 
     assert problems == []
     assert "no permission to read subscriptions" in facts[0]
+
+
+async def test_what_stripe_throttles_is_read_again_after_a_pause(account: Account) -> None:
+    await setup(account)
+    account.emulator.state.faults.append(
+        Fault("429", method="GET", path="/v1/subscriptions", times=3)
+    )
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    client = StripeClient(settings(account), timeout_seconds=5)
+    subscribed = await read_subscribed(client, ["cus_acme", "cus_none"], pause)
+    await client.close()
+
+    assert len(subscribed.of_customer["cus_acme"]) == 1
+    assert subscribed.of_customer["cus_none"] == []
+    assert sorted(pauses)[:1] == [0.5]
+    assert len(pauses) == 3
 
 
 # --- the command -----------------------------------------------------------------------------------
