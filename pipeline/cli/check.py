@@ -98,11 +98,18 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return found.problems_in_worker(settings.worker.seal_after_ms, now_ms)
 
     def ledger(facts: list[str]) -> list[str]:
-        from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing
+        from pipeline.ledger import (
+            open_ledger,
+            priced_under,
+            problems_of_rights,
+            sslmode_missing,
+        )
 
         opened = open_ledger(settings.ledger.url)
         try:
             problems = problems_of_rights(opened)
+            if tenants:
+                priced_under.check(opened, tenants[0].catalog)
         finally:
             opened.close()
         facts.append(f"{opened.redacted_url} has the tables of this version and takes writes")

@@ -143,7 +143,7 @@ def command(
 
 def _of_ledger(account: str, period: str | None, as_of: int) -> Stated:
     with opened() as (_, tenants, ledger):
-        if not reports.usage(ledger, tenant_id=account) and tenants.customer_for(account) is None:
+        if not reports.usage(ledger, tenant_id=account) and not tenants.is_billed(account):
             raise ConfigurationError(
                 [
                     f"no account {account!r}: the ledger has no usage of it, and the catalog no customer"

@@ -7,7 +7,7 @@ The sink's intake stores usage records (`records`), its planner joins them into 
 its dispatcher leases and concludes each call (`deliveries`). `journal` has the entries of the journal and
 the rules by which they are valid, `adoption` applies them to the ledger, and `outbox` finds what the
 journal lacks. `moving` copies a ledger to another database. Commands read `reports`, `pricing` and
-`receipt`. `entries` has the values that are stored and returned, `tables` the schema; `database`
+`receipt`. `priced_under` remembers the catalog's entry. `entries` has the values that are stored and returned, `tables` the schema; `database`
 opens, checks and upgrades it, and `rights` says whether we may write it. `ages` says how long the
 oldest usage has waited.
 

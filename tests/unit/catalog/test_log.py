@@ -255,11 +255,11 @@ def test_what_is_no_entry_is_void(log: Log, value: bytes) -> None:
 
 
 def test_an_entry_of_a_newer_version_that_follows_the_head_is_refused(log: Log) -> None:
-    newer = b'{"form":3,"parent":"%s"}' % log.catalog.digest.encode()
+    newer = b'{"form":4,"parent":"%s"}' % log.catalog.digest.encode()
 
-    with pytest.raises(UnknownEntryError, match="form 3"):
+    with pytest.raises(UnknownEntryError, match="form 4"):
         log.append(newer)
-    assert log.append(b'{"form":3,"parent":"other"}').reason
+    assert log.append(b'{"form":4,"parent":"other"}').reason
 
 
 def test_an_entry_whose_time_the_broker_did_not_set_is_void(log: Log) -> None:
