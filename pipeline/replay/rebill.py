@@ -32,6 +32,7 @@ from pipeline.replay.planfile import (
     totals,
 )
 from pipeline.replay.reading import await_sink, open_reading
+from pipeline.replay.stored import StoredRecords
 from pipeline.usage.record import encode_origin, encode_record
 
 
@@ -123,8 +124,9 @@ def make_plan(
         from_ms = to_ms = None
     with open_reading(settings, tenants, ledger, wait_seconds) as reading:
         topic = reading.events.topic
+        stored = StoredRecords(ledger, topic, list(reading.events.bounds))
         for partition, replay in reading.partitions(on_record):
-            rows = reports.decided_from(ledger, topic, partition)
+            rows = stored.of(partition, replay)
             source = (topic, partition)
             corrections = find_corrections(replay, rows, reading.written, source, made_at, concerns)
             selected += [
