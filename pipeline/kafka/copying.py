@@ -35,8 +35,8 @@ def copy_events(
         on_record: called for each record.
 
     Raises:
-        ConfigurationError: a topic does not exist, has another configuration than required, or the copy has
-            records already.
+        ConfigurationError: a topic does not exist or has another configuration than required, or
+            the copy has records already.
         UnavailableError: no broker responds, the source is damaged, or not everything was
             acknowledged.
     """
