@@ -12,6 +12,7 @@ from decimal import Decimal
 import msgspec
 import orjson
 
+from pipeline.billing.contract import Tier
 from pipeline.billing.money import line_amount, price_text
 from pipeline.billing.statement import Line, Statement
 
@@ -20,17 +21,10 @@ ITEMS_MAX = 200  # Stripe takes 250 a draft
 _IN_HUNDREDTHS = frozenset(["isk", "ugx"])
 
 
-class StripeTier(msgspec.Struct, frozen=True):
-    """The price of a unit up to a position; None: of all that follow."""
-
-    up_to: int | None
-    price: Decimal
-
-
 class StripePrice(msgspec.Struct, frozen=True):
     """What a customer's subscription charges for an outcome; one tier is a price without tiers."""
 
-    tiers: tuple[StripeTier, ...]
+    tiers: tuple[Tier, ...]
 
     def split(self, quantity: int) -> dict[Decimal, int]:
         """Return how many of a quantity each price has, without zeros."""
@@ -51,11 +45,12 @@ class StripePrice(msgspec.Struct, frozen=True):
 
 
 class InvoiceItem(msgspec.Struct, frozen=True):
-    """One item to add to the draft. `amount` is signed, in Stripe's minor units."""
+    """One item to add to the draft. Amounts are signed, in minor units."""
 
     key: str  # a function of what it stands for: no draft has two items with one key
     idempotency_key: str  # of the key and the amount
     amount: int
+    stripe_amount: int  # as Stripe counts the currency
     description: str
     metadata: dict[str, str]
     outcome: str | None  # whose product it names; None: the product for what is carried
@@ -66,7 +61,7 @@ class InvoicePlan(msgspec.Struct, frozen=True):
 
     send: dict[str, int]  # by outcome; within the period
     items: tuple[InvoiceItem, ...]
-    total: int  # of the invoice, before tax and the customer's balance, in Stripe's minor units
+    total: int  # of the invoice, before tax and the customer's balance
 
 
 def plan_invoice(
@@ -109,7 +104,7 @@ def plan_invoice(
         if owed != charged:
             items.append(maker.less_than_counted(outcome, wanted, sum_, owed - charged))
     items += maker.of_lines(sorted(others, key=statement.lines.index))
-    return InvoicePlan(send, tuple(items), to_stripe(statement.total, statement.currency))
+    return InvoicePlan(send, tuple(items), statement.total)
 
 
 def to_stripe(amount: int, currency: str) -> int:
@@ -208,11 +203,11 @@ class _Items:
         # The quantity, as the amount, says how much it is, not what it stands for.
         key = _digest({name: identity[name] for name in identity if name != "quantity"})
         metadata = {f"resmeter_{name}": value for name, value in identity.items()}
-        in_stripes = to_stripe(amount, self._currency)
         return InvoiceItem(
             key=key,
-            idempotency_key=_digest([key, in_stripes]),
-            amount=in_stripes,
+            idempotency_key=_digest([key, amount]),
+            amount=amount,
+            stripe_amount=to_stripe(amount, self._currency),
             description=description,
             metadata={**metadata, "resmeter_key": key},
             outcome=outcome,

@@ -5,14 +5,15 @@ from decimal import Decimal
 import hypothesis.strategies as st
 from hypothesis import given
 
-from pipeline.billing.invoice import ITEMS_MAX, StripePrice, StripeTier, plan_invoice, to_stripe
+from pipeline.billing.contract import Tier
+from pipeline.billing.invoice import ITEMS_MAX, StripePrice, plan_invoice
 from tests.properties.test_statements import OUTCOMES, PRICES, World, worlds
 
 prices = st.sampled_from(PRICES)
 stripe_prices = st.one_of(
-    prices.map(lambda price: StripePrice((StripeTier(None, price),))),
+    prices.map(lambda price: StripePrice((Tier(None, price),))),
     st.builds(
-        lambda up_to, first, then: StripePrice((StripeTier(up_to, first), StripeTier(None, then))),
+        lambda up_to, first, then: StripePrice((Tier(up_to, first), Tier(None, then))),
         st.integers(1, 3),
         prices,
         prices,
@@ -24,7 +25,7 @@ def _charged(
     subscription: dict[str, StripePrice], quantities: dict[str, int], currency: str
 ) -> int:
     return sum(
-        to_stripe(price.charge(quantities.get(outcome, 0), currency), currency)
+        price.charge(quantities.get(outcome, 0), currency)
         for outcome, price in subscription.items()
     )
 
@@ -57,6 +58,6 @@ def test_the_invoice_comes_to_the_total_of_its_statement(
 
 
 def test_a_price_that_rounds_is_charged_as_stripe_rounds_it() -> None:
-    price = StripePrice((StripeTier(2, Decimal("0.333")), StripeTier(None, Decimal("0.005"))))
+    price = StripePrice((Tier(2, Decimal("0.333")), Tier(None, Decimal("0.005"))))
 
     assert [price.charge(n, "usd") for n in range(5)] == [0, 33, 67, 68, 68]

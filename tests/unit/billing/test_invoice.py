@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from pipeline.billing.invoice import InvoicePlan, StripePrice, StripeTier, plan_invoice
+from pipeline.billing.contract import Tier
+from pipeline.billing.invoice import InvoicePlan, StripePrice, plan_invoice, to_stripe
 from pipeline.billing.periods import Calendar
 from pipeline.billing.statement import Closing, Counts, Line, Statement
 from pipeline.events.times import parse_time
 
 NOVEMBER = Calendar().period_at(parse_time("2026-11-05T00:00:00Z"))
-FLAT = StripePrice((StripeTier(None, Decimal("0.99")),))
+FLAT = StripePrice((Tier(None, Decimal("0.99")),))
 NO_UNITS = Counts(**dict.fromkeys(Counts.__struct_fields__, 0))
 
 
@@ -90,7 +91,7 @@ def test_without_a_price_in_the_subscription_every_line_is_an_item() -> None:
 
 
 def test_with_tiers_the_meter_charges_what_the_lines_say() -> None:
-    tiers = StripePrice((StripeTier(2, Decimal("1.00")), StripeTier(None, Decimal("0.50"))))
+    tiers = StripePrice((Tier(2, Decimal("1.00")), Tier(None, Decimal("0.50"))))
 
     planned = plan([metered(3, "0.50"), metered(2, "1.00")], counted=6, price=tiers)
 
@@ -98,7 +99,7 @@ def test_with_tiers_the_meter_charges_what_the_lines_say() -> None:
 
 
 def test_tiers_that_differ_from_the_contracts_charge_nothing_more_than_the_lines() -> None:
-    tiers = StripePrice((StripeTier(2, Decimal("1.00")), StripeTier(None, Decimal("0.50"))))
+    tiers = StripePrice((Tier(2, Decimal("1.00")), Tier(None, Decimal("0.50"))))
 
     planned = plan([metered(5)], counted=5, price=tiers)
 
@@ -110,7 +111,7 @@ def test_tiers_that_differ_from_the_contracts_charge_nothing_more_than_the_lines
 
 
 def test_included_units_are_sent_if_a_first_tier_makes_them_free() -> None:
-    tiers = StripePrice((StripeTier(50, Decimal(0)), StripeTier(None, Decimal("0.99"))))
+    tiers = StripePrice((Tier(50, Decimal(0)), Tier(None, Decimal("0.99"))))
 
     assert plan([metered(3)], counted=50, price=tiers, included=50).send == {"resolution": 3}
     assert plan([], counted=0, price=tiers, included=20).send == {"resolution": 20}
@@ -147,6 +148,10 @@ def test_over_the_limit_the_lines_of_a_period_are_one_item() -> None:
         (-14_850, "Usage in the period from 2026-08-01, adjusted"),
         (-14_850, "Usage in the period from 2026-09-01, adjusted"),
     ]
+
+
+def test_stripe_counts_some_currencies_in_hundredths() -> None:
+    assert [to_stripe(7, currency) for currency in ("usd", "jpy", "isk", "ugx")] == [7, 7, 700, 700]
 
 
 def test_an_item_has_the_same_key_whatever_it_comes_to() -> None:
