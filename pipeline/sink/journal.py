@@ -21,6 +21,7 @@ from pipeline.kafka.single import LogRecord
 from pipeline.ledger import Ledger, adoption, holds, outbox, records
 from pipeline.ledger.entries import PlannedEvent
 from pipeline.ledger.journal import (
+    Conclusion,
     Entry,
     Item,
     NewerFormatError,
@@ -86,6 +87,7 @@ class Journal:
         self._buffered_records = 0
         self._is_first_flush = True
         self._topic_id = ""
+        self._concluded: list[str] = []
         self.problem: str | None = None  # why it could not be reached at the last flush
 
     # --- the beginning ----------------------------------------------------------------------------
@@ -174,10 +176,12 @@ class Journal:
     def follow(self) -> list[Verdict]:
         """Apply what is new in the journal, up to its present end; return the verdicts on it."""
         verdicts: list[Verdict] = []
+        # How far was read, and the ledger's position then: the last offsets may have no record.
+        read: tuple[int, int | None] | None = None
         while True:
             _, end = self._checked_bounds()
             position = adoption.position(self.ledger, self.topic)
-            if (position or 0) >= end:
+            if (position or 0) >= end or read == (end, position):
                 return verdicts
             for batch in self._log_topic.read(position or 0, end):
                 placed = [self._placed(record) for record in batch]
@@ -188,7 +192,12 @@ class Journal:
                 self._report(applied.verdicts)
                 verdicts += applied.verdicts
             else:
-                return verdicts  # the last offsets may have no record
+                read = (end, position)
+
+    def take_concluded(self) -> list[str]:
+        """Return the meter events with a conclusion in the journal, as read since the last call."""
+        concluded, self._concluded = self._concluded, []
+        return concluded
 
     def _entry_of(self, record: LogRecord) -> Entry | None:
         try:
@@ -217,6 +226,8 @@ class Journal:
             self._metrics.journal_adopted.inc(adopted)
             self._logger.info("meter_events_adopted", events=adopted, units=units)
         for run, item, why in verdicts:
+            if isinstance(item, Conclusion):
+                self._concluded.append(item.identifier)
             if run == self.run and why is not None:
                 if isinstance(item, Plan):
                     self._metrics.journal_void.inc()

@@ -284,6 +284,7 @@ def _plan(journal: Journal, billing: Billing, dispatcher: Dispatcher) -> Planned
     journal.add_renewals(dispatcher.doubtful)
     planned = plan_pending(journal.ledger, billing, dispatcher.meter.body_sha256, journal)
     journal.commit()
+    dispatcher.doubtful.difference_update(journal.take_concluded())
     return planned
 
 
