@@ -43,7 +43,8 @@ unit: $(READY) ## run tests/unit and the contracts of sink and emulator: no serv
 test: $(READY) ## run all tests on a real Kafka and a real PostgreSQL (no Docker needed); JOBS=4 ARGS="tests/kafka -n 0"
 	@$(BIN)/resmeter kafka --fetch  # before the tests, because a test may connect to loopback only
 	@$(BIN)/python -m tests.support.promtool
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder)
+	@$(BIN)/python -m tests.support.stripe_mock
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder)
 
 properties: $(READY) ## run the property tests with 5,000 examples each; PROFILE=fresh for 100; SEED=1234 ARGS="-k plan"
 	@seed=$(or $(SEED),$$RANDOM); \

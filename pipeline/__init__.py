@@ -6,6 +6,7 @@
       └────────── stream (worker) ──▶ Kafka: usage.records ──▶ sink ──▶ ledger, Stripe
 
     kafka     the broker: options, topics, readers, writers, headers
+    billing   what an account owes for a period: contract, units, statement; pure
     catalog   who is billed, under which policy, at what price
     replay    read the log again: decide, audit, rebill, redrive
     cli       one file for each command: options, one call; `views` renders the result
@@ -39,6 +40,8 @@ How to change. `CONTRIBUTING.md` has every step; "reference" is `docs/reference/
                       Then reference §1.4, `docs/reference/dead-letter-format.md`, `schemas/`.
     a policy key      `resolve/policy.py`, the table of keys in `catalog/policies.py`, the presets, the
                       rule that reads it, reference §2.1.
+    a contract key    `billing/contract.py`, the table of keys in `catalog/contracts.py`, the rule that
+                      reads it, `docs/reference/money.md` §2.1.
     a biller          `sink/<name>/` with what `sink/stripe/` has: a `Meter` (`sink/meter.py`), its
                       responses, its account check, its sums. Then what calls `sink.stripe`:
                       `sink/service.py`, `cli/check.py`, `replay/audit.py`. Then `settings.py`, and the
@@ -48,22 +51,31 @@ How to change. `CONTRIBUTING.md` has every step; "reference" is `docs/reference/
                       change alone: a replay must give the same bytes, and `tests/golden` holds them.
 
 Words. One word for one idea, in code, topics, metrics and docs.
+    account           who is billed: one customer with one contract, and one or more tenants.
     acknowledge       Kafka confirms a write. An operator confirms that lost events are known: the
                       alarm ends, and nothing else changes.
+    adjusted          a line of a statement: what changed in an earlier period since its statement.
     adopt             a ledger takes a meter event of another run from the journal.
     altered           a meter event that somebody changed in the ledger; it is not sent.
     amendment         what a rebill plan puts in the place of what was in force. Workers do not follow it.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
+    anchor            of a policy: the time from which silence is measured. Of a contract: the time from
+                      which its periods are counted.
     basis             what the states of a partition were made from: the topic's id, its number of
                       partitions, the lost events that nobody has acknowledged, and the catalog's entry. (In a plan file,
                       `basis` is a digest of the ledger's records.)
+    carried           what a statement leaves below zero; the next statement begins with it.
     catalog           who is billed, under which policy, from when, and which producers may write: a
                       log of entries in a topic.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
+    close             end a period for good: its statement is final, and what is stored later is on
+                      a later one.
+    contract          what an outcome costs an account, in versions with effective dates.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
+    credit            money that pays for metered units; a grant.
     damaged           a batch of the log whose bytes changed on the broker's disk; its partition stops.
     dead letter       an event or record that was rejected, with the reason, in a topic of its own.
     delivery          a meter event on its way to Stripe: planned, sent, then delivered or rejected.
@@ -81,6 +93,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       counted; the sink retries it.
     form bit          a bit of a stored state that makes a version refuse what it cannot read.
     grace period      how long after its window a worker waits for events that arrive late.
+    grant             what an account has in advance, a pack or a credit. A void ends it.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
     halt              the sink stops calling Stripe until a restart: Stripe does not accept the key, or
                       rejected too many meter events in a row. If these are of one customer, only
@@ -90,21 +103,26 @@ Words. One word for one idea, in code, topics, metrics and docs.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     journal           the topic in which sinks write what they are about to send. Its order decides.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.
+    late              of a record: stored at its period's close or later.
     lead              how long before its date an entry must be in the catalog: seven minutes.
     lease             a sink's exclusive right to call Stripe for a meter event; it expires.
     ledger            the database of what is owed and how it was billed; the authority on both.
     lost              events that Kafka deleted before a worker read them.
     meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
+    metered           of a unit: charged at a price, and not included, in a pack or over the cap.
     open              a conversation with an answer whose silence is not settled yet. Also a dead letter
-                      that nobody has dealt with.
+                      that nobody has dealt with, and a period that is not closed.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.
+    pack              units bought in advance; a grant.
     parked            owed, but the tenant has no Stripe customer yet.
     pending           of usage: owed, and not at Stripe yet.
+    period            a month of an account, from its anchor; named after the date on which it begins.
     policy            the rules and prices of a tenant, in versions with effective dates.
     quarantine        store unreadable or contradictory usage records apart, and raise an alarm.
     rejected          input that breaks the contract; also a meter event that Stripe never accepts.
     release           an operator has the units of a meter event sent again, under an identifier that
                       names the old one.
+    reckon            say what covers each unit of a period, and what that costs.
     replay            read the log and decide again; a rebill plan lists what that would change.
     reversal          a usage record of -1; it names the charge that it takes back.
     rules             of a due time: what its policy version says about silence, with a checksum. A state
@@ -114,6 +132,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     settle            charge an answer whose window and grace period have passed in silence. An operator
                       settles a meter event: its units count as billed, and it is not sent.
     state             a conversation as the changelog topic stores it.
+    statement         what an account owes for a period, line by line; final once the period is closed.
     step over         an operator gives up damaged records, so that their partition continues after them.
     supervisor        a process that runs several worker processes as one.
     tenant            our customer, who is billed: a workspace.
@@ -124,6 +143,9 @@ Words. One word for one idea, in code, topics, metrics and docs.
     uncertain         a meter event that Stripe may have counted and may have forgotten: sending it
                       could bill twice, so it waits until an operator releases or settles it.
     unreached         no connection to Stripe was made: the call did not count; the sink retries it.
+    unit              of usage: a charge, with the reversal that takes it back, if there is one.
+    unmatched         of a reversal: its charge is not known.
+    unpriced          of a unit: nothing says its price. It is not billed.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
     vouch             say in the journal that no call for a meter event counted before.
     watermark         a time up to which a partition has been read completely; timers wait for it.

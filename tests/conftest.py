@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from pipeline.dev.broker import running_kafka
-from tests.support import containers, promtool
+from tests.support import containers, promtool, stripe_mock
 from tests.support.environment import clean_environment
 from tests.support.postgres import running_postgres
 from tests.support.shared import shared
@@ -36,23 +36,35 @@ hypothesis.settings.load_profile(
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 ROOT = Path(__file__).parent.parent
+SLOWEST = ("kafka", "simulation")
+
+
+# The programs that some tests need, by the marker of those tests.
+PROGRAMS = {"promtool": promtool, "stripe_mock": stripe_mock}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs promtool where there is none. Under CI those tests run, and fail."""
-    if promtool.find() is not None or os.environ.get("CI"):
-        return
-    without = [item for item in items if item.get_closest_marker("promtool")]
+    """Put the slowest tests first, and leave out what needs a program that is not here.
+
+    Without the order, most processes would wait at the end for the one that runs a slow test. Under
+    CI, tests that need such a program run without it too, and fail.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in SLOWEST)
+    without = [item for item in items if any(item.get_closest_marker(name) for name in _missing())]
     if without:
         items[:] = [item for item in items if item not in without]
         config.hook.pytest_deselected(items=without)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    if promtool.find() is None and not os.environ.get("CI"):
-        terminalreporter.write_line(
-            f"The alarms' rules were not tested: there is no promtool; {promtool.HOW_TO_INSTALL}."
-        )
+    for name in _missing():
+        terminalreporter.write_line(f"{PROGRAMS[name].MISSING}.")
+
+
+def _missing() -> list[str]:
+    if os.environ.get("CI"):
+        return []
+    return [name for name, program in PROGRAMS.items() if program.find() is None]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ import msgspec
 
 from pipeline.catalog.log import Appended, Verdict, read
 from pipeline.catalog.value import Catalog
+from pipeline.decoding import json_decoder
 from pipeline.errors import ConfigurationError
 
 
@@ -19,7 +20,7 @@ class ExportedEntry(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(ExportedEntry).decode
+_decode = json_decoder(ExportedEntry)
 
 
 def encode_export(verdicts: Iterable[Verdict]) -> bytes:
@@ -49,7 +50,7 @@ def decode_export(label: str, content: bytes) -> tuple[Catalog, list[ExportedEnt
         where = f"{label}: line {number}"
         try:
             exported = _decode(line)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except ValueError as error:
             raise ConfigurationError([f"{where} is no entry of an export: {error}"]) from error
         record = Appended(number - 1, exported.appended_ms, exported.value.encode())
         catalog, verdict = read(catalog, record)

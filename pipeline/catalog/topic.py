@@ -45,6 +45,7 @@ class CatalogTopic:
         self._servers = settings.kafka.bootstrap_servers
         self._on_verdict = on_verdict
         self._next: int | None = None  # the offset to read next
+        self._last: tuple[int, str] | None = None  # offset and digest of the last record read
         self._place = Place(self._topic, 0)
         self._failure = AuthFailure()
         self._consumer = open_client(
@@ -54,6 +55,9 @@ class CatalogTopic:
                 "group.id": "resmeter-catalog",  # never joined, and nothing is committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": False,
+                # An entry counts from its append on. Behind somebody's open transaction it would be
+                # seen only when that ends, and workers would have decided without it.
+                "isolation.level": "read_uncommitted",
                 "auto.offset.reset": "error",
                 "check.crcs": True,
                 "fetch.wait.max.ms": 50,
@@ -84,6 +88,7 @@ class CatalogTopic:
                 raise ConfigurationError(
                     [self._cut(f"it ends at offset {high}, and was read up to {self._next}")]
                 )
+            self._check_last(low)
             self._read_to(high)
         except KafkaException as error:
             raise UnavailableError(
@@ -118,6 +123,26 @@ class CatalogTopic:
             "catalog restore FILE` with the newest export: docs/operate/catalog.md"
         )
 
+    def _check_last(self, low: int) -> None:
+        """Check that the last record that was read is still there: it may be another log by now."""
+        if self._last is None or self._last[0] < low:
+            return
+        offset, digest = self._last
+        self._consumer.assign([Place(self._topic, 0, offset)])
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            for message in self._consumer.consume(1, timeout=_WAIT_SECONDS):
+                error = message.error()
+                if error is None:
+                    if (message.offset(), digest_of(message.value() or b"")) != (offset, digest):
+                        what = f"it has another record at offset {offset}"
+                        raise ConfigurationError([self._cut(what)])
+                    return
+                # The fetch from the position before may have failed: that of this one counts.
+                if error.code() != KafkaError._AUTO_OFFSET_RESET:
+                    raise KafkaException(error)
+        raise self._silent()
+
     def _read_to(self, end: int) -> None:
         deadline = time.monotonic() + _READ_SECONDS_MAX
         while (self._next or 0) < end:
@@ -130,9 +155,12 @@ class CatalogTopic:
             (position,) = self._consumer.position([self._place])
             self._next = max(self._next or 0, position.offset)
             if time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"Kafka at {self._servers} has stopped sending records of {self._topic}"
-                )
+                raise self._silent()
+
+    def _silent(self) -> UnavailableError:
+        return UnavailableError(
+            f"Kafka at {self._servers} has stopped sending records of {self._topic}"
+        )
 
     def _take(self, message: Message) -> None:
         kind, timestamp = message.timestamp()
@@ -143,6 +171,7 @@ class CatalogTopic:
             _restored(message),
         )
         self.catalog, verdict = read(self.catalog, appended)
+        self._last = appended.offset, verdict.digest
         if self._on_verdict is not None:
             self._on_verdict(verdict)
 
@@ -277,5 +306,6 @@ def begin_catalog(settings: Settings, who: str) -> tuple[Catalog, bool]:
         return catalog, False
     declared, _ = read_declared(settings.config)
     why = f"from {settings.config}" if settings.config else "no tenant file: the default policy"
-    publish(settings, entries_of(beginning(declared), "", who, why, LEAD_MS_MIN))
-    return whole_catalog(settings), True
+    verdicts = publish(settings, entries_of(beginning(declared), "", who, why, LEAD_MS_MIN))
+    # Somebody else may have begun it just before.
+    return whole_catalog(settings), not verdicts[-1].reason

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.catalog.entry import Amendment
+from pipeline.catalog.entry import Amendment, ContractVersion
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Assignment, Policy, Timeline
 
@@ -25,10 +25,20 @@ class DatedVersion(NamedTuple):
 
 
 class DatedAssignment(NamedTuple):
-    """A policy, from when it is assigned (None: from the start), and the number of the entry."""
+    """A policy, a contract or an account, from when it holds, and the number of the entry.
 
-    policy: str
+    `from_ms` is None from the start. The empty name of a contract says that there is none.
+    """
+
+    name: str
     from_ms: int | None
+    number: int
+
+
+class DatedContract(NamedTuple):
+    """A version of a contract, and the number of the entry that brought it."""
+
+    contract: ContractVersion
     number: int
 
 
@@ -67,11 +77,14 @@ class Catalog(msgspec.Struct, frozen=True):
     restoring: str = ""  # the digest of the last entry to restore
     versions: Mapping[tuple[str, int], DatedVersion] = {}
     default: tuple[DatedAssignment, ...] = ()
-    contracts: Mapping[str, tuple[DatedAssignment, ...]] = {}
+    assigned: Mapping[str, tuple[DatedAssignment, ...]] = {}
     customers: Mapping[str, str] = {}
     meters: Mapping[str, str] = {}
     keys: Mapping[str, tuple[DatedGrant, ...]] = {}
     amendments: tuple[DatedAmendment, ...] = ()  # in the order of the log: a later one holds
+    contracts: Mapping[tuple[str, int], DatedContract] = {}
+    accounts: Mapping[str, tuple[DatedAssignment, ...]] = {}  # the contracts of each account
+    members: Mapping[str, tuple[DatedAssignment, ...]] = {}  # the accounts of each tenant
 
     @property
     def number(self) -> int:
@@ -100,7 +113,7 @@ class Catalog(msgspec.Struct, frozen=True):
 
     def assignments_of(self, tenant_id: str) -> tuple[DatedAssignment, ...]:
         """Return the tenant's own policies after the default ones that they follow."""
-        own = self.contracts.get(tenant_id, ())
+        own = self.assigned.get(tenant_id, ())
         if not own:
             return self.default
         first_ms = own[0].from_ms
@@ -121,8 +134,8 @@ class Catalog(msgspec.Struct, frozen=True):
             before = Timeline([self.versions[PRESET].policy])
         first, *later = assigned
         return Timeline(
-            self.versions_of(first.policy),
-            [Assignment(a.from_ms or 0, self.versions_of(a.policy)) for a in later],
+            self.versions_of(first.name),
+            [Assignment(a.from_ms or 0, self.versions_of(a.name)) for a in later],
             before,
         )
 
@@ -161,14 +174,41 @@ class Catalog(msgspec.Struct, frozen=True):
                 return amendment.policy
         return None
 
+    def account_of(self, tenant_id: str, at_ms: int) -> str:
+        """Return the account that a tenant's units of a time belong to (docs/reference/money.md §1.1)."""
+        known = self.members.get(tenant_id, ())
+        begun = [each.name for each in known if each.from_ms is None or each.from_ms <= at_ms]
+        return begun[-1] if begun else tenant_id
+
+    def contracts_of(self, account: str) -> list[DatedAssignment]:
+        """Return the contracts of an account by date; those that end others have no name."""
+        return list(self.accounts.get(account, ()))
+
+    def contract_versions(self, name: str) -> list[ContractVersion]:
+        """Return the versions of a contract, by the time from which they hold."""
+        known = [each.contract for (of, _), each in self.contracts.items() if of == name]
+        return sorted(known, key=lambda contract: contract.terms.effective_from)
+
+    def first_contracted(self, name: str) -> int:
+        """Return from when on any account has a contract: `START`, a time in ms, or `NEVER`."""
+        return min(
+            (
+                START if each.from_ms is None else each.from_ms
+                for assigned in self.accounts.values()
+                for each in assigned
+                if each.name == name
+            ),
+            default=NEVER,
+        )
+
     def first_assigned(self, name: str) -> int:
         """Return from when on a policy is assigned to anybody: `START` or a time in ms."""
         return min(
             (
                 START if each.from_ms is None else each.from_ms
-                for assigned in (self.default, *self.contracts.values())
+                for assigned in (self.default, *self.assigned.values())
                 for each in assigned
-                if each.policy == name
+                if each.name == name
             ),
             default=NEVER,
         )

@@ -45,6 +45,7 @@ SECTIONS = {
         "topics": "Create or check the Kafka topics.",
         "catalog": "Plan, publish and show who is billed, under which policy, from when.",
         "ledger": "Create, upgrade or check the ledger's tables.",
+        "stripe": "Create at Stripe what the catalog's prices need.",
         "check": "Check settings, tenants, broker, ledger and Stripe key at once.",
         "health": "Ask a worker or a sink on this machine whether it is ready.",
         "worker": "Run a worker: read events, decide, write usage records.",
@@ -52,6 +53,7 @@ SECTIONS = {
     },
     "Billing": {
         "usage": "Show what is owed, billed and pending.",
+        "statement": "Show what an account owes for a period, line by line.",
         "explain": "Show the receipt of one conversation, or why nothing is billed.",
         "deliveries": "List, show, release and settle meter events that wait for you.",
         "audit": "Recompute every decision and compare it with the ledger and Stripe.",

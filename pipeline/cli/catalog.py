@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from pipeline.catalog.declared import CatalogPlan
 from pipeline.catalog.entry import entries_of, withdrawal
 from pipeline.catalog.exported import decode_export, encode_export
 from pipeline.catalog.log import Verdict
-from pipeline.catalog.planning import CatalogPlan, plan
+from pipeline.catalog.planning import plan
 from pipeline.catalog.tenants import read_declared
 from pipeline.catalog.topic import (
     no_catalog,

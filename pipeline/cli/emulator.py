@@ -1,6 +1,7 @@
 """`resmeter emulator`."""
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -8,9 +9,9 @@ import click
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli.options import TIME, port_option
 from pipeline.config import load_settings
-from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.backend import GRACE_SECONDS_MAX
+from pipeline.dev.emulator.history import History
 from pipeline.dev.emulator.server import Emulator, run
-from pipeline.dev.emulator.state import State
 
 
 @click.command("emulator")
@@ -29,6 +30,32 @@ from pipeline.dev.emulator.state import State
     help="Start at this time (2026-11-01, or RFC 3339) instead of now.",
 )
 @click.option(
+    "--state",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Keep everything in this file, and continue from it after a restart.",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(0, GRACE_SECONDS_MAX // 3600),
+    metavar="HOURS",
+    help="Let drafts of subscriptions wait so long until they become final: 1 to start with, up to 72.",
+)
+@click.option(
+    "--lag",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Let summaries and invoices learn of meter events so much later.",
+)
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="ID",
+    help="Serve this connected account too, such as acct_1. Can be repeated.",
+)
+@click.option(
     "--api-key", metavar="KEY", help="Accept only this key; otherwise any sk_test_ or rk_test_ key."
 )
 @click.option(
@@ -42,13 +69,19 @@ def command(
     port: int,
     tenants: Path | None,
     clock: int | None,
+    file: Path | None,
+    grace: int | None,
+    lag: float | None,
+    accounts: tuple[str, ...],
     api_key: str | None,
     rate_limit: float | None,
 ) -> None:
-    """Run a stand-in for Stripe's billing API, in memory, until you stop it.
+    """Run a stand-in for Stripe's billing API until you stop it.
 
-    The emulator has customers, meters, meter events and their summaries, with the limits,
-    duplicates and errors of the real API. /_emulator/sums shows what was counted. /_emulator is
+    The emulator has customers, meters, meter events and their summaries, products, prices,
+    subscriptions, invoices, credit notes and credit grants, with the limits, duplicates and errors of
+    the real API (docs/reference/emulator.md). /_emulator/sums shows what was counted, and
+    /_emulator/clock moves the time forward: periods end, and drafts become final. /_emulator is
     open to clients with the token in RESMETER_EMULATOR__CONTROL_TOKEN or, if no token is set, to
     this machine only.
 
@@ -60,20 +93,23 @@ def command(
       resmeter sink
     """
     token = load_settings().emulator.control_token
-    time = Clock(None if clock is None else clock / 1000)
-    state = State()
-    if tenants is not None:
-        loaded = load_tenants(tenants)
-        state.prepare(loaded.customers.values(), loaded.event_names, time.now())
-    emulator = Emulator(
-        state,
-        time,
-        api_key=api_key,
-        calls_per_second_max=rate_limit,
-        control_token=token.get_secret_value() if token else None,
-    )
+    with History(file) if file is not None else nullcontext() as history:
+        emulator = Emulator(
+            api_key=api_key,
+            calls_per_second_max=rate_limit,
+            control_token=token.get_secret_value() if token else None,
+            accounts=accounts,
+            history=history,
+        )
+        backend = emulator.backend
+        if clock is not None:
+            backend.set_clock(clock / 1000)
+        backend.configure(lag, None if grace is None else grace * 3600)
+        if tenants is not None:
+            loaded = load_tenants(tenants)
+            backend.prepare(loaded.customers.values(), loaded.event_names)
+        asyncio.run(run(emulator, host, port, _ready))
 
-    def ready(base_url: str) -> None:
-        click.echo(f"the emulator is ready at {base_url} (Ctrl-C stops it)", err=True)
 
-    asyncio.run(run(emulator, host, port, ready))
+def _ready(base_url: str) -> None:
+    click.echo(f"the emulator is ready at {base_url} (Ctrl-C stops it)", err=True)

@@ -64,6 +64,7 @@ class SingleTopic:
                 **common,
                 "group.id": "resmeter-reads",  # never joined, and nothing is committed
                 "enable.auto.commit": False,
+                "enable.partition.eof": True,
                 "auto.offset.reset": "error",
                 "isolation.level": "read_uncommitted",
                 "check.crcs": True,
@@ -165,6 +166,9 @@ class SingleTopic:
                         raise TopicUnavailableError(
                             f"{self._topic} has no record {position} any more: {error.str()}"
                         )
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        # The last offsets may have no record, such as the marker of a transaction.
+                        position = max(position, message.offset() or 0)
                     continue
                 offset = message.offset()
                 assert offset is not None
@@ -178,7 +182,7 @@ class SingleTopic:
             if batch:
                 heard = time.monotonic()
                 yield batch
-            elif time.monotonic() - heard > _READ_SECONDS:
+            elif position < end and time.monotonic() - heard > _READ_SECONDS:
                 raise TopicUnavailableError(
                     f"Kafka at {self._servers} has stopped sending records of {self._topic}"
                 )

@@ -6,6 +6,7 @@ partition. The key begins with a byte that no conversation's key begins with.
 
 import msgspec
 
+from pipeline.decoding import json_decoder
 from pipeline.errors import UnknownStateError
 
 STEP_OVER_PREFIX = b"\x00step-over:"
@@ -21,6 +22,9 @@ class StepOver(msgspec.Struct, frozen=True):
     decided_ms: int
 
 
+_decode = json_decoder(StepOver)
+
+
 def encode_step_over(step: StepOver) -> tuple[bytes, bytes]:
     """Return the key and the value of the changelog's record."""
     return STEP_OVER_PREFIX + str(step.first_offset).encode(), msgspec.json.encode(step)
@@ -33,8 +37,8 @@ def decode_step_over(value: bytes) -> StepOver:
         UnknownStateError: a newer version of resmeter wrote it.
     """
     try:
-        return msgspec.json.decode(value, type=StepOver)
-    except (msgspec.MsgspecError, ValueError) as error:
+        return _decode(value)
+    except ValueError as error:
         raise UnknownStateError(
             f"a decision to step over damage cannot be read: {error}"
         ) from error

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from pipeline.decoding import json_decoder
 from pipeline.ledger.entries import Decided, MeterEvent
 
 FORMAT = 1
@@ -115,7 +116,7 @@ class NewerFormatError(ValueError):
 # --- encoding -------------------------------------------------------------------------------------
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Entry).decode
+_decode = json_decoder(Entry)
 
 
 class _Header(msgspec.Struct):
@@ -124,7 +125,7 @@ class _Header(msgspec.Struct):
     items: list[msgspec.Raw]
 
 
-_decode_header = msgspec.json.Decoder(_Header).decode
+_decode_header = json_decoder(_Header)
 
 
 def plan_of(

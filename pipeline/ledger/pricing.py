@@ -35,7 +35,7 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
     lines: dict[tuple[str, str, str | None], PricedUsage] = {}
     amounts: dict[tuple[str, str, str | None], Decimal] = {}
     for usage in sums:
-        price = prices.price_for(usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)
+        price = _price_of(usage, prices)
         key = (usage.tenant_id, usage.outcome, price[1] if price else None)
         line = lines.setdefault(
             key,
@@ -67,3 +67,9 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
             amounts[key] = amounts.get(key, Decimal(0)) + price[0] * usage.quantity
             line["amount"] = format(amounts[key], "f")
     return [lines[key] for key in sorted(lines, key=lambda k: (k[0], k[1], k[2] or ""))]
+
+
+def _price_of(usage: UsageSum, prices: Prices) -> tuple[Decimal, str] | None:
+    if usage.price is not None and usage.currency is not None:
+        return Decimal(usage.price), usage.currency
+    return prices.price_for(usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)

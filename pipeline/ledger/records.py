@@ -7,6 +7,7 @@ import orjson
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pipeline.catalog.prices import FixedPrices
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     ConsumedRecord,
@@ -24,7 +25,7 @@ from pipeline.ledger.tables import (
     refused_record,
     usage_record,
 )
-from pipeline.usage.record import decode_origin, decode_record
+from pipeline.usage.record import UsageRecord, decode_origin, decode_record
 
 DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
@@ -57,7 +58,13 @@ _POSITION = (
     ("origin_partition", "int"),
     ("origin_offsets", "text"),
 )
-_COLUMNS = _CONTENT + _POSITION
+_STORED = (
+    ("stored_at", "bigint"),
+    ("price", "text"),
+    ("currency", "text"),
+    ("priced_by", "text"),
+)
+_COLUMNS = _CONTENT + _POSITION + _STORED
 _NAMES = ", ".join(name for name, _ in _COLUMNS)
 _CONTENT_SIZE = len(_CONTENT)
 _PARTITION_AT, _OFFSET_AT = _CONTENT_SIZE + 1, _CONTENT_SIZE + 2
@@ -133,12 +140,14 @@ def store(
     consumed: Sequence[ConsumedRecord],
     expected: Mapping[int, int | None],
     stored_at: int,
+    prices: FixedPrices | None = None,
 ) -> Stored | Moved:
     """Store a batch and move the offsets past it, all or nothing.
 
     `consumed` ascends by offset within each partition. `expected` is the next offset that the
     caller expects in the ledger for each partition of the batch, None if it expects none.
-    `stored_at` is in milliseconds.
+    `stored_at` is in milliseconds. The price of a record is fixed now; without `prices`, or if they
+    have none, it has the price of its policy version whenever it is asked for.
 
     A record that does not decode or contradicts a stored record is quarantined in `refused_record`.
     """
@@ -148,7 +157,8 @@ def store(
     for record in consumed:
         after[record.partition] = record.offset + 1
         try:
-            rows.append(_row(topic, record))
+            usage = _decoded(record)
+            rows.append((*_row(topic, record, usage), stored_at, *_price(usage, prices)))
         except ValueError as error:
             quarantined.append((_quarantined("unreadable", record, str(error)), record.value))
     with ledger.writing() as connection:
@@ -182,10 +192,25 @@ def store(
     )
 
 
-def _row(topic: str, consumed: ConsumedRecord) -> _Row:
+def _decoded(consumed: ConsumedRecord) -> UsageRecord:
     if not consumed.value:
         raise ValueError("the message has no value")
-    record = decode_record(consumed.value)
+    return decode_record(consumed.value)
+
+
+def _price(
+    record: UsageRecord, prices: FixedPrices | None
+) -> tuple[str | None, str | None, str | None]:
+    if prices is None:
+        return None, None, None
+    version = (record.policy, record.policy_version)
+    priced = prices.price_for(record.tenant_id, record.outcome, *version)
+    if priced is None:
+        return None, None, None
+    return format(priced[0], "f"), priced[1], prices.priced_by(*version)
+
+
+def _row(topic: str, consumed: ConsumedRecord, record: UsageRecord) -> _Row:
     origin_topic = origin_partition = origin_offsets = None
     if consumed.origin is not None:
         try:
@@ -223,7 +248,7 @@ def _row(topic: str, consumed: ConsumedRecord) -> _Row:
             raise ValueError(f"{name} has more than {_INDEXED_BYTES_MAX} bytes - at `$.{name}`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
-    if b"\\u0000" in consumed.value and any("\0" in v for v in row if isinstance(v, str)):
+    if b"\\u0000" in (consumed.value or b"") and any("\0" in v for v in row if isinstance(v, str)):
         raise ValueError("contains a NUL character, which PostgreSQL cannot store as text")
     return row
 

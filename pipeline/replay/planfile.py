@@ -14,6 +14,7 @@ import msgspec
 
 from pipeline.catalog.entry import Amendment
 from pipeline.catalog.prices import Billing
+from pipeline.decoding import json_decoder
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import format_time, parse_time
 from pipeline.replay.corrections import Correctable, Correction
@@ -107,6 +108,9 @@ class _Conversation(msgspec.Struct, frozen=True):
     corrections: tuple[_Line, ...]
 
 
+_decode_header, _decode_conversation = json_decoder(Header), json_decoder(_Conversation)
+
+
 class RebillPlan(NamedTuple):
     """What to correct, conversation by conversation."""
 
@@ -164,7 +168,7 @@ def decode_plan(name: str, content: bytes) -> RebillPlan:
     """
     first, *lines = content.splitlines() or [b""]
     try:
-        header = msgspec.json.decode(first, type=Header)
+        header = _decode_header(first)
         if header.resmeter_plan not in _FORMS_READ:
             problem = (
                 f"{name}: its format is {header.resmeter_plan}, this version reads up to {FORM}"
@@ -201,7 +205,7 @@ def _encoded(part: Correctable, prices: Billing) -> bytes:
 
 
 def _decoded(line: bytes) -> Correctable:
-    read = msgspec.json.decode(line, type=_Conversation)
+    read = _decode_conversation(line)
     return Correctable(
         read.tenant_id,
         read.conversation,

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
+from pipeline.decoding import json_decoder
 from pipeline.errors import UnavailableError
 from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
@@ -34,7 +35,7 @@ class _Identified(msgspec.Struct):
     id: str
 
 
-_decode_id = msgspec.json.Decoder(_Identified).decode
+_decode_id = json_decoder(_Identified)
 
 
 class DeadLetterOrigins(NamedTuple):

@@ -85,7 +85,7 @@ class Journal:
         self._buffer: list[Item] = []
         self._buffered_records = 0
         self._is_first_flush = True
-        self._topic_id: str | None = None
+        self._topic_id = ""
         self.problem: str | None = None  # why it could not be reached at the last flush
 
     # --- the beginning ----------------------------------------------------------------------------
@@ -97,10 +97,10 @@ class Journal:
     def open(self) -> None:
         """Check that the journal goes on where the ledger is; let a ledger that is new follow it.
 
-        If the journal is empty, a ledger follows it only after `begin`: it may be an older copy.
+        If the journal has no entry, a ledger follows it only after `begin`: it may be an older copy.
         """
-        _, end = self._checked_bounds()
-        if end and not self.is_followed():
+        self._checked_bounds()
+        if not self.is_followed() and self._is_begun():
             self.begin()
             holds.answer(
                 self.ledger,
@@ -109,17 +109,22 @@ class Journal:
                 reason="the journal says what was sent",
                 now_ms=self._now_ms(),
             )
-        if end:
+        if self.is_followed():
             self.follow()
 
     def begin(self) -> None:
-        """Let the ledger follow the journal from its beginning; an empty one gets its first entry.
+        """Let the ledger follow the journal from its beginning; one without entries gets the first.
 
         From then on, no ledger that finds the journal has to ask who sent what before.
         """
         adoption.begin(self.ledger, self.topic)
-        if self._log_topic.bounds()[1] == 0:
+        if not self._is_begun():
             self._log_topic.append([encode_entry(Entry(run=self.run, items=()))])
+
+    def _is_begun(self) -> bool:
+        """Return whether the journal has an entry; what others wrote does not say what was sent."""
+        batches = self._log_topic.read(*self._log_topic.bounds())
+        return any(self._entry_of(record) is not None for batch in batches for record in batch)
 
     def _checked_bounds(self) -> tuple[int, int]:
         """Return the journal's bounds.
@@ -127,7 +132,7 @@ class Journal:
         Raises:
             ConfigurationError: the journal is another one than the ledger's, or parts are deleted.
         """
-        if self._topic_id is None:
+        if not self._topic_id:  # a broker may not have said it before
             self._topic_id = self._log_topic.topic_id()
         if self._topic_id and not records.is_same_topic(self.ledger, self.topic, self._topic_id):
             raise ConfigurationError(
@@ -182,14 +187,19 @@ class Journal:
                 position = applied.next_offset
                 self._report(applied.verdicts)
                 verdicts += applied.verdicts
+            else:
+                return verdicts  # the last offsets may have no record
 
-    def _placed(self, record: LogRecord) -> Placed:
+    def _entry_of(self, record: LogRecord) -> Entry | None:
         try:
-            entry = decode_entry(record.value)
+            return decode_entry(record.value)
         except NewerFormatError as error:
             raise BrokenInvariantError(
                 f"{self.topic}[0] at offset {record.offset} cannot be read: {error}. Run the newer resmeter"
             ) from error
+
+    def _placed(self, record: LogRecord) -> Placed:
+        entry = self._entry_of(record)
         if entry is None:
             self._metrics.journal_foreign.inc()
             self._logger.error(

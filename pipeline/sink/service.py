@@ -110,6 +110,7 @@ async def run_sink(settings: Settings) -> None:
                 position,
                 metrics,
                 topic_id=partial(topic_id_of, Positions(settings.kafka), settings.topics.records),
+                prices=lambda: catalog.tenants,
             )
             sink = _Sink(settings, catalog, journal, metrics, dispatcher, intake, position)
             await sink.run(registry, stop)

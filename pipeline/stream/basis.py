@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline.decoding import json_decoder
 from pipeline.errors import UnknownStateError
 from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
 
@@ -101,7 +102,7 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Basis).decode
+_decode = json_decoder(Basis)
 
 
 def encode_basis(basis: Basis) -> bytes:
@@ -116,7 +117,7 @@ def decode_basis(value: bytes) -> Basis:
     """
     try:
         return _decode(value)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise UnknownStateError(
             f"a record of the changelog without a key is {value[:80]!r}: no worker wrote it ({error})"
         ) from error

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from pipeline.decoding import json_decoder
 from pipeline.events.times import format_time, parse_time
 from pipeline.resolve.values import Kind
 
@@ -58,7 +59,8 @@ class _Wire(msgspec.Struct, kw_only=True, gc=False):
 
 _PARTITION_MAX, _OFFSET_MAX = 2**31 - 1, 2**63 - 1  # Kafka's
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Wire)
+_decode = json_decoder(_Wire)
+_decode_origin = json_decoder(Origin)
 
 
 def encode_record(record: UsageRecord) -> bytes:
@@ -87,7 +89,7 @@ def decode_record(value: bytes) -> UsageRecord:
     Raises:
         ValueError: the bytes are not a usage record; the message names the member.
     """
-    wire = _decoder.decode(value)  # msgspec's errors are ValueErrors
+    wire = _decode(value)
     if wire.quantity not in {1, -1}:
         raise ValueError(f"quantity is {wire.quantity}, not +1 or -1 - at `$.quantity`")
     return UsageRecord(
@@ -117,7 +119,7 @@ def decode_origin(value: bytes) -> Origin:
     Raises:
         ValueError: the bytes are not an origin.
     """
-    origin = msgspec.json.decode(value, type=Origin)
+    origin = _decode_origin(value)
     if not 0 <= origin.partition <= _PARTITION_MAX:
         raise ValueError(f"partition {origin.partition} is out of range")
     if not all(0 <= offset <= _OFFSET_MAX for offset in origin.offsets):

@@ -16,10 +16,9 @@ from pipeline.dev.emulator.control import is_this_machine
 from pipeline.dev.emulator.faults import Fault
 from pipeline.dev.emulator.server import Emulator, running
 from pipeline.dev.process import running as running_process
+from tests.support.stripe_account import DAY, HOUR, client_of, error_of
 
 NOW = 1_790_000_040  # on a minute
-HOUR = 3_600
-DAY = 24 * HOUR
 
 
 class Served(NamedTuple):
@@ -53,17 +52,6 @@ class Served(NamedTuple):
         self.emulator.state.faults.append(Fault(kind, **more))
 
 
-def client_of(
-    base_url: str, key: str = "sk_test_1", http: stripe.HTTPClient | None = None
-) -> stripe.StripeClient:
-    return stripe.StripeClient(
-        key,
-        base_addresses={"api": base_url, "meter_events": base_url},
-        http_client=http,
-        max_network_retries=0,
-    )
-
-
 @pytest.fixture
 def served() -> Iterator[Served]:
     emulator = Emulator(clock=Clock(NOW))
@@ -87,12 +75,6 @@ async def control(served: Served, method: str, path: str, body: object = None) -
         session.request(method, f"{served.base_url}/_emulator/{path}", json=body) as response,
     ):
         return response.status, await response.json()
-
-
-def error_of(call: Any) -> stripe.StripeError:
-    with pytest.raises(stripe.StripeError) as caught:
-        call()
-    return caught.value
 
 
 def test_created_customers_and_meters_can_be_retrieved(served: Served) -> None:
@@ -571,7 +553,7 @@ async def test_without_a_control_token_a_web_page_cannot_use_control(
 
 
 def test_every_response_has_a_request_id_and_unknown_paths_are_stripes_404(served: Served) -> None:
-    error = error_of(served.client.v1.products.list)
+    error = error_of(served.client.v1.coupons.list)
 
     assert error.http_status == 404
     assert error.request_id is not None

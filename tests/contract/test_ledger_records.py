@@ -10,6 +10,7 @@ from pipeline.ledger import Ledger, records, reports
 from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.ledger.tables import consumer_offset, pending_record, refused_record, usage_record
 from pipeline.usage.record import Origin, UsageRecord, encode_record
+from tests.support.batches import NESTED
 from tests.support.ledger import T0, TOPIC, arrivals, count, record, stored
 
 
@@ -104,6 +105,20 @@ def test_a_conflict_within_one_batch_is_detected(ledger: Ledger) -> None:
 
 
 NUL = encode_record(record("c1")).replace(b'"c1"', b'"c\\u00001"').replace(b":c1:", b":c\\u00001:")
+
+
+def test_a_record_or_an_origin_that_is_nested_too_deeply_does_not_end_the_sink(
+    ledger: Ledger,
+) -> None:
+    good = arrivals([record("c1")])[0]
+    deep = ConsumedRecord(0, 0, NESTED, good.origin)
+    with_deep_origin = good._replace(offset=1, origin=NESTED)
+
+    result = records.store(ledger, TOPIC, [deep, with_deep_origin], {0: None}, T0)
+
+    assert isinstance(result, Stored)
+    assert [(r.reason, r.offset) for r in result.quarantined] == [("unreadable", 0)]
+    assert result.records == 1
 
 
 @pytest.mark.parametrize(

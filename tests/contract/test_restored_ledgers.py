@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.kafka.single import TopicUnavailableError
-from pipeline.ledger import Ledger, decisions, deliveries, holds, open_ledger, upgrade
+from pipeline.ledger import Ledger, decisions, deliveries, open_ledger, upgrade
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
-from pipeline.ledger.journal import Entry, encode_entry
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
-from pipeline.sink.journal import Journal
 from pipeline.sink.service import flush
 from pipeline.sink.stripe.meter import open_meter
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
@@ -204,54 +201,6 @@ async def test_a_run_that_ended_in_order_hands_over_what_it_could_not_send(bench
     assert bench.at_stripe() == {"cus_acme": 1}
 
 
-# --- a journal that does not fit ------------------------------------------------------------------
-
-
-def _with_entries(bench: Bench, count: int) -> Journal:
-    for _ in range(count):
-        bench.topic.append([encode_entry(Entry(run="x", items=()))])
-    return bench.journal()
-
-
-def test_a_journal_behind_its_ledger_is_refused(bench: Bench) -> None:
-    _with_entries(bench, 3)
-    del bench.topic.records[2]
-
-    with pytest.raises(ConfigurationError, match="up to offset 3, but it ends at 2"):
-        bench.journal()
-
-
-def test_a_journal_that_was_made_again_is_refused(bench: Bench) -> None:
-    _with_entries(bench, 1)
-    bench.topic.id = "second"
-
-    with pytest.raises(ConfigurationError, match="was made again"):
-        bench.journal()
-
-
-def test_a_journal_whose_beginning_is_deleted_cannot_fill_a_new_ledger(
-    bench: Bench, on_ledger: Callable[[Path | str], Bench]
-) -> None:
-    _with_entries(bench, 3)
-    bench.topic.first = 2
-
-    bench.journal()
-    with pytest.raises(ConfigurationError, match="restore a newer backup"):
-        on_ledger("new").journal()
-
-
-def test_an_entry_of_a_newer_version_stops_the_sink_and_a_foreign_record_does_not(
-    bench: Bench,
-) -> None:
-    bench.topic.append([b"hello"])
-    bench.journal()
-    assert bench.value("resmeter_journal_foreign_total") == 1
-
-    bench.topic.append([b'{"format":9,"run":"x","items":[]}'])
-    with pytest.raises(BrokenInvariantError, match="Run the newer resmeter"):
-        bench.journal()
-
-
 async def test_while_the_journal_cannot_be_written_nothing_is_planned_and_the_rest_goes_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,10 +220,3 @@ async def test_while_the_journal_cannot_be_written_nothing_is_planned_and_the_re
 
     assert bench.value("resmeter_journal_unreached") == 0
     assert bench.at_stripe() == {"cus_acme": 2}
-
-
-def test_a_held_ledger_is_free_once_it_follows_the_journal(bench: Bench) -> None:
-    holds.place(bench.ledger, "usage.records", {}, {0: 5}, T0)
-    _with_entries(bench, 1)
-
-    assert holds.open_holds(bench.ledger) == []

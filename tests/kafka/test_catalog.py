@@ -1,11 +1,16 @@
 """The catalog's topic on a real broker: commands publish, and workers follow."""
 
 import re
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
-from pipeline.catalog.topic import publish, whole_catalog
+from pipeline.catalog.entry import Additions, entries_of
+from pipeline.catalog.topic import CatalogTopic, publish, whole_catalog
+from pipeline.errors import ConfigurationError
 from tests.kafka.run import Run, metric, readiness, wait_until
 from tests.support.events import resolved
 
@@ -116,6 +121,45 @@ def test_what_is_no_entry_is_void_and_stops_nobody(run: Run, file: Path) -> None
     assert "not an entry" in verdict.reason
     assert whole_catalog(settings).number == 1
     assert "void" in run.done("catalog", "log")
+
+
+def test_an_entry_behind_an_open_transaction_counts_from_its_append_on(
+    run: Run, file: Path
+) -> None:
+    """Workers decide as far as the lead allows, so they must not see it only when that one ends."""
+    settings = run.settings()
+    name = settings.topics.catalog
+    other = Producer({"bootstrap.servers": run.servers, "transactional.id": f"{name}-other"})
+    other.init_transactions()
+    other.begin_transaction()
+    other.produce(name, b"garbage")
+    other.flush()
+
+    with closing(CatalogTopic(settings)) as following:
+        following.refresh()
+        added = Additions(meters={"resolution": "solved"})
+        (verdict,) = publish(settings, entries_of(added, following.catalog.digest, "ada", "test"))
+
+        assert verdict.number == 2
+        assert following.refresh().number == 2
+    other.abort_transaction()
+    assert whole_catalog(settings).number == 2
+
+
+def test_a_topic_that_was_made_again_behind_a_reader_is_refused(run: Run, file: Path) -> None:
+    settings = run.settings()
+    name = settings.topics.catalog
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    with closing(CatalogTopic(settings)) as following:
+        following.refresh()
+        admin.delete_topics([name])[name].result()
+        wait_until(lambda: name not in admin.list_topics().topics, "the topic is gone")
+        file.write_text(MOVED)
+        run.begin_catalog(file, name)
+        publish(settings, [b"garbage"])
+
+        with pytest.raises(ConfigurationError, match="has another record at offset 0"):
+            following.refresh()
 
 
 def test_a_sink_and_commands_refuse_a_catalog_without_the_entry_that_priced_the_ledger(

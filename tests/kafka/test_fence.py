@@ -24,6 +24,7 @@ from tests.kafka.compaction import SOON, compact
 from tests.kafka.run import Run, decided, net, running, wait_until
 from tests.support.events import AT, KEY, event, resolved
 
+pytestmark = pytest.mark.xdist_group("compacting")  # one process starts the broker
 USER = "meter"
 RETURNED = event("m3", at=AT + 60_000, intent="human_request")
 

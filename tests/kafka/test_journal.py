@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+from confluent_kafka import Producer
 
 from pipeline.config import KafkaSettings
 from pipeline.dev.emulator.clock import Clock
@@ -46,6 +47,27 @@ def test_what_is_appended_is_read_in_its_order_from_any_offset(
         assert [each.offset for each in read] == list(range(start, 1_200))
         assert all(each.at > 0 for each in read)
     assert topic.topic_id()
+
+
+def test_what_ends_with_the_marker_of_a_transaction_is_read_to_its_end(run: Run) -> None:
+    name = run.env["RESMETER_TOPICS__JOURNAL"]
+    writer = Producer({"bootstrap.servers": run.servers, "transactional.id": f"{name}-other"})
+    with closing(SingleTopic(KafkaSettings(bootstrap_servers=run.servers), name)) as topic:
+        topic.append([b"ours"])
+        writer.init_transactions()
+        writer.begin_transaction()
+        writer.produce(name, b"theirs")
+        writer.commit_transaction()
+        wait_until(lambda: topic.bounds() == (0, 3), "the marker is in the log")
+
+        for start, expected in (
+            (0, [b"ours", b"theirs"]),
+            (1, [b"theirs"]),
+            (2, []),
+            (0, [b"ours"]),
+        ):
+            end = 1 if expected == [b"ours"] else 3
+            assert [each.value for batch in topic.read(start, end) for each in batch] == expected
 
 
 def test_an_entry_may_be_large(topic: SingleTopic | MemoryTopic) -> None:

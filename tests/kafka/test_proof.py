@@ -14,6 +14,7 @@ from tests.proof.rig import Broker, Loaded, Rig, loaded, running_broker, running
 from tests.proof.server_faults import produce_errors
 from tests.proof.worker_faults import generations, worker_points
 
+pytestmark = pytest.mark.xdist_group("proof")  # one process starts the broker
 EVENTS = 12_000
 
 

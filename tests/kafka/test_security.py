@@ -20,6 +20,7 @@ from tests.support.events import resolved
 from tests.support.identity import CLIENT_ID, CLIENT_SECRET, Provider, identity_provider
 
 A_WEEK_LATER = parse_time("2026-05-10T00:00:00Z") / 1000
+pytestmark = pytest.mark.xdist_group("secured")  # one process starts the broker
 SECRETS = (PASSWORD, "hunter2")
 
 

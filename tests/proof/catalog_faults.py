@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from pipeline.catalog.entry import Additions, Assigned, Contract, entries_of
+from pipeline.catalog.entry import Additions, Assigned, TenantTerms, entries_of
 from pipeline.catalog.policies import preset
 from pipeline.catalog.topic import publish, whole_catalog
 from tests.kafka.run import metric
@@ -47,7 +47,7 @@ def _publish_at_once(rig: Rig, number: int, chance: random.Random) -> None:
         preset("gorgias"), name="next", version=number + 1, effective_from=from_ms
     )
     races = [
-        Additions([version], tenants={tenant_id: Contract((Assigned("next", from_ms),))}),
+        Additions([version], tenants={tenant_id: TenantTerms((Assigned("next", from_ms),))}),
         Additions([version], default=[Assigned("next", from_ms)]),
     ]
     values = [

@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.entry import Additions, Assigned, Contract, Entry, digest_of, encode_entry
+from pipeline.catalog.entry import Additions, Assigned, Entry, TenantTerms, digest_of, encode_entry
 from pipeline.catalog.entry import entries_of as cut
 from pipeline.catalog.exported import decode_export, encode_export
 from pipeline.catalog.log import Appended, Verdict, read
@@ -41,7 +41,7 @@ class Step(NamedTuple):
     delay_ms: int
     policies: tuple[Policy, ...]
     default: tuple[Assigned, ...]
-    tenants: dict[str, Contract]
+    tenants: dict[str, TenantTerms]
 
 
 dates = st.integers(-10, 40).map(lambda minutes: T0 + minutes * MINUTE)
@@ -59,7 +59,7 @@ steps = st.lists(
         st.lists(assigned, max_size=1).map(tuple),
         st.dictionaries(
             st.sampled_from(TENANTS[:2]),
-            st.builds(Contract, st.lists(assigned, max_size=2).map(tuple)),
+            st.builds(TenantTerms, st.lists(assigned, max_size=2).map(tuple)),
             max_size=2,
         ),
     ),

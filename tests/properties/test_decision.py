@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.policies import parse_duration, preset, read_policies
+from pipeline.catalog.policies import preset, read_policies
+from pipeline.catalog.toml_values import parse_duration
 from pipeline.events.model import (
     AI_MESSAGE,
     CLOSED,

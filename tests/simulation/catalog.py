@@ -9,8 +9,8 @@ import msgspec
 from pipeline.catalog.entry import (
     Additions,
     Assigned,
-    Contract,
     Entry,
+    TenantTerms,
     digest_of,
     encode_entry,
     entries_of,
@@ -120,7 +120,7 @@ def draw_log(
             form=1,
             policies=brought,
             default=() if who else assigned,
-            tenants={who: Contract(assigned)} if who else {},
+            tenants={who: TenantTerms(assigned)} if who else {},
         )
         value = encode_entry(entry)
         waiting.append(Published(digest_of(value), arrives, value))

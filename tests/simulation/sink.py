@@ -235,7 +235,7 @@ class _Meter:
         def act() -> Response:
             nonlocal acted
             acted = True
-            counted = self._stripe.meter_events.create(params, now)
+            counted = Response(200, self._stripe.meter_events.create(params, now))
             return Response(500, {}) if breaks else counted
 
         response = self._stripe.once(key, orjson.dumps(content), act, now)
@@ -297,6 +297,7 @@ class Sink:
             self._metrics,
             now=world.seconds,
             monotonic=world.seconds,
+            prices=lambda: self._tenants,
         )
         self._dispatcher = Dispatcher(
             self._ledger,

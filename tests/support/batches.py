@@ -18,6 +18,7 @@ COMPRESSIONS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "lz4": (3, lz4_encode),
     "zstd": (4, zstd_encode),
 }
+NESTED = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"  # JSON that parsers give up on
 _CONTROL = 0x20
 _TRANSACTIONAL = 0x10
 

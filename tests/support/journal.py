@@ -20,6 +20,7 @@ class MemoryTopic:
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.records: list[LogRecord] = []
         self.first = 0
+        self.markers: set[int] = set()  # offsets without a record: ends of transactions
         self.id = "first"
         self.now_ms = now_ms
 
@@ -35,7 +36,14 @@ class MemoryTopic:
 
     def read(self, start: int, end: int) -> Iterator[list[LogRecord]]:
         for offset in range(start, end, 2):
-            yield self.records[offset : min(offset + 2, end)]
+            batch = self.records[offset : min(offset + 2, end)]
+            if read := [each for each in batch if each.offset not in self.markers]:
+                yield read
+
+    def end_transaction(self) -> None:
+        """Append the marker that ends a transaction."""
+        self.markers.add(len(self.records))
+        self.append([b""])
 
 
 def journal_on(ledger: Ledger, topic: MemoryTopic, run: str, now: Callable[[], float]) -> Journal:

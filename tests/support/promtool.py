@@ -12,7 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support.programs import ensure
+
 HOW_TO_INSTALL = "`apt-get install prometheus` or `brew install prometheus` brings it"
+MISSING = f"The alarms' rules are not tested: there is no promtool; {HOW_TO_INSTALL}"
 _IN_ENVIRONMENT = Path(sys.prefix) / "bin" / "promtool"
 
 
@@ -42,19 +45,5 @@ def fetch() -> None:
         shutil.copy(Path(folder) / "usr" / "bin" / "promtool", _IN_ENVIRONMENT)
 
 
-def main() -> int:
-    """Fetch promtool if there is none. Under CI, fail if that is not possible."""
-    if find() is None:
-        try:
-            fetch()
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(
-                f"promtool cannot be fetched ({error}): the alarms' rules are not tested here; {HOW_TO_INSTALL}",
-                file=sys.stderr,
-            )
-            return 1 if os.environ.get("CI") else 0
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ensure(find, fetch, MISSING))

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from pipeline.catalog.entry import Contract, entries_of
+from pipeline.catalog.declared import Declared
+from pipeline.catalog.entry import TenantTerms, entries_of
 from pipeline.catalog.exported import encode_export
 from pipeline.catalog.log import Appended, read
-from pipeline.catalog.planning import Declared, beginning, catalog_of
+from pipeline.catalog.planning import beginning, catalog_of
 from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants, read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
@@ -33,7 +34,7 @@ def tenants_with(
     versions: dict[str, list[Policy]] = {}
     for policy in policies:
         versions.setdefault(policy.name, []).append(policy)
-    contracts = {tenant_id: Contract((), customer) for tenant_id, customer in customers.items()}
+    contracts = {tenant_id: TenantTerms((), customer) for tenant_id, customer in customers.items()}
     return Tenants(
         catalog_of(
             Declared(next(iter(versions)), versions, contracts, meters or {}, {}, frozenset())

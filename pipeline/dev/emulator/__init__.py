@@ -1,23 +1,18 @@
 """An emulator of the part of Stripe's billing API that resmeter calls, with its errors and limits.
 
-It has customers, meters, v1 meter events and their summaries, as Stripe's documentation and SDK
-describe them (https://docs.stripe.com/api/billing/meter-event). Tests and the demo call it through
-Stripe's own SDK. It behaves like Stripe where resmeter depends on it:
+Tests and the demo call it through Stripe's own SDK. `docs/reference/emulator.md` says what it has, what
+it does not have, and where Stripe says nothing. Each module names the pages that it follows.
 
-- An identifier counts once in 24 hours. After that, the same identifier counts again.
-- A second call with the same `Idempotency-Key` gets the first response again, even an error.
-- A 200 does not mean that the usage counts. Stripe finds an unknown customer or meter later, and
-  no response reports it. `/_emulator/sums` shows such events as unvalidated.
-- A timestamp may be at most 35 days in the past and 5 minutes in the future.
-- A customer and meter take one call at a time (409). You can also set a rate limit (429).
-- You can inject faults: errors, cut connections, and responses of something that is not Stripe, before
-  or after the event is counted.
+::
 
-The emulator has its own clock, which tests and the command line can set.
+    server    HTTP: the key, the rate limit, faults      control   /_emulator, for tests and people
+    backend   the accounts, the clock, the file          history   the file       clock   the host's time
+    routes    which path calls what                      state     all objects, and what time does to them
+    customers, meters, meter_events, products, prices, subscriptions, invoices, invoice_items, lines,
+    credit_notes, credit_grants
+              one module for each kind of object; `objects` keeps and pages them, `money` rounds,
+              `periods` steps, `remembered` forgets after a day, `params` reads parameters
 
-The emulator has no invoices, prices, subscriptions, webhooks, meter event streams, adjustments or
-accounts. It keeps nothing when the process ends, and does not check everything that Stripe checks.
-
-`server` serves HTTP, and `control` serves `/_emulator` for tests and people. `clock` reads the host's
-time. The other modules are pure: `state` and its parts take the time as an argument.
+From `routes` down everything is pure: the time is an argument, and the same calls at the same times give
+the same ids and answers. That is how `history` restores a state.
 """

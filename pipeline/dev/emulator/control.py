@@ -3,9 +3,12 @@
 | path                | what it does                                                            |
 |---------------------|-------------------------------------------------------------------------|
 | GET health          | 200 while the emulator serves                                           |
-| GET, PUT clock      | `{"now": seconds or RFC 3339}`; null returns to the host's clock        |
+| GET, PUT clock      | `{"now": seconds or RFC 3339}`; null returns to the host's clock. What  |
+|                     | falls due up to the new time happens: periods end, drafts become final  |
+| GET, PUT settings   | `{"lag_seconds": …, "grace_seconds": …}`: how late summaries are, and   |
+|                     | how long a subscription's draft waits until it becomes final            |
 | GET sums            | units by customer and meter, and events that failed validation          |
-| GET requests        | the last calls: path, status, identifier, key, digest of the body       |
+| GET requests        | the last calls: path, status, identifier, key, form, digest of the body |
 | POST, DELETE faults | add a `Fault`; remove all faults                                        |
 
 If the emulator has a control token, every path except `health` needs it. Without a control token,
@@ -16,31 +19,38 @@ import hmac
 import ipaddress
 import re
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 import orjson
 from aiohttp import web
 
-from pipeline.dev.emulator.clock import Clock
+from pipeline.dev.emulator.backend import GRACE_SECONDS_MAX, Backend
 from pipeline.dev.emulator.faults import Fault
-from pipeline.dev.emulator.state import State
 
 PREFIX = "/_emulator/"
 BEARER = re.compile(r"Bearer (\S+)")
 
 
+class _Settings(msgspec.Struct, forbid_unknown_fields=True):
+    lag_seconds: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    grace_seconds: Annotated[int, msgspec.Meta(ge=0, le=GRACE_SECONDS_MAX)] | None = None
+
+
 class Control:
     """The handlers of /_emulator."""
 
-    def __init__(self, state: State, clock: Clock, token: str | None) -> None:
-        self._state = state
-        self._clock = clock
+    def __init__(self, backend: Backend, token: str | None) -> None:
+        self._backend = backend
+        self._state = backend.state
         self._token = token
 
     def add_routes(self, routes: web.UrlDispatcher) -> None:
         routes.add_get(PREFIX + "health", self._health)
         routes.add_get(PREFIX + "clock", self._get_clock)
         routes.add_put(PREFIX + "clock", self._set_clock)
+        routes.add_get(PREFIX + "settings", self._get_settings)
+        routes.add_put(PREFIX + "settings", self._set_settings)
         routes.add_get(PREFIX + "sums", self._sums)
         routes.add_get(PREFIX + "requests", self._requests)
         routes.add_post(PREFIX + "faults", self._add_fault)
@@ -66,15 +76,31 @@ class Control:
         return web.json_response({"ready": True})
 
     async def _get_clock(self, _: web.Request) -> web.Response:
-        return web.json_response({"now": self._clock.now()})
+        return web.json_response({"now": self._backend.clock.now()})
 
     async def _set_clock(self, request: web.Request) -> web.Response:
         try:
-            self._clock.set(_time(orjson.loads(await request.read())["now"]))
+            self._backend.set_clock(_time(orjson.loads(await request.read())["now"]))
         except (ValueError, TypeError, KeyError) as error:
             message = f'expected {{"now": seconds, RFC 3339 or null}}: {error}'
             return web.json_response({"error": message}, status=400)
         return await self._get_clock(request)
+
+    async def _get_settings(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "lag_seconds": self._state.meter_events.lag_seconds,
+                "grace_seconds": self._state.invoices.grace_seconds,
+            }
+        )
+
+    async def _set_settings(self, request: web.Request) -> web.Response:
+        try:
+            given = msgspec.json.decode(await request.read(), type=_Settings)
+        except msgspec.DecodeError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        self._backend.configure(given.lag_seconds, given.grace_seconds)
+        return await self._get_settings(request)
 
     async def _sums(self, _: web.Request) -> web.Response:
         return web.json_response(self._state.sums())

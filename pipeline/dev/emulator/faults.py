@@ -1,5 +1,6 @@
-"""Choose the fault to inject into a call for a meter event. Pure."""
+"""Choose the fault to inject into a call. Pure."""
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,15 +16,17 @@ FaultKind = Literal[
     "409",
     "429",
     "401",
+    "403",
 ]
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """A fault for meter events: it affects every `every`-th event, `times` in all.
+    """A fault for the calls to a path: it affects every `every`-th of them, `times` in all.
 
-    `500_before` fails before the event is counted, `500_after` after that. `cut_before` and
+    `500_before` fails before the call has its effect, `500_after` after that. `cut_before` and
     `cut_after` cut the connection instead.
     `foreign` responds as a proxy between us and Stripe would: with `status`, `headers` and `body`.
+    In `path`, `*` stands for any text.
     """
 
     kind: FaultKind
@@ -33,12 +36,16 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     status: Annotated[int, msgspec.Meta(ge=200, le=599)] = 404  # of `foreign`, as the next two
     headers: dict[str, str] = {}
     body: str = "<html><title>Not found</title></html>"
-    seen: int = 0  # events so far
+    method: Literal["POST", "GET", "DELETE"] = "POST"
+    path: str = "/v1/billing/meter_events"
+    seen: int = 0  # calls so far
 
 
-def next_fault(faults: list[Fault]) -> Fault | None:
-    """Return the fault for this meter event, if there is one, and remove a fault that is used up."""
+def next_fault(faults: list[Fault], method: str, path: str) -> Fault | None:
+    """Return the fault for this call, if there is one, and remove a fault that is used up."""
     for fault in faults:
+        if method != fault.method or not fnmatchcase(path, fault.path):
+            continue
         fault.seen += 1
         if fault.seen % fault.every == 0:
             fault.times -= 1

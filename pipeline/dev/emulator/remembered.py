@@ -1,10 +1,14 @@
-"""Remember identifiers and idempotency keys for a day, as Stripe does. Pure."""
+"""Remember identifiers and idempotency keys for a day, as Stripe does. Pure.
+
+https://docs.stripe.com/api/idempotent_requests
+"""
 
 import hashlib
 from typing import Generic, NamedTuple, TypeVar
 
 from pipeline.dev.emulator.response import Response, StripeError
 
+KEY_CHARACTERS_MAX = 255
 _T = TypeVar("_T")
 
 
@@ -57,8 +61,10 @@ class IdempotencyKeys:
         """Return the first response to a key, if there was one.
 
         Raises:
-            StripeError: the first call with this key had another body.
+            StripeError: the first call with this key had another body, or the key is too long.
         """
+        if len(key) > KEY_CHARACTERS_MAX:
+            raise StripeError(400, "Idempotency keys can have at most 255 characters.")
         first = self._first.get(key, now)
         if first is None:
             return None

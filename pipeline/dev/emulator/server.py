@@ -7,24 +7,27 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
+from pipeline.dev.emulator.backend import Backend
 from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.control import BEARER, PREFIX, Control
 from pipeline.dev.emulator.faults import Fault, next_fault
-from pipeline.dev.emulator.params import Params, nested
+from pipeline.dev.emulator.history import History
+from pipeline.dev.emulator.params import nested
 from pipeline.dev.emulator.response import (
     Response,
     StripeError,
     concurrent,
+    forbidden,
     internal,
     rate_limited,
     unauthorized,
-    unrecognized,
 )
+from pipeline.dev.emulator.routes import METER_EVENTS, Call
 from pipeline.dev.emulator.state import State
 from pipeline.errors import UnavailableError
 
@@ -34,7 +37,7 @@ _TEST_KEY = re.compile(r"(?:sk|rk)_test_\S+")
 
 
 class Emulator:
-    """One emulator: its state, its clock, its API key and its rate limit."""
+    """One emulator: its accounts and clock, its API key and its rate limit."""
 
     def __init__(
         self,
@@ -44,10 +47,13 @@ class Emulator:
         api_key: str | None = None,
         calls_per_second_max: float | None = None,
         control_token: str | None = None,
+        accounts: Iterable[str] = (),
+        history: History | None = None,
     ) -> None:
-        self.state = state or State()
-        self.clock = clock or Clock()
-        self._control = Control(self.state, self.clock, control_token)
+        self.backend = Backend(state or State(), clock or Clock(), accounts, history)
+        self.state = self.backend.state
+        self.clock = self.backend.clock
+        self._control = Control(self.backend, control_token)
         self._api_key = api_key
         self._rate = calls_per_second_max
         # A bucket that holds less than one token would never allow a call.
@@ -59,24 +65,8 @@ class Emulator:
     def application(self) -> web.Application:
         """Return the web application; `serving` serves it."""
         app = web.Application(middlewares=[self._middleware])
-        state, now, call, routes = self.state, self.clock.now, self._call, app.router
-        customers, meters = "/v1/customers", "/v1/billing/meters"
-        routes.add_post(customers, call(lambda r, p: state.customers.create(p, now())))
-        routes.add_get(customers, call(lambda r, p: state.customers.list(p)))
-        routes.add_get(customers + "/{id}", call(lambda r, p: state.customers.retrieve(_id(r))))
-        routes.add_delete(customers + "/{id}", call(lambda r, p: state.customers.delete(_id(r))))
-        routes.add_post(
-            meters + "/{id}/deactivate", call(lambda r, p: state.meters.deactivate(_id(r), now()))
-        )
-        routes.add_post(meters, call(lambda r, p: state.meters.create(p, now())))
-        routes.add_get(meters, call(lambda r, p: state.meters.list(p)))
-        routes.add_get(meters + "/{id}", call(lambda r, p: state.meters.retrieve(_id(r))))
-        routes.add_get(
-            meters + "/{id}/event_summaries",
-            call(lambda r, p: state.meter_events.summaries(_id(r), p)),
-        )
-        routes.add_post("/v1/billing/meter_events", self._meter_event)
-        self._control.add_routes(routes)
+        self._control.add_routes(app.router)
+        app.router.add_route("*", "/{path:.*}", self._call)
         return app
 
     @web.middleware
@@ -93,8 +83,6 @@ class Emulator:
             self._authorize(request)
             self._take_token()
             response = await handler(request)
-        except web.HTTPException:  # no such path or method
-            response = _as_http(unrecognized(request.method, request.path).response())
         except StripeError as error:
             response = _as_http(error.response())
         request_id = f"req_emulated{next(self._request_numbers):08d}"
@@ -122,39 +110,28 @@ class Emulator:
             raise rate_limited()
         self._tokens -= 1
 
-    def _call(
-        self, respond: Callable[[web.Request, Params], Response]
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(request: web.Request) -> web.Response:
-            return self._idempotent(request, await request.read(), lambda p: respond(request, p))
-
-        return handle
-
-    def _idempotent(
-        self, request: web.Request, body: bytes, act: Callable[[Params], Response]
-    ) -> web.Response:
-        """Respond to a call; if its idempotency key is known, send the first response again."""
-        params = nested(_text(body) if request.method == "POST" else request.query_string)
-        key = request.headers.get("Idempotency-Key") if request.method == "POST" else None
-        # The path is part of the call: the same form at another path is another call.
-        call = request.path.encode() + b"?" + body
-        return _as_http(self.state.once(key, call, lambda: act(params), self.clock.now()))
-
-    async def _meter_event(self, request: web.Request) -> web.StreamResponse:
+    async def _call(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        meter_events = self.state.meter_events
-        fault = next_fault(self.state.faults)
+        call = Call(
+            request.method,
+            request.path,
+            _text(body) if request.method == "POST" else request.query_string,
+            request.headers.get("Idempotency-Key"),
+            request.headers.get("Stripe-Account"),
+        )
+        fault = next_fault(self.state.faults, call.method, call.path)
         kind = fault.kind if fault else None
-        # 1. Fail before the call begins: nothing is counted, and no response is kept for its key.
+        # 1. Fail before the call begins: it has no effect, and no response is kept for its key.
         if kind == "401":
             raise unauthorized()
+        if kind == "403":
+            raise forbidden()
         if kind == "409":
             raise concurrent()
         if kind == "429":
             raise rate_limited()
-        in_flight = meter_events.enter(nested(_text(body)))
-        try:
-            # 2. Wait, or fail before the event is counted.
+        with self._in_flight(call):
+            # 2. Wait, or fail before the call has its effect.
             if fault is not None and kind == "slow":
                 await asyncio.sleep(fault.seconds)
             if kind == "cut_before":
@@ -163,11 +140,9 @@ class Emulator:
                 raise internal()
             if fault is not None and kind == "foreign_before":
                 return _Foreign(fault)
-            # 3. Count the event.
-            response = self._idempotent(
-                request, body, lambda p: meter_events.create(p, self.clock.now())
-            )
-            # 4. Fail after the event is counted.
+            # 3. The effect.
+            response = _as_http(self.backend.answer(call))
+            # 4. Fail after the effect.
             if kind == "cut_after":
                 return _cut(request)
             if kind == "500_after":
@@ -175,8 +150,23 @@ class Emulator:
             if fault is not None and kind == "foreign_after":
                 return _Foreign(fault)
             return response
+
+    @contextmanager
+    def _in_flight(self, call: Call) -> Iterator[None]:
+        """Let one call at a time through for a customer and meter.
+
+        Raises:
+            StripeError: another call is in flight.
+        """
+        if (call.method, call.path) != ("POST", METER_EVENTS):
+            yield
+            return
+        meter_events = self.backend.state_of(call.account).meter_events
+        entered = meter_events.enter(nested(call.form))
+        try:
+            yield
         finally:
-            meter_events.leave(in_flight)
+            meter_events.leave(entered)
 
     def _log(self, request: web.Request, body: bytes, status: int) -> None:
         self.state.requests.append(
@@ -186,6 +176,8 @@ class Emulator:
                 "status": status,
                 "identifier": nested(_text(body)).get("identifier"),
                 "idempotency_key": request.headers.get("Idempotency-Key"),
+                "account": request.headers.get("Stripe-Account"),
+                "form": _text(body) if request.method == "POST" else request.query_string,
                 "body_sha256": hashlib.sha256(body).hexdigest(),
             }
         )
@@ -201,10 +193,6 @@ class _Foreign(web.Response):
 
 def _text(body: bytes) -> str:
     return body.decode(errors="replace")
-
-
-def _id(request: web.Request) -> str:
-    return request.match_info["id"]
 
 
 def _as_http(response: Response) -> web.Response:

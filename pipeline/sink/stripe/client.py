@@ -49,6 +49,7 @@ class StripeClient:
             base_addresses={"api": base, "meter_events": base} if base else None,
             http_client=self._http,
             max_network_retries=0,
+            stripe_account=settings.account,
         )
         self.v1 = client.v1
 

@@ -11,9 +11,9 @@ from pipeline.catalog.entry import (
     Additions,
     Amendment,
     Assigned,
-    Contract,
     Entry,
     Grant,
+    TenantTerms,
     amending,
     digest_of,
     encode_entry,
@@ -26,6 +26,7 @@ from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.errors import ConfigurationError, UnknownEntryError
+from tests.support.batches import NESTED
 
 T0 = 1_790_000_000_000
 MINUTE = 60_000
@@ -66,8 +67,17 @@ def log() -> Log:
     return begun
 
 
-def assigned(tenant_id: str, policy: str, from_ms: int | None) -> dict[str, Contract]:
-    return {tenant_id: Contract((Assigned(policy, from_ms),))}
+def test_junk_that_is_nested_too_deeply_is_void_for_every_reader(log: Log) -> None:
+    before = log.catalog
+
+    verdict = log.append(NESTED)
+
+    assert "nested too deeply" in verdict.reason
+    assert log.catalog == before
+
+
+def assigned(tenant_id: str, policy: str, from_ms: int | None) -> dict[str, TenantTerms]:
+    return {tenant_id: TenantTerms((Assigned(policy, from_ms),))}
 
 
 def test_a_tenant_that_gets_its_own_contract_keeps_its_past(log: Log) -> None:
@@ -138,10 +148,10 @@ def test_a_policy_that_the_catalog_does_not_have_cannot_be_assigned(log: Log) ->
 
 
 def test_customers_and_meters_act_at_once_and_an_empty_one_is_removed(log: Log) -> None:
-    log.add(tenants={"acme": Contract((), "cus_1")}, meters={"resolution": "m"})
+    log.add(tenants={"acme": TenantTerms((), "cus_1")}, meters={"resolution": "m"})
     assert (log.catalog.customers, log.catalog.meters) == ({"acme": "cus_1"}, {"resolution": "m"})
 
-    log.add(tenants={"acme": Contract((), "")}, meters={"resolution": ""})
+    log.add(tenants={"acme": TenantTerms((), "")}, meters={"resolution": ""})
 
     assert (log.catalog.customers, log.catalog.meters) == ({}, {})
 
@@ -186,7 +196,9 @@ def test_an_entry_is_withdrawn_once(log: Log) -> None:
 
 def test_nobody_decides_by_a_beginning_that_is_not_complete() -> None:
     log = Log()
-    tenants = {f"tenant-{n}": Contract((Assigned("fin-2026"),), f"cus_{n}") for n in range(20_000)}
+    tenants = {
+        f"tenant-{n}": TenantTerms((Assigned("fin-2026"),), f"cus_{n}") for n in range(20_000)
+    }
     additions = Additions([FIN], [Assigned("fin-2026")], tenants=tenants)
     values = entries_of(additions, "", "ada", "start", LEAD_MS_MIN)
 
@@ -197,12 +209,12 @@ def test_nobody_decides_by_a_beginning_that_is_not_complete() -> None:
         assert not log.catalog.is_whole
     assert not log.append(values[-1]).reason
     assert log.catalog.is_whole
-    assert len(log.catalog.contracts) == 20_000
+    assert len(log.catalog.assigned) == 20_000
 
 
 def test_an_unfinished_beginning_counts_for_nothing() -> None:
     log = Log()
-    tenants = {f"tenant-{n}": Contract((Assigned("fin-2026"),)) for n in range(20_000)}
+    tenants = {f"tenant-{n}": TenantTerms((Assigned("fin-2026"),)) for n in range(20_000)}
     additions = Additions([FIN], [Assigned("fin-2026")], tenants=tenants)
     first, second, *_ = entries_of(additions, "", "ada", "start", LEAD_MS_MIN)
     log.append(first)
@@ -210,7 +222,7 @@ def test_an_unfinished_beginning_counts_for_nothing() -> None:
     log.begin()
 
     assert log.catalog.is_whole
-    assert not log.catalog.contracts
+    assert not log.catalog.assigned
     assert "another entry was published first" in log.append(second).reason
 
 
@@ -243,11 +255,11 @@ def test_what_is_no_entry_is_void(log: Log, value: bytes) -> None:
 
 
 def test_an_entry_of_a_newer_version_that_follows_the_head_is_refused(log: Log) -> None:
-    newer = b'{"form":3,"parent":"%s"}' % log.catalog.digest.encode()
+    newer = b'{"form":4,"parent":"%s"}' % log.catalog.digest.encode()
 
-    with pytest.raises(UnknownEntryError, match="form 3"):
+    with pytest.raises(UnknownEntryError, match="form 4"):
         log.append(newer)
-    assert log.append(b'{"form":3,"parent":"other"}').reason
+    assert log.append(b'{"form":4,"parent":"other"}').reason
 
 
 def test_an_entry_whose_time_the_broker_did_not_set_is_void(log: Log) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.catalog.declared import CatalogPlan
 from pipeline.catalog.entry import entries_of
 from pipeline.catalog.log import Appended, read
-from pipeline.catalog.planning import CatalogPlan, beginning, plan
+from pipeline.catalog.planning import beginning, plan
 from pipeline.catalog.tenants import read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog, Touched
 from pipeline.events.times import parse_time

@@ -5,7 +5,8 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from pipeline.catalog.policies import DEFAULT, PRESETS, parse_duration, preset, read_policies
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
+from pipeline.catalog.toml_values import parse_duration
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
 from pipeline.resolve.policy import Policy, Timeline

@@ -9,6 +9,7 @@ from pipeline.ledger.journal import (
     decode_entry,
     encode_entry,
 )
+from tests.support.batches import NESTED
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,8 @@ from pipeline.ledger.journal import (
         b"",
         b"hello",
         b"[]",
+        NESTED,
+        b'{"format":1,"run":"a","items":[' + NESTED + b"]}",
         b'{"run":"a"}',
         b'{"format":1,"run":"a","items":[{"type":"nonsense"}]}',
         b'{"format":1,"run":"a","items":{}}',

@@ -1,0 +1,251 @@
+"""Read usage records and grants from lines of JSON. Pure.
+
+docs/reference/money.md §5.1 has the members. Every line is checked: a problem names it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from pipeline.billing.grants import Credit, Grant, Pack, Void, entered_order
+from pipeline.billing.money import read_amount
+from pipeline.billing.periods import ALWAYS_MS, NEVER_MS
+from pipeline.billing.units import Entered
+from pipeline.events.times import parse_time
+
+PriceOf = Callable[[str, str, str, int], "tuple[Decimal, str] | None"]
+
+_Parsed = TypeVar("_Parsed")
+_UNITS_MAX = 1_000_000_000
+_TIMES = ("occurred_at", "stored_at", "created_at", "starts_at", "ends_at")
+
+
+class RecordLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A usage record, of which a bill needs only a part, with when it was stored."""
+
+    id: str
+    tenant_id: str = msgspec.field(name="tenantid")
+    outcome: str
+    quantity: Literal[1, -1]
+    occurred_at: str
+    stored_at: str | None = None
+    supersedes: str | None = None
+    policy: str | None = None
+    policy_version: int | None = None
+
+
+class GrantLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of grants; members that its kind does not have are None."""
+
+    kind: Literal["pack", "credit", "void"]
+    created_at: str
+    account: str | None = None
+    id: str | None = None
+    starts_at: str | None = None
+    ends_at: str | None = None
+    outcomes: list[str] | None = None
+    units: int | None = None
+    price: str | None = None
+    amount: str | None = None
+    source: Literal["reallocated", "goodwill", "correction"] | None = None
+    grant: str | None = None
+    takes: int | str | None = None
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def read_record_lines(
+    lines: Iterable[tuple[str, bytes]],
+) -> tuple[list[tuple[str, RecordLine]], list[str]]:
+    """Return the usage record of each line with the line's label, and the problems of the others."""
+    return _read_lines(lines, RecordLine, "a usage record")
+
+
+def entered_records(
+    labelled: Iterable[tuple[str, RecordLine]], price_of: PriceOf, currency: str
+) -> tuple[list[Entered], list[str]]:
+    """Return the records as a bill sees them, and problems.
+
+    The same record twice counts once. The price is that of the record's policy version, None if that
+    has no price in the currency of the account.
+    """
+    problems: list[str] = []
+    found: dict[str, tuple[str, RecordLine]] = {}
+    entered: list[Entered] = []
+    for label, line in labelled:
+        if line.id in found:
+            if found[line.id][1] != line:
+                problems.append(
+                    f"{label}: {line.id!r} is in {found[line.id][0]} with other content"
+                )
+            continue
+        found[line.id] = (label, line)
+        entered.append(_entered(line, price_of, currency))
+    return entered, problems + _problems_of_reversals(found)
+
+
+def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:
+    occurred_at = parse_time(line.occurred_at)
+    priced = None
+    if line.policy is not None and line.policy_version is not None:
+        priced = price_of(line.tenant_id, line.outcome, line.policy, line.policy_version)
+    return Entered(
+        id=line.id,
+        tenant_id=line.tenant_id,
+        outcome=line.outcome,
+        quantity=line.quantity,
+        occurred_at=occurred_at,
+        stored_at=occurred_at if line.stored_at is None else parse_time(line.stored_at),
+        supersedes=line.supersedes,
+        price=priced[0] if priced is not None and priced[1].lower() == currency else None,
+        policy=line.policy,
+        policy_version=line.policy_version,
+    )
+
+
+def _problems_of_reversals(found: Mapping[str, tuple[str, RecordLine]]) -> list[str]:
+    problems: list[str] = []
+    taken: dict[str, str] = {}
+    for label, line in found.values():
+        if line.supersedes is None:
+            continue
+        if line.quantity > 0:
+            problems.append(f"{label}: {line.id!r} is a charge; only a record of -1 has supersedes")
+            continue
+        if line.supersedes in taken:
+            other = taken[line.supersedes]
+            problems.append(f"{label}: {line.supersedes!r} is taken back already, by {other}")
+        taken[line.supersedes] = label
+        if (charge := found.get(line.supersedes)) is None:
+            continue
+        named = (charge[1].quantity, charge[1].tenant_id, charge[1].outcome)
+        if named != (1, line.tenant_id, line.outcome):
+            problems.append(
+                f"{label}: supersedes {line.supersedes!r} in {charge[0]}, which is not a charge of "
+                "the same tenant and outcome"
+            )
+    return problems
+
+
+# --- grants ---------------------------------------------------------------------------------------
+
+
+def read_grant_lines(
+    lines: Iterable[tuple[str, bytes]],
+) -> tuple[list[tuple[str, GrantLine]], list[str]]:
+    """Return the grant or void of each line with the line's label, and the problems of the others."""
+    return _read_lines(lines, GrantLine, "a grant")
+
+
+def entered_grants(
+    parsed: Sequence[tuple[str, GrantLine]], account: str, currency: str
+) -> tuple[list[Grant], list[str]]:
+    """Return the grants of an account in the order in which they entered, and problems."""
+    problems: list[str] = []
+    labelled: list[tuple[str, Grant]] = []
+    of_credits = {line.id for _, line in parsed if line.kind == "credit"}
+    for label, line in parsed:
+        if line.account not in {None, account}:
+            problems.append(
+                f"{label}: account is {line.account!r}; the statement is of {account!r}"
+            )
+            continue
+        try:
+            labelled.append((label, _grant(line, currency, is_credit=line.grant in of_credits)))
+        except ValueError as error:
+            problems.append(f"{label}: {error}")
+    labelled.sort(key=lambda each: entered_order(each[1]))
+    entered: dict[str, Grant] = {}
+    voids: dict[str, str] = {}
+    for label, grant in labelled:
+        if not isinstance(grant, Void):
+            if grant.id in entered:
+                problems.append(f"{label}: id {grant.id!r} is that of another grant of the account")
+            entered[grant.id] = grant
+        elif grant.grant in voids:
+            problems.append(f"{label}: {grant.grant!r} is void already, by {voids[grant.grant]}")
+        elif grant.grant not in entered:
+            problems.append(f"{label}: no grant {grant.grant!r} was created before this void")
+        else:
+            voids[grant.grant] = label
+    return [grant for _, grant in labelled], problems
+
+
+def _grant(line: GrantLine, currency: str, *, is_credit: bool) -> Grant:
+    created_at = parse_time(line.created_at)
+    if line.kind == "void":
+        return Void(
+            grant=_needed("grant", line.grant),
+            created_at=created_at,
+            takes=_takes(line.takes, currency, is_credit=is_credit),
+        )
+    starts_at = ALWAYS_MS if line.starts_at is None else parse_time(line.starts_at)
+    ends_at = NEVER_MS if line.ends_at is None else parse_time(line.ends_at)
+    if ends_at <= starts_at:
+        raise ValueError(f"ends_at {line.ends_at} is not after starts_at {line.starts_at}")
+    grant_id = _needed("id", line.id)
+    if line.kind == "credit":
+        amount = _amount("amount", line.amount, currency)
+        return Credit(
+            id=grant_id, created_at=created_at, amount=amount, starts_at=starts_at, ends_at=ends_at
+        )
+    units, outcomes = _needed("units", line.units), _needed("outcomes", line.outcomes)
+    if not 1 <= units <= _UNITS_MAX:
+        raise ValueError(f"units: is {units}; it must be a whole number from 1 to {_UNITS_MAX}")
+    if not outcomes:
+        raise ValueError("outcomes: is empty; name the outcomes that the pack is for")
+    if line.price is not None:
+        _amount("price", line.price, currency)
+    return Pack(
+        id=grant_id,
+        created_at=created_at,
+        outcomes=frozenset(outcomes),
+        units=units,
+        starts_at=starts_at,
+        ends_at=ends_at,
+    )
+
+
+def _takes(takes: int | str | None, currency: str, *, is_credit: bool) -> int:
+    if is_credit:
+        return _amount("takes", takes, currency)
+    if not isinstance(takes, int) or not 0 <= takes <= _UNITS_MAX:
+        raise ValueError(f"takes: is {takes!r}; it must be the number of units that were left")
+    return takes
+
+
+def _amount(key: str, value: object, currency: str) -> int:
+    try:
+        return read_amount(value, currency)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _needed(key: str, value: _Parsed | None) -> _Parsed:
+    if value is None:
+        raise ValueError(f"{key}: is missing")
+    return value
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def _read_lines(
+    lines: Iterable[tuple[str, bytes]], form: type[_Parsed], what: str
+) -> tuple[list[tuple[str, _Parsed]], list[str]]:
+    decoder: Any = msgspec.json.Decoder(form)
+    parsed: list[tuple[str, _Parsed]] = []
+    problems: list[str] = []
+    for label, line in lines:
+        try:
+            each = decoder.decode(line)
+            for time in (getattr(each, name, None) for name in _TIMES):
+                if time is not None:
+                    parse_time(time)
+            parsed.append((label, each))
+        except ValueError as error:  # msgspec's errors are ValueErrors
+            problems.append(f"{label}: is not {what}: {error}")
+    return parsed, problems

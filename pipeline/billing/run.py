@@ -1,0 +1,173 @@
+"""State every period of an account up to one, from records and grants with their times. Pure.
+
+docs/reference/money.md §4.1 and §5.1: what each statement knows.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import dropwhile
+from typing import NamedTuple
+
+import msgspec
+
+from pipeline.billing.account import Account, Closes
+from pipeline.billing.contract import Contract
+from pipeline.billing.grants import Credit, Grant, Void, entered_order
+from pipeline.billing.money import amount_text
+from pipeline.billing.periods import ALWAYS_MS, Calendar, Period
+from pipeline.billing.statement import PlacedUnit, Statement
+from pipeline.billing.units import Entered
+
+
+class ClosesAfter:
+    """Every period is closed a fixed time after its end."""
+
+    def __init__(self, calendar: Calendar, after_ms: int) -> None:
+        self._calendar = calendar
+        self._after_ms = after_ms
+
+    def close_of(self, period: Period) -> int:
+        return period.end_ms + self._after_ms
+
+    def oldest_open_at(self, ms: int) -> int:
+        return self._calendar.period_at(ms - self._after_ms).start_ms
+
+
+def statements(
+    contract: Contract,
+    records: Sequence[Entered],
+    grants: Sequence[Grant],
+    closes: Closes,
+    through: Period,
+    as_of: int,
+    since: Period | None = None,
+) -> Iterator[Statement]:
+    """Yield the statements of an account in order, the last of them that of `through`.
+
+    The first is that of `since`, or of an earlier period if there is something to state. A period
+    that is closed at `as_of` knows what was stored before its close, and an open one what was
+    stored until `as_of`.
+    """
+    stated = _stated(contract, records, grants, closes, since or through, through, as_of)
+    return (statement for _, statement in stated)
+
+
+def problems_of_voids(
+    contract: Contract,
+    records: Sequence[Entered],
+    grants: Sequence[Grant],
+    closes: Closes,
+) -> list[str]:
+    """Return a problem for each void that takes more than was left when it entered."""
+    problems: list[str] = []
+    entered = sorted(grants, key=entered_order)
+    for number, void in enumerate(entered):
+        if not isinstance(void, Void):
+            continue
+        left = left_at(contract, records, entered[:number], closes, void.grant, void.created_at)
+        if void.takes > left:
+            is_credit = any(isinstance(each, Credit) and each.id == void.grant for each in entered)
+            takes, rest = (
+                amount_text(number, contract.currency) if is_credit else number
+                for number in (void.takes, left)
+            )
+            problems.append(
+                f"void of {void.grant!r}: takes {takes}, more than was left when it entered: {rest}"
+            )
+    return problems
+
+
+def left_at(
+    contract: Contract,
+    records: Sequence[Entered],
+    grants: Sequence[Grant],
+    closes: Closes,
+    grant: str,
+    at: int,
+) -> int:
+    """Return the units or the money left of a grant by all that is known at a time.
+
+    Open periods count as stated then, through the last that has begun or has a unit.
+    """
+    last_ms = max([at, *(record.occurred_at for record in records if record.stored_at <= at)])
+    through = contract.calendar.period_at(last_ms)
+    *_, (account, _) = _stated(contract, records, grants, closes, through, through, at)
+    return account.left_of(grant)
+
+
+def _stated(
+    contract: Contract,
+    records: Sequence[Entered],
+    grants: Sequence[Grant],
+    closes: Closes,
+    since: Period,
+    through: Period,
+    as_of: int,
+) -> Iterator[tuple[Account, Statement]]:
+    account = Account(contract, closes)
+    by_time = sorted(records, key=lambda record: record.stored_at)
+    stored = [record.stored_at for record in by_time]
+    entered = sorted(grants, key=entered_order)
+    created = [grant.created_at for grant in entered]
+    records_known = grants_known = 0
+    period = first_period(contract, by_time[: bisect_right(stored, as_of)], since)
+    while period.start_ms <= through.start_ms:
+        close_ms = closes.close_of(period)
+        is_final = close_ms <= as_of
+        cut_ms = close_ms if is_final else as_of
+        # At its close a statement knows what was stored before, while it is open also that instant.
+        known_until = bisect_left if is_final else bisect_right
+        records_until, grants_until = known_until(stored, cut_ms), known_until(created, cut_ms)
+        account.know(by_time[records_known:records_until], entered[grants_known:grants_until])
+        records_known = max(records_known, records_until)
+        grants_known = max(grants_known, grants_until)
+        yield account, account.state(period, cut_ms, is_final=is_final)
+        period = contract.calendar.after(period)
+
+
+def first_period(contract: Contract, known: Sequence[Entered], since: Period) -> Period:
+    """Return the first of three periods: of the first unit, of the contract's start, and `since`."""
+    starts = [record.occurred_at for record in known if record.quantity > 0]
+    if contract.begins_ms > ALWAYS_MS:
+        starts.append(contract.begins_ms)
+    return contract.calendar.period_at(min([since.start_ms, *starts]))
+
+
+# --- one of them ----------------------------------------------------------------------------------
+
+
+class Stated(NamedTuple):
+    """The statement of an account, its units, and a sentence for each price that is missing."""
+
+    account: str
+    statement: Statement
+    units: tuple[PlacedUnit, ...]
+    missing: tuple[str, ...]
+
+
+def take(period: Period, stated: Iterable[Statement]) -> tuple[Statement, tuple[PlacedUnit, ...]]:
+    """Take a period's statement with its units, and from later ones what they adjust of these."""
+    until = dropwhile(lambda statement: statement.period != period, stated)
+    statement = next(until)
+    adjusted = {unit.id: unit.adjusted for later in until for unit in later.adjusted}
+    own = (
+        msgspec.structs.replace(unit, adjusted=adjusted.get(unit.id)) for unit in statement.units
+    )
+    return statement, (*own, *statement.adjusted)
+
+
+def missing_prices(statement: Statement, records: Iterable[Entered]) -> tuple[str, ...]:
+    """Return a sentence for each outcome and policy version whose units have no price."""
+    unpriced = {unit.id for unit in statement.units if unit.placed.state == "unpriced"}
+    counts = Counter(
+        (record.outcome, record.policy, record.policy_version)
+        for record in records
+        if record.id in unpriced
+    )
+    return tuple(
+        f"{count} units of outcome {outcome!r} have no price in {statement.currency} (policy "
+        f"{policy!r}, version {version}) and are not billed: write price.{outcome} in the contract, "
+        "or set RESMETER_CONFIG to the tenant file with that policy"
+        for (outcome, policy, version), count in sorted(counts.items(), key=str)
+    )

@@ -1,0 +1,89 @@
+"""A statement costs what has changed, not what the account has had."""
+
+from decimal import Decimal
+
+import pytest
+
+from pipeline.billing.account import Account
+from pipeline.billing.contract import Contract, Terms
+from pipeline.billing.grants import Pack
+from pipeline.billing.run import ClosesAfter
+from pipeline.billing.units import Entered
+
+HOUR_MS = 3_600_000
+
+
+def charge(name: str, occurred_at: int, stored_at: int | None = None) -> Entered:
+    return Entered(
+        id=name,
+        tenant_id="acme",
+        outcome="resolution",
+        quantity=1,
+        occurred_at=occurred_at,
+        stored_at=occurred_at if stored_at is None else stored_at,
+        price=Decimal("0.99"),
+    )
+
+
+def reversal(of: Entered, stored_at: int) -> Entered:
+    return Entered(
+        id=f"{of.id}-",
+        tenant_id="acme",
+        outcome="resolution",
+        quantity=-1,
+        occurred_at=stored_at,
+        stored_at=stored_at,
+        supersedes=of.id,
+    )
+
+
+@pytest.mark.parametrize("months", [3, 30, 120])
+def test_a_statement_reckons_its_own_period_and_those_that_something_new_touches(
+    months: int,
+) -> None:
+    contract = Contract("usd", [Terms()])
+    closes = ClosesAfter(contract.calendar, HOUR_MS)
+    account = Account(contract, closes)
+    periods = [contract.calendar.named("2020-01")]
+    charges = [charge("c0", periods[0].start_ms)]
+    for number in range(1, months):
+        account.know([charges[-1]], [])
+        account.state(periods[-1], closes.close_of(periods[-1]), is_final=True)
+        periods.append(contract.calendar.after(periods[-1]))
+        charges.append(charge(f"c{number}", periods[-1].start_ms))
+    before = account.reckonings
+
+    account.know([charges[-1], reversal(charges[1], periods[-1].start_ms)], [])
+    statement = account.state(periods[-1], closes.close_of(periods[-1]), is_final=True)
+
+    assert account.reckonings - before == 2
+    assert [(line.kind, line.period, line.amount) for line in statement.lines] == [
+        ("metered", None, 99),
+        ("adjusted", "2020-02-01", -99),
+    ]
+
+
+def test_a_freed_unit_of_a_pack_moves_on_through_all_later_periods() -> None:
+    contract = Contract("usd", [Terms()])
+    closes = ClosesAfter(contract.calendar, HOUR_MS)
+    account = Account(contract, closes)
+    january = contract.calendar.named("2020-01")
+    february = contract.calendar.after(january)
+    march = contract.calendar.after(february)
+    pack = Pack(
+        id="p",
+        created_at=0,
+        outcomes=frozenset({"resolution"}),
+        units=2,
+        starts_at=january.start_ms,
+    )
+    charges = [charge(f"c{n}", each.start_ms) for n, each in enumerate((january, february, march))]
+    account.know(charges, [pack])
+    for period in (january, february):
+        account.state(period, closes.close_of(period), is_final=True)
+    account.know([reversal(charges[0], march.start_ms)], [])
+
+    statement = account.state(march, closes.close_of(march), is_final=True)
+
+    assert statement.lines == ()
+    assert (statement.counts.pack, statement.closing.packs) == (1, {"p": 0})
