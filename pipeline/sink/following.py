@@ -8,6 +8,7 @@ from typing import Protocol
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import Catalog
 from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.ledger import Ledger, catalog_head
 from pipeline.logs import get_logger
 
 _REFRESH_SECONDS = 10.0
@@ -65,6 +66,35 @@ class BillingCatalog:
             return
         self._is_unread = False
         self._read_at = self._stopwatch()
+        self._follow(catalog)
+
+    def keep(self, ledger: Ledger) -> None:
+        """Let the ledger remember the entry that it is billed by from now on. This may block.
+
+        Raises:
+            ConfigurationError: it was billed by an entry that this catalog does not have.
+            UnavailableError: the ledger cannot be reached, or no broker responds.
+        """
+        while (known := catalog_head.head(ledger)) != self.tenants.catalog.head:
+            if not self.tenants.catalog.has(known):
+                self._follow(self._source.refresh())  # another sink may have read a newer one
+            catalog = self.tenants.catalog
+            if not catalog.has(known):
+                raise ConfigurationError([_not_the_same(ledger, known, catalog.head)])
+            if known[0] >= catalog.number or catalog_head.remember(ledger, known, catalog.head):
+                return
+
+    def _follow(self, catalog: Catalog) -> None:
         if catalog.head != self.tenants.catalog.head:
             self.tenants = Tenants(catalog)
             get_logger("sink").info("catalog_followed", entry=catalog.number, digest=catalog.digest)
+
+
+def _not_the_same(ledger: Ledger, known: tuple[int, str], head: tuple[int, str]) -> str:
+    return (
+        f"the ledger {ledger.redacted_url} was billed by entry {known[0]} ({known[1][:12]}) of the catalog, "
+        f"and this one does not have it: it ends with entry {head[0]} ({head[1][:12]}). Either "
+        "RESMETER_TOPICS__CATALOG names another topic, or the topic was made again: other customers "
+        "would be billed. Run `resmeter catalog restore FILE` with the newest export: see "
+        "docs/operate/catalog.md. If another catalog is meant, run `resmeter ledger follow --yes`"
+    )

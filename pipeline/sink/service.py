@@ -209,6 +209,7 @@ class _Sink:
         parked: dict[str, int] = {}
         while not stop.is_set():
             await self._catalog.refresh()
+            await asyncio.to_thread(self._catalog.keep, self._journal.ledger)
             planned = await flush(
                 self._journal,
                 self._catalog.tenants,

@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.catalog.entry import Additions, entries_of
 from pipeline.catalog.topic import CatalogTopic, publish, whole_catalog
 from pipeline.errors import ConfigurationError
+from pipeline.ledger import catalog_head, open_ledger
 from tests.kafka.run import Run, metric, readiness, wait_until
 from tests.support.events import resolved
 
@@ -156,3 +157,25 @@ def test_a_topic_that_was_made_again_behind_a_reader_is_refused(run: Run, file: 
 
         with pytest.raises(ConfigurationError, match="has another record at offset 0"):
             following.refresh()
+
+
+def test_a_sink_refuses_a_catalog_by_which_its_ledger_was_not_billed(run: Run, file: Path) -> None:
+    run.done("ledger", "upgrade")
+    run.env |= {
+        "RESMETER_STRIPE__API_KEY": "sk_test_1",
+        "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",
+    }
+    sink = run.start("sink")
+    with closing(open_ledger(run.env["RESMETER_LEDGER__URL"])) as ledger:
+        wait_until(lambda: catalog_head.head(ledger)[0] == 1, "the ledger remembers the entry")
+    sink.stop()
+    file.write_text(TENANT.replace("cus_1", "cus_2"))
+    run.begin_catalog(file, run.env["RESMETER_TOPICS__CATALOG"] + "-other")
+
+    result = run.resmeter("sink")
+
+    assert result.returncode == 2
+    assert "was billed by entry 1" in result.stderr
+    run.done("ledger", "follow", "--yes")
+    port = run.port(run.start("sink"))
+    wait_until(lambda: readiness(port)[0] == 200, "the sink is ready")
