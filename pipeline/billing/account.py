@@ -32,8 +32,8 @@ class Closes(Protocol):
     def close_of(self, period: Period, /) -> int:
         """Return when the period is closed, ms; what is stored then or later is late."""
 
-    def oldest_open_at(self, ms: int, /) -> Period:
-        """Return the oldest period that is not closed at a time."""
+    def oldest_open_at(self, ms: int, /) -> int:
+        """Return the start of the oldest period that is not closed at a time."""
 
 
 class Stated(NamedTuple):
@@ -90,7 +90,7 @@ class Account:
                 credit.left -= grant.takes
             return
         # A grant never changes a final statement.
-        from_ms = max(grant.starts_at, self._closes.oldest_open_at(grant.created_at).start_ms)
+        from_ms = max(grant.starts_at, self._closes.oldest_open_at(grant.created_at))
         if isinstance(grant, Pack):
             self._packs[grant.id] = pack = OpenPack(grant, from_ms)
             self._touch(pack)

@@ -3,7 +3,7 @@
 docs/reference/money.md §2 has the keys. Amounts are in minor units of the contract's currency.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
@@ -93,6 +93,14 @@ class Contract:
         return _prorated(
             terms, (to_ms - from_ms) // DAY_MS, period.whole_ms // DAY_MS, self.currency
         )
+
+
+class BilledAccount(NamedTuple):
+    """Who is billed: an account, its tenants, and its contract, by the currencies of its prices."""
+
+    name: str
+    tenant_ids: tuple[str, ...]
+    contract_of: Callable[[Collection[str]], Contract]
 
 
 def _prorated(terms: Terms, days: int, of_days: int, currency: str) -> Terms:

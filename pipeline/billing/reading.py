@@ -101,6 +101,8 @@ def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:
         stored_at=occurred_at if line.stored_at is None else parse_time(line.stored_at),
         supersedes=line.supersedes,
         price=priced[0] if priced is not None and priced[1].lower() == currency else None,
+        policy=line.policy,
+        policy_version=line.policy_version,
     )
 
 

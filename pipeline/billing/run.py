@@ -4,14 +4,19 @@ docs/reference/money.md §4.1 and §5.1: what each statement knows.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import dropwhile
+from typing import NamedTuple
+
+import msgspec
 
 from pipeline.billing.account import Account, Closes
 from pipeline.billing.contract import Contract
 from pipeline.billing.grants import Credit, Grant, Void, entered_order
 from pipeline.billing.money import amount_text
 from pipeline.billing.periods import ALWAYS_MS, Calendar, Period
-from pipeline.billing.statement import Statement
+from pipeline.billing.statement import PlacedUnit, Statement
 from pipeline.billing.units import Entered
 
 
@@ -25,8 +30,8 @@ class ClosesAfter:
     def close_of(self, period: Period) -> int:
         return period.end_ms + self._after_ms
 
-    def oldest_open_at(self, ms: int) -> Period:
-        return self._calendar.period_at(ms - self._after_ms)
+    def oldest_open_at(self, ms: int) -> int:
+        return self._calendar.period_at(ms - self._after_ms).start_ms
 
 
 def statements(
@@ -40,8 +45,9 @@ def statements(
 ) -> Iterator[Statement]:
     """Yield the statements of an account in order, the last of them that of `through`.
 
-    The first is that of `since`, or of an earlier period if there is something to state. A period that is closed at `as_of` knows what was stored before its close, and an open one what
-    was stored until `as_of`.
+    The first is that of `since`, or of an earlier period if there is something to state. A period
+    that is closed at `as_of` knows what was stored before its close, and an open one what was
+    stored until `as_of`.
     """
     stated = _stated(contract, records, grants, closes, since or through, through, as_of)
     return (statement for _, statement in stated)
@@ -105,7 +111,7 @@ def _stated(
     entered = sorted(grants, key=entered_order)
     created = [grant.created_at for grant in entered]
     records_known = grants_known = 0
-    period = _first_period(contract, by_time[: bisect_right(stored, as_of)], since)
+    period = first_period(contract, by_time[: bisect_right(stored, as_of)], since)
     while period.start_ms <= through.start_ms:
         close_ms = closes.close_of(period)
         is_final = close_ms <= as_of
@@ -120,9 +126,48 @@ def _stated(
         period = contract.calendar.after(period)
 
 
-def _first_period(contract: Contract, known: Sequence[Entered], since: Period) -> Period:
+def first_period(contract: Contract, known: Sequence[Entered], since: Period) -> Period:
     """Return the first of three periods: of the first unit, of the contract's start, and `since`."""
     starts = [record.occurred_at for record in known if record.quantity > 0]
     if contract.begins_ms > ALWAYS_MS:
         starts.append(contract.begins_ms)
     return contract.calendar.period_at(min([since.start_ms, *starts]))
+
+
+# --- one of them ----------------------------------------------------------------------------------
+
+
+class Stated(NamedTuple):
+    """The statement of an account, its units, and a sentence for each price that is missing."""
+
+    account: str
+    statement: Statement
+    units: tuple[PlacedUnit, ...]
+    missing: tuple[str, ...]
+
+
+def take(period: Period, stated: Iterable[Statement]) -> tuple[Statement, tuple[PlacedUnit, ...]]:
+    """Take a period's statement with its units, and from later ones what they adjust of these."""
+    until = dropwhile(lambda statement: statement.period != period, stated)
+    statement = next(until)
+    adjusted = {unit.id: unit.adjusted for later in until for unit in later.adjusted}
+    own = (
+        msgspec.structs.replace(unit, adjusted=adjusted.get(unit.id)) for unit in statement.units
+    )
+    return statement, (*own, *statement.adjusted)
+
+
+def missing_prices(statement: Statement, records: Iterable[Entered]) -> tuple[str, ...]:
+    """Return a sentence for each outcome and policy version whose units have no price."""
+    unpriced = {unit.id for unit in statement.units if unit.placed.state == "unpriced"}
+    counts = Counter(
+        (record.outcome, record.policy, record.policy_version)
+        for record in records
+        if record.id in unpriced
+    )
+    return tuple(
+        f"{count} units of outcome {outcome!r} have no price in {statement.currency} (policy "
+        f"{policy!r}, version {version}) and are not billed: write price.{outcome} in the contract, "
+        "or set RESMETER_CONFIG to the tenant file with that policy"
+        for (outcome, policy, version), count in sorted(counts.items(), key=str)
+    )

@@ -1,6 +1,6 @@
 """The statement of a period: its lines, its totals and what it leaves. Pure.
 
-docs/reference/money.md §4.2 has the order of the lines, §5.2 the form in JSON.
+docs/reference/money.md §4.2 has the order of the lines, §5.3 the form in JSON.
 """
 
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def statement_object(account: str, statement: Statement) -> dict[str, Any]:
-    """Return the statement as the JSON object of docs/reference/money.md §5."""
+    """Return the statement as the JSON object of docs/reference/money.md §5.3."""
     currency = statement.currency
     units: dict[str, int] = msgspec.to_builtins(statement.counts)
     if not units["unpriced"]:

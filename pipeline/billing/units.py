@@ -22,6 +22,8 @@ class Entered(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stored_at: int
     supersedes: str | None = None
     price: Decimal | None = None  # of the policy that decided it; None: there is no price
+    policy: str | None = None
+    policy_version: int | None = None
 
 
 class Unit(msgspec.Struct, gc=False):

@@ -5,13 +5,14 @@ from the keys above them.
 """
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Any
 
 from pipeline.billing.contract import CapAction, Contract, Terms, Tier
 from pipeline.billing.money import minor_units
 from pipeline.billing.periods import ALWAYS_MS, HOUR_MS
+from pipeline.catalog.entry import ContractVersion
 from pipeline.catalog.toml_values import (
     Parse,
     invalid,
@@ -145,6 +146,64 @@ def read_contract(texts: Mapping[str, str], of_policies: Collection[str]) -> Con
     Raises:
         ConfigurationError: with the problems of all texts.
     """
+    parsed, problems = _parse(texts)
+    currency, terms, problems_of_terms = _versions(parsed, of_policies)
+    problems += problems_of_terms
+    if problems:
+        raise ConfigurationError(problems)
+    names = [table.get("account") or table.get("name") for table in parsed.values()]
+    return Contract(
+        currency, list(terms.values()) or [Terms()], account=next(filter(None, names), None)
+    )
+
+
+def read_contracts(
+    texts: Mapping[str, str], of_policies: Callable[[str], Collection[str]]
+) -> dict[str, tuple[ContractVersion, ...]]:
+    """Return the versions of each contract by its name, as the catalog has them.
+
+    Args:
+        texts: the texts, by the label that errors show.
+        of_policies: returns the currencies of the policies under which a contract's units are.
+
+    Raises:
+        ConfigurationError: with the problems of all texts.
+    """
+    parsed, problems = _parse(texts)
+    by_name: dict[str, dict[str, _Table]] = {}
+    for label, table in parsed.items():
+        missing = [key for key in ("name", "version", "effective_from") if key not in table]
+        problems += [f"{label}: {key}: is missing" for key in missing]
+        if "account" in table:
+            problems.append(
+                f"{label}: account: in a catalog, the tenant file says who has the contract: write "
+                f'[accounts.{table["account"]}] contract = "{table.get("name", "NAME")}" there'
+            )
+        if not missing:
+            by_name.setdefault(table["name"], {})[label] = table
+    contracts: dict[str, tuple[ContractVersion, ...]] = {}
+    for name, tables in by_name.items():
+        labels: dict[int, str] = {}
+        for label, table in tables.items():
+            if (number := table["version"]) in labels:
+                problems.append(
+                    f"{label}: version {number} of {name!r} already exists in {labels[number]}: "
+                    "change its name or its version"
+                )
+            labels[number] = label
+        currency, terms, problems_of_terms = _versions(tables, of_policies(name))
+        problems += problems_of_terms
+        contracts[name] = tuple(
+            ContractVersion(name, tables[label]["version"], currency, version)
+            for label, version in terms.items()
+        )
+    if problems:
+        raise ConfigurationError(problems)
+    return contracts
+
+
+def _parse(texts: Mapping[str, str]) -> tuple[dict[str, _Table], list[str]]:
+    """Return the values of each version by its label, and the problems of all."""
     problems: list[str] = []
     tables: dict[str, _Table] = {}
     for label, text in texts.items():
@@ -158,16 +217,24 @@ def read_contract(texts: Mapping[str, str], of_policies: Collection[str]) -> Con
     for label, table in tables.items():
         parsed[label], problems_of_table = _parse_table(label, table)
         problems += problems_of_table
+    return parsed, problems
+
+
+def _versions(
+    parsed: Mapping[str, _Table], of_policies: Collection[str]
+) -> tuple[str, dict[str, Terms], list[str]]:
+    """Return currency and terms of one contract's versions, and the problems of both."""
+    problems: list[str] = []
     named = {table["currency"] for table in parsed.values() if "currency" in table}
     currency, *others = sorted(named or of_policies)
     if others:
         whose = "all versions have the same" if named else "name the account's: the policies differ"
         problems.append(
-            f"{' and '.join(texts) or 'contract'}: currency: is {currency} and {', '.join(others)}; "
+            f"{' and '.join(parsed) or 'contract'}: currency: is {currency} and {', '.join(others)}; "
             f"{whose}"
         )
     versions: dict[int, str] = {}
-    terms: list[Terms] = []
+    terms: dict[str, Terms] = {}
     for label, table in parsed.items():
         from_ms = table.get("effective_from", ALWAYS_MS)
         if from_ms in versions:
@@ -176,12 +243,10 @@ def read_contract(texts: Mapping[str, str], of_policies: Collection[str]) -> Con
             )
         versions[from_ms] = label
         version, problems_of_terms = _terms(label, table, currency)
-        terms += version
+        if version is not None:
+            terms[label] = version
         problems += problems_of_terms
-    if problems:
-        raise ConfigurationError(problems)
-    names = [table.get("account") or table.get("name") for table in parsed.values()]
-    return Contract(currency, terms or [Terms()], account=next(filter(None, names), None))
+    return currency, terms, problems
 
 
 def _tables_in(label: str, table: _Table) -> dict[str, _Table]:
@@ -225,7 +290,7 @@ def _parse_table(label: str, table: _Table) -> tuple[_Table, list[str]]:
     return values, problems
 
 
-def _terms(label: str, values: _Table, currency: str) -> tuple[list[Terms], list[str]]:
+def _terms(label: str, values: _Table, currency: str) -> tuple[Terms | None, list[str]]:
     """Return a version with its amounts in minor units, or the problems that it has as a whole."""
     problems: list[str] = []
     minor: dict[str, int] = {}
@@ -255,12 +320,11 @@ def _terms(label: str, values: _Table, currency: str) -> tuple[list[Terms], list
             "minimum is owed from then on"
         )
     if problems:
-        return [], problems
-    return [
-        Terms(
-            tiers={**prices, **tiers},
-            cap_amount=minor.get("cap.amount"),
-            minimum=minor.get("minimum.amount", 0),
-            **{field: values[key] for key, field in _FIELDS.items() if key in values},
-        )
-    ], []
+        return None, problems
+    terms = Terms(
+        tiers={**prices, **tiers},
+        cap_amount=minor.get("cap.amount"),
+        minimum=minor.get("minimum.amount", 0),
+        **{field: values[key] for key, field in _FIELDS.items() if key in values},
+    )
+    return terms, []

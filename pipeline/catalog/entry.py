@@ -10,13 +10,17 @@ from typing import Any
 
 import msgspec
 
+from pipeline.billing.contract import Terms
 from pipeline.errors import ConfigurationError
 from pipeline.resolve.policy import Policy
 
-_PLAIN_FORM, AMENDING_FORM = 1, 2  # a version that knows no amendments must not pass over one
-FORM = AMENDING_FORM  # the newest that this version reads
+# A version that knows no amendments, or no accounts, must not pass over one.
+_PLAIN_FORM, AMENDING_FORM, _ACCOUNTS_FORM = 1, 2, 3
+FORM = _ACCOUNTS_FORM  # the newest that this version reads
 ENTRY_BYTES_MAX = 512 * 1024
-_PARTS = ("policies", "default", "meters", "keys", "tenants")  # policies before who has them
+_PARTS_OF_ACCOUNTS = ("contracts", "accounts", "members")
+# Policies and contracts before who has them.
+_PARTS = ("policies", "default", "meters", "keys", *_PARTS_OF_ACCOUNTS, "tenants")
 _ROOM_BYTES = 4_096  # for everything but the parts: who, why and the digests
 
 
@@ -27,6 +31,25 @@ class Assigned(msgspec.Struct, frozen=True, omit_defaults=True):
     from_ms: int | None = None
 
 
+class Dated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A contract or an account, and from when it holds, ms; None: from the start.
+
+    An empty name ends what was in force before.
+    """
+
+    name: str = ""
+    from_ms: int | None = None
+
+
+class ContractVersion(msgspec.Struct, frozen=True):
+    """One version of a contract, with its amounts in minor units of its currency."""
+
+    name: str
+    version: int
+    currency: str
+    terms: Terms
+
+
 class Grant(msgspec.Struct, frozen=True):
     """For which tenants a producer's key signs, and from when. None: for all; empty: for none."""
 
@@ -35,7 +58,10 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class TenantTerms(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an entry adds to a tenant. `customer` acts at once; empty: the tenant has none now."""
+    """What an entry adds to a tenant. `customer` acts at once; empty: the tenant has none now.
+
+    An account has the customer of the tenant that has its name.
+    """
 
     assigned: tuple[Assigned, ...] = ()
     customer: str | None = None
@@ -74,6 +100,9 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     keys: dict[str, Grant] = {}  # of producers, by key id; no secret
     withdraws: str = ""  # the digest of an entry whose dated parts are taken back
     amends: Amendment | None = None
+    contracts: tuple[ContractVersion, ...] = ()
+    accounts: dict[str, tuple[Dated, ...]] = {}  # the contracts of each account
+    members: dict[str, tuple[Dated, ...]] = {}  # the accounts of each tenant
 
 
 class Additions(msgspec.Struct):
@@ -84,6 +113,9 @@ class Additions(msgspec.Struct):
     meters: dict[str, str] = {}
     keys: dict[str, Grant] = {}
     tenants: dict[str, TenantTerms] = {}
+    contracts: list[ContractVersion] = []
+    accounts: dict[str, tuple[Dated, ...]] = {}
+    members: dict[str, tuple[Dated, ...]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -96,6 +128,15 @@ def encode_entry(entry: Entry) -> bytes:
 
 def digest_of(value: bytes) -> str:
     return sha256(value).hexdigest()
+
+
+def uncut(additions: Additions, parent: str, lead_ms: int) -> Entry:
+    """Return one entry that adds all of it, for a catalog that nobody publishes."""
+    parts: dict[str, Any] = {
+        name: tuple(of) if isinstance(of, list) else of
+        for name, of in ((name, getattr(additions, name)) for name in _PARTS)
+    }
+    return Entry(parent=parent, who="", why="", lead_ms=lead_ms, **parts)
 
 
 def entries_of(
@@ -121,7 +162,7 @@ def entries_of(
             parent=parent,
             who=who,
             why=why,
-            form=_PLAIN_FORM,
+            form=_PLAIN_FORM if part.keys().isdisjoint(_PARTS_OF_ACCOUNTS) else _ACCOUNTS_FORM,
             goes_on=begins and number < len(parts) - 1,
             lead_ms=lead_ms if number == 0 else 0,
             **part,

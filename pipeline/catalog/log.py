@@ -10,12 +10,19 @@ Every reader of the log applies `read` to its records in order, and so has the s
 The first entries, the beginning, are exempt from the lead. They may be undated.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
-from pipeline.catalog.entry import AMENDING_FORM, FORM, Assigned, Entry, digest_of
+from pipeline.catalog.account_log import (
+    accounts_after,
+    accounts_without,
+    dates_of,
+    orphan_of,
+    problem_of_accounts,
+)
+from pipeline.catalog.dated import changes_the_past, in_order, merged, with_added, without
+from pipeline.catalog.entry import AMENDING_FORM, FORM, Entry, digest_of
 from pipeline.catalog.value import (
     LEAD_MS_MIN,
     NEVER,
@@ -149,6 +156,7 @@ def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Cat
         _problem_of_versions(catalog, entry, from_ms)
         or _problem_of_assignments(catalog, entry, from_ms)
         or _problem_of_keys(entry, from_ms)
+        or problem_of_accounts(catalog, entry, from_ms)
         or _problem_of_amendment(catalog, entry, appended_ms)
     )
     return Void(reason) if reason else _with_entry(catalog, entry, digest)
@@ -168,7 +176,7 @@ def _problem_of_versions(catalog: Catalog, entry: Entry, from_ms: int) -> str:
             return f"{name} has no window for other channels (window.default)"
         since_ms = max(policy.effective_from, catalog.first_assigned(policy.name))
         if since_ms < from_ms:
-            return f"{name} would be in force from {when(policy.effective_from)}, {_past(from_ms)}"
+            return f"{name} would be in force from {when(policy.effective_from)}, {changes_the_past(from_ms)}"
     return ""
 
 
@@ -187,14 +195,14 @@ def _problem_of_assignments(catalog: Catalog, entry: Entry, from_ms: int) -> str
                 return f"{whose}: {assigned.name} has no date"
             if assigned.from_ms is not None and assigned.from_ms < from_ms:
                 since = when(assigned.from_ms)
-                return f"{whose}: {assigned.name} from {since}, {_past(from_ms)}"
+                return f"{whose}: {assigned.name} from {since}, {changes_the_past(from_ms)}"
     return ""
 
 
 def _problem_of_keys(entry: Entry, from_ms: int) -> str:
     for key_id, grant in entry.keys.items():
         if (START if grant.from_ms is None else grant.from_ms) < from_ms:
-            return f"the key {key_id} from {when(grant.from_ms)}, {_past(from_ms)}"
+            return f"the key {key_id} from {when(grant.from_ms)}, {changes_the_past(from_ms)}"
     return ""
 
 
@@ -222,10 +230,6 @@ def _problem_of_amendment(catalog: Catalog, entry: Entry, appended_ms: int) -> s
     return ""
 
 
-def _past(from_ms: int) -> str:
-    return f"which changes the past: {when(from_ms)} is the earliest"
-
-
 # --- what an entry changes ------------------------------------------------------------------------
 
 
@@ -250,17 +254,21 @@ def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
         for each in parts
         if each.number == number
     ]
+    dates += dates_of(catalog, number)
     if not dates:
         return Void(f"entry {number} has nothing that waits for a date")
     whose, first_ms = min(dates, key=lambda dated: dated[1])
     if first_ms < from_ms:
-        return Void(f"entry {number} has {whose} from {when(first_ms)}, {_past(from_ms)}")
+        return Void(
+            f"entry {number} has {whose} from {when(first_ms)}, {changes_the_past(from_ms)}"
+        )
     left = msgspec.structs.replace(
         catalog,
         versions={at: v for at, v in catalog.versions.items() if v.number != number},
         default=tuple(each for each in catalog.default if each.number != number),
-        assigned=_merged({}, {t: _kept(of, number) for t, of in catalog.assigned.items()}),
-        keys=_merged({}, {k: _kept(of, number) for k, of in catalog.keys.items()}),
+        assigned=without(catalog.assigned, number),
+        keys=without(catalog.keys, number),
+        **accounts_without(catalog, number),
     )
     gone = {known.policy.name for known in catalog.versions.values()} - {
         known.policy.name for known in left.versions.values()
@@ -268,15 +276,9 @@ def _without(catalog: Catalog, withdrawn: str, from_ms: int) -> Catalog | Void:
     for name in sorted(gone):
         if left.first_assigned(name) < NEVER:
             return Void(f"a later entry assigns {name}, which entry {number} brought")
+    if name := orphan_of(catalog, left):
+        return Void(f"a later entry assigns contract {name}, which entry {number} brought")
     return left
-
-
-_Dated = TypeVar("_Dated", DatedAssignment, DatedGrant)
-_Value = TypeVar("_Value")
-
-
-def _kept(dated: tuple[_Dated, ...], number: int) -> tuple[_Dated, ...]:
-    return tuple(each for each in dated if each.number != number)
 
 
 def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
@@ -287,28 +289,28 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
         digests=(*catalog.digests, digest),
         lead_ms=catalog.lead_ms if catalog.number else entry.lead_ms,
         is_begun=catalog.is_begun or not entry.goes_on,
-        versions=_merged(
+        versions=merged(
             catalog.versions,
             {(p.name, p.version): DatedVersion(p, number) for p in entry.policies},
         ),
-        default=_with_assigned(catalog.default, entry.default, number),
-        assigned=_merged(
+        default=with_added(catalog.default, entry.default, number),
+        assigned=merged(
             assigned,
             {
-                tenant_id: _with_assigned(assigned.get(tenant_id, ()), given.assigned, number)
+                tenant_id: with_added(assigned.get(tenant_id, ()), given.assigned, number)
                 for tenant_id, given in entry.tenants.items()
                 if given.assigned
             },
         ),
-        customers=_merged(
+        customers=merged(
             customers,
             {t: given.customer for t, given in entry.tenants.items() if given.customer is not None},
         ),
-        meters=_merged(catalog.meters, entry.meters),
-        keys=_merged(
+        meters=merged(catalog.meters, entry.meters),
+        keys=merged(
             catalog.keys,
             {
-                key_id: _sorted(
+                key_id: in_order(
                     (
                         *catalog.keys.get(key_id, ()),
                         DatedGrant(grant.tenants, grant.from_ms, number),
@@ -317,6 +319,7 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
                 for key_id, grant in entry.keys.items()
             },
         ),
+        **accounts_after(catalog, entry, number),
         amendments=catalog.amendments
         if entry.amends is None
         else (*catalog.amendments, DatedAmendment(entry.amends, number, entry.who, entry.why)),
@@ -324,23 +327,3 @@ def _with_entry(catalog: Catalog, entry: Entry, digest: str) -> Catalog | Void:
     if not after.default or after.default[0].from_ms is not None:
         return Void("it leaves tenants without a policy: a beginning assigns the default policy")
     return after
-
-
-def _with_assigned(
-    known: tuple[DatedAssignment, ...], added: tuple[Assigned, ...], number: int
-) -> tuple[DatedAssignment, ...]:
-    if not added:
-        return known
-    return _sorted((*known, *(DatedAssignment(a.name, a.from_ms, number) for a in added)))
-
-
-def _sorted(dated: tuple[_Dated, ...]) -> tuple[_Dated, ...]:
-    """Sort by date; of equal dates the later entry stays behind, and holds."""
-    return tuple(sorted(dated, key=lambda each: START if each.from_ms is None else each.from_ms))
-
-
-def _merged(known: Mapping[Any, _Value], changed: Mapping[Any, _Value]) -> Mapping[Any, _Value]:
-    """Return a mapping with changes; an empty value removes its key."""
-    if not changed:
-        return known
-    return {key: value for key, value in {**known, **changed}.items() if value}

@@ -1,37 +1,23 @@
 """Compare files with the catalog: what would change, for whom, from when. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.catalog.entry import Additions, Assigned, Entry, Grant, TenantTerms
+from pipeline.catalog.account_plan import plan_accounts
+from pipeline.catalog.assignments import Dates, Refused, missing
+from pipeline.catalog.declared import CatalogPlan, Declared, named_tenants, shown
+from pipeline.catalog.entry import (
+    Additions,
+    Assigned,
+    Grant,
+    TenantTerms,
+    uncut,
+)
 from pipeline.catalog.log import Void, accept
-from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, when
+from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, Touched, when
 from pipeline.errors import BrokenInvariantError
 from pipeline.resolve.policy import Policy
-
-_NAMED_MAX = 20  # tenants that one sentence names
-
-
-class Declared(NamedTuple):
-    """What the tenant file and its policy files say. The first policy of a tenant has no date."""
-
-    default: str
-    versions: Mapping[str, Sequence[Policy]]
-    tenants: Mapping[str, TenantTerms]
-    meters: Mapping[str, str]
-    keys: Mapping[str, tuple[str, ...] | None]  # by key id, the tenants; None: all
-    shipped: frozenset[str]  # the names of policies that come with resmeter
-
-
-class CatalogPlan(NamedTuple):
-    """What files would change in a catalog, and what of them is refused."""
-
-    additions: Additions
-    changes: list[str]
-    notes: list[str]  # what the files leave out, and stays
-    refused: list[str]
 
 
 def beginning(declared: Declared) -> Additions:
@@ -42,23 +28,15 @@ def beginning(declared: Declared) -> Additions:
         dict(declared.meters),
         {key_id: Grant(tenants) for key_id, tenants in declared.keys.items()},
         dict(declared.tenants),
+        [contract for of_name in declared.contracts.values() for contract in of_name],
+        {account: of[not of[0].name :] for account, of in declared.accounts.items()},
+        dict(declared.members),
     )
 
 
 def catalog_of(declared: Declared) -> Catalog:
     """Return the catalog that begins with these files, and has nothing else."""
-    added = beginning(declared)
-    entry = Entry(
-        parent="",
-        who="",
-        why="",
-        lead_ms=LEAD_MS_MIN,
-        policies=tuple(added.policies),
-        default=tuple(added.default),
-        tenants=added.tenants,
-        meters=added.meters,
-        keys=added.keys,
-    )
+    entry = uncut(beginning(declared), "", LEAD_MS_MIN)
     begun = accept(Catalog(), entry, 0, "files")
     if isinstance(begun, Void):
         raise BrokenInvariantError(f"the files make no catalog: {begun.reason}")
@@ -80,6 +58,7 @@ def plan(catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int) -
     planning.plan_tenants()
     planning.plan_meters()
     planning.plan_keys()
+    plan_accounts(catalog, declared, Dates(earliest_ms, from_ms), planning.planned)
     return planning.planned
 
 
@@ -87,11 +66,12 @@ class _Planning:
     def __init__(
         self, catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int
     ) -> None:
-        self.planned = CatalogPlan(Additions(), [], [], [])
+        self.planned = CatalogPlan(Additions(), [], [], [], [])
         self._catalog = catalog
         self._declared = declared
         self._earliest_ms = earliest_ms
         self._from_ms = from_ms
+        self._dates = Dates(earliest_ms, from_ms)
         self._earliest = f"{when(earliest_ms)} is the earliest date"
 
     # --- policies ---------------------------------------------------------------------------------
@@ -117,6 +97,8 @@ class _Planning:
                 f"{name} takes effect at {when(policy.effective_from)}, and tenants have that policy: "
                 f"it would change the past. {self._earliest}: set effective_from"
             )
+            since_ms = max(first_ms, policy.effective_from)
+            self.planned.touched.append(Touched(policy=policy.name, from_ms=since_ms))
             return
         self.planned.additions.policies.append(policy)
         self.planned.changes.append(f"{name} is new, from {when(policy.effective_from)}")
@@ -124,7 +106,7 @@ class _Planning:
     def _refuse_edited(self, known: Policy, policy: Policy) -> None:
         name = f"policy {policy.name} version {policy.version}"
         differs = ", ".join(
-            f"{key} ({_shown(getattr(known, key))} in the catalog, {_shown(value)} in the file)"
+            f"{key} ({shown(getattr(known, key))} in the catalog, {shown(value)} in the file)"
             for key, value in msgspec.structs.asdict(policy).items()
             if getattr(known, key) != value
         )
@@ -137,12 +119,14 @@ class _Planning:
             f"{name} was edited: {differs}. A version never changes. Put it back, and write the next "
             "version with a date"
         )
+        self.planned.touched.append(Touched(policy=policy.name, version=policy.version))
 
     # --- who has which policy ---------------------------------------------------------------------
 
     def plan_default(self) -> None:
         known = self._catalog.default
-        added = self._assigned("the default policy", known, [Assigned(self._declared.default)], "")
+        declared = [Assigned(self._declared.default)]
+        added = self._missing(None, known, declared, "")
         self.planned.additions.default.extend(added)
         for assigned in added:
             self.planned.changes.append(
@@ -156,11 +140,12 @@ class _Planning:
         moved: dict[tuple[str, str, int | None], list[str]] = {}
         billed: list[str] = []
         for tenant_id, declared in self._declared.tenants.items():
-            whose = f"tenant {tenant_id}"
             known = catalog.assigned.get(tenant_id, ())
             added: list[Assigned] = []
             if declared.assigned:
-                added = self._assigned(whose, known, declared.assigned, before)
+                # A tenant whose only policy is the default one has it whatever the default becomes.
+                default = before if known or len(declared.assigned) > 1 else ""
+                added = self._missing(tenant_id, known, declared.assigned, default)
             for assigned in added:
                 was = known[-1].name if known else before
                 moved.setdefault((assigned.name, was, assigned.from_ms), []).append(tenant_id)
@@ -172,11 +157,13 @@ class _Planning:
         for (policy, was, at_ms), tenants in moved.items():
             instead = f"instead of {was}" if was != policy else "whatever the default becomes"
             self.planned.changes.append(
-                f"{_tenants(tenants)}: {policy} from {when(at_ms)}, {instead}"
+                f"{named_tenants(tenants)}: {policy} from {when(at_ms)}, {instead}"
             )
         gone = catalog.assigned.keys() | catalog.customers.keys()
         if left := sorted(gone - self._declared.tenants.keys()):
-            self.planned.notes.append(f"not in the file, and keeps its contract: {_tenants(left)}")
+            self.planned.notes.append(
+                f"not in the file, and keeps its contract: {named_tenants(left)}"
+            )
 
     def _customer(self, tenant_id: str, declared: TenantTerms) -> str | None:
         known, wanted = self._catalog.customers.get(tenant_id, ""), declared.customer or ""
@@ -188,44 +175,22 @@ class _Planning:
         )
         return wanted
 
-    def _assigned(
+    def _missing(
         self,
-        whose: str,
+        tenant_id: str | None,
         known: tuple[DatedAssignment, ...],
         declared: Sequence[Assigned],
         default: str,
     ) -> list[Assigned]:
-        """Return the assignments that are missing; those in the files come in order of their dates."""
-        first, *dated = declared
-        of_files = {(each.name, each.from_ms) for each in dated}
-        next_ms = dated[0].from_ms if dated else None
-        others = [each for each in known if (each.name, each.from_ms) not in of_files]
-        before = [e for e in others if next_ms is None or (e.from_ms or 0) < next_ms]
-        added = [each for each in dated if (each.name, each.from_ms) not in _pairs(known)]
-        current = before[-1].name if before else (default if known or dated else "")
-        if current != first.name:
-            if next_ms is not None and next_ms <= self._from_ms:
-                self.planned.refused.append(
-                    f"{whose}: the file begins with {first.name}, and the catalog has {current}: "
-                    "begin with what the catalog has, and give each change its date"
-                )
-                return []
-            added.insert(0, Assigned(first.name, self._from_ms))
-        matched = before[-1] if before and current == first.name else None
-        for waits in others:
-            if waits != matched and (waits.from_ms or 0) >= self._earliest_ms:
-                self.planned.refused.append(
-                    f"{whose}: {waits.name} waits in the catalog for {when(waits.from_ms)}, and the "
-                    f"file does not have it: add it, or `resmeter catalog withdraw {waits.number}`"
-                )
-                return []
-        late = [each for each in added if (each.from_ms or 0) < self._earliest_ms]
-        for each in late:
-            self.planned.refused.append(
-                f"{whose}: {each.name} from {when(each.from_ms)} would change the past: "
-                f"{self._earliest}"
+        whose = "the default policy" if tenant_id is None else f"tenant {tenant_id}"
+        found = missing(whose, known, declared, default, self._dates)
+        if isinstance(found, Refused):
+            self.planned.refused.extend(found.problems)
+            self.planned.touched.extend(
+                Touched(tenant_id, from_ms=from_ms) for from_ms in found.late_ms
             )
-        return [] if late else added
+            return []
+        return [Assigned(each.name, each.from_ms) for each in found]
 
     # --- meters and keys --------------------------------------------------------------------------
 
@@ -245,7 +210,13 @@ class _Planning:
             if known.get(key_id, ()) == tenants:
                 continue
             self.planned.additions.keys[key_id] = Grant(tenants, self._from_ms)
-            signs = "all tenants" if tenants is None else _tenants(tenants) if tenants else "nobody"
+            signs = (
+                "all tenants"
+                if tenants is None
+                else named_tenants(tenants)
+                if tenants
+                else "nobody"
+            )
             self.planned.changes.append(
                 f"the key {key_id} signs for {signs} from {when(self._from_ms)}"
             )
@@ -253,20 +224,3 @@ class _Planning:
             self.planned.changes.append(
                 f"from {when(self._from_ms)} on, every event must be signed"
             )
-
-
-def _pairs(known: Iterable[DatedAssignment]) -> set[tuple[str, int | None]]:
-    return {(each.name, each.from_ms) for each in known}
-
-
-def _tenants(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED_MAX])
-    if len(names) > _NAMED_MAX:
-        shown += f" and {len(names) - _NAMED_MAX:,} more"
-    return f"{'tenant' if len(names) == 1 else f'{len(names):,} tenants:'} {shown}"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {each}" for key, each in value.items())
-    return str(value)

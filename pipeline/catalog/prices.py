@@ -16,11 +16,21 @@ class Prices(Protocol):
         """Return the price and currency in this version of a policy; None if it has no price."""
 
 
+class FixedPrices(Prices, Protocol):
+    """Prices that never change, and where they are written."""
+
+    def priced_by(self, policy: str, version: int, /) -> str | None:
+        """Return the digest of the catalog's entry with the version; None: it is in no log."""
+
+
 class Billing(Prices, Protocol):
     """Prices, and the customers and meters that the sink delivers usage to."""
 
-    def customer_for(self, tenant_id: str, /) -> str | None:
-        """Return the customer that is billed for the tenant; None: its usage is parked."""
+    def customer_for(self, tenant_id: str, at_ms: int, /) -> str | None:
+        """Return who is billed for a tenant's units of a time; None: they are parked."""
+
+    def is_billed(self, tenant_id: str, /) -> bool:
+        """Return whether units of the tenant, of any time, have a customer."""
 
     def event_name_for(self, outcome: str, /) -> str:
         """Return the event name of the meter that counts the outcome."""

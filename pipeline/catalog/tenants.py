@@ -2,17 +2,20 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pipeline.catalog.entry import Amendment, Assigned, TenantTerms
-from pipeline.catalog.planning import Declared, catalog_of
-from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policies
+from pipeline.catalog.account_tables import AccountTables, read_accounts
+from pipeline.catalog.contracts import read_contracts
+from pipeline.catalog.declared import Declared
+from pipeline.catalog.entry import Amendment, Assigned, ContractVersion, Dated, TenantTerms
+from pipeline.catalog.named_files import Versions, names_in, presets, read_files, read_versions
+from pipeline.catalog.planning import catalog_of
+from pipeline.catalog.policies import DEFAULT, PRESETS, preset
 from pipeline.catalog.producers import Producer, load_ring, read_producers
 from pipeline.catalog.toml_values import parse_instant
 from pipeline.catalog.value import Catalog, DatedAmendment, DatedAssignment
@@ -25,8 +28,10 @@ from pipeline.resolve.policy import Policy, Timeline
 _CUSTOMER = re.compile(r"cus_[A-Za-z0-9_]{1,240}", re.ASCII)
 _DAY_MS = 24 * 3_600_000
 _EVENT_NAME_CHARACTERS_MAX = 100  # Stripe's limit for the event_name of a meter
-_FILE_KEYS = ("policy", "policy_files", "meters", "tenants", "producers")
-_Versions = dict[str, tuple[Policy, ...]]  # of each policy, by its name
+_FILE_KEYS = (
+    *("policy", "policy_files", "contract_files"),
+    *("meters", "tenants", "accounts", "producers"),
+)
 
 
 class Tenants:
@@ -34,7 +39,7 @@ class Tenants:
 
     def __init__(self, catalog: Catalog, producers: Mapping[str, Producer] | None = None) -> None:
         self.catalog = catalog
-        self.customers = catalog.customers
+        self.customers = catalog.customers  # by account
         self.producers = producers or {}  # empty: unsigned events, for any tenant
         self._timelines: dict[tuple[DatedAssignment, ...], Timeline] = {}
         self._owed: dict[str, Timeline] = {}
@@ -67,9 +72,17 @@ class Tenants:
         amendments = (*catalog.amendments, dated)
         return Tenants(msgspec.structs.replace(catalog, amendments=amendments), self.producers)
 
-    def customer_for(self, tenant_id: str) -> str | None:
-        """Return the Stripe customer. Without one, the tenant's usage is parked."""
-        return self.customers.get(tenant_id)
+    def customer_for(self, tenant_id: str, at_ms: int) -> str | None:
+        """Return the Stripe customer of the account that a tenant's units of a time belong to.
+
+        Without one, they are parked.
+        """
+        return self.customers.get(self.catalog.account_of(tenant_id, at_ms))
+
+    def is_billed(self, tenant_id: str) -> bool:
+        """Return whether units of the tenant, of any time, have a customer."""
+        accounts = {each.name for each in self.catalog.members.get(tenant_id, ())}
+        return not self.customers.keys().isdisjoint(accounts | {tenant_id})
 
     def event_name_for(self, outcome: str) -> str:
         """Return the `event_name` of the Stripe meter that counts an outcome."""
@@ -141,6 +154,13 @@ class Tenants:
             return None
         return terms.price[outcome], terms.currency
 
+    def priced_by(self, policy: str, version: int) -> str | None:
+        """Return the digest of the entry that brought a policy's version, None without a log."""
+        known = self.catalog.versions.get((policy, version))
+        if known is None or not 1 <= known.number <= len(self.catalog.digests):
+            return None
+        return self.catalog.digests[known.number - 1]
+
 
 def load_tenants(path: Path | None) -> Tenants:
     """Read the tenant file and the policy files that it names.
@@ -161,9 +181,9 @@ def read_declared(path: Path | None) -> tuple[Declared, dict[str, Producer]]:
         ConfigurationError: with the problems of all files.
     """
     if path is None:
-        return Declared(DEFAULT, _presets(), {}, {}, {}, frozenset(PRESETS)), {}
+        return Declared(DEFAULT, presets(), {}, {}, {}, frozenset(PRESETS)), {}
     table = _read_toml(path)
-    versions, policy_problems = _read_versions(path, table.get("policy_files", []))
+    versions, policy_problems = read_versions(path, table.get("policy_files", []))
     default, meters = table.get("policy", DEFAULT), table.get("meters", {})
     tenants: Any = table.get("tenants", {})
     problems = [f"{path}: {key}: unknown key" for key in table if key not in _FILE_KEYS]
@@ -175,6 +195,8 @@ def read_declared(path: Path | None) -> tuple[Declared, dict[str, Producer]]:
             problems += _problems_of_tenant(path, tenant_id, entry, versions)
     else:
         problems.append(f"{path}: tenants: must be a table: write [tenants.NAME]")
+    accounts, contracts, problems_of_accounts = _read_accounts(path, table, versions)
+    problems += problems_of_accounts
     producers: dict[str, Producer] = {}
     if "producers" in table:
         try:
@@ -183,18 +205,31 @@ def read_declared(path: Path | None) -> tuple[Declared, dict[str, Producer]]:
             problems += error.problems
     if problems:
         raise ConfigurationError(problems)
-    contracts = {
+    terms = {
         tenant_id: TenantTerms(
             _read_dated(entry["policy"]) if "policy" in entry else (),
             entry.get("stripe_customer"),
         )
         for tenant_id, entry in tenants.items()
     }
+    for account, customer in accounts.customers.items():
+        own = terms.get(account, TenantTerms())
+        terms[account] = msgspec.structs.replace(own, customer=customer)
     keys = {
         key_id: None if of.tenants is None else tuple(sorted(of.tenants))
         for key_id, of in producers.items()
     }
-    declared = Declared(default, versions, contracts, meters, keys, frozenset(PRESETS))
+    declared = Declared(
+        default,
+        versions,
+        terms,
+        meters,
+        keys,
+        frozenset(PRESETS),
+        contracts,
+        accounts.accounts,
+        accounts.members,
+    )
     return declared, producers
 
 
@@ -209,78 +244,53 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigurationError([f"{path}: is not valid TOML: {error}"]) from None
 
 
-# --- policy files ---------------------------------------------------------------------------------
+# --- accounts and contracts -----------------------------------------------------------------------
 
 
-def _presets() -> _Versions:
-    return {name: (preset(name),) for name in PRESETS}
+def _read_accounts(
+    path: Path, table: dict[str, Any], versions: Versions
+) -> tuple[AccountTables, dict[str, tuple[ContractVersion, ...]], list[str]]:
+    """Return the accounts, the versions of each contract, and the problems of both."""
+    tenants = table.get("tenants", {})
+    texts, problems = read_files(path, "contract_files", table.get("contract_files", []))
+    accounts, problems_of_accounts = read_accounts(
+        str(path), table.get("accounts", {}), tenants, names_in(texts), _problems_of_customer
+    )
 
+    def of_policies(contract: str) -> set[str]:
+        with_contract = {a for a, of in accounts.accounts.items() if contract in _names_of(of)}
+        members = {t for t, of in accounts.members.items() if with_contract & _names_of(of)}
+        default = table.get("policy", DEFAULT)
+        names: set[str] = set()
+        for tenant_id in with_contract | members:
+            entry = tenants.get(tenant_id)
+            given = entry.get("policy", default) if isinstance(entry, dict) else default
+            named = [each.get("name") for each in given] if isinstance(given, list) else [given]
+            names |= {name for name in named if isinstance(name, str)}
+        found = {policy.currency for name in names for policy in versions.get(name, ())}
+        return found or {preset(DEFAULT).currency}
 
-def _read_versions(path: Path, patterns: Any) -> tuple[_Versions, list[str]]:
-    """Return the versions of all policies, presets first, and the problems."""
-    versions = _presets()
-    texts, problems = _read_policy_files(path, patterns)
-    labels: dict[tuple[str, int], str] = {(name, preset(name).version): name for name in PRESETS}
     try:
-        policies = read_policies(texts)
+        contracts = read_contracts(texts, of_policies)
     except ConfigurationError as error:
-        # If a tenant names a policy whose file has problems, do not report the name as well.
-        return versions | dict.fromkeys(_names_in(texts), ()), [*problems, *error.problems]
-    for label, policy in zip(texts, policies, strict=True):
-        other = labels.get((policy.name, policy.version))
-        if other is not None:
-            problems.append(
-                f"{label}: {policy.name!r} version {policy.version} already exists in {other}: "
-                "change its name or its version"
-            )
-            continue
-        labels[policy.name, policy.version] = label
-        versions[policy.name] = (*versions.get(policy.name, ()), policy)
-    return versions, problems
+        return accounts, {}, [*problems, *problems_of_accounts, *error.problems]
+    return accounts, contracts, problems + problems_of_accounts
 
 
-def _read_policy_files(path: Path, patterns: Any) -> tuple[dict[str, str], list[str]]:
-    """Return the text of each policy file by its path, and the problems."""
-    if not isinstance(patterns, list) or not all(p and isinstance(p, str) for p in patterns):
-        return {}, [f"{path}: policy_files: must be a list of paths"]
-    texts: dict[str, str] = {}
-    problems: list[str] = []
-    for pattern in patterns:
-        if Path(pattern).is_absolute():
-            files = [Path(pattern)]
-        else:
-            try:
-                files = sorted(path.parent.glob(pattern))
-            except (IndexError, ValueError, NotImplementedError):
-                files = []  # such as ".", which is not a pattern
-        if not files:
-            problems.append(f"{path}: policy_files: no file matches {pattern!r}")
-        for file in files:
-            try:
-                texts[str(file)] = file.read_text("utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{file}: cannot be read: {error}")
-    return texts, problems
-
-
-def _names_in(texts: Mapping[str, str]) -> list[str]:
-    names = []
-    for text in texts.values():
-        with suppress(tomllib.TOMLDecodeError):
-            names.append(str(tomllib.loads(text).get("name")))
-    return names
+def _names_of(dated: Iterable[Dated]) -> set[str]:
+    return {each.name for each in dated}
 
 
 # --- problems -------------------------------------------------------------------------------------
 
 
-def _problems_of_policy(where: str, name: object, versions: _Versions) -> list[str]:
+def _problems_of_policy(where: str, name: object, versions: Versions) -> list[str]:
     if isinstance(name, str) and name in versions:
         return []
     return [f"{where}: is {name!r}; it must be one of {', '.join(versions)}"]
 
 
-def _problems_of_dated(where: str, given: object, versions: _Versions) -> list[str]:
+def _problems_of_dated(where: str, given: object, versions: Versions) -> list[str]:
     if not isinstance(given, list):
         return _problems_of_policy(where, given, versions)
     if not given:
@@ -330,7 +340,7 @@ def _problems_of_meters(path: Path, table: Any) -> list[str]:
     ]
 
 
-def _problems_of_tenant(path: Path, tenant_id: str, entry: Any, versions: _Versions) -> list[str]:
+def _problems_of_tenant(path: Path, tenant_id: str, entry: Any, versions: Versions) -> list[str]:
     where = f"{path}: tenants.{tenant_id}"
     problems = []
     if not TENANT_ID.fullmatch(tenant_id):
@@ -340,10 +350,14 @@ def _problems_of_tenant(path: Path, tenant_id: str, entry: Any, versions: _Versi
     for key, value in entry.items():
         if key == "policy":
             problems += _problems_of_dated(f"{where}.policy", value, versions)
-        elif key != "stripe_customer":
+        elif key == "stripe_customer":
+            problems += _problems_of_customer(f"{where}.stripe_customer", value)
+        elif key != "account":
             problems.append(f"{where}.{key}: unknown key")
-        elif not isinstance(value, str) or not _CUSTOMER.fullmatch(value):
-            problems.append(
-                f"{where}.stripe_customer: is {value!r}; it must be a customer's id, such as cus_123"
-            )
     return problems
+
+
+def _problems_of_customer(where: str, value: object) -> list[str]:
+    if isinstance(value, str) and _CUSTOMER.fullmatch(value):
+        return []
+    return [f"{where}: is {value!r}; it must be a customer's id, such as cus_123"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.catalog.entry import Amendment
+from pipeline.catalog.entry import Amendment, ContractVersion
 from pipeline.events.times import format_time
 from pipeline.resolve.policy import Assignment, Policy, Timeline
 
@@ -25,10 +25,20 @@ class DatedVersion(NamedTuple):
 
 
 class DatedAssignment(NamedTuple):
-    """A policy, from when it is assigned (None: from the start), and the number of the entry."""
+    """A policy, a contract or an account, from when it holds, and the number of the entry.
+
+    `from_ms` is None from the start. The empty name of a contract says that there is none.
+    """
 
     name: str
     from_ms: int | None
+    number: int
+
+
+class DatedContract(NamedTuple):
+    """A version of a contract, and the number of the entry that brought it."""
+
+    contract: ContractVersion
     number: int
 
 
@@ -49,6 +59,15 @@ class DatedAmendment(NamedTuple):
     why: str
 
 
+class Touched(NamedTuple):
+    """The usage that a change of the past would touch; None: any."""
+
+    tenant_id: str | None = None
+    policy: str | None = None
+    version: int | None = None
+    from_ms: int | None = None
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """What the valid entries of a log add up to. `number` and `digest` name the last of them."""
 
@@ -63,6 +82,9 @@ class Catalog(msgspec.Struct, frozen=True):
     meters: Mapping[str, str] = {}
     keys: Mapping[str, tuple[DatedGrant, ...]] = {}
     amendments: tuple[DatedAmendment, ...] = ()  # in the order of the log: a later one holds
+    contracts: Mapping[tuple[str, int], DatedContract] = {}
+    accounts: Mapping[str, tuple[DatedAssignment, ...]] = {}  # the contracts of each account
+    members: Mapping[str, tuple[DatedAssignment, ...]] = {}  # the accounts of each tenant
 
     @property
     def number(self) -> int:
@@ -117,6 +139,16 @@ class Catalog(msgspec.Struct, frozen=True):
             before,
         )
 
+    def keys_at(self, ms: int) -> dict[str, DatedGrant]:
+        """Return the keys that sign for somebody at a time."""
+        begun = {
+            key_id: [
+                each for each in grants if (START if each.from_ms is None else each.from_ms) <= ms
+            ]
+            for key_id, grants in self.keys.items()
+        }
+        return {key_id: of[-1] for key_id, of in begun.items() if of and of[-1].tenants != ()}
+
     def amendments_of(self, tenant_id: str) -> tuple[DatedAmendment, ...]:
         """Return what rebill plans have amended for a tenant, in the order of the log."""
         return tuple(each for each in self.amendments if each.amendment.covers(tenant_id))
@@ -141,6 +173,33 @@ class Catalog(msgspec.Struct, frozen=True):
             if (amendment.policy.name, amendment.policy.version) == (name, version):
                 return amendment.policy
         return None
+
+    def account_of(self, tenant_id: str, at_ms: int) -> str:
+        """Return the account that a tenant's units of a time belong to (docs/reference/money.md §1.1)."""
+        known = self.members.get(tenant_id, ())
+        begun = [each.name for each in known if each.from_ms is None or each.from_ms <= at_ms]
+        return begun[-1] if begun else tenant_id
+
+    def contracts_of(self, account: str) -> list[DatedAssignment]:
+        """Return the contracts of an account by date; those that end others have no name."""
+        return list(self.accounts.get(account, ()))
+
+    def contract_versions(self, name: str) -> list[ContractVersion]:
+        """Return the versions of a contract, by the time from which they hold."""
+        known = [each.contract for (of, _), each in self.contracts.items() if of == name]
+        return sorted(known, key=lambda contract: contract.terms.effective_from)
+
+    def first_contracted(self, name: str) -> int:
+        """Return from when on any account has a contract: `START`, a time in ms, or `NEVER`."""
+        return min(
+            (
+                START if each.from_ms is None else each.from_ms
+                for assigned in self.accounts.values()
+                for each in assigned
+                if each.name == name
+            ),
+            default=NEVER,
+        )
 
     def first_assigned(self, name: str) -> int:
         """Return from when on a policy is assigned to anybody: `START` or a time in ms."""

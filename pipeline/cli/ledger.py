@@ -16,9 +16,9 @@ from pipeline.events.times import format_time
 from pipeline.ledger import (
     Ledger,
     adoption,
-    catalog_head,
     holds,
     open_ledger,
+    priced_under,
     records,
     redacted,
     upgrade,
@@ -217,17 +217,17 @@ def _move(url: str) -> None:
 def _follow(*, yes: bool) -> None:
     """Let the ledger follow another journal: a copy in another cluster, or a new one.
 
-    The ledger remembers which journal it follows, and a sink refuses any other. Use this command if
+    The ledger remembers which journal it follows and under which entry of the catalog it was
+    priced, and a sink refuses any other. Use this command if
     you moved to a cluster with copied topics, or if the journal is lost and this is the newest ledger:
     at its next start, a sink reads the journal from its beginning, and writes to it what it lacks.
-    The ledger also forgets by which entry of the catalog it was billed, and takes any catalog next.
     Never use it on a restored ledger whose journal is lost: nobody knows then what was sent.
 
     \b
     Example:
       resmeter ledger follow --yes
     """
-    with opened() as (settings, _, ledger):
+    with opened(any_catalog=True) as (settings, _, ledger):
         _refuse_while_sinks_run(settings)
         if not yes:
             click.echo(
@@ -237,7 +237,7 @@ def _follow(*, yes: bool) -> None:
             )
             return
         adoption.forget(ledger, settings.topics.journal)
-        catalog_head.forget(ledger)
+        priced_under.forget(ledger)
         click.echo(
             f"the ledger {ledger.redacted_url} follows {settings.topics.journal} from its beginning at "
             "the next start of a sink",

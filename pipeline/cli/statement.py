@@ -1,18 +1,28 @@
 """`resmeter statement`."""
 
 import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 import click
 
+from pipeline.billing.contract import BilledAccount, Contract
+from pipeline.billing.run import Stated
+from pipeline.catalog.contracts import read_contract
+from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.toml_values import parse_duration
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TEXT, TIME, json_option, tenants_alone
+from pipeline.cli.options import TEXT, TIME, json_option, opened, tenants_alone
 from pipeline.cli.output import print_text
 from pipeline.cli.views.statement import print_csv, print_json, print_statement
 from pipeline.errors import ConfigurationError
+from pipeline.ledger import reports
+from pipeline.ledger.statements import state_account
 from pipeline.replay.statement_files import Lines, StatementFiles, state_files
+
+_CLOSE_AFTER = "45m"
 
 
 class _Duration(click.ParamType):
@@ -34,42 +44,41 @@ class _Duration(click.ParamType):
 @click.option(
     "--records",
     multiple=True,
-    required=True,
     metavar="FILE",
-    help="Usage records of one account, one JSON object a line, in the order in which they were "
-    "stored. `-` is standard input; .gz and .zst are unpacked.",
+    help="Read no ledger, but usage records of one account, one JSON object a line, in the order in "
+    "which they were stored. `-` is standard input; .gz and .zst are unpacked.",
 )
 @click.option(
     "--contract",
     "contracts",
     multiple=True,
     metavar="FILE",
-    help="A TOML file with the account's contract; give it once for each version. Without it, the "
-    "policies' prices hold.",
+    help="With --records: a TOML file with the account's contract; give it once for each version. "
+    "Without it, the policies' prices hold.",
 )
 @click.option(
-    "--grants", multiple=True, metavar="FILE", help="Packs, credits and voids, one a line."
+    "--grants",
+    multiple=True,
+    metavar="FILE",
+    help="With --records: packs, credits and voids, one a line.",
 )
 @click.option(
     "--period",
-    required=True,
     metavar="DATE",
-    help="The date on which the period begins: 2026-11-01, or 2026-11 if only one begins then.",
+    help="The date on which the period begins: 2026-11-01, or 2026-11 if only one begins then. "
+    "The current one if not set.",
 )
 @click.option(
     "--as-of",
     type=TIME,
-    required=True,
     metavar="TIME",
-    help="The time of which the statement speaks: 2026-12-02, or an RFC 3339 time.",
+    help="The time of which the statement speaks: 2026-12-02, or an RFC 3339 time. Now if not set.",
 )
 @click.option(
     "--close-after",
     type=_Duration(),
-    default="45m",
-    show_default=True,
     metavar="DURATION",
-    help="How long after its end a period is closed.",
+    help=f"With --records: how long after its end a period is closed. {_CLOSE_AFTER} if not set.",
 )
 @click.option("--units", "with_units", is_flag=True, help="Add a line for each unit.")
 @json_option("Print one JSON object; so does a command whose output is no terminal.")
@@ -79,9 +88,9 @@ def command(
     records: tuple[str, ...],
     contracts: tuple[str, ...],
     grants: tuple[str, ...],
-    period: str,
-    as_of: int,
-    close_after: int,
+    period: str | None,
+    as_of: int | None,
+    close_after: int | None,
     *,
     with_units: bool,
     as_json: bool,
@@ -90,28 +99,35 @@ def command(
     """Show what an account owes for a period, and what changed in earlier ones since their statements.
 
     A statement is final once its period is closed: what is stored later is on a later statement.
-    ACCOUNT names the account; if not set, the contract or the grants name it, or it is the tenant.
-    Exit status 3 says that units have no price: they are not billed, and a warning names what is missing.
+    ACCOUNT is a tenant; with --records it may be left out. Exit status 3 says that units have no
+    price: they are not billed, and a warning names what is missing.
 
     \b
     Example:
+      resmeter statement acme --period 2026-11
       resmeter statement --records usage.ndjson --contract acme.toml \\
           --grants grants.ndjson --period 2026-11 --as-of 2026-12-02
     """
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, but not both")
-    stated = state_files(
-        StatementFiles(
+    if records:
+        if period is None or as_of is None:
+            raise click.UsageError("with --records, give --period and --as-of")
+        files = StatementFiles(
             records=_labelled(records),
             contract={path: _read(path) for path in contracts},
             grants=_labelled(grants),
             account=account,
-        ),
-        period,
-        as_of,
-        close_after,
-        tenants_alone(),
-    )
+        )
+        close_after_ms = parse_duration(_CLOSE_AFTER) if close_after is None else close_after
+        stated = state_files(files, period, as_of, close_after_ms, tenants_alone())
+    elif account is None:
+        raise click.UsageError("name the ACCOUNT, or give --records")
+    elif contracts or grants or close_after is not None:
+        raise click.UsageError("--contract, --grants and --close-after need --records")
+    else:
+        now_ms = int(time.time() * 1000)
+        stated = _of_ledger(account, period, now_ms if as_of is None else as_of)
     units = stated.units if with_units else ()
     if as_csv:
         print_csv(stated.account, stated.statement, units if with_units else None)
@@ -123,6 +139,26 @@ def command(
         print_text(f"warning: {text}", err=True)
     if stated.missing:
         sys.exit(FOUND)
+
+
+def _of_ledger(account: str, period: str | None, as_of: int) -> Stated:
+    with opened() as (_, tenants, ledger):
+        if not reports.usage(ledger, tenant_id=account) and not tenants.is_billed(account):
+            raise ConfigurationError(
+                [
+                    f"no account {account!r}: the ledger has no usage of it, and the catalog no customer"
+                ]
+            )
+        return state_account(ledger, _account_of(tenants, account), tenants, period, as_of)
+
+
+def _account_of(tenants: Tenants, name: str) -> BilledAccount:
+    """Return the account with a name: a tenant, whose policies' prices are its contract."""
+
+    def contract_of(currencies: Collection[str]) -> Contract:
+        return read_contract({}, currencies or {tenants.timeline_for(name).versions[-1].currency})
+
+    return BilledAccount(name, (name,), contract_of)
 
 
 def _labelled(paths: tuple[str, ...]) -> Lines:

@@ -35,6 +35,7 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
             ledger, tenant_id=tenant_id, from_ms=time_range.from_ms, to_ms=time_range.to_ms
         )
         lines = price_usage(sums, tenants)
+        here, elsewhere = reports.reversals_across(ledger, tenant_id, *time_range)
         missing = "" if lines or as_json else _no_usage(ledger, tenant_id, time_range)
     if as_json:
         for line in lines:
@@ -45,6 +46,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
         print_usage(lines)
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
+    if here or elsewhere:
+        print_text(_difference(here, elsewhere), err=True)
     for line in lines:
         stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
         if stuck:
@@ -53,6 +56,14 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
                 f"{' and '.join(stuck)} wait for you: see `resmeter deliveries list`",
                 err=True,
             )
+
+
+def _difference(here: int, elsewhere: int) -> str:
+    """Return a sentence that says why statements of this time have other quantities."""
+    counted = f"counts {here:,} of charges from another time" if here else ""
+    left_out = f"leaves out {elsewhere:,} of its charges that occurred at another time"
+    what = " and ".join(part for part in (counted, left_out if elsewhere else "") if part)
+    return f"note: a statement counts a reversal with its charge, and this table when it occurred: it {what}"
 
 
 def _no_usage(ledger: Ledger, tenant_id: str | None, time_range: TimeRange) -> str:

@@ -214,7 +214,7 @@ def _replacement(
     body_sha256: Callable[[MeterEvent], str],
 ) -> MeterEvent | str:
     """Return a meter event with the same records, for the customer and meter in today's tenant file."""
-    customer = billing.customer_for(event.tenant_id)
+    customer = billing.customer_for(event.tenant_id, event.hour * HOUR_MS)
     if customer is None:
         return f"tenant {event.tenant_id} has no stripe_customer in the tenant file"
     awaits = select(awaited_record.c.id).where(awaited_record.c.identifier == event.identifier)

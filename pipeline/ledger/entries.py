@@ -259,7 +259,8 @@ class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
 class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """What a tenant owes for an outcome, under one version of a policy.
 
-    A -1 counts under the kind and policy of the record that it takes back. `delivered` includes
+    A -1 counts under the kind, policy and price of the record that it takes back. The price is the
+    one that was fixed when the record was stored; None: the policy says it. `delivered` includes
     netted units, which are never sent, and units that an operator settled. `rejected`, `uncertain`
     and `altered` units wait for an operator. The rest is pending, planned or sent.
     """
@@ -275,6 +276,8 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int = 0
     uncertain: int = 0
     altered: int = 0
+    price: str | None = None
+    currency: str | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,10 +2,42 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
-from pipeline.catalog.prices import Prices
+from pipeline.catalog.prices import FixedPrices, Prices
 from pipeline.ledger.entries import UsageSum
+from pipeline.usage.record import UsageRecord
+
+PriceSource = tuple[str, str, str, int]  # tenant, outcome, policy, version
+
+
+class FixedPrice(NamedTuple):
+    """The price of a unit as the ledger stores it; None: there is none."""
+
+    price: str | None
+    currency: str | None
+    priced_by: str | None  # the digest of the catalog's entry
+
+
+_NO_PRICE = FixedPrice(None, None, None)
+
+
+def fixed_price(
+    record: UsageRecord, prices: FixedPrices | None, known: dict[PriceSource, FixedPrice]
+) -> FixedPrice:
+    """Return the price of a record that is stored now; `known` has those of its batch so far."""
+    if prices is None:
+        return _NO_PRICE
+    source = (record.tenant_id, record.outcome, record.policy, record.policy_version)
+    fixed = known.get(source)
+    if fixed is None:
+        priced = prices.price_for(*source)
+        fixed = known[source] = (
+            _NO_PRICE
+            if priced is None
+            else FixedPrice(format(priced[0], "f"), priced[1], prices.priced_by(*source[2:]))
+        )
+    return fixed
 
 
 class PricedUsage(TypedDict):
@@ -35,7 +67,7 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
     lines: dict[tuple[str, str, str | None], PricedUsage] = {}
     amounts: dict[tuple[str, str, str | None], Decimal] = {}
     for usage in sums:
-        price = prices.price_for(usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)
+        price = _price_of(usage, prices)
         key = (usage.tenant_id, usage.outcome, price[1] if price else None)
         line = lines.setdefault(
             key,
@@ -67,3 +99,9 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
             amounts[key] = amounts.get(key, Decimal(0)) + price[0] * usage.quantity
             line["amount"] = format(amounts[key], "f")
     return [lines[key] for key in sorted(lines, key=lambda k: (k[0], k[1], k[2] or ""))]
+
+
+def _price_of(usage: UsageSum, prices: Prices) -> tuple[Decimal, str] | None:
+    if usage.price is not None and usage.currency is not None:
+        return Decimal(usage.price), usage.currency
+    return prices.price_for(usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)

@@ -7,6 +7,7 @@ import orjson
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from pipeline.catalog.prices import FixedPrices
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     ConsumedRecord,
@@ -15,6 +16,7 @@ from pipeline.ledger.entries import (
     QuarantineReason,
     Stored,
 )
+from pipeline.ledger.pricing import FixedPrice, PriceSource, fixed_price
 from pipeline.ledger.tables import (
     awaited_record,
     consumed_topic,
@@ -24,7 +26,7 @@ from pipeline.ledger.tables import (
     refused_record,
     usage_record,
 )
-from pipeline.usage.record import decode_origin, decode_record
+from pipeline.usage.record import UsageRecord, decode_origin, decode_record
 
 DETAIL_CHARACTERS_MAX = 500
 _LOOKUP_IDS_MAX = 500
@@ -57,7 +59,13 @@ _POSITION = (
     ("origin_partition", "int"),
     ("origin_offsets", "text"),
 )
-_COLUMNS = _CONTENT + _POSITION
+_STORED = (
+    ("stored_at", "bigint"),
+    ("price", "text"),
+    ("currency", "text"),
+    ("priced_by", "text"),
+)
+_COLUMNS = _CONTENT + _POSITION + _STORED
 _NAMES = ", ".join(name for name, _ in _COLUMNS)
 _CONTENT_SIZE = len(_CONTENT)
 _PARTITION_AT, _OFFSET_AT = _CONTENT_SIZE + 1, _CONTENT_SIZE + 2
@@ -133,22 +141,28 @@ def store(
     consumed: Sequence[ConsumedRecord],
     expected: Mapping[int, int | None],
     stored_at: int,
+    prices: FixedPrices | None = None,
 ) -> Stored | Moved:
     """Store a batch and move the offsets past it, all or nothing.
 
     `consumed` ascends by offset within each partition. `expected` is the next offset that the
     caller expects in the ledger for each partition of the batch, None if it expects none.
-    `stored_at` is in milliseconds.
+    `stored_at` is in milliseconds. The price of a record is fixed now; without `prices`, or if they
+    have none, it has the price of its policy version whenever it is asked for.
 
     A record that does not decode or contradicts a stored record is quarantined in `refused_record`.
     """
     rows: list[_Row] = []
     quarantined: list[tuple[Quarantined, bytes | None]] = []
     after: dict[int, int] = {}
+    known: dict[PriceSource, FixedPrice] = {}
     for record in consumed:
         after[record.partition] = record.offset + 1
         try:
-            rows.append(_row(topic, record))
+            usage = _decoded(record)
+            rows.append(
+                (*_row(topic, record, usage), stored_at, *fixed_price(usage, prices, known))
+            )
         except ValueError as error:
             quarantined.append((_quarantined("unreadable", record, str(error)), record.value))
     with ledger.writing() as connection:
@@ -182,10 +196,13 @@ def store(
     )
 
 
-def _row(topic: str, consumed: ConsumedRecord) -> _Row:
+def _decoded(consumed: ConsumedRecord) -> UsageRecord:
     if not consumed.value:
         raise ValueError("the message has no value")
-    record = decode_record(consumed.value)
+    return decode_record(consumed.value)
+
+
+def _row(topic: str, consumed: ConsumedRecord, record: UsageRecord) -> _Row:
     origin_topic = origin_partition = origin_offsets = None
     if consumed.origin is not None:
         try:
@@ -223,7 +240,7 @@ def _row(topic: str, consumed: ConsumedRecord) -> _Row:
             raise ValueError(f"{name} has more than {_INDEXED_BYTES_MAX} bytes - at `$.{name}`")
     if not 0 <= record.policy_version <= _BIGINT_MAX:
         raise ValueError("policy_version is out of range - at `$.policy_version`")
-    if b"\\u0000" in consumed.value and any("\0" in v for v in row if isinstance(v, str)):
+    if b"\\u0000" in (consumed.value or b"") and any("\0" in v for v in row if isinstance(v, str)):
         raise ValueError("contains a NUL character, which PostgreSQL cannot store as text")
     return row
 

@@ -1,12 +1,23 @@
 """Read the ledger: usage, the units that Stripe must count, the records of a conversation."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, groupby
 from typing import Any
 
 import msgspec
 import orjson
-from sqlalchemy import BigInteger, Connection, and_, case, cast, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    cast,
+    func,
+    not_,
+    or_,
+    select,
+)
 
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.decisions import decisions_about, lineage
@@ -24,6 +35,7 @@ from pipeline.usage.record import Origin, UsageRecord
 
 _AT_STRIPE = ("delivered", "netted", "settled")
 _TRIED = ("sent", "delivered", "rejected", "uncertain", "altered", "settled")
+_FIRST_MS, _LAST_MS = -(2**62), 2**62
 _IDENTIFIERS_LOOKUP_MAX = 500
 _ROWS_AT_ONCE = 10_000
 
@@ -35,7 +47,7 @@ def usage(
     from_ms: int | None = None,
     to_ms: int | None = None,
 ) -> list[UsageSum]:
-    """Add up usage by tenant, outcome and policy version, sorted by these.
+    """Add up usage by tenant, outcome, policy version and price, sorted by these.
 
     Covers records with `from_ms <= occurred_at < to_ms`.
     """
@@ -43,6 +55,8 @@ def usage(
     policy = func.coalesce(s.c.policy, r.c.policy)
     version = func.coalesce(s.c.policy_version, r.c.policy_version)
     kind = func.coalesce(s.c.kind, r.c.kind)
+    price = func.coalesce(s.c.price, r.c.price)
+    currency = func.coalesce(s.c.currency, r.c.currency)
 
     def total(condition: Any) -> Any:
         return cast(func.sum(case((condition, r.c.quantity), else_=0)), BigInteger)
@@ -53,6 +67,8 @@ def usage(
             r.c.outcome,
             policy.label("policy"),
             version.label("policy_version"),
+            price.label("price"),
+            currency.label("currency"),
             cast(func.sum(r.c.quantity), BigInteger).label("quantity"),
             total(kind == "confirmed").label("confirmed"),
             total(kind == "assumed").label("assumed"),
@@ -63,7 +79,7 @@ def usage(
         .outerjoin(s, s.c.id == r.c.supersedes)
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
         .outerjoin(meter_event, meter_event.c.identifier == meter_event_record.c.identifier)
-        .group_by(r.c.tenant_id, r.c.outcome, policy, version)
+        .group_by(r.c.tenant_id, r.c.outcome, policy, version, price, currency)
     )
     if tenant_id is not None:
         query = query.where(r.c.tenant_id == tenant_id)
@@ -74,7 +90,36 @@ def usage(
     with ledger.reading() as connection:
         sums = [UsageSum(**row._mapping) for row in connection.execute(query)]
     # Sorted here, because databases differ in how they order text.
-    return sorted(sums, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version))
+    return sorted(
+        sums, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version, u.price or "")
+    )
+
+
+def reversals_across(
+    ledger: Ledger, tenant_id: str | None, from_ms: int | None, to_ms: int | None
+) -> tuple[int, int]:
+    """Count the reversals in a range of times whose charge is outside of it, and the opposite.
+
+    `usage` counts a reversal when it occurred, a statement in the period of its charge.
+    """
+    r, s = usage_record.alias("r"), usage_record.alias("s")
+
+    def is_within(at: Any) -> Any:
+        return and_(
+            at >= (_FIRST_MS if from_ms is None else from_ms),
+            at < (_LAST_MS if to_ms is None else to_ms),
+        )
+
+    own, of_charge = is_within(r.c.occurred_at), is_within(s.c.occurred_at)
+    query = select(
+        func.coalesce(func.sum(case((and_(own, not_(of_charge)), 1), else_=0)), 0),
+        func.coalesce(func.sum(case((and_(of_charge, not_(own)), 1), else_=0)), 0),
+    ).select_from(r.join(s, s.c.id == r.c.supersedes))
+    if tenant_id is not None:
+        query = query.where(r.c.tenant_id == tenant_id)
+    with ledger.reading() as connection:
+        here, elsewhere = connection.execute(query).one()
+    return int(here), int(elsewhere)
 
 
 def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]:
@@ -200,13 +245,27 @@ def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[
     If `partition` is None, yield the records whose evidence has no known position.
     """
     r = usage_record.c
+    return _stored(
+        ledger,
+        r.origin_topic.is_(None)
+        if partition is None
+        else and_(r.origin_topic == topic, r.origin_partition == partition),
+    )
+
+
+def decided_elsewhere(
+    ledger: Ledger, topic: str, partitions: Collection[int]
+) -> Iterator[UsageRecord]:
+    """Yield the records whose evidence is in another topic, or in a partition that the topic lacks."""
+    r = usage_record.c
+    return _stored(ledger, or_(r.origin_topic != topic, r.origin_partition.not_in(partitions)))
+
+
+def _stored(ledger: Ledger, which: ColumnElement[bool]) -> Iterator[UsageRecord]:
+    r = usage_record.c
     query = (
         select(*(r[name].label(name) for name in UsageRecord.__struct_fields__))
-        .where(
-            r.origin_topic.is_(None)
-            if partition is None
-            else and_(r.origin_topic == topic, r.origin_partition == partition)
-        )
+        .where(which)
         .order_by(r.seq)
     )
     with ledger.reading() as connection:

@@ -55,6 +55,54 @@ usage_record = Table(
     Column("origin_topic", Text),
     Column("origin_partition", Integer),
     Column("origin_offsets", Text),  # a JSON array, parallel to `evidence`
+    # Null for a record that an earlier version stored.
+    Column("stored_at", BigInteger),
+    # The price of its policy version when it was stored; null: the catalog had none.
+    Column("price", Text),
+    Column("currency", Text),
+    Column("priced_by", Text),  # the digest of the catalog's entry with the price
+)
+
+_of_void = text("kind = 'void'")
+_of_grant = text("kind <> 'void'")
+
+# Packs, credits and voids, never changed.
+account_grant = Table(
+    "account_grant",
+    metadata,
+    Column("seq", _Seq, Identity(), primary_key=True),
+    Column("account", _Id, nullable=False),
+    Column("id", _Id, nullable=False),  # of a void: the grant that it ends
+    Column("kind", Text, CheckConstraint("kind IN ('pack', 'credit', 'void')"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("content", Text, nullable=False),  # a line of grants, see docs/reference/money.md §5.1
+    Index(
+        "account_grant_once",
+        "account",
+        "id",
+        unique=True,
+        sqlite_where=_of_grant,
+        postgresql_where=_of_grant,
+    ),
+    Index(
+        "account_grant_void_once",
+        "account",
+        "id",
+        unique=True,
+        sqlite_where=_of_void,
+        postgresql_where=_of_void,
+    ),
+)
+
+# The periods that are closed, each with its final statement, never changed.
+closing = Table(
+    "closing",
+    metadata,
+    Column("account", _Id, primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("closed_at", BigInteger, nullable=False),
+    Column("records_seq", BigInteger, nullable=False),  # the last usage record that it knew
+    Column("statement", Text, nullable=False),  # the JSON object
 )
 
 # The quarantined records, under the name that existing databases have.
@@ -69,6 +117,7 @@ refused_record = Table(
     Column("detail", Text, nullable=False),
 )
 
+# A place in a topic, or in the catalog's log (`priced_under`).
 consumer_offset = Table(
     "consumer_offset",
     metadata,

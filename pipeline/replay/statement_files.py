@@ -1,14 +1,9 @@
 """State a period of an account from files, without a ledger (docs/reference/money.md §5)."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import dropwhile
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from pipeline.billing.contract import Contract
-from pipeline.billing.periods import Period
 from pipeline.billing.reading import (
     GrantLine,
     RecordLine,
@@ -17,8 +12,14 @@ from pipeline.billing.reading import (
     read_grant_lines,
     read_record_lines,
 )
-from pipeline.billing.run import ClosesAfter, problems_of_voids, statements
-from pipeline.billing.statement import PlacedUnit, Statement
+from pipeline.billing.run import (
+    ClosesAfter,
+    Stated,
+    missing_prices,
+    problems_of_voids,
+    statements,
+    take,
+)
 from pipeline.catalog.contracts import read_contract
 from pipeline.catalog.tenants import Tenants
 from pipeline.errors import ConfigurationError
@@ -37,18 +38,9 @@ class StatementFiles(NamedTuple):
     account: str | None = None
 
 
-class StatedFiles(NamedTuple):
-    """The statement of an account, its units, and the prices that are missing."""
-
-    account: str
-    statement: Statement
-    units: tuple[PlacedUnit, ...]
-    missing: tuple[str, ...]
-
-
 def state_files(
     files: StatementFiles, period: str, as_of: int, close_after_ms: int, prices: Tenants
-) -> StatedFiles:
+) -> Stated:
     """Return the statement of a period as of a time.
 
     Each period is closed `close_after_ms` after its end. A unit without a price in the contract has
@@ -81,19 +73,8 @@ def state_files(
         raise ConfigurationError(problems)
     last = max(of_name, contract.calendar.period_at(as_of))
     stated = statements(contract, records, grants, closes, last, as_of, of_name)
-    statement, units = _take(of_name, stated)
-    return StatedFiles(account, statement, units, tuple(_missing(statement, record_lines)))
-
-
-def _take(period: Period, stated: Iterable[Statement]) -> tuple[Statement, tuple[PlacedUnit, ...]]:
-    """Take a period's statement with its units, and from later ones what they adjust of these."""
-    until = dropwhile(lambda statement: statement.period != period, stated)
-    statement = next(until)
-    adjusted = {unit.id: unit.adjusted for later in until for unit in later.adjusted}
-    own = (
-        msgspec.structs.replace(unit, adjusted=adjusted.get(unit.id)) for unit in statement.units
-    )
-    return statement, (*own, *statement.adjusted)
+    statement, units = take(of_name, stated)
+    return Stated(account, statement, units, missing_prices(statement, records))
 
 
 def _currencies(record_lines: Sequence[_RecordLine], prices: Tenants) -> set[str]:
@@ -117,17 +98,3 @@ def _account_of(
     named = [contract.account, *(line.account for _, line in grant_lines)]
     named += sorted({line.tenant_id for _, line in record_lines})
     return next(filter(None, named), "-")
-
-
-def _missing(statement: Statement, record_lines: Sequence[_RecordLine]) -> Iterator[str]:
-    """Yield a problem for each outcome and policy version whose units have no price."""
-    unpriced = {unit.id for unit in statement.units if unit.placed.state == "unpriced"}
-    lines = {line.id: line for _, line in record_lines if line.id in unpriced}
-    counts = Counter((line.outcome, line.policy, line.policy_version) for line in lines.values())
-    for (outcome, policy, version), count in sorted(counts.items(), key=str):
-        yield (
-            f"{count} units of outcome {outcome!r} have no price in "
-            f"{statement.currency} (policy {policy!r}, version {version}) and are not billed: write "
-            f"price.{outcome} in the contract, or set RESMETER_CONFIG to the tenant file with that "
-            "policy"
-        )

@@ -22,6 +22,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from pipeline.catalog.prices import FixedPrices
 from pipeline.config import SinkSettings
 from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
 from pipeline.kafka.connect import AuthFailure, auth_failure_message, list_topics, open_client
@@ -63,8 +64,12 @@ class Intake:
         now: Callable[[], float] = time.time,
         topic_id: Callable[[], str] = lambda: "",
         monotonic: Callable[[], float] = time.monotonic,
+        prices: Callable[[], FixedPrices | None] = lambda: None,
     ) -> None:
-        """Prepare an intake; `topic_id` asks for the topic's id, and returns "" if it is unknown."""
+        """Prepare an intake; `topic_id` asks for the topic's id, and returns "" if it is unknown.
+
+        `prices` returns what prices a record that is stored now.
+        """
         self._servers = str(client_options["bootstrap.servers"])
         self._origin = RecordsOrigin(ledger, topic, self._servers, topic_id, metrics)
         self._options = {
@@ -86,6 +91,7 @@ class Intake:
         self._batch_records_max = settings.batch_records_max
         self._now = now
         self._monotonic = monotonic
+        self._prices = prices
         self._log = get_logger(__name__)
         self._stop = threading.Event()
         self._failure: Exception | None = None  # set by a callback; `step` raises it
@@ -275,7 +281,12 @@ class Intake:
     def _store(self, consumer: Consumer, consumed: list[ConsumedRecord]) -> None:
         while consumed:
             result = records.store(
-                self._ledger, self._topic, consumed, self._stored, int(self._now() * 1000)
+                self._ledger,
+                self._topic,
+                consumed,
+                self._stored,
+                int(self._now() * 1000),
+                self._prices(),
             )
             if isinstance(result, Stored):
                 self._stored.update(result.offsets)

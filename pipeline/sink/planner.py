@@ -1,14 +1,14 @@
 """Plan meter events from the ledger's pending records, in chunks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from pipeline.catalog.prices import Billing
 from pipeline.ledger import Ledger, deliveries
-from pipeline.ledger.entries import MeterEvent, PlannedEvent
-from pipeline.sink.grouping import Destination, freeze, group_records
+from pipeline.ledger.entries import MeterEvent, PendingSum, PlannedEvent
+from pipeline.sink.grouping import Destination, Group, freeze, group_records
 
 CHUNK_RECORDS = 20_000
 
@@ -70,25 +70,21 @@ def plan_pending(
     result = Planned()
     for pending in deliveries.pending_sums(ledger):
         tenant_id, outcome = pending.tenant_id, pending.outcome
-        customer = billing.customer_for(tenant_id)
-        if customer is None and doubted is None:
+        if doubted is None and not billing.is_billed(tenant_id):
             result.parked[tenant_id] = result.parked.get(tenant_id, 0) + pending.quantity
             continue
         if pending.quantity == -pending.records:
             # Only reversals: all of them would be carried, so there is no need to read them.
             result.carried[tenant_id] = result.carried.get(tenant_id, 0) + pending.quantity
             continue
-        # A doubted meter event needs no customer: a release asks for that of its day.
-        event_name = billing.event_name_for(outcome)
-        destination = Destination(tenant_id, outcome, customer or "", event_name)
         size = chunk_records
         first: int | None = None
         while True:
             records = deliveries.pending_records(ledger, tenant_id, outcome, size, doubted)
             grouping = group_records(records)
-            planned = [freeze(group, destination, body_sha256) for group in grouping.groups]
-            if doubted is not None:
-                planned = list(map(_uncertain, planned))
+            planned, parked = _frozen(
+                grouping.groups, pending, billing, body_sha256, are_doubted=doubted is not None
+            )
             if not plans.plan(planned):
                 continue  # the rest of them is still pending
             result.events += sum(item.event.value > 0 for item in planned)
@@ -97,6 +93,8 @@ def plan_pending(
                 left = sum(record.quantity for record in grouping.carried)
                 if left:
                     result.carried[tenant_id] = result.carried.get(tenant_id, 0) + left
+                if parked:
+                    result.parked[tenant_id] = result.parked.get(tenant_id, 0) + parked
                 break
             if planned:
                 plans.commit()
@@ -106,6 +104,33 @@ def plan_pending(
             # If the whole chunk is carried, grouping needs the records after it.
             size = chunk_records if planned else size * 2
     return result
+
+
+def _frozen(
+    groups: Iterable[Group],
+    pending: PendingSum,
+    billing: Billing,
+    body_sha256: Callable[[MeterEvent], str],
+    *,
+    are_doubted: bool,
+) -> tuple[list[PlannedEvent], int]:
+    """Return the meter events of the groups, and the units that no customer is billed for.
+
+    A tenant may have moved to another account: each group goes to the customer of its time.
+    """
+    planned: list[PlannedEvent] = []
+    parked = 0
+    event_name = billing.event_name_for(pending.outcome)
+    for group in groups:
+        customer = billing.customer_for(pending.tenant_id, group.timestamp * 1000)
+        if customer is None and not are_doubted:
+            parked += group.value
+            continue
+        # A doubted meter event needs no customer: a release asks for that of its day.
+        destination = Destination(pending.tenant_id, pending.outcome, customer or "", event_name)
+        event = freeze(group, destination, body_sha256)
+        planned.append(_uncertain(event) if are_doubted else event)
+    return planned, parked
 
 
 def _uncertain(planned: PlannedEvent) -> PlannedEvent:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from pipeline.catalog.prices import FixedPrices
+from pipeline.catalog.topic import current_tenants
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.kafka.headers import ORIGIN_HEADER
@@ -39,6 +41,7 @@ def rebuild(
         UnavailableError: Kafka or the ledger cannot be reached, or a sink fills the ledger too.
     """
     topic = settings.topics.records
+    prices = current_tenants(settings)
     with closing(SingleTopic(settings.kafka, settings.topics.journal)) as log:
         metrics = SinkMetrics(CollectorRegistry())
         journal = Journal(ledger, log, settings.topics.journal, "rebuild", metrics)
@@ -63,10 +66,10 @@ def rebuild(
             batch.append(ConsumedRecord(partition, offset, message.value(), origin))
             on_record(number, reader.size)
             if len(batch) == _BATCH_RECORDS:
-                result = _store(ledger, topic, batch, expected, now_ms, result)
+                result = _store(ledger, topic, batch, expected, now_ms, prices, result)
                 batch = []
         if batch:
-            result = _store(ledger, topic, batch, expected, now_ms, result)
+            result = _store(ledger, topic, batch, expected, now_ms, prices, result)
     return result
 
 
@@ -76,9 +79,10 @@ def _store(
     batch: list[ConsumedRecord],
     expected: dict[int, int | None],
     now_ms: int,
+    prices: FixedPrices,
     result: Rebuilt,
 ) -> Rebuilt:
-    stored = records.store(ledger, topic, batch, expected, now_ms)
+    stored = records.store(ledger, topic, batch, expected, now_ms, prices)
     if isinstance(stored, Moved):
         raise UnavailableError(
             f"a sink stores usage records in {ledger.redacted_url} too: stop it, and rebuild a new ledger"

@@ -111,7 +111,15 @@ FIRST_VERSION = (
 def rows_of_deliveries(url: str) -> dict[str, list[tuple[object, ...]]]:
     """Return the rows, with the columns that the first version had."""
     ledger = database._connect(database._read_url(url))
-    later = {"journal_state", "vouched_at", "voucher"}
+    later = {
+        "journal_state",
+        "vouched_at",
+        "voucher",
+        "stored_at",
+        "price",
+        "currency",
+        "priced_by",
+    }
     with ledger.reading() as connection:
         rows = {
             name: sorted(

@@ -1,5 +1,6 @@
 """The catalog's topic on a real broker: commands publish, and workers follow."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from confluent_kafka.admin import AdminClient
 from pipeline.catalog.entry import Additions, entries_of
 from pipeline.catalog.topic import CatalogTopic, publish, whole_catalog
 from pipeline.errors import ConfigurationError
-from pipeline.ledger import catalog_head, open_ledger
 from tests.kafka.run import Run, metric, readiness, wait_until
 from tests.support.events import resolved
 
@@ -58,6 +58,8 @@ def test_a_date_within_the_lead_is_refused_and_publishes_nothing(run: Run, file:
 
     assert result.returncode == 2
     assert "would change the past" in result.stderr
+    said = " ".join(result.stderr.split())
+    assert "nobody knows how many conversations that touches: there is no ledger" in said
     assert len(run.done("catalog", "log").splitlines()) == 1
 
 
@@ -100,6 +102,7 @@ def test_a_worker_follows_without_a_restart_and_the_next_one_refuses_an_older_ca
     behind = run.start("worker", RESMETER_TOPICS__CATALOG=older)
     assert behind.wait(60) == 1
     assert "were decided under entry 2" in behind.log()
+    assert re.search(r"of the catalog, [1-9]\d* in all", behind.log())
     assert "resmeter catalog restore FILE" in behind.log()
 
 
@@ -159,23 +162,26 @@ def test_a_topic_that_was_made_again_behind_a_reader_is_refused(run: Run, file: 
             following.refresh()
 
 
-def test_a_sink_refuses_a_catalog_by_which_its_ledger_was_not_billed(run: Run, file: Path) -> None:
+def test_a_sink_and_commands_refuse_a_catalog_without_the_entry_that_priced_the_ledger(
+    run: Run, file: Path
+) -> None:
     run.done("ledger", "upgrade")
-    run.env |= {
-        "RESMETER_STRIPE__API_KEY": "sk_test_1",
-        "RESMETER_STRIPE__BASE_URL": "http://127.0.0.1:1",
-    }
+    export, older = str(run.folder / "export.ndjson"), run.env["RESMETER_TOPICS__CATALOG"]
+    run.done("catalog", "export", export)
+    run.env["RESMETER_TOPICS__CATALOG"] += "-followed"
+    run.done("catalog", "restore", export)
+    file.write_text(MOVED)
+    run.done("catalog", "apply", str(file), *WHO)
     sink = run.start("sink")
-    with closing(open_ledger(run.env["RESMETER_LEDGER__URL"])) as ledger:
-        wait_until(lambda: catalog_head.head(ledger)[0] == 1, "the ledger remembers the entry")
+    run.port(sink)
     sink.stop()
-    file.write_text(TENANT.replace("cus_1", "cus_2"))
-    run.begin_catalog(file, run.env["RESMETER_TOPICS__CATALOG"] + "-other")
 
-    result = run.resmeter("sink")
+    refused = run.start("sink", RESMETER_TOPICS__CATALOG=older)
+    usage = run.resmeter("usage", RESMETER_CATALOG_EXPORT=export)
 
-    assert result.returncode == 2
-    assert "was billed by entry 1" in result.stderr
-    run.done("ledger", "follow", "--yes")
-    port = run.port(run.start("sink"))
-    wait_until(lambda: readiness(port)[0] == 200, "the sink is ready")
+    assert refused.wait(60) == 2
+    assert "was priced under entry 2" in refused.log()
+    assert usage.returncode == 2
+    assert "export the catalog again" in " ".join(usage.stderr.split())
+    run.done("ledger", "follow", "--yes", RESMETER_TOPICS__CATALOG=older)
+    run.done("usage", RESMETER_TOPICS__CATALOG=older)

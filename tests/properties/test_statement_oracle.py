@@ -6,15 +6,16 @@ from typing import Any
 
 from hypothesis import given
 
+from pipeline.billing.run import Stated
 from pipeline.billing.statement import statement_object, unit_object
 from pipeline.catalog.tenants import load_tenants
-from pipeline.replay.statement_files import StatedFiles, StatementFiles, state_files
+from pipeline.replay.statement_files import StatementFiles, state_files
 from tests.oracle.accounts import T0, Account, accounts
 
 PRICES = load_tenants(None)
 
 
-def stated(account: Account, period: str) -> StatedFiles:
+def stated(account: Account, period: str) -> Stated:
     files = StatementFiles(
         records=lines("usage.ndjson", account.records),
         contract={f"v{n}.toml": toml(version) for n, version in enumerate(account.versions, 1)},

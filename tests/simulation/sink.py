@@ -297,6 +297,7 @@ class Sink:
             self._metrics,
             now=world.seconds,
             monotonic=world.seconds,
+            prices=lambda: self._tenants,
         )
         self._dispatcher = Dispatcher(
             self._ledger,

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pipeline.catalog.declared import Declared
 from pipeline.catalog.entry import TenantTerms, entries_of
 from pipeline.catalog.exported import encode_export
 from pipeline.catalog.log import Appended, read
-from pipeline.catalog.planning import Declared, beginning, catalog_of
+from pipeline.catalog.planning import beginning, catalog_of
 from pipeline.catalog.policies import preset
 from pipeline.catalog.tenants import Tenants, read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog

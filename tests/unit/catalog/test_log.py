@@ -255,11 +255,11 @@ def test_what_is_no_entry_is_void(log: Log, value: bytes) -> None:
 
 
 def test_an_entry_of_a_newer_version_that_follows_the_head_is_refused(log: Log) -> None:
-    newer = b'{"form":3,"parent":"%s"}' % log.catalog.digest.encode()
+    newer = b'{"form":4,"parent":"%s"}' % log.catalog.digest.encode()
 
-    with pytest.raises(UnknownEntryError, match="form 3"):
+    with pytest.raises(UnknownEntryError, match="form 4"):
         log.append(newer)
-    assert log.append(b'{"form":3,"parent":"other"}').reason
+    assert log.append(b'{"form":4,"parent":"other"}').reason
 
 
 def test_an_entry_whose_time_the_broker_did_not_set_is_void(log: Log) -> None:
@@ -366,3 +366,19 @@ def test_an_export_keeps_amendments(log: Log) -> None:
 
     assert restored.amendments == log.catalog.amendments
     assert restored.digest == log.catalog.digest
+
+
+def test_a_plan_that_was_made_before_another_one_of_its_tenant_was_applied_is_outdated(
+    log: Log,
+) -> None:
+    before = log.catalog.number
+    amend(log)
+    catalog = log.catalog
+
+    assert [a.amendment.plan for a in catalog.amendments_after(before, "acme", "mine")] == [
+        "plan-1"
+    ]
+    assert [a.amendment.plan for a in catalog.amendments_after(before, None, "mine")] == ["plan-1"]
+    assert not catalog.amendments_after(before, "bluejay", "mine")
+    assert not catalog.amendments_after(before, "acme", "plan-1")
+    assert not catalog.amendments_after(catalog.number, "acme", "mine")

@@ -40,7 +40,7 @@ def test_no_file_means_the_default_policy_for_everyone_and_no_customers() -> Non
 
     assert policy_of(tenants, "acme") == DEFAULT
     assert tenants.timeline_for("acme").at(NOW) == preset(DEFAULT)
-    assert tenants.customer_for("acme") is None
+    assert tenants.customer_for("acme", 0) is None
     assert tenants.customers == {}
 
 
@@ -48,7 +48,7 @@ def test_an_empty_file_gives_the_default_policy_and_no_customers(file: Path) -> 
     tenants = loaded(file, "")
 
     assert policy_of(tenants, "acme") == DEFAULT
-    assert tenants.customer_for("acme") is None
+    assert tenants.customer_for("acme", 0) is None
 
 
 def test_a_tenant_has_its_customer_and_its_policy(file: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_tenant_has_its_customer_and_its_policy(file: Path) -> None:
         """,
     )
 
-    assert tenants.customer_for("acme") == "cus_Acme1"
+    assert tenants.customer_for("acme", 0) == "cus_Acme1"
     assert policy_of(tenants, "acme") == "zendesk-2026"
     assert tenants.timeline_for("acme").at(NOW) == preset("zendesk-2026")
-    assert tenants.customer_for("blue.jay-2") == "cus_blue_jay"
+    assert tenants.customer_for("blue.jay-2", 0) == "cus_blue_jay"
     assert policy_of(tenants, "blue.jay-2") == "gorgias"
 
 
@@ -77,7 +77,7 @@ def test_other_tenants_get_the_policy_of_the_file_and_no_customer(
     tenants = loaded(file, 'policy = "gorgias"')
 
     assert tenants.timeline_for("nobody").at(NOW) == preset("gorgias")
-    assert tenants.customer_for("nobody") is None
+    assert tenants.customer_for("nobody", 0) is None
 
 
 def test_the_versions_of_a_policy_form_one_timeline(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from pipeline.billing.run import ClosesAfter, statements
 from pipeline.billing.units import Entered
 from pipeline.cli.views.statement import print_statement
 from pipeline.events.times import parse_time
+from pipeline.ledger import Ledger, open_ledger, records, upgrade
+from pipeline.ledger.entries import ConsumedRecord
 from tests.support.command import resmeter
 
 RECORD = {
@@ -173,3 +175,62 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = capsys.readouterr()
     assert max(map(len, out.splitlines())) <= 80
     assert "minimum" in out
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ledger(resmeter_env: dict[str, str]) -> Iterator[Ledger]:
+    upgrade(resmeter_env["RESMETER_LEDGER__URL"])
+    opened = open_ledger(resmeter_env["RESMETER_LEDGER__URL"])
+    yield opened
+    opened.close()
+
+
+def test_a_tenants_statement_comes_from_the_ledger(
+    ledger: Ledger, resmeter_env: dict[str, str]
+) -> None:
+    consumed = [
+        ConsumedRecord(0, offset, json.dumps(record).encode())
+        for offset, record in enumerate([RECORD, REVERSAL])
+    ]
+    records.store(ledger, "usage.records", consumed, {0: None}, parse_time("2026-11-03T00:00:00Z"))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        return resmeter("statement", "acme", *arguments, env=resmeter_env)
+
+    october = json.loads(run("--period", "2026-10", "--as-of", "2026-10-31").stdout)
+    later = json.loads(run("--period", "2026-10", "--as-of", "2026-11-03").stdout)
+    assert (october["state"], october["units"]["known"], later["total"]) == ("open", 0, "0.00")
+    assert later["units"]["taken_back"] == 1
+    assert run().returncode == 0
+
+
+def test_an_account_that_nobody_knows_is_bad_usage(
+    ledger: Ledger, resmeter_env: dict[str, str]
+) -> None:
+    ended = resmeter("statement", "nobody", env=resmeter_env)
+
+    assert (ended.returncode, ended.stderr.decode()) == (
+        2,
+        "error: no account 'nobody': the ledger has no usage of it, and the catalog no customer\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((), "name the ACCOUNT, or give --records"),
+        (("--records", "x"), "with --records, give --period and --as-of"),
+        (("acme", "--contract", "x"), "--contract, --grants and --close-after need --records"),
+        (("acme", "--json", "--csv"), "give --json or --csv, but not both"),
+    ],
+)
+def test_options_that_do_not_go_together_are_bad_usage(
+    resmeter_env: dict[str, str], arguments: tuple[str, ...], problem: str
+) -> None:
+    ended = resmeter("statement", *arguments, env=resmeter_env)
+
+    assert ended.returncode == 2
+    assert problem in ended.stderr.decode()

@@ -444,3 +444,23 @@ def test_outcome_is_printed_as_it_is_written_and_safe(
     assert result.returncode == 0
     assert outcome.replace("\x1b", r"\u001b") in result.stdout
     assert "\x1b" not in result.stdout
+
+
+def test_a_reversal_of_another_month_is_said_to_be_on_another_statement(
+    ledger: Ledger, usage: Run
+) -> None:
+    october, november = parse_time("2026-10-30T00:00:00Z"), parse_time("2026-11-02T00:00:00Z")
+    stored(
+        ledger,
+        record("c1", occurred_at=october),
+        record("c1", 2, occurred_at=november, supersedes="acme:c1:1"),
+    )
+
+    note = (
+        "note: a statement counts a reversal with its charge, and this table when it occurred: it "
+    )
+    assert usage("--month", "2026-11").stderr == f"{note}counts 1 of charges from another time\n"
+    assert usage("--month", "2026-10").stderr == (
+        f"{note}leaves out 1 of its charges that occurred at another time\n"
+    )
+    assert usage().stderr == ""

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.billing.run import Stated
 from pipeline.billing.statement import statement_object, unit_object
 from pipeline.catalog.tenants import load_tenants
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import format_time, parse_time
-from pipeline.replay.statement_files import StatedFiles, StatementFiles, state_files
+from pipeline.replay.statement_files import StatementFiles, state_files
 
 CASES = [
     json.loads(line)
@@ -61,7 +62,7 @@ def state(
     grants: Sequence[Any] = (),
     period: str = "2026-10",
     as_of: str = AS_OF,
-) -> StatedFiles:
+) -> Stated:
     lines = [
         line
         for each in records

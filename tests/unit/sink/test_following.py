@@ -36,11 +36,11 @@ async def test_a_customer_is_billed_after_the_next_reading(topic: Topic) -> None
     )
 
     await billing.refresh()
-    assert billing.tenants.customer_for("acme") is None
+    assert billing.tenants.customer_for("acme", 0) is None
     times.append(11.0)
     await billing.refresh()
 
-    assert billing.tenants.customer_for("acme") == "cus_1"
+    assert billing.tenants.customer_for("acme", 0) == "cus_1"
     assert billing.tenants.event_name_for("resolution") == "m"
     assert billing.age_seconds == 0
 
