@@ -179,7 +179,7 @@ def test_what_the_files_leave_out_stays(files: Files) -> None:
     planned = files.plan("[tenants.bluejay]\nstripe_customer = 'cus_2'\n")
 
     assert planned.notes == [
-        "not in the file, and keeps its contract: tenant acme",
+        "not in the file, and keeps its policy and its customer: tenant acme",
         (
             "not in the files, and stays: contract acme-2026 version 1, "
             "the account of tenant acme-eu, the contract of account acme"
