@@ -121,25 +121,41 @@ def in_force(versions: Sequence[Json], time: int) -> Json:
     )
 
 
-def calendar(versions: Sequence[Json], time: int) -> Iterator[Period]:
-    """Yield the periods in order, from some time before the given one."""
-    anchor = anchor_of(in_force(versions, time))
-    start = from_on(anchor, time - 62 * DAY_MS)
+def assigned(versions: Sequence[Json], from_ms: int, to_ms: int) -> list[Json]:
+    """Return what an account has that gets a contract and loses it: else the policies' prices hold."""
+    first = {**in_force(versions, from_ms), "effective_from": from_ms}
+    later = [one for one in versions if from_ms < begins(one) < to_ms]
+    last = max([first, *later], key=begins)
+    after = {"effective_from": to_ms, "period": last.get("period", {})}
+    return [{}, first, *later, *([after] if to_ms < FOREVER else [])]
+
+
+def calendar(versions: Sequence[Json], time: int, cuts: Sequence[int] = ()) -> Iterator[Period]:
+    """Yield the periods in order, from some time before the given one; each cut begins another."""
+    in_turn = sorted(versions, key=lambda one: (begins(one), one.get("version", 0)))
+    # Each anchor takes over at its first boundary after its version took effect.
+    takes_over = [
+        (-FOREVER if n == 0 else from_on(anchor_of(version), begins(version)), anchor_of(version))
+        for n, version in enumerate(in_turn)
+    ]
+
+    def anchor_at(at: int) -> datetime:
+        return [anchor for first, anchor in takes_over if first <= at][-1]
+
+    start = from_on(anchor_at(time - 62 * DAY_MS), time - 62 * DAY_MS)
     while True:
-        terms = in_force(versions, start)
-        whole_end = from_on(anchor, start + 1)
-        ends = [(whole_end, anchor)]
-        for other in versions:
-            first = from_on(anchor_of(other), max(begins(other), start + 1))
-            if in_force(versions, first) is other and first <= whole_end:
-                ends.append((first, anchor_of(other)))
-        end = min(ends, key=lambda one: one[0])[0]
+        terms, anchor = in_force(versions, start), anchor_at(start)
+        whole_start = from_on(anchor, start - 31 * DAY_MS)
+        while from_on(anchor, whole_start + 1) <= start:
+            whole_start = from_on(anchor, whole_start + 1)
+        whole_end = from_on(anchor, whole_start + 1)
+        others = [first for first, other in takes_over if anchor_at(first) == other != anchor]
+        end = min(at for at in [whole_end, *others, *cuts] if at > start)
         share = Fraction(1)
-        if end < whole_end and terms.get("prorate", True):
-            share = Fraction((end - start) // DAY_MS, (whole_end - start) // DAY_MS)
+        if end - start < whole_end - whole_start and terms.get("prorate", True):
+            share = Fraction((end - start) // DAY_MS, (whole_end - whole_start) // DAY_MS)
         name = datetime.fromtimestamp(start / 1000, UTC).date().isoformat()
         yield Period(name, start, end, share, terms)
-        anchor = next((a for at, a in reversed(ends) if at == end), anchor)
         start = end
 
 
@@ -534,10 +550,12 @@ def statements(
     close_after: int,
     price_of: PriceOf,
     account: str = "",
+    cuts: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Return every statement up to that of the period, each as the JSON object of section 6.
 
     Each has the units too, in the member `each`. A contract in several versions is a list of them.
+    The account got it, or lost it, at the cuts.
     """
     versions = [contract] if isinstance(contract, Mapping) else contract
     by_id: dict[str, Json] = {}
@@ -551,7 +569,7 @@ def statements(
         *[begins(v) for v in versions if "effective_from" in v],
     ]
     periods: list[Period] = []
-    for one in calendar(versions, min(times)):
+    for one in calendar(versions, min(times), cuts):
         periods.append(one)
         if one.start > max(times) + 31 * DAY_MS:
             break

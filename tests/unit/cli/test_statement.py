@@ -214,7 +214,7 @@ def test_an_account_that_nobody_knows_is_bad_usage(
 
     assert (ended.returncode, ended.stderr.decode()) == (
         2,
-        "error: no account 'nobody': the ledger has no usage of it, and the catalog no customer\n",
+        "error: no account 'nobody': the ledger has no usage of it, and the catalog does not name it\n",
     )
 
 
