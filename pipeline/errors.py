@@ -7,6 +7,7 @@
     ├── UnavailableError         the platform: Kafka, the database or Stripe cannot be reached
     ├── TooManyDeadLettersError  the authors of a producer: most of its records are rejected
     ├── DamagedTopicError        the platform: a disk has changed what a broker stored
+    ├── CutTopicError            the platform: brokers have lost what they had acknowledged
     ├── UnknownStateError        the operator: a newer version wrote the changelog; run that version
     ├── FencedError              nobody: another worker owns the partition; this one starts again
     ├── UnknownEntryError        the operator: a newer version wrote the catalog; run that version
@@ -51,6 +52,17 @@ class DamagedTopicError(ResmeterError):
             f"{topic}[{partition}] is damaged from offset {offset} on: {why}. Restore the partition "
             "from a replica; if there is none, delete the topic, run `resmeter topics create`, and "
             "start the worker: it says how to rebuild the states"
+        )
+
+
+class CutTopicError(ResmeterError):
+    """The changelog has lost records that a worker had written to it."""
+
+    def __init__(self, place: str, known_end: int, end: int) -> None:
+        super().__init__(
+            f"{place} ended at offset {known_end}, and our next record has offset {end}: the topic was "
+            "made again, or lost its end in an unclean election of a leader. Start the worker: it "
+            "says how to rebuild the states"
         )
 
 

@@ -328,6 +328,11 @@ class StripeSettings(Section):
 
     api_key: SecretStr | None = Field(None, description="Stripe's secret or restricted API key")
     api_key_file: Path | None = Field(None, description="file with Stripe's API key")
+    account: str | None = Field(
+        None,
+        pattern=r"^acct_[A-Za-z0-9]{1,240}$",
+        description="connected account in which customers are billed, such as acct_1; without it, the key's own",
+    )
     base_url: str | None = Field(
         None,
         # The address is logged, so it must not have a password, which would be before an @.

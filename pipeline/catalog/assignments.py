@@ -19,6 +19,7 @@ class Refused(NamedTuple):
     """Why what the files say is refused."""
 
     problems: list[str]
+    late_ms: tuple[int | None, ...] = ()  # from when on what comes too late would be in force
 
 
 def missing(
@@ -69,7 +70,8 @@ def missing(
                 f"{whose}: {_named(each.name)} from {when(each.from_ms)} would change the past: "
                 f"{earliest}"
                 for each in late
-            ]
+            ],
+            tuple(each.from_ms for each in late),
         )
     return added
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.catalog.entry import Additions, ContractVersion, Dated, TenantTerms
+from pipeline.catalog.value import Touched
 from pipeline.resolve.policy import Policy
 
 _NAMED_MAX = 20  # tenants that one sentence names
@@ -34,6 +35,7 @@ class CatalogPlan(NamedTuple):
     changes: list[str]
     notes: list[str]  # what the files leave out, and stays
     refused: list[str]
+    touched: list[Touched]  # the usage that what is refused would have touched
 
 
 def named_tenants(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from pipeline.catalog.entry import (
     uncut,
 )
 from pipeline.catalog.log import Void, accept
-from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, when
+from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, Touched, when
 from pipeline.errors import BrokenInvariantError
 from pipeline.resolve.policy import Policy
 
@@ -55,7 +55,7 @@ def plan(catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int) -
     planning = _Planning(catalog, declared, earliest_ms, from_ms)
     planning.plan_versions()
     planning.plan_default()
-    planning.plannamed_tenants()
+    planning.plan_tenants()
     planning.plan_meters()
     planning.plan_keys()
     plan_accounts(catalog, declared, Dates(earliest_ms, from_ms), planning.planned)
@@ -66,7 +66,7 @@ class _Planning:
     def __init__(
         self, catalog: Catalog, declared: Declared, earliest_ms: int, from_ms: int
     ) -> None:
-        self.planned = CatalogPlan(Additions(), [], [], [])
+        self.planned = CatalogPlan(Additions(), [], [], [], [])
         self._catalog = catalog
         self._declared = declared
         self._earliest_ms = earliest_ms
@@ -97,6 +97,8 @@ class _Planning:
                 f"{name} takes effect at {when(policy.effective_from)}, and tenants have that policy: "
                 f"it would change the past. {self._earliest}: set effective_from"
             )
+            since_ms = max(first_ms, policy.effective_from)
+            self.planned.touched.append(Touched(policy=policy.name, from_ms=since_ms))
             return
         self.planned.additions.policies.append(policy)
         self.planned.changes.append(f"{name} is new, from {when(policy.effective_from)}")
@@ -117,13 +119,14 @@ class _Planning:
             f"{name} was edited: {differs}. A version never changes. Put it back, and write the next "
             "version with a date"
         )
+        self.planned.touched.append(Touched(policy=policy.name, version=policy.version))
 
     # --- who has which policy ---------------------------------------------------------------------
 
     def plan_default(self) -> None:
         known = self._catalog.default
         declared = [Assigned(self._declared.default)]
-        added = self._missing("the default policy", known, declared, "")
+        added = self._missing(None, known, declared, "")
         self.planned.additions.default.extend(added)
         for assigned in added:
             self.planned.changes.append(
@@ -131,19 +134,18 @@ class _Planning:
                 f"{when(assigned.from_ms)}, instead of {known[-1].name}"
             )
 
-    def plannamed_tenants(self) -> None:
+    def plan_tenants(self) -> None:
         catalog = self._catalog
         before = catalog.default[-1].name
         moved: dict[tuple[str, str, int | None], list[str]] = {}
         billed: list[str] = []
         for tenant_id, declared in self._declared.tenants.items():
-            whose = f"tenant {tenant_id}"
             known = catalog.assigned.get(tenant_id, ())
             added: list[Assigned] = []
             if declared.assigned:
                 # A tenant whose only policy is the default one has it whatever the default becomes.
                 default = before if known or len(declared.assigned) > 1 else ""
-                added = self._missing(whose, known, declared.assigned, default)
+                added = self._missing(tenant_id, known, declared.assigned, default)
             for assigned in added:
                 was = known[-1].name if known else before
                 moved.setdefault((assigned.name, was, assigned.from_ms), []).append(tenant_id)
@@ -175,14 +177,18 @@ class _Planning:
 
     def _missing(
         self,
-        whose: str,
+        tenant_id: str | None,
         known: tuple[DatedAssignment, ...],
         declared: Sequence[Assigned],
         default: str,
     ) -> list[Assigned]:
+        whose = "the default policy" if tenant_id is None else f"tenant {tenant_id}"
         found = missing(whose, known, declared, default, self._dates)
         if isinstance(found, Refused):
             self.planned.refused.extend(found.problems)
+            self.planned.touched.extend(
+                Touched(tenant_id, from_ms=from_ms) for from_ms in found.late_ms
+            )
             return []
         return [Assigned(each.name, each.from_ms) for each in found]
 

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Place
@@ -222,11 +223,17 @@ def current_tenants(settings: Settings) -> Tenants:
         UnavailableError: no broker responds, or the topic does not exist.
     """
     file = settings.catalog_export
-    catalog = (
-        whole_catalog(settings) if file is None else decode_export(str(file), file.read_bytes())[0]
-    )
+    catalog = whole_catalog(settings) if file is None else _exported(file)
     _, producers = read_declared(settings.config)
     return Tenants(catalog, producers)
+
+
+def _exported(file: Path) -> Catalog:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UnavailableError(f"{file}: cannot be read: {error.strerror}") from error
+    return decode_export(str(file), content)[0]
 
 
 def no_catalog(topic: str) -> str:

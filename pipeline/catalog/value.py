@@ -59,6 +59,15 @@ class DatedAmendment(NamedTuple):
     why: str
 
 
+class Touched(NamedTuple):
+    """The usage that a change of the past would touch; None: any."""
+
+    tenant_id: str | None = None
+    policy: str | None = None
+    version: int | None = None
+    from_ms: int | None = None
+
+
 class Catalog(msgspec.Struct, frozen=True):
     """What the valid entries of a log add up to. `number` and `digest` name the last of them."""
 
@@ -129,6 +138,16 @@ class Catalog(msgspec.Struct, frozen=True):
             [Assignment(a.from_ms or 0, self.versions_of(a.name)) for a in later],
             before,
         )
+
+    def keys_at(self, ms: int) -> dict[str, DatedGrant]:
+        """Return the keys that sign for somebody at a time."""
+        begun = {
+            key_id: [
+                each for each in grants if (START if each.from_ms is None else each.from_ms) <= ms
+            ]
+            for key_id, grants in self.keys.items()
+        }
+        return {key_id: of[-1] for key_id, of in begun.items() if of and of[-1].tenants != ()}
 
     def amendments_of(self, tenant_id: str) -> tuple[DatedAmendment, ...]:
         """Return what rebill plans have amended for a tenant, in the order of the log."""

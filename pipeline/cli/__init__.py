@@ -45,6 +45,7 @@ SECTIONS = {
         "topics": "Create or check the Kafka topics.",
         "catalog": "Plan, publish and show who is billed, under which policy, from when.",
         "ledger": "Create, upgrade or check the ledger's tables.",
+        "stripe": "Create at Stripe what the catalog's prices need.",
         "check": "Check settings, tenants, broker, ledger and Stripe key at once.",
         "health": "Ask a worker or a sink on this machine whether it is ready.",
         "worker": "Run a worker: read events, decide, write usage records.",

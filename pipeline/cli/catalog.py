@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -22,7 +23,7 @@ from pipeline.catalog.topic import (
 from pipeline.catalog.value import Catalog, when
 from pipeline.cli import FAILED, FOUND, CommandGroup
 from pipeline.cli.options import TIME, configured, decision_options, machine_user, tenant_option
-from pipeline.cli.output import count_of
+from pipeline.cli.output import count_of, print_text
 from pipeline.cli.views.catalog import print_catalog, print_log, print_plan
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
@@ -69,7 +70,7 @@ def plan_command(file: Path, from_ms: int | None) -> None:
     """
     settings = configured()
     _, planned = _planned(settings, file, from_ms)
-    print_plan(planned)
+    print_plan(planned, _touched(settings, planned))
     if planned.refused or not planned.additions.is_empty:
         sys.exit(FOUND)
 
@@ -90,7 +91,7 @@ def apply(file: Path, from_ms: int | None, who: str | None, reason: str) -> None
     """
     settings = configured()
     catalog, planned = _planned(settings, file, from_ms)
-    print_plan(planned)
+    print_plan(planned, _touched(settings, planned))
     if planned.refused:
         raise ConfigurationError(["nothing was published: mend what is refused, and apply again"])
     if planned.additions.is_empty:
@@ -206,6 +207,21 @@ def _planned(settings: Settings, file: Path, from_ms: int | None) -> tuple[Catal
             ]
         )
     return catalog, plan(catalog, declared, earliest_ms, from_ms)
+
+
+def _touched(settings: Settings, planned: CatalogPlan) -> int | None:
+    """Return how many conversations the refused changes of the past would touch; None if unknown."""
+    if not planned.touched:
+        return None
+    from pipeline.ledger import open_ledger, priced_under
+
+    try:
+        ledger = open_ledger(settings.ledger.url)
+    except (ConfigurationError, UnavailableError) as error:
+        print_text(f"nobody knows how many conversations that touches: {error}", "  ", err=True)
+        return None
+    with closing(ledger):
+        return priced_under.conversations(ledger, planned.touched)
 
 
 def _now_ms() -> int:

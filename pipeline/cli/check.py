@@ -98,11 +98,18 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return found.problems_in_worker(settings.worker.seal_after_ms, now_ms)
 
     def ledger(facts: list[str]) -> list[str]:
-        from pipeline.ledger import open_ledger, problems_of_rights, sslmode_missing
+        from pipeline.ledger import (
+            open_ledger,
+            priced_under,
+            problems_of_rights,
+            sslmode_missing,
+        )
 
         opened = open_ledger(settings.ledger.url)
         try:
             problems = problems_of_rights(opened)
+            if tenants:
+                priced_under.check(opened, tenants[0].catalog)
         finally:
             opened.close()
         facts.append(f"{opened.redacted_url} has the tables of this version and takes writes")
@@ -111,12 +118,20 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return problems
 
     def stripe(facts: list[str]) -> list[str]:
-        from pipeline.sink.stripe.account import check_account
+        from pipeline.sink.stripe.account import check_account, check_prices
 
         known = tenants[0] if tenants else load_tenants(None)
-        return asyncio.run(
-            check_account(settings.stripe, known.customers, known.event_names, facts.append)
-        )
+        now_ms = int(time.time() * 1000)
+
+        async def compared() -> list[str]:
+            problems = await check_account(
+                settings.stripe, known.customers, known.event_names, facts.append
+            )
+            return problems or await check_prices(
+                settings.stripe, known.catalog, now_ms, facts.append
+            )
+
+        return asyncio.run(compared())
 
     yield "config", "tenant file", tenant_file
     yield "kafka", "broker", broker

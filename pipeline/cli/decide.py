@@ -8,7 +8,7 @@ import click
 from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policy
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TIME, tenants_alone
+from pipeline.cli.options import TIME, catalog_option, tenants_of
 from pipeline.cli.output import count_of, print_rejected, visible
 from pipeline.replay.decide import Histories, Totals, encode_decision
 from pipeline.resolve.machine import decide
@@ -24,6 +24,7 @@ from pipeline.resolve.policy import Timeline
     "decides until it takes effect. If not set, each tenant has its policy of the tenant file "
     f"(RESMETER_CONFIG); without that file, {DEFAULT}.",
 )
+@catalog_option("the tenant file")
 @click.option(
     "--as-of",
     type=TIME,
@@ -31,7 +32,7 @@ from pipeline.resolve.policy import Timeline
     metavar="TIME",
     help="The time up to which silence counts: 2026-06-13, or an RFC 3339 time.",
 )
-def command(files: tuple[str, ...], policy: str | None, as_of: int) -> None:
+def command(files: tuple[str, ...], policy: str | None, catalog: str | None, as_of: int) -> None:
     """Decide over events in files, without Kafka: read one event per line, print one conversation per line.
 
     FILE may be `-` (standard input), a .gz or a .zst file. Standard error lists the lines that are
@@ -43,7 +44,11 @@ def command(files: tuple[str, ...], policy: str | None, as_of: int) -> None:
       resmeter decide events.ndjson --as-of 2026-06-13T09:00:00Z
       cat old.ndjson | resmeter decide - --policy zendesk-2026 --as-of 2026-06-13
     """
-    timeline_for = tenants_alone().timeline_for if policy is None else _same(read_timeline(policy))
+    if policy is not None and catalog is not None:
+        raise click.UsageError("give --policy or --catalog, but not both")
+    timeline_for = (
+        tenants_of(catalog).timeline_for if policy is None else _same(read_timeline(policy))
+    )
     histories, totals = Histories(), Totals()
     for path, number, line in read_lines(files):
         reason = histories.add(line)

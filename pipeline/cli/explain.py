@@ -6,7 +6,7 @@ import click
 
 from pipeline.cli import FAILED
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import TEXT, TIME, Opened, json_option, opened, tenants_alone
+from pipeline.cli.options import TEXT, TIME, Opened, catalog_option, json_option, opened, tenants_of
 from pipeline.cli.output import print_text, progress
 from pipeline.cli.views.explain import Account, print_account
 from pipeline.errors import ResmeterError
@@ -28,6 +28,7 @@ from pipeline.replay.why_not import WhyNot, why_not
     help="Decide over the events in this file, without ledger and Kafka. Can be repeated; `-` is "
     "standard input.",
 )
+@catalog_option("the tenant file, with --events")
 @click.option(
     "--as-of",
     "as_of_ms",
@@ -47,6 +48,7 @@ def command(
     tenant_id: str,
     conversation: str,
     files: tuple[str, ...],
+    catalog: str | None,
     as_of_ms: int | None,
     *,
     ledger_only: bool,
@@ -66,12 +68,14 @@ def command(
     """
     if as_of_ms is not None and not files:
         raise click.UsageError("--as-of needs --events")
+    if catalog is not None and not files:
+        raise click.UsageError("--catalog needs --events")
     if ledger_only and files:
         raise click.UsageError("give --events or --ledger-only, but not both")
     place = (tenant_id, conversation)
     now = int(time.time() * 1000)
     if files:
-        reason = _why_by_files(files, place, now if as_of_ms is None else as_of_ms)
+        reason = _why_by_files(files, catalog, place, now if as_of_ms is None else as_of_ms)
         account = Account(*place, {}, {}, (), reason)
         problem = "" if reason else f"{', '.join(files)}: no event of {_named(place)}"
     else:
@@ -83,8 +87,10 @@ def command(
     print_account(account, as_json=as_json)
 
 
-def _why_by_files(files: tuple[str, ...], place: Place, as_of_ms: int) -> WhyNot | None:
-    timeline = tenants_alone().owed_timeline_for(place[0])
+def _why_by_files(
+    files: tuple[str, ...], catalog: str | None, place: Place, as_of_ms: int
+) -> WhyNot | None:
+    timeline = tenants_of(catalog).owed_timeline_for(place[0])
     known = find_in_lines((line for _, _, line in read_lines(files)), place)
     return why_not(known, timeline, as_of_ms, waits_grace=False)
 

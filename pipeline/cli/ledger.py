@@ -13,7 +13,16 @@ from pipeline.cli.output import count_of, print_table
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
 from pipeline.events.times import format_time
-from pipeline.ledger import Ledger, adoption, holds, open_ledger, records, redacted, upgrade
+from pipeline.ledger import (
+    Ledger,
+    adoption,
+    holds,
+    open_ledger,
+    priced_under,
+    records,
+    redacted,
+    upgrade,
+)
 from pipeline.ledger.holds import Answer, Hold
 from pipeline.ledger.moving import compare, copy, is_empty
 
@@ -208,7 +217,8 @@ def _move(url: str) -> None:
 def _follow(*, yes: bool) -> None:
     """Let the ledger follow another journal: a copy in another cluster, or a new one.
 
-    The ledger remembers which journal it follows, and a sink refuses any other. Use this command if
+    The ledger remembers which journal it follows and under which entry of the catalog it was
+    priced, and a sink refuses any other. Use this command if
     you moved to a cluster with copied topics, or if the journal is lost and this is the newest ledger:
     at its next start, a sink reads the journal from its beginning, and writes to it what it lacks.
     Never use it on a restored ledger whose journal is lost: nobody knows then what was sent.
@@ -217,7 +227,7 @@ def _follow(*, yes: bool) -> None:
     Example:
       resmeter ledger follow --yes
     """
-    with opened() as (settings, _, ledger):
+    with opened(any_catalog=True) as (settings, _, ledger):
         _refuse_while_sinks_run(settings)
         if not yes:
             click.echo(
@@ -227,6 +237,7 @@ def _follow(*, yes: bool) -> None:
             )
             return
         adoption.forget(ledger, settings.topics.journal)
+        priced_under.forget(ledger)
         click.echo(
             f"the ledger {ledger.redacted_url} follows {settings.topics.journal} from its beginning at "
             "the next start of a sink",

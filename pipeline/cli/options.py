@@ -6,6 +6,7 @@ from calendar import monthrange
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -16,7 +17,7 @@ from pipeline.catalog.topic import current_tenants
 from pipeline.config import Settings, load_settings, load_valid_settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
-from pipeline.ledger import Ledger, open_ledger
+from pipeline.ledger import Ledger, open_ledger, priced_under
 
 _DAY_MS = 86_400_000
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
@@ -252,13 +253,46 @@ def tenants_alone() -> Tenants:
     return load_tenants(settings.config)
 
 
+def catalog_option(instead: str) -> Callable[[Command], Command]:
+    """Add --catalog FILE; the command gets `catalog`. `instead`: what it replaces."""
+    return click.option(
+        "--catalog",
+        metavar="FILE",
+        help=f"The catalog, instead of {instead}: an export (`resmeter catalog export`), or `kafka` "
+        "for its topic.",
+    )
+
+
+def tenants_of(catalog: str | None) -> Tenants:
+    """Load the tenants by what --catalog names; without it, as `tenants_alone` does.
+
+    Raises:
+        ConfigurationError: a setting, the export or the tenant file is wrong, or the topic has no
+            catalog.
+        UnavailableError: no broker responds, or the export cannot be read.
+    """
+    if catalog is None:
+        return tenants_alone()
+    settings, problems, wrong = load_valid_settings()
+    if catalog == "kafka":
+        return current_tenants(load_settings().model_copy(update={"catalog_export": None}))
+    if "config" in wrong:
+        raise ConfigurationError(problems)
+    return current_tenants(settings.model_copy(update={"catalog_export": Path(catalog)}))
+
+
 @contextmanager
-def opened() -> Iterator[Opened]:
-    """Load settings and tenants, and open the ledger; close it at the end."""
+def opened(*, any_catalog: bool = False) -> Iterator[Opened]:
+    """Load settings and tenants, and open the ledger; close it at the end.
+
+    The catalog must have the entry that the ledger was priced under, unless `any_catalog`.
+    """
     settings = configured()
     tenants = current_tenants(settings)
     ledger = open_ledger(settings.ledger.url)
     try:
+        if not any_catalog:
+            priced_under.check(ledger, tenants.catalog)
         yield Opened(settings, tenants, ledger)
     finally:
         ledger.close()

@@ -1,6 +1,7 @@
 """`resmeter produce`: the reference producer."""
 
 import sys
+import time
 
 import click
 
@@ -8,11 +9,12 @@ from pipeline.catalog.producers import load_keys
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
-from pipeline.cli.options import configured
+from pipeline.cli.options import catalog_option, configured, tenants_of
 from pipeline.cli.output import count_of, print_hint, print_rejected, progress
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import Rejected
+from pipeline.events.signature import Key
 from pipeline.kafka.producing import Signer, produce_lines
 
 
@@ -37,7 +39,14 @@ from pipeline.kafka.producing import Signer, produce_lines
     metavar="KEYID",
     help="Sign each record with this producer's key from the tenant file.",
 )
-def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: str | None) -> None:
+@catalog_option("the tenant file")
+def command(
+    files: tuple[str, ...],
+    timestamps: str,
+    unchecked: bool,
+    key_id: str | None,
+    catalog: str | None,
+) -> None:
     """Write events from files, one JSON object per line, to the events topic.
 
     Each line is checked first. Lines that a worker would reject are not sent: standard error lists
@@ -51,7 +60,7 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: st
       RESMETER_CONFIG=resmeter.toml resmeter produce --sign chat-eu e.ndjson
     """
     settings = configured()
-    signer = _signer(settings, key_id, is_checked=not unchecked)
+    signer = _signer(settings, key_id, catalog, is_checked=not unchecked)
 
     def on_rejected(file: str, number: int, rejected: Rejected) -> None:
         print_rejected(file, number, rejected, named=len(files) > 1)
@@ -83,14 +92,25 @@ def command(files: tuple[str, ...], timestamps: str, unchecked: bool, key_id: st
         sys.exit(FOUND)
 
 
-def _signer(settings: Settings, key_id: str | None, *, is_checked: bool) -> Signer | None:
-    producers = load_tenants(settings.config).producers
+def _signer(
+    settings: Settings, key_id: str | None, catalog: str | None, *, is_checked: bool
+) -> Signer | None:
+    tenants = load_tenants(settings.config) if catalog is None else tenants_of(catalog)
+    keys = tenants.catalog.keys_at(int(time.time() * 1000))
     if key_id is not None:
-        return Signer(key_id, load_keys(producers, [key_id])[key_id])
-    if producers and is_checked:
+        if catalog is not None and key_id not in keys:
+            problem = f"the catalog has no key {key_id} that signs now: see `resmeter catalog show`"
+            raise ConfigurationError([problem])
+        key = load_keys(tenants.producers, [key_id])[key_id]
+        if catalog is not None:
+            granted = keys[key_id].tenants
+            key = Key(key.secret, None if granted is None else frozenset(granted))
+        return Signer(key_id, key)
+    if keys and is_checked:
+        whose = settings.config if catalog is None else "the catalog"
         problem = (
-            f"{settings.config} names producers, so workers accept only signed events: name a key "
-            "with --sign, or send lines as they are with --unchecked"
+            f"{whose} names producers, so workers accept only signed events: name a key with --sign, or "
+            "send lines as they are with --unchecked"
         )
         raise ConfigurationError([problem])
     return None

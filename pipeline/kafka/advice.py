@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from pipeline.kafka.bounds import StatesEnd
+
 AHEAD = "message.timestamp.after.max.ms"  # Kafka has it since 3.6
 AHEAD_MS_MAX = 60_000
 _DAY_MS = 86_400_000
@@ -48,6 +50,33 @@ def partition_problems(
             )
         ]
     return []
+
+
+def cut_changelog_problem(events: str, changelog: str, partition: int, end: StatesEnd) -> str:
+    """Return what to do about a partition of the changelog that has lost its end, or everything.
+
+    Args:
+        events: the events topic.
+        changelog: its name.
+        partition: the partition.
+        end: where it ended at the commit, and where it ends now.
+    """
+    return (
+        f"{changelog}[{partition}] ends at offset {end.now}, and it ended at {end.at_commit} when the "
+        f"workers committed {events}[{partition}]: states of its conversations are lost. The topic "
+        "was made again, or lost its end in an unclean election of a leader. Without these states "
+        "the worker would bill wrongly. "
+        f"{rebuild_advice(events)}"
+    )
+
+
+def rebuild_advice(events: str) -> str:
+    """Return how to make the states of a changelog again from the events."""
+    return (
+        f"Rebuild them from the events: stop all workers, reset the group's offsets of {events} to "
+        "the earliest, and start again. Usage records that are emitted a second time have the same "
+        "ids, and count once"
+    )
 
 
 def events_problems(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from json import JSONDecoder
 from typing import Any
 
 import msgspec
@@ -22,7 +23,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.config import KafkaSettings, Settings
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.bounds import (
+    Acknowledgement,
+    Bounds,
+    StatesEnd,
+    TopicFacts,
+    states_end_in,
+)
 from pipeline.kafka.connect import open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
 
@@ -32,6 +39,7 @@ _REASON_LENGTH_MAX = 1_000  # brokers take 4,096 bytes by default
 _EARLIEST, _LATEST = (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
 _NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # what brokers before 2.8 give
 
+_json = JSONDecoder()
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Acknowledgement).decode
 
@@ -96,12 +104,25 @@ class Positions:
             return None
         return {place.partition: place.offset for place in places if place.topic == topic}
 
+    async def states_ends(
+        self, group: str, topic: str, changelog: str, partitions: Iterable[int]
+    ) -> dict[int, StatesEnd]:
+        """Return where partitions of the changelog ended at the commit, and where they end now.
+
+        A partition is missing if the group has committed no offset in it, or no broker says.
+        """
+        # Ask for the commits first: the changelog can only grow meanwhile.
+        places = await self._places(group) or []
+        at_commit = {p.partition: states_end_in(_note_of(p)) for p in places if p.topic == topic}
+        bounds = await self.bounds(changelog, at_commit.keys() & set(partitions))
+        return {n: StatesEnd(at_commit[n], found.high) for n, found in bounds.items()}
+
     async def acknowledged(self, group: str, topic: str) -> dict[int, Acknowledgement]:
         """Return the last acknowledgement of each partition that Kafka still has."""
         return {
-            place.partition: _decode(place.metadata)
+            place.partition: _decode(note)
             for place in await self._places(acknowledging_group(group)) or []
-            if place.topic == topic and place.metadata
+            if place.topic == topic and (note := _note_of(place))
         }
 
     async def _places(self, group: str) -> list[TopicPartition] | None:
@@ -139,6 +160,22 @@ class Positions:
         return offsets
 
 
+def _note_of(place: TopicPartition) -> str:
+    """Return the JSON that was committed with an offset; empty if there is none.
+
+    The client does not know where it ends, and returns it with bytes that follow it in memory.
+    """
+    try:
+        text = place.metadata or ""
+    except UnicodeDecodeError as error:
+        text = error.object.decode(errors="replace")
+    try:
+        _, end = _json.raw_decode(text)
+    except (ValueError, RecursionError):
+        return ""
+    return text[:end]
+
+
 def topic_id_of(positions: Positions, topic: str) -> str:
     """Return the id of a topic, or "" if no broker tells; outside of an event loop."""
     facts = asyncio.run(positions.topic(topic))
@@ -148,10 +185,11 @@ def topic_id_of(positions: Positions, topic: str) -> str:
 class EventsLog:
     """What a worker asks about its events topic and its group (the runner's `Log`)."""
 
-    def __init__(self, positions: Positions, group: str, topic: str) -> None:
+    def __init__(self, positions: Positions, group: str, topic: str, changelog: str) -> None:
         self._positions = positions
         self._group = group
         self._topic = topic
+        self._changelog = changelog
 
     async def bounds(self, partitions: Sequence[int]) -> Mapping[int, Bounds]:
         return await self._positions.bounds(self._topic, partitions)
@@ -161,6 +199,11 @@ class EventsLog:
 
     async def committed_offsets(self) -> Mapping[int, int] | None:
         return await self._positions.committed(self._group, self._topic)
+
+    async def states_ends(self, partitions: Sequence[int]) -> Mapping[int, StatesEnd]:
+        return await self._positions.states_ends(
+            self._group, self._topic, self._changelog, partitions
+        )
 
     async def acknowledged(self) -> Mapping[int, Acknowledgement]:
         return await self._positions.acknowledged(self._group, self._topic)

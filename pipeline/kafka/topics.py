@@ -1,5 +1,6 @@
 """Create and check the topics. A worker never creates one."""
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -20,13 +21,16 @@ from pipeline.kafka.advice import (
     AHEAD,
     AHEAD_MS_MAX,
     changelog_problems,
+    cut_changelog_problem,
     events_problems,
     partition_problems,
+    rebuild_advice,
     replica_problems,
     replica_warnings,
 )
 from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent_options
 from pipeline.kafka.options import librdkafka_options
+from pipeline.kafka.positions import Positions
 from pipeline.kafka.reader import TopicReader, committed_offsets
 from pipeline.kafka.single import RECORD_BYTES_MAX
 
@@ -301,7 +305,7 @@ def lost_states(settings: Settings) -> list[str]:
 
     A worker writes to a partition's changelog before it commits the partition's offset: at least the
     fence record of its assignment. So if a partition has a committed offset and an empty changelog,
-    the changelog was deleted.
+    the changelog was deleted. With the offset, it commits where the changelog ended.
 
     Raises:
         UnavailableError: no broker responds.
@@ -313,12 +317,18 @@ def lost_states(settings: Settings) -> list[str]:
         return []
     changelog = TopicReader(librdkafka_options(settings.kafka), topics.changelog)
     changelog.close()
+    empty = {p for p, at in committed.items() if at > 0 and changelog.bounds[p][1] == 0}
+    ends = asyncio.run(
+        Positions(settings.kafka).states_ends(group, topics.events, topics.changelog, partitions)
+    )
     return [
         f"{topics.changelog}[{partition}] is empty, but the group {group} has read "
-        f"{topics.events}[{partition}] up to offset {offset}: the states of its conversations are "
-        "lost, and without them the worker would bill wrongly. Rebuild them from the events: stop "
-        f"all workers, reset the group's offsets of {topics.events} to the earliest, and start "
-        "again. Usage records that are emitted a second time have the same ids, and count once"
-        for partition, offset in committed.items()
-        if offset > 0 and changelog.bounds[partition][1] == 0
+        f"{topics.events}[{partition}] up to offset {committed[partition]}: the states of its "
+        "conversations are lost, and without them the worker would bill wrongly. "
+        f"{rebuild_advice(topics.events)}"
+        for partition in sorted(empty)
+    ] + [
+        cut_changelog_problem(topics.events, topics.changelog, partition, end)
+        for partition, end in sorted(ends.items())
+        if partition not in empty and end.now < end.at_commit
     ]

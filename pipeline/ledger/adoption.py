@@ -15,7 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.errors import BrokenInvariantError
 from pipeline.ledger import journal
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.decisions import lineage
+from pipeline.ledger.decisions import lineage, move_records
 from pipeline.ledger.entries import Decided, MeterEvent, State
 from pipeline.ledger.journal import Conclusion, Decision, Placed, Plan, Standing, Takeover, Verdict
 from pipeline.ledger.records import delete_pending, move_offset
@@ -139,10 +139,9 @@ def _view(
                 unjournalled[record_id] = lineage(holder)[0]
         if awaits:
             a = awaited_record.c
-            holders.update(
-                (row[0], row[1])
-                for row in connection.execute(select(a.id, a.identifier).where(a.id.in_(part)))
-            )
+            query = select(a.id, a.identifier).join(meter_event, m.identifier == a.identifier)
+            query = query.where(a.id.in_(part), m.journal_state.is_not(None))
+            holders.update((row[0], row[1]) for row in connection.execute(query))
     # A record of a meter event that is not in the journal is free there; but not if an operator here
     # has released it from one that is.
     for part in _parts(set(unjournalled.values())):
@@ -286,12 +285,7 @@ class _Writing:
         )
         if replacement is not None:
             connection.execute(insert(meter_event).values(**self._row(replacement.event)))
-            for table in (meter_event_record, awaited_record):
-                connection.execute(
-                    update(table)
-                    .where(table.c.identifier == decided.identifier)
-                    .values(identifier=replacement.identifier)
-                )
+            move_records(connection, decided.identifier, replacement.identifier)
         connection.execute(insert(delivery_decision).values(**msgspec.structs.asdict(decided)))
         self._forget_takeovers(decided.identifier)
 
@@ -309,7 +303,7 @@ class _Writing:
 
     def _undo_decision(self, identifier: str) -> None:
         """Forget a decision that the journal does not have, with the meter event that it made."""
-        d, link, connection = delivery_decision.c, meter_event_record.c, self._connection
+        d, connection = delivery_decision.c, self._connection
         ours = connection.execute(
             select(d.replaced_by).where(d.identifier == identifier)
         ).one_or_none()
@@ -318,11 +312,7 @@ class _Writing:
         connection.execute(delete(delivery_decision).where(d.identifier == identifier))
         if ours.replaced_by is not None:
             # It was never called, because it is not in the journal.
-            connection.execute(
-                update(meter_event_record)
-                .where(link.identifier == ours.replaced_by)
-                .values(identifier=identifier)
-            )
+            move_records(connection, ours.replaced_by, identifier)
             connection.execute(
                 delete(meter_event).where(meter_event.c.identifier == ours.replaced_by)
             )

@@ -29,6 +29,7 @@ from pipeline.ledger.entries import (
 )
 from pipeline.ledger.tables import (
     attempt,
+    awaited_record,
     delivery_decision,
     meter_event,
     meter_event_record,
@@ -216,6 +217,13 @@ def _replacement(
     customer = billing.customer_for(event.tenant_id, event.hour * HOUR_MS)
     if customer is None:
         return f"tenant {event.tenant_id} has no stripe_customer in the tenant file"
+    awaits = select(awaited_record.c.id).where(awaited_record.c.identifier == event.identifier)
+    awaited = connection.scalar(select(func.count()).select_from(awaits.subquery()))
+    if awaited and event.state == "altered":
+        return (
+            f"{awaited} of its usage records are not in this ledger, so nobody knows its units: let a "
+            "sink read them, or settle it"
+        )
     units = connection.execute(
         select(func.sum(usage_record.c.quantity))
         .join_from(
@@ -223,6 +231,8 @@ def _replacement(
         )
         .where(meter_event_record.c.identifier == event.identifier)
     ).scalar()
+    if awaited:
+        units = event.value  # as the journal has it
     if not units or units < 0:
         return f"its usage records add up to {units or 0}: settle it"
     timestamp = event.timestamp if decision.bill_at is None else decision.bill_at // 1000
@@ -243,7 +253,7 @@ def _replacement(
 
 def _store(connection: Connection, result: Decided, replacement: MeterEvent | None) -> bool:
     """Store a decision; return False if somebody else has just decided."""
-    m, r = meter_event.c, meter_event_record.c
+    m = meter_event.c
     # 1. The meter event: this locks its row, so that only one of two operators decides.
     state: State = "settled" if replacement is None else "released"
     moved = connection.execute(
@@ -258,14 +268,18 @@ def _store(connection: Connection, result: Decided, replacement: MeterEvent | No
     if replacement is not None:
         values = msgspec.structs.asdict(replacement)
         connection.execute(insert(meter_event).values(**values, lease_until=0))
-        connection.execute(
-            update(meter_event_record)
-            .where(r.identifier == result.identifier)
-            .values(identifier=replacement.identifier)
-        )
+        move_records(connection, result.identifier, replacement.identifier)
     # 3. Who decided, and why.
     connection.execute(insert(delivery_decision).values(**msgspec.structs.asdict(result)))
     return True
+
+
+def move_records(connection: Connection, identifier: str, to: str) -> None:
+    """Move the usage records of a meter event to another, also those that are not stored yet."""
+    for table in (meter_event_record, awaited_record):
+        connection.execute(
+            update(table).where(table.c.identifier == identifier).values(identifier=to)
+        )
 
 
 # --- what a call counted after the decision -------------------------------------------------------
@@ -276,7 +290,7 @@ def take_back_release(connection: Connection, identifier: str, now_ms: int) -> N
 
     A call was under way when the operator decided, which the clocks of two machines can hide.
     """
-    m, r = meter_event.c, meter_event_record.c
+    m = meter_event.c
     after = _replacements(connection, identifier)
     if not after:
         return
@@ -296,9 +310,7 @@ def take_back_release(connection: Connection, identifier: str, now_ms: int) -> N
     if cancelled.rowcount != 1:
         connection.execute(open_.values(state="uncertain", updated_at=now_ms))
         return
-    connection.execute(
-        update(meter_event_record).where(r.identifier == last).values(identifier=identifier)
-    )
+    move_records(connection, last, identifier)
     connection.execute(
         update(meter_event)
         .where(m.identifier == identifier)

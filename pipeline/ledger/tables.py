@@ -117,6 +117,7 @@ refused_record = Table(
     Column("detail", Text, nullable=False),
 )
 
+# A place in a topic, or in the catalog's log (`priced_under`).
 consumer_offset = Table(
     "consumer_offset",
     metadata,

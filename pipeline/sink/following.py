@@ -52,19 +52,21 @@ class BillingCatalog:
         """How long ago the catalog was read to its end."""
         return self._stopwatch() - self._read_at
 
-    async def refresh(self) -> None:
-        """Read the catalog again, unless that was a moment ago."""
+    async def refresh(self) -> bool:
+        """Read the catalog again, unless that was a moment ago; return whether it has changed."""
         if self.age_seconds < _REFRESH_SECONDS and not self._is_unread:
-            return
+            return False
         try:
             catalog = await asyncio.to_thread(self._source.refresh)
         except UnavailableError as error:
             if not self._is_unread:
                 get_logger("sink").warning("catalog_unread", error=str(error))
             self._is_unread = True
-            return
+            return False
         self._is_unread = False
         self._read_at = self._stopwatch()
-        if catalog.head != self.tenants.catalog.head:
-            self.tenants = Tenants(catalog)
-            get_logger("sink").info("catalog_followed", entry=catalog.number, digest=catalog.digest)
+        if catalog.head == self.tenants.catalog.head:
+            return False
+        self.tenants = Tenants(catalog)
+        get_logger("sink").info("catalog_followed", entry=catalog.number, digest=catalog.digest)
+        return True

@@ -23,6 +23,7 @@ from pipeline.ledger import (
     Ledger,
     deliveries,
     open_ledger,
+    priced_under,
     problems_of_rights,
     sslmode_missing,
 )
@@ -72,6 +73,8 @@ async def run_sink(settings: Settings) -> None:
             stack.callback(catalog_topic.close)
             missing = no_catalog(settings.topics.catalog)
             catalog = await asyncio.to_thread(BillingCatalog, catalog_topic, missing)
+            await asyncio.to_thread(priced_under.check, ledger, catalog.tenants.catalog)
+            await asyncio.to_thread(priced_under.remember, ledger, catalog.tenants.catalog)
             registry = new_registry()
             metrics = SinkMetrics(registry)
             run = uuid.uuid4().hex
@@ -209,7 +212,9 @@ class _Sink:
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         while not stop.is_set():
-            await self._catalog.refresh()
+            if await self._catalog.refresh():
+                known = self._catalog.tenants.catalog
+                await asyncio.to_thread(priced_under.remember, self._journal.ledger, known)
             planned = await flush(
                 self._journal,
                 self._catalog.tenants,

@@ -162,18 +162,19 @@ def differences(
     return found
 
 
-def catalog_problem(place: str, basis: Basis, head: tuple[int, str]) -> str:
+def catalog_problem(place: str, basis: Basis, head: tuple[int, str], conversations: int) -> str:
     """Return why a partition must not be decided under a catalog that lacks an entry.
 
     Args:
         place: the partition.
         basis: what its states were made from.
         head: number and digest of the last entry of the catalog as it is.
+        conversations: how many states the partition has.
     """
     number, digest = basis.catalog
     return (
         f"{place}: its conversations were decided under entry {number} ({digest[:12]}) of the "
-        f"catalog, and the catalog of this process does not have it: it ends with entry {head[0]} "
+        f"catalog, {conversations:,} in all, and the catalog of this process does not have it: it ends with entry {head[0]} "
         f"({head[1][:12] or 'none'}). Either RESMETER_TOPICS__CATALOG names another topic, or the "
         f"topic was made again. {_NOTHING_IS_DECIDED} Make it again once more, and run `resmeter "
         "catalog restore FILE` with the newest export: see docs/operate/catalog.md"

@@ -118,8 +118,8 @@ class Continuity:
             if not self._following.catalog.has(basis.catalog):
                 await self.read_catalog()  # the partition's last owner may have read a newer one
             if not self._following.catalog.has(basis.catalog):
-                head = self._following.catalog.head
-                problems.append(catalog_problem(self._place(number), basis, head))
+                head, place = self._following.catalog.head, self._place(number)
+                problems.append(catalog_problem(place, basis, head, len(partition.states)))
             if not problems:
                 break
             if attempt == _ATTEMPTS_MAX - 1:

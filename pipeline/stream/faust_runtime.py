@@ -27,7 +27,8 @@ Hooks that we replace or extend. Classes are Faust's unless aiokafka is named::
     looks for idle streams → does nothing
     an error is logged for each partition, twice a second
   _new_consumer_thread · Consumer, _create_worker_consumer · AIOKafkaConsumerThread
-    make the thread and aiokafka's consumer → also set the fetch size and the isolation level
+    make the thread and aiokafka's consumer → also set the fetch size and the isolation level, and
+    add a note to each commit
     records of aborted transactions are billed
   _new_transport · App
     chooses the transport by the broker's URL → returns ours
@@ -57,14 +58,15 @@ Private attributes that we read, set or call::
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
 import aiokafka.consumer.fetcher
 import faust
 from aiokafka.errors import IllegalStateError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
@@ -352,7 +354,20 @@ class _FetchThread(AIOKafkaConsumerThread):  # type: ignore[misc]
         # Records of aborted transactions must not be billed. Faust asks for `read_committed` only
         # if it writes in transactions itself.
         consumer._isolation_level = "read_committed"
+        consumer.commit = partial(self._commit_with_notes, consumer.commit)
         return consumer
+
+    async def _commit_with_notes(
+        self, commit: Callable[[Any], Awaitable[None]], offsets: Mapping[TopicPartition, Any]
+    ) -> None:
+        """Commit offsets, each with a note: where the changelog ends now."""
+        note_of = self.consumer.app.runner.ownership.commit_note
+        await commit(
+            {
+                place: OffsetAndMetadata(committed.offset, note_of(place.partition))
+                for place, committed in offsets.items()
+            }
+        )
 
     async def go_back(self, offsets: Mapping[TP, int]) -> None:
         """Fetch again from offsets whose records were not handled before a rebalance.

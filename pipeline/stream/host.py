@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.bounds import Acknowledgement, Bounds, StatesEnd, TopicFacts
 from pipeline.kafka.headers import DeadLetter
 from pipeline.stream.batch import Output
 
@@ -52,12 +52,22 @@ class Log(Protocol):
     async def committed_offsets(self) -> Mapping[int, int] | None:
         """Return the group's committed offsets of the events topic; None if no broker says."""
 
+    async def states_ends(self, partitions: Sequence[int]) -> Mapping[int, StatesEnd]:
+        """Return where partitions of the changelog ended at the last commit, and where they end now.
+
+        A partition is missing if there is no commit, or the broker did not say.
+        """
+
     async def acknowledged(self) -> Mapping[int, Acknowledgement]:
         """Return what operators have acknowledged of the events topic, by partition."""
 
 
 class Writer(Protocol):
     """What the runner writes to: `outputs.Outputs`, or the simulator's log."""
+
+    @property
+    def states_ends(self) -> Mapping[int, int]:
+        """Partition → the offset after the last record of the changelog that we have written."""
 
     async def fence(self, partition: int) -> range: ...
 

@@ -10,7 +10,7 @@ from aiokafka.errors import ProducerFenced
 from aiokafka.partitioner import murmur2
 
 from pipeline.config import Settings
-from pipeline.errors import FencedError
+from pipeline.errors import CutTopicError, FencedError
 from pipeline.kafka.fencing import transactional_id
 from pipeline.kafka.headers import ORIGIN_HEADER, DeadLetter
 from pipeline.kafka.options import aiokafka_options
@@ -28,8 +28,9 @@ _Message = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]  # 
 class Outputs:
     """The producer of usage records, dead letters and states.
 
-    Its methods raise aiokafka's KafkaError when a write is not acknowledged, and FencedError when
-    another worker owns the partition of the changelog by now.
+    Its methods raise aiokafka's KafkaError when a write is not acknowledged, FencedError when
+    another worker owns the partition of the changelog by now, and CutTopicError when the changelog
+    has lost records of ours.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,6 +39,7 @@ class Outputs:
         self._records_partitions = 0
         self._dead_letter_partitions = 0
         self._owners: dict[int, Owner] = {}  # by partition of the changelog
+        self.states_ends: dict[int, int] = {}  # partition → the offset after our last record
 
     async def start(self) -> None:
         """Connect to the broker, and ask how many partitions the topics have."""
@@ -151,6 +153,7 @@ class Outputs:
         topic, owner = self._settings.topics.changelog, self._owners[partition]
         futures: list[asyncio.Future[Any]] = []
         async with owner.lock:
+            known_end = self.states_ends.get(partition, 0)
             for batch, count in self._batches(messages):
                 owner.sign(batch, count)
                 futures.append(await self._producer.send_batch(batch, topic, partition=partition))
@@ -162,7 +165,11 @@ class Outputs:
                 "and has lost its partitions"
             ) from error
         last = acknowledged[-1]
-        return int(last.timestamp), range(acknowledged[0].offset, last.offset + count)
+        offsets = range(acknowledged[0].offset, last.offset + count)
+        if offsets.start < known_end:
+            raise CutTopicError(self._place(partition), known_end, offsets.start)
+        self.states_ends[partition] = max(offsets.stop, self.states_ends.get(partition, 0))
+        return int(last.timestamp), offsets
 
     async def _produce(self, by_partition: dict[tuple[str, int], list[_Message]]) -> None:
         """Produce messages; return when all are acknowledged."""

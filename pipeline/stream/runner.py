@@ -71,19 +71,20 @@ class BatchRunner:
         self.done_at = self._effects.done_at  # when `done` last moved, monotonic seconds
         self._host = host
         self._log = log
-        topic = settings.topics.events
         self.continuity = Continuity(
             host,
             log,
             outputs,
             metrics,
-            topic,
+            settings.topics.events,
             self.done,
             end,
             following,
             retry_seconds=retry_seconds,
         )
-        self._ownership = Ownership(host, outputs, self.continuity, end, now)
+        self.ownership = Ownership(
+            host, log, outputs, self.continuity, end, now, settings.topics, retry_seconds
+        )
         self._outputs = outputs
         self._metrics = metrics
         self._topics = settings.topics
@@ -92,8 +93,7 @@ class BatchRunner:
         self._retry_seconds = retry_seconds
         self._margin_ms = int(self._worker.settle_margin_seconds * 1000)
         self.watermarks = Watermarks(host, outputs, self._effects, metrics, self._margin_ms)
-        self._end = end
-        self._now = now
+        self._end, self._now = end, now
         self._applying = Slices(stopwatch, lambda error: end("batch_failed", error))
         self._mistakes = MistakeLog(metrics, get_logger("worker"), settings.topics.events)
         self._producers_set_time = settings.topics.events_timestamps == "CreateTime"
@@ -150,7 +150,7 @@ class BatchRunner:
         for number in numbers:
             self.partition(number).is_recovered = False
             self.continuity.forget([number])
-        await self._ownership.take(numbers)
+        await self.ownership.take(numbers)
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Drop partitions that another worker owns now."""
@@ -162,7 +162,7 @@ class BatchRunner:
                 by_partition.pop(number, None)
             self._effects.forget(number)
             self.watermarks.forget(number)
-            self._ownership.forget(number)
+            self.ownership.forget(number)
             drop_partition(self._metrics, number)
 
     # --- batches ----------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class BatchRunner:
         Return where the partitions end.
         """
         host = self._host
-        await self._ownership.keep(self.partitions)
+        await self.ownership.keep(self.partitions)
         for number in list(self.partitions):
             if not (host.is_rebalancing or host.is_recovering or host.is_paused):
                 await self._may_settle(number)

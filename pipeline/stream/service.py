@@ -135,7 +135,7 @@ def _build_app(
     )
     host = FaustHost(app, settings)
     positions = Positions(settings.kafka)
-    log = EventsLog(positions, worker.group, topics.events)
+    log = EventsLog(positions, worker.group, topics.events, topics.changelog)
     runner = BatchRunner(host, log, outputs, metrics, settings, following, end=crash)
     app.attach(settings, host, runner, positions)
     events = app.topic(topics.events, key_type=bytes, value_type=bytes)

@@ -239,3 +239,48 @@ def test_an_uncertain_event_stays_uncertain_in_every_ledger(ledger: Ledger) -> N
     (item,) = outbox.unjournalled_items(ledger, 10)
 
     assert item == plan_of(event, ["acme:c1:1"], called_since=0)
+
+
+def test_a_ledger_without_some_usage_records_can_follow_another_journal(ledger: Ledger) -> None:
+    """Kafka may have deleted them before the ledger was rebuilt."""
+    written(ledger, [plan("acme:c1:1")], "b")
+    adoption.forget(ledger, JOURNAL)
+
+    (verdict,) = written(ledger, [plan("acme:c1:1")], "b")
+
+    assert verdict.why is None
+    assert count(ledger, awaited_record) == 1
+
+
+@pytest.mark.parametrize("state", ["rejected", "uncertain"])
+def test_a_release_keeps_the_units_of_usage_records_that_the_ledger_does_not_have(
+    ledger: Ledger, state: str
+) -> None:
+    adopted = plan("acme:c1:1", "acme:c2:1", "acme:c3:1", value=3)
+    stored(ledger, record("c1"))
+    written(ledger, [adopted], "b")
+    with ledger.writing() as connection:
+        connection.execute(update(meter_event).values(state=state))
+
+    decide(ledger, adopted.event, "release", stripe_checked=True)
+    journalled(ledger)
+
+    (event,) = deliveries.due(ledger, T0 + 3_600_000, 10)
+    assert event.value == 3
+    stored(ledger, record("c2"), record("c3"))
+    assert count(ledger, awaited_record) == count(ledger, pending_record) == 0
+
+
+def test_an_altered_meter_event_without_all_its_usage_records_is_not_released(
+    ledger: Ledger,
+) -> None:
+    adopted = plan("acme:c1:1", "acme:c2:1", value=2)
+    stored(ledger, record("c1"))
+    written(ledger, [adopted], "b")
+    with ledger.writing() as connection:
+        connection.execute(update(meter_event).values(state="altered", value=9))
+
+    refused = decide(ledger, adopted.event, "release", stripe_checked=True)
+
+    assert isinstance(refused, str)
+    assert "1 of its usage records are not in this ledger" in refused

@@ -15,13 +15,15 @@ import stripe
 from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.routes import ROUTES
 from pipeline.dev.emulator.server import Emulator, running
-from pipeline.sink.stripe.account import check_account
+from pipeline.sink.stripe.account import check_account, check_prices
 from pipeline.sink.stripe.reconcile import read_sums
+from pipeline.sink.stripe.setup import Subscribing, set_up
 from tests.support import stripe_mock
-from tests.support.bench import Bench, record, stripe_settings
+from tests.support.bench import T0, Bench, record, stripe_settings
 from tests.support.stripe_account import NOVEMBER, OCTOBER, Account, client_of, new_account
 
-pytestmark = pytest.mark.stripe_mock
+# One process runs them: they share a server.
+pytestmark = [pytest.mark.stripe_mock, pytest.mark.xdist_group("stripe_mock")]
 
 
 class Sent(NamedTuple):
@@ -75,15 +77,15 @@ def test_stripe_mock_refuses_what_stripe_does_not_know(mock: str) -> None:
     assert "flavour" in str(problem(mock, "GET", "/v1/invoices?flavour=sweet", ""))
 
 
-async def test_every_call_of_the_sink_the_check_and_the_audit_is_one_of_stripes(
-    bench: Bench, mock: str
-) -> None:
+async def test_every_call_of_ours_is_one_of_stripes(bench: Bench, mock: str) -> None:
     bench.store(record("c1"), record("c2", tenant_id="bluejay"))
     await bench.flush()
     settings = stripe_settings(bench.base_url)
-    passed: list[str] = []
-    await check_account(settings, {"acme": "cus_acme"}, ["resmeter_resolution"], passed.append)
+    facts: list[str] = []
+    await check_account(settings, {"acme": "cus_acme"}, ["resmeter_resolution"], facts.append)
     await read_sums(settings, [("cus_acme", "resmeter_resolution")], 0, 3_600)
+    await set_up(settings, bench.tenants.catalog, T0, Subscribing(30), applies=True)
+    await check_prices(settings, bench.tenants.catalog, T0, facts.append)
 
     sent = list(bench.emulator.state.requests)
 
@@ -92,6 +94,9 @@ async def test_every_call_of_the_sink_the_check_and_the_audit_is_one_of_stripes(
         "meters",
         "cus_acme",
         "event_summaries",
+        "products",
+        "prices",
+        "subscriptions",
     }
     assert [why for each in sent if (why := _problem_of(mock, each))] == []
 

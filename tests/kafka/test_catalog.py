@@ -1,5 +1,6 @@
 """The catalog's topic on a real broker: commands publish, and workers follow."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def test_a_date_within_the_lead_is_refused_and_publishes_nothing(run: Run, file:
 
     assert result.returncode == 2
     assert "would change the past" in result.stderr
+    said = " ".join(result.stderr.split())
+    assert "nobody knows how many conversations that touches: there is no ledger" in said
     assert len(run.done("catalog", "log").splitlines()) == 1
 
 
@@ -99,6 +102,7 @@ def test_a_worker_follows_without_a_restart_and_the_next_one_refuses_an_older_ca
     behind = run.start("worker", RESMETER_TOPICS__CATALOG=older)
     assert behind.wait(60) == 1
     assert "were decided under entry 2" in behind.log()
+    assert re.search(r"of the catalog, [1-9]\d* in all", behind.log())
     assert "resmeter catalog restore FILE" in behind.log()
 
 
@@ -156,3 +160,28 @@ def test_a_topic_that_was_made_again_behind_a_reader_is_refused(run: Run, file: 
 
         with pytest.raises(ConfigurationError, match="has another record at offset 0"):
             following.refresh()
+
+
+def test_a_sink_and_commands_refuse_a_catalog_without_the_entry_that_priced_the_ledger(
+    run: Run, file: Path
+) -> None:
+    run.done("ledger", "upgrade")
+    export, older = str(run.folder / "export.ndjson"), run.env["RESMETER_TOPICS__CATALOG"]
+    run.done("catalog", "export", export)
+    run.env["RESMETER_TOPICS__CATALOG"] += "-followed"
+    run.done("catalog", "restore", export)
+    file.write_text(MOVED)
+    run.done("catalog", "apply", str(file), *WHO)
+    sink = run.start("sink")
+    run.port(sink)
+    sink.stop()
+
+    refused = run.start("sink", RESMETER_TOPICS__CATALOG=older)
+    usage = run.resmeter("usage", RESMETER_CATALOG_EXPORT=export)
+
+    assert refused.wait(60) == 2
+    assert "was priced under entry 2" in refused.log()
+    assert usage.returncode == 2
+    assert "export the catalog again" in " ".join(usage.stderr.split())
+    run.done("ledger", "follow", "--yes", RESMETER_TOPICS__CATALOG=older)
+    run.done("usage", RESMETER_TOPICS__CATALOG=older)

@@ -50,6 +50,12 @@ def test_produce_signs_every_record_and_rejects_events_that_the_key_may_not_writ
     assert refused.returncode == 3
     said = lines_named(refused.stderr)
     assert {entry["reason"] for entry in said} == {"not_authorized"}
+    given = ("--catalog", "kafka", _file(tmp_path, "c4"))
+    signing.done("produce", "--sign", "chat-eu", *given)
+    by_catalog = signing.resmeter("produce", "--sign", "nobody", *given)
+    unsigned = signing.resmeter("produce", *given)
+    assert "the catalog has no key nobody that signs now" in " ".join(by_catalog.stderr.split())
+    assert "the catalog names producers" in unsigned.stderr
     assert unknown.returncode == 2
     assert "has no producer 'nobody'" in unknown.stderr
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from tests.proof import billing_faults, server_faults, worker_faults
+from tests.proof import billing_faults, catalog_faults, server_faults, worker_faults
 from tests.proof.billing_faults import stripe_fails
 from tests.proof.load import Disorder
 from tests.proof.rig import Rig
@@ -92,6 +92,12 @@ ROWS = (
         "A worker sees a rebalance in the middle of a fetch, again and again, and drops what "
         "it fetched.",
         worker_faults.generations,
+    ),
+    Row(
+        "catalog-changes",
+        "Two publishers add to the same entry of the catalog, six times: one of them wins. After "
+        "each, a worker or the sink is killed; all end under the last entry.",
+        catalog_faults.catalog_changes,
     ),
     Row(
         "clock-steps",

@@ -676,7 +676,7 @@ class _Run:
                 for first, end in (partition.basis or Basis()).lost
                 for offset in range(first, end)
             },
-            counts=dict(self._counts),
+            counts={**self._counts, "shared": int(world.is_shared)},
             effects=world.fault_point.effects,
             kills=world.fault_point.kills,
         )

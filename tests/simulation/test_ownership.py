@@ -13,6 +13,7 @@ from pipeline.errors import FencedError
 from tests.simulation.catalog import CatalogReader, only
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, World
+from tests.support.events import resolved
 
 T0 = 1_780_000_000_000
 HOUR = 3_600_000
@@ -69,3 +70,34 @@ def test_an_owner_that_was_quiet_for_days_is_still_fenced_by_the_next_one() -> N
 
     written = [record.key for record in world.changelog.partitions[0]]
     assert written.count(b"") >= 24 * 3 - 1
+
+
+def test_a_changelog_that_has_lost_its_end_is_refused_and_nothing_hides_the_loss() -> None:
+    """Each record that a worker wrote before the check would bring the end closer to where it was."""
+
+    async def run() -> World:
+        world = World(FaultPoint(), T0, 1)
+        first, second, third = (*_workers(world), _workers(world)[0])
+        await first.assign([0])
+        for key, value, at in resolved("c1"):
+            world.events.append(0, at, key, value, [])
+        await first.turn(10)
+        await first.revoke()
+        states = world.changelog.partitions[0]
+        whole = list(states)
+        del states[-1]
+
+        for worker in (second, second):
+            world.generation += 1
+            await worker.assign([0])
+
+        assert second.process.is_dead
+        assert len(states) == len(whole) - 1
+        assert "states of its conversations are lost" in world.refusals[0]
+        states[:] = whole
+        world.generation += 1
+        await third.assign([0])
+        assert not third.process.is_dead
+        return world
+
+    assert asyncio.run(run()).committed == {0: 3}

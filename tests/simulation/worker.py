@@ -39,6 +39,7 @@ class _Outputs:
         self._is_outdated = is_outdated
         self._is_old = is_old  # of a version without the fence
         self._owned: dict[int, Epoch] = {}  # by partition
+        self.states_ends: dict[int, int] = {}  # by partition
         self._writing = 0
 
     async def fence(self, partition: int) -> range:
@@ -106,7 +107,9 @@ class _Outputs:
             at = world.time + world.changelog_clocks.get(partition, 0)
             return world.changelog.append(partition, at, key, value, [])
 
-        return await self._act(append, name)
+        offset = await self._act(append, name)
+        self.states_ends[partition] = max(offset + 1, self.states_ends.get(partition, 0))
+        return offset
 
     async def _write(
         self,
@@ -176,7 +179,7 @@ class Worker:
         return self.generation != self._world.generation
 
     def _end(self, event: str, error: BaseException) -> None:
-        if event == "log_is_another":
+        if event in {"log_is_another", "states_lost"}:
             self._world.refusals.append(str(error))
         self.process.end()
 
@@ -189,6 +192,7 @@ class Worker:
         """
         world, assigned = self._world, set(numbers)
         self.generation = world.generation
+        world.is_shared |= len(assigned) < len(world.events.partitions)
         self.runner.drop(set(self.runner.partitions) - assigned)
         self.positions = {number: world.committed.get(number, 0) for number in assigned}
         self._committed = {n: at for n, at in world.committed.items() if n in assigned}
@@ -233,9 +237,10 @@ class Worker:
             return
         for number, offset in sorted(self.runner.done.items()):
             if world.committed.get(number, 0) < offset:
-                world.fault_point.pass_through(
-                    self.process, "commit", partial(world.committed.update, {number: offset})
+                commit = partial(
+                    world.commit, number, offset, self.runner.ownership.commit_note(number)
                 )
+                world.fault_point.pass_through(self.process, "commit", commit)
                 self._committed[number] = offset
 
     # --- the loop ---------------------------------------------------------------------------------

@@ -8,7 +8,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from pipeline.catalog.log import Appended
 from pipeline.errors import FencedError
-from pipeline.kafka.bounds import Acknowledgement, Bounds, TopicFacts
+from pipeline.kafka.bounds import (
+    Acknowledgement,
+    Bounds,
+    StatesEnd,
+    TopicFacts,
+    states_end_in,
+)
 from pipeline.kafka.single import LogRecord
 
 _T = TypeVar("_T")
@@ -198,6 +204,7 @@ class World:
         self.journal: list[LogRecord] = []
         self.stripe_answers = True
         self.committed: dict[int, int] = {}  # next offset of the workers' group, by partition
+        self.notes: dict[int, str] = {}  # what a worker has stored with a committed offset
         self.sinks_committed: dict[int, int] = {}  # of the sinks' group
         self.generation = 0
         # Partition → the first offset of an open transaction: a consumer reads up to there.
@@ -212,6 +219,7 @@ class World:
         # By partition, how far its leader's clock is from `time`, in ms.
         self.events_clocks: dict[int, int] = {}
         self.changelog_clocks: dict[int, int] = {}
+        self.is_shared = False  # whether two workers have had a part of the partitions each
         self.clocks_seen = False  # whether a worker has noticed that clocks differ
         self.meanwhile: Callable[[], None] = lambda: None  # what happens while a request waits
         self.during_call: Callable[[], None] = lambda: None  # before each call to Stripe
@@ -231,6 +239,17 @@ class World:
 
     async def committed_offsets(self) -> dict[int, int]:
         return dict(self.committed)
+
+    def commit(self, partition: int, offset: int, note: str) -> None:
+        self.committed[partition], self.notes[partition] = offset, note
+
+    async def states_ends(self, partitions: Sequence[int]) -> dict[int, StatesEnd]:
+        return {
+            number: StatesEnd(
+                states_end_in(self.notes.get(number)), len(self.changelog.partitions[number])
+            )
+            for number in self.committed.keys() & set(partitions)
+        }
 
     async def acknowledged(self) -> dict[int, Acknowledgement]:
         return self.acknowledgements

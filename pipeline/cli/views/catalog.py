@@ -15,14 +15,24 @@ from pipeline.cli.output import as_written, count_of, print_table, print_text, v
 _ANY = "(all others)"
 
 
-def print_plan(plan: CatalogPlan) -> None:
-    """Print what would change, what stays although the files lack it, and what is refused."""
+def print_plan(plan: CatalogPlan, touched: int | None) -> None:
+    """Print what would change, what stays although the files lack it, and what is refused.
+
+    `touched`: how many conversations with usage the refused parts would have touched, if known.
+    """
     for change in plan.changes:
         print_text(f"+ {change}", "  ")
     for note in plan.notes:
         print_text(f"- {note}", "  ")
     for refused in plan.refused:
         print_text(f"refused: {refused}", "  ", err=True)
+    if touched is not None:
+        print_text(
+            f"{count_of(touched, 'conversation')} in the ledger would have been touched. To put a past "
+            "time right: resmeter rebill plan --policy",
+            "  ",
+            err=True,
+        )
     if not (plan.changes or plan.refused):
         click.echo("nothing would change", err=True)
 

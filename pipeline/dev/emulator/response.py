@@ -53,6 +53,13 @@ def unauthorized(message: str = "Invalid API Key provided.") -> StripeError:
     return StripeError(401, message)
 
 
+def forbidden() -> StripeError:
+    """Return the error for a restricted key that lacks a permission."""
+    return StripeError(
+        403, "The provided key does not have the required permissions for this endpoint."
+    )
+
+
 def concurrent() -> StripeError:
     """Return the error for a call while another call for its customer and meter is in flight."""
     return StripeError(

@@ -17,6 +17,7 @@ METER_EVENTS = "/v1/billing/meter_events"
 # The parts of an object that it has only if the call asks for them, by the names of its members.
 # https://docs.stripe.com/api/expanding_objects
 _EXPANDABLE = "tiers"
+_EXPANDED_LEVELS_MAX = 4
 
 
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,6 +117,10 @@ def respond(state: State, call: Call, now: float) -> Response:
     def act() -> Response:
         expand = [str(each) for each in listed(params, "expand")]
         for each in expand:
+            if each.count(".") >= _EXPANDED_LEVELS_MAX:
+                raise StripeError(
+                    400, f"You cannot expand more than 4 levels of a property: {each}"
+                )
             if each.rsplit(".", 1)[-1] != _EXPANDABLE:
                 raise StripeError(400, f"This property cannot be expanded ({each}).")
         found = handler(state, object_id, params, now)

@@ -148,6 +148,8 @@ class Subscriptions:
         """Return a page of the subscriptions that the parameters select; by default the active ones."""
         check_names(params, {"customer", "price", "status", "collection_method", *_PAGE})
         status = one_of(params, "status", {"active", "canceled", "all", "ended"}, "active")
+        if "customer" in params and status != "all":
+            self._customers.known(params["customer"])
 
         def is_wanted(each: Object) -> bool:
             prices = {item["price"]["id"] for item in each["items"]["data"]}

@@ -1,4 +1,4 @@
-"""Check the Stripe account: the key, the meters and the customers. Changes nothing."""
+"""Check the Stripe account: the key, the meters, the customers and their prices. Changes nothing."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 import aiohttp
 import stripe
 
+from pipeline.catalog.value import Catalog
 from pipeline.config import StripeSettings
-from pipeline.sink.stripe.client import StripeClient
+from pipeline.sink.stripe.billed import differences, is_billed
+from pipeline.sink.stripe.client import StripeClient, read_again
 from pipeline.sink.stripe.fitness import meter_problems
+from pipeline.sink.stripe.subscribed import meters_of, read_subscribed
+from pipeline.sink.stripe.wanted import account_prices, accounts_of
 
 CHECK_TIMEOUT_SECONDS = 20.0
 CHECKS_CONCURRENT_MAX = 10
+NAMES_MAX = 5
 
 
 async def check_account(
@@ -47,6 +52,49 @@ async def check_account(
         await client.close()
 
 
+async def check_prices(
+    settings: StripeSettings, catalog: Catalog, now_ms: int, report: Callable[[str], None]
+) -> list[str]:
+    """Return where a customer's subscription bills something else than the catalog says.
+
+    Args:
+        settings: key and address.
+        catalog: who is billed, and at which prices.
+        now_ms: the time.
+        report: called with a line for each check that passed, or that was skipped.
+
+    Raises:
+        ConfigurationError: there is no key.
+    """
+    client = StripeClient(settings, timeout_seconds=CHECK_TIMEOUT_SECONDS)
+    try:
+        meters = meters_of(await client.list_meters())
+        subscribed = await read_subscribed(client, list(catalog.customers.values()))
+    except stripe.PermissionError:
+        report("the key has no permission to read subscriptions: prices were not compared")
+        return []
+    except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+        return [f"subscriptions cannot be read: {client.message_of(error)}"]
+    finally:
+        await client.close()
+    accounts, problems = accounts_of(catalog, lambda each: subscribed.since_ms(each, now_ms))
+    without: list[str] = []
+    for account in accounts:
+        prices = account_prices(catalog, account)
+        subscriptions = subscribed.of_customer[account.customer]
+        if is_billed(prices, meters, subscriptions):
+            problems += differences(account, prices, meters, subscriptions, subscribed.tiers)
+        else:
+            without.append(account.customer)
+    compared = len(accounts) - len(without)
+    if compared:
+        report(f"customers whose subscriptions were compared: {compared}")
+    if without:
+        names = ", ".join(without[:NAMES_MAX]) + (", …" if len(without) > NAMES_MAX else "")
+        report(f"customers without a subscription, whom Stripe bills nothing: {names}")
+    return problems
+
+
 async def _check_meters(
     client: StripeClient, event_names: Sequence[str], report: Callable[[str], None]
 ) -> list[str]:
@@ -69,7 +117,9 @@ async def _check_customers(
     async def problem(tenant_id: str, customer: str) -> str | None:
         async with slots:
             try:
-                retrieved = await client.v1.customers.retrieve_async(customer)
+                retrieved = await read_again(
+                    lambda: client.v1.customers.retrieve_async(customer), asyncio.sleep
+                )
             except stripe.InvalidRequestError as error:
                 if error.code == "resource_missing":
                     return f"tenants.{tenant_id}: there is no customer {customer} in this account"

@@ -9,7 +9,7 @@ from pipeline.catalog.entry import entries_of
 from pipeline.catalog.log import Appended, read
 from pipeline.catalog.planning import beginning, plan
 from pipeline.catalog.tenants import read_declared
-from pipeline.catalog.value import LEAD_MS_MIN, Catalog
+from pipeline.catalog.value import LEAD_MS_MIN, Catalog, Touched
 from pipeline.events.times import parse_time
 
 NOW = parse_time("2026-11-27T12:00:00Z")
@@ -121,6 +121,7 @@ def test_a_date_in_the_past_is_refused(files: Files) -> None:
             "2026-11-27T12:07:00Z is the earliest date"
         )
     ]
+    assert planned.touched == [Touched("acme", from_ms=parse_time("2026-11-01T00:00:00Z"))]
 
 
 def test_what_waits_in_the_catalog_must_be_in_the_file_or_be_withdrawn(files: Files) -> None:
@@ -141,8 +142,10 @@ def test_what_waits_in_the_catalog_must_be_in_the_file_or_be_withdrawn(files: Fi
 def test_a_version_that_was_edited_is_refused_with_what_differs(files: Files) -> None:
     (files.folder / "p1.toml").write_text(POLICY.replace("0.50", "0.40"))
 
-    (refused,) = files.plan(FIRST).refused
+    planned = files.plan(FIRST)
 
+    (refused,) = planned.refused
+    assert planned.touched == [Touched(policy="acme", version=1)]
     assert refused.startswith("policy acme version 1 was edited: price (")
     assert "resolution 0.50" in refused
     assert "resolution 0.40" in refused

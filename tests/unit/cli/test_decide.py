@@ -15,6 +15,7 @@ import zstandard
 
 from pipeline.catalog.policies import PRESETS
 from tests.support.command import resmeter
+from tests.support.tenants import export_catalog
 
 SCENARIOS = [
     json.loads(line)
@@ -409,3 +410,19 @@ def on_a_terminal(arguments: list[str], env: dict[str, str]) -> str:
     finally:
         os.close(its)
         os.close(ours)
+
+
+def test_catalog_of_an_export_decides_instead_of_the_tenant_file(
+    decide: Run, resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "resmeter.toml"
+    file.write_text('[tenants.acme]\npolicy = "confirmed-only"\n')
+    export = export_catalog(tmp_path / "other.ndjson", file)
+
+    given = decide("-", given=answered("c1"))
+    by_export = decide("-", "--catalog", export, given=answered("c1"))
+
+    assert json.loads(given.stdout)["net"] == {"resolution": 1}
+    assert json.loads(by_export.stdout)["net"] == {}
+    assert decide("-", "--catalog", export, "--policy", "gorgias").returncode == 2
+    assert b"none.ndjson: cannot be read" in decide("-", "--catalog", "none.ndjson").stderr

@@ -11,6 +11,7 @@ import pytest
 from pipeline.replay.why_not import Reason
 from tests.support.command import resmeter
 from tests.support.events import AT, event
+from tests.support.tenants import export_catalog
 
 MINUTE = 60_000
 HOUR = 60 * MINUTE
@@ -237,3 +238,20 @@ def test_text_that_is_not_utf_8_is_bad_usage(resmeter_env: dict[str, str]) -> No
 
         assert (result.returncode, result.stdout) == (2, b"")
         assert b"is not UTF-8" in result.stderr
+
+
+def test_catalog_of_an_export_decides_instead_of_the_tenant_file(
+    resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "tenants.toml"
+    file.write_text('[tenants.acme]\npolicy = "confirmed-only"\n')
+    export = export_catalog(tmp_path / "other.ndjson", file)
+    given = ("explain", "acme", "c1", "--catalog", export)
+
+    result = resmeter(
+        *given, "--events", "-", "--json", env=resmeter_env, given=ASKED + b"\n" + ANSWER
+    )
+    alone = resmeter(*given, env=resmeter_env)
+
+    assert json.loads(result.stdout)["why_not"]["reason"] == "silence_never"
+    assert (alone.returncode, b"--catalog needs --events" in alone.stderr) == (2, True)

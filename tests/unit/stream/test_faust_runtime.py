@@ -125,6 +125,13 @@ def test_aiokafka_leaves_the_identity_of_a_batch_alone_without_a_transaction_man
     assert "if self._txn_manager is not None and not_retry:" in source
 
 
+def test_faust_commits_offsets_through_the_method_that_we_wrap() -> None:
+    source = inspect.getsource(AIOKafkaConsumerThread._commit)
+
+    assert "OffsetAndMetadata(offset, " in source
+    assert "await consumer.commit(aiokafka_offsets)" in source
+
+
 def test_faust_waits_for_the_recovery_signal_that_we_replace() -> None:
     assert "return self._signal_recovery_end" in inspect.getsource(
         cast("property", Recovery.signal_recovery_end).fget  # type: ignore[arg-type]

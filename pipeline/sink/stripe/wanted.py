@@ -1,0 +1,213 @@
+"""Say what Stripe must have so that it bills what the catalog says. Pure.
+
+https://docs.stripe.com/api/prices/create
+https://docs.stripe.com/currencies
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from pipeline.billing.contract import Terms, Tier
+from pipeline.billing.money import digits_of
+from pipeline.billing.periods import DEFAULT_ANCHOR_MS
+from pipeline.catalog.charges import Holding, holdings, outcomes_billed
+from pipeline.catalog.value import Catalog
+from pipeline.resolve.policy import Policy
+
+LOOKUP_KEY_CHARACTERS_MAX = 200
+# Amounts of these are written in hundredths, which are always whole.
+_HUNDREDTHS = frozenset({"isk", "ugx"})
+
+Tiers = tuple[Tier, ...]
+
+
+class Account(NamedTuple):
+    """Who is billed: a customer, what its outcomes cost, and when its periods begin."""
+
+    name: str
+    customer: str
+    currency: str
+    tiers: Mapping[str, Tiers]  # by outcome; a single price is one tier
+    anchor_ms: int = DEFAULT_ANCHOR_MS
+
+
+class Price(NamedTuple):
+    """A price of an outcome. Customers who pay the same share it."""
+
+    outcome: str
+    event_name: str
+    currency: str
+    tiers: Tiers
+
+    @property
+    def lookup_key(self) -> str:
+        """Return the name under which Stripe finds the price: a function of what it costs."""
+        tiers = ",".join(f"{up_to or 'inf'}:{plain(price)}" for up_to, price in self.tiers)
+        costs = plain(self.tiers[0].price) if len(self.tiers) == 1 else tiers
+        key = f"resmeter/{self.event_name}/{self.currency}/{costs}"
+        if len(key) <= LOOKUP_KEY_CHARACTERS_MAX:
+            return key
+        return f"resmeter/{hashlib.sha256(key.encode()).hexdigest()}"
+
+    def params(self) -> dict[str, Any]:
+        """Return what the price costs, as Stripe's call to create a price takes it."""
+        if len(self.tiers) == 1:
+            return {
+                "currency": self.currency,
+                "billing_scheme": "per_unit",
+                "unit_amount_decimal": plain(minor_units(self.tiers[0].price, self.currency)),
+            }
+        return {
+            "currency": self.currency,
+            "billing_scheme": "tiered",
+            "tiers_mode": "graduated",
+            "tiers": [
+                {
+                    "up_to": up_to or "inf",
+                    "unit_amount_decimal": plain(minor_units(price, self.currency)),
+                }
+                for up_to, price in self.tiers
+            ],
+        }
+
+
+def accounts_of(catalog: Catalog, at_ms: Callable[[str], int]) -> tuple[list[Account], list[str]]:
+    """Return the accounts of a catalog, and what Stripe cannot bill as it is.
+
+    Accounts with one customer are one: a subscription has one price for a meter.
+
+    Args:
+        catalog: who is billed, and under which contracts and policies.
+        at_ms: returns the time at which the prices of a customer count.
+    """
+    accounts: dict[str, Account] = {}
+    problems: list[str] = []
+    for name, customer in sorted(catalog.customers.items()):
+        found, wrong = _account(catalog, name, customer, at_ms(customer))
+        problems += wrong
+        if found is None:
+            continue
+        known = accounts.setdefault(customer, found)
+        if known[2:] != found[2:]:
+            problems.append(
+                f"account {name}: its customer {customer} is that of {known.name} too, and their "
+                f"prices or periods differ ({costs_of(known)}; {costs_of(found)}): a subscription has "
+                "one price for a meter; make them one account, or give each a customer"
+            )
+    return list(accounts.values()), problems
+
+
+def _account(
+    catalog: Catalog, name: str, customer: str, at_ms: int
+) -> tuple[Account | None, list[str]]:
+    """Return an account with what its outcomes cost at a time; None: it has no tenant then."""
+    held = _held(catalog, name, at_ms)
+    at_ms = max(at_ms, held.from_ms) if held else at_ms
+    tenants = _tenants(catalog, name, at_ms)
+    terms = held.version.terms if held else Terms()
+    tiers: dict[str, Tiers] = {}
+    problems: list[str] = []
+    currencies: set[str] = {held.version.currency} if held else set()
+    for tenant in tenants:
+        policy = catalog.timeline_of(tenant).at(at_ms)
+        if held is None:
+            currencies.add(policy.currency)
+        for outcome in sorted(outcomes_billed(policy)):
+            costs = terms.tiers.get(outcome) or _of_policy(policy, outcome)
+            if not costs:
+                problems.append(
+                    f"account {name}: policy {policy.name!r}, version {policy.version}, bills "
+                    f"{outcome} and has no price for it: publish a version with one"
+                )
+            elif tiers.setdefault(outcome, costs) != costs:
+                problems.append(
+                    f"account {name}: {outcome} costs {tiers_text(tiers[outcome])} and, of {tenant}, "
+                    f"{tiers_text(costs)}: a subscription has one price for a meter; write "
+                    f"price.{outcome} in the account's contract"
+                )
+    if len(currencies) > 1:
+        problems.append(f"account {name}: its policies have the currencies {sorted(currencies)}")
+    if len(tenants) > 1 and any(len(each) > 1 for each in tiers.values()):
+        problems.append(
+            f"account {name}: its contract has tiers, and {len(tenants)} tenants: Stripe's tiers fit "
+            "an account with one tenant only"
+        )
+    if not tenants or not currencies:
+        return None, problems
+    return Account(name, customer, min(currencies), tiers, terms.anchor_ms), problems
+
+
+def _held(catalog: Catalog, account: str, at_ms: int) -> Holding | None:
+    """Return what an account holds at a time, or first if it holds nothing yet."""
+    known = [each for each in holdings(catalog, account) if at_ms < each.to_ms]
+    return known[0] if known else None
+
+
+def _tenants(catalog: Catalog, account: str, at_ms: int) -> list[str]:
+    """Return the tenants of an account at a time; a tenant that names none is its own account."""
+    members = [each for each in catalog.members if catalog.account_of(each, at_ms) == account]
+    is_own = not members or account in catalog.assigned
+    if is_own and catalog.account_of(account, at_ms) == account:
+        members.append(account)
+    return sorted(set(members))
+
+
+def _of_policy(policy: Policy, outcome: str) -> Tiers:
+    price = policy.price.get(outcome)
+    return () if price is None else (Tier(None, price),)
+
+
+def prices_of(catalog: Catalog, accounts: Iterable[Account]) -> list[Price]:
+    """Return the prices that the accounts need, each once, by lookup key."""
+    prices = [price for account in accounts for price in account_prices(catalog, account)]
+    return sorted(set(prices), key=lambda price: price.lookup_key)
+
+
+def account_prices(catalog: Catalog, account: Account) -> list[Price]:
+    """Return the prices of an account, by outcome."""
+    return [
+        Price(outcome, event_name_of(catalog, outcome), account.currency, tiers)
+        for outcome, tiers in sorted(account.tiers.items())
+    ]
+
+
+def event_name_of(catalog: Catalog, outcome: str) -> str:
+    """Return the event name of the meter that counts an outcome."""
+    return catalog.meters.get(outcome, f"resmeter_{outcome}")
+
+
+def costs_of(account: Account) -> str:
+    """Return what an account's outcomes cost, in words."""
+    return ", ".join(
+        f"{outcome} {tiers_text(tiers)} {account.currency}"
+        for outcome, tiers in sorted(account.tiers.items())
+    )
+
+
+def tiers_text(tiers: Tiers) -> str:
+    """Return what a unit costs, in words."""
+    if len(tiers) == 1:
+        return plain(tiers[0].price)
+    return ", ".join(
+        f"{plain(price)} up to {up_to}" if up_to else f"then {plain(price)}"
+        for up_to, price in tiers
+    )
+
+
+def minor_units(price: Decimal, currency: str) -> Decimal:
+    """Return a price in what Stripe counts for a currency."""
+    digits = 2 if currency in _HUNDREDTHS else digits_of(currency)
+    return price.scaleb(digits)
+
+
+def major_units(amount: Decimal, currency: str) -> Decimal:
+    """Return the price that Stripe has in its minor units."""
+    return amount.scaleb(-(2 if currency in _HUNDREDTHS else digits_of(currency)))
+
+
+def plain(number: Decimal) -> str:
+    """Return a number without exponent and trailing zeros."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
