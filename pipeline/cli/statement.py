@@ -147,7 +147,11 @@ def _of_ledger(account: str, period: str | None, as_of: int) -> Stated:
                     f"no account {account!r}: the ledger has no usage of it, and the catalog does not name it"
                 ]
             )
-        return state_account(ledger, account_of(tenants, account), tenants, period, as_of)
+        stated = state_account(ledger, account_of(tenants, account), tenants, period, as_of)
+        pays = tenants.catalog.account_of(account, as_of)
+        if pays != account and not stated.statement.counts.known:
+            print_text(f"note: tenant {account} is in account {pays}; see its statement", err=True)
+        return stated
 
 
 def _labelled(paths: tuple[str, ...]) -> Lines:
