@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from tests.oracle.money import Period, assigned, calendar, milliseconds, statements
+from tests.oracle.money import statements
+from tests.oracle.periods import Period, assigned, calendar, milliseconds
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 T0 = milliseconds("2026-01-20T00:00:00Z")  # records occur in the three months after it
