@@ -145,7 +145,7 @@ def _undelivered(
 
 
 def undecided(decided: Iterable[Decided], until_ms: int) -> list[Missing]:
-    """Return what the workers have not decided of that which arrived before a time."""
+    """Return what arrived before a time and is not decided."""
     behind = [each for each in decided if each.until_ms < until_ms]
     missing: list[Missing] = []
     if behind:

@@ -2,12 +2,13 @@
 
 import time
 
+import orjson
 from confluent_kafka import Producer
 
 from pipeline.config import KafkaSettings, Settings
 from pipeline.replay.decided import Decided, read_decided
 from pipeline.settings import TopicSettings, WorkerSettings
-from tests.kafka.run import PARTITIONS, Run, wait_until
+from tests.kafka.run import PARTITIONS, Run, metric, wait_until
 from tests.support.events import AT, event, resolved
 
 KEY = b"acme:c1"
@@ -86,3 +87,20 @@ def test_what_is_behind_an_open_transaction_is_not_decided(run: Run) -> None:
 
     assert _of_first(run) == Decided(0, AT, unread=1, due=0, lost=0)
     producer.abort_transaction()
+
+
+def test_close_says_what_is_missing_for_each_account(run: Run) -> None:
+    run.produce([(KEY, value, AT) for _, value, _ in resolved("c1")], partition=0)
+    run.until_decided(run.start("worker"), len(resolved("c1")))
+    run.done("ledger", "upgrade")
+    sink = run.start("sink")
+    port = run.port(sink)
+    wait_until(lambda: metric(port, "resmeter_pending_units") == 1, "the unit is stored")
+
+    result = run.resmeter("close", "--check", "--period", "2026-05", "--json")
+
+    assert result.returncode == 3
+    found = orjson.loads(result.stdout)
+    assert (found["account"], found["period"], found["total"]) == ("acme", "2026-05-01", "0.99")
+    assert [each["what"] for each in found["missing"]] == ["parked"]
+    assert found["invoice"] is None

@@ -298,8 +298,8 @@ BUGS = (
     Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
-        ".values(identifier=replacement.identifier)",
-        ".values(identifier=result.identifier)",
+        ".values(identifier=to)",
+        ".values(identifier=identifier)",
     ),
     Bug(
         "a partition keeps the timelines that it has looked up",
