@@ -87,17 +87,14 @@ def entered_records(
     """
     problems: list[str] = []
     found: dict[str, tuple[str, RecordLine]] = {}
-    entered: list[Entered] = []
+    entered: dict[str, Entered] = {}
     for label, line in labelled:
-        if line.id in found:
-            if found[line.id][1] != line:
-                problems.append(
-                    f"{label}: {line.id!r} is in {found[line.id][0]} with other content"
-                )
-            continue
-        found[line.id] = (label, line)
-        entered.append(_entered(line, price_of, currency))
-    return entered, problems + _problems_of_reversals(found)
+        record = _entered(line, price_of, currency)
+        # One time may be written in several ways.
+        if entered.setdefault(line.id, record) != record:
+            problems.append(f"{label}: {line.id!r} is in {found[line.id][0]} with other content")
+        found.setdefault(line.id, (label, line))
+    return list(entered.values()), problems + _problems_of_reversals(found)
 
 
 def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:

@@ -124,7 +124,7 @@ def parse_price(value: object) -> Decimal:
         raise invalid(value, f"an amount from 0 to {_PRICE_MAX}")
     if int(price.as_tuple().exponent) < -_PRICE_DECIMALS_MAX:
         raise ValueError(f"is {value!r}; it may have at most {_PRICE_DECIMALS_MAX} decimals")
-    return price
+    return price.copy_abs()  # -0 is 0
 
 
 def parse_currency(value: object) -> str:

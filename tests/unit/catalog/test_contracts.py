@@ -53,6 +53,13 @@ def test_a_contract_may_have_every_key() -> None:
     )
 
 
+@pytest.mark.parametrize("price", ["-0.0", '"-0"', "0"])
+def test_a_price_of_minus_zero_is_zero(price: str) -> None:
+    (terms,) = read(f"price.resolution = {price}").versions
+
+    assert str(terms.tiers["resolution"][0].price).startswith("0")
+
+
 def test_versions_have_the_keys_above_them_and_their_own() -> None:
     contract = read(
         """

@@ -162,6 +162,13 @@ def test_the_same_record_twice_counts_once() -> None:
     assert stated.statement.counts.known == 1
 
 
+def test_the_same_record_with_its_time_in_another_form_counts_once() -> None:
+    (line,) = record_lines(["+a 2026-10-05T00:00:00.000Z"])
+    same = line | {"occurred_at": "2026-10-05T02:00:00+02:00", "stored_at": 1_791_158_400_000}
+
+    assert state(line, same).statement.counts.known == 1
+
+
 def test_all_problems_of_all_files_are_named() -> None:
     pack = {"kind": "pack", "id": "p", "outcomes": ["resolution"], "units": 3}
     created = {"created_at": "2026-10-01T00:00:00Z"}
