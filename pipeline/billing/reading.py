@@ -258,6 +258,8 @@ def _read_lines(
             parsed.append((label, each))
         except msgspec.ValidationError as error:
             problems.append(f"{label}: is not {what}: {_in_words(str(error), form)}")
+        except RecursionError:
+            problems.append(f"{label}: is not {what}: it is nested too deeply")
         except ValueError as error:  # also msgspec's error for what is not JSON
             problems.append(f"{label}: is not {what}: {error}")
     return parsed, problems

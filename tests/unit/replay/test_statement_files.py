@@ -169,6 +169,19 @@ def test_the_same_record_with_its_time_in_another_form_counts_once() -> None:
     assert state(line, same).statement.counts.known == 1
 
 
+def test_a_line_that_is_nested_too_deeply_is_named() -> None:
+    nested = b'{"a":' * 100_000
+
+    files = StatementFiles([("usage: line 1", nested)], {}, [("grants: line 1", nested)])
+    with pytest.raises(ConfigurationError) as refused:
+        state_files(files, "2026-10", parse_time(AS_OF), CLOSE_AFTER_MS, load_tenants(None))
+
+    assert refused.value.problems == (
+        "usage: line 1: is not a usage record: it is nested too deeply",
+        "grants: line 1: is not a grant: it is nested too deeply",
+    )
+
+
 def test_all_problems_of_all_files_are_named() -> None:
     pack = {"kind": "pack", "id": "p", "outcomes": ["resolution"], "units": 3}
     created = {"created_at": "2026-10-01T00:00:00Z"}
