@@ -30,7 +30,7 @@ def differences(
         subscriptions: Stripe's, that have not ended.
         tiers: price → its tiers; Stripe shows them only if asked.
     """
-    who = f"tenants.{account.name} ({account.customer})"
+    who = f"account {account.name} ({account.customer})"
     items = [(each, item) for each in subscriptions for item in items_of(each)]
     found: list[str] = []
     billing: dict[str, Any] = {}
