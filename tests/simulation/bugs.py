@@ -304,8 +304,8 @@ BUGS = (
     Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
-        ".values(identifier=replacement.identifier)",
-        ".values(identifier=result.identifier)",
+        "move_records(connection, result.identifier, replacement.identifier)",
+        "move_records(connection, result.identifier, result.identifier)",
     ),
     Bug(
         "a partition keeps the timelines that it has looked up",
