@@ -3,22 +3,33 @@
 docs/reference/money.md §5.1 has the members. Every line is checked: a problem names it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
+from msgspec.structs import fields
 
 from pipeline.billing.grants import Credit, Grant, Pack, Void, entered_order
 from pipeline.billing.money import read_amount
 from pipeline.billing.periods import ALWAYS_MS, NEVER_MS
 from pipeline.billing.units import Entered
+from pipeline.events.hints import misspelt
 from pipeline.events.times import parse_time
 
 PriceOf = Callable[[str, str, str, int], "tuple[Decimal, str] | None"]
 
 _Parsed = TypeVar("_Parsed")
 _UNITS_MAX = 1_000_000_000
+_KINDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a decimal number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 _TIMES = ("occurred_at", "stored_at", "created_at", "starts_at", "ends_at")
 
 
@@ -242,10 +253,55 @@ def _read_lines(
     for label, line in lines:
         try:
             each = decoder.decode(line)
-            for time in (getattr(each, name, None) for name in _TIMES):
-                if time is not None:
-                    parse_time(time)
+            _check_times(each)
+            if form is GrantLine:
+                _check_names(msgspec.json.decode(line))
             parsed.append((label, each))
-        except ValueError as error:  # msgspec's errors are ValueErrors
+        except msgspec.ValidationError as error:
+            problems.append(f"{label}: is not {what}: {_in_words(str(error), form)}")
+        except ValueError as error:  # also msgspec's error for what is not JSON
             problems.append(f"{label}: is not {what}: {error}")
     return parsed, problems
+
+
+def _check_times(line: object) -> None:
+    for name in _TIMES:
+        time = getattr(line, name, None)
+        if time is not None:
+            try:
+                parse_time(time)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
+def _check_names(members: Mapping[str, object]) -> None:
+    """Refuse a misspelt member: without its `starts_at`, a credit would always have worked."""
+    for name, meant in misspelt(members, [field.name for field in fields(GrantLine)]):
+        raise ValueError(f"{name}: is unknown; did you mean {meant!r}?")
+
+
+def _in_words(error: str, form: type) -> str:
+    """Say what msgspec found in the words of the other problems."""
+    if match := re.fullmatch(r"Object missing required field `(\w+)`", error):
+        return f"{match[1]}: is missing"
+    if error.startswith("Expected `object`"):
+        return "expected a JSON object"
+    if match := re.fullmatch(r"(.+) - at `\$\.(\w+)(?:\[.*)?`", error):
+        found, name = match.groups()
+        field = next(field for field in fields(form) if field.encode_name == name)
+        options = [str(each) for each in _options(field.type)]
+        if options:
+            return f"{name}: it must be one of {', '.join(options)}"
+        if match := re.fullmatch(r"Expected `(.+)`, got `(\w+)`", found):
+            wanted = [_KINDS.get(kind, kind) for kind in match[1].split(" | ") if kind != "null"]
+            return f"{name}: is {_KINDS.get(match[2], match[2])}; it must be {' or '.join(wanted)}"
+    return error
+
+
+def _options(annotation: object) -> Iterator[object]:
+    """Yield the values of a type's literals."""
+    for each in get_args(annotation):
+        if get_origin(each) is Literal:
+            yield from get_args(each)
+        elif get_origin(annotation) is Literal:
+            yield each

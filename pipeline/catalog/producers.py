@@ -139,8 +139,9 @@ def load_ring(
                 continue
             except ValueError as error:
                 why = str(error)
-        if grants[-1].tenants != ():
-            missing.append((_since(grants[-1]), f"producers.{key_id}: {why}"))
+        needed_from_ms = _signs_since(grants)
+        if needed_from_ms is not None:
+            missing.append((needed_from_ms, f"producers.{key_id}: {why}"))
     times = sorted({_since(grant) for grants in granted.values() for grant in grants})
     return KeyRing([(at_ms, _keys_at(granted, secrets, at_ms)) for at_ms in times]), missing
 
@@ -160,6 +161,17 @@ def _keys_at(
         for key_id, tenants in in_force.items()
         if key_id in secrets
     }
+
+
+def _signs_since(grants: Sequence[DatedGrant]) -> int | None:
+    """Return since when a key signs for somebody without a break; None: for nobody any more."""
+    since_ms: int | None = None
+    for grant in grants:
+        if grant.tenants == ():
+            since_ms = None
+        elif since_ms is None:
+            since_ms = _since(grant)
+    return since_ms
 
 
 def _since(grant: DatedGrant) -> int:

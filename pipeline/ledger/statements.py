@@ -241,7 +241,10 @@ def _history(
     closes_now: Closing | None = None,
 ) -> _History:
     """Read what the ledger has of an account; `closes_now` is a closing that it does not have yet."""
-    rows = [row for tenant_id in account.tenant_ids for row in _rows_of(connection, tenant_id)]
+    rows = _owned(
+        account,
+        [row for tenant_id in account.tenant_ids for row in _rows_of(connection, tenant_id)],
+    )
     priced = [_price_of(row, prices) for row in rows]
     contract = account.contract_of({each[1].lower() for each in priced if each})
     closings = _closings_of(connection, account.name)
@@ -280,6 +283,14 @@ def _rows_of(connection: Connection, tenant_id: str) -> list[Row[Any]]:
         r.id >= f"{tenant_id}:", r.id < f"{tenant_id};", r.tenant_id == tenant_id
     )
     return sorted(connection.execute(query), key=lambda row: row.seq)
+
+
+def _owned(account: BilledAccount, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return the rows of the account's units: a reversal follows its charge, wherever the tenant is."""
+    charges = {row.id: row for row in rows if row.quantity > 0}
+    units = ((row, charges.get(row.supersedes or "", row)) for row in rows)
+    owned = [row for row, of in units if account.owns(of.tenant_id, of.occurred_at)]
+    return sorted(owned, key=lambda row: row.seq)
 
 
 def _price_of(row: Row[Any], prices: Prices) -> tuple[Decimal, str] | None:

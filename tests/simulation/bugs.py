@@ -304,8 +304,8 @@ BUGS = (
     Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
-        "move_records(connection, result.identifier, replacement.identifier)",
-        "move_records(connection, result.identifier, result.identifier)",
+        ".values(identifier=to)",
+        ".values(identifier=identifier)",
     ),
     Bug(
         "a partition keeps the timelines that it has looked up",

@@ -60,3 +60,15 @@ def test_a_key_that_signs_for_nobody_any_more_needs_no_secret() -> None:
 
     assert missing == []
     assert load_ring({"old": (OLD,)}, {})[1][0][0] == START
+
+
+def test_a_secret_is_needed_since_its_key_signs_and_not_since_its_tenants_changed() -> None:
+    """Otherwise a worker without it rejects the events of today, until the change is in force."""
+    narrower = DatedGrant(("acme",), 5_000, 4)
+
+    def needed_from(*grants: DatedGrant) -> int:
+        return load_ring({"key": grants}, {})[1][0][0]
+
+    assert needed_from(OLD, narrower) == START
+    assert needed_from(NEW, narrower) == 1_000
+    assert needed_from(OLD, NOBODY, narrower) == 5_000

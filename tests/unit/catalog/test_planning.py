@@ -146,9 +146,9 @@ def test_a_version_that_was_edited_is_refused_with_what_differs(files: Files) ->
 
     (refused,) = planned.refused
     assert planned.touched == [Touched(policy="acme", version=1)]
-    assert refused.startswith("policy acme version 1 was edited: price (")
-    assert "resolution 0.50" in refused
-    assert "resolution 0.40" in refused
+    assert refused.startswith(
+        "policy acme version 1 was edited: price.resolution (0.50 in the catalog, 0.40 in the file). A"
+    )
 
 
 def test_a_next_version_needs_a_later_date(files: Files) -> None:
@@ -178,7 +178,7 @@ def test_a_tenant_that_the_file_does_not_name_keeps_its_contract(files: Files) -
     planned = files.plan('[tenants.bluejay]\nstripe_customer = "cus_2"\n')
 
     assert planned.additions.is_empty
-    assert planned.notes == ["not in the file, and keeps its contract: tenant acme"]
+    assert planned.notes == ["not in the file, and keeps its policy and its customer: tenant acme"]
 
 
 def test_a_tenant_that_lost_its_customer_in_the_file_is_parked_at_once(files: Files) -> None:
