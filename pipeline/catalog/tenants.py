@@ -263,7 +263,7 @@ def _read_accounts(
         default = table.get("policy", DEFAULT)
         names: set[str] = set()
         for tenant_id in with_contract | members:
-            entry = tenants.get(tenant_id)
+            entry = tenants.get(tenant_id) if isinstance(tenants, dict) else None
             given = entry.get("policy", default) if isinstance(entry, dict) else default
             named = [each.get("name") for each in given] if isinstance(given, list) else [given]
             names |= {name for name in named if isinstance(name, str)}

@@ -368,6 +368,28 @@ def test_a_wrong_contract_is_named_with_what_to_do(
     assert any(f"c1.toml: {problem}" in each for each in refused.value.problems)
 
 
+def test_a_file_may_have_all_versions_of_a_contract(files: Files) -> None:
+    files.contracts["c1.toml"] = (
+        'name = "acme-2026"\nprice.resolution = "0.80"\n'
+        "[[versions]]\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n"
+        "[[versions]]\nversion = 2\neffective_from = 2027-02-01T00:00:00Z\n"
+        'price.resolution = "0.75"\n'
+    )
+
+    planned = files.plan(WITH_CONTRACT)
+
+    assert not planned.refused
+    assert [each.version for each in planned.additions.contracts] == [1, 2]
+
+
+def test_a_contract_without_a_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "resmeter.toml"
+    file.write_text("[accounts.a]\ncontract = 'x'\n")
+
+    with pytest.raises(ConfigurationError, match="name their files in contract_files"):
+        read_declared(file)
+
+
 def test_versions_of_one_contract_have_one_currency(files: Files) -> None:
     files.contracts["c2.toml"] = next_version().replace('"usd"', '"eur"')
 
@@ -383,6 +405,7 @@ def test_versions_of_one_contract_have_one_currency(files: Files) -> None:
             "[accounts.a]\ncontract = 'x'\n",
             "accounts.a.contract: is 'x'; it must be one of acme-2026",
         ),
+        ("tenants = []\n[accounts.a]\ncontract = 'acme-2026'\n", "tenants: must be a table"),
         ("[accounts.a]\ncontracts = 'x'\n", "accounts.a.contracts: unknown key; did you mean"),
         ("[accounts.a]\nstripe_customer = 'x'\n", "accounts.a.stripe_customer: is 'x'"),
         ("[accounts.'a b']\n", "accounts.a b: an account's name must be 1 to 128 characters"),
