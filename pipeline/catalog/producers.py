@@ -7,11 +7,11 @@ verifies signatures reads the secrets, with `load_keys`.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.catalog.value import START, DatedGrant
+from pipeline.catalog.value import NEVER, START, DatedGrant
 from pipeline.config import read_variable
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import TENANT_ID
@@ -117,20 +117,29 @@ def load_keys(
     return keys
 
 
+class MissingSecret(NamedTuple):
+    """A secret that a process lacks for records that arrive between two times, ms, and why."""
+
+    from_ms: int
+    until_ms: int  # NEVER, unless the key signs for nobody from then on
+    text: str
+
+    @property
+    def is_revoked(self) -> bool:
+        return self.until_ms != NEVER
+
+
 def load_ring(
     granted: Mapping[str, Sequence[DatedGrant]], producers: Mapping[str, Producer]
-) -> tuple[KeyRing, list[tuple[int, str]]]:
+) -> tuple[KeyRing, list[MissingSecret]]:
     """Read the secrets of the keys in the catalog; return the keys, and which secrets are missing.
-
-    A missing secret is listed with the time from which the process needs it, in ms. A key that
-    signs for nobody any more needs none.
 
     Args:
         granted: for whom each key signs, by key id and in the order of the dates.
         producers: where this process finds the secrets, by key id.
     """
     secrets: dict[str, bytes] = {}
-    missing: list[tuple[int, str]] = []
+    missing: list[MissingSecret] = []
     for key_id, grants in granted.items():
         why = "RESMETER_CONFIG says nothing about its secret"
         if key_id in producers:
@@ -139,8 +148,14 @@ def load_ring(
                 continue
             except ValueError as error:
                 why = str(error)
-        if grants[-1].tenants != ():
-            missing.append((_since(grants[-1]), f"producers.{key_id}: {why}"))
+        is_revoked = grants[-1].tenants == ()
+        missing.append(
+            MissingSecret(
+                _since(grants[0 if is_revoked else -1]),
+                _since(grants[-1]) if is_revoked else NEVER,
+                f"producers.{key_id}: {why}",
+            )
+        )
     times = sorted({_since(grant) for grants in granted.values() for grant in grants})
     return KeyRing([(at_ms, _keys_at(granted, secrets, at_ms)) for at_ms in times]), missing
 
