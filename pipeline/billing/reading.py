@@ -3,22 +3,35 @@
 docs/reference/money.md §5.1 has the members. Every line is checked: a problem names it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
+from msgspec.structs import fields
 
 from pipeline.billing.grants import Credit, Grant, Pack, Void, entered_order
 from pipeline.billing.money import read_amount
 from pipeline.billing.periods import ALWAYS_MS, NEVER_MS
 from pipeline.billing.units import Entered
+from pipeline.events.hints import misspelt
 from pipeline.events.times import parse_time
 
 PriceOf = Callable[[str, str, str, int], "tuple[Decimal, str] | None"]
 
 _Parsed = TypeVar("_Parsed")
 _UNITS_MAX = 1_000_000_000
+_MS_MAX = 253_402_300_800_000  # the year 10000
+Time = str | int  # RFC 3339, or milliseconds since the epoch
+_KINDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a decimal number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 _TIMES = ("occurred_at", "stored_at", "created_at", "starts_at", "ends_at")
 
 
@@ -29,8 +42,8 @@ class RecordLine(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str = msgspec.field(name="tenantid")
     outcome: str
     quantity: Literal[1, -1]
-    occurred_at: str
-    stored_at: str | None = None
+    occurred_at: Time
+    stored_at: Time | None = None
     supersedes: str | None = None
     policy: str | None = None
     policy_version: int | None = None
@@ -40,11 +53,11 @@ class GrantLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line of grants; members that its kind does not have are None."""
 
     kind: Literal["pack", "credit", "void"]
-    created_at: str
+    created_at: Time
     account: str | None = None
     id: str | None = None
-    starts_at: str | None = None
-    ends_at: str | None = None
+    starts_at: Time | None = None
+    ends_at: Time | None = None
     outcomes: list[str] | None = None
     units: int | None = None
     price: str | None = None
@@ -88,7 +101,7 @@ def entered_records(
 
 
 def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:
-    occurred_at = parse_time(line.occurred_at)
+    occurred_at = _ms(line.occurred_at)
     priced = None
     if line.policy is not None and line.policy_version is not None:
         priced = price_of(line.tenant_id, line.outcome, line.policy, line.policy_version)
@@ -98,7 +111,7 @@ def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:
         outcome=line.outcome,
         quantity=line.quantity,
         occurred_at=occurred_at,
-        stored_at=occurred_at if line.stored_at is None else parse_time(line.stored_at),
+        stored_at=occurred_at if line.stored_at is None else _ms(line.stored_at),
         supersedes=line.supersedes,
         price=priced[0] if priced is not None and priced[1].lower() == currency else None,
         policy=line.policy,
@@ -175,15 +188,15 @@ def entered_grants(
 
 
 def _grant(line: GrantLine, currency: str, *, is_credit: bool) -> Grant:
-    created_at = parse_time(line.created_at)
+    created_at = _ms(line.created_at)
     if line.kind == "void":
         return Void(
             grant=_needed("grant", line.grant),
             created_at=created_at,
             takes=_takes(line.takes, currency, is_credit=is_credit),
         )
-    starts_at = ALWAYS_MS if line.starts_at is None else parse_time(line.starts_at)
-    ends_at = NEVER_MS if line.ends_at is None else parse_time(line.ends_at)
+    starts_at = ALWAYS_MS if line.starts_at is None else _ms(line.starts_at)
+    ends_at = NEVER_MS if line.ends_at is None else _ms(line.ends_at)
     if ends_at <= starts_at:
         raise ValueError(f"ends_at {line.ends_at} is not after starts_at {line.starts_at}")
     grant_id = _needed("id", line.id)
@@ -242,10 +255,63 @@ def _read_lines(
     for label, line in lines:
         try:
             each = decoder.decode(line)
-            for time in (getattr(each, name, None) for name in _TIMES):
-                if time is not None:
-                    parse_time(time)
+            _check_times(each)
+            if form is GrantLine:
+                _check_names(msgspec.json.decode(line))
             parsed.append((label, each))
-        except ValueError as error:  # msgspec's errors are ValueErrors
+        except msgspec.ValidationError as error:
+            problems.append(f"{label}: is not {what}: {_in_words(str(error), form)}")
+        except ValueError as error:  # also msgspec's error for what is not JSON
             problems.append(f"{label}: is not {what}: {error}")
     return parsed, problems
+
+
+def _check_times(line: object) -> None:
+    for name in _TIMES:
+        time = getattr(line, name, None)
+        if time is not None:
+            try:
+                _ms(time)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
+
+def _check_names(members: Mapping[str, object]) -> None:
+    """Refuse a misspelt member: without its `starts_at`, a credit would always have worked."""
+    for name, meant in misspelt(members, [field.name for field in fields(GrantLine)]):
+        raise ValueError(f"{name}: is unknown; did you mean {meant!r}?")
+
+
+def _in_words(error: str, form: type) -> str:
+    """Say what msgspec found in the words of the other problems."""
+    if match := re.fullmatch(r"Object missing required field `(\w+)`", error):
+        return f"{match[1]}: is missing"
+    if error.startswith("Expected `object`"):
+        return "expected a JSON object"
+    if match := re.fullmatch(r"(.+) - at `\$\.(\w+)(?:\[.*)?`", error):
+        found, name = match.groups()
+        field = next(field for field in fields(form) if field.encode_name == name)
+        options = [str(each) for each in _options(field.type)]
+        if options:
+            return f"{name}: it must be one of {', '.join(options)}"
+        if match := re.fullmatch(r"Expected `(.+)`, got `(\w+)`", found):
+            wanted = [_KINDS.get(kind, kind) for kind in match[1].split(" | ") if kind != "null"]
+            return f"{name}: is {_KINDS.get(match[2], match[2])}; it must be {' or '.join(wanted)}"
+    return error
+
+
+def _options(annotation: object) -> Iterator[object]:
+    """Yield the values of a type's literals."""
+    for each in get_args(annotation):
+        if get_origin(each) is Literal:
+            yield from get_args(each)
+        elif get_origin(annotation) is Literal:
+            yield each
+
+
+def _ms(time: Time) -> int:
+    if isinstance(time, str):
+        return parse_time(time)
+    if not 0 <= time < _MS_MAX:
+        raise ValueError(f"the time {time} is not in milliseconds since 1970")
+    return time

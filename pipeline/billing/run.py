@@ -138,12 +138,13 @@ def first_period(contract: Contract, known: Sequence[Entered], since: Period) ->
 
 
 class Stated(NamedTuple):
-    """The statement of an account, its units, and a sentence for each price that is missing."""
+    """The statement of an account, its units, and a sentence for each missing price and each doubt."""
 
     account: str
     statement: Statement
     units: tuple[PlacedUnit, ...]
     missing: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
 
 
 def take(period: Period, stated: Iterable[Statement]) -> tuple[Statement, tuple[PlacedUnit, ...]]:

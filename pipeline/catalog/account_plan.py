@@ -9,7 +9,7 @@ from pipeline.billing.periods import HOUR_MS, Calendar
 from pipeline.catalog.account_contract import contract_of
 from pipeline.catalog.assignments import Dates, Refused, missing
 from pipeline.catalog.charges import Charging, calendar_of, holdings
-from pipeline.catalog.declared import CatalogPlan, Declared, named_tenants, shown
+from pipeline.catalog.declared import CatalogPlan, Declared, differences, named_tenants
 from pipeline.catalog.entry import ContractVersion, Dated, uncut
 from pipeline.catalog.log import Void, accept
 from pipeline.catalog.value import NEVER, Catalog, DatedAssignment, when
@@ -63,13 +63,8 @@ def _edited(name: str, known: ContractVersion, version: ContractVersion) -> str:
         {"currency": each.currency, **msgspec.structs.asdict(each.terms)}
         for each in (known, version)
     )
-    differs = ", ".join(
-        f"{key} ({shown(before[key])} in the catalog, {shown(now[key])} in the file)"
-        for key in before
-        if before[key] != now[key]
-    )
     return (
-        f"{name} was edited: {differs}. A version never changes. Put it back, and write the next "
+        f"{name} was edited: {differences(before, now)}. A version never changes. Put it back, and write the next "
         "version with a date"
     )
 

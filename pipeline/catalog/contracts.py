@@ -135,18 +135,28 @@ _FIELDS = {
 # --- files ----------------------------------------------------------------------------------------
 
 
-def read_contract(texts: Mapping[str, str], of_policies: Collection[str]) -> Contract:
+def read_contract(
+    texts: Mapping[str, str], of_policies: Collection[str], account: str | None = None
+) -> Contract:
     """Return the contract whose versions are in TOML texts; without any, policies price all units.
 
     Args:
         texts: the texts, by the label that errors show, such as the file's path.
         of_policies: the currencies of the policies that price units. A contract that names no
             currency has theirs.
+        account: whose contract it is; a text that names another account is refused.
 
     Raises:
         ConfigurationError: with the problems of all texts.
     """
     parsed, problems = _parse(texts)
+    named = {label: table["account"] for label, table in parsed.items() if "account" in table}
+    whose = account or next(iter(named.values()), None)
+    problems += [
+        f"{label}: account: is {each!r}; the statement is of {whose!r}"
+        for label, each in named.items()
+        if each != whose
+    ]
     currency, terms, problems_of_terms = _versions(parsed, of_policies)
     problems += problems_of_terms
     if problems:

@@ -1,6 +1,6 @@
 """What files say, and what of it would change the catalog. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.catalog.entry import Additions, ContractVersion, Dated, TenantTerms
@@ -46,8 +46,15 @@ def named_tenants(names: Sequence[str]) -> str:
     return f"{'tenant' if len(names) == 1 else f'{len(names):,} tenants:'} {shown}"
 
 
-def shown(value: Any) -> str:
-    """Return a value for a sentence."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {each}" for key, each in value.items())
-    return str(value)
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what differs between a version in the catalog and in a file; tables by their keys."""
+    return ", ".join(_differences("", before, now))
+
+
+def _differences(prefix: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for key in [*before, *(key for key in now if key not in before)]:
+        was, is_now = before.get(key, "absent"), now.get(key, "absent")
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            yield from _differences(f"{prefix}{key}.", was, is_now)
+        elif was != is_now:
+            yield f"{prefix}{key} ({was} in the catalog, {is_now} in the file)"

@@ -162,6 +162,12 @@ def accept(catalog: Catalog, entry: Entry, appended_ms: int, digest: str) -> Cat
     return Void(reason) if reason else _with_entry(catalog, entry, digest)
 
 
+def problem_of(catalog: Catalog, value: bytes, now_ms: int) -> str:
+    """Return why an entry would be void if it was appended now; "" if it would be valid."""
+    accepted = accept(catalog, _decode(value), now_ms, "")
+    return accepted.reason if isinstance(accepted, Void) else ""
+
+
 # --- what makes an entry void ---------------------------------------------------------------------
 
 

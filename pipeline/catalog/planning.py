@@ -6,7 +6,7 @@ import msgspec
 
 from pipeline.catalog.account_plan import plan_accounts
 from pipeline.catalog.assignments import Dates, Refused, missing
-from pipeline.catalog.declared import CatalogPlan, Declared, named_tenants, shown
+from pipeline.catalog.declared import CatalogPlan, Declared, differences, named_tenants
 from pipeline.catalog.entry import (
     Additions,
     Assigned,
@@ -105,11 +105,7 @@ class _Planning:
 
     def _refuse_edited(self, known: Policy, policy: Policy) -> None:
         name = f"policy {policy.name} version {policy.version}"
-        differs = ", ".join(
-            f"{key} ({shown(getattr(known, key))} in the catalog, {shown(value)} in the file)"
-            for key, value in msgspec.structs.asdict(policy).items()
-            if getattr(known, key) != value
-        )
+        differs = differences(msgspec.structs.asdict(known), msgspec.structs.asdict(policy))
         if policy.name in self._declared.shipped:
             self.planned.notes.append(
                 f"{name} of this version of resmeter differs from the catalog's, which stays: {differs}"

@@ -127,6 +127,16 @@ def _policy(label: str, tables: Mapping[str, _Table]) -> Policy:
     return Policy(**merged)
 
 
+def _other_versions(label: str, tables: Mapping[str, _Table]) -> list[str]:
+    """Return `name@version` of each other version of a file's policy."""
+    name = tables[label].get("name")
+    return [
+        f"{name}@{table.get('version')}"
+        for other, table in tables.items()
+        if other != label and table.get("name") == name
+    ]
+
+
 def _chain(label: str, tables: Mapping[str, _Table]) -> list[tuple[str, _Table]]:
     """Return the tables that a policy is merged from, the deepest base first.
 
@@ -156,6 +166,10 @@ def _chain(label: str, tables: Mapping[str, _Table]) -> list[tuple[str, _Table]]
         else:
             break
         if source_of_base[0] == label:
+            if source == label and (versions := _other_versions(label, tables)):
+                raise ValueError(
+                    f"{base!r} is this policy itself; name a version of it: {', '.join(versions)}"
+                )
             raise ValueError(f"cycle: {tables[label]['base']!r} is based on this policy")
         if source_of_base[0] in (name for name, _ in chain):
             break

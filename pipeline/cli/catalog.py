@@ -10,7 +10,7 @@ import click
 from pipeline.catalog.declared import CatalogPlan
 from pipeline.catalog.entry import entries_of, withdrawal
 from pipeline.catalog.exported import decode_export, encode_export
-from pipeline.catalog.log import Verdict
+from pipeline.catalog.log import Verdict, problem_of
 from pipeline.catalog.planning import plan
 from pipeline.catalog.tenants import read_declared
 from pipeline.catalog.topic import (
@@ -146,6 +146,8 @@ def withdraw(number: int, who: str | None, reason: str) -> None:
             [f"the catalog has {count_of(catalog.number, 'valid record')}; see `catalog log`"]
         )
     value = withdrawal(catalog.digest, catalog.digests[number - 1], who or machine_user(), reason)
+    if problem := problem_of(catalog, value, _now_ms()):
+        raise ConfigurationError([f"nothing was published: {problem}"])
     _report(publish(settings, [value]))
 
 
@@ -231,10 +233,10 @@ def _now_ms() -> int:
 def _report(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         name = f"entry {verdict.number}" if verdict.number else "void"
-        why = f": {verdict.reason}" if verdict.reason else ""
-        click.echo(f"{name} ({verdict.digest[:12]}){why}", err=True)
+        why = f": {verdict.reason}" if verdict.reason else " is valid"
+        print_text(f"{name} ({verdict.digest[:12]}){why}", "  ", err=True)
     if any(verdict.reason for verdict in verdicts):
-        click.echo("error: an entry is void, and changes nothing; plan again", err=True)
+        click.echo("error: an entry is void, and changes nothing; run the command again", err=True)
         sys.exit(FAILED)
 
 

@@ -97,8 +97,8 @@ def command(
 
     A statement is final once its period is closed: what is stored later is on a later statement.
     ACCOUNT is an account of the catalog, or a tenant that is an account of its own; with --records it
-    may be left out. Exit status 3 says that units have no
-    price: they are not billed, and a warning names what is missing.
+    may be left out if the records are of one tenant. Exit status 3 says that units have no price, so
+    they are not billed, or that the name of an outcome seems to be misspelt: a warning names it.
 
     \b
     Example:
@@ -133,9 +133,9 @@ def command(
         print_json(stated.account, stated.statement, units)
     else:
         print_statement(stated.account, stated.statement, units)
-    for text in stated.missing:
+    for text in (*stated.missing, *stated.doubts):
         print_text(f"warning: {text}", err=True)
-    if stated.missing:
+    if stated.missing or stated.doubts:
         sys.exit(FOUND)
 
 

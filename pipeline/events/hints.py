@@ -4,7 +4,7 @@ Unknown members are ignored without a message, so a misspelt member has no effec
 the known member that it resembles. Hints are for people: they never decide whether an event is valid.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 
@@ -27,6 +27,13 @@ def missing(name: str, known: Collection[str], present: Iterable[str]) -> str:
         if found not in known and _meant(found, (name,)):
             return f"; there is {found[:60]!r}: did you mean {name!r}?"
     return ""
+
+
+def misspelt(present: Iterable[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each unknown name that resembles a known one that is absent, with the known one."""
+    found = list(present)[:_NAMES_MAX]
+    absent = tuple(name for name in known if name not in found)
+    return [(n, meant) for n in found if n not in known and (meant := _meant(n, absent))]
 
 
 def missing_attribute(name: str, attributes: Mapping[str, object]) -> str:

@@ -123,6 +123,29 @@ def state_account(
     return Stated(account.name, statement, units, missing_prices(statement, history.records))
 
 
+def state_to_close(
+    ledger: Ledger, account: BilledAccount, prices: Prices, period: str | None, at: int
+) -> tuple[Stated, list[str]]:
+    """Return the statement of a period as it is now, and why the ledger would not close it.
+
+    `period` is its name; None: the one after the last that is closed, else the last that has ended.
+
+    Raises:
+        ConfigurationError: no period has this name.
+    """
+    with ledger.reading() as connection:
+        history = _history(connection, account, prices)
+    calendar = history.contract.calendar
+    if period is None:
+        closings = history.closes.closings
+        current = calendar.period_at(at)
+        last = calendar.period_at(current.start_ms - 1)
+        after = calendar.period_at(closings[-1].period_start).end_ms if closings else None
+        period = last.name if after is None else calendar.period_at(after).name
+    stated = state_account(ledger, account, prices, period, at)
+    return stated, _problems_of_close(history, stated.statement.period, at)
+
+
 def close_period(
     ledger: Ledger, account: BilledAccount, prices: Prices, period: Period, at: int
 ) -> Statement:

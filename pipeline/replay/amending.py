@@ -9,7 +9,7 @@ import msgspec
 from pipeline.catalog.entry import AMENDING_FORM, Amendment, Entry, amending
 from pipeline.catalog.log import Void, accept
 from pipeline.catalog.topic import publish, whole_catalog
-from pipeline.catalog.value import Catalog
+from pipeline.catalog.value import Catalog, when
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.replay.planfile import Header
@@ -21,6 +21,16 @@ def check_amendment(catalog: Catalog, amendment: Amendment, now_ms: int) -> None
     Raises:
         ConfigurationError: it would not, and why.
     """
+    if amendment.to_ms > now_ms:
+        raise ConfigurationError(
+            [
+                (
+                    f"--to {when(amendment.to_ms)} is not past yet. Publish the right version for the "
+                    "time from now on (`resmeter catalog apply`), and plan up to the moment at which it "
+                    "came into force"
+                )
+            ]
+        )
     entry = Entry(parent=catalog.digest, who="", why="", form=AMENDING_FORM, amends=amendment)
     accepted = accept(catalog, entry, now_ms, "")
     if isinstance(accepted, Void):

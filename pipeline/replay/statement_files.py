@@ -23,6 +23,8 @@ from pipeline.billing.run import (
 from pipeline.catalog.contracts import read_contract
 from pipeline.catalog.tenants import Tenants
 from pipeline.errors import ConfigurationError
+from pipeline.events.hints import misspelt
+from pipeline.metrics import OUTCOMES
 
 Lines = Iterable[tuple[str, bytes]]  # each with a label that errors show: its file and number
 _RecordLine = tuple[str, RecordLine]
@@ -53,10 +55,14 @@ def state_files(
     grant_lines, problems_of_grants = read_grant_lines(files.grants)
     problems += problems_of_grants
     try:
-        contract = read_contract(files.contract, _currencies(record_lines, prices))
+        currencies = _currencies(record_lines, prices)
+        contract = read_contract(files.contract, currencies, files.account)
     except ConfigurationError as error:
         raise ConfigurationError([*problems, *error.problems]) from None
-    account = files.account or _account_of(contract, record_lines, grant_lines)
+    try:
+        account = files.account or _account_of(contract, record_lines, grant_lines)
+    except ConfigurationError as error:
+        raise ConfigurationError([*problems, *error.problems]) from None
     records, problems_of_records = entered_records(
         record_lines, prices.price_for, contract.currency
     )
@@ -74,7 +80,8 @@ def state_files(
     last = max(of_name, contract.calendar.period_at(as_of))
     stated = statements(contract, records, grants, closes, last, as_of, of_name)
     statement, units = take(of_name, stated)
-    return Stated(account, statement, units, missing_prices(statement, records))
+    doubts = _doubts(contract, record_lines, grant_lines)
+    return Stated(account, statement, units, missing_prices(statement, records), doubts)
 
 
 def _currencies(record_lines: Sequence[_RecordLine], prices: Tenants) -> set[str]:
@@ -94,7 +101,30 @@ def _currencies(record_lines: Sequence[_RecordLine], prices: Tenants) -> set[str
 def _account_of(
     contract: Contract, record_lines: Sequence[_RecordLine], grant_lines: Sequence[_GrantLine]
 ) -> str:
-    """Return whom the files are about: as contract or grants say, else the first tenant."""
+    """Return whom the files are about: as contract or grants say, else the one tenant."""
     named = [contract.account, *(line.account for _, line in grant_lines)]
-    named += sorted({line.tenant_id for _, line in record_lines})
-    return next(filter(None, named), "-")
+    if account := next(filter(None, named), None):
+        return account
+    tenants = sorted({line.tenant_id for _, line in record_lines})
+    if len(tenants) > 1:
+        problem = (
+            f"the records are of {len(tenants)} tenants, such as {' and '.join(tenants[:2])}: "
+            "name the ACCOUNT if they are of one account, or give the records of one tenant"
+        )
+        raise ConfigurationError([problem])
+    return tenants[0] if tenants else "-"
+
+
+def _doubts(
+    contract: Contract, record_lines: Sequence[_RecordLine], grant_lines: Sequence[_GrantLine]
+) -> tuple[str, ...]:
+    """Return a sentence for each outcome of contract and grants that seems to be misspelt."""
+    known = sorted({*OUTCOMES, *(line.outcome for _, line in record_lines)})
+    named = {outcome for _, line in grant_lines for outcome in line.outcomes or ()}
+    for terms in contract.versions:
+        named |= {*terms.tiers, *terms.included}
+    return tuple(
+        f"no record has the outcome {outcome!r} of contract or grants; did you mean {meant!r}?"
+        for outcome in sorted(named)
+        for _, meant in misspelt([outcome], known)
+    )

@@ -41,9 +41,12 @@ def test_a_change_is_planned_applied_listed_and_withdrawn(run: Run, file: Path) 
     assert "gorgias version 1" in run.done("catalog", "show", "--at", "2999-01-01")
     run.done("catalog", "withdraw", "2", *WHO)
     assert "gorgias version 1" not in run.done("catalog", "show", "--at", "2999-01-01")
+    again = run.resmeter("catalog", "withdraw", "2", *WHO)
+    assert again.returncode == 2
+    assert "nothing was published: entry 2 has nothing that waits for a date" in again.stderr
     (first, second, third) = run.done("catalog", "log").splitlines()
     assert first.startswith("1 ")
-    assert "ada: test; 1 tenant" in second
+    assert "ada: test; tenant acme" in second
     assert third.startswith("3 ")
     assert "withdraws" in third
 

@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 
 from pipeline.catalog.charges import holdings
-from pipeline.catalog.declared import CatalogPlan
+from pipeline.catalog.declared import CatalogPlan, named_tenants
 from pipeline.catalog.entry import Amendment, ContractVersion
 from pipeline.catalog.log import Verdict
 from pipeline.catalog.value import NEVER, Catalog, when
@@ -74,6 +74,11 @@ def print_catalog(catalog: Catalog, at_ms: int, tenant_id: str | None) -> None:
 
 
 def _print_tenant(catalog: Catalog, at_ms: int, tenant_id: str) -> None:
+    if not any(
+        tenant_id in named for named in (catalog.assigned, catalog.customers, catalog.members)
+    ):
+        said = f"the catalog does not name tenant {tenant_id}: what all others have holds"
+        print_text(said, err=True)
     timeline = catalog.timeline_of(tenant_id)
     current = timeline.at(at_ms)
     for policy, from_ms in timeline.begins():
@@ -139,7 +144,7 @@ def _added(verdict: Verdict) -> str:
     ]
     parts += [f"default policy {a.name} from {when(a.from_ms)}" for a in entry.default]
     if entry.tenants:
-        parts.append(count_of(len(entry.tenants), "tenant"))
+        parts.append(named_tenants(sorted(entry.tenants)))
     parts += [
         f"{_contract(each)} from {when(each.terms.effective_from)}" for each in entry.contracts
     ]

@@ -189,6 +189,15 @@ def test_a_base_cycle_is_a_problem_of_both_policies() -> None:
     ]
 
 
+def test_a_version_that_names_its_own_policy_as_base_is_told_the_other_versions() -> None:
+    reported = problems(
+        'base = "a"\nname = "a"\nversion = 2\neffective_from = 2026-08-01T00:00:00Z',
+        'name = "a"\nversion = 1\neffective_from = 2026-07-01T00:00:00Z',
+    )
+
+    assert reported == ["0.toml: base: 'a' is this policy itself; name a version of it: a@1"]
+
+
 # --- values ---------------------------------------------------------------------------------------
 
 

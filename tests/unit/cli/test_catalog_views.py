@@ -67,6 +67,17 @@ def test_a_tenant_shows_its_accounts_and_contracts_with_their_times(
     ]
 
 
+def test_a_tenant_that_the_catalog_does_not_name_is_said_to_have_what_all_others_have(
+    begun: tuple[Catalog, Verdict], capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_catalog(begun[0], AT, "acmee")
+
+    said = "the catalog does not name tenant acmee: what all others have holds"
+    assert capsys.readouterr().err.split() == said.split()
+    print_catalog(begun[0], AT, "acme-eu")
+    assert capsys.readouterr().err == ""
+
+
 def test_the_log_names_contracts_and_counts_accounts(
     begun: tuple[Catalog, Verdict], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +85,6 @@ def test_the_log_names_contracts_and_counts_accounts(
 
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.endswith(
-        "2 tenants; contract acme-2026 version 1 from 2026-01-01T00:00:00Z; 1 account; "
-        "the accounts of 1 tenant"
+        "2 tenants: acme, acme-eu; contract acme-2026 version 1 from 2026-01-01T00:00:00Z; "
+        "1 account; the accounts of 1 tenant"
     )

@@ -62,6 +62,7 @@ def state(
     grants: Sequence[Any] = (),
     period: str = "2026-10",
     as_of: str = AS_OF,
+    account: str | None = None,
 ) -> Stated:
     lines = [
         line
@@ -69,7 +70,7 @@ def state(
         for line in (record_lines([each]) if isinstance(each, str) else [each])
     ]
     files = StatementFiles(
-        labelled("usage", lines), {"acme.toml": contract}, labelled("grants", grants)
+        labelled("usage", lines), {"acme.toml": contract}, labelled("grants", grants), account
     )
     return state_files(files, period, parse_time(as_of), CLOSE_AFTER_MS, load_tenants(None))
 
@@ -183,7 +184,7 @@ def test_all_problems_of_all_files_are_named() -> None:
     )
 
     assert found == (
-        "usage: line 3: is not a usage record: Object missing required field `tenantid`",
+        "usage: line 3: is not a usage record: tenantid: is missing",
         "usage: line 2: 'a' is in usage: line 1 with other content",
         "usage: line 5: 'c' is taken back already, by usage: line 4",
         "grants: line 1: account is 'other'; the statement is of 'acme'",
@@ -243,3 +244,93 @@ def test_a_grant_may_be_void_before_the_contract_begins() -> None:
     )
 
     assert statement_object("acme", stated.statement)["total"] == "0.99"
+
+
+def test_records_of_several_tenants_need_the_name_of_the_account() -> None:
+    charges = [
+        line | {"id": f"{tenant}{n}", "tenantid": tenant}
+        for n, tenant in enumerate(("acme", "bluejay"))
+        for line in record_lines(["+a 2026-10-01T00:00:00Z"])
+    ]
+
+    (problem,) = problems(*charges)
+    named = state(*charges, account="group")
+
+    assert problem.startswith(
+        "the records are of 2 tenants, such as acme and bluejay: name the ACC"
+    )
+    assert (named.account, statement_object("group", named.statement)["total"]) == ("group", "1.98")
+
+
+@pytest.mark.parametrize("account", [None, "acme"])
+def test_a_contract_of_another_account_is_refused(account: str | None) -> None:
+    versions = """
+    [[versions]]
+    account = "acme"
+    [[versions]]
+    account = "bluejay"
+    effective_from = 2026-11-01T00:00:00Z
+    """
+
+    assert problems("+a 2026-10-01T00:00:00Z", contract=versions, account=account) == (
+        "acme.toml: versions[2]: account: is 'bluejay'; the statement is of 'acme'",
+    )
+
+
+def test_a_misspelt_outcome_is_doubted() -> None:
+    pack = {
+        "kind": "pack",
+        "id": "p",
+        "outcomes": ["qualificaton"],
+        "units": 1,
+        "created_at": "2026-10-01T00:00:00Z",
+    }
+
+    stated = state(
+        "+a 2026-10-01T00:00:00Z",
+        contract="included = { resolutions = 5, of_our_own = 1 }",
+        grants=[pack],
+    )
+
+    assert stated.doubts == (
+        "no record has the outcome 'qualificaton' of contract or grants; did you mean 'qualification'?",
+        "no record has the outcome 'resolutions' of contract or grants; did you mean 'resolution'?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("member", "problem"),
+    [
+        ({"source": "gift"}, "source: it must be one of reallocated, goodwill, correction"),
+        ({"amount": 5.5}, "amount: is a decimal number; it must be a string"),
+        ({"outcomes": [1]}, "outcomes: is a whole number; it must be a string"),
+        ({"start_at": "2026-12-01T00:00:00Z"}, "start_at: is unknown; did you mean 'starts_at'?"),
+        (
+            {"starts_at": "2026-12-01"},
+            "starts_at: '2026-12-01' is not an RFC 3339 time such as 2026-05-04T09:00:00.000Z",
+        ),
+    ],
+)
+def test_a_wrong_member_of_a_grant_is_named(member: dict[str, Any], problem: str) -> None:
+    credit = {"kind": "credit", "id": "c", "amount": "5.00", "created_at": "2026-10-01T00:00:00Z"}
+
+    found = problems("+a 2026-10-01T00:00:00Z", grants=[credit | member])
+
+    assert found == (f"grants: line 1: is not a grant: {problem}",)
+
+
+def test_a_grant_may_have_members_of_its_own() -> None:
+    credit = {"kind": "credit", "id": "c", "amount": "5.00", "created_at": "2026-10-01T00:00:00Z"}
+
+    stated = state("+a 2026-10-01T00:00:00Z", grants=[credit | {"reason": "sorry", "note": "x"}])
+
+    assert statement_object("acme", stated.statement)["total"] == "0.00"
+
+
+def test_times_may_be_milliseconds() -> None:
+    (text,) = record_lines(["+a 2026-11-05T09:00:00Z stored 2026-11-06T00:00:00Z"])
+    number = text | {key: parse_time(text[key]) for key in ("occurred_at", "stored_at")}
+
+    assert state(number) == state(text)
+    with pytest.raises(ConfigurationError, match="stored_at: the time -1 is not in milliseconds"):
+        state(text | {"stored_at": -1})

@@ -4,6 +4,8 @@ from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from pipeline.billing.contract import Tier
 from pipeline.billing.periods import DEFAULT_ANCHOR_MS
 from pipeline.sink.stripe.billed import differences
@@ -18,6 +20,9 @@ class Subscription(dict[str, Any]):
     """As the SDK's: members are attributes, and `items` is one too."""
 
     __getattr__ = dict.__getitem__
+
+
+_NOTHING: dict[str, Any] = {"pause_collection": None, "discounts": []}
 
 
 def subscription(of_price: dict[str, Any] | None = None, **more: Any) -> Subscription:
@@ -36,7 +41,7 @@ def subscription(of_price: dict[str, Any] | None = None, **more: Any) -> Subscri
         id="sub_1",
         items=SimpleNamespace(data=[item]),
         billing_cycle_anchor=DEFAULT_ANCHOR_MS // 1000,
-        **{"billing_cycle_anchor_config": None, "pause_collection": None, **more},
+        **{"status": "active", "billing_cycle_anchor_config": None, **_NOTHING, **more},
     )
 
 
@@ -57,10 +62,19 @@ def test_a_price_that_divides_the_quantity_is_named() -> None:
     assert "changes the quantity (transform_quantity)" in problem
 
 
-def test_a_paused_subscription_is_named() -> None:
-    (problem,) = compared(subscription(pause_collection=SimpleNamespace(behavior="void")))
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [
+        ({"pause_collection": SimpleNamespace(behavior="void")}, "sub_1 is paused"),
+        ({"status": "trialing"}, "sub_1 is trialing: Stripe bills nothing of it"),
+        ({"status": "incomplete"}, "sub_1 is incomplete"),
+        ({"discounts": ["di_1"]}, "sub_1 has a discount"),
+    ],
+)
+def test_what_else_changes_an_invoice_is_named(member: dict[str, Any], says: str) -> None:
+    (problem,) = compared(subscription(**member))
 
-    assert "sub_1 is paused" in problem
+    assert says in problem
 
 
 def test_a_price_without_a_meter_bills_none_of_the_units() -> None:
