@@ -450,6 +450,11 @@ class SinkMetrics:
             "1 while the journal cannot be written or read: no usage is planned until it can.",
             registry=registry,
         )
+        self.clock_offset = Gauge(
+            "resmeter_sink_clock_offset_seconds",
+            "How far this sink's clock is ahead of the journal's broker, below 0: behind. Beyond 1800, nothing is sent.",
+            registry=registry,
+        )
 
     def _define_deliveries(self, registry: CollectorRegistry) -> None:
         self.meter_events_planned = Counter(

@@ -14,7 +14,6 @@ from pipeline.billing.periods import (
     ALWAYS_MS,
     DAY_MS,
     DEFAULT_ANCHOR_MS,
-    NEVER_MS,
     Calendar,
     Period,
 )
@@ -52,55 +51,60 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contract:
-    """The versions of an account's contract, and from when to when the account has it."""
+    """The versions of an account's contract, in order.
+
+    Args:
+        currency: of all versions.
+        versions: what holds from when.
+        account: whom its file names.
+        begins_ms: from when on periods are reckoned without any unit, and a minimum is owed; None:
+            from when the first version holds.
+        cuts: when the account got a contract or lost it: periods begin and end then too.
+    """
 
     def __init__(
         self,
         currency: str,
         versions: Sequence[Terms] = (Terms(),),
-        from_ms: int | None = None,
-        to_ms: int | None = None,
         account: str | None = None,
+        begins_ms: int | None = None,
+        cuts: Collection[int] = (),
     ) -> None:
-        self.account = account  # whom its file names
+        self.account = account
         self.currency = currency
         self.versions = tuple(sorted(versions, key=lambda terms: terms.effective_from))
-        self.calendar = Calendar(
-            [(terms.effective_from, terms.anchor_ms) for terms in self.versions]
-        )
-        self._assigned_ms = (
-            ALWAYS_MS if from_ms is None else from_ms,
-            NEVER_MS if to_ms is None else to_ms,
-        )
-        # From when on periods are reckoned without any unit; `ALWAYS_MS`: only with one.
-        self.begins_ms = self.versions[0].effective_from if from_ms is None else from_ms
+        anchors = [(terms.effective_from, terms.anchor_ms) for terms in self.versions]
+        self.calendar = Calendar(anchors, cuts)
+        # `ALWAYS_MS`: only with a unit.
+        self.begins_ms = self.versions[0].effective_from if begins_ms is None else begins_ms
 
     def terms_for(self, period: Period) -> Terms:
         """Return the version in force at the period's start, prorated where the period is partial.
 
-        Before the first version, its terms hold without a minimum. So they do before and after the
-        assignment.
+        Before the first version, its terms hold without a minimum.
         """
-        from_ms, to_ms = (min(max(ms, period.start_ms), period.end_ms) for ms in self._assigned_ms)
         terms = self.versions[0]
         for version in self.versions:
-            if version.effective_from <= from_ms:
+            if version.effective_from <= period.start_ms:
                 terms = version
-        if period.end_ms <= self.begins_ms or to_ms <= from_ms:
+        if period.end_ms <= self.begins_ms:
             return msgspec.structs.replace(terms, minimum=0)
-        if not terms.prorate or to_ms - from_ms == period.whole_ms:
+        length_ms = period.end_ms - period.start_ms
+        if not terms.prorate or length_ms == period.whole_ms:
             return terms
-        return _prorated(
-            terms, (to_ms - from_ms) // DAY_MS, period.whole_ms // DAY_MS, self.currency
-        )
+        return _prorated(terms, length_ms // DAY_MS, period.whole_ms // DAY_MS, self.currency)
 
 
 class BilledAccount(NamedTuple):
-    """Who is billed: an account, its tenants, and its contract, by the currencies of its prices."""
+    """Who is billed: an account, its tenants, and its contract, by the currencies of its prices.
+
+    `owns` says whether a tenant's unit of a time, ms, belongs to it: a tenant may move.
+    """
 
     name: str
     tenant_ids: tuple[str, ...]
     contract_of: Callable[[Collection[str]], Contract]
+    owns: Callable[[str, int], bool] = lambda tenant_id, at_ms: True
 
 
 def _prorated(terms: Terms, days: int, of_days: int, currency: str) -> Terms:

@@ -6,7 +6,7 @@ that a month lacks becomes the month's last day, and later months return to the 
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from pipeline.events.times import parse_time
@@ -37,9 +37,17 @@ class Calendar:
     """The periods of an account. The anchor may change: see docs/reference/money.md §1.3."""
 
     def __init__(
-        self, anchors: Sequence[tuple[int, int]] = ((ALWAYS_MS, DEFAULT_ANCHOR_MS),)
+        self,
+        anchors: Sequence[tuple[int, int]] = ((ALWAYS_MS, DEFAULT_ANCHOR_MS),),
+        cuts: Collection[int] = (),
     ) -> None:
-        """Start with (from when an anchor holds, the anchor), by time; the first holds from ever."""
+        """Start with anchors and cuts.
+
+        Args:
+            anchors: (from when an anchor holds, the anchor), by time; the first holds from ever.
+            cuts: times at which a period ends and the next begins, whatever the anchor.
+        """
+        self._cuts = sorted(cuts)
         self._anchors = [anchors[0][1]]
         self._from_ms = [ALWAYS_MS]  # where each anchor's first period begins
         for from_ms, anchor_ms in anchors[1:]:
@@ -60,7 +68,12 @@ class Calendar:
         start_ms = _boundary_before(anchor_ms, ms)
         end_ms = _boundary(anchor_ms, _month_of(start_ms) + 1)
         last_ms = self._from_ms[number + 1] if number + 1 < len(self._from_ms) else NEVER_MS
-        return Period(start_ms, min(end_ms, last_ms), end_ms - start_ms)
+        next_cut = bisect_right(self._cuts, ms)
+        cut_start_ms = self._cuts[next_cut - 1] if next_cut else ALWAYS_MS
+        cut_end_ms = self._cuts[next_cut] if next_cut < len(self._cuts) else NEVER_MS
+        return Period(
+            max(start_ms, cut_start_ms), min(end_ms, last_ms, cut_end_ms), end_ms - start_ms
+        )
 
     def after(self, period: Period) -> Period:
         return self.period_at(period.end_ms)

@@ -22,6 +22,8 @@ PriceOf = Callable[[str, str, str, int], "tuple[Decimal, str] | None"]
 
 _Parsed = TypeVar("_Parsed")
 _UNITS_MAX = 1_000_000_000
+_MS_MAX = 253_402_300_800_000  # the year 10000
+Time = str | int  # RFC 3339, or milliseconds since the epoch
 _KINDS = {
     "str": "a string",
     "int": "a whole number",
@@ -40,8 +42,8 @@ class RecordLine(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: str = msgspec.field(name="tenantid")
     outcome: str
     quantity: Literal[1, -1]
-    occurred_at: str
-    stored_at: str | None = None
+    occurred_at: Time
+    stored_at: Time | None = None
     supersedes: str | None = None
     policy: str | None = None
     policy_version: int | None = None
@@ -51,11 +53,11 @@ class GrantLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line of grants; members that its kind does not have are None."""
 
     kind: Literal["pack", "credit", "void"]
-    created_at: str
+    created_at: Time
     account: str | None = None
     id: str | None = None
-    starts_at: str | None = None
-    ends_at: str | None = None
+    starts_at: Time | None = None
+    ends_at: Time | None = None
     outcomes: list[str] | None = None
     units: int | None = None
     price: str | None = None
@@ -99,7 +101,7 @@ def entered_records(
 
 
 def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:
-    occurred_at = parse_time(line.occurred_at)
+    occurred_at = _ms(line.occurred_at)
     priced = None
     if line.policy is not None and line.policy_version is not None:
         priced = price_of(line.tenant_id, line.outcome, line.policy, line.policy_version)
@@ -109,7 +111,7 @@ def _entered(line: RecordLine, price_of: PriceOf, currency: str) -> Entered:
         outcome=line.outcome,
         quantity=line.quantity,
         occurred_at=occurred_at,
-        stored_at=occurred_at if line.stored_at is None else parse_time(line.stored_at),
+        stored_at=occurred_at if line.stored_at is None else _ms(line.stored_at),
         supersedes=line.supersedes,
         price=priced[0] if priced is not None and priced[1].lower() == currency else None,
         policy=line.policy,
@@ -186,15 +188,15 @@ def entered_grants(
 
 
 def _grant(line: GrantLine, currency: str, *, is_credit: bool) -> Grant:
-    created_at = parse_time(line.created_at)
+    created_at = _ms(line.created_at)
     if line.kind == "void":
         return Void(
             grant=_needed("grant", line.grant),
             created_at=created_at,
             takes=_takes(line.takes, currency, is_credit=is_credit),
         )
-    starts_at = ALWAYS_MS if line.starts_at is None else parse_time(line.starts_at)
-    ends_at = NEVER_MS if line.ends_at is None else parse_time(line.ends_at)
+    starts_at = ALWAYS_MS if line.starts_at is None else _ms(line.starts_at)
+    ends_at = NEVER_MS if line.ends_at is None else _ms(line.ends_at)
     if ends_at <= starts_at:
         raise ValueError(f"ends_at {line.ends_at} is not after starts_at {line.starts_at}")
     grant_id = _needed("id", line.id)
@@ -269,7 +271,7 @@ def _check_times(line: object) -> None:
         time = getattr(line, name, None)
         if time is not None:
             try:
-                parse_time(time)
+                _ms(time)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
 
@@ -305,3 +307,11 @@ def _options(annotation: object) -> Iterator[object]:
             yield from get_args(each)
         elif get_origin(annotation) is Literal:
             yield each
+
+
+def _ms(time: Time) -> int:
+    if isinstance(time, str):
+        return parse_time(time)
+    if not 0 <= time < _MS_MAX:
+        raise ValueError(f"the time {time} is not in milliseconds since 1970")
+    return time

@@ -1,16 +1,20 @@
 """Compare contracts and accounts in files with the catalog; say what changes for each tenant. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 
 import msgspec
 
-from pipeline.billing.periods import HOUR_MS
+from pipeline.billing.periods import HOUR_MS, Calendar
+from pipeline.catalog.account_contract import contract_of
 from pipeline.catalog.assignments import Dates, Refused, missing
 from pipeline.catalog.charges import Charging, calendar_of, holdings
 from pipeline.catalog.declared import CatalogPlan, Declared, differences, named_tenants
 from pipeline.catalog.entry import ContractVersion, Dated, uncut
 from pipeline.catalog.log import Void, accept
 from pipeline.catalog.value import NEVER, Catalog, DatedAssignment, when
+
+_PERIODS_NEAR = 4  # the one before a change, and those in which an anchor takes over
 
 
 def plan_accounts(catalog: Catalog, declared: Declared, dates: Dates, planned: CatalogPlan) -> None:
@@ -27,7 +31,7 @@ def plan_accounts(catalog: Catalog, declared: Declared, dates: Dates, planned: C
         return  # what would follow from it is not known
     after = _after(catalog, dates.earliest_ms, planned)
     tenants = sorted({*after.assigned, *after.members, *after.accounts, *after.customers, ""})
-    _refuse_contracts(catalog, after, dates.earliest_ms, planned)
+    _refuse_contracts(catalog, after, planned)
     _refuse_prices(catalog, after, dates.earliest_ms, tenants, planned)
     if not planned.refused:
         _say_what_changes(catalog, after, tenants, planned)
@@ -127,38 +131,78 @@ def _after(catalog: Catalog, earliest_ms: int, planned: CatalogPlan) -> Catalog:
 # --- what is refused ------------------------------------------------------------------------------
 
 
-def _refuse_contracts(
-    catalog: Catalog, after: Catalog, earliest_ms: int, planned: CatalogPlan
-) -> None:
+def _refuse_contracts(catalog: Catalog, after: Catalog, planned: CatalogPlan) -> None:
     for account, added in planned.additions.accounts.items():
-        for each in added:
-            versions = after.contract_versions(each.name)
-            if versions and each.from_ms is not None:
-                first_ms = versions[0].terms.effective_from
-                if first_ms > each.from_ms:
-                    planned.refused.append(
-                        f"account {account}: contract {each.name} from {when(each.from_ms)} has no "
-                        f"version in force then: its first takes effect at {when(first_ms)}"
-                    )
+        planned.refused.extend(
+            f"account {account}: {problem}"
+            for problem in _problems_of_account(after, account, added)
+        )
+        _note_other_currency(after, account, planned)
     for name in sorted({version.name for version in planned.additions.contracts}):
-        versions = after.contract_versions(name)
-        anchors = [each.terms.anchor_ms for each in versions]
         known = {each.version for each in catalog.contract_versions(name)}
+        versions = after.contract_versions(name)
         calendar = calendar_of(versions)
-        for version, before, now in zip(versions[1:], anchors, anchors[1:], strict=False):
-            if before == now or version.version in known:
+        for before, version in pairwise(versions):
+            if before.terms.anchor_ms == version.terms.anchor_ms or version.version in known:
                 continue
-            period = calendar.period_at(version.terms.effective_from)
-            near = [period, calendar.after(period), calendar.after(calendar.after(period))]
-            if len({each.name for each in near}) < len(near):
+            if day := _begun_twice(calendar, version.terms.effective_from):
                 planned.refused.append(
                     f"contract {name} version {version.version}: period.anchor: two periods would "
-                    f"begin on {near[1].name}: write an anchor on another day"
+                    f"begin on {day}: write an anchor on another day"
                 )
             planned.notes.append(
                 f"contract {name} version {version.version} has another anchor: close what is open "
                 "before, with nothing carried and every credit used or void"
             )
+
+
+def _note_other_currency(after: Catalog, account: str, planned: CatalogPlan) -> None:
+    contract = contract_of(after, account)
+    members = {t for t, of in after.members.items() if any(each.name == account for each in of)}
+    policies = {
+        policy.currency
+        for tenant_id in {account, *members}
+        for policy in after.timeline_of(tenant_id).versions
+    }
+    if contract is not None and (others := sorted(policies - {contract.currency})):
+        planned.notes.append(
+            f"account {account}: its statements are in {contract.currency}; units that a policy prices "
+            f"in {' or '.join(others)}, such as those from before its contract, are not billed by them"
+        )
+
+
+def _problems_of_account(after: Catalog, account: str, added: Iterable[Dated]) -> Iterator[str]:
+    contract = contract_of(after, account)
+    if contract is None:
+        return
+    for each in added:
+        versions = after.contract_versions(each.name)
+        if each.from_ms is None:
+            continue
+        if versions and versions[0].terms.effective_from > each.from_ms:
+            yield (
+                f"contract {each.name} from {when(each.from_ms)} has no version in force then: its "
+                f"first takes effect at {when(versions[0].terms.effective_from)}"
+            )
+        elif versions and versions[0].currency != contract.currency:
+            yield (
+                f"contract {each.name} is in {versions[0].currency}, and its other contracts in "
+                f"{contract.currency}: an account has one currency: begin another account"
+            )
+        elif day := _begun_twice(contract.calendar, each.from_ms):
+            yield (
+                f"from {when(each.from_ms)}: two periods would begin on {day}: write a date on which "
+                "a period begins, or another day"
+            )
+
+
+def _begun_twice(calendar: Calendar, changed_ms: int) -> str:
+    """Return a day on which two periods would begin after a change, or nothing."""
+    period = calendar.period_at(changed_ms)
+    near = [calendar.period_at(period.start_ms - 1), period]
+    while len(near) < _PERIODS_NEAR:
+        near.append(calendar.after(near[-1]))
+    return next((one.name for one, other in pairwise(near) if one.name == other.name), "")
 
 
 def _refuse_prices(

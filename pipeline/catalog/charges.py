@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pipeline.billing.contract import Terms, Tier
 from pipeline.billing.money import amount_text, price_text
 from pipeline.billing.periods import NEVER_MS, Calendar
+from pipeline.catalog.account_contract import contract_of
 from pipeline.catalog.entry import ContractVersion
 from pipeline.catalog.value import START, Catalog
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
@@ -88,10 +89,10 @@ class Charging:
             said["the cap is"] = _cap(terms, currency)
         if terms.minimum:
             said["a period costs at least"] = f"{amount_text(terms.minimum, currency)} {currency}"
-        if held:
+        contract = contract_of(self._catalog, account)
+        if held and contract is not None:
             said["its account is"] = account
-            period = calendar_of(self._catalog.contract_versions(held[0].name)).period_at(at_ms)
-            said["the period begins on"] = period.name
+            said["the period begins on"] = contract.calendar.period_at(at_ms).name
         return said
 
     def missing(self, earliest_ms: int, tenants: Sequence[str]) -> Iterator[tuple[str, str]]:

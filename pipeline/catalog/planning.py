@@ -158,7 +158,7 @@ class _Planning:
         gone = catalog.assigned.keys() | catalog.customers.keys()
         if left := sorted(gone - self._declared.tenants.keys()):
             self.planned.notes.append(
-                f"not in the file, and keeps its contract: {named_tenants(left)}"
+                f"not in the file, and keeps its policy and its customer: {named_tenants(left)}"
             )
 
     def _customer(self, tenant_id: str, declared: TenantTerms) -> str | None:

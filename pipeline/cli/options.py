@@ -21,6 +21,7 @@ from pipeline.ledger import Ledger, open_ledger, priced_under
 
 _DAY_MS = 86_400_000
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_MILLISECONDS = re.compile(r"\d{13}", re.ASCII)  # since 1970: a time after September 2001
 _MONTH = re.compile(r"(\d{4})-(\d\d)", re.ASCII)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -42,6 +43,8 @@ class _Time(click.ParamType):
         if isinstance(value, int):
             return value
         text = str(value)
+        if _MILLISECONDS.fullmatch(text):
+            return int(text)
         try:
             return parse_time(f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text)
         except ValueError:

@@ -2,15 +2,12 @@
 
 import sys
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 import click
 
-from pipeline.billing.contract import BilledAccount, Contract
 from pipeline.billing.run import Stated
-from pipeline.catalog.contracts import read_contract
-from pipeline.catalog.tenants import Tenants
+from pipeline.catalog.accounts import account_of, is_known
 from pipeline.catalog.toml_values import parse_duration
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
@@ -99,9 +96,9 @@ def command(
     """Show what an account owes for a period, and what changed in earlier ones since their statements.
 
     A statement is final once its period is closed: what is stored later is on a later statement.
-    ACCOUNT is a tenant; with --records it may be left out if the records are of one tenant. Exit
-    status 3 says that units have no price, so they are not billed, or that the name of an outcome
-    seems to be misspelt: a warning names it.
+    ACCOUNT is an account of the catalog, or a tenant that is an account of its own; with --records it
+    may be left out if the records are of one tenant. Exit status 3 says that units have no price, so
+    they are not billed, or that the name of an outcome seems to be misspelt: a warning names it.
 
     \b
     Example:
@@ -144,22 +141,17 @@ def command(
 
 def _of_ledger(account: str, period: str | None, as_of: int) -> Stated:
     with opened() as (_, tenants, ledger):
-        if not reports.usage(ledger, tenant_id=account) and not tenants.is_billed(account):
+        if not is_known(tenants, account) and not reports.usage(ledger, tenant_id=account):
             raise ConfigurationError(
                 [
-                    f"no account {account!r}: the ledger has no usage of it, and the catalog no customer"
+                    f"no account {account!r}: the ledger has no usage of it, and the catalog does not name it"
                 ]
             )
-        return state_account(ledger, _account_of(tenants, account), tenants, period, as_of)
-
-
-def _account_of(tenants: Tenants, name: str) -> BilledAccount:
-    """Return the account with a name: a tenant, whose policies' prices are its contract."""
-
-    def contract_of(currencies: Collection[str]) -> Contract:
-        return read_contract({}, currencies or {tenants.timeline_for(name).versions[-1].currency})
-
-    return BilledAccount(name, (name,), contract_of)
+        stated = state_account(ledger, account_of(tenants, account), tenants, period, as_of)
+        pays = tenants.catalog.account_of(account, as_of)
+        if pays != account and not stated.statement.counts.known:
+            print_text(f"note: tenant {account} is in account {pays}; see its statement", err=True)
+        return stated
 
 
 def _labelled(paths: tuple[str, ...]) -> Lines:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import MISUSED, CommandGroup
-from pipeline.cli.options import POSITION, decision_options, machine_user
-from pipeline.cli.output import count_of
+from pipeline.cli.options import POSITION, TEXT, decision_options, machine_user
+from pipeline.cli.output import count_of, progress
 from pipeline.config import load_settings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group("topics", cls=CommandGroup)
 def command() -> None:
-    """Create or check the topics, acknowledge lost events, and step over damaged ones.
+    """Create, check or copy the topics, acknowledge lost events, and step over damaged ones.
 
     \b
     Example:
@@ -69,6 +69,35 @@ def check() -> None:
 
     settings = load_settings()
     _report(TopicAdmin(settings), fence_problems(settings))
+
+
+@command.command("copy")
+@click.argument("source", type=TEXT)
+@click.option(
+    "--from-servers",
+    "servers",
+    metavar="HOST:PORT",
+    help="The cluster of SOURCE, if it is another one. It needs the same security settings.",
+)
+def copy(source: str, servers: str | None) -> None:
+    """Copy the events of the topic SOURCE to RESMETER_TOPICS__EVENTS, to change its partitions.
+
+    Each record keeps its key, value, headers and timestamp; its key chooses the new partition. The
+    copy must be empty, with RESMETER_TOPICS__EVENTS_TIMESTAMPS=CreateTime. Stop the producers
+    before.
+
+    \b
+    Example:
+      resmeter topics copy conversation.events
+    """
+    from pipeline.kafka.copying import copy_events
+
+    settings = load_settings()
+    with progress(f"events to {settings.topics.events}") as on_record:
+        copied = copy_events(settings, source, servers, on_record)
+    click.echo(
+        f"{count_of(copied, 'event')} copied to {settings.topics.events} and acknowledged", err=True
+    )
 
 
 @command.command("acknowledge")

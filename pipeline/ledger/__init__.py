@@ -6,10 +6,11 @@ SQLite file (WAL) by default, or a PostgreSQL database by URL. Only this package
 The sink's intake stores usage records (`records`), its planner joins them into meter events, and
 its dispatcher leases and concludes each call (`deliveries`). `journal` has the entries of the journal and
 the rules by which they are valid, `adoption` applies them to the ledger, and `outbox` finds what the
-journal lacks. `moving` copies a ledger to another database. Commands read `reports`, `pricing` and
-`receipt`. `priced_under` remembers the catalog's entry. `entries` has the values that are stored and returned, `tables` the schema; `database`
-opens, checks and upgrades it, and `rights` says whether we may write it. `ages` says how long the
-oldest usage has waited.
+journal lacks. `statements` makes the statements of accounts and closes their periods. `moving`
+copies a ledger to another database. Commands read `reports`, `pricing` and `receipt`. `priced_under`
+remembers the catalog's entry. `entries` has the values that are stored and returned, `tables` the
+schema; `database` opens, checks and upgrades it, and `rights` says whether we may write it. `ages`
+says how long the oldest usage has waited.
 
 Invariants:
 
@@ -17,6 +18,7 @@ Invariants:
   fails if the offset is not the one that the sink expects.
 - A record is never overwritten. A record with a known id and another value in any column is
   quarantined, and raises an alarm.
+- The price of a record is fixed when it is stored. A closed period and its statement never change.
 - Each record belongs to at most one meter event, which never changes once it is planned.
 - A meter event's state only moves forward: planned, sent, then delivered or rejected; or netted.
   Where nothing certain can be said, it is uncertain or altered, and waits for an operator.

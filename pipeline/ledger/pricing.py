@@ -2,10 +2,42 @@
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
-from pipeline.catalog.prices import Prices
+from pipeline.catalog.prices import FixedPrices, Prices
 from pipeline.ledger.entries import UsageSum
+from pipeline.usage.record import UsageRecord
+
+PriceSource = tuple[str, str, str, int]  # tenant, outcome, policy, version
+
+
+class FixedPrice(NamedTuple):
+    """The price of a unit as the ledger stores it; None: there is none."""
+
+    price: str | None
+    currency: str | None
+    priced_by: str | None  # the digest of the catalog's entry
+
+
+_NO_PRICE = FixedPrice(None, None, None)
+
+
+def fixed_price(
+    record: UsageRecord, prices: FixedPrices | None, known: dict[PriceSource, FixedPrice]
+) -> FixedPrice:
+    """Return the price of a record that is stored now; `known` has those of its batch so far."""
+    if prices is None:
+        return _NO_PRICE
+    source = (record.tenant_id, record.outcome, record.policy, record.policy_version)
+    fixed = known.get(source)
+    if fixed is None:
+        priced = prices.price_for(*source)
+        fixed = known[source] = (
+            _NO_PRICE
+            if priced is None
+            else FixedPrice(format(priced[0], "f"), priced[1], prices.priced_by(*source[2:]))
+        )
+    return fixed
 
 
 class PricedUsage(TypedDict):

@@ -16,6 +16,7 @@ from pipeline.ledger.entries import (
     QuarantineReason,
     Stored,
 )
+from pipeline.ledger.pricing import FixedPrice, PriceSource, fixed_price
 from pipeline.ledger.tables import (
     awaited_record,
     consumed_topic,
@@ -154,11 +155,14 @@ def store(
     rows: list[_Row] = []
     quarantined: list[tuple[Quarantined, bytes | None]] = []
     after: dict[int, int] = {}
+    known: dict[PriceSource, FixedPrice] = {}
     for record in consumed:
         after[record.partition] = record.offset + 1
         try:
             usage = _decoded(record)
-            rows.append((*_row(topic, record, usage), stored_at, *_price(usage, prices)))
+            rows.append(
+                (*_row(topic, record, usage), stored_at, *fixed_price(usage, prices, known))
+            )
         except ValueError as error:
             quarantined.append((_quarantined("unreadable", record, str(error)), record.value))
     with ledger.writing() as connection:
@@ -196,18 +200,6 @@ def _decoded(consumed: ConsumedRecord) -> UsageRecord:
     if not consumed.value:
         raise ValueError("the message has no value")
     return decode_record(consumed.value)
-
-
-def _price(
-    record: UsageRecord, prices: FixedPrices | None
-) -> tuple[str | None, str | None, str | None]:
-    if prices is None:
-        return None, None, None
-    version = (record.policy, record.policy_version)
-    priced = prices.price_for(record.tenant_id, record.outcome, *version)
-    if priced is None:
-        return None, None, None
-    return format(priced[0], "f"), priced[1], prices.priced_by(*version)
 
 
 def _row(topic: str, consumed: ConsumedRecord, record: UsageRecord) -> _Row:

@@ -1,12 +1,23 @@
 """Read the ledger: usage, the units that Stripe must count, the records of a conversation."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, groupby
 from typing import Any
 
 import msgspec
 import orjson
-from sqlalchemy import BigInteger, Connection, and_, case, cast, func, not_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    cast,
+    func,
+    not_,
+    or_,
+    select,
+)
 
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.decisions import decisions_about, lineage
@@ -234,13 +245,27 @@ def decided_from(ledger: Ledger, topic: str, partition: int | None) -> Iterator[
     If `partition` is None, yield the records whose evidence has no known position.
     """
     r = usage_record.c
+    return _stored(
+        ledger,
+        r.origin_topic.is_(None)
+        if partition is None
+        else and_(r.origin_topic == topic, r.origin_partition == partition),
+    )
+
+
+def decided_elsewhere(
+    ledger: Ledger, topic: str, partitions: Collection[int]
+) -> Iterator[UsageRecord]:
+    """Yield the records whose evidence is in another topic, or in a partition that the topic lacks."""
+    r = usage_record.c
+    return _stored(ledger, or_(r.origin_topic != topic, r.origin_partition.not_in(partitions)))
+
+
+def _stored(ledger: Ledger, which: ColumnElement[bool]) -> Iterator[UsageRecord]:
+    r = usage_record.c
     query = (
         select(*(r[name].label(name) for name in UsageRecord.__struct_fields__))
-        .where(
-            r.origin_topic.is_(None)
-            if partition is None
-            else and_(r.origin_topic == topic, r.origin_partition == partition)
-        )
+        .where(which)
         .order_by(r.seq)
     )
     with ledger.reading() as connection:

@@ -123,6 +123,29 @@ def state_account(
     return Stated(account.name, statement, units, missing_prices(statement, history.records))
 
 
+def state_to_close(
+    ledger: Ledger, account: BilledAccount, prices: Prices, period: str | None, at: int
+) -> tuple[Stated, list[str]]:
+    """Return the statement of a period as it is now, and why the ledger would not close it.
+
+    `period` is its name; None: the one after the last that is closed, else the last that has ended.
+
+    Raises:
+        ConfigurationError: no period has this name.
+    """
+    with ledger.reading() as connection:
+        history = _history(connection, account, prices)
+    calendar = history.contract.calendar
+    if period is None:
+        closings = history.closes.closings
+        current = calendar.period_at(at)
+        last = calendar.period_at(current.start_ms - 1)
+        after = calendar.period_at(closings[-1].period_start).end_ms if closings else None
+        period = last.name if after is None else calendar.period_at(after).name
+    stated = state_account(ledger, account, prices, period, at)
+    return stated, _problems_of_close(history, stated.statement.period, at)
+
+
 def close_period(
     ledger: Ledger, account: BilledAccount, prices: Prices, period: Period, at: int
 ) -> Statement:
@@ -241,7 +264,10 @@ def _history(
     closes_now: Closing | None = None,
 ) -> _History:
     """Read what the ledger has of an account; `closes_now` is a closing that it does not have yet."""
-    rows = [row for tenant_id in account.tenant_ids for row in _rows_of(connection, tenant_id)]
+    rows = _owned(
+        account,
+        [row for tenant_id in account.tenant_ids for row in _rows_of(connection, tenant_id)],
+    )
     priced = [_price_of(row, prices) for row in rows]
     contract = account.contract_of({each[1].lower() for each in priced if each})
     closings = _closings_of(connection, account.name)
@@ -280,6 +306,14 @@ def _rows_of(connection: Connection, tenant_id: str) -> list[Row[Any]]:
         r.id >= f"{tenant_id}:", r.id < f"{tenant_id};", r.tenant_id == tenant_id
     )
     return sorted(connection.execute(query), key=lambda row: row.seq)
+
+
+def _owned(account: BilledAccount, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return the rows of the account's units: a reversal follows its charge, wherever the tenant is."""
+    charges = {row.id: row for row in rows if row.quantity > 0}
+    units = ((row, charges.get(row.supersedes or "", row)) for row in rows)
+    owned = [row for row, of in units if account.owns(of.tenant_id, of.occurred_at)]
+    return sorted(owned, key=lambda row: row.seq)
 
 
 def _price_of(row: Row[Any], prices: Prices) -> tuple[Decimal, str] | None:

@@ -25,8 +25,9 @@ def check_amendment(catalog: Catalog, amendment: Amendment, now_ms: int) -> None
         raise ConfigurationError(
             [
                 (
-                    f"--policy: the time until {when(amendment.to_ms)} is not past yet; give a --to that is, "
-                    "and publish the policy for the time to come: resmeter catalog apply"
+                    f"--to {when(amendment.to_ms)} is not past yet. Publish the right version for the "
+                    "time from now on (`resmeter catalog apply`), and plan up to the moment at which it "
+                    "came into force"
                 )
             ]
         )

@@ -20,7 +20,9 @@ from pipeline.replay.comparison import (
 )
 from pipeline.replay.partition import Place
 from pipeline.replay.reading import Reading, open_reading
+from pipeline.replay.stored import StoredRecords
 from pipeline.sink.stripe.reconcile import reconcile
+from pipeline.usage.record import UsageRecord
 
 _HOUR_SECONDS = 3600
 
@@ -112,9 +114,10 @@ def _compare_log(reading: Reading, ledger: Ledger, on_record: OnRecord) -> Audit
     places: dict[Place, int] = {}
     read = dead_letters = 0
     topic, known = reading.events.topic, reading.dead_letters
+    stored = StoredRecords(ledger, topic, list(reading.events.bounds))
     for partition, replay in reading.partitions(on_record):
         # The ledger is read last: by now the sink has stored everything that was written before.
-        rows = reports.decided_from(ledger, topic, partition)
+        rows = stored.of(partition, replay)
         comparison = compare(replay, rows, reading.written, int(time.time() * 1000))
         findings += comparison.findings
         if known.are_whole:
@@ -133,7 +136,23 @@ def _compare_log(reading: Reading, ledger: Ledger, on_record: OnRecord) -> Audit
         Finding("unexpected", record.tenant_id, record.conversation, f"{record.id}: no origin")
         for record in reports.decided_from(ledger, topic, None)
     ]
+    is_whole = all(low == 0 for low, _ in reading.events.bounds.values())
+    for record in stored.left():
+        tally = tallies.setdefault(record.tenant_id, Tally())
+        if is_whole:
+            tally.findings += 1
+            findings.append(_gone(record, topic))
+        else:
+            tally.unjudged += 1
     return AuditResult(findings, tallies, read, dead_letters, known.are_whole)
+
+
+def _gone(record: UsageRecord, topic: str) -> Finding:
+    detail = (
+        f"{record.id}: its events were in another topic, and {topic} has none of its conversation. This "
+        "is no reason to take the usage back"
+    )
+    return Finding("not_in_log", record.tenant_id, record.conversation, detail, record.occurred_at)
 
 
 def _compare_stripe(

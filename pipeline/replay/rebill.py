@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pipeline.catalog.entry import Amendment
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
 from pipeline.errors import UnavailableError
@@ -32,6 +33,7 @@ from pipeline.replay.planfile import (
     totals,
 )
 from pipeline.replay.reading import await_sink, open_reading
+from pipeline.replay.stored import StoredRecords
 from pipeline.usage.record import encode_origin, encode_record
 
 
@@ -119,12 +121,13 @@ def make_plan(
     if amendment is not None:
         check_amendment(tenants.catalog, amendment, made_at)
         current, tenants = tenants, tenants.amended(amendment)
-        concerns = partial(_owes_otherwise, current, tenants)
+        concerns = partial(_owes_otherwise, current, tenants, amendment)
         from_ms = to_ms = None
     with open_reading(settings, tenants, ledger, wait_seconds) as reading:
         topic = reading.events.topic
+        stored = StoredRecords(ledger, topic, list(reading.events.bounds))
         for partition, replay in reading.partitions(on_record):
-            rows = reports.decided_from(ledger, topic, partition)
+            rows = stored.of(partition, replay)
             source = (topic, partition)
             corrections = find_corrections(replay, rows, reading.written, source, made_at, concerns)
             selected += [
@@ -151,10 +154,13 @@ def make_plan(
     return MadePlan(plan, content, frozenset(tenant_ids))
 
 
-def _owes_otherwise(current: Tenants, amended: Tenants, replayed: ReplayedConversation) -> bool:
-    before = current.owed_timeline_for(replayed.tenant_id)
-    after = amended.owed_timeline_for(replayed.tenant_id)
-    return before is not after and owes_otherwise(replayed, before, after)
+def _owes_otherwise(
+    current: Tenants, amended: Tenants, amendment: Amendment, replayed: ReplayedConversation
+) -> bool:
+    tenant_id = replayed.tenant_id
+    return amendment.covers(tenant_id) and owes_otherwise(
+        replayed, current.owed_timeline_for(tenant_id), amended.owed_timeline_for(tenant_id)
+    )
 
 
 def apply_plan(

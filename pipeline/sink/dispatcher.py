@@ -89,8 +89,8 @@ class Dispatcher:
         self._queued: set[str] = set()  # identifiers
         self._pausing: set[asyncio.Task[None]] = set()
         self._unfit: dict[str, str] = {}  # event name → why its meter would not count
-        # Identifiers of which a call of this process may have counted, or is in flight. The ledger has
-        # them as attempts, but it may lose commits.
+        # Identifiers of which a call of this process counted or may have, or is in flight, until the
+        # journal has the conclusion. The ledger has the attempts, but it may lose commits.
         self.doubtful: set[str] = set()
         self._stopping = False
         self.halted: str | None = None
@@ -267,8 +267,7 @@ class Dispatcher:
         was_doubtful = event.identifier in self.doubtful
         self.doubtful.add(event.identifier)
         conclusion = await self.meter.deliver(event, lease)
-        is_certain = NEXT[conclusion.result] == "done" or conclusion.result in NOT_COUNTED
-        if is_certain and not (was_doubtful and conclusion.result in NOT_COUNTED):
+        if conclusion.result in NOT_COUNTED and not was_doubtful:
             self.doubtful.discard(event.identifier)
         self._metrics.delivery_seconds.observe(time.perf_counter() - began)
         return conclusion

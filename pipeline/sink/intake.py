@@ -46,6 +46,7 @@ _NO_COORDINATOR = {
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 }
+_IS_CUT = {KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION}
 _TOPIC_IS_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}
 
 
@@ -102,6 +103,7 @@ class Intake:
         self._auth_failure = AuthFailure()
         self._stored: dict[int, int | None] = {}  # partition → next offset in the ledger
         self._read: dict[int, int] = {}  # partition → next offset to consume
+        self._lows: dict[int, int] = {}  # partition → its first offset when it was assigned
 
     def stop(self) -> None:
         """Make `run` return; any thread may call it."""
@@ -248,7 +250,10 @@ class Intake:
                 first_offset=expected,
                 last_offset=low - 1,
             )
-        self._read[partition] = position.offset = max(expected, low)
+        self._read[partition] = max(expected, low)
+        # From the last record that the ledger has: it must still be there.
+        position.offset = max(expected - 1, low)
+        self._lows[partition] = low
         return position
 
     def _consumed(self, consumer: Consumer, messages: list[Message]) -> list[ConsumedRecord]:
@@ -263,11 +268,14 @@ class Intake:
             assert offset is not None
             # Skip a record fetched before a rebalance or a seek: the partition is no longer ours, or
             # the ledger has the record.
+            origin = dict(headers_of(message)).get(ORIGIN_HEADER)
+            record = ConsumedRecord(partition, offset, message.value(), origin)
             if offset < self._read.get(partition, offset + 1):
+                if offset + 1 == self._stored.get(partition):
+                    self._origin.check_last(record, self._lows[partition])
                 continue
             self._read[partition] = offset + 1
-            origin = dict(headers_of(message)).get(ORIGIN_HEADER)
-            consumed.append(ConsumedRecord(partition, offset, message.value(), origin))
+            consumed.append(record)
         return consumed
 
     def _store(self, consumer: Consumer, consumed: list[ConsumedRecord]) -> None:
@@ -373,7 +381,7 @@ class Intake:
         self._unreached = self._auth_failure.reason = None
 
     def _on_message_error(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
-        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        if error.code() in _IS_CUT:
             partition = message.partition()
             if partition in self._stored:
                 assert partition is not None

@@ -19,8 +19,10 @@ from typing import Protocol
 from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.kafka.single import LogRecord
 from pipeline.ledger import Ledger, adoption, holds, outbox, records
+from pipeline.ledger.deliveries import CLOCKS_DIFFER_MS_MAX
 from pipeline.ledger.entries import PlannedEvent
 from pipeline.ledger.journal import (
+    Conclusion,
     Entry,
     Item,
     NewerFormatError,
@@ -86,7 +88,10 @@ class Journal:
         self._buffered_records = 0
         self._is_first_flush = True
         self._topic_id = ""
+        self._concluded: list[str] = []
         self.problem: str | None = None  # why it could not be reached at the last flush
+        self.clock_problem: str | None = None  # why nothing may be sent by this clock
+        self._written_at = 0  # when our newest entry was appended, by the broker's clock, ms
 
     # --- the beginning ----------------------------------------------------------------------------
 
@@ -174,10 +179,12 @@ class Journal:
     def follow(self) -> list[Verdict]:
         """Apply what is new in the journal, up to its present end; return the verdicts on it."""
         verdicts: list[Verdict] = []
+        # How far was read, and the ledger's position then: the last offsets may have no record.
+        read: tuple[int, int | None] | None = None
         while True:
             _, end = self._checked_bounds()
             position = adoption.position(self.ledger, self.topic)
-            if (position or 0) >= end:
+            if (position or 0) >= end or read == (end, position):
                 return verdicts
             for batch in self._log_topic.read(position or 0, end):
                 placed = [self._placed(record) for record in batch]
@@ -188,7 +195,12 @@ class Journal:
                 self._report(applied.verdicts)
                 verdicts += applied.verdicts
             else:
-                return verdicts  # the last offsets may have no record
+                read = (end, position)
+
+    def take_concluded(self) -> list[str]:
+        """Return the meter events with a conclusion in the journal, as read since the last call."""
+        concluded, self._concluded = self._concluded, []
+        return concluded
 
     def _entry_of(self, record: LogRecord) -> Entry | None:
         try:
@@ -200,6 +212,8 @@ class Journal:
 
     def _placed(self, record: LogRecord) -> Placed:
         entry = self._entry_of(record)
+        if entry is not None and entry.run == self.run:
+            self._written_at = record.at
         if entry is None:
             self._metrics.journal_foreign.inc()
             self._logger.error(
@@ -217,6 +231,8 @@ class Journal:
             self._metrics.journal_adopted.inc(adopted)
             self._logger.info("meter_events_adopted", events=adopted, units=units)
         for run, item, why in verdicts:
+            if isinstance(item, Conclusion):
+                self._concluded.append(item.identifier)
             if run == self.run and why is not None:
                 if isinstance(item, Plan):
                     self._metrics.journal_void.inc()
@@ -243,12 +259,38 @@ class Journal:
         return True
 
     def commit(self) -> list[Verdict]:
-        """Write what was added, and read it back."""
-        if not self._buffer:
+        """Write what was added, and read it back. Compare our clock with the broker's on the way."""
+        if not self._buffer and self.clock_problem is None:
             return []
         items, self._buffer, self._buffered_records = self._buffer, [], 0
-        self._log_topic.append(encode_items(self.run, items))
-        return self.follow()
+        before_ms = self._now_ms()
+        empty = [encode_entry(Entry(run=self.run, items=()))]  # only the clocks are compared
+        self._log_topic.append(encode_items(self.run, items) or empty)
+        after_ms = self._now_ms()
+        verdicts = self.follow()
+        if self._written_at:
+            self._compare_clocks(before_ms, after_ms)
+        return verdicts
+
+    def _compare_clocks(self, before_ms: int, after_ms: int) -> None:
+        """Compare our clock with the broker's, which appended our entry between two of our times.
+
+        How old a call is, so that Stripe may have forgotten it, is known by both clocks together.
+        """
+        at = self._written_at
+        ahead_ms = min(after_ms - at, 0) or max(before_ms - at, 0)
+        self._metrics.clock_offset.set(ahead_ms / 1000)
+        problem = None
+        if abs(ahead_ms) > CLOCKS_DIFFER_MS_MAX:
+            side = "ahead of" if ahead_ms > 0 else "behind"
+            problem = (
+                f"the clock of this sink is {abs(ahead_ms) // 60_000} minutes {side} the clock of the "
+                f"broker that leads {self.topic}: nothing is sent, because nobody knows what Stripe may "
+                "have forgotten. Correct the clock; the sink continues by itself"
+            )
+            if self.clock_problem is None:
+                self._logger.error("sink_clock_wrong", detail=problem)
+        self.clock_problem = problem
 
     def discard(self) -> None:
         """Forget what was added and not written."""

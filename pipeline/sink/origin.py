@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.ledger import Ledger, records
+from pipeline.ledger import Ledger, continuation, records
+from pipeline.ledger.entries import ConsumedRecord
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
@@ -78,4 +79,27 @@ class RecordsOrigin:
                         "ledger of what Kafka has"
                     )
                 ]
+            )
+
+    def check_last(self, record: ConsumedRecord, low: int) -> None:
+        """Check that the last record that the ledger has read of a partition is still there.
+
+        If it is another, the partition was cut and filled again: an unclean election of a leader, or
+        a restored disk. The ledger reads the partition from its beginning then: what it has counts
+        once, and what came in place of other records is not passed over.
+        """
+        if continuation.has_read(self._ledger, self._topic, record):
+            return
+        end = record.offset + 1
+        if continuation.rewind(self._ledger, self._topic, record.partition, end, low):
+            self._metrics.records_missing.inc()
+            self._log.error(
+                "usage_records_replaced",
+                topic=self._topic,
+                partition=record.partition,
+                offset=record.offset,
+                consequence="the partition has lost its end, and other records are in its place: it is "
+                "read from its beginning, and what the ledger has counts once; what nobody had read "
+                "is lost",
+                todo="run `resmeter audit`: it names what is missing",
             )

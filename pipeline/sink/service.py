@@ -184,7 +184,7 @@ class _Sink:
         return self._problems()
 
     def _problems(self) -> list[str]:
-        journal = [self._journal.problem] if self._journal.problem else []
+        journal = [p for p in (self._journal.problem, self._journal.clock_problem) if p]
         return self._intake.problems() + journal + self._dispatcher.problems()
 
     async def _log_until(self, stop: asyncio.Event) -> None:
@@ -259,7 +259,7 @@ async def flush(
     metrics.meter_events_planned.inc(planned.events)
     metrics.journal_unreached.set(1 if journal.problem else 0)
     await _publish_pending(journal.ledger, billing, metrics, planned, now)
-    if not is_held:
+    if not is_held and journal.clock_problem is None:
         await dispatcher.dispatch()
     return planned
 
@@ -284,6 +284,7 @@ def _plan(journal: Journal, billing: Billing, dispatcher: Dispatcher) -> Planned
     journal.add_renewals(dispatcher.doubtful)
     planned = plan_pending(journal.ledger, billing, dispatcher.meter.body_sha256, journal)
     journal.commit()
+    dispatcher.doubtful.difference_update(journal.take_concluded())
     return planned
 
 

@@ -1,6 +1,7 @@
 """The emulator responds to Stripe's own SDK as Stripe does, errors included."""
 
 import asyncio
+import base64
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -335,6 +336,19 @@ def test_a_wrong_key_is_a_401(key: str) -> None:
         error = error_of(client_of(base_url, key).v1.customers.list)
 
     assert isinstance(error, stripe.AuthenticationError)
+
+
+@pytest.mark.parametrize(("user", "status"), [("sk_test_1", 200), ("sk_live_1", 401), ("", 401)])
+async def test_the_key_can_be_the_user_of_basic_authentication(
+    served: Served, user: str, status: int
+) -> None:
+    encoded = base64.b64encode(f"{user}:".encode()).decode()
+    for header, expected in ((f"Basic {encoded}", status), (f"Basic {encoded}!", 401)):
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": header}) as session,
+            session.get(f"{served.base_url}/v1/customers") as response,
+        ):
+            assert response.status == expected
 
 
 async def test_a_call_without_a_key_is_a_401_in_stripes_form(served: Served) -> None:

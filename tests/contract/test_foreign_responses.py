@@ -7,13 +7,16 @@ from collections import Counter
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import select
 
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
 from pipeline.ledger import Ledger, decisions, deliveries
 from pipeline.ledger.entries import Action, Decision
+from pipeline.ledger.tables import meter_event
 from pipeline.sink.breaker import PROBES_MAX
 from pipeline.sink.stripe.meter import body_sha256, open_meter
+from pipeline.sink.stripe.transport import BODY_BYTES_MAX
 from pipeline.usage.record import UsageRecord
 from tests.support.bench import HOUR_MS, T0, Bench, record, stripe_settings
 from tests.support.ledger import leased, planned, stored
@@ -101,6 +104,35 @@ async def test_a_key_that_another_program_used_is_a_collision(bench: Bench) -> N
     await bench.flush()
 
     assert bench.results() == ["collision"]
+
+
+async def test_a_success_without_stripes_request_id_is_not_stripes(bench: Bench) -> None:
+    """Something like a mock of Stripe's API answers with what was asked for, and bills nothing."""
+    bench.store(record())
+    bench.plan()
+    with bench.ledger.reading() as connection:
+        identifier = connection.scalar(select(meter_event.c.identifier))
+    body = json.dumps({"object": "billing.meter_event", "identifier": identifier})
+    bench.fault("foreign_before", status=200, body=body, headers={})
+
+    await bench.flush()
+
+    assert bench.results() == ["foreign", "delivered"]
+    assert bench.at_stripe() == {"cus_acme": 1}
+
+
+async def test_a_body_without_an_end_is_not_read_to_its_end(bench: Bench) -> None:
+    body = "x" * (BODY_BYTES_MAX + 1)
+    bench.fault("foreign_before", status=200, body=body, headers={})
+    bench.store(record())
+
+    await bench.flush()
+
+    assert bench.results() == ["foreign", "delivered"]
+    (receipt,) = bench.receipts()
+    assert (
+        receipt.attempts[0].detail == "not an answer of Stripe: it has more than 16,777,216 bytes"
+    )
 
 
 async def test_an_error_that_is_nested_too_deeply_ends_nothing(bench: Bench) -> None:

@@ -107,3 +107,24 @@ def test_the_journals_id_is_asked_again_if_no_broker_has_said_it(bench: Bench) -
 
     with pytest.raises(ConfigurationError, match="was made again"):
         journal.follow()
+
+
+@pytest.mark.parametrize(("minutes", "side"), [(-31, "behind"), (31, "ahead of")])
+async def test_a_sink_whose_clock_is_wrong_sends_nothing_until_it_is_right(
+    bench: Bench, minutes: int, side: str
+) -> None:
+    """Another ledger's call of 23.5 hours ago would count as recent, and Stripe has forgotten it."""
+    bench.store(record("c1"))
+    sink = bench.sink(T0 / 1000 + 60)
+    bench.topic.now_ms = lambda: T0 + 60_000 - minutes * 60_000
+
+    await sink.flush()
+
+    assert bench.at_stripe() == {}
+    assert bench.value("resmeter_sink_clock_offset_seconds") == minutes * 60
+    assert f"31 minutes {side} the clock of the broker" in (sink.journal.clock_problem or "")
+    bench.topic.now_ms = lambda: T0 + 60_000
+    await sink.flush()
+    await sink.close()
+    assert bench.at_stripe() == {"cus_acme": 1}
+    assert sink.journal.clock_problem is None

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from sqlalchemy import select, update
 
-from pipeline.ledger import Ledger, records, reports
+from pipeline.ledger import Ledger, continuation, records, reports
 from pipeline.ledger.entries import ConsumedRecord, Moved, Stored
 from pipeline.ledger.tables import consumer_offset, pending_record, refused_record, usage_record
 from pipeline.usage.record import Origin, UsageRecord, encode_record
@@ -232,3 +232,26 @@ def test_a_receipt_excludes_conversations_whose_id_only_starts_with_the_same_tex
     assert len(reports.receipts(ledger, "acme", "c1")) == 1
     assert len(reports.receipts(ledger, "acme", "c1:2")) == 1
     assert reports.receipts(ledger, "acme", "c") == []
+
+
+def test_a_record_that_the_ledger_has_not_read_shows_that_the_log_was_cut(ledger: Ledger) -> None:
+    first, garbage = arrivals([record("c1")])[0], ConsumedRecord(0, 1, b"garbage")
+    records.store(ledger, TOPIC, [first, garbage], {0: None}, T0)
+    (other,) = arrivals([record("c2")], 1)
+
+    assert continuation.has_read(ledger, TOPIC, first)
+    assert continuation.has_read(ledger, TOPIC, garbage)
+    (moved,) = arrivals([record("c1")], 9)  # a worker may write a record twice
+    assert continuation.has_read(ledger, TOPIC, moved)
+    assert not continuation.has_read(ledger, TOPIC, other._replace(partition=1))
+    assert not continuation.has_read(ledger, TOPIC, ConsumedRecord(0, 2, b"garbage"))
+    assert not continuation.has_read(ledger, TOPIC, ConsumedRecord(0, 2, None))
+
+
+def test_a_partition_is_read_again_from_an_earlier_offset(ledger: Ledger) -> None:
+    stored(ledger, record("c1"), record("c2"))
+
+    assert not continuation.rewind(ledger, TOPIC, 0, 1, 0)
+    assert continuation.rewind(ledger, TOPIC, 0, 2, 0)
+
+    assert stored(ledger, record("c3"), record("c2")) == Stored(1, 1, (), {0: 2})

@@ -163,3 +163,15 @@ def test_a_receipt_lists_every_call(ledger: Ledger) -> None:
     assert receipt.meter_event.state == "delivered"
     assert [a.result for a in receipt.attempts] == ["failed", "delivered"]
     assert [a.request_id for a in receipt.attempts] == ["req_1", "req_1"]
+
+
+def test_records_are_found_by_the_place_of_their_evidence_or_as_being_elsewhere(
+    ledger: Ledger,
+) -> None:
+    stored(ledger, record("c1"))  # its evidence is in events[3]
+
+    assert [r.id for r in reports.decided_from(ledger, "events", 3)] == ["acme:c1:1"]
+    assert not list(reports.decided_from(ledger, "events", 0))
+    assert not list(reports.decided_elsewhere(ledger, "events", [0, 3]))
+    assert [r.id for r in reports.decided_elsewhere(ledger, "events", [0, 1])] == ["acme:c1:1"]
+    assert [r.id for r in reports.decided_elsewhere(ledger, "copy", [0, 3])] == ["acme:c1:1"]

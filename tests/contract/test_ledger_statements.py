@@ -239,3 +239,32 @@ def test_the_stored_statement_is_the_one_that_is_printed(bench: Bench) -> None:
         stored = connection.execute(text("SELECT statement FROM closing")).scalar_one()
     stated = bench.state("2026-10", "2026-11-20T00:00")
     assert json.loads(stored) == statement_object(stated.account, stated.statement)
+
+
+def test_a_unit_is_on_the_statement_of_its_tenants_account_at_the_time(bench: Bench) -> None:
+    """The reversal follows its charge, although the tenant has moved since."""
+    moved = at("2026-10-15T00:00")
+    accounts = [
+        BilledAccount(name, ("acme",), ACME.contract_of, owns)
+        for name, owns in (
+            ("old", lambda tenant_id, at_ms: at_ms < moved),
+            ("new", lambda tenant_id, at_ms: at_ms >= moved),
+        )
+    ]
+    bench.store("2026-10-10T00:00", record("c1", at=at("2026-10-10T00:00")))
+    bench.store("2026-10-20T00:00", record("c2", at=at("2026-10-20T00:00")))
+    bench.store("2026-10-21T00:00", record("c1", 2, -1, at=at("2026-10-21T00:00"), supersedes=1))
+
+    old, new = (
+        state_account(bench.ledger, each, Prices("0.99"), "2026-10", at("2026-10-25T00:00"))
+        for each in accounts
+    )
+
+    assert (old.statement.counts.known, old.statement.counts.taken_back, old.statement.total) == (
+        *(1, 1),
+        0,
+    )
+    assert (new.statement.counts.known, new.statement.counts.unmatched, new.statement.total) == (
+        *(1, 0),
+        99,
+    )

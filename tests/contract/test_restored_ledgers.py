@@ -176,6 +176,41 @@ async def test_a_database_that_loses_commits_below_a_running_sink_bills_once(
     assert before.delivered() == {"acme": 1}
 
 
+async def test_a_running_sink_sends_nothing_again_if_its_database_loses_the_conclusion(
+    bench: Bench, on_ledger: Callable[[Path | str], Bench]
+) -> None:
+    """The journal has the plan, and gets the conclusion only at the next flush, two days later."""
+    bench.store(record("c1"))
+    bench.plan()
+    bench.journalled()
+    replica = on_ledger(copied(bench, "replica"))
+    sink = bench.sink()
+    await sink.flush()
+    later = T0 / 1000 + 48 * 3600
+    bench.emulator.clock.set(later)
+    bench.ledger._engine = replica.ledger._engine
+    sink.dispatcher._timing = sink.dispatcher._timing._replace(now=lambda: later)
+    sink.journal._now = lambda: later
+    bench.topic.now_ms = lambda: int(later * 1000)
+
+    await sink.flush()
+
+    assert bench.at_stripe() == {"cus_acme": 1}
+    await sink.close()
+
+
+async def test_what_the_journal_has_concluded_is_not_remembered(bench: Bench) -> None:
+    bench.store(record("c1"))
+    sink = bench.sink()
+    await sink.flush()
+    assert len(sink.dispatcher.doubtful) == 1
+
+    await sink.flush()
+
+    assert sink.dispatcher.doubtful == set()
+    await sink.close()
+
+
 async def test_what_could_not_be_sent_for_days_is_sent_if_its_run_says_that_it_was_not(
     bench: Bench,
 ) -> None:

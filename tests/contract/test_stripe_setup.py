@@ -19,7 +19,9 @@ from pipeline.dev.emulator.faults import Fault
 from pipeline.dev.emulator.server import Emulator, running
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.sink.stripe.account import check_prices
+from pipeline.sink.stripe.client import StripeClient
 from pipeline.sink.stripe.setup import SetupPlan, Subscribing, set_up
+from pipeline.sink.stripe.subscribed import read_subscribed
 from tests.support.command import resmeter
 from tests.support.policy_toml import write_policy
 from tests.support.stripe_account import NOVEMBER, Account, at, client_of
@@ -272,7 +274,7 @@ async def test_two_tenants_of_one_customer_need_equal_prices(account: Account) -
 
     problems = await refused(account, catalog(prices, one))
 
-    assert "tenants.bluejay: its customer cus_acme is that of acme too" in problems
+    assert "account bluejay: its customer cus_acme is that of acme too" in problems
     assert "resolution 0.99 usd; resolution 1 usd" in problems
     await setup(account, catalog({"acme": SIMPLE, "bluejay": SIMPLE}, one))
     assert counts(account) == ALL
@@ -292,6 +294,125 @@ async def test_prices_are_in_stripes_minor_units(
     (found,) = account.v1.prices.list().data
     assert (found.currency, str(found.unit_amount_decimal)) == (currency, amount)
     assert (await checked(account, of))[0] == []
+
+
+# --- accounts and contracts ------------------------------------------------------------------------
+
+TIERED = """
+name = "acme-2026"
+version = 1
+effective_from = 2026-01-01T00:00:00Z
+currency = "usd"
+[period]
+anchor = 2026-01-15T09:00:00Z
+[price]
+procedure_handoff = "2.00"
+qualification = "9.99"
+disqualification = "0.99"
+[tiers]
+resolution = [{ up_to = 2, price = "1.00" }, { price = "0.50" }]
+"""
+ONE_TENANT = """
+contract_files = ["contract.toml"]
+[accounts.acme]
+stripe_customer = "cus_acme"
+contract = "acme-2026"
+[tenants.acme-eu]
+account = "acme"
+"""
+TWO_TENANTS = ONE_TENANT + '[tenants.acme-us]\naccount = "acme"\n'
+
+
+def contracted(tenants: str = ONE_TENANT, contract: str = TIERED) -> Catalog:
+    """Return the catalog of a tenant file with a contract."""
+    with TemporaryDirectory() as folder:
+        Path(folder, "contract.toml").write_text(contract)
+        file = Path(folder, "resmeter.toml")
+        file.write_text(tenants)
+        return load_tenants(file).catalog
+
+
+async def test_an_account_is_billed_in_the_tiers_and_periods_of_its_contract(
+    account: Account,
+) -> None:
+    await setup(account, contracted())
+    account.v1.billing.meter_events.create(
+        {
+            "event_name": "resmeter_resolution",
+            "payload": {"stripe_customer_id": "cus_acme", "value": "5"},
+            "timestamp": NOW + 60,
+        }
+    )
+
+    account.emulator.backend.set_clock(at("2026-11-15T09:01"))
+
+    (invoice,) = account.invoices()
+    assert (invoice.total, invoice.period_end) == (2 * 100 + 3 * 50, at("2026-11-15T09:00"))
+    assert await checked(account, contracted()) == (
+        [],
+        ["customers whose subscriptions were compared: 1"],
+    )
+    assert (await setup(account, contracted())).steps == []
+
+
+async def test_the_check_names_another_anchor_and_other_tiers_than_the_contracts(
+    account: Account,
+) -> None:
+    await setup(account, contracted())
+    other = TIERED.replace("up_to = 2", "up_to = 3").replace("-15T09", "-01T00")
+
+    problems, _ = await checked(account, contracted(contract=other))
+
+    assert len(problems) == 2
+    assert "is 1 up to 2, then 0.5 usd, and the catalog's is 1 up to 3, then 0.5" in problems[0]
+    assert "on day 15 at 09:00:00 UTC, and the contract's begin on day 1 at 00:00:00" in problems[1]
+
+
+async def test_the_tenants_of_an_account_have_one_subscription(account: Account) -> None:
+    flat = TIERED.replace('{ up_to = 2, price = "1.00" }, ', "")
+
+    await setup(account, contracted(TWO_TENANTS, flat))
+
+    (subscription,) = account.v1.subscriptions.list().data
+    assert len(subscription["items"].data) == 4
+    assert subscription.metadata.to_dict() == {"resmeter": "acme"}
+
+
+async def test_tiers_of_an_account_with_several_tenants_are_named(account: Account) -> None:
+    problems = await refused(account, contracted(TWO_TENANTS))
+
+    assert "account acme: its contract has tiers, and 2 tenants" in problems
+
+
+async def test_a_contract_that_begins_later_prices_the_subscription(account: Account) -> None:
+    later = 'contract = [{ name = "acme-2026", from = 2026-12-15T09:00:00Z }]'
+    of = contracted(ONE_TENANT.replace('contract = "acme-2026"', later))
+
+    await setup(account, of)
+
+    keys = {each.lookup_key for each in account.v1.prices.list().data}
+    assert "resmeter/resmeter_resolution/usd/2:1,inf:0.5" in keys
+    assert (await checked(account, of))[0] == []
+
+
+async def test_tenants_of_an_account_whose_policies_differ_need_a_price_in_the_contract(
+    account: Account,
+) -> None:
+    cheap = 'base = "fin-2026"\nname = "cheap"\nversion = 1\n[price]\nresolution = "0.50"\n'
+    cheap = cheap.replace("[price]", "effective_from = 2020-01-01T00:00:00Z\n[price]")
+    with TemporaryDirectory() as folder:
+        Path(folder, "cheap.toml").write_text(cheap)
+        file = Path(folder, "resmeter.toml")
+        file.write_text(
+            'policy_files = ["cheap.toml"]\n[accounts.acme]\nstripe_customer = "cus_acme"\n'
+            '[tenants.a]\naccount = "acme"\n[tenants.b]\naccount = "acme"\npolicy = "cheap"\n'
+        )
+        of = load_tenants(file).catalog
+
+    problems = await refused(account, of)
+
+    assert "account acme: resolution costs 0.99 and, of b, 0.5" in problems
+    assert "write price.resolution in the account's contract" in problems
 
 
 # --- the check -------------------------------------------------------------------------------------
@@ -331,7 +452,7 @@ async def test_the_check_names_how_a_price_differs(
 
     (problem,), facts = await checked(account)
 
-    assert problem.startswith("tenants.acme (cus_acme), resolution: the price price_")
+    assert problem.startswith("account acme (cus_acme), resolution: the price price_")
     assert says in problem
     plan = await setup(account, applies=False)
     assert (plan.steps, plan.problems) == ([], [problem])
@@ -391,6 +512,26 @@ async def test_a_key_that_may_not_read_subscriptions_compares_nothing(account: A
 
     assert problems == []
     assert "no permission to read subscriptions" in facts[0]
+
+
+async def test_what_stripe_throttles_is_read_again_after_a_pause(account: Account) -> None:
+    await setup(account)
+    account.emulator.state.faults.append(
+        Fault("429", method="GET", path="/v1/subscriptions", times=3)
+    )
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    client = StripeClient(settings(account), timeout_seconds=5)
+    subscribed = await read_subscribed(client, ["cus_acme", "cus_none"], pause)
+    await client.close()
+
+    assert len(subscribed.of_customer["cus_acme"]) == 1
+    assert subscribed.of_customer["cus_none"] == []
+    assert sorted(pauses)[:1] == [0.5]
+    assert len(pauses) == 3
 
 
 # --- the command -----------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from pipeline.errors import UnavailableError
-from pipeline.sink.stripe.client import PAGES_MAX
-from pipeline.sink.stripe.reconcile import PAUSES_SECONDS, read_sums
+from pipeline.sink.stripe.client import PAGES_MAX, PAUSES_SECONDS
+from pipeline.sink.stripe.reconcile import read_sums
 from tests.support.bench import stripe_settings
 
 METER = {"id": "mtr_1", "object": "billing.meter", "event_name": "m", "status": "active"}

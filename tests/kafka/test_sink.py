@@ -160,8 +160,14 @@ def test_a_sink_on_an_older_ledger_learns_what_was_sent_and_sends_none_of_it_aga
     assert "nothing differs" in audit.stderr, audit.stdout
 
 
-def test_a_topic_of_usage_records_that_was_made_again_is_read_from_its_beginning(run: Run) -> None:
-    """It has more records than the ledger's offset says, so no offset looks wrong."""
+@pytest.mark.parametrize("has_id", [True, False])
+def test_a_topic_of_usage_records_that_was_made_again_is_read_from_its_beginning(
+    run: Run, *, has_id: bool
+) -> None:
+    """It has more records than the ledger's offset says, so no offset looks wrong.
+
+    Without an id, as if the same topic had lost its end and got other records.
+    """
     run.done("ledger", "upgrade")
     topic = run.env["RESMETER_TOPICS__RECORDS"]
     writer = Run(run.servers, run.folder, run._stack)
@@ -180,13 +186,16 @@ def test_a_topic_of_usage_records_that_was_made_again_is_read_from_its_beginning
     wait_until(lambda: topic not in admin.list_topics(timeout=5).topics, "the topic is gone")
     run.done("topics", "create")
     write(3, 4, 5, 6)
+    if not has_id:
+        with run.ledger() as ledger:
+            ledger.execute("DELETE FROM consumed_topic WHERE topic = ?", [topic])
 
     sink = run.start("sink", **env)
 
     sink.wait_until(lambda: _stored(run) == 6, 60, "no record is skipped")
     port = run.port(sink)
     assert metric(port, "resmeter_usage_records_missing_total") == 1
-    assert "usage_topic_is_another" in sink.log()
+    assert ("usage_topic_is_another" if has_id else "usage_records_replaced") in sink.log()
 
 
 def test_an_unreadable_message_is_quarantined_and_does_not_block_the_rest(

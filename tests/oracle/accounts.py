@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from tests.oracle.money import Period, calendar, milliseconds, statements
+from tests.oracle.money import statements
+from tests.oracle.periods import Period, assigned, calendar, milliseconds
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 T0 = milliseconds("2026-01-20T00:00:00Z")  # records occur in the three months after it
@@ -44,17 +45,24 @@ class Account(NamedTuple):
     close_after: int
     as_of: int
 
-    def statements(self, period: str, as_of: int) -> list[dict[str, Any]]:
-        """Return what the second implementation says, up to the period."""
+    def statements(
+        self, period: str, as_of: int, spans: tuple[int, int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what the second implementation says, up to the period.
+
+        With `spans`, the account has its contract only from a time to a time.
+        """
+        versions = self.versions if spans is None else assigned(self.versions, *spans)
         return statements(
             self.records,
-            self.versions,
+            versions,
             self.grants,
             period,
             as_of,
             self.close_after,
             price_of,
             "acme",
+            () if spans is None else spans,
         )
 
     def periods_until(self, time: int) -> list[Period]:

@@ -6,329 +6,34 @@ one before it, is reckoned from the first record again.
 Money is an integer of minor units here, and a price is a fraction, so nothing is rounded but lines.
 """
 
-import math
-from calendar import monthrange
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-Json = Mapping[str, Any]
-PriceOf = Callable[
-    [str, int, str], tuple[str, str] | None
-]  # policy, version, outcome: price, currency
-Line = dict[str, Any]
-Sums = dict[tuple[str, Fraction], tuple[int, int]]  # outcome and price: quantity and amount
-
-DAY_MS = 86_400_000
-FOREVER = 2**62
-NO_DIGITS = "bif clp djf gnf isk jpy kmf krw mga pyg rwf ugx vnd vuv xaf xof xpf"
-THREE_DIGITS = "bhd jod kwd omr tnd"
-
-
-# --- values ---------------------------------------------------------------------------------------
-
-
-def milliseconds(value: object) -> int:
-    """Return the time of a number of milliseconds, an RFC 3339 text or a TOML time."""
-    if isinstance(value, int):
-        return value
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    assert isinstance(value, datetime)
-    return round((value - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000)
-
-
-def digits(currency: str) -> int:
-    return 0 if currency in NO_DIGITS else 3 if currency in THREE_DIGITS else 2
-
-
-def rounded(amount: Fraction, currency: str) -> int:
-    """Return an amount in minor units: the nearest that the currency can pay, halves away from zero."""
-    step = 10 if currency in THREE_DIGITS else 1
-    steps: Fraction = abs(amount) * 10 ** digits(currency) / step
-    return math.floor(steps + Fraction(1, 2)) * step * (1 if amount >= 0 else -1)
-
-
-def minor(amount: object, currency: str) -> int:
-    """Return an amount that the currency can pay, in minor units."""
-    exact = Fraction(str(amount))
-    units = rounded(exact, currency)
-    if Fraction(units, 10 ** digits(currency)) != exact:
-        raise ValueError(f"{amount} has more digits than {currency} has")
-    return units
-
-
-def part(amount: object, share: Fraction, currency: str) -> int:
-    """Return the share of an amount, in minor units."""
-    minor(amount, currency)
-    return rounded(Fraction(str(amount)) * share, currency)
-
-
-def shown(amount: int, currency: str) -> str:
-    places = digits(currency)
-    return f"{Decimal(amount).scaleb(-places):.{places}f}"
-
-
-def shown_price(price: Fraction) -> str:
-    text = f"{Decimal(price.numerator) / Decimal(price.denominator):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-# --- section 1: periods ---------------------------------------------------------------------------
-
-
-class Period(NamedTuple):
-    name: str
-    start: int
-    end: int
-    share: Fraction  # of the whole period that it is a part of, by whole days
-    terms: Json  # the contract's version
-
-
-def boundary(anchor: datetime, step: int) -> int:
-    """Return the start of the period that begins `step` months after the anchor."""
-    year, month = divmod(anchor.year * 12 + anchor.month - 1 + step, 12)
-    last = monthrange(year, month + 1)[1]
-    return milliseconds(anchor.replace(year=year, month=month + 1, day=min(anchor.day, last)))
-
-
-def from_on(anchor: datetime, time: int) -> int:
-    """Return the first boundary of the anchor that is not before the time."""
-    moment = datetime.fromtimestamp(time / 1000, UTC)
-    step = (moment.year - anchor.year) * 12 + moment.month - anchor.month - 1
-    while boundary(anchor, step) < time:
-        step += 1
-    return boundary(anchor, step)
-
-
-def anchor_of(terms: Json) -> datetime:
-    value = terms.get("period", {}).get("anchor", "2026-01-01T00:00:00Z")
-    return datetime.fromtimestamp(milliseconds(value) / 1000, UTC)
-
-
-def begins(terms: Json) -> int:
-    return milliseconds(terms["effective_from"]) if "effective_from" in terms else -FOREVER
-
-
-def in_force(versions: Sequence[Json], time: int) -> Json:
-    """Return the version in force; before the first version there is only the first one."""
-    begun = [one for one in versions if begins(one) <= time]
-    return max(begun, key=lambda one: (begins(one), one.get("version", 0)), default=None) or min(
-        versions, key=begins
-    )
-
-
-def calendar(versions: Sequence[Json], time: int) -> Iterator[Period]:
-    """Yield the periods in order, from some time before the given one."""
-    anchor = anchor_of(in_force(versions, time))
-    start = from_on(anchor, time - 62 * DAY_MS)
-    while True:
-        terms = in_force(versions, start)
-        whole_end = from_on(anchor, start + 1)
-        ends = [(whole_end, anchor)]
-        for other in versions:
-            first = from_on(anchor_of(other), max(begins(other), start + 1))
-            if in_force(versions, first) is other and first <= whole_end:
-                ends.append((first, anchor_of(other)))
-        end = min(ends, key=lambda one: one[0])[0]
-        share = Fraction(1)
-        if end < whole_end and terms.get("prorate", True):
-            share = Fraction((end - start) // DAY_MS, (whole_end - start) // DAY_MS)
-        name = datetime.fromtimestamp(start / 1000, UTC).date().isoformat()
-        yield Period(name, start, end, share, terms)
-        anchor = next((a for at, a in reversed(ends) if at == end), anchor)
-        start = end
-
-
-# --- section 3: what a period comes to ------------------------------------------------------------
-
-
-class Unit(NamedTuple):
-    record: Json
-    at: int
-    taken_back: bool
-
-
-class Reckoned(NamedTuple):
-    """One period as it is reckoned at one time."""
-
-    states: Counter[str]
-    lines: Sums
-    minimum: int
-    units: list[Line]
-
-
-class World(NamedTuple):
-    """All that the statements of an account are made of."""
-
-    records: list[Json]  # one for each id
-    versions: Sequence[Json]
-    grants: list[Json]  # in the order in which they are taken
-    periods: list[
-        Period
-    ]  # up to the last one that is asked for, and those in which a grant entered
-    close_after: int
-    price_of: PriceOf
-    currency: str
-
-
-def stored(record: Json) -> int:
-    return milliseconds(record.get("stored_at", record["occurred_at"]))
-
-
-def known_units(records: Sequence[Json]) -> list[Unit]:
-    """Return the units of these records in the order of reckoning."""
-    taken = {record.get("supersedes") for record in records if record["quantity"] < 0}
-    units = [
-        Unit(record, milliseconds(record["occurred_at"]), record["id"] in taken)
-        for record in records
-        if record["quantity"] > 0
-    ]
-    return sorted(
-        units, key=lambda u: (u.at, u.record["tenantid"].encode(), u.record["id"].encode())
-    )
-
-
-def works_from(grant: Json, world: World) -> int:
-    """Return when a grant begins to work: it leaves alone what was final when it was made."""
-    made = milliseconds(grant["created_at"])
-    oldest = next(p for p in world.periods if p.end + world.close_after > made)
-    return max(milliseconds(grant["starts_at"]), oldest.start)
-
-
-def ends(grant: Json) -> int:
-    return milliseconds(grant["ends_at"]) if grant.get("ends_at") is not None else FOREVER
-
-
-def void_of(grant: Json, grants: Sequence[Json]) -> Json | None:
-    return next((g for g in grants if g["kind"] == "void" and g["grant"] == grant["id"]), None)
-
-
-def by_end(grant: Json) -> tuple[int, bytes]:
-    return (ends(grant), grant["id"].encode())
-
-
-def price_at(unit: Unit, terms: Json, position: int, world: World) -> Fraction | None:
-    outcome = unit.record["outcome"]
-    for tier in terms.get("tiers", {}).get(outcome, []):
-        if "up_to" not in tier or tier["up_to"] >= position:
-            return Fraction(str(tier["price"]))
-    own = terms.get("price", {}).get(outcome)
-    if own is not None:
-        return Fraction(str(own))
-    found = world.price_of(unit.record["policy"], unit.record["policy_version"], outcome)
-    if found is None or found[1].lower() != world.currency:
-        return None
-    return Fraction(found[0])
-
-
-def lines_of(prices: Sequence[tuple[str, Fraction]], currency: str) -> Sums:
-    counts = Counter(prices)
-    return {
-        (outcome, price): (n, rounded(n * price, currency))
-        for (outcome, price), n in counts.items()
-    }
-
-
-def money_of(lines: Sums) -> int:
-    return sum(amount for _, amount in lines.values())
-
-
-def reckon(
-    world: World, records: Sequence[Json], grants: Sequence[Json], until: int, now: int
-) -> tuple[dict[str, Reckoned], dict[str, int]]:
-    """Return every period that begins before `until` by its name, and what is left of each pack."""
-    units = known_units(records)
-    first = [begins(v) for v in world.versions if "effective_from" in v]
-    start = min([*[u.at for u in units], *first], default=FOREVER)
-    left = {}
-    for grant in grants:
-        if grant["kind"] == "pack":
-            void = void_of(grant, grants)
-            left[grant["id"]] = grant["units"] - (void["takes"] if void else 0)
-    found = {}
-    for period in world.periods:
-        if period.start < until and period.end > start:
-            inside = [u for u in units if period.start <= u.at < period.end]
-            found[period.name] = reckon_period(world, period, inside, grants, left, now)
-    return found, left
-
-
-def pack_for(
-    world: World, unit: Unit, grants: Sequence[Json], left: Mapping[str, int]
-) -> str | None:
-    for pack in sorted((g for g in grants if g["kind"] == "pack"), key=by_end):
-        void = void_of(pack, grants)
-        if (
-            unit.record["outcome"] in pack["outcomes"]
-            and works_from(pack, world) <= unit.at < ends(pack)
-            and (void is None or unit.at < milliseconds(void["created_at"]))
-            and left[pack["id"]] > 0
-        ):
-            return str(pack["id"])
-    return None
-
-
-def reckon_period(
-    world: World,
-    period: Period,
-    units: Sequence[Unit],
-    grants: Sequence[Json],
-    left: dict[str, int],
-    now: int,
-) -> Reckoned:
-    terms, currency = period.terms, world.currency
-    cap_units, cap_amount = caps(period, currency)
-    included: Counter[str] = Counter()
-    metered: list[tuple[str, Fraction]] = []
-    listed: list[Line] = []
-    for unit in units:
-        outcome = unit.record["outcome"]
-        free = math.ceil(terms.get("included", {}).get(outcome, 0) * period.share)
-        price = grant = None
-        if unit.taken_back:
-            state = "taken_back"
-        elif included[outcome] < free:
-            state = "included"
-            included[outcome] += 1
-        elif (grant := pack_for(world, unit, grants, left)) is not None:
-            state = "pack"
-            left[grant] -= 1
-        else:
-            position = 1 + sum(1 for name, _ in metered if name == outcome)
-            price = price_at(unit, terms, position, world)
-            wanted = metered if price is None else [*metered, (outcome, price)]
-            if price is None:
-                state = "unpriced"
-            elif len(metered) >= cap_units or money_of(lines_of(wanted, currency)) > cap_amount:
-                state = "over_cap"  # it shows the price that it would have
-            else:
-                state, metered = "metered", wanted
-        shown_as = None if price is None else shown_price(price)
-        listed.append(
-            {"record": unit.record["id"], "state": state, "grant": grant, "price": shown_as}
-        )
-    lines = lines_of(metered, currency)
-    minimum = 0
-    # Before the first version takes effect there is no minimum.
-    begun = any(begins(version) < period.end for version in world.versions)
-    if "minimum" in terms and begun and period.end <= now:
-        least = part(terms["minimum"]["amount"], period.share, currency)
-        minimum = max(0, least - money_of(lines))
-    return Reckoned(Counter(one["state"] for one in listed), lines, minimum, listed)
-
-
-def caps(period: Period, currency: str) -> tuple[int, int]:
-    """Return how many units and how much money a period may meter."""
-    cap = period.terms.get("cap", {})
-    stops = cap.get("action", "alert") == "stop"
-    units = math.ceil(cap["units"] * period.share) if stops and "units" in cap else FOREVER
-    money = part(cap["amount"], period.share, currency) if stops and "amount" in cap else FOREVER
-    return units, money
-
+from tests.oracle.periods import (
+    DAY_MS,
+    Json,
+    Period,
+    begins,
+    calendar,
+    milliseconds,
+    minor,
+    shown,
+    shown_price,
+)
+from tests.oracle.reckoning import (
+    Line,
+    PriceOf,
+    Reckoned,
+    Sums,
+    World,
+    by_end,
+    ends,
+    reckon,
+    stored,
+    void_of,
+    works_from,
+)
 
 # --- section 4: statements ------------------------------------------------------------------------
 
@@ -534,10 +239,12 @@ def statements(
     close_after: int,
     price_of: PriceOf,
     account: str = "",
+    cuts: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Return every statement up to that of the period, each as the JSON object of section 6.
 
     Each has the units too, in the member `each`. A contract in several versions is a list of them.
+    The account got it, or lost it, at the cuts.
     """
     versions = [contract] if isinstance(contract, Mapping) else contract
     by_id: dict[str, Json] = {}
@@ -551,7 +258,7 @@ def statements(
         *[begins(v) for v in versions if "effective_from" in v],
     ]
     periods: list[Period] = []
-    for one in calendar(versions, min(times)):
+    for one in calendar(versions, min(times), cuts):
         periods.append(one)
         if one.start > max(times) + 31 * DAY_MS:
             break

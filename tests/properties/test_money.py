@@ -6,7 +6,7 @@ from decimal import Decimal
 from hypothesis import Phase, given, settings
 
 from tests.oracle.accounts import Account, accounts
-from tests.oracle.money import milliseconds
+from tests.oracle.periods import milliseconds
 
 LAST = "2026-09"  # in this period nothing happens any more
 AFTER = milliseconds("2027-01-01T00:00:00Z")  # and it is closed

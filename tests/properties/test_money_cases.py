@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from tests.oracle.money import milliseconds, statement
+from tests.oracle.money import statement
+from tests.oracle.periods import milliseconds
 
 CLOSE_AFTER = 45 * 60_000
 PRICE = {"price": {"resolution": "0.99", "handoff": "0.99", "sale": "9.99"}, "currency": "usd"}

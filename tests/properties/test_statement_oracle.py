@@ -4,13 +4,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hypothesis import given
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from pipeline.billing.run import Stated
+from pipeline.billing.contract import Contract
+from pipeline.billing.periods import Period
+from pipeline.billing.reading import entered_records, read_record_lines
+from pipeline.billing.run import ClosesAfter, Stated, statements
 from pipeline.billing.statement import statement_object, unit_object
+from pipeline.catalog.account_contract import contract_of
+from pipeline.catalog.contracts import read_contracts
 from pipeline.catalog.tenants import load_tenants
+from pipeline.catalog.value import NEVER, Catalog, DatedAssignment, DatedContract
 from pipeline.replay.statement_files import StatementFiles, state_files
-from tests.oracle.accounts import T0, Account, accounts
+from tests.oracle.accounts import DAY, HOUR, T0, Account, accounts, text
 
 PRICES = load_tenants(None)
 
@@ -56,3 +63,52 @@ def test_statements_are_those_of_the_second_implementation(account: Account) -> 
         assert [
             {"record": u["id"]} | {k: u[k] for k in ("state", "grant", "price")} for u in own
         ] == units
+
+
+@given(accounts(), st.integers(0, 60), st.sampled_from([None, 0, 1, 10, 31, 75]))
+def test_a_contract_that_an_account_gets_and_loses_is_stated_alike(
+    account: Account, from_day: int, days: int | None
+) -> None:
+    from_ms = T0 + from_day * DAY
+    to_ms = NEVER if days is None else from_ms + max(days * DAY, HOUR)
+    versions = [{"effective_from": text(T0 - 400 * DAY), **v} for v in account.versions]
+    versions[0]["effective_from"] = text(T0 - 400 * DAY)
+    account = account._replace(versions=versions, grants=[])
+    contract = contract_of(catalog_with(account, from_ms, to_ms), "acme")
+    assert contract is not None
+    periods = periods_until(contract, account.as_of)
+    assume(len({period.name for period in periods}) == len(periods))
+
+    expected = account.statements(periods[-1].name, account.as_of, (from_ms, to_ms))[
+        -len(periods) :
+    ]
+
+    records, _ = read_record_lines(lines("usage.ndjson", account.records))
+    entered, problems = entered_records(records, PRICES.price_for, contract.currency)
+    assert not problems
+    closes = ClosesAfter(contract.calendar, account.close_after)
+    made = statements(contract, entered, [], closes, periods[-1], account.as_of, since=periods[0])
+    objects = {each.period.name: statement_object("acme", each) for each in made}
+    for statement in expected:
+        del statement["each"]
+        assert objects[statement["period"]] == statement
+
+
+def catalog_with(account: Account, from_ms: int, to_ms: int) -> Catalog:
+    """Return a catalog in which the account has its contract from a time to a time."""
+    texts = {f"v{n}.toml": toml({"name": "c", **v}) for n, v in enumerate(account.versions, 1)}
+    versions = read_contracts(texts, lambda name: {"usd"})["c"]
+    spans = [DatedAssignment("c", from_ms, 1)]
+    if to_ms < NEVER:
+        spans.append(DatedAssignment("", to_ms, 1))
+    return Catalog(
+        contracts={("c", v.version): DatedContract(v, 1) for v in versions},
+        accounts={"acme": tuple(spans)},
+    )
+
+
+def periods_until(contract: Contract, time: int) -> list[Period]:
+    periods = [contract.calendar.period_at(T0 - DAY)]
+    while (period := contract.calendar.after(periods[-1])).start_ms <= time:
+        periods.append(period)
+    return periods

@@ -32,6 +32,12 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "a reversal takes nothing back on a statement",
+        "pipeline/billing/units.py",
+        "        taken.taken_back = True\n",
+        "",
+    ),
+    Bug(
         "a record that arrives after its meter event was adopted is pending",
         "pipeline/ledger/records.py",
         "        if added:\n            _link_awaited",
@@ -298,8 +304,8 @@ BUGS = (
     Bug(
         "a release leaves its usage records with the old meter event",
         "pipeline/ledger/decisions.py",
-        ".values(identifier=replacement.identifier)",
-        ".values(identifier=result.identifier)",
+        ".values(identifier=to)",
+        ".values(identifier=identifier)",
     ),
     Bug(
         "a partition keeps the timelines that it has looked up",

@@ -39,9 +39,10 @@ def print_plan(plan: RebillPlan) -> None:
     if (more := len(plan.conversations) - _CONVERSATIONS_SHOWN_MAX) > 0:
         click.echo(f"and {count_of(more, 'more conversation')}; the file has all")
     if header.unsettled:
+        again = "" if header.policy is UNSET else " without --policy, once this plan is applied"
         print_text(
             f"{count_of(header.unsettled, 'conversation')} left out: different from the log, but "
-            "the worker is not done with them; plan again later",
+            f"the worker is not done with them; plan again later{again}",
             err=True,
         )
     if header.unjudged:

@@ -11,6 +11,14 @@ _NESTED = re.compile(r"\[([^\]]*)\]")
 
 Params = Mapping[str, Any]
 
+# The parameters that are objects or lists.
+_WITH_PARAMETERS = {
+    "amount", "applicability_config", "billing_cycle_anchor_config", "cancel", "customer_mapping",
+    "default_aggregation", "expand", "ids", "items", "lines", "lookup_keys", "metadata", "monetary",
+    "payload", "period", "price_data", "prices", "pricing", "product_data", "recurring", "scope",
+    "tiers", "value_settings",
+}  # fmt: skip
+
 
 def nested(form: str) -> dict[str, Any]:
     """Parse form parameters; brackets nest them, as in `payload[value]=1`."""
@@ -26,6 +34,19 @@ def nested(form: str) -> dict[str, Any]:
         else:
             target[parts[-1] or str(len(target))] = value
     return params
+
+
+def check_shape(params: Params) -> None:
+    """Check that no plain parameter has parameters inside.
+
+    Raises:
+        StripeError: one has.
+    """
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            if name not in _WITH_PARAMETERS and not name.isdecimal():
+                raise StripeError(400, f"Invalid string: {name}")
+            check_shape(value)
 
 
 def check_names(params: Params, known: Collection[str]) -> None:

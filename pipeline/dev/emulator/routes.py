@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pipeline.dev.emulator.objects import Object
-from pipeline.dev.emulator.params import Params, listed, nested
+from pipeline.dev.emulator.params import Params, check_shape, listed, nested
 from pipeline.dev.emulator.response import Response, StripeError, unrecognized
 from pipeline.dev.emulator.state import State
 
@@ -115,6 +115,7 @@ def respond(state: State, call: Call, now: float) -> Response:
     state.advance(now)
 
     def act() -> Response:
+        check_shape(params)
         expand = [str(each) for each in listed(params, "expand")]
         for each in expand:
             if each.count(".") >= _EXPANDED_LEVELS_MAX:

@@ -1,6 +1,7 @@
 """Serve the emulator over HTTP, at Stripe's paths; `control` serves the paths under /_emulator."""
 
 import asyncio
+import base64
 import hashlib
 import itertools
 import re
@@ -95,8 +96,7 @@ class Emulator:
         header = request.headers.get("Authorization")
         if header is None:
             raise unauthorized("You did not provide an API key.")
-        given = BEARER.fullmatch(header)
-        key = given[1] if given else ""
+        key = _key_of(header)
         if not (_TEST_KEY.fullmatch(key) if self._api_key is None else key == self._api_key):
             raise unauthorized()
 
@@ -189,6 +189,21 @@ class _Foreign(web.Response):
     def __init__(self, fault: Fault) -> None:
         headers = {"Content-Type": "text/html", **fault.headers}
         super().__init__(status=fault.status, headers=headers, body=fault.body.encode())
+
+
+def _key_of(header: str) -> str:
+    """Return the key, as a bearer token or as the user of basic authentication, as `curl -u` sends it.
+
+    https://docs.stripe.com/api/authentication
+    """
+    if bearer := BEARER.fullmatch(header):
+        return bearer[1]
+    scheme, _, encoded = header.partition(" ")
+    try:
+        user = base64.b64decode(encoded, validate=True).decode() if scheme == "Basic" else ""
+    except ValueError:
+        return ""
+    return user.partition(":")[0]
 
 
 def _text(body: bytes) -> str:

@@ -9,7 +9,7 @@ import stripe
 from pipeline.catalog.value import Catalog
 from pipeline.config import StripeSettings
 from pipeline.sink.stripe.billed import differences, is_billed
-from pipeline.sink.stripe.client import StripeClient
+from pipeline.sink.stripe.client import StripeClient, read_again
 from pipeline.sink.stripe.fitness import meter_problems
 from pipeline.sink.stripe.subscribed import meters_of, read_subscribed
 from pipeline.sink.stripe.wanted import account_prices, accounts_of
@@ -117,7 +117,9 @@ async def _check_customers(
     async def problem(tenant_id: str, customer: str) -> str | None:
         async with slots:
             try:
-                retrieved = await client.v1.customers.retrieve_async(customer)
+                retrieved = await read_again(
+                    lambda: client.v1.customers.retrieve_async(customer), asyncio.sleep
+                )
             except stripe.InvalidRequestError as error:
                 if error.code == "resource_missing":
                     return f"tenants.{tenant_id}: there is no customer {customer} in this account"

@@ -12,6 +12,7 @@ from pipeline.billing.contract import Tier
 from pipeline.sink.stripe.wanted import Account, Price, major_units, tiers_text
 
 _DAY_SECONDS = 86_400
+_BILLING = {"active", "past_due"}
 
 
 def differences(
@@ -30,7 +31,7 @@ def differences(
         subscriptions: Stripe's, that have not ended.
         tiers: price → its tiers; Stripe shows them only if asked.
     """
-    who = f"tenants.{account.name} ({account.customer})"
+    who = f"account {account.name} ({account.customer})"
     items = [(each, item) for each in subscriptions for item in items_of(each)]
     found: list[str] = []
     billing: dict[str, Any] = {}
@@ -48,7 +49,8 @@ def differences(
             place = f"{what}: the price {item.price.id} of {subscription.id}"
             found += [f"{place} {why}" for why in price_differences(price, item.price, tiers)]
     for subscription in billing.values():
-        found += [f"{who}: {subscription.id} {why}" for why in _of_cycle(account, subscription)]
+        whys = _of_subscription(account, subscription)
+        found += [f"{who}: {subscription.id} {why}" for why in whys]
     return found
 
 
@@ -128,8 +130,8 @@ def _joined(tiers: Sequence[Tier]) -> list[Tier]:
     ]
 
 
-def _of_cycle(account: Account, subscription: Any) -> Iterator[str]:
-    """Compare where the periods begin: Stripe's boundaries are those of the bill."""
+def _of_subscription(account: Account, subscription: Any) -> Iterator[str]:
+    """Compare where the periods begin, and find what else changes an invoice."""
     config = getattr(subscription, "billing_cycle_anchor_config", None)
     anchor = int(subscription.billing_cycle_anchor)
     day = getattr(config, "day_of_month", None) or _day(anchor)
@@ -139,8 +141,12 @@ def _of_cycle(account: Account, subscription: Any) -> Iterator[str]:
             f"begins its periods on day {day} at {_time(anchor)} UTC, and the contract's begin on day "
             f"{_day(wanted)} at {_time(wanted)} UTC"
         )
+    if subscription.status not in _BILLING:
+        yield f"is {subscription.status}: Stripe bills nothing of it until it is active"
     if getattr(subscription, "pause_collection", None):
         yield "is paused (pause_collection): its invoices are not collected"
+    if any(getattr(each, "discounts", None) for each in (subscription, *items_of(subscription))):
+        yield "has a discount: its invoices come to less than the statements"
 
 
 def _day(seconds: int) -> int:

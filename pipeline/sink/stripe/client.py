@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import stripe
@@ -17,6 +17,8 @@ CONNECT_SECONDS_MAX = 10.0
 MESSAGE_CHARACTERS_MAX = 500
 PAGE_SIZE = 100  # Stripe's maximum
 PAGES_MAX = 100
+PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before something is read again; Stripe may throttle
+_Read = TypeVar("_Read")
 NO_KEY = "RESMETER_STRIPE__API_KEY: is not set; the emulator takes sk_test_anything"
 
 
@@ -88,6 +90,21 @@ class StripeClient:
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]
+
+
+async def read_again(
+    read: Callable[[], Awaitable[_Read]], pause: Callable[[float], Awaitable[None]]
+) -> _Read:
+    """Read something, and again after a pause, if it cannot be read for now."""
+    for seconds in PAUSES_SECONDS:
+        try:
+            return await read()
+        except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+            status = getattr(error, "http_status", None)
+            if status is not None and 400 <= status < 500 and status not in {409, 429}:
+                raise
+        await pause(seconds)
+    return await read()
 
 
 async def read_pages(read: Callable[[str | None], Awaitable[object]], what: str) -> list[Any]:

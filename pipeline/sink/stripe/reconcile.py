@@ -12,12 +12,11 @@ from pipeline.config import StripeSettings
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.ledger.entries import DeliveredSum
 from pipeline.ledger.findings import Finding
-from pipeline.sink.stripe.client import PAGE_SIZE, StripeClient, read_pages
+from pipeline.sink.stripe.client import PAGE_SIZE, StripeClient, read_again, read_pages
 from pipeline.sink.stripe.transport import ForeignResponseError
 
 READ_TIMEOUT_SECONDS = 20.0
 READS_CONCURRENT_MAX = 10
-PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)  # before a page is asked for again; Stripe may throttle
 
 CustomerMeter = tuple[str, str]  # customer, event name of the meter
 
@@ -94,24 +93,12 @@ class _Reader:
             }
             if after is not None:
                 asked["starting_after"] = after
-            return await self._again(lambda: summaries.list_async(meter_id, asked))
+            return await read_again(lambda: summaries.list_async(meter_id, asked), self._pause)
 
         async with self._slots:
             with self._translated(f"the sums of {event_name} of {customer}"):
                 parts = await read_pages(read, "sums")
                 return sum(_units(part) for part in parts)
-
-    async def _again(self, read: Callable[[], Awaitable[object]]) -> object:
-        """Read a page, and again after a pause, if it cannot be read for now."""
-        for seconds in PAUSES_SECONDS:
-            try:
-                return await read()
-            except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
-                status = getattr(error, "http_status", None)
-                if status is not None and 400 <= status < 500 and status not in {409, 429}:
-                    raise
-            await self._pause(seconds)
-        return await read()
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:

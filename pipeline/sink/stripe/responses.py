@@ -2,7 +2,7 @@
 
 | response                                  | result                                     |
 |-------------------------------------------|--------------------------------------------|
-| 2xx with our meter event                  | delivered                                  |
+| 2xx with our meter event and a Request-Id | delivered                                  |
 | Stripe's error, and                       |                                            |
 | · the identifier exists, and the ledger   |                                            |
 |   has a call that may have counted        | duplicate: Stripe counts the event once    |
@@ -18,8 +18,8 @@
 | service's JSON, a wrong path, an error    | alarm                                      |
 | whose type does not belong to its status  |                                            |
 
-Only Stripe's own answer is final. An error is Stripe's if it is a JSON object with the member
-`error`, whose `type` is one of Stripe's, and if it comes with Stripe's header `Request-Id`.
+Only Stripe's own answer is final: one with Stripe's header `Request-Id`. An error is a JSON object
+with the member `error`, whose `type` is one of Stripe's.
 
 Source: https://docs.stripe.com/api/errors.
 """
@@ -92,8 +92,12 @@ def foreign_reason(status: int, headers: Mapping[str, str], body: bytes) -> str 
         return f"is not JSON: {shown}" if shown else "is empty"
     if not isinstance(content, dict):
         return f"is no JSON object: {shown}"
+    if status < 300 and not isinstance(content.get("object"), str):
+        return f"is no object: {shown}"
+    if not headers.get("request-id", "").startswith(REQUEST_ID_PREFIX):
+        return f"has no Request-Id of Stripe's: {shown}"
     if status < 300:
-        return None if isinstance(content.get("object"), str) else f"is no object: {shown}"
+        return None
     error = content.get("error")
     if not isinstance(error, dict):
         return f"is not an error of Stripe's: {shown}"
@@ -104,8 +108,6 @@ def foreign_reason(status: int, headers: Mapping[str, str], body: bytes) -> str 
         return f"has no message of Stripe's: {shown}"
     if not isinstance(error.get("code") or "", str):
         return f"has no code of Stripe's: {shown}"
-    if not headers.get("request-id", "").startswith(REQUEST_ID_PREFIX):
-        return f"has no Request-Id of Stripe's: {shown}"
     return None
 
 

@@ -1,13 +1,13 @@
 """Read the subscriptions of customers, and the tiers of their prices."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import stripe
 
 from pipeline.sink.stripe.billed import items_of, tiered
-from pipeline.sink.stripe.client import PAGE_SIZE, StripeClient, read_pages
+from pipeline.sink.stripe.client import PAGE_SIZE, StripeClient, read_again, read_pages
 
 READS_CONCURRENT_MAX = 10
 
@@ -28,8 +28,12 @@ class Subscribed(NamedTuple):
         return max(starts, default=default_ms)
 
 
-async def read_subscribed(client: StripeClient, customers: Sequence[str]) -> Subscribed:
-    """Read the subscriptions of customers.
+async def read_subscribed(
+    client: StripeClient,
+    customers: Sequence[str],
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Subscribed:
+    """Read the subscriptions of customers; what Stripe throttles is read again after a pause.
 
     Raises:
         stripe.StripeError: Stripe refuses a call.
@@ -42,7 +46,7 @@ async def read_subscribed(client: StripeClient, customers: Sequence[str]) -> Sub
             params: Any = {"customer": customer, "limit": PAGE_SIZE}
             if after is not None:
                 params["starting_after"] = after
-            return await client.v1.subscriptions.list_async(params)
+            return await read_again(lambda: client.v1.subscriptions.list_async(params), pause)
 
         async with slots:
             try:
@@ -55,7 +59,9 @@ async def read_subscribed(client: StripeClient, customers: Sequence[str]) -> Sub
     async def tiers_of(price: str) -> Sequence[Any]:
         # Stripe expands four levels only; the tiers of a listed subscription's prices are deeper.
         async with slots:
-            found: Any = await client.v1.prices.retrieve_async(price, {"expand": ["tiers"]})
+            found: Any = await read_again(
+                lambda: client.v1.prices.retrieve_async(price, {"expand": ["tiers"]}), pause
+            )
             return list(found.tiers)
 
     unique = sorted(set(customers))

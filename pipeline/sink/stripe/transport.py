@@ -7,6 +7,10 @@ import stripe
 
 from pipeline.sink.stripe.responses import foreign_reason
 
+# Far more than a page of Stripe's has. Whatever is on the way may send without an end.
+BODY_BYTES_MAX = 16 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+
 
 class ForeignResponseError(stripe.APIError):
     """The response is from something other than Stripe, such as a proxy."""
@@ -15,7 +19,8 @@ class ForeignResponseError(stripe.APIError):
 class Transport(stripe.AIOHTTPClient):
     """The SDK's client on aiohttp. It follows no redirect, and checks who answers.
 
-    The SDK takes any JSON of a 2xx for Stripe's, and fails on some errors of other services.
+    The SDK takes any JSON of a 2xx for Stripe's, and fails on some errors of other services. It
+    reads a body of any size.
     """
 
     async def request_async(
@@ -26,12 +31,18 @@ class Transport(stripe.AIOHTTPClient):
         Raises:
             ForeignResponseError: the response is not Stripe's.
         """
-        body, status, answered = await super().request_async(method, url, headers, post_data)
-        reason = foreign_reason(status, answered, body)
+        stream, status, answered = await self.request_stream_async(method, url, headers, post_data)
+        body = bytearray()
+        async for part in stream.iter_chunked(_CHUNK_BYTES):
+            body += part
+            if len(body) > BODY_BYTES_MAX:
+                message = f"not an answer of Stripe: it has more than {BODY_BYTES_MAX:,} bytes"
+                raise ForeignResponseError(message, http_status=status, headers=dict(answered))
+        reason = foreign_reason(status, answered, bytes(body))
         if reason is not None:
             message = f"not an answer of Stripe: the response {reason}"
             raise ForeignResponseError(message, http_status=status, headers=dict(answered))
-        return body, status, answered
+        return bytes(body), status, answered
 
     def _get_request_args_kwargs(
         self, method: str, url: str, headers: Mapping[str, str], post_data: Any

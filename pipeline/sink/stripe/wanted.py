@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pipeline.billing.contract import Tier
+from pipeline.billing.contract import Terms, Tier
 from pipeline.billing.money import digits_of
 from pipeline.billing.periods import DEFAULT_ANCHOR_MS
+from pipeline.catalog.charges import Holding, holdings, outcomes_billed
 from pipeline.catalog.value import Catalog
-from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import Policy
 
 LOOKUP_KEY_CHARACTERS_MAX = 200
@@ -76,32 +76,87 @@ class Price(NamedTuple):
 def accounts_of(catalog: Catalog, at_ms: Callable[[str], int]) -> tuple[list[Account], list[str]]:
     """Return the accounts of a catalog, and what Stripe cannot bill as it is.
 
-    Tenants with one customer are one account: a subscription has one price for a meter.
+    Accounts with one customer are one: a subscription has one price for a meter.
 
     Args:
-        catalog: who is billed, and under which policies.
+        catalog: who is billed, and under which contracts and policies.
         at_ms: returns the time at which the prices of a customer count.
     """
     accounts: dict[str, Account] = {}
     problems: list[str] = []
-    for tenant, customer in sorted(catalog.customers.items()):
-        policy = catalog.timeline_of(tenant).at(at_ms(customer))
-        billed = _outcomes_of(policy)
-        problems += _unpriced(tenant, policy, billed)
-        tiers = {
-            outcome: (Tier(None, price),)
-            for outcome, price in policy.price.items()
-            if outcome in billed
-        }
-        found = Account(tenant, customer, policy.currency.lower(), tiers)
+    for name, customer in sorted(catalog.customers.items()):
+        found, wrong = _account(catalog, name, customer, at_ms(customer))
+        problems += wrong
+        if found is None:
+            continue
         known = accounts.setdefault(customer, found)
         if known[2:] != found[2:]:
             problems.append(
-                f"tenants.{tenant}: its customer {customer} is that of {known.name} too, and their "
-                f"prices differ ({costs_of(known)}; {costs_of(found)}): a subscription has one price "
-                "for a meter; give them the same policy, or a customer each"
+                f"account {name}: its customer {customer} is that of {known.name} too, and their "
+                f"prices or periods differ ({costs_of(known)}; {costs_of(found)}): a subscription has "
+                "one price for a meter; make them one account, or give each a customer"
             )
     return list(accounts.values()), problems
+
+
+def _account(
+    catalog: Catalog, name: str, customer: str, at_ms: int
+) -> tuple[Account | None, list[str]]:
+    """Return an account with what its outcomes cost at a time; None: it has no tenant then."""
+    held = _held(catalog, name, at_ms)
+    at_ms = max(at_ms, held.from_ms) if held else at_ms
+    tenants = _tenants(catalog, name, at_ms)
+    terms = held.version.terms if held else Terms()
+    tiers: dict[str, Tiers] = {}
+    problems: list[str] = []
+    currencies: set[str] = {held.version.currency} if held else set()
+    for tenant in tenants:
+        policy = catalog.timeline_of(tenant).at(at_ms)
+        if held is None:
+            currencies.add(policy.currency)
+        for outcome in sorted(outcomes_billed(policy)):
+            costs = terms.tiers.get(outcome) or _of_policy(policy, outcome)
+            if not costs:
+                problems.append(
+                    f"account {name}: policy {policy.name!r}, version {policy.version}, bills "
+                    f"{outcome} and has no price for it: publish a version with one"
+                )
+            elif tiers.setdefault(outcome, costs) != costs:
+                problems.append(
+                    f"account {name}: {outcome} costs {tiers_text(tiers[outcome])} and, of {tenant}, "
+                    f"{tiers_text(costs)}: a subscription has one price for a meter; write "
+                    f"price.{outcome} in the account's contract"
+                )
+    if len(currencies) > 1:
+        problems.append(f"account {name}: its policies have the currencies {sorted(currencies)}")
+    if len(tenants) > 1 and any(len(each) > 1 for each in tiers.values()):
+        problems.append(
+            f"account {name}: its contract has tiers, and {len(tenants)} tenants: Stripe's tiers fit "
+            "an account with one tenant only"
+        )
+    if not tenants or not currencies:
+        return None, problems
+    return Account(name, customer, min(currencies), tiers, terms.anchor_ms), problems
+
+
+def _held(catalog: Catalog, account: str, at_ms: int) -> Holding | None:
+    """Return what an account holds at a time, or first if it holds nothing yet."""
+    known = [each for each in holdings(catalog, account) if at_ms < each.to_ms]
+    return known[0] if known else None
+
+
+def _tenants(catalog: Catalog, account: str, at_ms: int) -> list[str]:
+    """Return the tenants of an account at a time; a tenant that names none is its own account."""
+    members = [each for each in catalog.members if catalog.account_of(each, at_ms) == account]
+    is_own = not members or account in catalog.assigned
+    if is_own and catalog.account_of(account, at_ms) == account:
+        members.append(account)
+    return sorted(set(members))
+
+
+def _of_policy(policy: Policy, outcome: str) -> Tiers:
+    price = policy.price.get(outcome)
+    return () if price is None else (Tier(None, price),)
 
 
 def prices_of(catalog: Catalog, accounts: Iterable[Account]) -> list[Price]:
@@ -156,17 +211,3 @@ def plain(number: Decimal) -> str:
     """Return a number without exponent and trailing zeros."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _outcomes_of(policy: Policy) -> set[str]:
-    """Return the outcomes that a policy may bill."""
-    handoff = {PROCEDURE_HANDOFF} if policy.handoff_causes_billed else set()
-    return {RESOLUTION, *policy.outcomes_billed} | handoff
-
-
-def _unpriced(tenant: str, policy: Policy, billed: set[str]) -> list[str]:
-    return [
-        f"tenants.{tenant}: policy {policy.name!r}, version {policy.version}, bills {outcome} and has "
-        "no price for it: publish a version with one"
-        for outcome in sorted(billed - set(policy.price))
-    ]

@@ -179,7 +179,7 @@ def test_what_the_files_leave_out_stays(files: Files) -> None:
     planned = files.plan("[tenants.bluejay]\nstripe_customer = 'cus_2'\n")
 
     assert planned.notes == [
-        "not in the file, and keeps its contract: tenant acme",
+        "not in the file, and keeps its policy and its customer: tenant acme",
         (
             "not in the files, and stays: contract acme-2026 version 1, "
             "the account of tenant acme-eu, the contract of account acme"
@@ -303,6 +303,46 @@ def test_two_periods_that_begin_on_one_day_are_refused(files: Files) -> None:
     ]
 
 
+def test_a_contract_in_another_currency_than_the_policies_is_noted(files: Files) -> None:
+    prices = "".join(f'{outcome} = "1"\n' for outcome in ("qualification", "disqualification"))
+    files.contracts["c1.toml"] = CONTRACT.replace('"usd"', '"eur"').replace(
+        "[included]", f"{prices}[included]"
+    )
+
+    planned = files.plan(WITH_CONTRACT)
+
+    assert (planned.refused, planned.notes) == (
+        [],
+        [
+            (
+                "account acme: its statements are in eur; units that a policy prices in usd, such as "
+                "those from before its contract, are not billed by them"
+            )
+        ],
+    )
+
+
+def test_a_contract_in_another_currency_is_refused_for_an_account_that_has_one(
+    files: Files,
+) -> None:
+    files.contracts["c2.toml"] = CONTRACT.replace("acme-2026", "euro").replace('"usd"', '"eur"')
+    both = WITH_CONTRACT.replace("00Z }]", '00Z }, { name = "euro", from = 2027-06-01T00:00:00Z }]')
+
+    assert (
+        "account acme: contract euro is in eur, and its other contracts in usd: an account has one "
+        "currency: begin another account"
+    ) in files.plan(both).refused
+
+
+def test_a_contract_that_begins_within_the_first_day_of_a_period_is_refused(files: Files) -> None:
+    assert files.plan(WITH_CONTRACT.replace("2027-01-01T00", "2027-01-01T05")).refused == [
+        (
+            "account acme: from 2027-01-01T05:00:00Z: two periods would begin on 2027-01-01: write a date "
+            "on which a period begins, or another day"
+        )
+    ]
+
+
 @pytest.mark.parametrize(
     ("contract", "problem"),
     [
@@ -328,6 +368,28 @@ def test_a_wrong_contract_is_named_with_what_to_do(
     assert any(f"c1.toml: {problem}" in each for each in refused.value.problems)
 
 
+def test_a_file_may_have_all_versions_of_a_contract(files: Files) -> None:
+    files.contracts["c1.toml"] = (
+        'name = "acme-2026"\nprice.resolution = "0.80"\n'
+        "[[versions]]\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n"
+        "[[versions]]\nversion = 2\neffective_from = 2027-02-01T00:00:00Z\n"
+        'price.resolution = "0.75"\n'
+    )
+
+    planned = files.plan(WITH_CONTRACT)
+
+    assert not planned.refused
+    assert [each.version for each in planned.additions.contracts] == [1, 2]
+
+
+def test_a_contract_without_a_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "resmeter.toml"
+    file.write_text("[accounts.a]\ncontract = 'x'\n")
+
+    with pytest.raises(ConfigurationError, match="name their files in contract_files"):
+        read_declared(file)
+
+
 def test_versions_of_one_contract_have_one_currency(files: Files) -> None:
     files.contracts["c2.toml"] = next_version().replace('"usd"', '"eur"')
 
@@ -343,6 +405,7 @@ def test_versions_of_one_contract_have_one_currency(files: Files) -> None:
             "[accounts.a]\ncontract = 'x'\n",
             "accounts.a.contract: is 'x'; it must be one of acme-2026",
         ),
+        ("tenants = []\n[accounts.a]\ncontract = 'acme-2026'\n", "tenants: must be a table"),
         ("[accounts.a]\ncontracts = 'x'\n", "accounts.a.contracts: unknown key; did you mean"),
         ("[accounts.a]\nstripe_customer = 'x'\n", "accounts.a.stripe_customer: is 'x'"),
         ("[accounts.'a b']\n", "accounts.a b: an account's name must be 1 to 128 characters"),

@@ -366,3 +366,19 @@ def test_an_export_keeps_amendments(log: Log) -> None:
 
     assert restored.amendments == log.catalog.amendments
     assert restored.digest == log.catalog.digest
+
+
+def test_a_plan_that_was_made_before_another_one_of_its_tenant_was_applied_is_outdated(
+    log: Log,
+) -> None:
+    before = log.catalog.number
+    amend(log)
+    catalog = log.catalog
+
+    assert [a.amendment.plan for a in catalog.amendments_after(before, "acme", "mine")] == [
+        "plan-1"
+    ]
+    assert [a.amendment.plan for a in catalog.amendments_after(before, None, "mine")] == ["plan-1"]
+    assert not catalog.amendments_after(before, "bluejay", "mine")
+    assert not catalog.amendments_after(before, "acme", "plan-1")
+    assert not catalog.amendments_after(catalog.number, "acme", "mine")

@@ -178,7 +178,7 @@ def test_a_tenant_that_the_file_does_not_name_keeps_its_contract(files: Files) -
     planned = files.plan('[tenants.bluejay]\nstripe_customer = "cus_2"\n')
 
     assert planned.additions.is_empty
-    assert planned.notes == ["not in the file, and keeps its contract: tenant acme"]
+    assert planned.notes == ["not in the file, and keeps its policy and its customer: tenant acme"]
 
 
 def test_a_tenant_that_lost_its_customer_in_the_file_is_parked_at_once(files: Files) -> None:

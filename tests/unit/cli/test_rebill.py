@@ -162,7 +162,7 @@ def test_folder_that_is_not_writable_is_reported_before_anything_is_read(
         ("--policy EDITED --month 2026-05 --who ada --reason x", "of fin-2026 with other terms"),
         (
             "--policy gorgias --month 2999-01 --who ada --reason x",
-            "the time until 2999-02-01T00:00:00Z is not past yet; give a --to that is",
+            "--to 2999-02-01T00:00:00Z is not past yet. Publish",
         ),
         ("--policy gorgias --month 2026-05", "needs --from and --to (or --month), and --reason"),
         ("--policy gorgias --from 2026-05-01 --reason x", "needs --from and --to"),

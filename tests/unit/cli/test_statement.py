@@ -16,6 +16,7 @@ from pipeline.events.times import parse_time
 from pipeline.ledger import Ledger, open_ledger, records, upgrade
 from pipeline.ledger.entries import ConsumedRecord
 from tests.support.command import resmeter
+from tests.support.tenants import export_catalog
 
 RECORD = {
     "id": "acme:c1:1",
@@ -214,7 +215,7 @@ def test_an_account_that_nobody_knows_is_bad_usage(
 
     assert (ended.returncode, ended.stderr.decode()) == (
         2,
-        "error: no account 'nobody': the ledger has no usage of it, and the catalog no customer\n",
+        "error: no account 'nobody': the ledger has no usage of it, and the catalog does not name it\n",
     )
 
 
@@ -234,3 +235,37 @@ def test_options_that_do_not_go_together_are_bad_usage(
 
     assert ended.returncode == 2
     assert problem in ended.stderr.decode()
+
+
+def test_an_accounts_statement_has_all_its_tenants_by_its_contract(
+    ledger: Ledger, resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "contract.toml").write_text(
+        'name = "acme-2026"\nversion = 1\neffective_from = 2026-06-01T00:00:00Z\n'
+        'price.resolution = "0.80"\nincluded.resolution = 1\n'
+    )
+    file = tmp_path / "accounts.toml"
+    file.write_text(
+        'contract_files = ["contract.toml"]\n'
+        '[accounts.group]\ncontract = "acme-2026"\n'
+        '[tenants.acme]\naccount = "group"\n[tenants.acme-eu]\naccount = "group"\n'
+    )
+    records_of_both = [
+        RECORD,
+        RECORD | {"id": "acme-eu:c1:1", "tenantid": "acme-eu"},
+        RECORD | {"id": "acme-eu:c2:1", "tenantid": "acme-eu", "conversation": "c2"},
+    ]
+    consumed = [
+        ConsumedRecord(0, offset, json.dumps(record).encode())
+        for offset, record in enumerate(records_of_both)
+    ]
+    records.store(ledger, "usage.records", consumed, {0: None}, parse_time("2026-10-30T12:00:00Z"))
+    env = resmeter_env | {"RESMETER_CATALOG_EXPORT": export_catalog(tmp_path / "export", file)}
+    arguments = ("--period", "2026-10", "--as-of", "2026-10-31", "--json")
+
+    group = json.loads(resmeter("statement", "group", *arguments, env=env).stdout)
+    member = resmeter("statement", "acme", *arguments, env=env)
+
+    assert (group["account"], group["units"]["included"], group["total"]) == ("group", 1, "1.60")
+    assert json.loads(member.stdout)["units"]["known"] == 0
+    assert member.stderr.decode() == "note: tenant acme is in account group; see its statement\n"

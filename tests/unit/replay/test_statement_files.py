@@ -325,3 +325,12 @@ def test_a_grant_may_have_members_of_its_own() -> None:
     stated = state("+a 2026-10-01T00:00:00Z", grants=[credit | {"reason": "sorry", "note": "x"}])
 
     assert statement_object("acme", stated.statement)["total"] == "0.00"
+
+
+def test_times_may_be_milliseconds() -> None:
+    (text,) = record_lines(["+a 2026-11-05T09:00:00Z stored 2026-11-06T00:00:00Z"])
+    number = text | {key: parse_time(text[key]) for key in ("occurred_at", "stored_at")}
+
+    assert state(number) == state(text)
+    with pytest.raises(ConfigurationError, match="stored_at: the time -1 is not in milliseconds"):
+        state(text | {"stored_at": -1})

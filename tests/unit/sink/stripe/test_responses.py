@@ -189,7 +189,7 @@ OURS = {"request-id": "req_1"}
 
 def test_an_error_of_stripe_is_known_by_its_object_its_type_and_its_header() -> None:
     assert foreign_reason(400, OURS, ERROR) is None
-    assert foreign_reason(200, {}, b'{"object": "billing.meter_event"}') is None
+    assert foreign_reason(200, OURS, b'{"object": "billing.meter_event"}') is None
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,7 @@ def test_an_error_of_stripe_is_known_by_its_object_its_type_and_its_header() -> 
         (200, OURS, b"true", "is no JSON object: true"),
         (200, OURS, b"{}", "is no object: {}"),
         (200, OURS, b'{"object": 7}', "is no object"),
+        (200, {}, b'{"object": "billing.meter_event"}', "has no Request-Id of Stripe's"),
         (400, OURS, b'{"error": "bad request"}', "is not an error of Stripe's"),
         (400, OURS, b'{"error": null}', "is not an error of Stripe's"),
         (400, OURS, b'{"error": {"type": "about:blank"}}', "is not an error of Stripe's"),

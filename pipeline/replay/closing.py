@@ -1,0 +1,162 @@
+"""Say what is missing before a period of an account can be closed.
+
+A final statement never changes, so nothing may be under way: all that occurred in the period is decided,
+stored and at the biller. What is late all the same is on the next statement.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Literal, NamedTuple
+
+from pipeline.billing.contract import BilledAccount
+from pipeline.billing.invoice import InvoicePlan, StripePrice, plan_invoice
+from pipeline.billing.periods import Period
+from pipeline.billing.run import Stated
+from pipeline.catalog.tenants import Tenants
+from pipeline.events.times import format_time
+from pipeline.ledger import Ledger, reports
+from pipeline.ledger.entries import STUCK
+from pipeline.ledger.statements import state_to_close
+from pipeline.replay.decided import Decided
+from pipeline.sink.stripe.wanted import Account, accounts_of, event_name_of
+
+What = Literal[
+    "order",  # the ledger's closings do not allow it now
+    "undecided",
+    "lost",
+    "undelivered",
+    "parked",
+    "rejected",
+    "uncertain",
+    "altered",
+    "unmatched",
+    "unpriced",
+]
+
+
+class Missing(NamedTuple):
+    """One thing that is missing; `number` counts what `detail` names."""
+
+    what: What
+    number: int
+    detail: str
+
+
+class Readiness(NamedTuple):
+    """A period of an account, its statement as it would be now, and what is missing to close it."""
+
+    stated: Stated
+    missing: tuple[Missing, ...]
+    invoice: InvoicePlan | None  # None: the account has no customer, or shares it
+
+
+class Checks:
+    """The checks of accounts' periods.
+
+    Args:
+        ledger: the sink's.
+        tenants: their prices, policies and customers.
+        decided: how far the workers are.
+        now_ms: the time of the close.
+    """
+
+    def __init__(
+        self, ledger: Ledger, tenants: Tenants, decided: Sequence[Decided], now_ms: int
+    ) -> None:
+        self._ledger = ledger
+        self._tenants = tenants
+        self._decided = decided
+        self._now_ms = now_ms
+        self._billed_in = cache(self._billed)
+        self._counted_in = cache(self._counted)
+
+    def readiness(self, account: BilledAccount, period: str | None) -> Readiness:
+        """Return what is missing to close a period; `period` is its name, None: the next to close.
+
+        Raises:
+            ConfigurationError: no period has this name.
+        """
+        tenants = self._tenants
+        stated, problems = state_to_close(self._ledger, account, tenants, period, self._now_ms)
+        of = stated.statement.period
+        missing = [Missing("order", 1, problem) for problem in problems]
+        grace_ms = max(_grace_ms(tenants, each) for each in account.tenant_ids)
+        missing += undecided(self._decided, of.end_ms + grace_ms)
+        has_customer = account.name in tenants.catalog.customers
+        for tenant_id in account.tenant_ids:
+            missing += _undelivered(self._ledger, tenant_id, of, has_customer=has_customer)
+        counts = stated.statement.counts
+        if counts.unmatched:
+            text = "reversals name a charge that the ledger lacks: `resmeter audit` says which"
+            missing.append(Missing("unmatched", counts.unmatched, text))
+        missing += [Missing("unpriced", counts.unpriced, each) for each in stated.missing]
+        return Readiness(stated, tuple(missing), self._invoice(stated))
+
+    def _invoice(self, stated: Stated) -> InvoicePlan | None:
+        """Compare the statement with what Stripe charges for the units that the ledger delivered."""
+        catalog, period = self._tenants.catalog, stated.statement.period
+        billed = self._billed_in(period).get(stated.account)
+        if billed is None:
+            return None
+        sums = self._counted_in(period)
+        counted = {
+            outcome: sums.get((billed.customer, event_name_of(catalog, outcome)), 0)
+            for outcome in billed.tiers
+        }
+        prices = {outcome: StripePrice(tiers) for outcome, tiers in billed.tiers.items()}
+        return plan_invoice(stated.account, stated.statement, prices, counted)
+
+    def _billed(self, period: Period) -> dict[str, Account]:
+        """Return who has a customer of its own, with the prices at the start of a period."""
+        catalog = self._tenants.catalog
+        customers = Counter(catalog.customers.values())
+        known, _ = accounts_of(catalog, lambda _: period.start_ms)
+        return {each.name: each for each in known if customers[each.customer] == 1}
+
+    def _counted(self, period: Period) -> dict[tuple[str, str], int]:
+        """Return the units that Stripe may have counted, by customer and event name."""
+        first, end = period.start_ms // 1000, period.end_ms // 1000
+        sums = reports.delivered_sums(self._ledger, first, end, 0)
+        return {(each.customer, each.event_name): each.most for each in sums}
+
+
+def _grace_ms(tenants: Tenants, tenant_id: str) -> int:
+    return max(version.grace for version in tenants.timeline_for(tenant_id).versions)
+
+
+def _undelivered(
+    ledger: Ledger, tenant_id: str, period: Period, *, has_customer: bool
+) -> Iterator[Missing]:
+    """Yield what of a tenant's usage is not at the biller, and should be."""
+    sums = reports.usage(ledger, tenant_id=tenant_id, from_ms=period.start_ms, to_ms=period.end_ms)
+    pending = sum(
+        each.quantity - each.delivered - each.rejected - each.uncertain - each.altered
+        for each in sums
+    )
+    if pending > 0 and not has_customer:
+        yield Missing("parked", pending, f"units of {tenant_id} wait for a customer in the catalog")
+    elif pending > 0:
+        yield Missing("undelivered", pending, f"units of {tenant_id} are not at Stripe yet")
+    for state in STUCK:
+        if stuck := sum(getattr(each, state) for each in sums):
+            text = f"units of {tenant_id} wait for you: see `resmeter deliveries list`"
+            yield Missing(state, stuck, text)
+
+
+def undecided(decided: Iterable[Decided], until_ms: int) -> list[Missing]:
+    """Return what arrived before a time and is not decided."""
+    behind = [each for each in decided if each.until_ms < until_ms]
+    missing: list[Missing] = []
+    if behind:
+        names = ", ".join(str(each.partition) for each in behind)
+        earliest_ms = min(each.until_ms for each in behind)
+        text = (
+            f"partitions are decided only up to {format_time(earliest_ms)}, of "
+            f"{format_time(until_ms)}: {names}; check that the workers run"
+        )
+        missing.append(Missing("undecided", len(behind), text))
+    if lost := sum(each.lost for each in decided):
+        text = "events were deleted before a worker read them: see `resmeter topics acknowledge`"
+        missing.append(Missing("lost", lost, text))
+    return missing
