@@ -179,7 +179,7 @@ class Journal:
         verdicts: list[Verdict] = []
         while True:
             _, end = self._checked_bounds()
-            position = adoption.position(self.ledger, self.topic)
+            start = position = adoption.position(self.ledger, self.topic)
             if (position or 0) >= end:
                 return verdicts
             for batch in self._log_topic.read(position or 0, end):
@@ -191,7 +191,8 @@ class Journal:
                 self._report(applied.verdicts)
                 verdicts += applied.verdicts
             else:
-                return verdicts  # the last offsets may have no record
+                if position == start:
+                    return verdicts  # the last offsets have no record
 
     def _entry_of(self, record: LogRecord) -> Entry | None:
         try:
