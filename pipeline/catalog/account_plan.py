@@ -92,6 +92,12 @@ def _plan_members(catalog: Catalog, declared: Declared, dates: Dates, planned: C
             planned.changes.append(
                 f"tenant {tenant_id}: its units from {when(each.from_ms)} belong to account {each.name}"
             )
+        if added:
+            planned.notes.append(
+                f"tenant {tenant_id} moves: where a unit from before is taken back later, the statement "
+                "of its old account has it, but Stripe's meter counts one less for the new one: credit "
+                "the old customer, and bill the new one, by hand"
+            )
 
 
 def _missing(

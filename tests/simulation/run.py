@@ -206,8 +206,12 @@ class _Run:
         """Let an operator doubt what is not delivered, and decide, while a call is under way.
 
         This is what `resmeter ledger resume --perhaps-sent` does, and `resmeter deliveries` after it.
+        While a sink has another ledger, it may call what is released here: the runbook says to stop it.
         """
+        has_second = any(sink.is_second for sink in self._sinks)
         if self._faults.operator and self._operator.random() < _DECIDES_DURING_A_CALL:
+            if has_second:
+                return
             ledger, now_ms = Ledger(self._ledgers.engine), self.world.time
             holds.mark_uncertain(ledger, now_ms)
             found = decide_about_waiting(ledger, self._stripe, self._tenants, now_ms)

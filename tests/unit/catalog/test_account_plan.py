@@ -154,6 +154,7 @@ def test_what_has_no_date_begins_at_the_next_hour(files: Files) -> None:
     assert planned.changes[1:] == [
         "tenant bluejay-2: its units from 2026-11-27T13:00:00Z belong to account bluejay",
     ]
+    assert planned.notes[0].startswith("tenant bluejay-2 moves: where a unit from before is taken")
 
 
 def test_a_units_customer_is_that_of_its_tenants_account_at_the_time(files: Files) -> None:
@@ -479,6 +480,32 @@ def test_a_withdrawal_takes_a_contract_back_until_it_holds(files: Files) -> None
 
     assert (files.catalog.contracts, files.catalog.accounts) == ({}, {})
     assert files.catalog.members == before.members
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        (b'[null,"0.80"]', b'[5,"0.80"]'),
+        (b'[[null,"0.80"]]', b"[]"),
+        (b'[[null,"0.80"]]', b'[[2,"1"],[1,"1"],[null,"1"]]'),
+        (b'"0.80"', b'"NaN"'),
+        (b'"0.80"', b'"-1"'),
+        (b'"included":{"resolution":50}', b'"included":{"resolution":-1}'),
+        (b'"cap_amount":50000', b'"cap_amount":-1'),
+        (b'"anchor_ms":1767225600000', b'"anchor_ms":1767225600001'),
+        (b'"effective_from":1767225600000', b'"effective_from":1000000000000000000'),
+        (b'"from_ms":1798761600000', b'"from_ms":1000000000000000000'),
+    ],
+)
+def test_an_entry_that_no_file_can_make_is_void(files: Files, text: bytes, other: bytes) -> None:
+    planned = files.plan(WITH_CONTRACT)
+    (value,) = entries_of(planned.additions, files.catalog.digest, "ada", "test")
+    assert text in value
+
+    catalog, verdict = read(files.catalog, Appended(9, NOW, value.replace(text, other)))
+
+    assert verdict.reason
+    assert catalog is files.catalog
 
 
 def test_an_entry_that_dates_a_contract_in_the_past_is_void(files: Files) -> None:
