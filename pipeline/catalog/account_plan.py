@@ -188,7 +188,8 @@ def _problems_of_account(after: Catalog, account: str, added: Iterable[Dated]) -
         if versions and versions[0].terms.effective_from > each.from_ms:
             yield (
                 f"contract {each.name} from {when(each.from_ms)} has no version in force then: its "
-                f"first takes effect at {when(versions[0].terms.effective_from)}"
+                f"first takes effect at {when(versions[0].terms.effective_from)}: date the account from "
+                "then, with `from` in the file or with --from"
             )
         elif versions and versions[0].currency != contract.currency:
             yield (

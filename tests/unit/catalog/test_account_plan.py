@@ -288,7 +288,8 @@ def test_a_contract_without_a_version_in_force_is_refused(files: Files) -> None:
     assert files.plan(WITH_CONTRACT).refused == [
         (
             "account acme: contract acme-2026 from 2027-01-01T00:00:00Z has no version in force then: "
-            "its first takes effect at 2027-05-01T00:00:00Z"
+            "its first takes effect at 2027-05-01T00:00:00Z: date the account from then, with `from` in "
+            "the file or with --from"
         )
     ]
 
