@@ -6,6 +6,7 @@ tax is the statement's.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
@@ -15,6 +16,7 @@ import orjson
 from pipeline.billing.contract import Tier
 from pipeline.billing.money import line_amount, price_text
 from pipeline.billing.statement import Line, Statement
+from pipeline.events.times import format_time
 
 ITEMS_MAX = 200  # Stripe takes 250 a draft
 # Stripe counts these currencies in hundredths, though no amount has a fraction.
@@ -137,6 +139,7 @@ class _Items:
         self._account = account
         self._statement = statement
         self._currency = statement.currency
+        self._keys: Counter[str] = Counter()
 
     def less_than_counted(self, outcome: str, wanted: int, sum_: int, amount: int) -> InvoiceItem:
         taken_back = max(0, sum_ - wanted)
@@ -200,8 +203,14 @@ class _Items:
             **({"outcome": outcome} if outcome else {}),
             **facts,
         }
-        # The quantity, as the amount, says how much it is, not what it stands for.
-        key = _digest({name: identity[name] for name in identity if name != "quantity"})
+        # The quantity, as the amount, says how much it is, not what it stands for. Two periods that
+        # begin on one day have one name, and a credit that gets back two draws has two equal lines.
+        stands_for = {name: identity[name] for name in identity if name != "quantity"}
+        stands_for["period_start"] = format_time(self._statement.period.start_ms)
+        key = _digest(stands_for)
+        self._keys[key] += 1
+        if self._keys[key] > 1:
+            key = _digest({**stands_for, "number": str(self._keys[key])})
         metadata = {f"resmeter_{name}": value for name, value in identity.items()}
         return InvoiceItem(
             key=key,

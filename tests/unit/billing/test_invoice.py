@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from pipeline.billing.contract import Tier
 from pipeline.billing.invoice import InvoicePlan, StripePrice, plan_invoice, to_stripe
-from pipeline.billing.periods import Calendar
+from pipeline.billing.periods import ALWAYS_MS, Calendar, Period
 from pipeline.billing.statement import Closing, Counts, Line, Statement
 from pipeline.events.times import parse_time
 
@@ -32,11 +32,15 @@ def adjusted(quantity: int, period: str, outcome: str = "resolution") -> Line:
 
 
 def plan(
-    lines: Sequence[Line], counted: int = 0, price: StripePrice | None = FLAT, included: int = 0
+    lines: Sequence[Line],
+    counted: int = 0,
+    price: StripePrice | None = FLAT,
+    included: int = 0,
+    period: Period = NOVEMBER,
 ) -> InvoicePlan:
     total = sum(line.amount for line in lines)
     statement = Statement(
-        period=NOVEMBER,
+        period=period,
         is_final=True,
         currency="usd",
         counts=NO_UNITS,
@@ -159,3 +163,33 @@ def test_an_item_has_the_same_key_whatever_it_comes_to() -> None:
 
     assert two.key == three.key
     assert two.idempotency_key != three.idempotency_key
+
+
+def test_what_a_credit_gets_back_from_two_statements_is_two_items() -> None:
+    back = Line(kind="credit", grant="seats-06", amount=99)
+
+    planned = plan([adjusted(-2, "2026-10-01"), back, back])
+
+    assert items(planned)[1:] == [(99, "Credit seats-06"), (99, "Credit seats-06")]
+    assert len({item.key for item in planned.items}) == 3
+    assert len({item.idempotency_key for item in planned.items}) == 3
+
+
+def test_periods_that_begin_on_one_day_share_no_item() -> None:
+    anchors = [(ALWAYS_MS, parse_time("2026-01-01T00:00:00Z"))]
+    anchors.append((parse_time("2026-11-01T00:00:00Z"), parse_time("2026-01-01T05:00:00Z")))
+    of = Calendar(anchors)
+    first = of.named("2026-11-01T00:00:00Z")
+
+    in_first, in_second = (
+        plan([Line(kind="minimum", amount=500)], period=period)
+        for period in (first, of.after(first))
+    )
+
+    assert in_first.items[0].idempotency_key != in_second.items[0].idempotency_key
+
+
+def test_adjustments_of_two_periods_that_begin_on_one_day_are_two_items() -> None:
+    planned = plan([adjusted(-1, "2026-10-01"), adjusted(-1, "2026-10-01")])
+
+    assert len({item.idempotency_key for item in planned.items}) == 2
