@@ -29,7 +29,7 @@ def test_a_seed_that_found_a_bug_does_not_fail_again(seed: int) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("seed", [13, 22, 75])
+@pytest.mark.parametrize("seed", [13, 22, 26])
 def test_a_kill_at_any_effect_changes_nothing(seed: int, *, after: bool) -> None:
     undisturbed = killed_run(seed, 0, after=False).outcome
     assert undisturbed.records
