@@ -91,7 +91,12 @@ class Calendar:
             first_ms = parse_time(f"{name}T00:00:00Z")
             last_ms = first_ms + DAY_MS
         else:
-            first_ms = parse_time(name)
+            try:
+                first_ms = parse_time(name)
+            except ValueError:
+                raise ValueError(
+                    "write a date such as 2026-11-01, or a month such as 2026-11"
+                ) from None
             last_ms = first_ms + 1
         around = [self.period_at(first_ms)]
         while around[-1].end_ms < last_ms:

@@ -5,11 +5,17 @@ enter before they take effect and never change.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
+from pipeline.billing.contract import Terms
+from pipeline.billing.periods import HOUR_MS
 from pipeline.catalog.dated import changes_the_past, merged, with_added, without
 from pipeline.catalog.entry import Dated, Entry
 from pipeline.catalog.value import NEVER, START, Catalog, DatedAssignment, DatedContract, when
+from pipeline.events.times import parse_time
+
+_FIRST_MS, _LAST_MS = map(parse_time, ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"))
 
 
 def problem_of_accounts(catalog: Catalog, entry: Entry, from_ms: int) -> str:
@@ -30,10 +36,30 @@ def _problem_of_contracts(catalog: Catalog, entry: Entry, from_ms: int) -> str:
                 return f"{name} is in {contract.currency}, and version {other.version} in {other.currency}"
             if other.terms.effective_from == contract.terms.effective_from:
                 return f"{name} takes effect when version {other.version} does"
+        if problem := _problem_of_terms(contract.terms):
+            return f"{name}: {problem}"
         known.append(contract)
         effective_ms = contract.terms.effective_from
         if max(effective_ms, catalog.first_contracted(contract.name)) < from_ms:
             return f"{name} would hold from {when(effective_ms)}, {changes_the_past(from_ms)}"
+    return ""
+
+
+def _problem_of_terms(terms: Terms) -> str:
+    """Return what no contract file can say, and a bill cannot be made of."""
+    for outcome, tiers in terms.tiers.items():
+        limits = [0, *(tier.up_to for tier in tiers[:-1])]
+        is_rising = all(a is not None and b is not None and a < b for a, b in pairwise(limits))
+        if not tiers or tiers[-1].up_to is not None or not is_rising:
+            return f"the tiers of {outcome} do not rise to one without a limit"
+        if not all(tier.price.is_finite() and tier.price >= 0 for tier in tiers):
+            return f"{outcome} has a price that is not an amount"
+    counts = (*terms.included.values(), terms.cap_units or 0, terms.cap_amount or 0, terms.minimum)
+    if min(counts, default=0) < 0:
+        return "it has a number below zero"
+    times = (terms.effective_from, terms.anchor_ms)
+    if not all(_FIRST_MS <= ms <= _LAST_MS for ms in times) or terms.anchor_ms % HOUR_MS:
+        return "its anchor is not on the whole hour, or a time is out of range"
     return ""
 
 
@@ -58,6 +84,8 @@ def _problem_of_dates(
 ) -> str:
     for dated in added:
         name = dated.name or "no contract"
+        if dated.from_ms is not None and not _FIRST_MS <= dated.from_ms <= _LAST_MS:
+            return f"{whose}: the date of {name} is out of range"
         is_first = from_ms == START and not known and dated is added[0]
         if dated.from_ms is None and not is_first:
             return f"{whose}: {name} has no date"

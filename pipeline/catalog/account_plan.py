@@ -92,6 +92,12 @@ def _plan_members(catalog: Catalog, declared: Declared, dates: Dates, planned: C
             planned.changes.append(
                 f"tenant {tenant_id}: its units from {when(each.from_ms)} belong to account {each.name}"
             )
+        if added:
+            planned.notes.append(
+                f"tenant {tenant_id} moves: where a unit from before is taken back later, the statement "
+                "of its old account has it, but Stripe's meter counts one less for the new one: credit "
+                "the old customer, and bill the new one, by hand"
+            )
 
 
 def _missing(
@@ -182,7 +188,8 @@ def _problems_of_account(after: Catalog, account: str, added: Iterable[Dated]) -
         if versions and versions[0].terms.effective_from > each.from_ms:
             yield (
                 f"contract {each.name} from {when(each.from_ms)} has no version in force then: its "
-                f"first takes effect at {when(versions[0].terms.effective_from)}"
+                f"first takes effect at {when(versions[0].terms.effective_from)}: date the account from "
+                "then, with `from` in the file or with --from"
             )
         elif versions and versions[0].currency != contract.currency:
             yield (

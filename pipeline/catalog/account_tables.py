@@ -44,8 +44,11 @@ def read_accounts(
     def is_contract(here: str, name: object) -> list[str]:
         if isinstance(name, str) and name in contracts:
             return []
-        known = ", ".join(sorted(contracts)) or "of a file: name it in contract_files"
-        return [f"{here}: is {name!r}; it must be one of {known}"]
+        if not contracts:
+            return [
+                f"{here}: is {name!r}, and there are no contracts: name their files in contract_files"
+            ]
+        return [f"{here}: is {name!r}; it must be one of {', '.join(sorted(set(contracts)))}"]
 
     for account, table in accounts.items():
         here = f"{where}: accounts.{account}"

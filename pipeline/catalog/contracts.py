@@ -60,8 +60,13 @@ def _tiers(value: object) -> tuple[Tier, ...]:
         raise invalid(value, example)
     tiers: list[Tier] = []
     for number, tier in enumerate(value, 1):
-        if not isinstance(tier, dict) or not {"price"} <= tier.keys() <= {"up_to", "price"}:
+        if not isinstance(tier, dict):
             raise invalid(value, example)
+        if unknown := tier.keys() - {"up_to", "price"}:
+            name = min(unknown)
+            raise ValueError(f"{name}: {unknown_key(name, ['up_to', 'price'])}")
+        if "price" not in tier:
+            raise ValueError(f"tier {number} has no price")
         is_last = number == len(value)
         if ("up_to" in tier) == is_last:
             raise ValueError("the last tier has no up_to, and each tier before it has one")

@@ -70,5 +70,10 @@ def names_in(texts: Mapping[str, str]) -> list[str]:
     names = []
     for text in texts.values():
         with suppress(tomllib.TOMLDecodeError):
-            names.append(str(tomllib.loads(text).get("name")))
+            table = tomllib.loads(text)
+            versions = table.get("versions", [])
+            tables = [table, *versions] if isinstance(versions, list) else [table]
+            names += [
+                str(each["name"]) for each in tables if isinstance(each, dict) and "name" in each
+            ]
     return names

@@ -7,11 +7,11 @@ verifies signatures reads the secrets, with `load_keys`.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from pipeline.catalog.value import START, DatedGrant
+from pipeline.catalog.value import NEVER, START, DatedGrant
 from pipeline.config import read_variable
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import TENANT_ID
@@ -117,20 +117,29 @@ def load_keys(
     return keys
 
 
+class MissingSecret(NamedTuple):
+    """A secret that a process lacks for records that arrive between two times, ms, and why."""
+
+    from_ms: int
+    until_ms: int  # NEVER, unless the key signs for nobody from then on
+    text: str
+
+    @property
+    def is_revoked(self) -> bool:
+        return self.until_ms != NEVER
+
+
 def load_ring(
     granted: Mapping[str, Sequence[DatedGrant]], producers: Mapping[str, Producer]
-) -> tuple[KeyRing, list[tuple[int, str]]]:
+) -> tuple[KeyRing, list[MissingSecret]]:
     """Read the secrets of the keys in the catalog; return the keys, and which secrets are missing.
-
-    A missing secret is listed with the time from which the process needs it, in ms. A key that
-    signs for nobody any more needs none.
 
     Args:
         granted: for whom each key signs, by key id and in the order of the dates.
         producers: where this process finds the secrets, by key id.
     """
     secrets: dict[str, bytes] = {}
-    missing: list[tuple[int, str]] = []
+    missing: list[MissingSecret] = []
     for key_id, grants in granted.items():
         why = "RESMETER_CONFIG says nothing about its secret"
         if key_id in producers:
@@ -139,9 +148,10 @@ def load_ring(
                 continue
             except ValueError as error:
                 why = str(error)
-        needed_from_ms = _signs_since(grants)
-        if needed_from_ms is not None:
-            missing.append((needed_from_ms, f"producers.{key_id}: {why}"))
+        missing += [
+            MissingSecret(from_ms, until_ms, f"producers.{key_id}: {why}")
+            for from_ms, until_ms in _signing(grants)
+        ]
     times = sorted({_since(grant) for grants in granted.values() for grant in grants})
     return KeyRing([(at_ms, _keys_at(granted, secrets, at_ms)) for at_ms in times]), missing
 
@@ -163,15 +173,17 @@ def _keys_at(
     }
 
 
-def _signs_since(grants: Sequence[DatedGrant]) -> int | None:
-    """Return since when a key signs for somebody without a break; None: for nobody any more."""
+def _signing(grants: Sequence[DatedGrant]) -> list[tuple[int, int]]:
+    """Return the times, ms, between which a key signs for somebody without a break."""
+    times: list[tuple[int, int]] = []
     since_ms: int | None = None
     for grant in grants:
-        if grant.tenants == ():
+        if grant.tenants == () and since_ms is not None:
+            times.append((since_ms, _since(grant)))
             since_ms = None
-        elif since_ms is None:
+        elif grant.tenants != () and since_ms is None:
             since_ms = _since(grant)
-    return since_ms
+    return times if since_ms is None else [*times, (since_ms, NEVER)]
 
 
 def _since(grant: DatedGrant) -> int:

@@ -102,18 +102,20 @@ class Tenants:
     def problems_in_worker(self, seal_after_ms: int, now_ms: int) -> list[str]:
         """Return the problems that prevent a worker from starting. Reads the producers' secrets."""
         _, missing = load_ring(self.catalog.keys, self.producers)
-        hindrances = self.windows_too_long(seal_after_ms) + missing
-        return [text for from_ms, text in hindrances if from_ms <= now_ms]
+        return [
+            text for from_ms, text in self.windows_too_long(seal_after_ms) if from_ms <= now_ms
+        ] + [each.text for each in missing if each.from_ms <= now_ms < each.until_ms]
 
     def key_ring(self) -> KeyRing:
         """Read the producers' secrets, and return their keys.
 
         Raises:
-            ConfigurationError: with every secret that is missing or too short.
+            ConfigurationError: with every secret that is missing or too short, unless its key is
+                revoked.
         """
         keys, missing = load_ring(self.catalog.keys, self.producers)
-        if missing:
-            raise ConfigurationError([text for _, text in missing])
+        if needed := [each.text for each in missing if not each.is_revoked]:
+            raise ConfigurationError(needed)
         return keys
 
     def windows_too_long(self, seal_after_ms: int) -> list[tuple[int, str]]:
@@ -263,7 +265,7 @@ def _read_accounts(
         default = table.get("policy", DEFAULT)
         names: set[str] = set()
         for tenant_id in with_contract | members:
-            entry = tenants.get(tenant_id)
+            entry = tenants.get(tenant_id) if isinstance(tenants, dict) else None
             given = entry.get("policy", default) if isinstance(entry, dict) else default
             named = [each.get("name") for each in given] if isinstance(given, list) else [given]
             names |= {name for name in named if isinstance(name, str)}

@@ -223,5 +223,13 @@ def has_other_terms(known: Policy | None, policy: Policy) -> bool:
 
 
 def when(ms: int | None) -> str:
-    """Return a time for people; `the start` if there is no date."""
-    return "the start" if ms is None or ms <= START else format_time(ms).replace(".000Z", "Z")
+    """Return a time for people; `the start` if there is no date.
+
+    A number that an entry has may be no time: its years have more than four digits.
+    """
+    if ms is None or ms <= START:
+        return "the start"
+    try:
+        return format_time(ms).replace(".000Z", "Z")
+    except (OverflowError, ValueError):
+        return f"{ms} ms"

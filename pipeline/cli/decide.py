@@ -9,7 +9,8 @@ from pipeline.catalog.policies import DEFAULT, PRESETS, preset, read_policy
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
 from pipeline.cli.options import TIME, catalog_option, tenants_of
-from pipeline.cli.output import count_of, print_rejected, visible
+from pipeline.cli.output import count_of, hints_printer, print_rejected, visible
+from pipeline.events.reader import hints_for
 from pipeline.replay.decide import Histories, Totals, encode_decision
 from pipeline.resolve.machine import decide
 from pipeline.resolve.policy import Timeline
@@ -36,8 +37,8 @@ def command(files: tuple[str, ...], policy: str | None, catalog: str | None, as_
     """Decide over events in files, without Kafka: read one event per line, print one conversation per line.
 
     FILE may be `-` (standard input), a .gz or a .zst file. Standard error lists the lines that are
-    not valid events, with the reason; the exit status is then 3. A terminal also
-    gets the totals.
+    not valid events, with the reason; the exit status is then 3. A terminal also gets the totals,
+    and a warning for each name that seems to be misspelt.
 
     \b
     Example:
@@ -50,18 +51,23 @@ def command(files: tuple[str, ...], policy: str | None, catalog: str | None, as_
         tenants_of(catalog).timeline_for if policy is None else _same(read_timeline(policy))
     )
     histories, totals = Histories(), Totals()
+    # A program that reads the rejected lines gets nothing else.
+    on_hint = hints_printer(is_named=len(files) > 1) if sys.stderr.isatty() else None
     for path, number, line in read_lines(files):
         reason = histories.add(line)
         if reason is not None:
             totals.rejected += 1
             print_rejected(path, number, reason, named=len(files) > 1)
+        elif on_hint is not None:
+            for hint in hints_for(line):
+                on_hint(path, number, hint)
     out = sys.stdout.buffer
     for tenant_id, conversation_id, history in histories:
         decision = decide(history, timeline_for(tenant_id), as_of)
         totals.add(decision)
         out.write(encode_decision(tenant_id, conversation_id, decision) + b"\n")
     out.flush()
-    if sys.stderr.isatty():  # a program that reads the rejected lines gets nothing else
+    if on_hint is not None:
         click.echo(_summary(totals), err=True)
     if totals.rejected:
         sys.exit(FOUND)

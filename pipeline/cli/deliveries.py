@@ -256,8 +256,8 @@ def release(
 ) -> None:
     """Send the units of meter events again, under a new identifier that names the old one.
 
-    The sink sends them at its next flush, to the customer and the meter that the tenant file has
-    today. Without --stripe-checked, the command leaves meter events that Stripe may have counted,
+    The sink sends them at its next flush, to the customer and the meter that the catalog has
+    now. Without --stripe-checked, the command leaves meter events that Stripe may have counted,
     because they could be billed twice. It is safe to repeat. Exit status 3: some are left.
 
     \b

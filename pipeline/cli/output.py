@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -147,11 +147,21 @@ def progress(what: str) -> Iterator[OnRecord]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def print_hint(file: str, number: int, hint: str, *, named: bool) -> None:
-    """Print to standard error, as one line of JSON, what may be wrong with a line that is sent."""
-    members: dict[str, object] = {"file": file} if named else {}
-    members |= {"line": number, "warning": hint}
-    click.echo(visible(orjson.dumps(members).decode()), err=True)
+def hints_printer(*, is_named: bool) -> Callable[[str, int, str], None]:
+    """Return a function that prints to standard error, as a line of JSON, what may be wrong with a line.
+
+    It prints each hint once: a producer that misspells a name does it in every event.
+    """
+    warned: set[str] = set()
+
+    def print_hint(file: str, number: int, hint: str) -> None:
+        if hint not in warned:
+            warned.add(hint)
+            members: dict[str, object] = {"file": file} if is_named else {}
+            members |= {"line": number, "warning": hint}
+            click.echo(visible(orjson.dumps(members).decode()), err=True)
+
+    return print_hint
 
 
 def print_rejected(file: str, number: int, rejected: Rejected, *, named: bool) -> None:

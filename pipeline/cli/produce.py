@@ -10,7 +10,7 @@ from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
 from pipeline.cli.options import catalog_option, configured, tenants_of
-from pipeline.cli.output import count_of, print_hint, print_rejected, progress
+from pipeline.cli.output import count_of, hints_printer, print_rejected, progress
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.events.model import Rejected
@@ -65,13 +65,6 @@ def command(
     def on_rejected(file: str, number: int, rejected: Rejected) -> None:
         print_rejected(file, number, rejected, named=len(files) > 1)
 
-    warned: set[str] = set()
-
-    def on_hint(file: str, number: int, hint: str) -> None:
-        if hint not in warned:  # a producer that misspells a name does it in every event
-            warned.add(hint)
-            print_hint(file, number, hint, named=len(files) > 1)
-
     with progress(f"events to {settings.topics.events}") as on_record:
         produced = produce_lines(
             settings,
@@ -82,7 +75,7 @@ def command(
             on_rejected=on_rejected,
             on_interrupted=_print_interrupted,
             on_record=on_record,
-            on_hint=on_hint,
+            on_hint=hints_printer(is_named=len(files) > 1),
         )
     click.echo(
         f"{count_of(produced.sent, 'event')} sent and acknowledged, {produced.rejected:,} rejected",

@@ -52,7 +52,28 @@ def ignored_members(attributes: Mapping[str, object], data: object) -> list[str]
     if isinstance(data, Mapping):
         known = [field.name for field in fields]
         found += _ignored("data.", data, known, [f.name for f in fields if not f.required])
+        found += [
+            f"{name}: is ignored outside of data; did you mean 'data.{name}'?"
+            for name in known
+            if name in attributes and name not in _ATTRIBUTES and name not in data
+        ]
     return found
+
+
+def binary_meant(headers: Iterable[str]) -> str:
+    """Return a hint for headers that look like those of binary mode, of which nothing reads any."""
+    names = {name.lower(): name for name in list(headers)[:_NAMES_MAX]}
+    if "ce_specversion" in names:
+        return (
+            "the record has the headers of binary mode, and a content-type that says that the value is "
+            "the whole event: set content-type to that of data"
+        )
+    if any(name.startswith("ce_") for name in names):
+        return "the header ce_specversion is missing, so the other ce_ headers have no effect"
+    for name, written in names.items():
+        if name.startswith(("ce-", "cloudevents_", "cloudevents:")):
+            return f"the header {written[:60]!r} has no effect: in Kafka, names of attributes begin with ce_"
+    return ""
 
 
 def _ignored(

@@ -287,7 +287,8 @@ def _checked(value: object, form: inspect.Type, name: str) -> object:
 
 def _string(value: object, name: str, reason: Reason) -> str:
     if not isinstance(value, str):
-        raise _RejectedError(reason, f"{name}: is {_brief(value)}; it must be a string")
+        kind = "an RFC 3339 time in a string" if name == "time" else "a string"
+        raise _RejectedError(reason, f"{name}: is {_brief(value)}; it must be {kind}")
     return value
 
 

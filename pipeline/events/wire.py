@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union
 import msgspec
 from msgspec import Meta
 
-from pipeline.events import reader
+from pipeline.events import hints, reader
 from pipeline.events.data import DATA, Data, Identifier
 from pipeline.events.model import (
     AI_MESSAGE,
@@ -149,11 +149,19 @@ def read_event(value: bytes | None, headers: Headers = ()) -> Addressed | Reject
                 at, rank, source, wire.id, wire.sequence, channel, is_live, **data.members()
             )
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-        return reader.read_structured(value)
+        return _explained(reader.read_structured(value), headers)
     tenant_id = wire.tenant_id
     if tenant_id not in _tenants and not _is_tenant_id(tenant_id):
         return reader.read_structured(value)
     return Addressed(tenant_id, wire.subject, event)
+
+
+def _explained(read: Addressed | Rejected, headers: Headers) -> Addressed | Rejected:
+    """Add what the headers lack if the value is not an event: its producer may have meant binary mode."""
+    if type(read) is not Rejected or read.reason not in {"not_cloudevents", "malformed_json"}:
+        return read
+    hint = hints.binary_meant(name for name, _ in headers)
+    return Rejected(read.reason, f"{hint}; {read.detail}") if hint else read
 
 
 # Memoised: the tenant ids that are known to be valid, and one string for all events of a source,

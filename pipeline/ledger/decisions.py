@@ -213,10 +213,13 @@ def _replacement(
     billing: Billing,
     body_sha256: Callable[[MeterEvent], str],
 ) -> MeterEvent | str:
-    """Return a meter event with the same records, for the customer and meter in today's tenant file."""
+    """Return a meter event with the same records, for the customer and meter in today's catalog."""
     customer = billing.customer_for(event.tenant_id, event.hour * HOUR_MS)
     if customer is None:
-        return f"tenant {event.tenant_id} has no stripe_customer in the tenant file"
+        return (
+            f"the catalog has no Stripe customer of tenant {event.tenant_id}: name it in the tenant file, "
+            "and run resmeter catalog apply"
+        )
     awaits = select(awaited_record.c.id).where(awaited_record.c.identifier == event.identifier)
     awaited = connection.scalar(select(func.count()).select_from(awaits.subquery()))
     if awaited and event.state == "altered":

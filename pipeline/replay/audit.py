@@ -35,6 +35,7 @@ class StripeComparison(NamedTuple):
     units: int  # how many units were delivered, as the ledger says
     start: int
     end: int
+    recent: int = 0  # how many of the units may be missing at Stripe: see `stripe_lag_seconds`
 
 
 class AuditResult(NamedTuple):
@@ -179,7 +180,9 @@ def _compare_stripe(
     at_stripe = asyncio.run(read_sums(settings.stripe, sorted(meters), start, end))
     sums = reports.delivered_sums(ledger, start, end, certain_until)
     units = sum(known.most for known in sums)
-    return StripeComparison(list(reconcile(sums, at_stripe)), len(meters), units, start, end)
+    recent = sum(known.most - known.least for known in sums)
+    found = list(reconcile(sums, at_stripe))
+    return StripeComparison(found, len(meters), units, start, end, recent)
 
 
 def _whole_hours(

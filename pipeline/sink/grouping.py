@@ -8,6 +8,7 @@ For one tenant and outcome, by UTC hour of `occurred_at`:
    are not sent yet. So no charge is sent whose reversal is among the records.
 3. Remaining records that cancel out are netted: they leave the pending records, and nothing is sent
    for them. Remaining reversals without a charge stay pending.
+4. A group of too many records is split: what cancels out in it is netted, in parts.
 
 The rules exist because billers bill no negative total and limit the number of calls.
 `pipeline.sink.stripe` lists Stripe's limits.
@@ -22,6 +23,9 @@ import msgspec
 import orjson
 
 from pipeline.ledger.entries import HOUR_MS, MeterEvent, PendingRecord, PlannedEvent
+
+# An entry of the journal has at most 16 MB, and the id of a usage record at most 1,250 bytes.
+GROUP_RECORDS_MAX = 10_000
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -51,7 +55,7 @@ class Destination(NamedTuple):
 
 def group_records(records: Iterable[PendingRecord]) -> Grouping:
     """Group the pending records of one tenant and outcome, in any order."""
-    ordered = sorted(records, key=lambda record: (record.occurred_at, record.id))
+    ordered = sorted(records, key=_order)
     groups: list[Group] = []
     carried: list[PendingRecord] = []
     carried_sum = 0
@@ -75,11 +79,35 @@ def group_records(records: Iterable[PendingRecord]) -> Grouping:
             carried, carried_sum = [], 0
     netted = _netted(carried)
     if netted:
-        newest = netted[-1].occurred_at
-        groups.append(Group(newest // HOUR_MS, 0, newest // 1000, tuple(netted)))
+        groups.append(_netted_group(netted))
         ids = {record.id for record in netted}
         carried = [record for record in carried if record.id not in ids]
-    return Grouping(tuple(groups), tuple(carried))
+    return Grouping(tuple(part for group in groups for part in _parts(group)), tuple(carried))
+
+
+def _parts(group: Group) -> Iterable[Group]:
+    """Split a group that has too many records for an entry of the journal: what cancels out goes apart."""
+    if len(group.records) <= GROUP_RECORDS_MAX:
+        return [group]
+    charges = [record for record in group.records if record.quantity > 0]
+    reversals = [record for record in group.records if record.quantity < 0]
+    parts: list[Group] = []
+    for start in range(0, len(reversals), GROUP_RECORDS_MAX // 2):
+        taken_back = reversals[start : start + GROUP_RECORDS_MAX // 2]
+        pairs = [*taken_back, *charges[start : start + len(taken_back)]]
+        parts.append(_netted_group(sorted(pairs, key=_order)))
+    if left := charges[len(reversals) :]:
+        parts.append(Group(group.hour, group.value, group.timestamp, tuple(left)))
+    return parts
+
+
+def _netted_group(records: list[PendingRecord]) -> Group:
+    newest = records[-1].occurred_at
+    return Group(newest // HOUR_MS, 0, newest // 1000, tuple(records))
+
+
+def _order(record: PendingRecord) -> tuple[int, str]:
+    return record.occurred_at, record.id
 
 
 def _netted(carried: list[PendingRecord]) -> list[PendingRecord]:

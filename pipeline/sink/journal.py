@@ -179,12 +179,10 @@ class Journal:
     def follow(self) -> list[Verdict]:
         """Apply what is new in the journal, up to its present end; return the verdicts on it."""
         verdicts: list[Verdict] = []
-        # How far was read, and the ledger's position then: the last offsets may have no record.
-        read: tuple[int, int | None] | None = None
         while True:
             _, end = self._checked_bounds()
-            position = adoption.position(self.ledger, self.topic)
-            if (position or 0) >= end or read == (end, position):
+            start = position = adoption.position(self.ledger, self.topic)
+            if (position or 0) >= end:
                 return verdicts
             for batch in self._log_topic.read(position or 0, end):
                 placed = [self._placed(record) for record in batch]
@@ -195,7 +193,8 @@ class Journal:
                 self._report(applied.verdicts)
                 verdicts += applied.verdicts
             else:
-                read = (end, position)
+                if position == start:
+                    return verdicts  # the last offsets have no record
 
     def take_concluded(self) -> list[str]:
         """Return the meter events with a conclusion in the journal, as read since the last call."""

@@ -8,9 +8,9 @@ import msgspec
 from pipeline.catalog.prices import Billing
 from pipeline.ledger import Ledger, deliveries
 from pipeline.ledger.entries import MeterEvent, PendingSum, PlannedEvent
-from pipeline.sink.grouping import Destination, Group, freeze, group_records
+from pipeline.sink.grouping import GROUP_RECORDS_MAX, Destination, Group, freeze, group_records
 
-CHUNK_RECORDS = 20_000
+CHUNK_RECORDS = GROUP_RECORDS_MAX
 
 
 class Planned(msgspec.Struct):

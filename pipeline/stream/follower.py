@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.catalog.tenants import Tenants
+from pipeline.catalog.value import NEVER
 from pipeline.events.signature import KeyRing
 from pipeline.stream.basis import Basis
 from pipeline.stream.continuity import Continuity
@@ -52,11 +53,12 @@ class Follower:
 
         If not, read it again; if that is not enough, wait a moment.
         """
-        arrived_ms = max((b.timestamp for b in batches if not b.damage), default=NO_TIMESTAMP)
-        if self._following.may_decide(arrived_ms):
+        arrived = [b.timestamp for b in batches if b.timestamp != NO_TIMESTAMP and not b.damage]
+        first_ms, last_ms = min(arrived, default=NEVER), max(arrived, default=NO_TIMESTAMP)
+        if self._following.may_decide(first_ms, last_ms):
             return True
         await self.refresh()
-        if self._following.may_decide(arrived_ms):
+        if self._following.may_decide(first_ms, last_ms):
             return True
         await asyncio.sleep(retry_seconds)
         return False

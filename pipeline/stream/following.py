@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from pipeline.catalog.producers import Producer, load_ring
+from pipeline.catalog.producers import MissingSecret, Producer, load_ring
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import START, Catalog, when
 from pipeline.errors import ConfigurationError, ResmeterError, UnavailableError
@@ -56,6 +56,9 @@ class Following:
         self.keys = KeyRing([])
         self.limit_ms = START  # nothing that is dated then or later may be decided
         self.hindrances: list[tuple[int, str]] = []  # from when, and why this process cannot decide
+        # Revoked keys whose secrets are missing: what arrived before they were revoked cannot be judged.
+        self._unverifiable: list[MissingSecret] = []
+        self._needs_revoked = False
         self.unread = ""  # why the catalog could not be read, last time
         self._known_until_ms = START
         self._source = source
@@ -85,9 +88,15 @@ class Following:
         """
         self._take(self._source.refresh())
 
-    def may_decide(self, arrived_ms: int) -> bool:
-        """Return whether events that arrived up to a time may be decided; they may be dated later."""
-        return arrived_ms + FUTURE_MS_MAX < self.limit_ms
+    def may_decide(self, first_ms: int, last_ms: int) -> bool:
+        """Return whether events that arrived between two times may be decided.
+
+        They may be dated later. The secret of a revoked key is needed for what arrived before.
+        """
+        if any(first_ms < each.until_ms for each in self._unverifiable):
+            self._needs_revoked = True  # until the secrets are read again
+            return False
+        return last_ms + FUTURE_MS_MAX < self.limit_ms
 
     def problems(self) -> list[str]:
         """Return why the worker waits, or will have to."""
@@ -97,6 +106,11 @@ class Following:
             for from_ms, text in self.hindrances
             if from_ms < due_ms or from_ms == START
         ]
+        if self._needs_revoked:
+            found += [
+                f"catalog: {each.text} (needed for records that arrived before {when(each.until_ms)})"
+                for each in self._unverifiable
+            ]
         if self.unread:
             found.append(f"catalog: {self.unread}")
         return found
@@ -151,7 +165,7 @@ class Following:
         if catalog.head != self.catalog.head:
             await swap(Tenants(catalog), self._ring_of(catalog))
             _log.info("catalog_followed", entry=catalog.number, digest=catalog.digest)
-        elif self.hindrances:
+        elif self.hindrances or self._needs_revoked:
             await swap(self.tenants, self._ring_of(catalog))
         return True
 
@@ -170,7 +184,10 @@ class Following:
             producers = {}
             _log.warning("secrets_unread", error=str(error))
         ring, missing = load_ring(catalog.keys, producers)
-        self.hindrances = missing + Tenants(catalog).windows_too_long(self._seal_after_ms)
+        needed = [(each.from_ms, each.text) for each in missing if not each.is_revoked]
+        self.hindrances = needed + Tenants(catalog).windows_too_long(self._seal_after_ms)
+        self._unverifiable = [each for each in missing if each.is_revoked]
+        self._needs_revoked = False
         return ring
 
     def _limit(self) -> None:

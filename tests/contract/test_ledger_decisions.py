@@ -224,7 +224,7 @@ def test_a_release_without_a_customer_says_so(ledger: Ledger) -> None:
     event = rejected(ledger)
     tenants = tenants_with({})
 
-    assert "has no stripe_customer" in str(decide(ledger, event, "release", tenants=tenants))
+    assert "run resmeter catalog apply" in str(decide(ledger, event, "release", tenants=tenants))
 
 
 def test_waiting_events_are_chosen_by_state_tenant_and_time(ledger: Ledger) -> None:

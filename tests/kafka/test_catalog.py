@@ -16,6 +16,15 @@ from tests.support.events import resolved
 
 TENANT = '[tenants.acme]\nstripe_customer = "cus_1"\n'
 MOVED = TENANT + 'policy = "gorgias"\n'
+CONTRACT = """
+name = "acme-2026"
+version = 1
+effective_from = 2026-01-01T00:00:00Z
+price.resolution = "0.80"
+"""
+WITH_CONTRACT = (
+    f'contract_files = ["contract.toml"]\n{MOVED}[accounts.acme]\ncontract = "acme-2026"\n'
+)
 WHO = ("--who", "ada", "--reason", "test")
 
 
@@ -67,8 +76,11 @@ def test_a_date_within_the_lead_is_refused_and_publishes_nothing(run: Run, file:
 
 
 def test_an_export_is_restored_with_its_numbers_and_digests(run: Run, file: Path) -> None:
-    file.write_text(MOVED)
-    run.done("catalog", "apply", str(file), *WHO)
+    (run.folder / "contract.toml").write_text(CONTRACT)
+    file.write_text(WITH_CONTRACT)
+    applied = run.done("catalog", "apply", str(file), *WHO)
+    assert "resolution costs 0.8 usd (before: 0.99 usd)" in applied
+    assert "contract acme-2026 version 1" in run.done("catalog", "show", "--at", "2999-01-01")
     export = str(run.folder / "export.ndjson")
     run.done("catalog", "export", export)
     shown = run.done("catalog", "log")

@@ -32,6 +32,12 @@ class Bug(NamedTuple):
 
 BUGS = (
     Bug(
+        "a reversal takes nothing back on a statement",
+        "pipeline/billing/units.py",
+        "        taken.taken_back = True\n",
+        "",
+    ),
+    Bug(
         "a record that arrives after its meter event was adopted is pending",
         "pipeline/ledger/records.py",
         "        if added:\n            _link_awaited",

@@ -152,6 +152,10 @@ def _billed(history: History, outcome: Outcome) -> list[str]:
         for identifier, times in outcome.identifiers.items()
         if times > 1
     ]
+    for tenant_id, units in outcome.stated.items():
+        of_tenant = sum(number for (of, _), number in owed.items() if of == tenant_id)
+        if units != of_tenant:
+            faults.append(f"{tenant_id}: {units} units on the statement, {of_tenant} owed")
     at_stripe: dict[tuple[str, str], int] = {}
     for (customer, name, _), units in outcome.stripe.items():
         at_stripe[customer, name] = at_stripe.get((customer, name), 0) + units

@@ -16,10 +16,11 @@ from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.catalog import CatalogReader
 from tests.simulation.conflicts import append_conflict
-from tests.simulation.histories import CUSTOMERS, GRACE, T0, WINDOW, History
+from tests.simulation.histories import CUSTOMERS, GRACE, T0, TENANTS, WINDOW, History
 from tests.simulation.ledgers import Ledgers, open_ledgers, stored_records
 from tests.simulation.operator import decide_about_waiting
 from tests.simulation.sink import LEASE_SECONDS, Sink
+from tests.simulation.statements import stated_units
 from tests.simulation.worker import Worker
 from tests.simulation.world import FaultPoint, Loop, Process, ProcessKilled, Topic, World
 from tests.support.tenants import tenants_with
@@ -82,6 +83,7 @@ class Outcome(NamedTuple):
     delivered: dict[tuple[str, str], int]  # in the ledger: tenant, outcome → units
     stripe: dict[tuple[str, str, int], int]  # at Stripe: customer, event name, hour → units
     pending: dict[tuple[str, str], int]
+    stated: dict[str, int]  # on the tenant's statement: units that no reversal takes back
     identifiers: Counter[str]  # of meter events: how often Stripe counted each
     dead_letters: set[tuple[int, int]]  # origin: partition, offset
     events: dict[bytes, int | None]  # number in each conversation's state; None if it is sealed
@@ -204,8 +206,12 @@ class _Run:
         """Let an operator doubt what is not delivered, and decide, while a call is under way.
 
         This is what `resmeter ledger resume --perhaps-sent` does, and `resmeter deliveries` after it.
+        While a sink has another ledger, it may call what is released here: the runbook says to stop it.
         """
+        has_second = any(sink.is_second for sink in self._sinks)
         if self._faults.operator and self._operator.random() < _DECIDES_DURING_A_CALL:
+            if has_second:
+                return
             ledger, now_ms = Ledger(self._ledgers.engine), self.world.time
             holds.mark_uncertain(ledger, now_ms)
             found = decide_about_waiting(ledger, self._stripe, self._tenants, now_ms)
@@ -652,6 +658,7 @@ class _Run:
                 (pending.tenant_id, pending.outcome): pending.quantity
                 for pending in deliveries.pending_sums(ledger)
             },
+            stated=stated_units(ledger, TENANTS, self._tenants, world.time),
             identifiers=Counter(event.identifier for event in counted),
             dead_letters={
                 (int(headers["resmeter-partition"] or 0), int(headers["resmeter-offset"] or 0))

@@ -29,6 +29,12 @@ def print_scope(result: AuditResult, topic: str) -> None:
             f"{format_time(compared.start * 1000)} to {format_time(compared.end * 1000)}",
             err=True,
         )
+        if compared.recent:
+            print_text(
+                f"{count_of(compared.recent, 'unit')} may be missing in the totals without being a "
+                "finding, because the delivery is too recent: see --stripe-lag",
+                err=True,
+            )
 
 
 def print_audit_as_json(result: AuditResult) -> None:

@@ -58,9 +58,10 @@ def print_plan(plan: RebillPlan) -> None:
 def print_applied(applied: AppliedPlan) -> None:
     """Print how many corrections the ledger has, and which conversations were left as they are."""
     stored = applied.stored
+    written = sum(map(len, stored))
     click.echo(
-        f"{count_of(sum(map(len, stored)), 'correction')} of "
-        f"{count_of(len(stored), 'conversation')} {_are(len(stored))} in the ledger"
+        f"{count_of(written, 'correction')} of {count_of(len(stored), 'conversation')} "
+        f"{_are(written)} in the ledger"
     )
     if before := len(applied.written_before):
         click.echo(f"{count_of(before, 'conversation')} had been corrected by this plan before")

@@ -19,7 +19,7 @@ from pipeline.billing.statement import (
     statement_object,
     unit_object,
 )
-from pipeline.cli.output import print_table, visible
+from pipeline.cli.output import print_table, print_text, visible
 
 _LINE_COLUMNS = ("kind", "period", "outcome", "quantity", "price", "grant", "amount")
 _FORMULA = re.compile(r"[=+@\t\r]|-(?!\d+(\.\d+)?$)")  # an amount may be below zero
@@ -78,9 +78,9 @@ def print_statement(account: str, statement: Statement, units: Iterable[PlacedUn
     total = amount_text(statement.total, currency)
     table.add_row(Text("total"), "", "", total, style="bold")
     print_table(table)
-    click.echo("\n" + _units(statement))
-    for text in _left(statement):
-        click.echo(visible(text))
+    click.echo()
+    for text in (*_units(statement), *_left(statement)):
+        print_text(text, "  ")
     for unit in units:
         click.echo(_unit(unit))
 
@@ -99,7 +99,7 @@ def _label(line: Line) -> str:
     return what if line.period is None else f"{what}, adjusts {line.period}"
 
 
-def _units(statement: Statement) -> str:
+def _units(statement: Statement) -> Iterable[str]:
     counts = statement.counts
     parts = [
         f"{number:,} {name}"
@@ -113,12 +113,11 @@ def _units(statement: Statement) -> str:
         )
         if number
     ]
-    text = f"units: {counts.known:,}" + (f" ({', '.join(parts)})" if parts else "")
+    yield f"units: {counts.known:,}" + (f" ({', '.join(parts)})" if parts else "")
     if counts.late:
-        text += f"\nrecords that came after their period's close: {counts.late:,}"
+        yield f"records that came after their period's close: {counts.late:,}"
     if counts.unmatched:
-        text += f"\nreversals whose charge is not known: {counts.unmatched:,}"
-    return text
+        yield f"reversals whose charge is not known: {counts.unmatched:,}"
 
 
 def _left(statement: Statement) -> Iterable[str]:

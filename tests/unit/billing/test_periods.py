@@ -69,7 +69,7 @@ def test_an_anchor_that_is_replaced_before_its_first_boundary_has_no_period() ->
         ("2026-11-02", "no period begins then; the nearest begin on 2026-11-01 and 2026-11-15"),
         ("2026-11", "several periods begin then; write the start of one: 2026-11-01T00:00:00Z, "),
         ("2026-13", "is out of range"),
-        ("November", "is not an RFC 3339 time"),
+        ("November", "write a date such as 2026-11-01, or a month such as 2026-11"),
     ],
 )
 def test_a_name_that_is_not_of_one_period_is_refused(name: str, problem: str) -> None:

@@ -154,6 +154,7 @@ def test_what_has_no_date_begins_at_the_next_hour(files: Files) -> None:
     assert planned.changes[1:] == [
         "tenant bluejay-2: its units from 2026-11-27T13:00:00Z belong to account bluejay",
     ]
+    assert planned.notes[0].startswith("tenant bluejay-2 moves: where a unit from before is taken")
 
 
 def test_a_units_customer_is_that_of_its_tenants_account_at_the_time(files: Files) -> None:
@@ -287,7 +288,8 @@ def test_a_contract_without_a_version_in_force_is_refused(files: Files) -> None:
     assert files.plan(WITH_CONTRACT).refused == [
         (
             "account acme: contract acme-2026 from 2027-01-01T00:00:00Z has no version in force then: "
-            "its first takes effect at 2027-05-01T00:00:00Z"
+            "its first takes effect at 2027-05-01T00:00:00Z: date the account from then, with `from` in "
+            "the file or with --from"
         )
     ]
 
@@ -368,6 +370,28 @@ def test_a_wrong_contract_is_named_with_what_to_do(
     assert any(f"c1.toml: {problem}" in each for each in refused.value.problems)
 
 
+def test_a_file_may_have_all_versions_of_a_contract(files: Files) -> None:
+    files.contracts["c1.toml"] = (
+        'name = "acme-2026"\nprice.resolution = "0.80"\n'
+        "[[versions]]\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n"
+        "[[versions]]\nversion = 2\neffective_from = 2027-02-01T00:00:00Z\n"
+        'price.resolution = "0.75"\n'
+    )
+
+    planned = files.plan(WITH_CONTRACT)
+
+    assert not planned.refused
+    assert [each.version for each in planned.additions.contracts] == [1, 2]
+
+
+def test_a_contract_without_a_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "resmeter.toml"
+    file.write_text("[accounts.a]\ncontract = 'x'\n")
+
+    with pytest.raises(ConfigurationError, match="name their files in contract_files"):
+        read_declared(file)
+
+
 def test_versions_of_one_contract_have_one_currency(files: Files) -> None:
     files.contracts["c2.toml"] = next_version().replace('"usd"', '"eur"')
 
@@ -383,6 +407,7 @@ def test_versions_of_one_contract_have_one_currency(files: Files) -> None:
             "[accounts.a]\ncontract = 'x'\n",
             "accounts.a.contract: is 'x'; it must be one of acme-2026",
         ),
+        ("tenants = []\n[accounts.a]\ncontract = 'acme-2026'\n", "tenants: must be a table"),
         ("[accounts.a]\ncontracts = 'x'\n", "accounts.a.contracts: unknown key; did you mean"),
         ("[accounts.a]\nstripe_customer = 'x'\n", "accounts.a.stripe_customer: is 'x'"),
         ("[accounts.'a b']\n", "accounts.a b: an account's name must be 1 to 128 characters"),
@@ -455,6 +480,32 @@ def test_a_withdrawal_takes_a_contract_back_until_it_holds(files: Files) -> None
 
     assert (files.catalog.contracts, files.catalog.accounts) == ({}, {})
     assert files.catalog.members == before.members
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        (b'[null,"0.80"]', b'[5,"0.80"]'),
+        (b'[[null,"0.80"]]', b"[]"),
+        (b'[[null,"0.80"]]', b'[[2,"1"],[1,"1"],[null,"1"]]'),
+        (b'"0.80"', b'"NaN"'),
+        (b'"0.80"', b'"-1"'),
+        (b'"included":{"resolution":50}', b'"included":{"resolution":-1}'),
+        (b'"cap_amount":50000', b'"cap_amount":-1'),
+        (b'"anchor_ms":1767225600000', b'"anchor_ms":1767225600001'),
+        (b'"effective_from":1767225600000', b'"effective_from":1000000000000000000'),
+        (b'"from_ms":1798761600000', b'"from_ms":1000000000000000000'),
+    ],
+)
+def test_an_entry_that_no_file_can_make_is_void(files: Files, text: bytes, other: bytes) -> None:
+    planned = files.plan(WITH_CONTRACT)
+    (value,) = entries_of(planned.additions, files.catalog.digest, "ada", "test")
+    assert text in value
+
+    catalog, verdict = read(files.catalog, Appended(9, NOW, value.replace(text, other)))
+
+    assert verdict.reason
+    assert catalog is files.catalog
 
 
 def test_an_entry_that_dates_a_contract_in_the_past_is_void(files: Files) -> None:

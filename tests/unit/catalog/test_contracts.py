@@ -98,6 +98,11 @@ def test_no_contract_is_one_without_terms() -> None:
         ("price = 1", "price: is 1; it must be a table of outcomes"),
         ("tiers.a = []", "tiers: a: is []; it must be a list such as"),
         (
+            "tiers.a = [{ upto = 5, price = 1 }, { price = 2 }]",
+            "tiers: a: upto: unknown key; did you mean up_to?",
+        ),
+        ("tiers.a = [{ up_to = 5, price = 1 }, {}]", "tiers: a: tier 2 has no price"),
+        (
             "tiers.a = [{ price = 1 }, { price = 2 }]",
             "tiers: a: the last tier has no up_to, and each",
         ),

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.catalog.producers import Producer, load_ring
-from pipeline.catalog.value import START, DatedGrant
+from pipeline.catalog.value import NEVER, START, DatedGrant
 from pipeline.events.signature import Key, KeyRing
 
 SECRET = "0123456789abcdef" * 2
@@ -50,25 +50,29 @@ def test_a_secret_that_is_missing_is_named_with_its_date_and_nothing_is_trusted_
     keys, missing = load_ring({"new": (NEW,)}, producers)
 
     assert missing == [
-        (1_000, "producers.new: RESMETER_CONFIG says nothing about its secret"),
+        (1_000, NEVER, "producers.new: RESMETER_CONFIG says nothing about its secret"),
     ]
     assert keys.at(1_000) == {}
 
 
-def test_a_key_that_signs_for_nobody_any_more_needs_no_secret() -> None:
-    _, missing = load_ring({"old": (OLD, NOBODY)}, {})
+def test_the_secret_of_a_revoked_key_is_needed_for_what_arrived_before_and_for_nothing_else() -> (
+    None
+):
+    _, (missing,) = load_ring({"old": (OLD, NOBODY)}, {})
 
-    assert missing == []
-    assert load_ring({"old": (OLD,)}, {})[1][0][0] == START
+    assert missing.is_revoked
+    assert (missing.from_ms, missing.until_ms) == (START, 2_000)
+    (needed,) = load_ring({"old": (OLD,)}, {})[1]
+    assert (needed.from_ms, needed.until_ms) == (START, NEVER)
 
 
 def test_a_secret_is_needed_since_its_key_signs_and_not_since_its_tenants_changed() -> None:
     """Otherwise a worker without it rejects the events of today, until the change is in force."""
     narrower = DatedGrant(("acme",), 5_000, 4)
 
-    def needed_from(*grants: DatedGrant) -> int:
-        return load_ring({"key": grants}, {})[1][0][0]
+    def needed(*grants: DatedGrant) -> list[tuple[int, int]]:
+        return [(each.from_ms, each.until_ms) for each in load_ring({"key": grants}, {})[1]]
 
-    assert needed_from(OLD, narrower) == START
-    assert needed_from(NEW, narrower) == 1_000
-    assert needed_from(OLD, NOBODY, narrower) == 5_000
+    assert needed(OLD, narrower) == [(START, NEVER)]
+    assert needed(NEW, narrower) == [(1_000, NEVER)]
+    assert needed(OLD, NOBODY, narrower) == [(START, 2_000), (5_000, NEVER)]

@@ -382,3 +382,15 @@ def test_a_plan_that_was_made_before_another_one_of_its_tenant_was_applied_is_ou
     assert not catalog.amendments_after(before, "bluejay", "mine")
     assert not catalog.amendments_after(before, "acme", "plan-1")
     assert not catalog.amendments_after(catalog.number, "acme", "mine")
+
+
+@pytest.mark.parametrize("ms", [-(10**18), -(10**15), 10**15, 10**18])
+def test_a_date_of_no_calendar_ends_no_reader(log: Log, ms: int) -> None:
+    dated: list[dict[str, object]] = [
+        {"policies": (msgspec.structs.replace(FIN, version=7, effective_from=ms),)},
+        {"tenants": assigned("acme", "fin-2026", ms)},
+        {"keys": {"k1": Grant(None, ms)}},
+    ]
+    for parts in dated:
+        verdict = log.add(**parts)
+        assert verdict.number or verdict.reason.endswith("is the earliest")

@@ -395,6 +395,20 @@ def test_a_terminal_gets_the_totals_and_a_program_does_not(
     )
 
 
+def test_a_terminal_is_warned_once_of_a_misspelt_name(
+    decide: Run, resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(event("ai_message", "c1", 1, kind="answer", billabel=False) * 2)
+
+    said = on_a_terminal(["decide", str(file), "--as-of", AS_OF], resmeter_env).splitlines()
+
+    assert notes(decide(file)) == []
+    assert [json.loads(line) for line in said[:-1]] == [
+        {"line": 1, "warning": "data.billabel: is ignored; did you mean 'billable'?"}
+    ]
+
+
 def on_a_terminal(arguments: list[str], env: dict[str, str]) -> str:
     """Return what a command writes to standard error if that is a terminal."""
     ours, its = os.openpty()

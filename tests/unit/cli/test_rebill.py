@@ -248,6 +248,14 @@ def test_quarantined_corrections_are_not_counted_as_in_the_ledger(
     assert capsys.readouterr().out == "2 corrections of 2 conversations are in the ledger\n"
 
 
+def test_two_corrections_of_one_conversation_are_counted_in_good_english(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report(AppliedPlan([correctable("c1", 2)], [], [], set()))
+
+    assert capsys.readouterr().out == "2 corrections of 1 conversation are in the ledger\n"
+
+
 def test_quarantine_is_reported_beside_conversations_that_have_changed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,7 +1,9 @@
 """`resmeter statement`: one JSON object for programs, a table for people, CSV for spreadsheets."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -176,6 +178,44 @@ def test_the_table_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = capsys.readouterr()
     assert max(map(len, out.splitlines())) <= 80
     assert "minimum" in out
+
+
+def test_a_terminal_of_80_columns_gets_the_counts_on_two_lines(
+    resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    usage, terms, grants = (tmp_path / name for name in ("usage", "terms", "grants"))
+    charges = [
+        RECORD | {"id": f"c{n}", "occurred_at": f"2026-10-0{n}T10:00:00.000Z"} for n in range(1, 7)
+    ]
+    charges[2] |= {"outcome": "qualification", "policy": "special"}
+    usage.write_text("".join(f"{json.dumps(charge)}\n" for charge in charges))
+    terms.write_text(
+        'cap = { units = 1, action = "stop" }\nincluded.resolution = 1\nprice.resolution = "0.99"\n'
+    )
+    pack = {"kind": "pack", "id": "p", "outcomes": ["resolution"], "units": 1}
+    grants.write_text(json.dumps(pack | {"created_at": "2026-10-01T00:00:00Z"}))
+    files = ["--records", str(usage), "--contract", str(terms), "--grants", str(grants)]
+    times = ["--period", "2026-10", "--as-of", "2026-12-02"]
+
+    ours, its = os.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "pipeline", "statement", *files, *times],
+            env=resmeter_env | {"COLUMNS": "80"},
+            stdout=its,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        said = os.read(ours, 65_536).decode().splitlines()
+    finally:
+        os.close(ours)
+        os.close(its)
+
+    first = next(number for number, line in enumerate(said) if line.startswith("units"))
+    assert said[first : first + 2] == [
+        "units: 6 (1 included, 1 from packs, 1 charged, 2 over the cap, 1 without a",
+        "  price)",
+    ]
 
 
 # --- the ledger -----------------------------------------------------------------------------------

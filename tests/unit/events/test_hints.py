@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.events.model import Addressed, Rejected
+from pipeline.events.model import Addressed, Headers, Rejected
 from pipeline.events.reader import hints_for, read_binary, read_structured
 from pipeline.events.wire import read_event
 
@@ -133,6 +133,43 @@ def test_binary_mode_lists_the_same_faults() -> None:
     assert isinstance(found, Rejected)
     assert found.reason == "missing_attribute"
     assert "data.kind" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("headers", "hint"),
+    [
+        (
+            [("ce_specversion", b"1.0"), ("content-type", b"application/cloudevents+json")],
+            "set content-type to that of data; specversion: is missing",
+        ),
+        ([("ce_id", b"1")], "ce_specversion is missing, so the other ce_ headers have no effect; "),
+        (
+            [("ce-specversion", b"1.0")],
+            "the header 'ce-specversion' has no effect: in Kafka, names",
+        ),
+        ([("ce-id", None)], "the header 'ce-id' has no effect"),
+    ],
+)
+def test_a_record_that_was_meant_for_binary_mode_says_what_its_headers_lack(
+    headers: Headers, hint: str
+) -> None:
+    found = read_event(orjson.dumps({"kind": "answer"}), headers)
+
+    assert isinstance(found, Rejected)
+    assert found.reason == "not_cloudevents"
+    assert hint in found.detail
+    empty = read_event(None, headers)
+    assert isinstance(empty, Rejected)
+    assert hint.partition(";")[0] in empty.detail
+
+
+def test_a_member_of_data_outside_of_data_is_named() -> None:
+    outside = {name: member for name, member in EVENT.items() if name != "data"}
+
+    found = _rejected(outside | {"kind": "answer"})
+
+    assert found.reason == "invalid_data"
+    assert "kind: is ignored outside of data; did you mean 'data.kind'?" in found.detail
 
 
 @pytest.mark.parametrize("value", [b"[1,2]", b"[]", b"[{}]"])

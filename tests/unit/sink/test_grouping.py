@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.ledger.entries import HOUR_MS, MeterEvent, PendingRecord
-from pipeline.sink.grouping import Destination, Group, freeze, group_records, identifier_of
+from pipeline.sink.grouping import (
+    GROUP_RECORDS_MAX,
+    Destination,
+    Group,
+    freeze,
+    group_records,
+    identifier_of,
+)
 
 NOON = 490_000 * HOUR_MS
 DESTINATION = Destination("acme", "resolution", "cus_1", "m")
@@ -143,3 +150,19 @@ def test_freezing_a_group_twice_gives_the_same_meter_event() -> None:
     assert first.event.value == 2
     other = freeze(group, DESTINATION._replace(customer="cus_2"), digest)
     assert other.event.body_sha256 != first.event.body_sha256
+
+
+def test_no_group_is_too_large_for_an_entry_of_the_journal() -> None:
+    """After a rebill has taken back very many units, as many charges may be pending at once."""
+    records = [record(n, -1) for n in range(25_000)]
+    records += [record(n, 1, hour=1 + n % 3) for n in range(25_000, 50_007)]
+
+    groups = group_records(records).groups
+
+    assert max(len(group.records) for group in groups) <= GROUP_RECORDS_MAX
+    assert sorted(r for group in groups for r in group.records) == sorted(records)
+    assert [group.value for group in groups if group.value] == [7]
+    assert all(group.value == sum(r.quantity for r in group.records) for group in groups)
+    events = [freeze(group, DESTINATION, digest).event for group in groups]
+    assert [event.state for event in events].count("planned") == 1
+    assert len({event.identifier for event in events}) == len(groups)

@@ -1,12 +1,14 @@
-"""A worker decides nothing that an entry of the catalog which it does not know may change."""
+"""A worker decides nothing that an unknown entry of the catalog, or a missing secret, may change."""
 
 import asyncio
 
 import msgspec
+import pytest
 
-from pipeline.catalog.entry import Additions, Assigned, Entry, encode_entry, entries_of
+from pipeline.catalog.entry import Additions, Assigned, Entry, Grant, encode_entry, entries_of
 from pipeline.catalog.log import Appended, read
 from pipeline.catalog.policies import preset
+from pipeline.catalog.producers import Producer
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.events.signature import KeyRing
@@ -83,3 +85,38 @@ def test_the_limit_is_the_lead_after_the_clock_less_a_minute_for_the_brokers_clo
     asyncio.run(following.refresh(read_clock, swap))
 
     assert following.limit_ms == topic.now + LEAD_MS_MIN - MINUTE
+
+
+def test_what_arrived_before_a_key_was_revoked_waits_for_its_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topic = Topic()
+    producers: dict[str, Producer] = {}
+    following = Following(topic, lambda: producers, 10**12, end=lambda *_: None)
+    revoked_ms = topic.now + 2 * LEAD_MS_MIN
+    for grant in (Grant(None, topic.now + LEAD_MS_MIN), Grant((), revoked_ms)):
+        keys = {"chat-1": grant}
+        parent = topic.refresh().digest
+        topic.append(encode_entry(Entry(parent=parent, who="ada", why="", form=1, keys=keys)))
+    following.begin()
+
+    async def read_clock() -> int:
+        return revoked_ms + MINUTE
+
+    async def swap(tenants: Tenants, keys: KeyRing) -> None:
+        following.follow(tenants, keys)
+
+    asyncio.run(following.refresh(read_clock, swap))
+
+    assert following.may_decide(revoked_ms, revoked_ms)
+    assert following.problems() == []
+    assert not following.may_decide(revoked_ms - 1, revoked_ms)
+    (problem,) = following.problems()
+    assert "producers.chat-1: RESMETER_CONFIG says nothing about its secret" in problem
+
+    # The operator brings the secret back; the worker reads it with the next refresh.
+    monkeypatch.setenv("THE_SECRET", "0123456789abcdef" * 2)
+    producers["chat-1"] = Producer("chat-1", None, "THE_SECRET")
+    asyncio.run(following.refresh(read_clock, swap))
+    assert following.may_decide(revoked_ms - 1, revoked_ms)
+    assert following.problems() == []
