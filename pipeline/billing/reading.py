@@ -6,7 +6,7 @@ docs/reference/money.md §5.1 has the members. Every line is checked: a problem 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec.structs import fields
@@ -15,6 +15,7 @@ from pipeline.billing.grants import Credit, Grant, Pack, Void, entered_order
 from pipeline.billing.money import read_amount
 from pipeline.billing.periods import ALWAYS_MS, NEVER_MS
 from pipeline.billing.units import Entered
+from pipeline.decoding import json_decoder
 from pipeline.events.hints import misspelt
 from pipeline.events.times import parse_time
 
@@ -246,20 +247,18 @@ def _needed(key: str, value: _Parsed | None) -> _Parsed:
 def _read_lines(
     lines: Iterable[tuple[str, bytes]], form: type[_Parsed], what: str
 ) -> tuple[list[tuple[str, _Parsed]], list[str]]:
-    decoder: Any = msgspec.json.Decoder(form)
+    decode = json_decoder(form)
     parsed: list[tuple[str, _Parsed]] = []
     problems: list[str] = []
     for label, line in lines:
         try:
-            each = decoder.decode(line)
+            each = decode(line)
             _check_times(each)
             if form is GrantLine:
                 _check_names(msgspec.json.decode(line))
             parsed.append((label, each))
         except msgspec.ValidationError as error:
             problems.append(f"{label}: is not {what}: {_in_words(str(error), form)}")
-        except RecursionError:
-            problems.append(f"{label}: is not {what}: it is nested too deeply")
         except ValueError as error:  # also msgspec's error for what is not JSON
             problems.append(f"{label}: is not {what}: {error}")
     return parsed, problems
