@@ -188,6 +188,7 @@ async def test_a_running_sink_sends_nothing_again_if_its_database_loses_the_conc
     await sink.flush()
     later = T0 / 1000 + 48 * 3600
     bench.emulator.clock.set(later)
+    bench.ledger.close()
     bench.ledger._engine = replica.ledger._engine
     sink.dispatcher._timing = sink.dispatcher._timing._replace(now=lambda: later)
     sink.journal._now = lambda: later
