@@ -248,6 +248,7 @@ async def serving(emulator: Emulator, host: str, port: int) -> AsyncIterator[str
         yield f"http://{host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+        await asyncio.sleep(0)  # a connection that was cut ends in the loop's next turn
 
 
 async def run(emulator: Emulator, host: str, port: int, ready: Callable[[str], None]) -> None:
