@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pipeline.dev.emulator.customers import Customers
 from pipeline.dev.emulator.money import amount_of, currency_of
-from pipeline.dev.emulator.objects import Object, Objects, matches, page
+from pipeline.dev.emulator.objects import PAGE, Object, Objects, matches, page
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -26,7 +26,6 @@ from pipeline.dev.emulator.response import StripeError
 UNUSED_MAX = 100
 PRIORITY_DEFAULT, PRIORITY_MAX = 50, 100
 SCOPE_PRICES_MAX = 20
-_PAGE = {"limit", "starting_after", "ending_before"}
 _CREATE = {
     "amount", "applicability_config", "category", "customer", "effective_at", "expires_at",
     "metadata", "name", "priority",
@@ -111,12 +110,12 @@ class CreditGrants:
         return self._grants.get(grant_id)
 
     def listing(self, params: Params) -> Object:
-        check_names(params, {"customer", *_PAGE})
+        check_names(params, {"customer", *PAGE})
         return self._grants.page(params, matches(params, customer="customer"))
 
     def list_transactions(self, params: Params) -> Object:
         """Return a page of the credits that invoices have used, newest first."""
-        check_names(params, {"customer", "credit_grant", *_PAGE})
+        check_names(params, {"customer", "credit_grant", *PAGE})
         customer = required(params, "customer")
         used = [
             each

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pipeline.dev.emulator.customers import Customers
 from pipeline.dev.emulator.invoices import Invoices
 from pipeline.dev.emulator.money import amount_of, decimal_of, plain, times
-from pipeline.dev.emulator.objects import Object, Objects, matches, page
+from pipeline.dev.emulator.objects import PAGE, Object, Objects, matches, page
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -22,7 +22,6 @@ from pipeline.dev.emulator.params import (
 from pipeline.dev.emulator.response import StripeError, missing, not_found
 
 REASONS = {"duplicate", "fraudulent", "order_change", "product_unsatisfactory"}
-_PAGE = {"limit", "starting_after", "ending_before"}
 _GOES_TO = ("credit_amount", "out_of_band_amount", "refund_amount")
 _CREATE = {"amount", "invoice", "lines", "memo", "metadata", "reason", *_GOES_TO}
 _LINE = {
@@ -136,7 +135,7 @@ class CreditNotes:
         return note | {"lines": lines}
 
     def listing(self, params: Params) -> Object:
-        check_names(params, {"customer", "invoice", *_PAGE})
+        check_names(params, {"customer", "invoice", *PAGE})
         found = self._notes.page(params, matches(params, customer="customer", invoice="invoice"))
         return found | {"data": [self.get(each["id"]) for each in found["data"]]}
 

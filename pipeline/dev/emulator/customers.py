@@ -6,7 +6,7 @@ https://docs.stripe.com/billing/customer/balance
 
 from collections.abc import Callable
 
-from pipeline.dev.emulator.objects import Object, Objects, page
+from pipeline.dev.emulator.objects import PAGE, Object, Objects, page
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -95,7 +95,7 @@ class Customers:
 
     def listing(self, params: Params) -> Object:
         """Return a page of all customers, newest first."""
-        check_names(params, {"email", "limit", "starting_after", "ending_before"})
+        check_names(params, {"email", *PAGE})
         return self._customers.page(
             params, lambda each: params.get("email") in {None, each.get("email")}
         )

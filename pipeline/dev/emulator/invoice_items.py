@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pipeline.dev.emulator.customers import Customers
 from pipeline.dev.emulator.money import amount_of, currency_of, decimal_of, plain, times
-from pipeline.dev.emulator.objects import Object, Objects, matches
+from pipeline.dev.emulator.objects import PAGE, Object, Objects, matches
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -114,7 +114,7 @@ class InvoiceItems:
         """Return a page of the items; `pending` wants those of no invoice, or those of one."""
         check_names(
             params,
-            {"customer", "invoice", "pending", "limit", "starting_after", "ending_before"},
+            {"customer", "invoice", "pending", *PAGE},
         )
         is_match = matches(params, customer="customer", invoice="invoice")
         pending = {None: {True, False}, "true": {True}, "false": {False}}.get(params.get("pending"))

@@ -13,7 +13,7 @@ from pipeline.dev.emulator.invoice_items import InvoiceItems
 from pipeline.dev.emulator.lines import Usage, item_line, usage_lines
 from pipeline.dev.emulator.meter_events import MeterEvents
 from pipeline.dev.emulator.money import charge_min, currency_of
-from pipeline.dev.emulator.objects import Object, Objects, matches, page
+from pipeline.dev.emulator.objects import PAGE, Object, Objects, matches, page
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -28,7 +28,6 @@ from pipeline.dev.emulator.subscriptions import COLLECTIONS
 
 FINALIZES_SECONDS_MAX = 5 * 366 * 86_400
 LINES_IN_INVOICE = 10
-_PAGE = {"limit", "starting_after", "ending_before"}
 _CREATE = {
     "auto_advance", "automatically_finalizes_at", "collection_method", "currency", "customer",
     "days_until_due", "description", "footer", "metadata", "pending_invoice_items_behavior",
@@ -242,7 +241,7 @@ class Invoices:
 
     def listing(self, params: Params, now: float) -> Object:
         """Return a page of the invoices that the parameters select, newest first."""
-        check_names(params, {"collection_method", "customer", "status", "subscription", *_PAGE})
+        check_names(params, {"collection_method", "customer", "status", "subscription", *PAGE})
         is_match = matches(
             params, collection_method="collection_method", customer="customer", status="status"
         )

@@ -5,7 +5,7 @@ https://docs.stripe.com/api/billing/meter
 
 from collections.abc import Callable
 
-from pipeline.dev.emulator.objects import Object, Objects, matches
+from pipeline.dev.emulator.objects import PAGE, Object, Objects, matches
 from pipeline.dev.emulator.params import Params, check_names, mapping, required
 from pipeline.dev.emulator.response import StripeError, missing
 
@@ -85,7 +85,7 @@ class Meters:
 
     def listing(self, params: Params) -> Object:
         """Return a page of the meters, newest first; the parameter `status` filters them."""
-        check_names(params, {"status", "limit", "starting_after", "ending_before"})
+        check_names(params, {"status", *PAGE})
         return self._meters.page(params, matches(params, status="status"))
 
     def get(self, meter_id: str) -> Object:

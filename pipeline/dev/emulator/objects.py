@@ -7,6 +7,7 @@ from pipeline.dev.emulator.params import Params, whole
 from pipeline.dev.emulator.response import StripeError, not_found
 
 Object = dict[str, Any]
+PAGE = ("limit", "starting_after", "ending_before")  # the parameters of every list
 PAGE_SIZE = 10
 PAGE_SIZE_MAX = 100
 
@@ -52,7 +53,7 @@ class Objects:
 
 
 def page(objects: list[Object], params: Params, url: str) -> Object:
-    """Return the page of a list that `limit`, `starting_after` and `ending_before` select.
+    """Return the page of a list that the parameters of `PAGE` select.
 
     https://docs.stripe.com/api/pagination
 

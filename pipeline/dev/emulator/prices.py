@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.dev.emulator.meters import Meters
 from pipeline.dev.emulator.money import amount_of, currency_of, decimal_of, plain
-from pipeline.dev.emulator.objects import Object, Objects
+from pipeline.dev.emulator.objects import PAGE, Object, Objects
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -25,7 +25,6 @@ from pipeline.dev.emulator.params import (
 from pipeline.dev.emulator.products import Products
 from pipeline.dev.emulator.response import StripeError, missing
 
-_PAGE = {"limit", "starting_after", "ending_before"}
 _CREATE = {
     "active", "billing_scheme", "currency", "lookup_key", "metadata", "nickname", "product",
     "product_data", "recurring", "tax_behavior", "tiers", "tiers_mode", "transfer_lookup_key",
@@ -99,7 +98,7 @@ class Prices:
     def listing(self, params: Params) -> Object:
         """Return a page of the prices that the parameters select."""
         check_names(
-            params, {"active", "currency", "lookup_keys", "product", "recurring", "type", *_PAGE}
+            params, {"active", "currency", "lookup_keys", "product", "recurring", "type", *PAGE}
         )
         keys = set(listed(params, "lookup_keys"))
         active = flag(params, "active", default=True) if "active" in params else None

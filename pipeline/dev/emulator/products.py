@@ -5,7 +5,7 @@ https://docs.stripe.com/api/products
 
 from collections.abc import Callable
 
-from pipeline.dev.emulator.objects import Object, Objects
+from pipeline.dev.emulator.objects import PAGE, Object, Objects
 from pipeline.dev.emulator.params import Params, check_names, flag, required, with_metadata
 from pipeline.dev.emulator.response import StripeError
 
@@ -66,7 +66,7 @@ class Products:
 
     def listing(self, params: Params) -> Object:
         """Return a page of the products; `active` and `ids` filter them."""
-        check_names(params, {"active", "ids", "limit", "starting_after", "ending_before"})
+        check_names(params, {"active", "ids", *PAGE})
         ids = set(dict(params.get("ids") or {}).values())
         active = flag(params, "active", default=True) if "active" in params else None
         return self._products.page(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.dev.emulator.customers import Customers
-from pipeline.dev.emulator.objects import Object, Objects
+from pipeline.dev.emulator.objects import PAGE, Object, Objects
 from pipeline.dev.emulator.params import (
     Params,
     check_names,
@@ -26,7 +26,6 @@ from pipeline.dev.emulator.response import StripeError, missing
 
 PRORATIONS = {"always_invoice", "create_prorations", "none"}
 COLLECTIONS = {"charge_automatically", "send_invoice"}
-_PAGE = {"limit", "starting_after", "ending_before"}
 _CREATE = {
     "backdate_start_date", "billing_cycle_anchor", "billing_cycle_anchor_config",
     "cancel_at_period_end", "collection_method", "currency", "customer", "days_until_due",
@@ -146,7 +145,7 @@ class Subscriptions:
 
     def listing(self, params: Params) -> Object:
         """Return a page of the subscriptions that the parameters select; by default the active ones."""
-        check_names(params, {"customer", "price", "status", "collection_method", *_PAGE})
+        check_names(params, {"customer", "price", "status", "collection_method", *PAGE})
         status = one_of(params, "status", {"active", "canceled", "all", "ended"}, "active")
         if "customer" in params and status != "all":
             self._customers.known(params["customer"])
