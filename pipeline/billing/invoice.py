@@ -14,13 +14,11 @@ import msgspec
 import orjson
 
 from pipeline.billing.contract import Tier
-from pipeline.billing.money import line_amount, price_text
+from pipeline.billing.money import digits_of, line_amount, price_text, stripe_digits
 from pipeline.billing.statement import Line, Statement
 from pipeline.events.times import format_time
 
 ITEMS_MAX = 200  # Stripe takes 250 a draft
-# Stripe counts these currencies in hundredths, though no amount has a fraction.
-_IN_HUNDREDTHS = frozenset(["isk", "ugx"])
 
 
 class StripePrice(msgspec.Struct, frozen=True):
@@ -111,7 +109,8 @@ def plan_invoice(
 
 def to_stripe(amount: int, currency: str) -> int:
     """Return an amount in the minor units that Stripe counts in."""
-    return amount * 100 if currency in _IN_HUNDREDTHS else amount
+    more: int = 10 ** (stripe_digits(currency) - digits_of(currency))
+    return amount * more
 
 
 def _split(

@@ -29,6 +29,7 @@ _WITHOUT_DIGITS = frozenset(
         "xpf",
     ]
 )
+_HUNDREDTHS_AT_STRIPE = frozenset(["isk", "ugx"])
 _WITH_THREE_DIGITS = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 _AMOUNT = re.compile(r"\d{1,13}(\.\d{1,12})?", re.ASCII)
 
@@ -38,6 +39,14 @@ def digits_of(currency: str) -> int:
     if currency in _WITHOUT_DIGITS:
         return 0
     return 3 if currency in _WITH_THREE_DIGITS else 2
+
+
+def stripe_digits(currency: str) -> int:
+    """Return how many digits Stripe counts an amount of the currency in.
+
+    https://docs.stripe.com/currencies
+    """
+    return 2 if currency in _HUNDREDTHS_AT_STRIPE else digits_of(currency)
 
 
 def step_of(currency: str) -> int:

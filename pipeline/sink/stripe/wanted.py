@@ -10,15 +10,13 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pipeline.billing.contract import Terms, Tier
-from pipeline.billing.money import digits_of
+from pipeline.billing.money import price_text, stripe_digits
 from pipeline.billing.periods import DEFAULT_ANCHOR_MS
 from pipeline.catalog.charges import Holding, holdings, outcomes_billed
 from pipeline.catalog.value import Catalog
 from pipeline.resolve.policy import Policy
 
 LOOKUP_KEY_CHARACTERS_MAX = 200
-# Amounts of these are written in hundredths, which are always whole.
-_HUNDREDTHS = frozenset({"isk", "ugx"})
 
 Tiers = tuple[Tier, ...]
 
@@ -44,8 +42,8 @@ class Price(NamedTuple):
     @property
     def lookup_key(self) -> str:
         """Return the name under which Stripe finds the price: a function of what it costs."""
-        tiers = ",".join(f"{up_to or 'inf'}:{plain(price)}" for up_to, price in self.tiers)
-        costs = plain(self.tiers[0].price) if len(self.tiers) == 1 else tiers
+        tiers = ",".join(f"{up_to or 'inf'}:{price_text(price)}" for up_to, price in self.tiers)
+        costs = price_text(self.tiers[0].price) if len(self.tiers) == 1 else tiers
         key = f"resmeter/{self.event_name}/{self.currency}/{costs}"
         if len(key) <= LOOKUP_KEY_CHARACTERS_MAX:
             return key
@@ -57,7 +55,7 @@ class Price(NamedTuple):
             return {
                 "currency": self.currency,
                 "billing_scheme": "per_unit",
-                "unit_amount_decimal": plain(minor_units(self.tiers[0].price, self.currency)),
+                "unit_amount_decimal": price_text(minor_units(self.tiers[0].price, self.currency)),
             }
         return {
             "currency": self.currency,
@@ -66,7 +64,7 @@ class Price(NamedTuple):
             "tiers": [
                 {
                     "up_to": up_to or "inf",
-                    "unit_amount_decimal": plain(minor_units(price, self.currency)),
+                    "unit_amount_decimal": price_text(minor_units(price, self.currency)),
                 }
                 for up_to, price in self.tiers
             ],
@@ -189,25 +187,18 @@ def costs_of(account: Account) -> str:
 def tiers_text(tiers: Tiers) -> str:
     """Return what a unit costs, in words."""
     if len(tiers) == 1:
-        return plain(tiers[0].price)
+        return price_text(tiers[0].price)
     return ", ".join(
-        f"{plain(price)} up to {up_to}" if up_to else f"then {plain(price)}"
+        f"{price_text(price)} up to {up_to}" if up_to else f"then {price_text(price)}"
         for up_to, price in tiers
     )
 
 
 def minor_units(price: Decimal, currency: str) -> Decimal:
     """Return a price in what Stripe counts for a currency."""
-    digits = 2 if currency in _HUNDREDTHS else digits_of(currency)
-    return price.scaleb(digits)
+    return price.scaleb(stripe_digits(currency))
 
 
 def major_units(amount: Decimal, currency: str) -> Decimal:
     """Return the price that Stripe has in its minor units."""
-    return amount.scaleb(-(2 if currency in _HUNDREDTHS else digits_of(currency)))
-
-
-def plain(number: Decimal) -> str:
-    """Return a number without exponent and trailing zeros."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return amount.scaleb(-stripe_digits(currency))
