@@ -228,28 +228,11 @@ class Intake:
         position = TopicPartition(self._topic, partition)
         low, high = consumer.get_watermark_offsets(position, timeout=CONNECT_SECONDS_MAX)
         expected = self._stored[partition]
-        if low > (expected or 0):
-            self._origin.check_complete(partition, expected, low)
+        self._origin.check_bounds(partition, expected, low, high)
         if expected is None:
             self._read[partition] = 0
             position.offset = OFFSET_BEGINNING
             return position
-        if expected > high:
-            raise BrokenInvariantError(
-                f"the ledger {self._ledger.redacted_url} has {self._topic}[{partition}] up to offset "
-                f"{expected}, but at {self._servers} the partition ends at {high}: the ledger belongs "
-                "to another Kafka or topic, or Kafka has lost records. Set RESMETER_LEDGER__URL to the "
-                "ledger of this Kafka"
-            )
-        if expected < low:
-            self._metrics.records_missing.inc(low - expected)
-            self._log.error(
-                "usage_records_missing",
-                topic=self._topic,
-                partition=partition,
-                first_offset=expected,
-                last_offset=low - 1,
-            )
         self._read[partition] = max(expected, low)
         # From the last record that the ledger has: it must still be there.
         position.offset = max(expected - 1, low)
@@ -268,14 +251,12 @@ class Intake:
             assert offset is not None
             # Skip a record fetched before a rebalance or a seek: the partition is no longer ours, or
             # the ledger has the record.
-            origin = dict(headers_of(message)).get(ORIGIN_HEADER)
-            record = ConsumedRecord(partition, offset, message.value(), origin)
-            if offset < self._read.get(partition, offset + 1):
-                if offset + 1 == self._stored.get(partition):
-                    self._origin.check_last(record, self._lows[partition])
-                continue
-            self._read[partition] = offset + 1
-            consumed.append(record)
+            if offset >= self._read.get(partition, offset + 1):
+                self._read[partition] = offset + 1
+                consumed.append(_record_of(message, partition, offset))
+            elif offset + 1 == self._stored.get(partition):
+                record = _record_of(message, partition, offset)
+                self._origin.check_last(record, self._lows[partition])
         return consumed
 
     def _store(self, consumer: Consumer, consumed: list[ConsumedRecord]) -> None:
@@ -405,3 +386,8 @@ class Intake:
         else:
             # The client reconnects by itself.
             self._log.debug("kafka_error", detail=error.str())
+
+
+def _record_of(message: Message, partition: int, offset: int) -> ConsumedRecord:
+    origin = dict(headers_of(message)).get(ORIGIN_HEADER)
+    return ConsumedRecord(partition, offset, message.value(), origin)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from pipeline.errors import ConfigurationError, UnavailableError
+from pipeline.errors import BrokenInvariantError, ConfigurationError, UnavailableError
 from pipeline.ledger import Ledger, continuation, records
 from pipeline.ledger.entries import ConsumedRecord
 from pipeline.logs import get_logger
@@ -61,12 +61,37 @@ class RecordsOrigin:
                 todo="run `resmeter audit`: it names what is missing",
             )
 
-    def check_complete(self, partition: int, expected: int | None, low: int) -> None:
-        """Check that no newer ledger had the records between `expected` and `low`, which are deleted.
+    def check_bounds(self, partition: int, expected: int | None, low: int, high: int) -> None:
+        """Check that a partition has what follows on the ledger's offset; report what is deleted.
 
         Raises:
-            ConfigurationError: one had, or this ledger is new: units that were never sent may be lost.
+            ConfigurationError: a newer ledger had what is deleted, or this one is new: units that were
+                never sent may be lost.
+            BrokenInvariantError: the partition ends before the ledger's offset.
         """
+        if low > (expected or 0):
+            self._check_complete(partition, expected, low)
+        if expected is None:
+            return
+        if expected > high:
+            raise BrokenInvariantError(
+                f"the ledger {self._ledger.redacted_url} has {self._topic}[{partition}] up to offset "
+                f"{expected}, but at {self._servers} the partition ends at {high}: the ledger belongs "
+                "to another Kafka or topic, or Kafka has lost records. Set RESMETER_LEDGER__URL to the "
+                "ledger of this Kafka"
+            )
+        if expected < low:
+            self._metrics.records_missing.inc(low - expected)
+            self._log.error(
+                "usage_records_missing",
+                topic=self._topic,
+                partition=partition,
+                first_offset=expected,
+                last_offset=low - 1,
+            )
+
+    def _check_complete(self, partition: int, expected: int | None, low: int) -> None:
+        """Check that no newer ledger had the records between `expected` and `low`, which are deleted."""
         if self._is_made_again:
             return
         if expected is None or records.awaits_any(self._ledger):
