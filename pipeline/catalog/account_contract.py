@@ -7,8 +7,9 @@ Before its first contract and after its last, the prices of its tenants' policie
 import msgspec
 
 from pipeline.billing.contract import Contract, Terms
-from pipeline.billing.periods import ALWAYS_MS, DEFAULT_ANCHOR_MS, NEVER_MS
-from pipeline.catalog.value import Catalog
+from pipeline.billing.periods import DEFAULT_ANCHOR_MS
+from pipeline.catalog.dated import spans
+from pipeline.catalog.value import START, Catalog
 
 
 def contract_of(catalog: Catalog, account: str) -> Contract | None:
@@ -19,15 +20,10 @@ def contract_of(catalog: Catalog, account: str) -> Contract | None:
     cuts: list[int] = []
     if assigned and assigned[0].from_ms is not None:
         terms.append(Terms())
-    for number, each in enumerate(assigned):
-        from_ms = ALWAYS_MS if each.from_ms is None else each.from_ms
-        last = number + 1 == len(assigned)
-        to_ms = NEVER_MS if last else assigned[number + 1].from_ms or ALWAYS_MS
-        if from_ms >= to_ms:
-            continue  # a later entry assigns another from the same time on
-        if each.from_ms is not None:
+    for name, from_ms, to_ms in spans(assigned):
+        if from_ms > START:
             cuts.append(from_ms)
-        versions = catalog.contract_versions(each.name)
+        versions = catalog.contract_versions(name)
         if not versions:
             anchor_ms = terms[-1].anchor_ms if terms else DEFAULT_ANCHOR_MS
             terms.append(Terms(effective_from=from_ms, anchor_ms=anchor_ms))

@@ -12,8 +12,9 @@ from pipeline.billing.contract import Terms, Tier
 from pipeline.billing.money import amount_text, price_text
 from pipeline.billing.periods import NEVER_MS, Calendar
 from pipeline.catalog.account_contract import contract_of
+from pipeline.catalog.dated import spans
 from pipeline.catalog.entry import ContractVersion
-from pipeline.catalog.value import START, Catalog
+from pipeline.catalog.value import Catalog
 from pipeline.resolve.machine import PROCEDURE_HANDOFF, RESOLUTION
 from pipeline.resolve.policy import Policy
 
@@ -40,13 +41,9 @@ def calendar_of(versions: Sequence[ContractVersion]) -> Calendar:
 def holdings(catalog: Catalog, account: str) -> list[Holding]:
     """Return which version of which contract an account has when, in order."""
     found: list[Holding] = []
-    assigned = catalog.accounts.get(account, ())
-    for number, each in enumerate(assigned):
-        last = number + 1 == len(assigned)
-        to_ms = NEVER_MS if last else assigned[number + 1].from_ms or START
-        from_ms = START if each.from_ms is None else each.from_ms
-        versions = catalog.contract_versions(each.name)
-        if not each.name or not versions or from_ms >= to_ms:
+    for name, from_ms, to_ms in spans(catalog.accounts.get(account, ())):
+        versions = catalog.contract_versions(name)
+        if not versions:
             continue
         # A version holds from the first period that begins when it takes effect, or later.
         calendar = calendar_of(versions)

@@ -1,9 +1,9 @@
 """The parts of a catalog that have dates: in order, with what entries add. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from pipeline.catalog.value import START, DatedAssignment, DatedGrant, when
+from pipeline.catalog.value import NEVER, START, DatedAssignment, DatedGrant, when
 
 _Dated = TypeVar("_Dated", DatedAssignment, DatedGrant)
 _Value = TypeVar("_Value")
@@ -22,6 +22,17 @@ class Named(Protocol):
 def in_order(dated: Iterable[_Dated]) -> tuple[_Dated, ...]:
     """Sort by date; of equal dates the later entry stays behind, and holds."""
     return tuple(sorted(dated, key=lambda each: START if each.from_ms is None else each.from_ms))
+
+
+def spans(assigned: Sequence[DatedAssignment]) -> Iterator[tuple[str, int, int]]:
+    """Yield each name with the times, ms, between which it holds: until the next, or NEVER.
+
+    Of names with the same time, only the last one holds.
+    """
+    starts = [START if each.from_ms is None else each.from_ms for each in assigned]
+    for each, from_ms, to_ms in zip(assigned, starts, [*starts, NEVER][1:], strict=True):
+        if from_ms < to_ms:
+            yield each.name, from_ms, to_ms
 
 
 def with_added(

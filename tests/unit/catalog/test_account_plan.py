@@ -14,6 +14,7 @@ from pipeline.catalog.tenants import Tenants, read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog
 from pipeline.errors import ConfigurationError
 from pipeline.events.times import parse_time
+from tests.support.tenants import taken
 
 NOW = parse_time("2026-11-27T12:00:00Z")
 EARLIEST = NOW + LEAD_MS_MIN
@@ -59,11 +60,8 @@ class Files:
         self.take(entries_of(beginning(declared), "", "ada", "start", LEAD_MS_MIN), NOW - 10**9)
 
     def take(self, values: list[bytes], at_ms: int) -> None:
-        for value in values:
-            record = Appended(len(self.verdicts), at_ms, value)
-            self.catalog, verdict = read(self.catalog, record)
-            assert not verdict.reason
-            self.verdicts.append(verdict)
+        self.catalog, verdicts = taken(self.catalog, values, at_ms, len(self.verdicts))
+        self.verdicts += verdicts
 
     def write(self, text: str) -> Path:
         for name, contract in self.contracts.items():

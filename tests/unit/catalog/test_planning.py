@@ -6,11 +6,11 @@ import pytest
 
 from pipeline.catalog.declared import CatalogPlan
 from pipeline.catalog.entry import entries_of
-from pipeline.catalog.log import Appended, read
 from pipeline.catalog.planning import beginning, plan
 from pipeline.catalog.tenants import read_declared
 from pipeline.catalog.value import LEAD_MS_MIN, Catalog, Touched
 from pipeline.events.times import parse_time
+from tests.support.tenants import taken
 
 NOW = parse_time("2026-11-27T12:00:00Z")
 EARLIEST = NOW + LEAD_MS_MIN
@@ -42,9 +42,7 @@ class Files:
         self.take(entries_of(beginning(declared), "", "ada", "start", LEAD_MS_MIN), NOW - 10**9)
 
     def take(self, values: list[bytes], at_ms: int) -> None:
-        for value in values:
-            self.catalog, verdict = read(self.catalog, Appended(0, at_ms, value))
-            assert not verdict.reason
+        self.catalog, _ = taken(self.catalog, values, at_ms)
 
     def write(self, text: str, head: str = "") -> Path:
         file = self.folder / "resmeter.toml"
