@@ -5,14 +5,14 @@ import time
 
 import click
 
-from pipeline.catalog.accounts import account_of, is_known
+from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
 from pipeline.cli import FOUND
 from pipeline.cli.options import TEXT, json_option, opened
 from pipeline.cli.output import progress
 from pipeline.cli.views.close import print_readiness, print_readiness_as_json
-from pipeline.errors import ConfigurationError
 from pipeline.ledger import Ledger, reports
+from pipeline.ledger.statements import check_accounts
 from pipeline.replay.closing import Checks, Readiness
 from pipeline.replay.decided import read_decided
 
@@ -25,9 +25,11 @@ from pipeline.replay.decided import read_decided
     help="The date on which the period begins: 2026-11-01, or 2026-11 if only one begins then. If "
     "not set, the one after the last closed, else the last that has ended.",
 )
-@click.option("--check", "checks", is_flag=True, required=True, help="Change nothing, and report.")
+@click.option(
+    "--check", is_flag=True, required=True, expose_value=False, help="Change nothing, and report."
+)
 @json_option("Print one JSON object for each account.")
-def command(accounts: tuple[str, ...], period: str | None, *, checks: bool, as_json: bool) -> None:
+def command(accounts: tuple[str, ...], period: str | None, *, as_json: bool) -> None:
     """Say what is missing before a period can be closed, and what Stripe's invoice needs.
 
     For each account, or for those that you name: the total of the statement as it is now, what is
@@ -40,17 +42,9 @@ def command(accounts: tuple[str, ...], period: str | None, *, checks: bool, as_j
       resmeter close --check --period 2026-10
       resmeter close --check acme --json | jq '.missing'
     """
-    assert checks
     with opened() as (settings, tenants, ledger):
         names = accounts or _accounts(ledger, tenants)
-        if unknown := [name for name in names if not is_known(tenants, name)]:
-            used = {each.tenant_id for each in reports.usage(ledger)}
-            if problems := [
-                f"no account {name!r}: the ledger has no usage of it, and the catalog no such name"
-                for name in unknown
-                if name not in used
-            ]:
-                raise ConfigurationError(problems)
+        check_accounts(ledger, tenants, accounts)
         periods = Checks(ledger, tenants, read_decided(settings), int(time.time() * 1000))
         found: list[Readiness] = []
         with progress("reading the ledger") as on_record:

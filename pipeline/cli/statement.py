@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.billing.run import Stated
-from pipeline.catalog.accounts import account_of, is_known
+from pipeline.catalog.accounts import account_of
 from pipeline.catalog.toml_values import parse_duration
 from pipeline.cli import FOUND
 from pipeline.cli.files import read_lines
@@ -15,8 +15,7 @@ from pipeline.cli.options import TEXT, TIME, json_option, opened, tenants_alone
 from pipeline.cli.output import print_text
 from pipeline.cli.views.statement import print_csv, print_json, print_statement
 from pipeline.errors import ConfigurationError
-from pipeline.ledger import reports
-from pipeline.ledger.statements import state_account
+from pipeline.ledger.statements import check_accounts, state_account
 from pipeline.replay.statement_files import Lines, StatementFiles, state_files
 
 _CLOSE_AFTER = "45m"
@@ -141,12 +140,7 @@ def command(
 
 def _of_ledger(account: str, period: str | None, as_of: int) -> Stated:
     with opened() as (_, tenants, ledger):
-        if not is_known(tenants, account) and not reports.usage(ledger, tenant_id=account):
-            raise ConfigurationError(
-                [
-                    f"no account {account!r}: the ledger has no usage of it, and the catalog does not name it"
-                ]
-            )
+        check_accounts(ledger, tenants, [account])
         stated = state_account(ledger, account_of(tenants, account), tenants, period, as_of)
         pays = tenants.catalog.account_of(account, as_of)
         if pays != account and not stated.statement.counts.known:

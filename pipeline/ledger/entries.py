@@ -279,6 +279,11 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     price: str | None = None
     currency: str | None = None
 
+    @property
+    def pending(self) -> int:
+        """The units that are pending, planned or sent; below zero, they are carried."""
+        return self.quantity - self.delivered - self.rejected - self.uncertain - self.altered
+
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """A usage record, its position, that of its evidence, and its delivery to Stripe."""

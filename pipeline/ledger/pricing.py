@@ -67,7 +67,8 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
     lines: dict[tuple[str, str, str | None], PricedUsage] = {}
     amounts: dict[tuple[str, str, str | None], Decimal] = {}
     for usage in sums:
-        price = _price_of(usage, prices)
+        source = (usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)
+        price = price_in_ledger(usage.price, usage.currency, source, prices)
         key = (usage.tenant_id, usage.outcome, price[1] if price else None)
         line = lines.setdefault(
             key,
@@ -90,8 +91,7 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
         line["confirmed"] += usage.confirmed
         line["assumed"] += usage.assumed
         line["delivered"] += usage.delivered
-        line["pending"] += usage.quantity - usage.delivered
-        line["pending"] -= usage.rejected + usage.uncertain + usage.altered
+        line["pending"] += usage.pending
         line["rejected"] += usage.rejected
         line["uncertain"] += usage.uncertain
         line["altered"] += usage.altered
@@ -101,7 +101,10 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
     return [lines[key] for key in sorted(lines, key=lambda k: (k[0], k[1], k[2] or ""))]
 
 
-def _price_of(usage: UsageSum, prices: Prices) -> tuple[Decimal, str] | None:
-    if usage.price is not None and usage.currency is not None:
-        return Decimal(usage.price), usage.currency
-    return prices.price_for(usage.tenant_id, usage.outcome, usage.policy, usage.policy_version)
+def price_in_ledger(
+    price: str | None, currency: str | None, source: PriceSource, prices: Prices
+) -> tuple[Decimal, str] | None:
+    """Return the price that was fixed when usage was stored, else that of its policy version now."""
+    if price is not None and currency is not None:
+        return Decimal(price), currency
+    return prices.price_for(*source)

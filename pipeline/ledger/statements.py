@@ -5,7 +5,7 @@ the final statement and what it knew, so that it can be made again and is never 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -26,10 +26,14 @@ from pipeline.billing.run import (
 )
 from pipeline.billing.statement import Statement, statement_object
 from pipeline.billing.units import Entered
+from pipeline.catalog.accounts import is_known
 from pipeline.catalog.prices import Prices
+from pipeline.catalog.tenants import Tenants
 from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.events.times import format_time, parse_time
+from pipeline.ledger import reports
 from pipeline.ledger.database import Ledger
+from pipeline.ledger.pricing import price_in_ledger
 from pipeline.ledger.tables import account_grant, closing, usage_record
 
 
@@ -55,6 +59,22 @@ class _History(NamedTuple):
             self.contract, self.records, self.grants, self.closes, through, as_of, since
         )
 
+    def named(self, period: str) -> Period:
+        """Return the period with a name.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        try:
+            return self.contract.calendar.named(period)
+        except ValueError as error:
+            raise ConfigurationError([f"--period {period}: {error}"]) from None
+
+    def next_to_close(self, at: int) -> Period:
+        """Return the period after the last that is closed, else the last that has ended."""
+        calendar = self.contract.calendar
+        return self.closes.following or calendar.period_at(calendar.period_at(at).start_ms - 1)
+
 
 class _Closes:
     """When the periods of an account were closed."""
@@ -65,6 +85,13 @@ class _Closes:
         self._by_start = {each.period_start: each for each in closings}
         self._seqs = [each.records_seq for each in closings]
         self._times = [each.closed_at for each in closings]
+
+    @property
+    def following(self) -> Period | None:
+        """The period after the last that is closed; None if none is closed."""
+        calendar = self._contract.calendar
+        last = self.closings[-1] if self.closings else None
+        return None if last is None else calendar.after(calendar.period_at(last.period_start))
 
     def of(self, period: Period) -> Closing | None:
         return self._by_start.get(period.start_ms)
@@ -94,6 +121,21 @@ class _Closes:
         return max(stored_at, self._times[first - 1]) if first else stored_at
 
 
+def check_accounts(ledger: Ledger, tenants: Tenants, names: Iterable[str]) -> None:
+    """Check that the catalog has accounts, or the ledger usage of tenants, with these names.
+
+    Raises:
+        ConfigurationError: with every name of which nothing is known.
+    """
+    problems = [
+        f"no account {name!r}: the ledger has no usage of it, and the catalog does not name it"
+        for name in names
+        if not is_known(tenants, name) and not reports.usage(ledger, tenant_id=name)
+    ]
+    if problems:
+        raise ConfigurationError(problems)
+
+
 def state_account(
     ledger: Ledger, account: BilledAccount, prices: Prices, period: str | None, as_of: int
 ) -> Stated:
@@ -110,17 +152,9 @@ def state_account(
         ConfigurationError: no period has this name.
         BrokenInvariantError: a final statement is not the one that was stored.
     """
-    with ledger.reading() as connection:
-        history = _history(connection, account, prices)
-    calendar = history.contract.calendar
-    try:
-        of_name = calendar.period_at(as_of) if period is None else calendar.named(period)
-    except ValueError as error:
-        raise ConfigurationError([f"--period {period}: {error}"]) from None
-    last = max(of_name, calendar.period_at(as_of))
-    statement, units = take(of_name, history.statements(of_name, last, as_of))
-    _check_stored(account.name, statement, history.closes.of(of_name))
-    return Stated(account.name, statement, units, missing_prices(statement, history.records))
+    history = _read_history(ledger, account, prices)
+    of = history.contract.calendar.period_at(as_of) if period is None else history.named(period)
+    return _stated(history, account.name, of, as_of)
 
 
 def state_to_close(
@@ -133,17 +167,9 @@ def state_to_close(
     Raises:
         ConfigurationError: no period has this name.
     """
-    with ledger.reading() as connection:
-        history = _history(connection, account, prices)
-    calendar = history.contract.calendar
-    if period is None:
-        closings = history.closes.closings
-        current = calendar.period_at(at)
-        last = calendar.period_at(current.start_ms - 1)
-        after = calendar.period_at(closings[-1].period_start).end_ms if closings else None
-        period = last.name if after is None else calendar.period_at(after).name
-    stated = state_account(ledger, account, prices, period, at)
-    return stated, _problems_of_close(history, stated.statement.period, at)
+    history = _read_history(ledger, account, prices)
+    of = history.next_to_close(at) if period is None else history.named(period)
+    return _stated(history, account.name, of, at), _problems_of_close(history, of, at)
 
 
 def close_period(
@@ -209,10 +235,17 @@ def enter_grant(ledger: Ledger, account: BilledAccount, prices: Prices, line: by
         )
 
 
+def _stated(history: _History, account: str, period: Period, as_of: int) -> Stated:
+    last = max(period, history.contract.calendar.period_at(as_of))
+    statement, units = take(period, history.statements(period, last, as_of))
+    _check_stored(account, statement, history.closes.of(period))
+    return Stated(account, statement, units, missing_prices(statement, history.records))
+
+
 def _problems_of_close(history: _History, period: Period, at: int) -> list[str]:
-    closings, calendar = history.closes.closings, history.contract.calendar
-    if closings:
-        earliest = latest = calendar.after(calendar.period_at(closings[-1].period_start))
+    closings, following = history.closes.closings, history.closes.following
+    if following is not None:
+        earliest = latest = following
     else:
         latest = first_period(history.contract, history.records, period)
         earliest = min(latest, period)
@@ -257,6 +290,11 @@ def _encoded(account: str, statement: Statement) -> str:
 # --- rows -----------------------------------------------------------------------------------------
 
 
+def _read_history(ledger: Ledger, account: BilledAccount, prices: Prices) -> _History:
+    with ledger.reading() as connection:
+        return _history(connection, account, prices)
+
+
 def _history(
     connection: Connection,
     account: BilledAccount,
@@ -296,8 +334,8 @@ def _history(
     return _History(contract, records, grants, closes)
 
 
-def _rows_of(connection: Connection, tenant_id: str) -> list[Row[Any]]:
-    """Return the usage records of a tenant in the order in which they were stored."""
+def _rows_of(connection: Connection, tenant_id: str) -> Sequence[Row[Any]]:
+    """Return the usage records of a tenant."""
     r = usage_record.c
     names = ("seq", "id", "tenant_id", "outcome", "quantity", "occurred_at", "supersedes")
     more = ("policy", "policy_version", "stored_at", "price", "currency")
@@ -305,11 +343,14 @@ def _rows_of(connection: Connection, tenant_id: str) -> list[Row[Any]]:
     query = select(*(r[name].label(name) for name in (*names, *more))).where(
         r.id >= f"{tenant_id}:", r.id < f"{tenant_id};", r.tenant_id == tenant_id
     )
-    return sorted(connection.execute(query), key=lambda row: row.seq)
+    return connection.execute(query).all()
 
 
 def _owned(account: BilledAccount, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
-    """Return the rows of the account's units: a reversal follows its charge, wherever the tenant is."""
+    """Return the rows of the account's units, in the order in which they were stored.
+
+    A reversal follows its charge, wherever the tenant is.
+    """
     charges = {row.id: row for row in rows if row.quantity > 0}
     units = ((row, charges.get(row.supersedes or "", row)) for row in rows)
     owned = [row for row, of in units if account.owns(of.tenant_id, of.occurred_at)]
@@ -317,10 +358,8 @@ def _owned(account: BilledAccount, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
 
 
 def _price_of(row: Row[Any], prices: Prices) -> tuple[Decimal, str] | None:
-    """Return the price that was fixed when the record was stored, else that of its policy now."""
-    if row.price is not None:
-        return Decimal(row.price), row.currency
-    return prices.price_for(row.tenant_id, row.outcome, row.policy, row.policy_version)
+    source = (row.tenant_id, row.outcome, row.policy, row.policy_version)
+    return price_in_ledger(row.price, row.currency, source, prices)
 
 
 def _closings_of(connection: Connection, account: str) -> list[Closing]:

@@ -130,10 +130,7 @@ def _undelivered(
 ) -> Iterator[Missing]:
     """Yield what of a tenant's usage is not at the biller, and should be."""
     sums = reports.usage(ledger, tenant_id=tenant_id, from_ms=period.start_ms, to_ms=period.end_ms)
-    pending = sum(
-        each.quantity - each.delivered - each.rejected - each.uncertain - each.altered
-        for each in sums
-    )
+    pending = sum(each.pending for each in sums)
     if pending > 0 and not has_customer:
         yield Missing("parked", pending, f"units of {tenant_id} wait for a customer in the catalog")
     elif pending > 0:

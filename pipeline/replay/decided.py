@@ -7,7 +7,7 @@ records.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple
@@ -111,20 +111,11 @@ def _recovered(changelog: TopicReader, number: int) -> _Recovered:
 def _decided(
     number: int, unread: int, read_ms: int, until_ms: int, recovered: _Recovered
 ) -> Decided:
-    due_ms = earliest_due(recovered.states.values())
-    due = sum(
-        (at := due_arrival_ms_of(state)) is not None and at <= until_ms
-        for state in recovered.states.values()
-    )
-    decided_ms = read_ms if due_ms is None else min(read_ms, due_ms)
-    return Decided(number, decided_ms, max(0, unread), due, recovered.basis.lost_records)
-
-
-def earliest_due(states: Iterable[bytes]) -> int | None:
-    """Return when the first of the open conversations is due, as arrival time in ms."""
-    return min(
-        (at for state in states if (at := due_arrival_ms_of(state)) is not None), default=None
-    )
+    states = recovered.states.values()
+    dues_ms = [at for state in states if (at := due_arrival_ms_of(state)) is not None]
+    due = sum(at <= until_ms for at in dues_ms)
+    lost = recovered.basis.lost_records
+    return Decided(number, min([read_ms, *dues_ms]), max(0, unread), due, lost)
 
 
 def _arrival_at(events: TopicReader, number: int, offset: int) -> int:

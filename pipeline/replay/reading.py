@@ -12,7 +12,6 @@ from functools import partial
 from typing import NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
@@ -21,13 +20,12 @@ from pipeline.errors import UnavailableError
 from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.partitioners import KeyCheck
-from pipeline.kafka.reader import TopicReader, headers_of
+from pipeline.kafka.reader import TopicReader, committed_offsets, headers_of
 from pipeline.ledger import Ledger, records
 from pipeline.progress import OnRecord, ignore_progress
 from pipeline.replay.deadletters import letter_of, open_dead_letters
 from pipeline.replay.partition import PartitionReplay
 
-_TIMEOUT_SECONDS = 10.0
 _PROBE_SECONDS = 0.5
 
 
@@ -109,7 +107,9 @@ def open_reading(
     options = librdkafka_options(settings.kafka)
     with closing(TopicReader(options, settings.topics.events)) as events:
         events.on_damage = partial(decided_end, settings)
-        committed = _committed_offsets(settings, list(events.bounds))
+        committed = committed_offsets(
+            settings.kafka, settings.worker.group, settings.topics.events, events.bounds
+        )
         # A dead letter is written before its record is committed, so all up to `committed` exist now.
         dead_letters = _dead_letter_origins(settings)
         with closing(TopicReader(options, settings.topics.records)) as usage_records:
@@ -156,20 +156,6 @@ def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:
             elif letter.reason == "wrong_partition":
                 misplaced.setdefault(partition, set()).add(offset)
     return DeadLetterOrigins(offsets, unauthorized, misplaced, are_whole)
-
-
-def _committed_offsets(settings: Settings, partitions: list[int]) -> dict[int, int]:
-    consumer = Consumer({**librdkafka_options(settings.kafka), "group.id": settings.worker.group})
-    wanted = [TopicPartition(settings.topics.events, partition) for partition in partitions]
-    try:
-        places = consumer.committed(wanted, timeout=_TIMEOUT_SECONDS)
-    except KafkaException as error:
-        raise UnavailableError(
-            f"Kafka at {settings.kafka.bootstrap_servers}: {error.args[0].str()}"
-        ) from error
-    finally:
-        consumer.close()
-    return {place.partition: max(0, place.offset) for place in places}
 
 
 def _ids(usage_records: TopicReader) -> frozenset[str]:
