@@ -61,6 +61,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     answer            what the AI said. The standing answer is the one that silence would charge.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
+    approve           a person says that an adjustment, or a reversal whose charge is not known, is right.
+                      The opposite is to reject: the adjustment is stated, and waived.
     anchor            of a policy: the time from which silence is measured. Of a contract: the time from
                       which its periods are counted.
     basis             what the states of a partition were made from: the topic's id, its number of
@@ -148,6 +150,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     unpriced          of a unit: nothing says its price. It is not billed.
     usage record      one unit owed or taken back, as the worker writes it to `usage.records`.
     vouch             say in the journal that no call for a meter event counted before.
+    waived            a line of a statement: the opposite of an adjustment that a person rejected.
     watermark         a time up to which a partition has been read completely; timers wait for it.
 """
 

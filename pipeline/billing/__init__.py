@@ -12,6 +12,7 @@ plus what has changed in earlier ones since their statements.
 - `reckoning`: what covers each unit of a period
 - `statement`: the lines and totals of a period, and their form in JSON
 - `account`: what is known of an account and has been stated; makes the next statement
+- `approvals`: what of a statement a person decides about before the period is closed
 - `run`: all statements up to a period, from records and grants with their times
 - `reading`: records and grants from lines of JSON
 

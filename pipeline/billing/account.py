@@ -10,6 +10,8 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from pipeline.billing.contract import Contract
 from pipeline.billing.grants import (
     Draw,
@@ -22,18 +24,28 @@ from pipeline.billing.grants import (
 )
 from pipeline.billing.periods import ALWAYS_MS, NEVER_MS, Period
 from pipeline.billing.reckoning import Metered, Placed, PriceKey, Reckoned, differences, reckon
-from pipeline.billing.statement import Closing, Counts, Line, PlacedUnit, Statement
+from pipeline.billing.statement import (
+    Adjustment,
+    Closing,
+    Counts,
+    Line,
+    PlacedUnit,
+    Statement,
+)
 from pipeline.billing.units import Entered, Units
 
 
 class Closes(Protocol):
-    """When the periods of an account were, or will be, closed."""
+    """When the periods of an account were, or will be, closed, and what is waived on statements."""
 
     def close_of(self, period: Period, /) -> int:
         """Return when the period is closed, ms; what is stored then or later is late."""
 
     def oldest_open_at(self, ms: int, /) -> int:
         """Return the start of the oldest period that is not closed at a time."""
+
+    def waives(self, period: Period, adjustment: Adjustment, /) -> bool:
+        """Return whether a person rejected an adjustment on the statement of a period."""
 
 
 class Stated(NamedTuple):
@@ -124,17 +136,22 @@ class Account:
         self._touched[period.start_ms] = period
         adjusted: list[PlacedUnit] = []
         lines = [Line(kind="carried", amount=self._carried)] if self._carried else []
-        of_earlier: list[Line] = []
+        adjustments: list[Adjustment] = []
         for each in self._reckon_until(period, cut_ms, adjusted):
-            own = each.start_ms == period.start_ms
-            (lines if own else of_earlier).extend(self._lines_of(each, None if own else each.name))
-        lines += of_earlier
+            if each.start_ms == period.start_ms:
+                lines += self._lines_of(each, None)
+            elif changed := tuple(self._lines_of(each, each.name)):
+                adjustments.append(self._adjustment(period, Adjustment(each, changed)))
+        lines += [line for adjustment in adjustments for line in adjustment.stated]
         if self._carried and len(lines) == 1:
             lines = []  # it stays carried
             subtotal = 0
         else:
             subtotal = sum(line.amount for line in lines)
-            settled = self._settle(period, cut_ms, lines, subtotal)
+            minimum = sum(line.amount for line in lines if line.kind == "minimum")
+            # An adjusted minimum that is waived is not owed: it keeps no credit from paying.
+            minimum -= sum(each.minimum for each in adjustments if each.is_waived)
+            settled = self._settle(period, cut_ms, subtotal, minimum)
             self._carried = -sum(line.amount for line in settled if line.kind == "carried_forward")
             lines += settled
         reckoned = self._reckoned[period.start_ms]
@@ -152,6 +169,8 @@ class Account:
                 for record_id, placed in reckoned.placed.items()
             ),
             adjusted=tuple(adjusted),
+            adjustments=tuple(adjustments),
+            unmatched=self._units.unmatched,
         )
         self._late = 0
         return statement
@@ -215,13 +234,16 @@ class Account:
             lines.append(Line(kind="minimum", period=earlier, amount=amount))
         return lines
 
-    def _settle(self, period: Period, cut_ms: int, lines: list[Line], subtotal: int) -> list[Line]:
+    def _adjustment(self, period: Period, adjustment: Adjustment) -> Adjustment:
+        is_waived = self._closes.waives(period, adjustment)
+        return msgspec.structs.replace(adjustment, is_waived=is_waived)
+
+    def _settle(self, period: Period, cut_ms: int, subtotal: int, minimum: int) -> list[Line]:
         """Return the lines after the subtotal: credits, or what is carried forward."""
         if subtotal < 0:
             given = self._give_back(cut_ms, -subtotal)
             rest = -subtotal - sum(line.amount for line in given)
             return [*given, Line(kind="carried_forward", amount=rest)] if rest else given
-        minimum = sum(line.amount for line in lines if line.kind == "minimum")
         # An adjusted minimum can be below zero. Credits never pay more than there is to pay.
         return self._pay(period, min(subtotal, subtotal - minimum))
 
@@ -262,7 +284,7 @@ class Account:
             metered=reckoned.count("metered"),
             over_cap=reckoned.count("over_cap"),
             late=self._late,
-            unmatched=self._units.unmatched,
+            unmatched=len(self._units.unmatched),
             unpriced=reckoned.count("unpriced"),
         )
 

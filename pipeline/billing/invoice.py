@@ -185,6 +185,8 @@ class _Items:
                 return f"Minimum for {line.period}, adjusted"
             case "adjusted":
                 return f"{units or 'Usage'} in the period from {line.period}, adjusted"
+            case "waived":
+                return f"Usage in the period from {line.period}: the adjustment is waived"
             case "carried":
                 return "Carried from the invoice before"
             case "carried_forward":

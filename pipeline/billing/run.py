@@ -16,12 +16,12 @@ from pipeline.billing.contract import Contract
 from pipeline.billing.grants import Credit, Grant, Void, entered_order
 from pipeline.billing.money import amount_text
 from pipeline.billing.periods import ALWAYS_MS, Calendar, Period
-from pipeline.billing.statement import PlacedUnit, Statement
+from pipeline.billing.statement import Adjustment, PlacedUnit, Statement
 from pipeline.billing.units import Entered
 
 
 class ClosesAfter:
-    """Every period is closed a fixed time after its end."""
+    """Every period is closed a fixed time after its end, and nothing is waived."""
 
     def __init__(self, calendar: Calendar, after_ms: int) -> None:
         self._calendar = calendar
@@ -32,6 +32,9 @@ class ClosesAfter:
 
     def oldest_open_at(self, ms: int) -> int:
         return self._calendar.period_at(ms - self._after_ms).start_ms
+
+    def waives(self, period: Period, adjustment: Adjustment) -> bool:
+        return False
 
 
 def statements(

@@ -14,7 +14,7 @@ from pipeline.billing.periods import Period
 from pipeline.billing.reckoning import Placed
 
 Kind = Literal[
-    "carried", "metered", "minimum", "adjusted", "credit", "carried_forward"
+    "carried", "metered", "minimum", "adjusted", "waived", "credit", "carried_forward"
 ]  # in the order of the lines
 
 
@@ -23,7 +23,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: Kind
     amount: int  # minor units
-    period: str | None = None  # the earlier period that is adjusted
+    period: str | None = None  # the earlier period that is adjusted, or whose adjustment is waived
     outcome: str | None = None
     quantity: int | None = None
     price: Decimal | None = None
@@ -61,6 +61,31 @@ class PlacedUnit(msgspec.Struct, frozen=True):
     adjusted: str | None = None
 
 
+class Adjustment(msgspec.Struct, frozen=True):
+    """What a statement says of an earlier period: its adjusted lines, and whether they are waived."""
+
+    period: Period
+    lines: tuple[Line, ...]
+    is_waived: bool = False
+
+    @property
+    def amount(self) -> int:
+        """What the lines come to, in minor units."""
+        return sum(line.amount for line in self.lines)
+
+    @property
+    def minimum(self) -> int:
+        """What of it is of the period's minimum, in minor units."""
+        return sum(line.amount for line in self.lines if line.kind == "minimum")
+
+    @property
+    def stated(self) -> tuple[Line, ...]:
+        """The lines as the statement has them: if they are waived, a line of the opposite follows."""
+        if not self.is_waived or not self.amount:
+            return self.lines
+        return (*self.lines, Line(kind="waived", period=self.period.name, amount=-self.amount))
+
+
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """What a period comes to, with what changed in earlier ones since their statements."""
 
@@ -74,6 +99,8 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     closing: Closing
     units: tuple[PlacedUnit, ...]  # of the period, in the order of reckoning
     adjusted: tuple[PlacedUnit, ...]  # of earlier periods: what the adjusted lines are made of
+    adjustments: tuple[Adjustment, ...] = ()  # in the order of their periods
+    unmatched: tuple[str, ...] = ()  # ids of the reversals whose charge is not known
 
 
 def statement_object(account: str, statement: Statement) -> dict[str, Any]:

@@ -46,13 +46,15 @@ class Units:
         self._calendar = calendar
         self._by_id: dict[str, Unit] = {}
         self._unmatched: dict[str, Entered] = {}  # by the id of the +1
-        self._without_charge = 0  # -1 that name no +1 at all
+        self._without_charge: list[str] = []  # ids of -1 that name no +1 at all
         self.periods: list[Period] = []  # that have a unit, in order
         self.by_period: dict[int, list[Unit]] = {}  # by the period's start
 
     @property
-    def unmatched(self) -> int:
-        return len(self._unmatched) + self._without_charge
+    def unmatched(self) -> tuple[str, ...]:
+        """The ids of the -1 whose +1 is not known, in order."""
+        waiting = (reversal.id for reversal in self._unmatched.values())
+        return tuple(sorted([*waiting, *self._without_charge]))
 
     def know(self, record: Entered) -> list[tuple[Period, Entered]]:
         """Add a record; return each record that has a period now and had none, with the period.
@@ -69,7 +71,7 @@ class Units:
             self.by_period.setdefault(period.start_ms, []).append(unit)
             return [(period, each) for each in (record, reversal) if each is not None]
         if record.supersedes is None:
-            self._without_charge += 1
+            self._without_charge.append(record.id)
             return []
         taken = self._by_id.get(record.supersedes)
         if taken is None:

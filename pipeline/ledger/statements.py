@@ -24,7 +24,7 @@ from pipeline.billing.run import (
     statements,
     take,
 )
-from pipeline.billing.statement import Statement, statement_object
+from pipeline.billing.statement import Adjustment, Statement, statement_object
 from pipeline.billing.units import Entered
 from pipeline.catalog.accounts import is_known
 from pipeline.catalog.prices import Prices
@@ -109,6 +109,9 @@ class _Closes:
             return ALWAYS_MS
         last = self.closings[closed - 1]
         return self._contract.calendar.period_at(last.period_start).end_ms
+
+    def waives(self, period: Period, adjustment: Adjustment) -> bool:
+        return False  # no closing has a rejection
 
     def stored_at(self, seq: int, stored_at: int) -> int:
         """Return when a record was stored, such that each statement knows what it did know.

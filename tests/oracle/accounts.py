@@ -44,6 +44,8 @@ class Account(NamedTuple):
     grants: list[dict[str, Any]]
     close_after: int
     as_of: int
+    # Pairs of names: what the statement of a period adjusts of another is rejected.
+    rejected: frozenset[tuple[str, str]] = frozenset()
 
     def statements(
         self, period: str, as_of: int, spans: tuple[int, int] | None = None
@@ -63,6 +65,7 @@ class Account(NamedTuple):
             price_of,
             "acme",
             () if spans is None else spans,
+            self.rejected,
         )
 
     def periods_until(self, time: int) -> list[Period]:
@@ -163,8 +166,11 @@ def _starts(anchor: str | None, time: int) -> list[int]:
 
 
 @st.composite
-def accounts(draw: st.DrawFn) -> Account:
-    """Draw an account and the time at which its statements are read."""
+def accounts(draw: st.DrawFn, *, rejects: bool = False) -> Account:
+    """Draw an account and the time at which its statements are read.
+
+    With `rejects`, people reject what some statements adjust.
+    """
     versions = draw(contracts())
     close_after = draw(
         st.sampled_from([45 * MINUTE, 45 * MINUTE, 45 * MINUTE, 0, 3 * DAY, 40 * DAY])
@@ -183,12 +189,23 @@ def accounts(draw: st.DrawFn) -> Account:
     grants = draw(grant_lists(moments, _currency(versions)))
     late = st.sampled_from([edge for edge in edges if edge >= T0 + 40 * DAY])
     as_of = draw(late) + draw(st.sampled_from(offsets))
-    account = Account(records, versions, [], close_after, as_of)
+    rejected: frozenset[tuple[str, str]] = frozenset()
+    if rejects:
+        rejected = draw(rejections([period.name for period in periods]))
+    account = Account(records, versions, [], close_after, as_of, rejected)
     return account._replace(grants=_with_takes(account, grants))
 
 
 def _currency(versions: list[dict[str, Any]]) -> str:
     return next((v["currency"].lower() for v in versions if "currency" in v), "usd")
+
+
+@st.composite
+def rejections(draw: st.DrawFn, names: list[str]) -> frozenset[tuple[str, str]]:
+    """Draw what people rejected: nothing, all, or what some statements adjust of others."""
+    pairs = [(later, earlier) for n, later in enumerate(names) for earlier in names[:n]]
+    some = st.frozensets(st.sampled_from(pairs), max_size=len(pairs))
+    return draw(st.one_of(st.just(frozenset()), some, st.just(frozenset(pairs))))
 
 
 @st.composite

@@ -7,7 +7,7 @@ Money is an integer of minor units here, and a price is a fraction, so nothing i
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tests.oracle.periods import (
@@ -73,6 +73,12 @@ class Statement:
         if kind == "minimum":
             self.minimums += amount
 
+    def waive(self, before: int, minimums_before: int, period: str) -> None:
+        """Take back what was added about an earlier period since the subtotal was `before`."""
+        self.minimums = minimums_before
+        if self.subtotal != before:
+            self.add("waived", before - self.subtotal, period=period)
+
     def add_sums(self, kind: str, sums: Sums, **members: Any) -> None:
         for outcome, price in sorted(sums, key=lambda key: (key[0].encode(), key[1])):
             quantity, amount = sums[outcome, price]
@@ -117,6 +123,7 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
 
     for earlier in [p for p in world.periods if p.start < period.start]:
         of_now, stated = reckoned.get(earlier.name, nothing), history.lines.get(earlier.name, {})
+        before, minimums_before = made.subtotal, made.minimums
         change = changed(of_now.lines, stated)
         made.add_sums("adjusted", change, period=earlier.name)
         history.lines[earlier.name] = plus(stated, change)
@@ -124,6 +131,8 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
         if more:
             made.add("minimum", more, period=earlier.name)
         history.minimums[earlier.name] += more
+        if (period.name, earlier.name) in world.rejected:
+            made.waive(before, minimums_before, earlier.name)
 
     if [line["kind"] for line in made.lines] == ["carried"]:
         made = Statement(world.currency)  # it stays carried
@@ -240,11 +249,13 @@ def statements(
     price_of: PriceOf,
     account: str = "",
     cuts: Sequence[int] = (),
+    rejected: Collection[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
     """Return every statement up to that of the period, each as the JSON object of section 6.
 
     Each has the units too, in the member `each`. A contract in several versions is a list of them.
-    The account got it, or lost it, at the cuts.
+    The account got it, or lost it, at the cuts. A person rejected what the statement of one period
+    adjusts of another.
     """
     versions = [contract] if isinstance(contract, Mapping) else contract
     by_id: dict[str, Json] = {}
@@ -273,6 +284,7 @@ def statements(
         close_after,
         price_of,
         currency_of(versions, records, price_of),
+        rejected,
     )
     history = History()
     until = named[0].start

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ class World(NamedTuple):
     close_after: int
     price_of: PriceOf
     currency: str
+    rejected: Collection[tuple[str, str]] = ()  # names: the statement's period, the adjusted one
 
 
 def stored(record: Json) -> int:

@@ -25,7 +25,7 @@ def billed(account: Account) -> dict[tuple[str, str], Decimal]:
     return {of: Decimal(amount) for of, amount in sums.items() if amount}
 
 
-@given(accounts())
+@given(accounts(rejects=True))
 def test_what_is_billed_does_not_depend_on_when_anything_arrived(account: Account) -> None:
     in_time = [
         {name: value for name, value in record.items() if name != "stored_at"}
@@ -35,7 +35,7 @@ def test_what_is_billed_does_not_depend_on_when_anything_arrived(account: Accoun
     assert billed(account) == billed(account._replace(records=in_time))
 
 
-@given(accounts())
+@given(accounts(rejects=True))
 def test_a_final_statement_never_changes(account: Account) -> None:
     period = account.periods_until(account.as_of)[-1].name
 
@@ -46,7 +46,7 @@ def test_a_final_statement_never_changes(account: Account) -> None:
     assert all(statement["state"] == "open" for statement in now[final:])
 
 
-@given(accounts())
+@given(accounts(rejects=True))
 def test_nothing_is_below_zero_and_every_unit_is_in_one_state(account: Account) -> None:
     for statement in account.statements(LAST, AFTER):
         units, closing, lines = statement["units"], statement["closing"], statement["lines"]
@@ -68,7 +68,7 @@ def test_nothing_is_below_zero_and_every_unit_is_in_one_state(account: Account) 
         )
 
 
-@given(accounts())
+@given(accounts(rejects=True))
 def test_no_period_is_ever_billed_beyond_a_cap_that_stops(account: Account) -> None:
     stops = {
         period.name: Decimal(period.terms["cap"]["amount"])
@@ -89,7 +89,7 @@ def test_accounts_are_drawn_in_which_everything_happens() -> None:
     seen: Counter[str] = Counter()
 
     @settings(max_examples=200, phases=[Phase.generate], database=None, derandomize=True)
-    @given(accounts())
+    @given(accounts(rejects=True))
     def count_cases(account: Account) -> None:
         told = set()
         for statement in account.statements(LAST, AFTER):
@@ -105,6 +105,7 @@ def test_accounts_are_drawn_in_which_everything_happens() -> None:
     expected = {
         *("metered +", "minimum +", "minimum + of", "minimum - of", "adjusted + of"),
         *("adjusted - of", "credit +", "credit -", "carried -", "carried_forward +"),
+        *("waived + of", "waived - of"),
         *(
             "included",
             "pack",
@@ -118,3 +119,14 @@ def test_accounts_are_drawn_in_which_everything_happens() -> None:
         ),
     }
     assert not {name for name in expected if not seen[name]}
+
+
+@given(accounts(rejects=True))
+def test_what_is_rejected_costs_nothing_and_never_comes_back(account: Account) -> None:
+    for statement in account.statements(LAST, AFTER):
+        rejected = {of for by, of in account.rejected if by == statement["period"]}
+        sums: Counter[str] = Counter()
+        for line in statement["lines"]:
+            if line.get("period") in rejected:
+                sums[line["period"]] += Decimal(line["amount"])  # type: ignore[assignment]
+        assert not any(sums.values())

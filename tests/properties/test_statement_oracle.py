@@ -9,11 +9,16 @@ from hypothesis import strategies as st
 
 from pipeline.billing.contract import Contract
 from pipeline.billing.periods import Period
-from pipeline.billing.reading import entered_records, read_record_lines
-from pipeline.billing.run import ClosesAfter, Stated, statements
-from pipeline.billing.statement import statement_object, unit_object
+from pipeline.billing.reading import (
+    entered_grants,
+    entered_records,
+    read_grant_lines,
+    read_record_lines,
+)
+from pipeline.billing.run import ClosesAfter, Stated, problems_of_voids, statements
+from pipeline.billing.statement import Adjustment, statement_object, unit_object
 from pipeline.catalog.account_contract import contract_of
-from pipeline.catalog.contracts import read_contracts
+from pipeline.catalog.contracts import read_contract, read_contracts
 from pipeline.catalog.tenants import load_tenants
 from pipeline.catalog.value import NEVER, Catalog, DatedAssignment, DatedContract
 from pipeline.replay.statement_files import StatementFiles, state_files
@@ -63,6 +68,42 @@ def test_statements_are_those_of_the_second_implementation(account: Account) -> 
         assert [
             {"record": u["id"]} | {k: u[k] for k in ("state", "grant", "price")} for u in own
         ] == units
+
+
+class ClosesAndWaives(ClosesAfter):
+    """Closes periods as `resmeter statement` does for files, and waives what people rejected."""
+
+    def __init__(self, contract: Contract, account: Account) -> None:
+        super().__init__(contract.calendar, account.close_after)
+        self._rejected = account.rejected
+
+    def waives(self, period: Period, adjustment: Adjustment) -> bool:
+        return (period.name, adjustment.period.name) in self._rejected
+
+
+@given(accounts(rejects=True))
+def test_statements_with_rejected_adjustments_are_those_of_the_second_implementation(
+    account: Account,
+) -> None:
+    contract = read_contract(
+        {f"v{n}.toml": toml(version) for n, version in enumerate(account.versions, 1)},
+        {"usd"},
+        "acme",
+    )
+    records, _ = read_record_lines(lines("usage.ndjson", account.records))
+    entered, _ = entered_records(records, PRICES.price_for, contract.currency)
+    grant_lines, _ = read_grant_lines(lines("grants.ndjson", account.grants))
+    grants, problems = entered_grants(grant_lines, "acme", contract.currency)
+    closes = ClosesAndWaives(contract, account)
+    through = contract.calendar.period_at(account.as_of)
+
+    made = list(statements(contract, entered, grants, closes, through, account.as_of))
+
+    assert not problems + problems_of_voids(contract, entered, grants, closes)
+    expected = {s["period"]: s for s in account.statements(through.name, account.as_of)}
+    for statement in made:
+        del expected[statement.period.name]["each"]
+        assert statement_object("acme", statement) == expected[statement.period.name]
 
 
 @given(accounts(), st.integers(0, 60), st.sampled_from([None, 0, 1, 10, 31, 75]))

@@ -94,9 +94,12 @@ def _label(line: Line) -> str:
         "carried": "carried from the statement before",
         "carried_forward": "carried to the next statement",
         "minimum": "minimum",
+        "waived": "waived",
         "credit": f"credit {line.grant}",
     }.get(line.kind, line.outcome or "")
-    return what if line.period is None else f"{what}, adjusts {line.period}"
+    if line.period is None:
+        return what
+    return f"{what} of {line.period}" if line.kind == "waived" else f"{what}, adjusts {line.period}"
 
 
 def _units(statement: Statement) -> Iterable[str]:

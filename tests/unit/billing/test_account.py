@@ -6,8 +6,10 @@ import pytest
 
 from pipeline.billing.account import Account
 from pipeline.billing.contract import Contract, Terms
-from pipeline.billing.grants import Pack
+from pipeline.billing.grants import Credit, Pack
+from pipeline.billing.periods import Period
 from pipeline.billing.run import ClosesAfter
+from pipeline.billing.statement import Adjustment
 from pipeline.billing.units import Entered
 
 HOUR_MS = 3_600_000
@@ -87,3 +89,40 @@ def test_a_freed_unit_of_a_pack_moves_on_through_all_later_periods() -> None:
 
     assert statement.lines == ()
     assert (statement.counts.pack, statement.closing.packs) == (1, {"p": 0})
+
+
+class WaivesAll(ClosesAfter):
+    """A person rejects every adjustment."""
+
+    def waives(self, period: Period, adjustment: Adjustment) -> bool:
+        return True
+
+
+def test_a_rejected_adjustment_is_stated_with_its_opposite_and_never_comes_back() -> None:
+    contract = Contract("usd", [Terms(minimum=2_000)])
+    closes = WaivesAll(contract.calendar, HOUR_MS)
+    account = Account(contract, closes)
+    october = contract.calendar.named("2026-10")
+    november = contract.calendar.after(october)
+    december = contract.calendar.after(november)
+    charges = [charge(f"c{n}", october.start_ms) for n in range(50)]
+    credit = Credit(id="g", created_at=0, amount=10_000, starts_at=november.start_ms)
+    account.know(charges, [credit])
+    account.state(october, closes.close_of(october), is_final=True)
+    own = [charge(f"d{n}", november.start_ms) for n in range(30)]
+    account.know([*own, *(reversal(each, november.start_ms) for each in charges)], [])
+
+    statement = account.state(november, closes.close_of(november), is_final=True)
+    after = account.state(december, closes.close_of(december), is_final=True)
+
+    assert [(line.kind, line.period, line.amount) for line in statement.lines] == [
+        ("metered", None, 2_970),
+        ("adjusted", "2026-10-01", -4_950),
+        ("minimum", "2026-10-01", 2_000),
+        ("waived", "2026-10-01", 2_950),
+        # The minimum that is waived keeps no credit from paying.
+        ("credit", None, -2_970),
+    ]
+    assert (statement.subtotal, statement.total) == (2_970, 0)
+    assert [(each.period, each.is_waived) for each in statement.adjustments] == [(october, True)]
+    assert [line.kind for line in after.lines] == ["minimum"]
