@@ -341,6 +341,8 @@ class _Run:
             await self._stop_one()
         if (draw.random() < faults.stop and not faults.sleep) or (calm and not self._sleeps()):
             await self._continue_all()
+        if calm and not self._sleeps():
+            self._end_old_workers()
         await self._replace_the_paused()
         if not calm and draw.random() < faults.rebalance:
             await self._join_or_leave()
@@ -412,7 +414,10 @@ class _Run:
 
         It does so at least an hour after the newest version was written. Before, a worker that was
         replaced by a newer version may write without a fence, and the next recovery repairs that.
+        Nothing repairs what an old worker writes that slept for an hour while it read states back.
         """
+        if any(worker.is_old for worker in self._paused):
+            return
         if self.world.unfenced_writes == self._repaired and self._happens(self._faults.compaction):
             self._counts["compactions"] += 1
             for number in range(self._partitions):
@@ -482,7 +487,7 @@ class _Run:
             running.append(worker)
         for number, worker in enumerate(running):
             await self._step(worker, worker.assign(range(number, self._partitions, len(running))))
-        if unfenced > self._repaired:
+        if unfenced > self._repaired and not any(worker.is_old for worker in running):
             for worker in running:
                 await self._step(worker, worker.runner.drain())
             if set(running) <= set(self._running()):
@@ -527,8 +532,17 @@ class _Run:
             worker.process.is_stopped and worker.generation == world.generation
             for worker in self._workers
         )
-        if is_missed or not self._running() or world.unfenced_writes > self._repaired:
+        is_mended = world.unfenced_writes == self._repaired or any(
+            worker.is_old for worker in self._running()
+        )
+        if is_missed or not self._running() or not is_mended:
             await self._rebalance(max(1, len(self._running())))
+
+    def _end_old_workers(self) -> None:
+        """End the upgrade: new workers take the place of those from before the fence."""
+        for worker in self._workers:
+            if worker.is_old:
+                worker.process.end()
 
     async def _continue_all(self) -> None:
         """Resume all zombies: they write what was in flight, and their commits are rejected."""

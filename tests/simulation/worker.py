@@ -148,6 +148,7 @@ class Worker:
         self, world: World, name: str, settings: Settings, source: Source, *, is_old: bool = False
     ) -> None:
         self.process = Process(name)
+        self.is_old = is_old  # of a version without the fence
         self.positions: dict[int, int] = {}
         self.generation = -1
         self.is_recovering = False
