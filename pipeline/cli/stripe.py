@@ -40,7 +40,8 @@ def setup(subscriptions: bool, days_until_due: int | None, applies: bool) -> Non
     """Show which meters, products and prices Stripe lacks, and create them with --apply.
 
     The prices are those that the catalog has in force now, for each tenant with a Stripe customer.
-    What is there is not changed; a price or a subscription that differs is named. You can repeat the
+    What is there is not changed; a price or a subscription that differs is named, and what a contract
+    that begins later will need. You can repeat the
     command at any time: it continues where it was interrupted, and creates nothing twice.
 
     Exit status 3: something is missing or differs.
@@ -68,6 +69,8 @@ def setup(subscriptions: bool, days_until_due: int | None, applies: bool) -> Non
         _print(f"{done} {step.kind} {step.says}")
     for problem in plan.problems:
         _print(f"differs: {problem}")
+    for later in plan.later:
+        _print(f"later: {later}")
     if not plan.steps and not plan.problems:
         _print("Stripe has all that the catalog's prices need")
     elif plan.steps and not applies:

@@ -384,15 +384,74 @@ async def test_tiers_of_an_account_with_several_tenants_are_named(account: Accou
     assert "account acme: its contract has tiers, and 2 tenants" in problems
 
 
-async def test_a_contract_that_begins_later_prices_the_subscription(account: Account) -> None:
-    later = 'contract = [{ name = "acme-2026", from = 2026-12-15T09:00:00Z }]'
-    of = contracted(ONE_TENANT.replace('contract = "acme-2026"', later))
+LATER = ONE_TENANT.replace(
+    'contract = "acme-2026"', 'contract = [{ name = "acme-2026", from = 2026-12-15T09:00:00Z }]'
+)
+POLICY_KEY = "resmeter/resmeter_resolution/usd/0.99"
+TIERED_KEY = "resmeter/resmeter_resolution/usd/2:1,inf:0.5"
 
+
+def keys(account: Account) -> set[str]:
+    return {str(each.lookup_key) for each in account.v1.prices.list().data}
+
+
+async def test_an_account_that_policies_price_keeps_their_price_until_its_contract_begins(
+    account: Account,
+) -> None:
+    of = contracted(LATER)
+
+    plan = await setup(account, of)
+
+    assert POLICY_KEY in keys(account)
+    assert TIERED_KEY not in keys(account)
+    (later,) = plan.later
+    assert later.startswith("account acme (cus_acme): from 2026-12-15T09:00:00Z on, ")
+    assert "resolution 1 up to 2, then 0.5 usd" in later
+    assert "in periods from day 15 at 09:00:00 UTC" in later
+    problems, facts = await checked(account, of)
+    assert problems == []
+    assert facts == ["customers whose subscriptions were compared: 1", f"later: {later}"]
+
+
+async def test_a_contract_that_began_within_stripes_period_counts_at_once(account: Account) -> None:
+    of = contracted(LATER)
     await setup(account, of)
+    account.emulator.backend.set_clock(at("2026-12-15T09:01"))
 
-    keys = {each.lookup_key for each in account.v1.prices.list().data}
-    assert "resmeter/resmeter_resolution/usd/2:1,inf:0.5" in keys
+    problems, facts = await checked(account, of)
+
+    assert any("is 0.99 usd, and the catalog's is 1 up to 2, then 0.5" in p for p in problems)
+    assert facts == ["customers whose subscriptions were compared: 1"]
+
+
+async def test_a_contract_that_begins_before_any_tenant_prices_the_subscription(
+    account: Account,
+) -> None:
+    dated = 'account = [{ name = "acme", from = 2026-12-15T09:00:00Z }]'
+    of = contracted(LATER.replace('account = "acme"', dated))
+
+    plan = await setup(account, of)
+
+    assert TIERED_KEY in keys(account)
+    assert plan.later == []
     assert (await checked(account, of))[0] == []
+
+
+async def test_an_account_that_loses_its_contract_keeps_the_day_on_which_its_periods_begin(
+    account: Account,
+) -> None:
+    lost = 'contract = [{ name = "acme-2026", from = 2026-01-15T09:00:00Z, to = 2026-11-15T09:00:00Z }]'
+    of = contracted(ONE_TENANT.replace('contract = "acme-2026"', lost))
+    before = await setup(account, of, applies=False)
+    account.emulator.backend.set_clock(at("2026-11-15T09:01"))
+
+    after = await setup(account, of)
+
+    assert before.later[0].startswith("account acme (cus_acme): from 2026-11-15T09:00:00Z on, ")
+    assert "resolution 0.99 usd, in periods from day 15" in before.later[0]
+    assert "periods from day 15" in after.steps[-1].says
+    assert POLICY_KEY in keys(account)
+    assert TIERED_KEY not in keys(account)
 
 
 async def test_tenants_of_an_account_whose_policies_differ_need_a_price_in_the_contract(

@@ -12,7 +12,7 @@ from pipeline.sink.stripe.billed import differences, is_billed
 from pipeline.sink.stripe.client import StripeClient, read_again
 from pipeline.sink.stripe.fitness import meter_problems
 from pipeline.sink.stripe.subscribed import meters_of, read_subscribed
-from pipeline.sink.stripe.wanted import account_prices, accounts_of
+from pipeline.sink.stripe.wanted import account_prices, accounts_of, needed_later
 
 CHECK_TIMEOUT_SECONDS = 20.0
 CHECKS_CONCURRENT_MAX = 10
@@ -77,7 +77,9 @@ async def check_prices(
         return [f"subscriptions cannot be read: {client.message_of(error)}"]
     finally:
         await client.close()
-    accounts, problems = accounts_of(catalog, lambda each: subscribed.since_ms(each, now_ms))
+    accounts, problems = accounts_of(
+        catalog, lambda each: subscribed.since_ms(each, now_ms), now_ms
+    )
     without: list[str] = []
     for account in accounts:
         prices = account_prices(catalog, account)
@@ -92,6 +94,8 @@ async def check_prices(
     if without:
         names = ", ".join(without[:NAMES_MAX]) + (", …" if len(without) > NAMES_MAX else "")
         report(f"customers without a subscription, whom Stripe bills nothing: {names}")
+    for later in needed_later(catalog, accounts, now_ms):
+        report(f"later: {later}")
     return problems
 
 

@@ -28,6 +28,7 @@ from pipeline.sink.stripe.wanted import (
     account_prices,
     accounts_of,
     event_name_of,
+    needed_later,
     prices_of,
     tiers_text,
 )
@@ -55,11 +56,12 @@ class Step(NamedTuple):
 
 
 class SetupPlan(NamedTuple):
-    """What a setup would create, what must change first, and what is there."""
+    """What a setup would create, what must change first, what is there, and what later is needed."""
 
     steps: list[Step]
     problems: list[str]
     ids: dict[Ref, str]
+    later: list[str]
 
 
 class Subscribing(NamedTuple):
@@ -111,9 +113,11 @@ async def _planned(
     subscribed = Subscribed({}, {})
     if subscribing is not None:
         subscribed = await read_subscribed(client, list(catalog.customers.values()))
-    accounts, problems = accounts_of(catalog, lambda each: subscribed.since_ms(each, now_ms))
+    accounts, problems = accounts_of(
+        catalog, lambda each: subscribed.since_ms(each, now_ms), now_ms
+    )
     prices = prices_of(catalog, accounts)
-    plan = SetupPlan([], problems, {})
+    plan = SetupPlan([], problems, {}, needed_later(catalog, accounts, now_ms))
     meters = await client.list_meters()
     active = meters_of(meters)
     for outcome in sorted({price.outcome for price in prices}):

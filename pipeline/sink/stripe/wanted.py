@@ -6,14 +6,17 @@ https://docs.stripe.com/currencies
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pipeline.billing.contract import Terms, Tier
 from pipeline.billing.money import price_text, stripe_digits
 from pipeline.billing.periods import DEFAULT_ANCHOR_MS
+from pipeline.catalog.account_contract import contract_of
 from pipeline.catalog.charges import Holding, holdings, outcomes_billed
-from pipeline.catalog.value import Catalog
+from pipeline.catalog.dated import spans
+from pipeline.catalog.value import NEVER, Catalog, when
 from pipeline.resolve.policy import Policy
 
 LOOKUP_KEY_CHARACTERS_MAX = 200
@@ -71,19 +74,23 @@ class Price(NamedTuple):
         }
 
 
-def accounts_of(catalog: Catalog, at_ms: Callable[[str], int]) -> tuple[list[Account], list[str]]:
+def accounts_of(
+    catalog: Catalog, since_ms: Callable[[str], int], now_ms: int | None = None
+) -> tuple[list[Account], list[str]]:
     """Return the accounts of a catalog, and what Stripe cannot bill as it is.
 
     Accounts with one customer are one: a subscription has one price for a meter.
 
     Args:
         catalog: who is billed, and under which contracts and policies.
-        at_ms: returns the time at which the prices of a customer count.
+        since_ms: returns the start of a customer's period, whose prices count.
+        now_ms: a contract that an account got or lost between that start and now counts too.
     """
     accounts: dict[str, Account] = {}
     problems: list[str] = []
     for name, customer in sorted(catalog.customers.items()):
-        found, wrong = _account(catalog, name, customer, at_ms(customer))
+        at_ms = _last_cut(catalog, name, since_ms(customer), now_ms)
+        found, wrong = _account(catalog, name, customer, at_ms)
         problems += wrong
         if found is None:
             continue
@@ -95,6 +102,24 @@ def accounts_of(catalog: Catalog, at_ms: Callable[[str], int]) -> tuple[list[Acc
                 "one price for a meter; make them one account, or give each a customer"
             )
     return list(accounts.values()), problems
+
+
+def needed_later(catalog: Catalog, accounts: Iterable[Account], now_ms: int) -> list[str]:
+    """Return in words which other prices or periods accounts will have, and from when on."""
+    found = []
+    for account in accounts:
+        held = holdings(catalog, account.name)
+        times = {ms for each in held for ms in each[1:] if now_ms < ms < NEVER}
+        for ms in sorted(times):
+            later, _ = _account(catalog, account.name, account.customer, ms)
+            if later is not None and later[2:] != account[2:]:
+                found.append(
+                    f"account {account.name} ({account.customer}): from {when(ms)} on, "
+                    f"{costs_of(later)}, in periods from {_anchor_text(later)}; its subscription "
+                    "needs that then, and not before"
+                )
+                break
+    return found
 
 
 def _account(
@@ -134,13 +159,41 @@ def _account(
         )
     if not tenants or not currencies:
         return None, problems
-    return Account(name, customer, min(currencies), tiers, terms.anchor_ms), problems
+    anchor_ms = _anchor_ms(catalog, name, at_ms)
+    return Account(name, customer, min(currencies), tiers, anchor_ms), problems
 
 
 def _held(catalog: Catalog, account: str, at_ms: int) -> Holding | None:
-    """Return what an account holds at a time, or first if it holds nothing yet."""
+    """Return what an account holds at a time; of one without tenants yet, what it will hold first.
+
+    None: the policies of its tenants say the prices.
+    """
     known = [each for each in holdings(catalog, account) if at_ms < each.to_ms]
-    return known[0] if known else None
+    if not known or (at_ms < known[0].from_ms and _has_tenant(catalog, account, at_ms)):
+        return None
+    return known[0]
+
+
+def _has_tenant(catalog: Catalog, account: str, at_ms: int) -> bool:
+    """Return whether an account has a tenant, or is one, at a time."""
+    named = [t for t, of in catalog.members.items() if any(each.name == account for each in of)]
+    is_own = not named or account in catalog.assigned
+    return is_own or any(catalog.account_of(each, at_ms) == account for each in named)
+
+
+def _last_cut(catalog: Catalog, account: str, since_ms: int, now_ms: int | None) -> int:
+    """Return when the account got or lost a contract last; the start of its period, if not since."""
+    if now_ms is None:
+        return since_ms
+    starts = [from_ms for _, from_ms, _ in spans(catalog.accounts.get(account, ()))]
+    return max([since_ms, *(ms for ms in starts if ms <= now_ms)])
+
+
+def _anchor_ms(catalog: Catalog, account: str, at_ms: int) -> int:
+    contract = contract_of(catalog, account)
+    if contract is None:
+        return DEFAULT_ANCHOR_MS
+    return contract.terms_for(contract.calendar.period_at(at_ms)).anchor_ms
 
 
 def _tenants(catalog: Catalog, account: str, at_ms: int) -> list[str]:
@@ -182,6 +235,11 @@ def costs_of(account: Account) -> str:
         f"{outcome} {tiers_text(tiers)} {account.currency}"
         for outcome, tiers in sorted(account.tiers.items())
     )
+
+
+def _anchor_text(account: Account) -> str:
+    day = datetime.fromtimestamp(account.anchor_ms / 1000, UTC)
+    return f"day {day.day} at {day:%H:%M:%S} UTC"
 
 
 def tiers_text(tiers: Tiers) -> str:
