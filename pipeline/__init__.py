@@ -59,6 +59,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     altered           a meter event that somebody changed in the ledger; it is not sent.
     amendment         what a rebill plan puts in the place of what was in force. Workers do not follow it.
     answer            what the AI said. The standing answer is the one that silence would charge.
+    approval          what a person says about an adjustment or unmatched reversals, before a close.
     arrival           a record's Kafka timestamp; it decides when silence is settled, and when to seal.
     back-pressure     the worker stops fetching while too many batches wait for acknowledgements.
     approve           a person says that an adjustment, or a reversal whose charge is not known, is right.
@@ -73,7 +74,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       log of entries in a topic.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
     close             end a period for good: its statement is final, and what is stored later is on
-                      a later one.
+                      a later one. A closing is the journal's entry that does so.
     contract          what an outcome costs an account, in versions with effective dates.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
@@ -126,6 +127,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       names the old one.
     reckon            say what covers each unit of a period, and what that costs.
     replay            read the log and decide again; a rebill plan lists what that would change.
+    restart           of usage records: their offsets begin again, in a topic made again or a partition cut.
     reversal          a usage record of -1; it names the charge that it takes back.
     rules             of a due time: what its policy version says about silence, with a checksum. A state
                       stores them; a worker does not start if its files have other rules.

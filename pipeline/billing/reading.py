@@ -151,6 +151,11 @@ def read_grant_lines(
     return _read_lines(lines, GrantLine, "a grant")
 
 
+def created_ms(line: GrantLine) -> int:
+    """Return when a grant or a void entered, ms."""
+    return _ms(line.created_at)
+
+
 def entered_grants(
     parsed: Sequence[tuple[str, GrantLine]], account: str, currency: str
 ) -> tuple[list[Grant], list[str]]:

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, Update, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import BrokenInvariantError
-from pipeline.ledger import journal
+from pipeline.ledger import journal, months
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.decisions import lineage, move_records
 from pipeline.ledger.entries import Decided, MeterEvent, State
 from pipeline.ledger.journal import Conclusion, Decision, Placed, Plan, Standing, Takeover, Verdict
+from pipeline.ledger.month_entries import MonthItem, accounts_of
 from pipeline.ledger.records import delete_pending, move_offset
 from pipeline.ledger.tables import (
     awaited_record,
@@ -64,6 +65,7 @@ def forget(ledger: Ledger, topic: str) -> None:
         for table in (consumer_offset, consumed_topic):
             connection.execute(delete(table).where(table.c.topic == topic))
         connection.execute(delete(delivery_takeover))
+        months.forget(connection)
         connection.execute(
             update(meter_event).values(journal_state=None, vouched_at=None, voucher=None)
         )
@@ -148,7 +150,8 @@ def _view(
         query = select(m.identifier).where(m.identifier.in_(part), m.journal_state.is_not(None))
         known = set(connection.scalars(query))
         holders.update((record, first) for record, first in unjournalled.items() if first in known)
-    return journal.View(standings, holders), stored
+    names = accounts_of(item for entry in entries for item in entry.items)
+    return journal.View(standings, holders, months.standings(connection, names)), stored
 
 
 class _Writing:
@@ -179,6 +182,8 @@ class _Writing:
             if why is not None:
                 if isinstance(item, Decision):
                     self._drop_decision(item.decided, view)
+                elif isinstance(item, MonthItem):
+                    months.check_void(self._connection, item, why)
                 continue
             if isinstance(item, Conclusion):
                 self._conclude(item)
@@ -186,6 +191,8 @@ class _Writing:
                 self._decide(item)
             elif isinstance(item, Takeover):
                 self._take_over(run, item)
+            elif isinstance(item, MonthItem):
+                months.enter(self._connection, item)
         self._insert(plans)
         changed = {k: s for k, s in view.standings.items() if before.get(k) != s}
         if changed:

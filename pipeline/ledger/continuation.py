@@ -2,6 +2,7 @@
 
 from sqlalchemy import select
 
+from pipeline.ledger import months
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import ConsumedRecord
 from pipeline.ledger.records import move_offset
@@ -27,6 +28,12 @@ def has_read(ledger: Ledger, topic: str, consumed: ConsumedRecord) -> bool:
 
 
 def rewind(ledger: Ledger, topic: str, partition: int, expected: int, to: int) -> bool:
-    """Move the next offset of a partition back; return False if it is not the expected one."""
+    """Move the next offset of a partition back; return False if it is not the expected one.
+
+    From there on, its offsets mean other records.
+    """
     with ledger.writing() as connection:
-        return move_offset(connection, ledger, topic, partition, expected, to)
+        moved = move_offset(connection, ledger, topic, partition, expected, to)
+        if moved:
+            months.restart(connection, partition)
+        return moved

@@ -16,8 +16,10 @@ import msgspec
 
 from pipeline.decoding import json_decoder
 from pipeline.ledger.entries import Decided, MeterEvent
+from pipeline.ledger.month_entries import AccountStanding, MonthItem, judge
 
-FORMAT = 1
+FORMAT = 2  # of an entry with a `MonthItem`: an older version must not pass over it
+_FORMAT_OF_DELIVERIES = 1
 # What an entry says of records and identifiers, in bytes of JSON; Kafka compresses it. A meter event of
 # very many records makes an entry of its own, which can be larger.
 ENTRY_BYTES = 512 * 1024
@@ -90,13 +92,13 @@ class Renewal(msgspec.Struct, frozen=True, tag="renewal"):
     is_final: bool = False
 
 
-Item = Plan | Conclusion | Decision | Takeover | Renewal
+Item = Plan | Conclusion | Decision | Takeover | Renewal | MonthItem
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What one run writes at once: one record of the topic."""
 
-    format: int = FORMAT
+    format: int = _FORMAT_OF_DELIVERIES
     run: str
     items: tuple[Item, ...]
 
@@ -148,6 +150,9 @@ def plan_of(
 
 
 def encode_entry(entry: Entry) -> bytes:
+    """Return the entry with the lowest format that has its items."""
+    if any(isinstance(item, MonthItem) for item in entry.items):
+        entry = msgspec.structs.replace(entry, format=FORMAT)
     return _encode(entry)
 
 
@@ -159,12 +164,12 @@ def encode_items(run: str, items: Iterable[Item]) -> list[bytes]:
     for item in items:
         length = len(_encode(item))
         if part and size + length > ENTRY_BYTES:
-            entries.append(_encode(Entry(run=run, items=tuple(part))))
+            entries.append(encode_entry(Entry(run=run, items=tuple(part))))
             part, size = [], 0
         part.append(item)
         size += length
     if part:
-        entries.append(_encode(Entry(run=run, items=tuple(part))))
+        entries.append(encode_entry(Entry(run=run, items=tuple(part))))
     return entries
 
 
@@ -201,11 +206,12 @@ class Standing(msgspec.Struct, frozen=True):
     voucher: str | None
 
 
-class View(NamedTuple):
+class View(msgspec.Struct):
     """The part of the journal's result that some entries touch; `apply` changes it."""
 
     standings: dict[str, Standing]  # by the identifier of the meter event
     holders: dict[str, str]  # id of a usage record → identifier that held it first
+    accounts: dict[str, AccountStanding] = {}  # by name
 
 
 class Verdict(NamedTuple):
@@ -231,7 +237,7 @@ def touched(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
                 identifiers.add(item.decided.identifier)
                 if item.replacement is not None:
                     identifiers.add(item.replacement.identifier)
-            else:
+            elif not isinstance(item, MonthItem):
                 identifiers.update(item.identifiers)
     return identifiers, records
 
@@ -248,6 +254,8 @@ def _apply(view: View, run: str, item: Item, at: int) -> str | None:
         return _conclude(view, item)
     if isinstance(item, Decision):
         return _decide(view, run, item, at)
+    if isinstance(item, MonthItem):
+        return judge(view.accounts.setdefault(item.account, AccountStanding()), item)
     if isinstance(item, Takeover):
         _take_over(view, run, item)
     else:

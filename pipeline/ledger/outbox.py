@@ -1,10 +1,15 @@
-"""Find what the journal does not have yet: meter events, conclusions and decisions of this ledger."""
+"""Find what the journal does not have yet of this ledger.
+
+That is meter events, conclusions and decisions; and, if the ledger follows another journal than before,
+closings, grants and approvals.
+"""
 
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Select, exists, func, or_, select
 
+from pipeline.ledger import months
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import PERHAPS_COUNTED, Decided, MeterEvent
 from pipeline.ledger.journal import Conclusion, Decision, Item, Plan, plan_of
@@ -51,6 +56,7 @@ def unjournalled_items(ledger: Ledger, items_max: int) -> list[Item]:
             if row.journal_state is not None and row.state == "cancelled"
         ]
         items += _decisions(connection, items_max)
+        items += months.unjournalled(connection)
     return items
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.catalog.prices import FixedPrices
+from pipeline.ledger import months
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     ConsumedRecord,
@@ -104,17 +105,21 @@ def is_known_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:
     c = consumed_topic.c
     insert_ = sqlite.insert if ledger.is_sqlite else postgresql.insert
     with ledger.writing() as connection:
-        connection.execute(
+        before = connection.scalar(select(c.topic_id).where(c.topic == topic))
+        # Of several sinks, one notes it.
+        added = connection.execute(
             insert_(consumed_topic).values(topic=topic, topic_id=topic_id).on_conflict_do_nothing()
-        )
+        ).rowcount
         moved = connection.execute(
             update(consumed_topic)
             .where(c.topic == topic, c.topic_id != topic_id)
             .values(topic_id=topic_id)
-        )
-        if moved.rowcount:
+        ).rowcount
+        if moved:
             connection.execute(delete(consumer_offset).where(consumer_offset.c.topic == topic))
-        return not moved.rowcount
+        if added or moved:
+            months.restart(connection, topic_id=topic_id, before_id=before)
+        return not moved
 
 
 def is_same_topic(ledger: Ledger, topic: str, topic_id: str) -> bool:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 
@@ -76,6 +77,8 @@ account_grant = Table(
     Column("kind", Text, CheckConstraint("kind IN ('pack', 'credit', 'void')"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("content", Text, nullable=False),  # a line of grants, see docs/reference/money.md §5.1
+    # Whether the journal that the ledger follows has it.
+    Column("journalled", Boolean, nullable=False, server_default=text("false")),
     Index(
         "account_grant_once",
         "account",
@@ -94,15 +97,51 @@ account_grant = Table(
     ),
 )
 
-# The periods that are closed, each with its final statement, never changed.
+# The periods that are closed, each with its final statement, never changed; see `journal`.
 closing = Table(
     "closing",
     metadata,
-    Column("account", _Id, primary_key=True),
-    Column("period_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", _Seq, Identity(), primary_key=True),  # in the order of the journal
+    Column("account", _Id, nullable=False),
+    Column("period_start", BigInteger, nullable=False),
     Column("closed_at", BigInteger, nullable=False),
-    Column("records_seq", BigInteger, nullable=False),  # the last usage record that it knew
+    Column("topic", Text, nullable=False),  # of the usage records
+    Column("topic_id", Text, nullable=False),  # empty: unknown
+    Column("offsets", Text, nullable=False),  # a JSON object: partition → next offset
+    Column("grants", BigInteger, nullable=False),  # how many grants and voids it knew
     Column("statement", Text, nullable=False),  # the JSON object
+    Column("waived", Text, nullable=False),  # a JSON array: starts of earlier periods
+    Column("journalled", Boolean, nullable=False, server_default=text("false")),
+    UniqueConstraint("account", "period_start", name="closing_once"),
+)
+
+# What persons said about adjustments and unmatched reversals, once each; see `journal`.
+account_approval = Table(
+    "account_approval",
+    metadata,
+    Column("account", _Id, primary_key=True),
+    Column("id", _Id, primary_key=True),
+    Column("period_start", BigInteger, nullable=False),
+    Column("what", Text, CheckConstraint("what IN ('adjusted', 'unmatched')"), nullable=False),
+    Column("of_period", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("verdict", Text, CheckConstraint("verdict IN ('approved', 'rejected')"), nullable=False),
+    Column("who", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("journalled", Boolean, nullable=False, server_default=text("false")),
+)
+
+# Where the offsets of usage records begin again: the topic, or a partition of it, is another one.
+records_restart = Table(
+    "records_restart",
+    metadata,
+    Column("seq", _Seq, Identity(), primary_key=True),
+    Column("partition", Integer),  # null: all
+    Column("topic_id", Text),  # of the topic from then on; null: the same
+    Column("before_id", Text),  # of the topic before; null: the same, or unknown
+    Column("after_record", BigInteger, nullable=False),  # the last usage record before
+    Column("after_closing", BigInteger, nullable=False),  # the last closing before
 )
 
 # The quarantined records, under the name that existing databases have.

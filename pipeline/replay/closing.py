@@ -5,9 +5,9 @@ stored and at the biller. What is late all the same is on the next statement.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pipeline.billing.contract import BilledAccount
 from pipeline.billing.invoice import InvoicePlan, StripePrice, plan_invoice
@@ -16,31 +16,12 @@ from pipeline.billing.run import Stated
 from pipeline.catalog.tenants import Tenants
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, reports
-from pipeline.ledger.entries import STUCK
-from pipeline.ledger.statements import state_to_close
+from pipeline.ledger.month_entries import Closing
+from pipeline.ledger.statements import Missing, prepare_closing
 from pipeline.replay.decided import Decided
 from pipeline.sink.stripe.wanted import Account, accounts_of, event_name_of
 
-What = Literal[
-    "order",  # the ledger's closings do not allow it now
-    "undecided",
-    "lost",
-    "undelivered",
-    "parked",
-    "rejected",
-    "uncertain",
-    "altered",
-    "unmatched",
-    "unpriced",
-]
-
-
-class Missing(NamedTuple):
-    """One thing that is missing; `number` counts what `detail` names."""
-
-    what: What
-    number: int
-    detail: str
+__all__ = ["Checks", "Missing", "Readiness", "undecided"]
 
 
 class Readiness(NamedTuple):
@@ -49,6 +30,7 @@ class Readiness(NamedTuple):
     stated: Stated
     missing: tuple[Missing, ...]
     invoice: InvoicePlan | None  # None: the account has no customer, or shares it
+    closing: Closing | None  # for the journal; None: something is missing
 
 
 class Checks:
@@ -78,20 +60,16 @@ class Checks:
             ConfigurationError: no period has this name.
         """
         tenants = self._tenants
-        stated, problems = state_to_close(self._ledger, account, tenants, period, self._now_ms)
-        of = stated.statement.period
-        missing = [Missing("order", 1, problem) for problem in problems]
+        stated, found, closing = prepare_closing(
+            self._ledger, account, tenants, period, self._now_ms
+        )
         grace_ms = max(_grace_ms(tenants, each) for each in account.tenant_ids)
-        missing += undecided(self._decided, of.end_ms + grace_ms)
+        missing = undecided(self._decided, stated.statement.period.end_ms + grace_ms)
         has_customer = account.name in tenants.catalog.customers
-        for tenant_id in account.tenant_ids:
-            missing += _undelivered(self._ledger, tenant_id, of, has_customer=has_customer)
-        counts = stated.statement.counts
-        if counts.unmatched:
-            text = "reversals name a charge that the ledger lacks: `resmeter audit` says which"
-            missing.append(Missing("unmatched", counts.unmatched, text))
-        missing += [Missing("unpriced", counts.unpriced, each) for each in stated.missing]
-        return Readiness(stated, tuple(missing), self._invoice(stated))
+        missing += found if has_customer else map(_parked, found)
+        return Readiness(
+            stated, tuple(missing), self._invoice(stated), None if missing else closing
+        )
 
     def _invoice(self, stated: Stated) -> InvoicePlan | None:
         """Compare the statement with what Stripe charges for the units that the ledger delivered."""
@@ -125,20 +103,11 @@ def _grace_ms(tenants: Tenants, tenant_id: str) -> int:
     return max(version.grace for version in tenants.timeline_for(tenant_id).versions)
 
 
-def _undelivered(
-    ledger: Ledger, tenant_id: str, period: Period, *, has_customer: bool
-) -> Iterator[Missing]:
-    """Yield what of a tenant's usage is not at the biller, and should be."""
-    sums = reports.usage(ledger, tenant_id=tenant_id, from_ms=period.start_ms, to_ms=period.end_ms)
-    pending = sum(each.pending for each in sums)
-    if pending > 0 and not has_customer:
-        yield Missing("parked", pending, f"units of {tenant_id} wait for a customer in the catalog")
-    elif pending > 0:
-        yield Missing("undelivered", pending, f"units of {tenant_id} are not at Stripe yet")
-    for state in STUCK:
-        if stuck := sum(getattr(each, state) for each in sums):
-            text = f"units of {tenant_id} wait for you: see `resmeter deliveries list`"
-            yield Missing(state, stuck, text)
+def _parked(missing: Missing) -> Missing:
+    """Return what is missing of an account without a customer."""
+    if missing.what != "undelivered":
+        return missing
+    return Missing("parked", missing.number, "units wait for a customer in the catalog")
 
 
 def undecided(decided: Iterable[Decided], until_ms: int) -> list[Missing]:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.kafka.single import LogRecord
-from pipeline.ledger import Ledger, adoption, holds, outbox, records
+from pipeline.ledger import Ledger, adoption, holds, months, outbox, records
 from pipeline.ledger.deliveries import CLOCKS_DIFFER_MS_MAX
 from pipeline.ledger.entries import PlannedEvent
 from pipeline.ledger.journal import (
@@ -37,6 +37,7 @@ from pipeline.ledger.journal import (
     plan_of,
     planned_units,
 )
+from pipeline.ledger.month_entries import MonthItem
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
@@ -270,6 +271,20 @@ class Journal:
         if self._written_at:
             self._compare_clocks(before_ms, after_ms)
         return verdicts
+
+    def write(self, items: Sequence[MonthItem]) -> list[Verdict]:
+        """Write items about accounts, read them back, and return the verdict on each."""
+        self._add(items)
+        verdicts = self.commit()
+        return [self._verdict_on(item, verdicts) for item in items]
+
+    def _verdict_on(self, item: MonthItem, verdicts: Iterable[Verdict]) -> Verdict:
+        for verdict in verdicts:
+            if verdict.run == self.run and verdict.item == item:
+                return verdict
+        # Another process has applied the entry to this ledger.
+        why = None if months.has_entered(self.ledger, item) else "another entry came before"
+        return Verdict(self.run, item, why)
 
     def _compare_clocks(self, before_ms: int, after_ms: int) -> None:
         """Compare our clock with the broker's, which appended our entry between two of our times.

@@ -5,7 +5,16 @@ from hypothesis import HealthCheck, given, settings
 from sqlalchemy import delete, select, update
 
 from pipeline.errors import BrokenInvariantError
-from pipeline.ledger import Ledger, adoption, decisions, deliveries, journal, outbox, records
+from pipeline.ledger import (
+    Ledger,
+    adoption,
+    decisions,
+    deliveries,
+    journal,
+    months,
+    outbox,
+    records,
+)
 from pipeline.ledger.entries import Decision, Stored
 from pipeline.ledger.journal import (
     Conclusion,
@@ -18,7 +27,10 @@ from pipeline.ledger.journal import (
     plan_of,
 )
 from pipeline.ledger.tables import (
+    account_approval,
+    account_grant,
     awaited_record,
+    closing,
     consumed_topic,
     consumer_offset,
     delivery_decision,
@@ -48,6 +60,9 @@ from tests.support.ledger import (
 )
 
 _ALL = (
+    account_approval,
+    account_grant,
+    closing,
     delivery_takeover,
     delivery_decision,
     awaited_record,
@@ -96,8 +111,10 @@ def test_a_ledger_is_what_the_rules_make_of_the_journal(
         rows = connection.execute(select(m.identifier, m.journal_state, m.vouched_at, m.voucher))
         standings = {name: Standing(*standing) for name, *standing in rows}
         held = set(connection.scalars(select(awaited_record.c.id)))
+        accounts = months.standings(connection, [x for x in view.accounts if "\0" not in x])
     assert standings == view.standings
     assert held == view.holders.keys()
+    assert accounts == {k: v for k, v in view.accounts.items() if "\0" not in k}
 
 
 def test_entries_that_another_sink_has_applied_change_nothing(ledger: Ledger) -> None:

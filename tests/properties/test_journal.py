@@ -3,13 +3,16 @@
 The second implementation, `held`, reads the whole journal again for each question.
 """
 
+import json
 from collections.abc import Iterator
-from itertools import permutations
+from copy import deepcopy
+from itertools import pairwise, permutations
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.billing.reading import entered_grants, read_grant_lines
 from pipeline.ledger.entries import Decided
 from pipeline.ledger.journal import (
     ENTRY_BYTES,
@@ -28,6 +31,7 @@ from pipeline.ledger.journal import (
     encode_items,
     touched,
 )
+from pipeline.ledger.month_entries import Approval, Closing, Granted, MonthItem, accounts_of
 
 RUNS = ["a", "b", "c"]
 RECORDS = ["r1", "r2", "r3", "r4", "r5"]
@@ -76,7 +80,52 @@ def decision(identifier: str, *, releases: bool) -> Decision:
     return Decision(decided, msgspec.structs.replace(plan(()), identifier=again))
 
 
+accounts = st.sampled_from(["acme", "acme", "bluejay", "a\0b"])
+times = st.integers(0, 5)
+
+
+def grant(account: str, name: str, created_at: int, kind: str) -> Granted:
+    line: dict[str, object] = {"kind": kind, "created_at": created_at}
+    line |= {"grant": name, "takes": "0.00"} if kind == "void" else {"id": name, "amount": "1.00"}
+    return Granted(account, json.dumps(line))
+
+
+month_items: st.SearchStrategy[MonthItem] = st.one_of(
+    st.builds(
+        Closing,
+        account=accounts,
+        period_start=times,
+        closed_at=times,
+        topic=st.just("usage.records"),
+        topic_id=st.sampled_from(["", "one"]),
+        offsets=st.dictionaries(st.integers(0, 2), times),
+        grants=st.sampled_from([0, 0, 1, 2]),
+        statement=st.just("{}"),
+        waived=st.lists(times, max_size=2).map(tuple),
+    ),
+    st.builds(
+        grant,
+        accounts,
+        st.sampled_from(["g", "h"]),
+        times,
+        st.sampled_from(["credit", "credit", "void", "nonsense"]),
+    ),
+    st.builds(
+        Approval,
+        id=st.sampled_from(["p", "q"]),
+        account=accounts,
+        period_start=times,
+        what=st.sampled_from(["adjusted", "unmatched"]),
+        of_period=times,
+        amount=times,
+        verdict=st.sampled_from(["approved", "rejected"]),
+        who=st.just("ann"),
+        reason=st.just("because"),
+        at=times,
+    ),
+)
 items: st.SearchStrategy[Item] = st.one_of(
+    month_items,
     st.builds(
         plan,
         st.sampled_from(GROUPS),
@@ -205,10 +254,12 @@ def test_entries_depend_only_on_what_they_touch(journal: list[Entry]) -> None:
         part = View(
             {k: v for k, v in full.standings.items() if k in names},
             {k: v for k, v in full.holders.items() if k in records},
+            {k: deepcopy(v) for k, v in full.accounts.items() if k in accounts_of(entry.items)},
         )
         verdicts = apply(part, entry, at)
 
         assert verdicts == apply(full, entry, at)
+        assert part.accounts.items() <= full.accounts.items()
         assert part.standings.items() <= full.standings.items()
 
 
@@ -230,6 +281,38 @@ def test_a_run_vouches_again_only_while_no_other_run_may_call(journal: list[Entr
                 if before.get(identifier, standing).vouched_at != standing.vouched_at:
                     assert callers[identifier] == {entry.run}
                     assert before[identifier].vouched_at < standing.vouched_at <= at
+
+
+@given(journals)
+def test_periods_are_closed_once_in_order_and_know_every_grant_before(
+    journal: list[Entry],
+) -> None:
+    view = View({}, {})
+    valid: dict[str, list[MonthItem]] = {}
+    for at, entry in enumerate(journal):
+        for verdict in apply(view, entry, at):
+            if verdict.why is None and isinstance(verdict.item, MonthItem):
+                valid.setdefault(verdict.item.account, []).append(verdict.item)
+
+    for items_of in valid.values():
+        closings = [each for each in items_of if isinstance(each, Closing)]
+        for before, after in pairwise(closings):
+            assert before.period_start < after.period_start
+            assert before.closed_at < after.closed_at
+        approvals = [each.id for each in items_of if isinstance(each, Approval)]
+        assert len(approvals) == len(set(approvals))
+        last, lines = 0, list[dict[str, int]]()
+        for each in items_of:
+            if isinstance(each, Closing):
+                assert each.grants == len(lines)
+                last = each.closed_at
+            elif isinstance(each, Granted):
+                lines.append(json.loads(each.line))
+                assert lines[-1]["created_at"] >= last
+        labelled, problems = read_grant_lines(
+            (str(n), json.dumps(x).encode()) for n, x in enumerate(lines)
+        )
+        assert (problems, entered_grants(labelled, "", "usd")[1]) == ([], [])
 
 
 @given(st.lists(items, max_size=30))

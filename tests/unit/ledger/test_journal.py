@@ -8,7 +8,9 @@ from pipeline.ledger.journal import (
     NewerFormatError,
     decode_entry,
     encode_entry,
+    encode_items,
 )
+from pipeline.ledger.month_entries import Closing, Granted
 from tests.support.batches import NESTED
 
 
@@ -31,8 +33,8 @@ def test_a_record_that_no_resmeter_wrote_is_no_entry(value: bytes | None) -> Non
 
 
 def test_an_entry_of_a_newer_format_is_not_ignored() -> None:
-    with pytest.raises(NewerFormatError, match="format 2, this version knows 1"):
-        decode_entry(b'{"format":2,"run":"a","items":[{"type":"new"}]}')
+    with pytest.raises(NewerFormatError, match="format 3, this version knows 2"):
+        decode_entry(b'{"format":3,"run":"a","items":[{"type":"new"}]}')
 
 
 def test_an_entry_keeps_its_bytes() -> None:
@@ -43,3 +45,28 @@ def test_an_entry_keeps_its_bytes() -> None:
         b'{"format":1,"run":"a",'
         b'"items":[{"type":"conclusion","identifier":"rm_1","state":"delivered"}]}'
     )
+
+
+def test_an_entry_about_an_account_has_a_format_at_which_older_versions_stop() -> None:
+    """They would pass over a kind of item that they do not know."""
+    closing = Closing(
+        account="acme",
+        period_start=1,
+        closed_at=2,
+        topic="usage.records",
+        offsets={0: 7, 11: 3},
+        grants=0,
+        statement="{}",
+    )
+    entry = Entry(run="a", items=(closing, Granted("acme", "{}")))
+
+    assert encode_entry(entry) == (
+        b'{"format":2,"run":"a","items":[{"type":"closing","account":"acme","period_start":1,'
+        b'"closed_at":2,"topic":"usage.records","offsets":{"0":7,"11":3},"grants":0,'
+        b'"statement":"{}"},{"type":"granted","account":"acme","line":"{}"}]}'
+    )
+    (value,) = encode_items("a", entry.items)
+    assert value == encode_entry(entry)
+    decoded = decode_entry(value)
+    assert decoded is not None
+    assert decoded.items == entry.items
