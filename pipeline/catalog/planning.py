@@ -15,7 +15,7 @@ from pipeline.catalog.entry import (
     uncut,
 )
 from pipeline.catalog.log import Void, accept
-from pipeline.catalog.value import LEAD_MS_MIN, Catalog, DatedAssignment, Touched, when
+from pipeline.catalog.value import LEAD_MS_MIN, START, Catalog, DatedAssignment, Touched, when
 from pipeline.errors import BrokenInvariantError
 from pipeline.resolve.policy import Policy
 
@@ -127,7 +127,7 @@ class _Planning:
         for assigned in added:
             self.planned.changes.append(
                 f"tenants without a policy of their own: {assigned.name} from "
-                f"{when(assigned.from_ms)}, instead of {known[-1].name}"
+                f"{self._from(assigned.name, assigned.from_ms)}, instead of {known[-1].name}"
             )
 
     def plan_tenants(self) -> None:
@@ -153,7 +153,7 @@ class _Planning:
         for (policy, was, at_ms), tenants in moved.items():
             instead = f"instead of {was}" if was != policy else "whatever the default becomes"
             self.planned.changes.append(
-                f"{named_tenants(tenants)}: {policy} from {when(at_ms)}, {instead}"
+                f"{named_tenants(tenants)}: {policy} from {self._from(policy, at_ms)}, {instead}"
             )
         gone = catalog.assigned.keys() | catalog.customers.keys()
         if left := sorted(gone - self._declared.tenants.keys()):
@@ -179,7 +179,10 @@ class _Planning:
         default: str,
     ) -> list[Assigned]:
         whose = "the default policy" if tenant_id is None else f"tenant {tenant_id}"
-        found = missing(whose, known, declared, default, self._dates)
+        # What was in force stays until the policy has a version.
+        from_ms = max(self._from_ms, self._begins_ms(declared[0].name))
+        dates = self._dates._replace(from_ms=from_ms)
+        found = missing(whose, known, declared, default, dates)
         if isinstance(found, Refused):
             self.planned.refused.extend(found.problems)
             self.planned.touched.extend(
@@ -187,6 +190,18 @@ class _Planning:
             )
             return []
         return [Assigned(each.name, each.from_ms) for each in found]
+
+    def _begins_ms(self, policy: str) -> int:
+        """Return when the first version of a policy takes effect."""
+        versions = self._declared.versions.get(policy) or self._catalog.versions_of(policy)
+        return min((each.effective_from for each in versions), default=START)
+
+    def _from(self, policy: str, at_ms: int | None) -> str:
+        """Say from when a policy is assigned, and from when it holds if that is later."""
+        begins_ms = self._begins_ms(policy)
+        if begins_ms <= (START if at_ms is None else at_ms):
+            return when(at_ms)
+        return f"{when(at_ms)} (its first version takes effect at {when(begins_ms)})"
 
     # --- meters and keys --------------------------------------------------------------------------
 

@@ -18,6 +18,12 @@ _ATTRIBUTES = (*REQUIRED, "specversion", "channel", "environment", "sequence", "
 _OPTIONAL_ATTRIBUTES = ("channel", "environment", "sequence", "data")
 _FIELDS = {TYPES[rank]: msgspec.structs.fields(form) for rank, form in DATA.items()}
 _CLOSENESS_MIN = 0.8
+# The last word of a member, and others that producers write for it. By letters alone, a time may be
+# closer to an id.
+_ENDINGS = {
+    "at": ("at", "time", "timestamp", "date", "datetime", "ts", "on"),
+    "id": ("id", "ids", "identifier", "uuid", "key", "ref"),
+}
 _NAMES_MAX = 50  # of one object
 
 
@@ -90,10 +96,20 @@ def _ignored(
     ]
 
 
+def _plain(name: str) -> str:
+    return name.replace("_", "").replace("-", "")
+
+
 @lru_cache(1_000)  # a producer that misspells a name does it in every event
 def _meant(name: str, known: tuple[str, ...]) -> str:
     """Return the known name that is closest to a name; empty if none is close."""
     spelt = name[:60].lower()
+    plain = _plain(spelt)
+    for each in known:
+        for ending, others in _ENDINGS.items():
+            stem = _plain(each).removesuffix(ending)
+            if each.endswith(f"_{ending}") and plain in [stem + other for other in others]:
+                return each
     # The first letter is rarely misspelt, and comparing with every known name would be slow.
     likely = [each for each in known if each[:1] == spelt[:1]]
     close = get_close_matches(spelt, likely, 1, _CLOSENESS_MIN)

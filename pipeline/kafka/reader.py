@@ -162,6 +162,14 @@ class TopicReader:
                     yield message
             self._drop_finished(ends)
 
+    def has_from(self, partition: int, offset: int) -> bool:
+        """Return whether a partition has a record from an offset on, and not markers of transactions alone.
+
+        Raises:
+            UnavailableError: the broker has stopped sending records.
+        """
+        return any(True for _ in self.records({partition: offset}))
+
     def _pass_damage(self, partition: int, offset: int, what: str) -> None:
         """Go on behind a damaged batch, where an operator has decided to step over it.
 

@@ -134,10 +134,13 @@ def await_sink(ledger: Ledger, usage_records: TopicReader, seconds: float) -> in
 
 def _lag(ledger: Ledger, usage_records: TopicReader) -> int:
     stored = records.offsets(ledger, usage_records.topic)
-    return sum(
-        max(0, high - stored.get(partition, low))
-        for partition, (low, high) in usage_records.bounds.items()
-    )
+    behind = 0
+    for partition, (low, high) in usage_records.bounds.items():
+        offset = stored.get(partition, low)
+        # The ledger's offset follows a record, and the markers of transactions may follow that.
+        if offset < high and usage_records.has_from(partition, offset):
+            behind += high - offset
+    return behind
 
 
 def _dead_letter_origins(settings: Settings) -> DeadLetterOrigins:

@@ -348,9 +348,12 @@ class Intake:
             # All partitions, not only ours: another sink may have stored them in another ledger.
             self._learn_committed(consumer, self._partitions)
             waiting = 0
-            for partition, next_offset in list(self._read.items()):
-                position = TopicPartition(self._topic, partition)
-                _, high = consumer.get_watermark_offsets(position, timeout=LAG_TIMEOUT_SECONDS)
+            places = [TopicPartition(self._topic, partition) for partition in self._read]
+            for place in consumer.position(places):
+                partition = place.partition
+                # The markers of transactions move the client's position, and nobody reads them.
+                next_offset = max(self._read[partition], place.offset)
+                _, high = consumer.get_watermark_offsets(place, timeout=LAG_TIMEOUT_SECONDS)
                 lag = max(0, high - next_offset)
                 self._metrics.lag_records.labels(partition).set(lag)
                 waiting += lag

@@ -11,11 +11,17 @@ fold before its first event. A late event is inserted into its block, and the bl
 from its checkpoint. If the result equals the next checkpoint, no later block changes, and the work is
 done. Otherwise the next block is folded again too. The result is the one that `fold_history` gives
 for the whole history.
+
+A late event may change two times for all that follows: that of the first message, at which a window may
+start, and that of the charge, which may be the end of that window. So both are kept beside the
+checkpoint. Each block knows with which of these times it does what it did, and is folded again only
+with others.
 """
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,6 +31,7 @@ from pipeline.resolve.policy import Timeline
 from pipeline.resolve.values import Transition
 
 _BLOCK_EVENTS = 32
+_FAR = 2**62
 
 # Decoding a history once takes about as long as 128 searches in its bytes. Reading the offsets from
 # its bytes takes about as long as 32 searches.
@@ -124,32 +131,106 @@ class Recall:
             self._offsets.setdefault(event.id, offset)
 
 
-class _Block:
-    """Events in order of time, the fold before the first of them, and their transitions."""
+class _Carried(NamedTuple):
+    """Two times that most events neither read nor change, and that a late event may change for all."""
 
-    __slots__ = ("checkpoint", "events", "first_message_at", "transitions")
+    first_message: int | None
+    charge: int | None
+
+
+class _Block:
+    """Events in order of time, the fold before the first of them, and their transitions.
+
+    `first_messages` and `charges` are the times that `entry` may have without a change of what the
+    block does: the least and the greatest. `carries` says whether the fold after the block still has
+    the entry's times.
+    """
+
+    __slots__ = (
+        "carries",
+        "charges",
+        "checkpoint",
+        "entry",
+        "events",
+        "first_messages",
+        "is_folded",
+        "transitions",
+    )
 
     def __init__(self, events: list[Event], state: Fold | None) -> None:
         self.events = events
         self.transitions: list[Transition] = []
-        self.checkpoint = b""  # without `first_message_at` and the transitions; b"" if unknown
-        self.first_message_at: int | None = None
+        self.checkpoint = b""  # without the transitions and what `entry` has; b"" if unknown
+        self.entry = _Carried(None, None)
+        self.is_folded = False  # the next three hold
+        self.first_messages = self.charges = (-_FAR, _FAR)
+        self.carries = (True, True)
         if state is not None:
-            self.set_checkpoint(state)
+            self.set_checkpoint(_checkpoint(state), _carried(state))
 
-    def set_checkpoint(self, state: Fold) -> None:
-        self.checkpoint = _checkpoint(state)
-        self.first_message_at = state.first_message_at
+    def set_checkpoint(self, checkpoint: bytes, entry: _Carried) -> None:
+        self.checkpoint, self.entry, self.is_folded = checkpoint, entry, False
 
-    def fold(self, timeline: Timeline) -> Fold:
+    def fold(self, timeline: Timeline, *, is_anchored_first: bool) -> Fold:
         """Return the fold after the block; its transitions are those of the block alone."""
         state = _decode_fold(self.checkpoint)
-        state.first_message_at = self.first_message_at
+        _set_carried(state, self.entry)
+        first, charge = state.first_message_at, state.charge
+        self.first_messages = self.charges = (-_FAR, _FAR)
         for event in self.events:
+            if is_anchored_first and first is not None and state.first_message_at == first:
+                self._limit_first(state, timeline, event.at)
             state.settle(timeline, event.at)
             state.apply(timeline, event)
+            if event.at == first:
+                # A segment that begins now has the same time, and another first message.
+                self.first_messages = (first, first)
+        self.carries = (
+            first is not None and state.first_message_at == first,
+            charge is not None and state.charge is charge,
+        )
+        if charge is not None:
+            # A charge that stands after the block would also stand if it was older: what takes a
+            # charge back does so up to an age.
+            self.charges = (-_FAR if self.carries[1] else charge.at, charge.at)
         self.transitions = state.transitions
+        self.is_folded = True
         return state
+
+    def _limit_first(self, state: Fold, timeline: Timeline, until: int) -> None:
+        """Limit the times of the first message to those with which `settle` does the same.
+
+        A due time moves with the first message by as much or less, and never against it.
+        """
+        due = None if state.charge is not None else state.due_event_ms(timeline)
+        if due is None:
+            return
+        first = state.first_message_at
+        assert first is not None
+        least, greatest = self.first_messages
+        if due > until:
+            self.first_messages = (max(least, first - (due - until) + 1), greatest)
+            return
+        state.first_message_at = -_FAR
+        earliest = state.due_event_ms(timeline)
+        state.first_message_at = first
+        self.first_messages = (first if earliest != due else least, min(greatest, first))
+
+    def does_the_same_with(self, entry: _Carried) -> bool:
+        """Return whether the block has the same transitions with these times at its begin."""
+        return (
+            self.is_folded
+            and _fits(entry.first_message, self.entry.first_message, self.first_messages)
+            and _fits(entry.charge, self.entry.charge, self.charges)
+        )
+
+    def after(self, entry: _Carried, before: _Carried) -> _Carried:
+        """Return the times after the block, with others at its begin; so far, these were `before`."""
+        carries_first, carries_charge = self.carries
+        return _Carried(
+            entry.first_message if carries_first else before.first_message,
+            entry.charge if carries_charge else before.charge,
+        )
 
 
 class _Folds:
@@ -174,16 +255,20 @@ class _Folds:
         for start in range(0, len(events), self._size):
             block = _Block(events[start : start + self._size], state)
             self._blocks.append(block)
-            state = block.fold(self._timeline)
+            state = self._fold(block)
             transitions += block.transitions
         state.transitions = transitions
         return state
+
+    def _fold(self, block: _Block) -> Fold:
+        return block.fold(self._timeline, is_anchored_first=self._is_anchored_first)
 
     def add(self, event: Event, state: Fold) -> None:
         """Add an event that is newer than all others; `state` is the fold before it."""
         last = self._blocks[-1]
         if len(last.events) < self._size:
             last.events.append(event)
+            last.is_folded = False
         else:
             self._take_over(state)
             self._blocks.append(_Block([event], state))
@@ -194,24 +279,34 @@ class _Folds:
         self._take_over(state)
         first = max(0, bisect_right(blocks, _order(event), key=_order_of_first) - 1)
         insort(blocks[first].events, event, key=_order)
+        blocks[first].is_folded = False
         self._split(first)
-        start = len(self._sealed.transitions) + _count(blocks[:first])
-        end = start
-        changed: list[Transition] = []
+        transitions = state.transitions
+        end = len(self._sealed.transitions) + _count(blocks[:first])
+        entry = blocks[first].entry
+        reached: Fold | None = None  # the fold after the block before, if that was folded again
         for block, following in pairwise([*blocks[first:], None]):
             assert block is not None
-            end += len(block.transitions)
-            reached = block.fold(self._timeline)
-            changed += block.transitions
-            if following is None:
-                reached.transitions = state.transitions[:start] + changed
-                return reached
-            if self._continues(following, reached):
-                self._set_first_message(following, reached.first_message_at, state)
-                state.transitions[start:end] = changed
-                return state
-            following.set_checkpoint(reached)
-        raise AssertionError("the last block returns")
+            if reached is not None:
+                entry, checkpoint = _carried(reached), _checkpoint(reached)
+                if block.checkpoint != checkpoint:
+                    block.set_checkpoint(checkpoint, entry)
+            start, end = end, end + len(block.transitions)
+            if block.does_the_same_with(entry):
+                if block.entry == entry:
+                    return state  # nothing changes from here on
+                before = _carried(state) if following is None else following.entry
+                block.entry, entry, reached = entry, block.after(entry, before), None
+            else:
+                block.entry = entry
+                reached = self._fold(block)
+                transitions[start:end] = block.transitions
+                end = start + len(block.transitions)
+        if reached is None:
+            _set_carried(state, entry)
+            return state
+        reached.transitions = transitions
+        return reached
 
     def _take_over(self, state: Fold) -> None:
         """Give the last block the transitions that were added since it was folded."""
@@ -224,40 +319,29 @@ class _Folds:
             self._blocks.insert(number + 1, _Block(block.events[self._size :], None))
             del block.events[self._size :]
 
-    def _continues(self, following: _Block, reached: Fold) -> bool:
-        """Return whether this block and all later ones have the same transitions as before.
 
-        The time of the first message matters only if a window starts at it. Under other policies it
-        changes nothing and is only copied, until a new segment starts.
-        """
-        if following.checkpoint != _checkpoint(reached):
-            return False
-        before, now = following.first_message_at, reached.first_message_at
-        if before == now:
-            return True
-        return (
-            not self._is_anchored_first
-            and before is not None
-            and now is not None
-            # If so, no later segment can start with a message of the same time.
-            and following.events[0].at > before
-        )
+def _fits(now: int | None, before: int | None, limits: tuple[int, int]) -> bool:
+    """Return whether a time is the one from before, or takes its place within the limits."""
+    if now == before:
+        return True
+    return now is not None and before is not None and limits[0] <= now <= limits[1]
 
-    def _set_first_message(self, first: _Block, now: int | None, state: Fold) -> None:
-        """Set the time of the first message in this block and the following ones of its segment."""
-        before = first.first_message_at
-        if before == now:
-            return
-        for block in self._blocks[self._blocks.index(first) :]:
-            if block.first_message_at != before:
-                return
-            block.first_message_at = now
-        if state.first_message_at == before:
-            state.first_message_at = now
+
+def _carried(state: Fold) -> _Carried:
+    return _Carried(state.first_message_at, None if state.charge is None else state.charge.at)
+
+
+def _set_carried(state: Fold, carried: _Carried) -> None:
+    state.first_message_at = carried.first_message
+    if state.charge is not None and carried.charge is not None:
+        state.charge.at = carried.charge
 
 
 def _checkpoint(state: Fold) -> bytes:
-    return _encode(msgspec.structs.replace(state, first_message_at=None, transitions=[]))
+    charge = None if state.charge is None else msgspec.structs.replace(state.charge, at=0)
+    return _encode(
+        msgspec.structs.replace(state, first_message_at=None, charge=charge, transitions=[])
+    )
 
 
 def _count(blocks: Sequence[_Block]) -> int:

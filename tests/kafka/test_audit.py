@@ -1,8 +1,9 @@
 """The audit of a real broker and ledger finds each difference, and nothing if there is none."""
 
 import orjson
+from confluent_kafka import Producer
 
-from tests.kafka.run import Run, wait_until
+from tests.kafka.run import Run, metric, wait_until
 from tests.support.events import AT, KEY, resolved
 
 
@@ -48,6 +49,31 @@ def test_audit_fails_if_the_sink_has_not_stored_all_usage_records(run: Run) -> N
 
     assert found.returncode == 1
     assert "the sink is 1 usage records behind" in found.stderr
+
+
+def test_usage_records_that_end_with_an_aborted_transaction_hold_up_nothing(run: Run) -> None:
+    run.done("ledger", "upgrade")
+    messages = resolved("c1")
+    run.produce(messages)
+    run.until_decided(run.start("worker"), len(messages))
+    port = run.port(run.start("sink"))
+    wait_until(lambda: _count(run) == 1, "the ledger has the unit")
+    topic = run.env["RESMETER_TOPICS__RECORDS"]
+    other = Producer({"bootstrap.servers": run.servers, "transactional.id": f"{topic}-other"})
+    other.init_transactions()
+    other.begin_transaction()
+    for partition in (0, 1):  # one has a usage record, and one has none
+        other.produce(topic, b"junk", partition=partition)
+    other.flush()
+    other.abort_transaction()
+
+    audit = run.resmeter("audit", "--wait", "2")
+    plan = run.resmeter("rebill", "plan", "--wait", "2", "--out", str(run.folder / "plan.ndjson"))
+
+    assert (audit.returncode, plan.returncode) == (0, 0), audit.stderr + plan.stderr
+    wait_until(lambda: metric(port, "resmeter_sink_lag_records") == 0, "the sink is at the end")
+    run.produce(resolved("c2"))
+    wait_until(lambda: _count(run) == 2, "what follows is stored")
 
 
 def _count(run: Run) -> int:

@@ -118,6 +118,12 @@ class _Consumer:
     def seek(self, to: TopicPartition) -> None:
         self._positions[to.partition] = 0 if to.offset == OFFSET_BEGINNING else to.offset
 
+    def position(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+        return [
+            TopicPartition(p.topic, p.partition, self._positions.get(p.partition, OFFSET_INVALID))
+            for p in partitions
+        ]
+
     def committed(self, partitions: list[TopicPartition], **_: object) -> list[TopicPartition]:
         committed = self._world.sinks_committed
         return [

@@ -90,6 +90,39 @@ def test_a_new_tenant_needs_no_date_and_its_customer_acts_at_once(files: Files) 
     ).additions.is_empty
 
 
+LATER = POLICY.replace('"acme"', '"later"').replace("2026-01-01", "2027-01-01")
+
+
+def test_a_policy_whose_first_version_begins_later_is_dated_there(files: Files) -> None:
+    (files.folder / "p3.toml").write_text(LATER)
+    moved = FIRST.replace('policy = "acme"', 'policy = "later"')
+
+    planned = files.apply(moved)
+
+    assert planned.changes[-1] == "tenant acme: later from 2027-01-01T00:00:00Z, instead of acme"
+    begins_ms = parse_time("2027-01-01T00:00:00Z")
+    timeline = files.catalog.timeline_of("acme")
+    assert (timeline.at(begins_ms - 1).name, timeline.at(begins_ms).name) == ("acme", "later")
+    assert files.plan(moved).additions.is_empty
+    assert files.plan(FIRST, 'policy = "later"').changes[0] == (
+        "tenants without a policy of their own: later from 2027-01-01T00:00:00Z, instead of fin-2026"
+    )
+
+
+def test_a_date_before_the_policys_first_version_is_shown_with_that_of_the_version(
+    files: Files,
+) -> None:
+    (files.folder / "p3.toml").write_text(LATER)
+    dated = 'policy = [{ name = "acme" }, { name = "later", from = 2026-12-01T00:00:00Z }]'
+
+    planned = files.plan(FIRST.replace('policy = "acme"', dated))
+
+    assert planned.changes[-1] == (
+        "tenant acme: later from 2026-12-01T00:00:00Z (its first version takes effect at "
+        "2027-01-01T00:00:00Z), instead of acme"
+    )
+
+
 def test_a_dated_policy_keeps_its_date(files: Files) -> None:
     dated = FIRST.replace(
         'policy = "acme"',

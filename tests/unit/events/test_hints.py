@@ -51,6 +51,24 @@ def test_a_misspelt_member_of_data_gets_a_hint() -> None:
     assert found.detail == "data.kind: is missing; there is 'kinds': did you mean 'kind'?"
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("last_answer_time", "last_answer_at"),
+        ("lastAnswerTimestamp", "last_answer_at"),
+        ("last-answer-date", "last_answer_at"),
+        ("lastAnswerAt", "last_answer_at"),
+        ("last_answer_uuid", "last_answer_id"),
+        ("lastAnswerId", "last_answer_id"),
+        ("last_anser_id", "last_answer_id"),
+    ],
+)
+def test_a_time_is_not_taken_for_an_id_nor_an_id_for_a_time(name: str, meant: str) -> None:
+    merge = _with(type="conversation.merged", data={"role": "primary", name: "x"})
+
+    assert hints_for(orjson.dumps(merge)) == [f"data.{name}: is ignored; did you mean {meant!r}?"]
+
+
 def test_a_misspelt_optional_member_is_accepted_and_named_in_a_warning() -> None:
     value = orjson.dumps(_with(data={"kind": "answer", "billabel": False}, Channel="email"))
 

@@ -1,5 +1,6 @@
 """Late events and duplicates of a long conversation cost little, in whatever order they arrive."""
 
+import msgspec
 import pytest
 
 from pipeline.catalog.policies import preset
@@ -11,6 +12,7 @@ from pipeline.usage.recall import Recall
 
 T0 = 1_777_885_200_000
 EVENTS = 2_000
+HOUR_MS = 3_600_000
 
 
 class CountingTimeline(Timeline):
@@ -28,10 +30,11 @@ class CountingTimeline(Timeline):
         return super().at(ms)
 
 
-def _event(n: int) -> Event:
+def _event(n: int, step_ms: int = 1) -> Event:
+    at = T0 + n * step_ms
     if n % 2:
-        return Event(T0 + n, AI_MESSAGE, "/chat", f"e{n}", kind="answer")
-    return Event(T0 + n, CUSTOMER_MESSAGE, "/chat", f"e{n}", intent="help_request")
+        return Event(at, AI_MESSAGE, "/chat", f"e{n}", kind="answer")
+    return Event(at, CUSTOMER_MESSAGE, "/chat", f"e{n}", intent="help_request")
 
 
 ORDERS = {
@@ -42,16 +45,29 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["fin-2026", "zendesk-2026", "hubspot-2026"])
+# Windows that start at the first message, whose time each event changes in reverse order.
+FIRST = msgspec.structs.replace(preset("fin-2026"), name="first", window_anchor="first_message")
+SEGMENTS = msgspec.structs.replace(
+    FIRST, name="segments", unit="segment", reversal_horizon=30 * HOUR_MS
+)
+POLICIES = [preset("fin-2026"), preset("zendesk-2026"), preset("hubspot-2026"), FIRST, SEGMENTS]
+
+
+@pytest.mark.parametrize("step_ms", [1, HOUR_MS], ids=["a millisecond", "an hour"])
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
-def test_a_late_event_folds_a_few_blocks_not_the_whole_history(name: str, order: list[int]) -> None:
-    timeline = CountingTimeline(preset(name))
+def test_a_late_event_folds_a_few_blocks_not_the_whole_history(
+    policy: Policy, order: list[int], step_ms: int
+) -> None:
+    timeline = CountingTimeline(policy)
     conversation = Conversation()
-    arrived = [(offset, T0 + EVENTS, _event(n)) for offset, n in enumerate(order)]
+    events = [_event(n, step_ms) for n in order]
+    newest_ms = T0 + EVENTS * step_ms
+    arrived = [(offset, newest_ms, event) for offset, event in enumerate(events)]
 
     conversation.receive("acme", "c1", arrived, timeline)
 
-    whole = fold_history([_event(n) for n in order], timeline)
+    whole = fold_history(events, timeline)
     assert conversation.fold == whole
     # Folding everything again for each event would ask four million times.
     assert timeline.asked < 250 * EVENTS
