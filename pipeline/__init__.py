@@ -69,7 +69,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     basis             what the states of a partition were made from: the topic's id, its number of
                       partitions, the lost events that nobody has acknowledged, and the catalog's entry. (In a plan file,
                       `basis` is a digest of the ledger's records.)
-    carried           what a statement leaves below zero; the next statement begins with it.
+    carried           what a statement leaves below zero; the next statement begins with it. Of a pending
+                      reversal: it waits for later usage of its period.
     catalog           who is billed, under which policy, from when, and which producers may write: a
                       log of entries in a topic.
     charge            a unit that is owed now: a usage record of +1 that no -1 has taken back.
@@ -98,6 +99,8 @@ Words. One word for one idea, in code, topics, metrics and docs.
     grace period      how long after its window a worker waits for events that arrive late.
     grant             what an account has in advance, a pack or a credit. A void ends it.
     grouping          usage records of one tenant, outcome and hour, joined into one meter event.
+    held              pending, and not for the meter: included, in a pack, over a cap that stops, or at
+                      another price than the subscription's. The invoice has what it costs.
     halt              the sink stops calling Stripe until a restart: Stripe does not accept the key, or
                       rejected too many meter events in a row. If these are of one customer, only
                       that customer halts, until an operator has decided about them.

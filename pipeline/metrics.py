@@ -338,7 +338,7 @@ class SinkMetrics:
             self.records_refused.labels(reason)
         for result in DELIVERY_RESULTS:
             self.deliveries.labels(result)
-        for gauge in (self.pending_units, self.carried_units, self.parked_units):
+        for gauge in (self.pending_units, *self.kept_units.values()):
             gauge.labels(OTHER_TENANTS)
         for currency in self.currencies:
             self.pending_money.labels(OTHER_TENANTS, currency)
@@ -418,7 +418,7 @@ class SinkMetrics:
         )
         self.carried_units = Gauge(
             "resmeter_carried_units",
-            "Negative units carried over to later usage, because Stripe bills no negative total.",
+            "Negative units carried over to later usage of their period, because Stripe bills no negative total.",
             ["tenant"],
             registry=registry,
         )
@@ -428,6 +428,39 @@ class SinkMetrics:
             ["tenant"],
             registry=registry,
         )
+        self.late_units = Gauge(
+            "resmeter_late_units",
+            "Units of closed periods, signed. The next statement has them.",
+            ["tenant"],
+            registry=registry,
+        )
+        self.unmatched_units = Gauge(
+            "resmeter_unmatched_units",
+            "Reversals whose charge the ledger lacks, below zero. They hold up the close of a period.",
+            ["tenant"],
+            registry=registry,
+        )
+        self.held_units = Gauge(
+            "resmeter_held_units",
+            "Units that are not for the meter: included, in a pack, over a cap, or at another price. The invoice has what they cost.",
+            ["tenant"],
+            registry=registry,
+        )
+        self.unpriced_units = Gauge(
+            "resmeter_unpriced_units",
+            "Units that nothing prices. They are not billed, and hold up the close of their period.",
+            ["tenant"],
+            registry=registry,
+        )
+        # The units that stay pending, by the reason; `chargeable.Why` has the reasons.
+        self.kept_units = {
+            "carried": self.carried_units,
+            "parked": self.parked_units,
+            "late": self.late_units,
+            "unmatched": self.unmatched_units,
+            "held": self.held_units,
+            "unpriced": self.unpriced_units,
+        }
 
     def _define_journal(self, registry: CollectorRegistry) -> None:
         self.journal_adopted = Counter(

@@ -257,7 +257,7 @@ def _refuse_while_sinks_run(settings: Settings) -> None:
 
 def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> int:
     """Make everything uncertain that the lost ledger may have sent; return the meter events."""
-    from pipeline.sink.planner import LedgerPlans, plan_pending
+    from pipeline.sink.planner import LedgerPlans, plan_doubted
     from pipeline.sink.stripe.meter import body_sha256
 
     for hold in held:
@@ -270,7 +270,7 @@ def _doubt(ledger: Ledger, tenants: Tenants, held: list[Hold], now_ms: int) -> i
     marked = holds.mark_uncertain(ledger, now_ms)
     doubted = {hold.partition: hold.reached_offset for hold in held}
     plans = LedgerPlans(ledger, now_ms)
-    planned = plan_pending(ledger, tenants, body_sha256, plans, doubted=doubted)
+    planned = plan_doubted(ledger, tenants, body_sha256, plans, doubted)
     return marked + planned.events
 
 

@@ -13,13 +13,13 @@ from sqlalchemy import Connection, Update, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import BrokenInvariantError
-from pipeline.ledger import journal, months
+from pipeline.ledger import journal, months, pending
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.decisions import lineage, move_records
 from pipeline.ledger.entries import Decided, MeterEvent, State
 from pipeline.ledger.journal import Conclusion, Decision, Placed, Plan, Standing, Takeover, Verdict
 from pipeline.ledger.month_entries import MonthItem, accounts_of
-from pipeline.ledger.records import delete_pending, move_offset
+from pipeline.ledger.records import move_offset
 from pipeline.ledger.tables import (
     awaited_record,
     consumed_topic,
@@ -100,7 +100,7 @@ def apply(
 
 
 class _Stored(NamedTuple):
-    """A usage record of the ledger, with the key of its pending row."""
+    """A usage record of the ledger, with the key that its pending row has: the time is its unit's."""
 
     seq: int
     tenant_id: str
@@ -113,7 +113,8 @@ def _view(
 ) -> tuple[journal.View, dict[str, _Stored]]:
     """Read what the entries touch: the journal's result so far, and the usage records stored."""
     identifiers, ids = journal.touched(entries)
-    m, u, link = meter_event.c, usage_record.c, meter_event_record.c
+    record, charge = usage_record.alias(), usage_record.alias()
+    m, u, link = meter_event.c, record.c, meter_event_record.c
     standings: dict[str, Standing] = {}
     for part in _parts(identifiers):
         query: Any = select(m.identifier, m.journal_state, m.vouched_at, m.voucher)
@@ -124,11 +125,15 @@ def _view(
     stored: dict[str, _Stored] = {}
     unjournalled: dict[str, str] = {}  # record → the first meter event that it was in
     awaits = connection.scalar(select(awaited_record.c.id).limit(1)) is not None
+    if pending.has_unmatched(connection):
+        # On PostgreSQL two sinks may have stored a charge and its reversal at the same moment.
+        pending.match_reversals(connection)
     for part in _parts(ids):
         query = (
-            select(u.id, u.seq, u.tenant_id, u.outcome, u.occurred_at, m.identifier)
-            .add_columns(m.journal_state)
-            .select_from(usage_record)
+            select(u.id, u.seq, u.tenant_id, u.outcome, pending.time_of_unit(record, charge))
+            .add_columns(m.identifier, m.journal_state)
+            .select_from(record)
+            .outerjoin(charge, pending.takes_back(record, charge))
             .outerjoin(meter_event_record, link.record_seq == u.seq)
             .outerjoin(meter_event, m.identifier == link.identifier)
             .where(u.id.in_(part))
@@ -217,7 +222,7 @@ class _Writing:
         known = self._known([plan.identifier for plan in plans])
         events: list[dict[str, Any]] = []
         links: list[dict[str, Any]] = []
-        pending: list[_Stored] = []
+        planned: list[_Stored] = []
         awaited: list[dict[str, Any]] = []
         for plan in plans:
             if plan.identifier in known:
@@ -230,14 +235,14 @@ class _Writing:
                     awaited.append({"id": record_id, "identifier": plan.identifier})
                     continue
                 links.append({"record_seq": record.seq, "identifier": plan.identifier})
-                pending.append(record)
+                planned.append(record)
         if events:
             self._connection.execute(insert(meter_event), events)
-        if pending:
-            deleted = delete_pending(self._connection, pending)
-            if deleted != len(pending):
+        if planned:
+            deleted = pending.delete_pending(self._connection, planned)
+            if deleted != len(planned):
                 raise BrokenInvariantError(
-                    f"the ledger {self._ledger.redacted_url} has {len(pending) - deleted} usage records in "
+                    f"the ledger {self._ledger.redacted_url} has {len(planned) - deleted} usage records in "
                     "meter events that the journal does not have: an older version of the sink runs "
                     "beside this one. Stop it, and start this one again"
                 )

@@ -1,7 +1,5 @@
 """Say how long the oldest usage has waited for the biller, by each of its deadlines."""
 
-from collections.abc import Collection
-
 import msgspec
 from sqlalchemy import func, select
 
@@ -15,26 +13,26 @@ _OPEN = ("planned", "sent")
 class Oldest(msgspec.Struct, frozen=True):
     """When the oldest of it began to wait, in ms; None if nothing waits.
 
-    A negative sum that is carried forward does not wait: it needs later usage, not the biller.
+    A unit that the planner keeps does not wait: it needs later usage, a customer, or the close.
     """
 
-    waiting_since_ms: int | None  # in the ledger, of a tenant with a customer
+    waiting_since_ms: int | None  # in the ledger
     used_at_ms: int | None  # when it was used: a biller takes no usage older than some weeks
     unanswered_since_ms: int | None  # the first call that may have counted
 
 
-def oldest_open(ledger: Ledger, parked: Collection[str]) -> Oldest:
+def oldest_open(ledger: Ledger, until_seq: int, parked_since_ms: int | None) -> Oldest:
     """Return the oldest usage that the biller has not taken.
 
     Args:
         ledger: the ledger.
-        parked: the tenants without a customer. Their usage grows old, and nobody is late with it.
+        until_seq: pending records up to this number were planned, or are kept.
+        parked_since_ms: when the oldest unit was used whose account has no customer. It grows old, and
+            nobody is late with it.
     """
     p, m = pending_record.c, meter_event.c
-    pending = (
-        select(p.tenant_id, func.min(p.stored_at), func.min(p.occurred_at))
-        .group_by(p.tenant_id, p.outcome)
-        .having(func.sum(p.quantity) > 0)
+    pending = select(func.min(p.stored_at), func.min(p.occurred_at)).where(
+        p.seq > until_seq, p.quantity > 0
     )
     undelivered = select(func.min(m.created_at), func.min(m.timestamp)).where(m.state.in_(_OPEN))
     unanswered = (
@@ -43,12 +41,16 @@ def oldest_open(ledger: Ledger, parked: Collection[str]) -> Oldest:
         .where(m.state.in_(_OPEN), attempt.c.result.in_(PERHAPS_COUNTED))
     )
     with ledger.reading() as connection:
-        groups = connection.execute(pending).all()
+        stored_at, new_used_at = connection.execute(pending).one()
         planned_at, used_at_seconds = connection.execute(undelivered).one()
         unanswered_since = connection.scalar(unanswered)
-    waiting = [stored_at for tenant, stored_at, _ in groups if tenant not in parked]
-    used = [occurred_at for _, _, occurred_at in groups]
-    if planned_at is not None:
-        waiting.append(planned_at)
-        used.append(used_at_seconds * 1000)
-    return Oldest(min(waiting, default=None), min(used, default=None), unanswered_since)
+    planned_used_at = None if used_at_seconds is None else used_at_seconds * 1000
+    return Oldest(
+        _earliest(stored_at, planned_at),
+        _earliest(new_used_at, planned_used_at, parked_since_ms),
+        unanswered_since,
+    )
+
+
+def _earliest(*times: int | None) -> int | None:
+    return min((time for time in times if time is not None), default=None)

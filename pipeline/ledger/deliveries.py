@@ -36,7 +36,7 @@ from pipeline.ledger.entries import (
     Result,
     State,
 )
-from pipeline.ledger.records import delete_pending
+from pipeline.ledger.pending import delete_pending, takes_back
 from pipeline.ledger.tables import (
     attempt,
     delivery_takeover,
@@ -67,15 +67,17 @@ _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struc
 def pending_sums(ledger: Ledger) -> list[PendingSum]:
     """Add up the pending records by tenant and outcome, sorted by both."""
     p = pending_record.c
+    at = case((p.missing_charge.is_(None), p.occurred_at))
     query = (
-        select(p.tenant_id, p.outcome, func.count(), func.sum(p.quantity), func.min(p.stored_at))
+        select(p.tenant_id, p.outcome, func.count(), func.count(p.missing_charge))
+        .add_columns(func.sum(p.quantity), func.min(at), func.max(at))
         .group_by(p.tenant_id, p.outcome)
         .order_by(p.tenant_id, p.outcome)
     )
     with ledger.reading() as connection:
         return [
-            PendingSum(tenant_id, outcome, int(records), int(quantity), stored_at)
-            for tenant_id, outcome, records, quantity, stored_at in connection.execute(query)
+            PendingSum(tenant, outcome, number - missing, int(total) + missing, -missing, *times)
+            for tenant, outcome, number, missing, total, *times in connection.execute(query)
         ]
 
 
@@ -84,17 +86,25 @@ def pending_records(
     tenant_id: str,
     outcome: str,
     records_max: int,
+    from_ms: int = -(2**62),
+    to_ms: int = 2**62,
     before: Mapping[int, int] | None = None,
 ) -> list[PendingRecord]:
-    """Return the oldest pending records, by (occurred_at, seq).
+    """Return pending records by (occurred_at, seq), without reversals of unknown charges.
 
-    `before` limits them to charges before an offset of the topic, by partition.
+    Covers units with `from_ms <= occurred_at < to_ms`. `before` limits them to charges before an offset
+    of the topic, by partition.
     """
-    p, r = pending_record.c, usage_record.c
+    p, record, charge = pending_record.c, usage_record.alias(), usage_record.alias()
+    r, c = record.c, charge.c
+    priced = ("policy", "policy_version", "price", "currency")
     query = (
-        select(p.seq, usage_record.c.id, p.quantity, p.occurred_at)
-        .join_from(pending_record, usage_record, usage_record.c.seq == p.seq)
-        .where(p.tenant_id == tenant_id, p.outcome == outcome)
+        select(p.seq, r.id, p.quantity, p.occurred_at, r.supersedes)
+        .add_columns(*(case((c.id.is_(None), r[name]), else_=c[name]) for name in priced))
+        .join_from(pending_record, record, r.seq == p.seq)
+        .outerjoin(charge, takes_back(record, charge))
+        .where(p.tenant_id == tenant_id, p.outcome == outcome, p.missing_charge.is_(None))
+        .where(p.occurred_at >= from_ms, p.occurred_at < to_ms)
         .order_by(p.occurred_at, p.seq)
         .limit(records_max)
     )

@@ -94,12 +94,21 @@ PERHAPS_COUNTED: tuple[Result, ...] = (
 
 
 class PendingRecord(NamedTuple):
-    """A usage record that belongs to no meter event yet."""
+    """A usage record that belongs to no meter event yet.
+
+    `occurred_at` is the time of its unit. Policy and price are those of its charge; without a price, the
+    policy version says it.
+    """
 
     seq: int
     id: str
     quantity: int
     occurred_at: int
+    charge: str | None = None  # on a -1: the id of the +1
+    policy: str = ""
+    policy_version: int = 0
+    price: str | None = None
+    currency: str | None = None
 
 
 class PendingKey(NamedTuple):
@@ -112,13 +121,15 @@ class PendingKey(NamedTuple):
 
 
 class PendingSum(msgspec.Struct, frozen=True):
-    """The sum of all pending records of a tenant and outcome."""
+    """The sum of the pending records of a tenant and outcome, those without their charge apart."""
 
     tenant_id: str
     outcome: str
-    records: int
-    quantity: int
-    stored_at: int  # when the oldest record entered the ledger, ms
+    records: int = 0
+    quantity: int = 0
+    unmatched: int = 0  # reversals whose charge the ledger lacks, as a number below zero
+    first_ms: int | None = None  # the time of the first unit, and of the last
+    last_ms: int | None = None
 
 
 OwedState = Literal["pending", "planned", "sent", "rejected", "uncertain", "altered"]

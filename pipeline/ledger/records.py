@@ -1,14 +1,14 @@
 """Store each usage record once, in the transaction that moves the offsets."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.catalog.prices import FixedPrices
-from pipeline.ledger import months
+from pipeline.ledger import months, pending
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import (
     ConsumedRecord,
@@ -23,7 +23,6 @@ from pipeline.ledger.tables import (
     consumed_topic,
     consumer_offset,
     meter_event_record,
-    pending_record,
     refused_record,
     usage_record,
 )
@@ -70,21 +69,26 @@ _COLUMNS = _CONTENT + _POSITION + _STORED
 _NAMES = ", ".join(name for name, _ in _COLUMNS)
 _CONTENT_SIZE = len(_CONTENT)
 _PARTITION_AT, _OFFSET_AT = _CONTENT_SIZE + 1, _CONTENT_SIZE + 2
+_QUANTITY_AT, _SUPERSEDES_AT = (
+    [name for name, _ in _CONTENT].index(name) for name in ("quantity", "supersedes")
+)
 
-_PENDING = "pending_record (tenantid, outcome, occurred_at, seq, quantity, stored_at)"
+_PENDING = f"pending_record ({pending.COLUMNS})"
 _INSERT_SQLITE = (
     f"INSERT INTO usage_record ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608
     "ON CONFLICT (id) DO NOTHING"
 )
 _PENDING_SQLITE = (
-    f"INSERT INTO {_PENDING} SELECT tenantid, outcome, occurred_at, seq, quantity, ? "  # noqa: S608
-    "FROM usage_record WHERE seq > ?"
+    f"INSERT INTO {_PENDING} SELECT tenantid, outcome, occurred_at, seq, quantity, ?, "  # noqa: S608
+    f"{pending.MISSING_CHARGE} FROM usage_record WHERE seq > ?"
 )
 _ARRAYS = ", ".join(f"%s::{kind}[]" for _, kind in _COLUMNS)
 _INSERT_POSTGRESQL = (
     f"WITH added AS (INSERT INTO usage_record ({_NAMES}) SELECT * FROM unnest({_ARRAYS}) "  # noqa: S608
-    "ON CONFLICT (id) DO NOTHING RETURNING tenantid, outcome, occurred_at, seq, quantity) "
-    f"INSERT INTO {_PENDING} SELECT tenantid, outcome, occurred_at, seq, quantity, %s FROM added"
+    "ON CONFLICT (id) DO NOTHING "
+    "RETURNING tenantid, outcome, occurred_at, seq, quantity, supersedes) "
+    f"INSERT INTO {_PENDING} SELECT tenantid, outcome, occurred_at, seq, quantity, %s, "
+    f"{pending.MISSING_CHARGE} FROM added"
 )
 
 _Row = tuple[Any, ...]
@@ -188,6 +192,7 @@ def store(
                 conflict = _quarantined("conflict", record, _difference(row, stored))
                 quarantined.append((conflict, record.value))
         if added:
+            _match(connection, rows)
             _link_awaited(connection, [row[0] for row in rows])
         # 3. The quarantined records, in the same transaction as the offset that passes them.
         if quarantined:
@@ -308,44 +313,35 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
     return int(added)
 
 
+def _match(connection: Connection, rows: Sequence[_Row]) -> None:
+    """File the reversals of a batch, and those that waited for its charges, with their charges."""
+    charges = {row[_SUPERSEDES_AT] for row in rows if row[_QUANTITY_AT] < 0} - {None}
+    if charges or pending.has_unmatched(connection):
+        charges.update(row[0] for row in rows if row[_QUANTITY_AT] > 0)
+        pending.match_reversals(connection, charges)
+
+
 def _link_awaited(connection: Connection, ids: Sequence[str]) -> None:
     """Give records to the meter events that the journal has put them into; they are not pending."""
-    a, u = awaited_record.c, usage_record.c
+    a, record, charge = awaited_record.c, usage_record.alias(), usage_record.alias()
+    u = record.c
     if connection.scalar(select(a.id).limit(1)) is None:
         return
     for start in range(0, len(ids), _LOOKUP_IDS_MAX):
         part = ids[start : start + _LOOKUP_IDS_MAX]
-        query = select(u.seq, u.id, u.tenant_id, u.outcome, u.occurred_at, a.identifier)
-        found = connection.execute(
-            query.join_from(usage_record, awaited_record, a.id == u.id).where(u.id.in_(part))
-        ).all()
+        at = pending.time_of_unit(record, charge).label("occurred_at")
+        query = (
+            select(u.seq, u.id, u.tenant_id, u.outcome, at, a.identifier)
+            .join_from(record, awaited_record, a.id == u.id)
+            .outerjoin(charge, pending.takes_back(record, charge))
+        )
+        found = connection.execute(query.where(u.id.in_(part))).all()
         if not found:
             continue
         links = [{"record_seq": row.seq, "identifier": row.identifier} for row in found]
         connection.execute(insert(meter_event_record), links)
-        delete_pending(connection, found)
+        pending.delete_pending(connection, found)
         connection.execute(delete(awaited_record).where(a.id.in_([row.id for row in found])))
-
-
-def delete_pending(connection: Connection, stored: Iterable[Any]) -> int:
-    """Take records off pending; return how many were. They have the columns of the primary key."""
-    p = pending_record.c
-    statement = delete(pending_record).where(
-        p.tenant_id == bindparam("tenant_id_"),
-        p.outcome == bindparam("outcome_"),
-        p.occurred_at == bindparam("occurred_at_"),
-        p.seq == bindparam("seq_"),
-    )
-    rows = [
-        {
-            "tenant_id_": each.tenant_id,
-            "outcome_": each.outcome,
-            "occurred_at_": each.occurred_at,
-            "seq_": each.seq,
-        }
-        for each in stored
-    ]
-    return connection.execute(statement, rows).rowcount
 
 
 def _conflicts(connection: Connection, rows: list[_Row]) -> list[tuple[_Row, _Row]]:

@@ -190,15 +190,26 @@ delivery_hold = Table(
     Column("answered_at", BigInteger),
 )
 
+_unmatched = text("missing_charge IS NOT NULL")
+
 pending_record = Table(
     "pending_record",
     metadata,
     Column("tenantid", Text, key="tenant_id", primary_key=True),
     Column("outcome", Text, primary_key=True),
+    # The time of the unit; see `pending`.
     Column("occurred_at", BigInteger, primary_key=True, autoincrement=False),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("quantity", Integer, nullable=False),
     Column("stored_at", BigInteger, nullable=False),
+    # Of a -1: the charge that the ledger lacks; empty if the -1 names none; null if all is known.
+    Column("missing_charge", _Id),
+    Index(
+        "pending_record_unmatched",
+        "missing_charge",
+        sqlite_where=_unmatched,
+        postgresql_where=_unmatched,
+    ),
     sqlite_with_rowid=False,
 )
 

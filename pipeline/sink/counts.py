@@ -1,10 +1,19 @@
 """Update the sink's metrics: usage records stored, units undelivered."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
+from pipeline.catalog.prices import Prices
 from pipeline.ledger.ages import Oldest
-from pipeline.ledger.entries import Stored
+from pipeline.ledger.entries import STUCK, OpenSum, Stored
 from pipeline.metrics import OTHER_TENANTS, OWED_STATES, SinkMetrics, remove_partition
+from pipeline.sink.chargeable import Why
+from pipeline.sink.planner import Planned
+
+# Units that stay pending, and reach Stripe as soon as there is a customer, or later usage.
+_ON_ITS_WAY = ("parked", "carried")
 
 
 def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
@@ -15,20 +24,53 @@ def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
         metrics.records_refused.labels(record.reason).inc()
 
 
+Units = Mapping[str, int]
+Money = Mapping[tuple[str, str], float]  # by a key and currency
+
+
+def owed(sums: Iterable[OpenSum], prices: Prices) -> tuple[Units, Money]:
+    """Add up what Stripe has not confirmed, by state, and its money."""
+    units: Counter[str] = Counter()
+    money: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for total in sums:
+        units[total.state] += total.quantity
+        usage = (total.tenant_id, total.outcome, total.policy, total.policy_version)
+        if price := prices.price_for(*usage):
+            money[total.state, price[1]] += float(price[0] * total.quantity)
+    return units, money
+
+
+def waiting(sums: Iterable[OpenSum], planned: Planned, prices: Prices) -> tuple[Units, Money]:
+    """Add up what is on its way to Stripe, by tenant, and its money.
+
+    What is kept for the close of its period, or until somebody says what it costs, is not.
+    """
+    units: Counter[str] = Counter()
+    money: defaultdict[tuple[str, str], float] = defaultdict(float)
+    on_its_way = [
+        (*msgspec.structs.astuple(total)[1:5], total.quantity)
+        for total in sums
+        if total.state not in STUCK
+    ]
+    kept = [
+        (*key[1:], -number) for key, number in planned.kept.items() if key.why not in _ON_ITS_WAY
+    ]
+    for tenant_id, outcome, policy, version, number in (*on_its_way, *kept):
+        units[tenant_id] += number
+        if price := prices.price_for(tenant_id, outcome, policy, version):
+            money[tenant_id, price[1]] += float(price[0] * number)
+    return units, money
+
+
 def publish_pending(
-    metrics: SinkMetrics,
-    units: Mapping[str, int],
-    money: Mapping[tuple[str, str], float],
-    carried: Mapping[str, int],
-    parked: Mapping[str, int],
+    metrics: SinkMetrics, units: Units, money: Money, kept: Mapping[Why, Units]
 ) -> None:
     """Publish the units and money that Stripe has not accepted yet; all other series become zero."""
-    _reset_pending(metrics, [*units, *carried, *parked], {currency for _, currency in money})
-    for gauge, values in (
-        (metrics.pending_units, units),
-        (metrics.carried_units, carried),
-        (metrics.parked_units, parked),
-    ):
+    tenants = {*units, *(tenant for of_tenant in kept.values() for tenant in of_tenant)}
+    _reset_pending(metrics, sorted(tenants), {currency for _, currency in money})
+    gauges = [(metrics.pending_units, units)]
+    gauges += [(metrics.kept_units[why], of_tenant) for why, of_tenant in kept.items()]
+    for gauge, values in gauges:
         for tenant, value in values.items():
             gauge.labels(_label(metrics, tenant)).inc(value)
     for (tenant, currency), amount in money.items():
@@ -73,7 +115,7 @@ def _reset_pending(metrics: SinkMetrics, tenants: Iterable[str], currencies: Ite
         if len(metrics.tenants) < metrics.tenants_max:
             metrics.tenants.add(tenant)
     for tenant in (*metrics.tenants, OTHER_TENANTS):
-        for gauge in (metrics.pending_units, metrics.carried_units, metrics.parked_units):
+        for gauge in (metrics.pending_units, *metrics.kept_units.values()):
             gauge.labels(tenant).set(0)
         for currency in metrics.currencies:
             metrics.pending_money.labels(tenant, currency).set(0)

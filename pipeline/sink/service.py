@@ -4,14 +4,14 @@ import asyncio
 import signal
 import time
 import uuid
-from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry
 
-from pipeline.catalog.prices import Billing
+from pipeline.catalog.prices import Prices
+from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.topic import CatalogTopic, no_catalog
 from pipeline.config import Settings
 from pipeline.errors import ConfigurationError, UnavailableError
@@ -28,18 +28,20 @@ from pipeline.ledger import (
     sslmode_missing,
 )
 from pipeline.ledger.ages import oldest_open
-from pipeline.ledger.entries import STUCK
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
 from pipeline.metrics import CatalogMetrics, RuntimeMetrics, SinkMetrics, new_registry
-from pipeline.sink.counts import publish_ages, publish_owed, publish_pending
+from pipeline.sink.chargeable import Why
+from pipeline.sink.counts import owed, publish_ages, publish_owed, publish_pending, waiting
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.following import BillingCatalog
 from pipeline.sink.intake import Intake
 from pipeline.sink.journal import Journal
+from pipeline.sink.metering import Metering, Reckonings
 from pipeline.sink.planner import Planned, plan_pending
 from pipeline.sink.position import LedgerPosition
 from pipeline.sink.stripe.meter import open_meter
+from pipeline.sink.stripe.wanted import charged_to
 from pipeline.worklog import ReadinessLog, WorkLog
 
 _LOG_SECONDS = 1.0
@@ -211,6 +213,7 @@ class _Sink:
 
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
+        memory = Memory()
         while not stop.is_set():
             if await self._catalog.refresh():
                 known = self._catalog.tenants.catalog
@@ -221,23 +224,33 @@ class _Sink:
                 self._dispatcher,
                 self._metrics,
                 position=self._position,
+                memory=memory,
             )
-            if planned.parked and planned.parked != parked:
-                self._log.warning("usage_parked", tenants=len(planned.parked), units=planned.parked)
-            parked = planned.parked
+            before, parked = parked, planned.units("parked")
+            if parked and parked != before:
+                self._log.warning("usage_parked", tenants=len(parked), units=parked)
             if planned.events or planned.netted:
                 self._log.info("meter_events_planned", events=planned.events, netted=planned.netted)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._settings.flush_interval_seconds)
 
 
+class Memory:
+    """What a sink keeps from flush to flush."""
+
+    def __init__(self) -> None:
+        self.reckonings = Reckonings()
+        self.planned = Planned()  # by the last flush that planned
+
+
 async def flush(
     journal: Journal,
-    billing: Billing,
+    tenants: Tenants,
     dispatcher: Dispatcher,
     metrics: SinkMetrics,
     now: float | None = None,
     position: LedgerPosition | None = None,
+    memory: Memory | None = None,
 ) -> Planned:
     """Plan the pending records, publish the undelivered units, and queue the events that are due.
 
@@ -245,20 +258,24 @@ async def flush(
     cannot be reached, nothing is planned; what was read back is delivered.
     """
     now = time.time() if now is None else now
+    memory = memory or Memory()
     is_held = False
+    planned = Planned()
     try:
         is_held = not await asyncio.to_thread(_may_plan, journal, position)
-        planned = (
-            Planned() if is_held else await asyncio.to_thread(_plan, journal, billing, dispatcher)
-        )
+        if not is_held:
+            metering = partial(Metering, journal.ledger, tenants, charged_to, int(now * 1000))
+            planned = await asyncio.to_thread(
+                lambda: _plan(journal, metering(memory.reckonings), dispatcher)
+            )
+            memory.planned = planned
         journal.problem = None
     except TopicUnavailableError as error:
         journal.discard()
         journal.problem = str(error)
-        planned = Planned()
     metrics.meter_events_planned.inc(planned.events)
     metrics.journal_unreached.set(1 if journal.problem else 0)
-    await _publish_pending(journal.ledger, billing, metrics, planned, now)
+    await _publish_pending(journal.ledger, tenants, metrics, memory.planned, now)
     if not is_held and journal.clock_problem is None:
         await dispatcher.dispatch()
     return planned
@@ -276,42 +293,28 @@ def _may_plan(journal: Journal, position: LedgerPosition | None) -> bool:
     return True
 
 
-def _plan(journal: Journal, billing: Billing, dispatcher: Dispatcher) -> Planned:
+def _plan(journal: Journal, metering: Metering, dispatcher: Dispatcher) -> Planned:
     """Write to the journal what it lacks, and read it back."""
     journal.follow()
     journal.add_unjournalled()
     journal.add_takeovers()
     journal.add_renewals(dispatcher.doubtful)
-    planned = plan_pending(journal.ledger, billing, dispatcher.meter.body_sha256, journal)
+    planned = plan_pending(metering, dispatcher.meter.body_sha256, journal)
     journal.commit()
     dispatcher.doubtful.difference_update(journal.take_concluded())
     return planned
 
 
 async def _publish_pending(
-    ledger: Ledger, billing: Billing, metrics: SinkMetrics, planned: Planned, now: float
+    ledger: Ledger, prices: Prices, metrics: SinkMetrics, planned: Planned, now: float
 ) -> None:
     """Set the gauges of the undelivered units, and of how long the oldest of them has waited."""
     open_sums = await asyncio.to_thread(deliveries.open_sums, ledger)
-    oldest = await asyncio.to_thread(oldest_open, ledger, planned.parked)
+    oldest = await asyncio.to_thread(
+        oldest_open, ledger, planned.until_seq, planned.parked_since_ms
+    )
     stuck = await asyncio.to_thread(deliveries.stuck_counts, ledger)
-    units: Counter[str] = Counter()
-    money: dict[tuple[str, str], float] = defaultdict(float)
-    owed_units: Counter[str] = Counter()
-    owed_money: dict[tuple[str, str], float] = defaultdict(float)
-    for total in open_sums:
-        owed_units[total.state] += total.quantity
-        waits = total.state not in STUCK
-        if waits:
-            units[total.tenant_id] += total.quantity
-        price = billing.price_for(
-            total.tenant_id, total.outcome, total.policy, total.policy_version
-        )
-        if price:
-            amount = float(price[0] * total.quantity)
-            owed_money[total.state, price[1]] += amount
-            if waits:
-                money[total.tenant_id, price[1]] += amount
-    publish_pending(metrics, units, money, planned.carried, planned.parked)
-    publish_owed(metrics, owed_units, owed_money, stuck)
+    kept = {why: planned.units(why) for why in get_args(Why)}
+    publish_pending(metrics, *waiting(open_sums, planned, prices), kept)
+    publish_owed(metrics, *owed(open_sums, prices), stuck)
     publish_ages(metrics, oldest, now)

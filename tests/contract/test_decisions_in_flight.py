@@ -12,7 +12,7 @@ from pipeline.ledger import Ledger, decisions, deliveries, holds, reports
 from pipeline.ledger.entries import Action, Conclusion, Decided, Decision, Lease, MeterEvent
 from pipeline.ledger.tables import attempt, delivery_hold, meter_event
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
-from pipeline.sink.planner import LedgerPlans, plan_pending
+from pipeline.sink.planner import LedgerPlans, plan_doubted
 from pipeline.sink.stripe.meter import body_sha256, open_meter
 from tests.support.bench import Bench, record, stripe_settings
 from tests.support.ledger import (
@@ -296,12 +296,10 @@ def test_all_that_a_lost_ledger_may_have_sent_is_doubted_though_others_plan_it_t
     holds.place(bench.ledger, TOPIC, {0: 0}, {0: 2}, T0)
 
     def plan_one() -> None:
-        plan_pending(
-            bench.ledger, bench.tenants, body_sha256, plans, chunk_records=1, doubted={0: 1}
-        )
+        plan_doubted(bench.ledger, bench.tenants, body_sha256, plans, {0: 1})
 
     plans = LedgerPlans(bench.ledger, T0)
-    plan_pending(bench.ledger, bench.tenants, after_reading(plan_one), plans, doubted={0: 2})
+    plan_doubted(bench.ledger, bench.tenants, after_reading(plan_one), plans, {0: 2})
 
     assert deliveries.pending_sums(bench.ledger) == []
     assert deliveries.stuck_counts(bench.ledger)["uncertain"] == 2

@@ -1,6 +1,7 @@
 """Opening, upgrading and checking a ledger: the same on SQLite and PostgreSQL."""
 
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_upgrading_again_changes_nothing(ledger: Ledger, url: str) -> None:
 
 def test_an_upgrade_from_the_first_version_keeps_every_row_and_every_key(url: str) -> None:
     """The rows are written with SQL, as that version wrote them."""
-    at_first_version(url)
+    at_revision(url, "0001", FIRST_VERSION)
     before = rows_of_deliveries(url)
 
     upgrade(url)
@@ -68,7 +69,8 @@ def test_an_upgrade_from_the_first_version_keeps_every_row_and_every_key(url: st
     ledger.close()
 
 
-def at_first_version(url: str) -> None:
+def at_revision(url: str, revision: str, statements: Sequence[str]) -> None:
+    """Make the ledger of an earlier version, with rows that SQL statements write."""
     upgrade(url)  # creates the file
     ledger = database._connect(database._read_url(url), foreign_keys=False)
     with ledger.writing() as connection:
@@ -77,8 +79,8 @@ def at_first_version(url: str) -> None:
         connection.execute(text("DROP TABLE alembic_version"))
         config = database._alembic()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in FIRST_VERSION:
+        command.upgrade(config, revision)
+        for statement in statements:
             connection.execute(text(statement))
     ledger.close()
 

@@ -8,8 +8,10 @@ from pipeline.catalog.tenants import load_tenants
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, deliveries
 from pipeline.ledger.tables import meter_event
+from pipeline.sink.metering import Metering
 from pipeline.sink.planner import LedgerPlans, Planned, plan_pending
 from pipeline.sink.stripe.meter import body_sha256
+from pipeline.sink.stripe.wanted import charged_to
 from tests.support.bench import record
 from tests.support.ledger import HOUR_MS, T0, stored
 
@@ -29,7 +31,8 @@ def planned(ledger: Ledger, folder: Path, old: str) -> tuple[Planned, dict[str, 
     file = folder / "resmeter.toml"
     file.write_text(ACCOUNTS.format(old=old, moved=format_time(MOVED_MS)))
     stored(ledger, record("c1", at=MOVED_MS - 1), record("c2", at=MOVED_MS))
-    result = plan_pending(ledger, load_tenants(file), body_sha256, LedgerPlans(ledger, T0))
+    metering = Metering(ledger, load_tenants(file), charged_to, T0)
+    result = plan_pending(metering, body_sha256, LedgerPlans(ledger, T0))
     with ledger.reading() as connection:
         rows = connection.execute(select(meter_event.c.customer, meter_event.c.value))
         return result, {row.customer: row.value for row in rows}
@@ -39,7 +42,7 @@ def test_a_tenant_that_moved_is_billed_to_both_accounts(ledger: Ledger, tmp_path
     result, values = planned(ledger, tmp_path, 'stripe_customer = "cus_old"')
 
     assert values == {"cus_old": 1, "cus_group": 1}
-    assert (result.parked, deliveries.pending_sums(ledger)) == ({}, [])
+    assert (result.kept, deliveries.pending_sums(ledger)) == ({}, [])
 
 
 def test_units_from_an_account_without_a_customer_are_parked(
@@ -48,5 +51,5 @@ def test_units_from_an_account_without_a_customer_are_parked(
     result, values = planned(ledger, tmp_path, "")
 
     assert values == {"cus_group": 1}
-    assert result.parked == {"acme": 1}
+    assert result.units("parked") == {"acme": 1}
     assert [pending.quantity for pending in deliveries.pending_sums(ledger)] == [1]

@@ -40,8 +40,8 @@ BUGS = (
     Bug(
         "a record that arrives after its meter event was adopted is pending",
         "pipeline/ledger/records.py",
-        "        if added:\n            _link_awaited",
-        "        if False:\n            _link_awaited",
+        "            _link_awaited(connection, [row[0] for row in rows])\n",
+        "",
     ),
     Bug(
         "a meter event of a lost ledger is sent however old it is",
@@ -228,8 +228,8 @@ BUGS = (
     Bug(
         "a grouped record stays pending",
         "pipeline/ledger/adoption.py",
-        "            deleted = delete_pending(self._connection, pending)\n",
-        "            deleted = len(pending)\n",
+        "            deleted = pending.delete_pending(self._connection, planned)\n",
+        "            deleted = len(planned)\n",
     ),
     Bug(
         "each attempt gives a meter event a new identifier",

@@ -18,9 +18,11 @@ from pipeline.ledger.entries import ConsumedRecord, Receipt, Stored
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.journal import Journal
+from pipeline.sink.metering import Metering
 from pipeline.sink.planner import LedgerPlans, Planned, plan_pending
 from pipeline.sink.service import flush
 from pipeline.sink.stripe.meter import body_sha256, open_meter
+from pipeline.sink.stripe.wanted import charged_to
 from pipeline.usage.record import UsageRecord, encode_record
 from tests.support.journal import JOURNAL, MemoryTopic
 
@@ -56,7 +58,8 @@ class Bench(NamedTuple):
 
     def plan(self) -> Planned:
         """Plan the pending records in the ledger; the next flush writes them to the journal."""
-        return plan_pending(self.ledger, self.tenants, body_sha256, LedgerPlans(self.ledger, T0))
+        metering = Metering(self.ledger, self.tenants, charged_to, T0)
+        return plan_pending(metering, body_sha256, LedgerPlans(self.ledger, T0))
 
     def journalled(self) -> None:
         """Let run `a` write to the journal what the ledger has planned and decided."""

@@ -1,5 +1,7 @@
 """Every series exists from the start, at zero, and counts correctly."""
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, enable_created_metrics, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -18,6 +20,7 @@ from pipeline.metrics import (
     new_registry,
 )
 from pipeline.sink import counts as sink_counts
+from pipeline.sink.chargeable import Why
 from pipeline.sink.counts import count_stored, publish_ages, publish_pending
 from pipeline.sink.meter import NEXT
 from pipeline.stream import counts as worker_counts
@@ -235,8 +238,7 @@ def test_pending_usage_is_published_by_tenant_and_currency() -> None:
         SinkMetrics(registry),
         {"acme": 3, "globex": 1},
         {("acme", "usd"): 2.97, ("globex", "eur"): 0.8},
-        {"acme": -2},
-        {"globex": 1},
+        {"carried": {"acme": -2}, "parked": {"globex": 1}},
     )
 
     assert nonzero(registry, "resmeter_pending_units") == {("acme",): 3, ("globex",): 1}
@@ -265,11 +267,11 @@ def test_ages_are_published_and_go_back_to_zero() -> None:
 def test_a_tenant_without_pending_usage_goes_to_zero() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
-    publish_pending(metrics, {"acme": 3}, {("acme", "eur"): 2.4}, {"acme": -1}, {"acme": 1})
+    publish_pending(metrics, {"acme": 3}, {("acme", "eur"): 2.4}, {"late": {"acme": -1}})
 
-    publish_pending(metrics, {}, {}, {}, {})
+    publish_pending(metrics, {}, {}, {})
 
-    for name in ("pending_units", "carried_units", "parked_units"):
+    for name in ("pending_units", *(f"{why}_units" for why in get_args(Why))):
         assert values(registry, f"resmeter_{name}") == {("acme",): 0, (OTHER_TENANTS,): 0}
     assert values(registry, "resmeter_pending_money") == {
         (currency, tenant): 0 for currency in ("usd", "eur") for tenant in ("acme", OTHER_TENANTS)
@@ -279,13 +281,12 @@ def test_a_tenant_without_pending_usage_goes_to_zero() -> None:
 def test_tenants_beyond_the_limit_share_one_series() -> None:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry, tenants_max=2)
-    publish_pending(metrics, {"a": 1, "b": 2}, {}, {}, {})
+    publish_pending(metrics, {"a": 1, "b": 2}, {}, {})
 
     publish_pending(
         metrics,
         {"a": 1, "b": 2, "c": 3, "d": 4},
         {("c", "usd"): 3.0, ("d", "usd"): 4.0},
-        {},
         {},
     )
 

@@ -122,6 +122,12 @@ def needed_later(catalog: Catalog, accounts: Iterable[Account], now_ms: int) -> 
     return found
 
 
+def charged_to(catalog: Catalog, account: str, at_ms: int) -> Mapping[str, Tiers]:
+    """Return what an account's subscription charges in a period, by outcome; `at_ms` is its start."""
+    found, _ = _account(catalog, account, catalog.customers.get(account, ""), at_ms)
+    return {} if found is None else found.tiers
+
+
 def _account(
     catalog: Catalog, name: str, customer: str, at_ms: int
 ) -> tuple[Account | None, list[str]]:
