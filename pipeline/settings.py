@@ -1,6 +1,7 @@
 """Define the settings: names, defaults, bounds and meanings. `config` reads their values."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -379,6 +380,18 @@ class StripeSettings(Section):
         return address
 
 
+class CorrectionsSettings(Section):
+    """What of a statement a person must approve."""
+
+    amount_max: Decimal = Field(
+        Decimal(100),
+        ge=0,
+        le=1_000_000_000,
+        allow_inf_nan=False,
+        description="amount, in the account's currency, to which an earlier period is adjusted without approval",
+    )
+
+
 class EmulatorSettings(Section):
     """`resmeter emulator`."""
 
@@ -426,5 +439,6 @@ class Settings(BaseSettings):
     ledger: LedgerSettings = LedgerSettings()
     sink: SinkSettings = SinkSettings()
     stripe: StripeSettings = StripeSettings()
+    corrections: CorrectionsSettings = CorrectionsSettings()
     emulator: EmulatorSettings = EmulatorSettings()
     log: LogSettings = LogSettings()

@@ -17,6 +17,7 @@ from pipeline.billing.periods import Period
 from pipeline.billing.statement import Adjustment, Statement
 from pipeline.events.times import format_time
 
+AMOUNT_MAX = Decimal(100)  # unless a setting says another limit
 What = Literal["adjusted", "unmatched"]
 Verdict = Literal["approved", "rejected"]
 

@@ -45,7 +45,8 @@ def command(accounts: tuple[str, ...], period: str | None, *, as_json: bool) -> 
     with opened() as (settings, tenants, ledger):
         names = accounts or _accounts(ledger, tenants)
         check_accounts(ledger, tenants, accounts)
-        periods = Checks(ledger, tenants, read_decided(settings), int(time.time() * 1000))
+        now_ms, amount_max = int(time.time() * 1000), settings.corrections.amount_max
+        periods = Checks(ledger, tenants, read_decided(settings), now_ms, amount_max)
         found: list[Readiness] = []
         with progress("reading the ledger") as on_record:
             for done, name in enumerate(names):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 from msgspec.structs import replace
 
-from pipeline.billing.approvals import Decisions, approvables, blocked
+from pipeline.billing.approvals import AMOUNT_MAX, Decisions, approvables, blocked
 from pipeline.billing.contract import BilledAccount
 from pipeline.billing.money import amount_text
 from pipeline.billing.periods import NEVER_MS, Period
@@ -35,6 +35,8 @@ from pipeline.ledger.closes import Closed
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import STUCK
 from pipeline.ledger.month_entries import Closing, Granted, judge
+
+_LIST = "see `resmeter corrections list --account {}`"
 
 
 class Missing(NamedTuple):
@@ -71,6 +73,13 @@ def check_accounts(ledger: Ledger, tenants: Tenants, names: Iterable[str]) -> No
         raise ConfigurationError(problems)
 
 
+def accounts_in(ledger: Ledger, tenants: Tenants, at: int) -> list[str]:
+    """Return the accounts that have a contract, a customer or usage at a time, ms."""
+    catalog = tenants.catalog
+    used = {catalog.account_of(each.tenant_id, at) for each in reports.usage(ledger)}
+    return sorted({*catalog.accounts, *catalog.customers, *used})
+
+
 def state_account(
     ledger: Ledger, account: BilledAccount, prices: Prices, period: str | None, as_of: int
 ) -> Stated:
@@ -90,7 +99,7 @@ def state_account(
     with ledger.reading() as connection:
         history = read_history(connection, account, prices)
     of = history.contract.calendar.period_at(as_of) if period is None else history.named(period)
-    return _stated(history, account.name, of, as_of)
+    return state_history(history, account.name, of, as_of)
 
 
 def prepare_closing(
@@ -100,7 +109,7 @@ def prepare_closing(
     period: str | None,
     at: int,
     must_be_sent: Callable[[PlacedUnit], bool] = lambda unit: unit.placed.state == "metered",
-    amount_max: Decimal = Decimal("Infinity"),
+    amount_max: Decimal = AMOUNT_MAX,
 ) -> Prepared:
     """Return the closing of a period from one snapshot of the ledger, or what is missing for it.
 
@@ -136,7 +145,7 @@ def prepare_closing(
     missing = [Missing("order", 1, each) for each in _problems_of_close(history, of, at)]
     if not missing:
         history = history.closed_also(_closed(closing, history.closes.closings))
-    stated = _stated(history, account.name, of, at)
+    stated = state_history(history, account.name, of, at)
     missing += _not_sent(stated, undelivered, must_be_sent)
     missing += _unapproved(stated, amount_max, history.closes.decisions)
     if history.awaited is not None:
@@ -170,7 +179,12 @@ def prepare_grant(ledger: Ledger, account: BilledAccount, prices: Prices, line: 
     return item
 
 
-def _stated(history: History, account: str, period: Period, as_of: int) -> Stated:
+def state_history(history: History, account: str, period: Period, as_of: int) -> Stated:
+    """Return the statement of a period of what the ledger has of an account.
+
+    Raises:
+        BrokenInvariantError: a final statement is not the one that was stored.
+    """
     last = max(period, history.contract.calendar.period_at(as_of))
     checked = _checked(history, account, history.statements(period, last, as_of))
     statement, units = take(period, checked)
@@ -254,13 +268,14 @@ def _unapproved(stated: Stated, amount_max: Decimal, decisions: Decisions) -> It
     found = approvables(stated.account, stated.statement, amount_max, decisions)
     unmatched = sum(each.blocks for each in found if each.what == "unmatched")
     if unmatched:
-        text = "reversals name a charge that the ledger lacks: `resmeter audit` says which"
+        text = f"reversals name a charge that the ledger lacks: {_LIST.format(stated.account)}"
         yield Missing("unmatched", unmatched, text)
     number, amount = blocked(each for each in found if each.what == "adjusted")
     if number:
         currency = stated.statement.currency
         money = f"{amount_text(amount, currency)} {currency.upper()}"
-        yield Missing("unapproved", number, f"adjustments of {money} wait for a person")
+        text = f"adjustments of {money} wait for a person: {_LIST.format(stated.account)}"
+        yield Missing("unapproved", number, text)
     for text in stated.missing:
         yield Missing("unpriced", stated.statement.counts.unpriced, text)
 

@@ -6,6 +6,7 @@ stored and at the biller. What is late all the same is on the next statement.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
@@ -41,15 +42,22 @@ class Checks:
         tenants: their prices, policies and customers.
         decided: how far the workers are.
         now_ms: the time of the close.
+        amount_max: an adjustment of an earlier period above it waits for a person.
     """
 
     def __init__(
-        self, ledger: Ledger, tenants: Tenants, decided: Sequence[Decided], now_ms: int
+        self,
+        ledger: Ledger,
+        tenants: Tenants,
+        decided: Sequence[Decided],
+        now_ms: int,
+        amount_max: Decimal,
     ) -> None:
         self._ledger = ledger
         self._tenants = tenants
         self._decided = decided
         self._now_ms = now_ms
+        self._amount_max = amount_max
         self._billed_in = cache(self._billed)
         self._counted_in = cache(self._counted)
 
@@ -61,7 +69,7 @@ class Checks:
         """
         tenants = self._tenants
         stated, found, closing = prepare_closing(
-            self._ledger, account, tenants, period, self._now_ms
+            self._ledger, account, tenants, period, self._now_ms, amount_max=self._amount_max
         )
         grace_ms = max(_grace_ms(tenants, each) for each in account.tenant_ids)
         missing = undecided(self._decided, stated.statement.period.end_ms + grace_ms)

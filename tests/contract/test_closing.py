@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.billing.approvals import AMOUNT_MAX
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
 from pipeline.events.times import parse_time
@@ -30,7 +31,7 @@ def deliver_all(ledger: Ledger) -> None:
 def check(
     ledger: Ledger, tenants: Tenants, name: str = "acme", period: str | None = None
 ) -> Readiness:
-    checks = Checks(ledger, tenants, ALL_DECIDED, NOW)
+    checks = Checks(ledger, tenants, ALL_DECIDED, NOW, AMOUNT_MAX)
     return checks.readiness(account_of(tenants, name), period)
 
 
