@@ -86,6 +86,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       If its records cancel out, it is netted: nothing is sent.
     done-offset       where a partition's acknowledged batches end; no commit goes beyond it.
     digest            what names an entry of the catalog: a checksum of its bytes. The next entry has it.
+    draft             an invoice that is not final; it takes items.
     due               `due_event_ms`: when silence is complete, in event time.
                       `due_arrival_ms`: when a worker settles it, in arrival time.
     entry             what one publication adds to the catalog. Void: it changes nothing, for ever.
@@ -105,7 +106,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
                       rejected too many meter events in a row. If these are of one customer, only
                       that customer halts, until an operator has decided about them.
     hold              the sink delivers nothing because its ledger is outdated and there is no journal
-                      yet, until an operator resumes.
+                      yet, until an operator resumes. Of a draft: Stripe does not make it final by itself.
     idempotency key   a meter event's identifier: a digest of its records, fixed before the first call.
     journal           the topic in which sinks write what they are about to send. Its order decides.
     kind              why a unit is charged: confirmed, assumed, handoff or reported.
@@ -116,6 +117,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     lost              events that Kafka deleted before a worker read them.
     meter event       what Stripe receives: a quantity for a customer, a meter and an hour.
     metered           of a unit: charged at a price, and not included, in a pack or over the cap.
+    missed            of an invoice: it became final without all that belongs on it.
     open              a conversation with an answer whose silence is not settled yet. Also a dead letter
                       that nobody has dealt with, and a period that is not closed.
     outcome           what is billed: `resolution`, `procedure_handoff`, or a reported outcome.

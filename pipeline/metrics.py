@@ -321,6 +321,8 @@ DELIVERY_RESULTS = (
 # The states of units that Stripe has not confirmed, as in `pipeline.ledger.entries.OwedState`.
 OWED_STATES = ("pending", "planned", "sent", "rejected", "uncertain", "altered")
 OTHER_TENANTS = "(others)"
+# Of a period whose invoice is not final, or not right; `unheld`: a draft that we may not hold.
+INVOICE_STATES = ("open", "waiting", "stopped", "missed", "unheld")
 
 
 class SinkMetrics:
@@ -334,6 +336,7 @@ class SinkMetrics:
         self._define_pending(registry)
         self._define_journal(registry)
         self._define_deliveries(registry)
+        self._define_invoices(registry)
         for reason in ("unreadable", "conflict"):
             self.records_refused.labels(reason)
         for result in DELIVERY_RESULTS:
@@ -342,6 +345,10 @@ class SinkMetrics:
             gauge.labels(OTHER_TENANTS)
         for currency in self.currencies:
             self.pending_money.labels(OTHER_TENANTS, currency)
+        for state in INVOICE_STATES:
+            self.invoices.labels(state)
+            for currency in self.currencies:
+                self.invoice_money.labels(state, currency)
         for state in OWED_STATES:
             self.owed_units.labels(state)
             for currency in self.currencies:
@@ -546,6 +553,30 @@ class SinkMetrics:
         self.held = Gauge(
             "resmeter_deliveries_held",
             "1 if the ledger is outdated: nothing is sent until an operator resumes deliveries.",
+            registry=registry,
+        )
+
+    def _define_invoices(self, registry: CollectorRegistry) -> None:
+        self.invoices = Gauge(
+            "resmeter_invoices",
+            "Periods that have ended and whose invoice is not final, or not right, by state. Above 0 for stopped, missed or unheld, somebody must act.",
+            ["state"],
+            registry=registry,
+        )
+        self.invoice_money = Gauge(
+            "resmeter_invoice_money",
+            "What these invoices come to, or what a missed one lacks, in units of the currency; approximate.",
+            ["state", "currency"],
+            registry=registry,
+        )
+        self.invoice_age = Gauge(
+            "resmeter_invoice_age_seconds",
+            "Time since the oldest period ended that has a draft which is not final. If it rises, closing waits.",
+            registry=registry,
+        )
+        self.invoice_unheld_until = Gauge(
+            "resmeter_invoice_unheld_until_timestamp_seconds",
+            "When Stripe makes the first draft final that we may not hold; 0: there is none.",
             registry=registry,
         )
 

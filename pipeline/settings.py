@@ -324,6 +324,23 @@ class SinkSettings(Section):
     )
 
 
+class CloseSettings(Section):
+    """The close of periods, by `resmeter sink` and `resmeter close`."""
+
+    automatic: bool = Field(
+        True, description="whether sinks close periods and make their invoices final by themselves"
+    )
+    after_minutes: float = Field(
+        45.0, ge=0, le=4320, description="minutes after its end from which a period is closed"
+    )
+    every_seconds: float = Field(
+        300.0,
+        gt=0,
+        le=86400,
+        description="seconds between two looks of a sink at what can be closed and invoiced",
+    )
+
+
 class StripeSettings(Section):
     """The Stripe account in which tenants are billed."""
 
@@ -438,6 +455,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     ledger: LedgerSettings = LedgerSettings()
     sink: SinkSettings = SinkSettings()
+    close: CloseSettings = CloseSettings()
     stripe: StripeSettings = StripeSettings()
     corrections: CorrectionsSettings = CorrectionsSettings()
     emulator: EmulatorSettings = EmulatorSettings()

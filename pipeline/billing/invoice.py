@@ -15,6 +15,7 @@ import orjson
 
 from pipeline.billing.contract import Tier
 from pipeline.billing.money import digits_of, line_amount, price_text, stripe_digits
+from pipeline.billing.periods import Period
 from pipeline.billing.statement import Line, Statement
 from pipeline.events.times import format_time
 
@@ -62,6 +63,7 @@ class InvoicePlan(msgspec.Struct, frozen=True):
     send: dict[str, int]  # by outcome; within the period
     items: tuple[InvoiceItem, ...]
     total: int  # of the invoice, before tax and the customer's balance
+    settled: int = 0  # of the statement's total, what an operator settled by hand
 
 
 def plan_invoice(
@@ -70,6 +72,9 @@ def plan_invoice(
     prices: Mapping[str, StripePrice],
     counted: Mapping[str, int],
     included: Mapping[str, int] | None = None,
+    *,
+    settled: Mapping[str, int] | None = None,
+    sends: bool = True,
 ) -> InvoicePlan:
     """Compare a final statement with what Stripe charges for the units that it has counted.
 
@@ -80,6 +85,9 @@ def plan_invoice(
         counted: the sums of Stripe's meters for the customer and the period, by outcome.
         included: the included units of the period, by outcome. Stripe's meter counts them where a first
             tier makes them free.
+        settled: what units come to that an operator settled after Stripe had rejected them, by outcome:
+            the invoice leaves them out.
+        sends: more can be sent; once the period is closed, an item stands for what is not counted.
     """
     metered: dict[str | None, list[Line]] = {}
     others: list[Line] = []
@@ -91,26 +99,63 @@ def plan_invoice(
     send: dict[str, int] = {}
     items: list[InvoiceItem] = []
     maker = _Items(account, statement)
+    left_out = _left_out(settled or {}, statement.total)
     for outcome in sorted(prices):
         price, sum_ = prices[outcome], counted.get(outcome, 0)
         lines = metered.get(outcome, [])
         on_meter, by_item, free = _split(lines, price, (included or {}).get(outcome, 0))
         others += by_item
         wanted = free + sum(line.quantity or 0 for line in on_meter)
-        if wanted > sum_:
+        if sends and wanted > sum_:
             send[outcome] = wanted - sum_
-        charged = price.charge(max(wanted, sum_), statement.currency)
-        owed = sum(line.amount for line in on_meter)
+            sum_ = wanted
+        charged = price.charge(sum_, statement.currency)
+        owed = sum(line.amount for line in on_meter) - left_out.pop(outcome, 0)
         if owed != charged:
-            items.append(maker.less_than_counted(outcome, wanted, sum_, owed - charged))
+            items.append(maker.of_counted(outcome, wanted, sum_, owed - charged))
     items += maker.of_lines(sorted(others, key=statement.lines.index))
-    return InvoicePlan(send, tuple(items), statement.total)
+    items += [maker.left_out(outcome, amount) for outcome, amount in sorted(left_out.items())]
+    total_settled = sum(_left_out(settled or {}, statement.total).values())
+    return InvoicePlan(send, tuple(items), statement.total - total_settled, total_settled)
+
+
+def own_key(account: str, period: Period) -> str:
+    """Return what an invoice of our own is known by: a function of what it stands for."""
+    return _digest(["invoice", account, format_time(period.start_ms)])
+
+
+def rest_item(account: str, statement: Statement, amount: int) -> InvoiceItem:
+    """Return an item for what a final invoice lacks."""
+    return _Items(account, statement).rest(amount)
 
 
 def to_stripe(amount: int, currency: str) -> int:
     """Return an amount in the minor units that Stripe counts in."""
     more: int = 10 ** (stripe_digits(currency) - digits_of(currency))
     return amount * more
+
+
+def from_stripe(amount: int, currency: str) -> int:
+    """Return an amount in minor units from what Stripe counts.
+
+    Raises:
+        ValueError: the currency has no such amount.
+    """
+    minor, rest = divmod(amount, to_stripe(1, currency))
+    if rest:
+        raise ValueError(f"{amount} is no amount in {currency}")
+    return minor
+
+
+def _left_out(settled: Mapping[str, int], total: int) -> dict[str, int]:
+    """Return how much of what was settled the invoice leaves out: at most its total."""
+    left_out: dict[str, int] = {}
+    for outcome, amount in sorted(settled.items()):
+        part = min(amount, total)
+        if part > 0:
+            left_out[outcome] = part
+            total -= part
+    return left_out
 
 
 def _split(
@@ -140,15 +185,26 @@ class _Items:
         self._currency = statement.currency
         self._keys: Counter[str] = Counter()
 
-    def less_than_counted(self, outcome: str, wanted: int, sum_: int, amount: int) -> InvoiceItem:
-        taken_back = max(0, sum_ - wanted)
-        description = (
-            f"{outcome}: {taken_back:,} of {sum_:,} counted are not charged"
-            if taken_back
-            else f"{outcome}: rounding"
-        )
-        facts = {"quantity": str(-taken_back)} if taken_back else {}
+    def of_counted(self, outcome: str, wanted: int, sum_: int, amount: int) -> InvoiceItem:
+        """Return the item between what the meter charges and what the units come to."""
+        more = wanted - sum_
+        if more < 0:
+            description = f"{outcome}: {-more:,} of {sum_:,} counted are not charged"
+        elif more:
+            description = f"{outcome}: {more:,} beside {sum_:,} counted"
+        else:
+            description = f"{outcome}: rounding"
+        facts = {"quantity": str(more)} if more else {}
         return self._item("metered", outcome, amount, description, facts)
+
+    def rest(self, amount: int) -> InvoiceItem:
+        """Return the item of what a final invoice lacks."""
+        description = f"What the invoice of {self._statement.period.name} lacks"
+        return self._item("rest", None, amount, description, {})
+
+    def left_out(self, outcome: str, amount: int) -> InvoiceItem:
+        """Return the item that takes back what was settled by hand, and no meter charges."""
+        return self._item("settled", outcome, -amount, f"{outcome}: settled by hand", {})
 
     def of_lines(self, lines: Sequence[Line]) -> list[InvoiceItem]:
         """Return an item for each line that is not zero; over the limit, those of a period are one."""

@@ -91,13 +91,18 @@ class Tenants:
     @property
     def event_names(self) -> list[str]:
         """Return the event names of the meters that the policies in use need, sorted."""
+        return sorted(self.outcomes_metered)
+
+    @property
+    def outcomes_metered(self) -> dict[str, str]:
+        """Return the outcome of each event name that the policies in use need."""
         outcomes = {RESOLUTION}
         amended = [each.amendment.policy for each in self.catalog.amendments]
         for policy in self._policies_in_use() + amended:
             outcomes.update(policy.outcomes_billed)
             if policy.handoff_causes_billed:
                 outcomes.add(PROCEDURE_HANDOFF)
-        return sorted(map(self.event_name_for, outcomes))
+        return {self.event_name_for(outcome): outcome for outcome in sorted(outcomes)}
 
     def problems_in_worker(self, seal_after_ms: int, now_ms: int) -> list[str]:
         """Return the problems that prevent a worker from starting. Reads the producers' secrets."""

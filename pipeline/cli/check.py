@@ -118,7 +118,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
         return problems
 
     def stripe(facts: list[str]) -> list[str]:
-        from pipeline.sink.stripe.account import check_account, check_prices
+        from pipeline.sink.stripe.account import check_account, check_invoicing, check_prices
 
         known = tenants[0] if tenants else load_tenants(None)
         now_ms = int(time.time() * 1000)
@@ -127,9 +127,13 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str, Check]]:
             problems = await check_account(
                 settings.stripe, known.customers, known.event_names, facts.append
             )
-            return problems or await check_prices(
-                settings.stripe, known.catalog, now_ms, facts.append
-            )
+            if problems:
+                return problems
+            problems = await check_prices(settings.stripe, known.catalog, now_ms, facts.append)
+            if settings.close.automatic:
+                customers = list(known.catalog.customers.values())
+                problems += await check_invoicing(settings.stripe, customers, facts.append)
+            return problems
 
         return asyncio.run(compared())
 

@@ -6,12 +6,13 @@ import click
 
 from pipeline.cli.options import configured
 from pipeline.cli.output import ending_in_the_log
+from pipeline.replay.closing import prepared_closings
 from pipeline.sink.service import run_sink
 
 
 @click.command("sink")
 def command() -> None:
-    """Store usage records in the ledger and deliver them to Stripe, until you stop it.
+    """Store usage records, deliver them to Stripe and close periods, until you stop it.
 
     On SIGTERM or Ctrl-C, the sink stores what it has read, waits for calls in flight and leaves the
     consumer group. You can run several sinks at once; each record is stored and delivered once.
@@ -25,4 +26,4 @@ def command() -> None:
     """
     settings = configured()
     with ending_in_the_log(settings):
-        asyncio.run(run_sink(settings))
+        asyncio.run(run_sink(settings, prepared_closings))

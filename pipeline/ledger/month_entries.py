@@ -11,6 +11,12 @@ from msgspec.structs import astuple
 
 from pipeline.billing.approvals import Verdict, What
 from pipeline.billing.reading import GrantLine, created_ms, read_grant_lines
+from pipeline.ledger.invoice_entries import (
+    InvoiceConcluded,
+    InvoicePlanned,
+    InvoiceStates,
+    judge_invoice,
+)
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True, tag="closing", omit_defaults=True):
@@ -58,7 +64,7 @@ class Approval(msgspec.Struct, frozen=True, kw_only=True, tag="approval"):
     at: int  # ms
 
 
-MonthItem = Closing | Granted | Approval
+MonthItem = Closing | Granted | Approval | InvoicePlanned | InvoiceConcluded
 
 
 class GrantStanding(msgspec.Struct, frozen=True):
@@ -75,6 +81,7 @@ class AccountStanding(msgspec.Struct):
     closed_at: int = 0
     grants: dict[str, GrantStanding] = {}
     approvals: set[str] = set()
+    invoices: InvoiceStates = {}
 
     @property
     def entered(self) -> int:
@@ -100,6 +107,8 @@ def judge(account: AccountStanding, item: MonthItem) -> str | None:
         return _close(account, item)
     if isinstance(item, Granted):
         return _grant(account, item)
+    if isinstance(item, InvoicePlanned | InvoiceConcluded):
+        return judge_invoice(account.invoices, account.period_start, item)
     if item.id in account.approvals:
         return "it is decided already"
     if account.period_start is not None and item.period_start <= account.period_start:

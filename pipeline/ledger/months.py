@@ -13,8 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, func, insert, sel
 
 from pipeline.billing.reading import created_ms, read_grant_lines
 from pipeline.errors import BrokenInvariantError
+from pipeline.ledger import invoices
 from pipeline.ledger.closes import Closed, Reading, Restart
 from pipeline.ledger.database import Ledger
+from pipeline.ledger.invoice_entries import InvoiceConcluded, InvoicePlanned
 from pipeline.ledger.month_entries import (
     AccountStanding,
     Approval,
@@ -35,7 +37,7 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
-_TABLES = (closing, account_grant, account_approval)
+_TABLES = (closing, account_grant, account_approval, *invoices.TABLES)
 
 # --- the journal's items --------------------------------------------------------------------------
 
@@ -131,6 +133,8 @@ def _row(item: MonthItem) -> tuple[Table, ColumnElement[bool], dict[str, object]
         a = account_approval.c
         key = and_(a.account == item.account, a.id == item.id)
         return account_approval, key, asdict(item) | {"journalled": True}
+    if isinstance(item, InvoicePlanned | InvoiceConcluded):
+        return invoices.row_of(item)
     ((_, line),), _ = read_grant_lines([("grant", item.line.encode())])
     g = account_grant.c
     key = and_(
@@ -159,7 +163,7 @@ def _text(value: object) -> str:
 def _items_of(connection: Connection, account: str, *, journalled: bool) -> Iterator[MonthItem]:
     """Yield the items of an account that the journal has, or lacks.
 
-    A closing comes after the grants that it knew, and before the others.
+    A closing comes after the grants that it knew, and before the others; invoices come last.
     """
     g, c, a = account_grant.c, closing.c, account_approval.c
     columns = [a[name] for name in Approval.__struct_fields__]
@@ -179,6 +183,14 @@ def _items_of(connection: Connection, account: str, *, journalled: bool) -> Iter
             del values["seq"]
             yield Closing(account=account, **values)
     yield from (item for item, has in grants[entered:] if has == journalled)
+    yield from invoices.items_of(connection, account, journalled=journalled)
+
+
+def closed_starts(ledger: Ledger, account: str) -> list[int]:
+    """Return when the closed periods of an account begin, in order."""
+    query = select(closing.c.period_start).where(closing.c.account == account)
+    with ledger.reading() as connection:
+        return sorted(connection.scalars(query))
 
 
 # --- reading --------------------------------------------------------------------------------------

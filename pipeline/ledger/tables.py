@@ -313,3 +313,39 @@ delivery_decision = Table(
     Column("stripe_checked", Boolean, nullable=False),
     Index("delivery_decision_replaced_by", "replaced_by"),
 )
+
+# What is added to the invoice of a closed period, or to one of our own; see `journal`.
+invoice = Table(
+    "invoice",
+    metadata,
+    Column("account", _Id, primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("is_own", Boolean, primary_key=True, autoincrement=False),
+    Column("customer", Text, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("items", Text, nullable=False),  # a JSON array
+    Column("total", BigInteger, nullable=False),  # in minor units
+    Column("settled", BigInteger, nullable=False),  # in minor units
+    Column("invoice", Text, nullable=False),  # its id at the biller; empty: one of our own
+    Column("key", Text, nullable=False),  # of one of our own
+    Column("journalled", Boolean, nullable=False),
+)
+
+# What these invoices came to; see `journal`.
+invoice_result = Table(
+    "invoice_result",
+    metadata,
+    Column("account", _Id, primary_key=True),
+    Column("period_start", BigInteger, primary_key=True, autoincrement=False),
+    Column("is_own", Boolean, primary_key=True, autoincrement=False),
+    Column(
+        "state",
+        Text,
+        CheckConstraint("state IN ('invoiced', 'missed', 'without')"),
+        nullable=False,
+    ),
+    Column("at", BigInteger, nullable=False),  # ms
+    Column("invoice", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),  # in minor units
+    Column("journalled", Boolean, nullable=False),
+)

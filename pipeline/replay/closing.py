@@ -4,6 +4,7 @@ A final statement never changes, so nothing may be under way: all that occurred 
 stored and at the biller. What is late all the same is on the next statement.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -14,12 +15,14 @@ from pipeline.billing.contract import BilledAccount
 from pipeline.billing.invoice import InvoicePlan, StripePrice, plan_invoice
 from pipeline.billing.periods import Period
 from pipeline.billing.run import Stated
+from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
+from pipeline.config import Settings
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.month_entries import Closing
-from pipeline.ledger.statements import Missing, prepare_closing
-from pipeline.replay.decided import Decided
+from pipeline.ledger.statements import Missing, Prepared, prepare_closing
+from pipeline.replay.decided import Decided, read_decided
 from pipeline.sink.stripe.wanted import Account, accounts_of, event_name_of
 
 __all__ = ["Checks", "Missing", "Readiness", "undecided"]
@@ -105,6 +108,24 @@ class Checks:
         first, end = period.start_ms // 1000, period.end_ms // 1000
         sums = reports.delivered_sums(self._ledger, first, end, 0)
         return {(each.customer, each.event_name): each.most for each in sums}
+
+
+def prepared_closings(
+    settings: Settings, ledger: Ledger, tenants: Tenants, asked: Sequence[tuple[str, Period]]
+) -> dict[str, Prepared]:
+    """Return the closing of a period of each account, or what is missing for it.
+
+    Raises:
+        ConfigurationError: a topic of the workers does not exist, or cannot be read.
+        UnavailableError: no broker responds.
+    """
+    now_ms, amount_max = int(time.time() * 1000), settings.corrections.amount_max
+    checks = Checks(ledger, tenants, read_decided(settings), now_ms, amount_max)
+    prepared: dict[str, Prepared] = {}
+    for name, period in asked:
+        found = checks.readiness(account_of(tenants, name), format_time(period.start_ms))
+        prepared[name] = Prepared(found.stated, found.missing, found.closing)
+    return prepared
 
 
 def _grace_ms(tenants: Tenants, tenant_id: str) -> int:

@@ -8,6 +8,9 @@
 `service` wires these parts and runs them. It opens the meter of `sink.stripe`; all other parts know
 the biller only through the `Meter` protocol (module `meter`).
 
+After a period's end, `month_end` lets the `closer` close it and bring the biller's invoice to the
+statement's total. `completing` chooses each step, and `invoicing` has the protocol for the biller.
+
 Invariants:
 
 - A meter event is in the journal, read back, before it is sent (module `journal`). The journal decides

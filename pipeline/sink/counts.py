@@ -5,12 +5,20 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from pipeline.billing.money import digits_of
 from pipeline.catalog.prices import Prices
 from pipeline.ledger.ages import Oldest
 from pipeline.ledger.entries import STUCK, OpenSum, Stored
-from pipeline.metrics import OTHER_TENANTS, OWED_STATES, SinkMetrics, remove_partition
+from pipeline.metrics import (
+    INVOICE_STATES,
+    OTHER_TENANTS,
+    OWED_STATES,
+    SinkMetrics,
+    remove_partition,
+)
 from pipeline.sink.chargeable import Why
 from pipeline.sink.planner import Planned
+from pipeline.sink.progress import Progress
 
 # Units that stay pending, and reach Stripe as soon as there is a customer, or later usage.
 _ON_ITS_WAY = ("parked", "carried")
@@ -101,6 +109,33 @@ def publish_owed(
             metrics.owed_money.labels(state, currency).set(money.get((state, currency), 0.0))
     for state, gauge in metrics.stuck.items():
         gauge.set(stuck[state])
+
+
+def publish_invoices(metrics: SinkMetrics, found: Iterable[Progress], now: float) -> None:
+    """Publish the periods that have ended and are not invoiced, and what their invoices come to."""
+    numbers: Counter[str] = Counter()
+    money: Counter[tuple[str, str]] = Counter()
+    ends: list[int] = []
+    unheld: list[int] = []
+    for each in found:
+        has_draft = each.state != "open" or each.invoice is not None
+        states: list[str] = [each.state] if each.state in INVOICE_STATES and has_draft else []
+        if each.finalises_at is not None:
+            states.append("unheld")
+            unheld.append(each.finalises_at)
+        if states and each.state != "missed":
+            ends.append(each.period.end_ms)
+        for state in states:
+            numbers[state] += 1
+            money[state, each.currency] += abs(each.amount or 0)
+    metrics.currencies.update(currency for _, currency in money)
+    for state in INVOICE_STATES:
+        metrics.invoices.labels(state).set(numbers[state])
+        for currency in metrics.currencies:
+            amount = money[state, currency] / 10 ** digits_of(currency)
+            metrics.invoice_money.labels(state, currency).set(amount)
+    metrics.invoice_age.set(max(0.0, now - min(ends) / 1000) if ends else 0.0)
+    metrics.invoice_unheld_until.set(min(unheld, default=0))
 
 
 def drop_partition(metrics: SinkMetrics, partition: int) -> None:

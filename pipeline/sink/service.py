@@ -4,12 +4,14 @@ import asyncio
 import signal
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry
 
+from pipeline.billing.periods import Period
 from pipeline.catalog.prices import Prices
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.topic import CatalogTopic, no_catalog
@@ -28,28 +30,40 @@ from pipeline.ledger import (
     sslmode_missing,
 )
 from pipeline.ledger.ages import oldest_open
+from pipeline.ledger.month_entries import MonthItem
+from pipeline.ledger.statements import Prepared
 from pipeline.logs import get_logger, log_uncaught_exceptions
 from pipeline.memory import limit_arenas
 from pipeline.metrics import CatalogMetrics, RuntimeMetrics, SinkMetrics, new_registry
 from pipeline.sink.chargeable import Why
+from pipeline.sink.closer import Closer
 from pipeline.sink.counts import owed, publish_ages, publish_owed, publish_pending, waiting
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher
 from pipeline.sink.following import BillingCatalog
 from pipeline.sink.intake import Intake
+from pipeline.sink.invoicing import Invoices
 from pipeline.sink.journal import Journal
 from pipeline.sink.metering import Metering, Reckonings
+from pipeline.sink.month_end import MonthEnd
 from pipeline.sink.planner import Planned, plan_pending
 from pipeline.sink.position import LedgerPosition
+from pipeline.sink.stripe.invoices import StripeInvoices
 from pipeline.sink.stripe.meter import open_meter
 from pipeline.sink.stripe.wanted import charged_to
 from pipeline.worklog import ReadinessLog, WorkLog
 
 _LOG_SECONDS = 1.0
+# Returns the closing of each account's period, or what is missing for it.
+Preparing = Callable[[Settings, Ledger, Tenants, Sequence[tuple[str, Period]]], dict[str, Prepared]]
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
-async def run_sink(settings: Settings) -> None:
+async def run_sink(settings: Settings, preparing: Preparing) -> None:
     """Run until SIGTERM or SIGINT. Then store the last batch and wait for the calls in flight.
+
+    Args:
+        settings: all of them.
+        preparing: says what is missing to close periods, by what the workers have decided.
 
     Raises:
         ConfigurationError: no Stripe key, no topic, the ledger has another schema or is read-only.
@@ -114,7 +128,11 @@ async def run_sink(settings: Settings) -> None:
                 topic_id=partial(topic_id_of, Positions(settings.kafka), settings.topics.records),
                 prices=lambda: catalog.tenants,
             )
+            invoices = StripeInvoices(settings.stripe)
+            stack.push_async_callback(invoices.close)
             sink = _Sink(settings, catalog, journal, metrics, dispatcher, intake, position)
+            if settings.close.automatic:
+                sink.close_periods(settings, invoices, preparing)
             await sink.run(registry, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -141,7 +159,45 @@ class _Sink:
         self._dispatcher = dispatcher
         self._intake = intake
         self._position = position
+        self._month_end: MonthEnd | None = None
+        self._journal_turn = asyncio.Lock()  # one thread at a time uses the journal
         self._log = get_logger(__name__)
+
+    def close_periods(self, settings: Settings, invoices: Invoices, preparing: Preparing) -> None:
+        """Let the sink close periods and complete their invoices too."""
+        journal, catalog = self._journal, self._catalog
+        closer = Closer(
+            journal.ledger,
+            lambda: catalog.tenants,
+            invoices,
+            lambda asked: preparing(settings, journal.ledger, catalog.tenants, asked),
+            self._write,
+            lambda: int(time.time() * 1000),
+            after_ms=int(settings.close.after_minutes * 60_000),
+            by_itself=True,
+        )
+        self._month_end = MonthEnd(
+            closer,
+            lambda: catalog.tenants,
+            self._metrics,
+            self._may_close,
+            settings.close.every_seconds,
+        )
+
+    async def _may_close(self) -> bool:
+        """Return whether the ledger says what was sent: it follows the journal, by a right clock."""
+        journal = self._journal
+        is_known = journal.problem is None and journal.clock_problem is None
+        return is_known and await asyncio.to_thread(journal.is_followed)
+
+    async def _write(self, items: Sequence[MonthItem]) -> list[str | None]:
+        # Its thread goes on if the close is cancelled, and has its turn until it ends.
+        return await asyncio.shield(self._written(items))
+
+    async def _written(self, items: Sequence[MonthItem]) -> list[str | None]:
+        async with self._journal_turn:
+            verdicts = await asyncio.to_thread(self._journal.write, items)
+        return [verdict.why for verdict in verdicts]
 
     async def run(self, registry: CollectorRegistry, stop: asyncio.Event) -> None:
         """Serve, consume and flush until `stop` or the first failure, which is raised."""
@@ -153,11 +209,13 @@ class _Sink:
             consuming = asyncio.create_task(asyncio.to_thread(self._intake.run))
             flushing = asyncio.create_task(self._flush_until(stop))
             logging = asyncio.create_task(self._log_until(stop))
+            closing = asyncio.create_task(self._close_until(stop))
             stopping = asyncio.create_task(stop.wait())
             waited: list[asyncio.Future[Any]] = [
                 consuming,
                 flushing,
                 logging,
+                closing,
                 stopping,
                 self._dispatcher.failed,
             ]
@@ -165,20 +223,24 @@ class _Sink:
             self._log.info("sink_drains")
             # 1. No new records: the last batch is stored, and the sink leaves the group.
             stop.set()
+            closing.cancel()  # as if it had died: every step can be repeated
             self._intake.stop()
-            await asyncio.wait({consuming, flushing, logging, stopping})
+            await asyncio.wait({consuming, flushing, logging, closing, stopping})
             # 2. The calls in flight are concluded.
             await self._dispatcher.stop()
             # 3. The journal learns the last conclusions, and that this run makes no further call.
             await self._hand_over()
-            for task in (*ended, consuming, flushing, logging):
+            for task in (*ended, consuming, flushing, logging, closing):
+                if task is closing and closing.cancelled():
+                    continue
                 task.result()  # raises the exception that ended the sink
             self._log.info("sink_stopped")
 
     async def _hand_over(self) -> None:
         """Do what the next run would do with less certainty; a failure changes nothing."""
         try:
-            await asyncio.to_thread(self._journal.hand_over, self._dispatcher.doubtful)
+            async with self._journal_turn:
+                await asyncio.to_thread(self._journal.hand_over, self._dispatcher.doubtful)
         except UnavailableError as error:
             self._log.warning("journal_not_handed_over", detail=str(error))
 
@@ -211,6 +273,11 @@ class _Sink:
                 await asyncio.wait_for(stop.wait(), _LOG_SECONDS)
         work.say()
 
+    async def _close_until(self, stop: asyncio.Event) -> None:
+        if self._month_end is not None:
+            await self._month_end.run(stop)
+        await stop.wait()
+
     async def _flush_until(self, stop: asyncio.Event) -> None:
         parked: dict[str, int] = {}
         memory = Memory()
@@ -218,14 +285,15 @@ class _Sink:
             if await self._catalog.refresh():
                 known = self._catalog.tenants.catalog
                 await asyncio.to_thread(priced_under.remember, self._journal.ledger, known)
-            planned = await flush(
-                self._journal,
-                self._catalog.tenants,
-                self._dispatcher,
-                self._metrics,
-                position=self._position,
-                memory=memory,
-            )
+            async with self._journal_turn:
+                planned = await flush(
+                    self._journal,
+                    self._catalog.tenants,
+                    self._dispatcher,
+                    self._metrics,
+                    position=self._position,
+                    memory=memory,
+                )
             before, parked = parked, planned.units("parked")
             if parked and parked != before:
                 self._log.warning("usage_parked", tenants=len(parked), units=parked)

@@ -12,15 +12,25 @@ import jsonschema
 import pytest
 import stripe
 
+from pipeline.billing.invoice import InvoiceItem
 from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.routes import ROUTES
 from pipeline.dev.emulator.server import Emulator, running
-from pipeline.sink.stripe.account import check_account, check_prices
+from pipeline.sink.invoicing import Invoice
+from pipeline.sink.stripe.account import check_account, check_invoicing, check_prices
+from pipeline.sink.stripe.invoices import StripeInvoices
 from pipeline.sink.stripe.reconcile import read_sums
 from pipeline.sink.stripe.setup import Subscribing, set_up
 from tests.support import stripe_mock
 from tests.support.bench import T0, Bench, record, stripe_settings
-from tests.support.stripe_account import NOVEMBER, OCTOBER, Account, client_of, new_account
+from tests.support.stripe_account import (
+    NOVEMBER,
+    OCTOBER,
+    Account,
+    client_of,
+    new_account,
+    open_account,
+)
 
 # One process runs them: they share a server.
 pytestmark = [pytest.mark.stripe_mock, pytest.mark.xdist_group("stripe_mock")]
@@ -86,6 +96,7 @@ async def test_every_call_of_ours_is_one_of_stripes(bench: Bench, mock: str) -> 
     await read_sums(settings, [("cus_acme", "resmeter_resolution")], 0, 3_600)
     await set_up(settings, bench.tenants.catalog, T0, Subscribing(30), applies=True)
     await check_prices(settings, bench.tenants.catalog, T0, facts.append)
+    await check_invoicing(settings, ["cus_acme"], facts.append)
 
     sent = list(bench.emulator.state.requests)
 
@@ -99,6 +110,43 @@ async def test_every_call_of_ours_is_one_of_stripes(bench: Bench, mock: str) -> 
         "subscriptions",
     }
     assert [why for each in sent if (why := _problem_of(mock, each))] == []
+
+
+async def test_every_call_for_an_invoice_is_one_of_stripes(mock: str) -> None:
+    with open_account() as account:
+        price = account.price(tiers=[{"up_to": "inf", "unit_amount": 10}])
+        account.subscribe(price.id, backdate_start_date=OCTOBER, billing_cycle_anchor=NOVEMBER)
+        account.use(3, "2026-10-01")
+        account.now("2026-11-01T00:01")
+        account.emulator.state.requests.clear()
+        invoices = StripeInvoices(stripe_settings(account.base_url))
+        try:
+            await _complete(invoices, account)
+        finally:
+            await invoices.close()
+        sent = list(account.emulator.state.requests)
+
+    assert {each["path"].split("/")[-1] for each in sent} >= {
+        "invoices",
+        "invoiceitems",
+        "finalize",
+    }
+    assert [why for each in sent if (why := _problem_of(mock, each))] == []
+
+
+async def _complete(invoices: StripeInvoices, account: Account) -> None:
+    async def read() -> Invoice:
+        return (await invoices.of_customer(account.customer, {"resolved": "resolution"}, 0))[0]
+
+    draft = await read()
+    await invoices.counted(account.customer, draft.charges[0])
+    await invoices.hold(draft)
+    for number in range(30):  # more lines than the invoice itself shows
+        key = f"ri_{number}"
+        item = InvoiceItem(key, key, -1, -1, "d", {"resmeter_key": key}, "resolution")
+        await invoices.add(draft, item)
+    await invoices.finalise(await read())
+    await invoices.create(account.customer, "usd", "ri_own", "own")
 
 
 def _problem_of(mock: str, logged: dict[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.faults import Fault
 from pipeline.dev.emulator.server import Emulator, running
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.sink.stripe.account import check_prices
+from pipeline.sink.stripe.account import check_invoicing, check_prices
 from pipeline.sink.stripe.client import StripeClient
 from pipeline.sink.stripe.setup import SetupPlan, Subscribing, set_up
 from pipeline.sink.stripe.subscribed import read_subscribed
@@ -628,3 +628,60 @@ def test_days_until_due_need_subscriptions(resmeter_env: dict[str, str]) -> None
 
     assert result.returncode == 2
     assert b"needs --subscriptions" in result.stderr
+
+
+async def invoicing(account: Account) -> tuple[list[str], list[str]]:
+    """Return problems and facts of the check of invoices."""
+    facts: list[str] = []
+    problems = await check_invoicing(settings(account), ["cus_acme"], facts.append)
+    return problems, facts
+
+
+async def test_the_check_of_invoices_changes_nothing_and_needs_a_subscription(
+    account: Account,
+) -> None:
+    before = await invoicing(account)
+    await setup(account)
+    made = len(account.v1.invoices.list().data)
+
+    problems, facts = await invoicing(account)
+
+    assert before == ([], ["no customer has a subscription: invoices were not checked"])
+    assert (problems, facts) == ([], ["invoices can be read and completed"])
+    assert len(account.v1.invoices.list().data) == made
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "lacks"),
+    [
+        ("/v1/invoices", "GET", "lacks the right to read invoices"),
+        ("/v1/invoiceitems", "GET", "lacks the right to read invoices"),
+        ("/v1/invoices/*", "POST", "grace of drafts to 6 hours or more"),
+    ],
+)
+async def test_rights_on_invoices_that_the_key_lacks_are_named(
+    account: Account, path: str, method: Any, lacks: str
+) -> None:
+    await setup(account)
+    account.emulator.state.faults.append(Fault("403", path=path, method=method))
+
+    (problem,), _ = await invoicing(account)
+
+    assert lacks in problem
+
+
+async def test_a_missing_product_for_what_is_carried_is_named(account: Account) -> None:
+    await setup(account)
+    account.emulator.state.faults.append(
+        Fault(
+            "foreign_before",
+            path="/v1/products/resmeter_carried",
+            method="GET",
+            headers={"Request-Id": "req_1", "Content-Type": "application/json"},
+            body='{"error": {"type": "invalid_request_error", "code": "resource_missing"}}',
+        )
+    )
+
+    (problem,), _ = await invoicing(account)
+
+    assert "no product resmeter_carried" in problem

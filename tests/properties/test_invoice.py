@@ -57,6 +57,29 @@ def test_the_invoice_comes_to_the_total_of_its_statement(
         assert again == type(plan)({}, plan.items, plan.total)
 
 
+@given(
+    worlds(),
+    st.dictionaries(st.sampled_from(OUTCOMES), stripe_prices),
+    st.dictionaries(st.sampled_from(OUTCOMES), st.integers(0, 12)),
+    st.dictionaries(st.sampled_from(OUTCOMES), st.integers(1, 500)),
+)
+def test_after_the_close_the_invoice_comes_to_the_total_less_what_was_settled_by_hand(
+    world: World,
+    subscription: dict[str, StripePrice],
+    counted: dict[str, int],
+    settled: dict[str, int],
+) -> None:
+    for statement in world.statements():
+        plan = plan_invoice("acme", statement, subscription, counted, settled=settled, sends=False)
+
+        items = sum(item.amount for item in plan.items)
+        assert _charged(subscription, counted, statement.currency) + items == plan.total
+        assert plan.send == {}
+        assert plan.total == max(0, statement.total - sum(settled.values()))
+        assert plan.settled == statement.total - plan.total
+        assert len({item.key for item in plan.items}) == len(plan.items)
+
+
 def test_a_price_that_rounds_is_charged_as_stripe_rounds_it() -> None:
     price = StripePrice((Tier(2, Decimal("0.333")), Tier(None, Decimal("0.005"))))
 

@@ -1,4 +1,4 @@
-"""Print whether periods can be closed, and what their invoices need."""
+"""Print whether periods can be closed, what their invoices need, and how far they are."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,7 @@ import orjson
 from pipeline.billing.money import amount_text
 from pipeline.cli.output import print_text, visible
 from pipeline.replay.closing import Readiness
+from pipeline.sink.progress import Progress
 
 
 def print_readiness_as_json(readiness: Readiness) -> None:
@@ -59,3 +60,44 @@ def _texts(readiness: Readiness) -> Iterator[str]:
     for item in readiness.invoice.items:
         amount = amount_text(item.amount, currency)
         yield f"invoice item: {amount}  {item.description}"
+
+
+def print_progress_as_json(progress: Progress) -> None:
+    """Print one JSON object."""
+    currency = progress.currency
+    amount = None if progress.amount is None else amount_text(progress.amount, currency)
+    found = {
+        "account": progress.account,
+        "period": progress.period.name,
+        "state": progress.state,
+        "currency": currency,
+        "amount": amount,
+        "invoice": progress.invoice,
+        "missing": list(progress.texts),
+    }
+    click.echo(orjson.dumps(found))
+
+
+def print_progress(progress: Progress) -> None:
+    """Print a line for a period of an account, and one below it for each thing to know."""
+    parts = [f"{visible(progress.account)}, {progress.period.name}: "]
+    if progress.amount is not None:
+        parts.append(
+            f"{amount_text(progress.amount, progress.currency)} {progress.currency.upper()}, "
+        )
+    parts.append(_STATES[progress.state])
+    if progress.invoice is not None:
+        parts.append(f" ({visible(progress.invoice)})")
+    click.echo("".join(parts))
+    for text in progress.texts:
+        print_text(visible(text), "  ")
+
+
+_STATES = {
+    "open": "not closed",
+    "waiting": "closed, and waits for Stripe",
+    "stopped": "needs you",
+    "invoiced": "invoiced",
+    "missed": "lacking on its final invoice",
+    "without": "closed without an invoice",
+}

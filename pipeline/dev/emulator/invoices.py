@@ -18,6 +18,7 @@ from pipeline.dev.emulator.params import (
     Params,
     check_names,
     flag,
+    mapping,
     one_of,
     required,
     whole_or,
@@ -241,17 +242,24 @@ class Invoices:
 
     def listing(self, params: Params, now: float) -> Object:
         """Return a page of the invoices that the parameters select, newest first."""
-        check_names(params, {"collection_method", "customer", "status", "subscription", *PAGE})
+        check_names(
+            params, {"collection_method", "created", "customer", "status", "subscription", *PAGE}
+        )
+        created = mapping(params, "created")
+        check_names(created, {"gte"})
+        since = whole_or(created, "gte", None) or 0
         is_match = matches(
             params, collection_method="collection_method", customer="customer", status="status"
         )
 
         def is_wanted(invoice: Object) -> bool:
             details = (invoice["parent"] or {}).get("subscription_details") or {}
-            return is_match(invoice) and params.get("subscription") in {
-                None,
-                details.get("subscription"),
-            }
+            is_late = invoice["created"] >= since
+            return (
+                is_late
+                and is_match(invoice)
+                and params.get("subscription") in {None, details.get("subscription")}
+            )
 
         found = self._invoices.page(params, is_wanted)
         return found | {"data": [self.shown(each["id"], now) for each in found["data"]]}

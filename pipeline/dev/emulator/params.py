@@ -13,7 +13,7 @@ Params = Mapping[str, Any]
 
 # The parameters that are objects or lists.
 _WITH_PARAMETERS = {
-    "amount", "applicability_config", "billing_cycle_anchor_config", "cancel", "customer_mapping",
+    "amount", "applicability_config", "billing_cycle_anchor_config", "cancel", "created", "customer_mapping",
     "default_aggregation", "expand", "ids", "items", "lines", "lookup_keys", "metadata", "monetary",
     "payload", "period", "price_data", "prices", "pricing", "product_data", "recurring", "scope",
     "tiers", "value_settings",

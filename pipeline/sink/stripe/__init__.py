@@ -4,7 +4,8 @@
 through, `meter` delivers events, `responses` decides the result of a call, `fitness` compares a
 meter with what it is sent, `account` checks key, meters, customers and prices, `reconcile` compares
 Stripe's sums with the ledger's. `wanted` says what Stripe must have for the catalog's prices, `setup`
-creates it, `subscribed` reads the subscriptions, and `billed` compares them.
+creates it, `subscribed` reads the subscriptions, and `billed` compares them. `invoices` reads drafts and
+completes them.
 
 Stripe's rules, and what follows from them in the rest of the sink:
 

@@ -11,12 +11,14 @@ from pipeline.config import StripeSettings
 from pipeline.sink.stripe.billed import differences, is_billed
 from pipeline.sink.stripe.client import StripeClient, read_again
 from pipeline.sink.stripe.fitness import meter_problems
+from pipeline.sink.stripe.setup import CARRIED
 from pipeline.sink.stripe.subscribed import meters_of, read_subscribed
 from pipeline.sink.stripe.wanted import account_prices, accounts_of, needed_later
 
 CHECK_TIMEOUT_SECONDS = 20.0
 CHECKS_CONCURRENT_MAX = 10
 NAMES_MAX = 5
+_NO_INVOICE = "in_resmeter_check"
 
 
 async def check_account(
@@ -97,6 +99,66 @@ async def check_prices(
     for later in needed_later(catalog, accounts, now_ms):
         report(f"later: {later}")
     return problems
+
+
+async def check_invoicing(
+    settings: StripeSettings, customers: Sequence[str], report: Callable[[str], None]
+) -> list[str]:
+    """Return what keeps a sink from holding and completing the drafts of subscriptions.
+
+    Args:
+        settings: key and address.
+        customers: who is billed.
+        report: called with a line for what is right, or was skipped.
+
+    Raises:
+        ConfigurationError: there is no key.
+    """
+    client = StripeClient(settings, timeout_seconds=CHECK_TIMEOUT_SECONDS)
+    try:
+        subscribed = await read_subscribed(client, customers)
+        if not any(subscribed.of_customer.values()):
+            report("no customer has a subscription: invoices were not checked")
+            return []
+        problems = await _invoice_rights(client)
+        try:
+            await client.v1.products.retrieve_async(CARRIED)
+        except stripe.InvalidRequestError as error:
+            if error.code != "resource_missing":
+                raise
+            why = "the items of invoices that belong to no outcome name it"
+            problems.append(f"there is no product {CARRIED}: {why}; run `resmeter stripe setup`")
+    except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
+        return [f"invoices cannot be checked: {client.message_of(error)}"]
+    finally:
+        await client.close()
+    if not problems:
+        report("invoices can be read and completed")
+    return problems
+
+
+async def _invoice_rights(client: StripeClient) -> list[str]:
+    """Return which rights on invoices the key lacks."""
+    v1, lacks = client.v1, "RESMETER_STRIPE__API_KEY: lacks the right"
+    try:
+        await v1.invoices.list_async({"limit": 1})
+        await v1.invoice_items.list_async({"limit": 1})
+    except stripe.PermissionError as error:
+        return [f"{lacks} to read invoices and invoice items: {client.message_of(error)}"]
+    try:
+        # No invoice has this id: a key with the right gets an error that says so.
+        await v1.invoices.update_async(_NO_INVOICE, {"auto_advance": False})
+    except stripe.PermissionError as error:
+        todo = (
+            "give it the right, or set RESMETER_CLOSE__AUTOMATIC=false. Until then, set the grace of "
+            "drafts to 6 hours or more in Stripe's settings"
+        )
+        why = client.message_of(error)
+        return [f"{lacks} to write invoices, so drafts are not held: {why}; {todo}"]
+    except stripe.InvalidRequestError as error:
+        if error.code != "resource_missing":
+            raise
+    return []
 
 
 async def _check_meters(

@@ -97,7 +97,7 @@ def price_differences(
         yield f"bills every {interval[1]} {interval[0]}, and periods are months"
     if price.billing_scheme == "tiered" and price.tiers_mode != "graduated":
         yield f"has the tiers_mode {price.tiers_mode!r}, and tiers are graduated here"
-    of_stripe = _tiers_of(price, tiers)
+    of_stripe = tiers_of(price, tiers)
     if of_stripe is None:
         yield "has a flat amount in its tiers, and each unit must have one price"
     elif _joined(of_stripe) != _joined(wanted.tiers):
@@ -107,7 +107,7 @@ def price_differences(
         )
 
 
-def _tiers_of(price: Any, tiers: Mapping[str, Sequence[Any]]) -> tuple[Tier, ...] | None:
+def tiers_of(price: Any, tiers: Mapping[str, Sequence[Any]]) -> tuple[Tier, ...] | None:
     """Return what a unit costs at Stripe, or None if it costs something beside its units."""
     if price.billing_scheme != "tiered":
         amount = Decimal(str(price.unit_amount_decimal))

@@ -98,7 +98,7 @@ class _Reader:
         async with self._slots:
             with self._translated(f"the sums of {event_name} of {customer}"):
                 parts = await read_pages(read, "sums")
-                return sum(_units(part) for part in parts)
+                return sum(units_of(part) for part in parts)
 
     @contextmanager
     def _translated(self, what: str) -> Iterator[None]:
@@ -115,7 +115,7 @@ class _Reader:
             ) from error
 
 
-def _units(part: object) -> int:
+def units_of(part: object) -> int:
     """Return the units of a sum, which Stripe sends as a number with decimals."""
     value = getattr(part, "aggregated_value", None)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:

@@ -158,8 +158,14 @@ def read_response(response: StripeResponse, identifier: str, *, perhaps_counted:
         is_ours = response.error_type == _INVALID and response.code == "resource_missing"
         return "rejected" if is_ours else "foreign"
     result = _RESULTS.get((status, response.error_type), "foreign")
-    is_busy = response.code in _BUSY and result in {"rejected", "collision"}
-    return "refused" if is_busy else result
+    if response.code in _BUSY and result in {"rejected", "collision"}:
+        return "refused"
+    return result
+
+
+def is_busy(status: int | None, code: str | None) -> bool:
+    """Return whether an error of Stripe's says that the same call may be accepted later."""
+    return status in {409, 429} or code in _BUSY
 
 
 def _is_duplicate(response: StripeResponse, identifier: str) -> bool:

@@ -1,0 +1,394 @@
+"""Close periods, and bring their invoices to the totals of their statements.
+
+`sink.completing` chooses each step. Here are their effects: calls to the biller, entries of the journal.
+A crash before or after any of them loses nothing: the next look begins with what is known then.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from pipeline.billing.periods import Calendar, Period
+from pipeline.catalog.accounts import account_of
+from pipeline.catalog.tenants import Tenants
+from pipeline.errors import (
+    BrokenInvariantError,
+    ConfigurationError,
+    UnavailableError,
+)
+from pipeline.events.times import format_time
+from pipeline.ledger import Ledger
+from pipeline.ledger.invoice_entries import InvoiceConcluded
+from pipeline.ledger.invoices import invoices_of, settled_units, units_delivered
+from pipeline.ledger.month_entries import MonthItem
+from pipeline.ledger.months import closed_starts
+from pipeline.ledger.statements import Prepared, state_account
+from pipeline.sink.completing import (
+    Add,
+    Close,
+    Conclude,
+    Create,
+    Facts,
+    Finalise,
+    Hold,
+    Plan,
+    Step,
+    Stop,
+    Units,
+    Wait,
+    charging,
+    next_own_step,
+    next_step,
+    own_invoice,
+    settled_amounts,
+)
+from pipeline.sink.invoicing import AddedItem, Charge, Invoice, InvoiceRefusedError, Invoices
+from pipeline.sink.progress import Progress, Work, concluded, own_customers, progress_of
+
+ACCOUNTS_CONCURRENT_MAX = 10
+MISSED_MS = 40 * 86_400_000  # for how long a missed invoice is reported
+_STEPS_MAX = 1_000  # far more than an invoice has items
+
+# Returns the closing of each account's period, or what is missing for it: account → result.
+Prepare = Callable[[Sequence[tuple[str, Period]]], dict[str, Prepared]]
+# Writes items to the journal, reads them back, and returns why each is void, or None.
+Write = Callable[[Sequence[MonthItem]], Awaitable[list[str | None]]]
+
+
+class Closer:
+    """Closes the periods of accounts, and completes their invoices.
+
+    Args:
+        ledger: where closings and the states of invoices are.
+        tenants: returns who is billed, as the catalog has it now.
+        biller: where the invoices are.
+        prepare: see `Prepare`.
+        write: see `Write`.
+        now_ms: the time.
+        after_ms: how long after its end a period is closed.
+        by_itself: nobody has asked for it: a period without a draft stays open.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        tenants: Callable[[], Tenants],
+        biller: Invoices,
+        prepare: Prepare,
+        write: Write,
+        now_ms: Callable[[], int],
+        *,
+        after_ms: int,
+        by_itself: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._tenants = tenants
+        self._biller = biller
+        self._prepare = prepare
+        self._write = write
+        self._now_ms = now_ms
+        self._after_ms = after_ms
+        self._by_itself = by_itself
+        self._unheld: dict[str, str] = {}  # draft → why the key may not hold it
+        self._slots = asyncio.Semaphore(ACCOUNTS_CONCURRENT_MAX)
+
+    async def look(self, names: Sequence[str], period: str | None = None) -> list[Progress]:
+        """Do what can be done now for accounts, and say how far each of their periods is.
+
+        Args:
+            names: the accounts.
+            period: the name of the period to close; None: all that are closed and not invoiced, and
+                the next.
+
+        Raises:
+            ConfigurationError: no period has this name.
+        """
+        works = await asyncio.to_thread(self._works, names, period)
+        found = list(await asyncio.gather(*map(self._advance, works)))
+        due = [number for number, progress in enumerate(found) if progress.is_due]
+        if due:
+            closed = await self._close([(works[number], found[number]) for number in due])
+            for number, progress in zip(due, closed, strict=True):
+                found[number] = progress
+        return found
+
+    async def make_own(self, name: str, period: str) -> Progress:
+        """Make an invoice of our own for what the invoice of a closed period lacks, or for all of it.
+
+        Raises:
+            ConfigurationError: the period is not closed, or there is nothing to invoice.
+        """
+        (work,) = await asyncio.to_thread(self._works, [name], period)
+        if work.customer is None or not work.is_closed:
+            raise ConfigurationError([f"{name}, {work.period.name}: is not closed"])
+        work = await asyncio.to_thread(self._stated, work)
+        facts = await self._facts(work)
+        planned = own_invoice(facts, work.stored.amount if work.stored else None)
+        if isinstance(planned, str):
+            raise ConfigurationError([f"{name}, {work.period.name}: {planned}"])
+        (why,) = await self._write([planned])
+        if why is not None:
+            raise ConfigurationError([f"{name}, {work.period.name}: {why}"])
+        works = await asyncio.to_thread(self._works, [name], period)
+        return await self._advance(works[-1])
+
+    # --- what is to be done -----------------------------------------------------------------------
+
+    def _works(self, names: Iterable[str], period: str | None) -> list[Work]:
+        customers = own_customers(self._tenants())
+        return [
+            work for name in names for work in self._works_of(name, customers.get(name), period)
+        ]
+
+    def _works_of(self, name: str, customer: str | None, period: str | None) -> Iterator[Work]:
+        """Yield the periods of an account that are closed and not invoiced, and the next."""
+        tenants, now_ms = self._tenants(), self._now_ms()
+        account = account_of(tenants, name)
+        contract = account.contract_of(())
+        calendar = contract.calendar
+        closed = [calendar.period_at(each) for each in closed_starts(self._ledger, name)]
+        stored = {each.period_start: each for each in invoices_of(self._ledger, name)}
+        wanted = None if period is None else _named(calendar, period)
+        work = Work(account, customer, calendar.period_at(now_ms), contract.currency)
+        for each in closed:
+            last = stored.get(each.start_ms)
+            is_open = last is None or last.state == "planned"
+            is_told = last is not None and last.state == "missed"
+            is_told = is_told and now_ms - each.end_ms < MISSED_MS
+            if each == wanted or (wanted is None and (is_open or is_told)):
+                yield work._replace(period=each, is_closed=True, stored=last)
+        following = calendar.after(closed[-1]) if closed else None
+        upcoming = wanted or following or calendar.period_at(work.period.start_ms - 1)
+        if upcoming not in closed and (wanted is not None or upcoming.end_ms <= now_ms):
+            yield work._replace(period=upcoming, is_first=not closed)
+
+    def _stated(self, work: Work) -> Work:
+        """Return a closed period with its statement."""
+        name = format_time(work.period.start_ms)
+        stated = state_account(self._ledger, work.account, self._tenants(), name, self._now_ms())
+        if not stated.statement.is_final or stated.doubts:
+            why = "; ".join(stated.doubts) or "the statement is not final"
+            raise UnavailableError(f"{work.account.name}, {work.period.name}: {why}")
+        return work._replace(statement=stated.statement, currency=stated.statement.currency)
+
+    def _again(self, work: Work) -> Work:
+        """Return what the ledger has now; a final statement never changes."""
+        name = work.account.name
+        again = next(self._works_of(name, work.customer, format_time(work.period.start_ms)))
+        return again._replace(statement=work.statement, currency=work.currency)
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    async def _advance(self, work: Work) -> Progress:
+        """Make the steps that can be made now; an error of one account does not hold up others."""
+        async with self._slots:
+            try:
+                return await self._steps(work)
+            except UnavailableError as error:
+                return progress_of(work, "waiting", str(error))
+            except (ConfigurationError, BrokenInvariantError, InvoiceRefusedError) as error:
+                return progress_of(work, "stopped", str(error))
+
+    async def _steps(self, work: Work) -> Progress:
+        if work.stored is not None and work.stored.state != "planned":
+            return concluded(work, work.stored)
+        if work.customer is None:
+            return self._without_customer(work)
+        if work.is_closed:
+            work = await asyncio.to_thread(self._stated, work)
+        facts = await self._facts(work)
+        before: Step | None = None
+        for _ in range(_STEPS_MAX):
+            step = self._step_of(work, facts)
+            if isinstance(step, Stop):
+                return progress_of(work, "stopped", step.why)
+            if isinstance(step, Wait):
+                return progress_of(work, "waiting", step.why)
+            if isinstance(step, Close):
+                return self._unclosed(work, facts)
+            if isinstance(step, Conclude):
+                return await self._conclude(work, step)
+            if step == before:
+                break
+            await self._do(work, step)
+            if isinstance(step, Add):
+                facts = _with_item(facts, step)
+                if isinstance(self._step_of(work, facts), Add):
+                    continue
+            # What is there now: of ours, or of another sink that was faster.
+            work = await asyncio.to_thread(self._again, work)
+            facts, before = await self._facts(work), step
+        raise UnavailableError(f"the invoice of {work.period.name} does not get further")
+
+    async def _do(self, work: Work, step: Step) -> None:
+        """Make the one effect of a step."""
+        if isinstance(step, Add):
+            await self._biller.add(step.invoice, step.item)
+        elif isinstance(step, Hold):
+            await self._hold(step.invoice)
+        elif isinstance(step, Create):
+            planned, text = step.planned, f"{work.account.name}, {work.period.name}"
+            await self._biller.create(planned.customer, planned.currency, planned.key, text)
+        elif isinstance(step, Plan):
+            await self._write([step.planned])
+        elif isinstance(step, Finalise):
+            await self._biller.finalise(step.invoice)
+
+    def _without_customer(self, work: Work) -> Progress:
+        """Return the progress of an account that has no customer, or shares it: it has no invoice."""
+        why = "the account has no customer of its own, so it has no invoice"
+        if work.is_closed:
+            return progress_of(work, "without", why)
+        if self._by_itself or self._now_ms() < work.period.end_ms:
+            return progress_of(work, "open", f"{why}: it is not closed by itself")
+        return progress_of(work, "open")._replace(is_due=True)
+
+    def _step_of(self, work: Work, facts: Facts) -> Step:
+        stored = work.stored
+        if stored is not None and stored.is_own and stored.planned is not None:
+            return next_own_step(facts, stored.planned)
+        return next_step(facts)
+
+    async def _hold(self, invoice: Invoice) -> None:
+        """Hold a draft; if the key may not, go on: the biller makes it final when its grace ends."""
+        try:
+            await self._biller.hold(invoice)
+        except ConfigurationError as error:
+            self._unheld[invoice.id] = str(error)
+
+    def _unclosed(self, work: Work, facts: Facts) -> Progress:
+        """Return whether an open period is to be closed now, or why not."""
+        found = charging(facts.invoices, work.period)
+        draft = next((each for each in found if each.is_draft), None)
+        close_ms = work.period.end_ms + self._after_ms
+        if self._now_ms() < close_ms:
+            progress = progress_of(work, "open", f"it is closed from {format_time(close_ms)} on")
+        elif self._by_itself and (not found or (work.is_first and draft is None)):
+            why = (
+                f"no subscription of {work.customer} has made a draft for it, so it is not closed by "
+                f"itself: run `resmeter close {work.account.name}`"
+            )
+            progress = progress_of(work, "open", why)
+        else:
+            progress = progress_of(work, "open")._replace(is_due=True)
+        return progress if draft is None else self._of_draft(progress, draft)
+
+    def _of_draft(self, progress: Progress, draft: Invoice) -> Progress:
+        progress = progress._replace(invoice=draft.id, amount=draft.total - draft.others)
+        if (why := self._unheld.get(draft.id)) is None:
+            return progress
+        texts = (*progress.texts, f"the draft is not held: {why}")
+        return progress._replace(texts=texts, finalises_at=draft.finalises_at)
+
+    async def _close(self, due: Sequence[tuple[Work, Progress]]) -> list[Progress]:
+        """Write the closings of periods for which nothing is missing, and go on with those."""
+        asked = [(work.account.name, work.period) for work, _ in due]
+        try:
+            prepared = await asyncio.to_thread(self._prepare, asked)
+            results = [prepared[work.account.name] for work, _ in due]
+            closings = [each.closing for each in results if each.closing is not None]
+            if closings:
+                await self._write(closings)
+        except (ConfigurationError, UnavailableError) as error:
+            why = (str(error),)
+            return [
+                each._replace(state="waiting", texts=(*each.texts, *why), is_due=False)
+                for _, each in due
+            ]
+        after = (
+            self._after_close(*each, result) for each, result in zip(due, results, strict=True)
+        )
+        return list(await asyncio.gather(*after))
+
+    async def _after_close(self, work: Work, progress: Progress, prepared: Prepared) -> Progress:
+        statement = prepared.stated.statement
+        if prepared.closing is not None:
+            work = await asyncio.to_thread(self._again, work)
+            if work.is_closed:
+                return await self._advance(work)
+        texts = [f"{each.what}: {each.detail}" for each in prepared.missing]
+        return progress._replace(
+            is_due=False,
+            currency=statement.currency,
+            amount=statement.total,
+            texts=tuple(
+                texts or ["something has changed meanwhile: it is closed at the next look"]
+            ),
+        )
+
+    async def _conclude(self, work: Work, step: Conclude) -> Progress:
+        item = InvoiceConcluded(
+            account=work.account.name,
+            period_start=work.period.start_ms,
+            state=step.state,
+            at=self._now_ms(),
+            invoice=step.invoice.id if step.invoice else "",
+            amount=step.amount,
+            is_own=work.stored is not None and work.stored.is_own,
+        )
+        await self._write([item])
+        work = await asyncio.to_thread(self._again, work)
+        if work.stored is None:
+            raise UnavailableError("what the invoice came to is not in the ledger yet")
+        return concluded(work, work.stored)
+
+    # --- facts ------------------------------------------------------------------------------------
+
+    async def _facts(self, work: Work) -> Facts:
+        tenants, customer = self._tenants(), work.customer or ""
+        start = work.period.start_ms // 1000
+        found = await self._biller.of_customer(customer, tenants.outcomes_metered, start)
+        facts = Facts(
+            work.account.name,
+            customer,
+            work.period,
+            work.statement,
+            [self._as_held(each) for each in found],
+            work.stored.planned if work.stored else None,
+        )
+        if work.statement is None or work.stored is not None:
+            return facts
+        units = {
+            charge.item: await self._units(customer, charge, tenants.event_name_for(charge.outcome))
+            for invoice in charging(facts.invoices, work.period)
+            if invoice.is_draft
+            for charge in invoice.charges
+        }
+        tenant_ids = work.account.tenant_ids
+        settled = await asyncio.to_thread(settled_units, self._ledger, tenant_ids)
+        return facts._replace(units=units, settled=settled_amounts(work.statement, settled))
+
+    def _as_held(self, invoice: Invoice) -> Invoice:
+        if invoice.id not in self._unheld:
+            return invoice
+        return msgspec.structs.replace(invoice, advances=False, is_held=True)
+
+    async def _units(self, customer: str, charge: Charge, event_name: str) -> Units:
+        counted = await self._biller.counted(customer, charge)
+        delivered, due = await asyncio.to_thread(
+            lambda: [
+                units_delivered(self._ledger, customer, event_name, *times)
+                for times in (charge.minutes, (charge.start, charge.end))
+            ]
+        )
+        return Units(delivered, counted, due)
+
+
+def _named(calendar: Calendar, period: str) -> Period:
+    try:
+        return calendar.named(period)
+    except ValueError as error:
+        raise ConfigurationError([f"--period {period}: {error}"]) from None
+
+
+def _with_item(facts: Facts, step: Add) -> Facts:
+    """Return the facts after an item was added, without asking the biller."""
+    added = AddedItem(step.item.key, step.item.amount)
+    changed = msgspec.structs.replace(
+        step.invoice,
+        items=(*step.invoice.items, added),
+        total=step.invoice.total + added.amount,
+    )
+    invoices = [changed if each.id == changed.id else each for each in facts.invoices]
+    return facts._replace(invoices=invoices)

@@ -1,0 +1,459 @@
+"""A month ends: the invoice comes to the statement, to the cent, whatever arrives when."""
+
+import asyncio
+import tempfile
+from collections import defaultdict
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.dev.emulator.faults import Fault
+from pipeline.ledger.invoices import invoices_of
+from tests.support.months import KilledError, Months, open_months
+
+PRICE = '[price]\nresolution = "0.99"\n'
+
+
+async def october(months: Months, *conversations: str) -> None:
+    """Use units on 5 October, and deliver them."""
+    months.go("2026-10-05T10:00")
+    months.use(*conversations, when="2026-10-05T09:00")
+    await months.flush()
+
+
+def checked(months: Months) -> list[int]:
+    """Return the totals of the invoices; the customer's balance must not have moved."""
+    assert months.balance() == 0
+    return [each.total for each in months.invoices() if each.billing_reason == "subscription_cycle"]
+
+
+async def test_a_plain_month_is_closed_and_invoiced_by_itself(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2", "c3")
+
+        progress = await months.month("2026-11-01")
+
+        invoice = months.invoices()[-1]
+        assert (progress.state, progress.amount) == ("invoiced", 297)
+        assert (invoice.status, invoice.auto_advance) == ("open", True)
+        assert months.lines(invoice) == [(None, 297)]
+        assert checked(months)[-1] == 297
+
+
+# --- reversals and stragglers ---------------------------------------------------------------------
+
+
+async def test_a_reversal_after_an_hour_lessens_a_later_event_of_the_period(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2")
+        months.go("2026-10-05T11:00")
+        months.take_back("c1")
+        months.use("c3", "c4", when="2026-10-05T10:30")
+        await months.flush()
+
+        await months.month("2026-11-01")
+
+        assert months.lines(months.invoices()[-1]) == [(None, 297)]
+        assert checked(months)[-1] == 297
+
+
+@pytest.mark.parametrize("when", ["2026-10-05T11:00", "2026-10-06T11:00", "2026-11-01T00:30"])
+async def test_a_reversal_that_nothing_follows_is_an_item_at_the_close(
+    tmp_path: Path, when: str
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2")
+        months.go(when)
+        months.take_back("c1")
+        await months.flush()
+
+        await months.month("2026-11-01")
+
+        assert months.lines(months.invoices()[-1]) == [(None, 198), ("metered", -99)]
+        assert checked(months)[-1] == 99
+
+
+@pytest.mark.parametrize("when", ["2026-11-02T00:00", "2026-11-14T09:00"])
+async def test_a_reversal_in_the_next_period_is_adjusted_on_its_invoice(
+    tmp_path: Path, when: str
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2")
+        await months.month("2026-11-01")
+        months.go(when)
+        months.take_back("c1")
+        months.use("n1", "n2", "n3", when="2026-11-01T12:00")
+        await months.flush()
+
+        await months.month("2026-12-01")
+
+        assert months.lines(months.invoices()[-1]) == [(None, 297), ("adjusted", -99)]
+        assert checked(months)[-2:] == [198, 198]
+
+
+async def test_what_is_below_zero_is_carried_to_the_next_invoice(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2")
+        await months.month("2026-11-01")
+        months.go("2026-11-10")
+        months.take_back("c1", "c2")
+        await months.month("2026-12-01")
+        months.go("2026-12-05")
+        months.use("d1", "d2", "d3", when="2026-12-04")
+        await months.flush()
+
+        await months.month("2027-01-01")
+
+        _, december, january = months.invoices()[-3:]
+        assert months.lines(december) == [("adjusted", -198), ("carried_forward", 198)]
+        assert months.lines(january) == [(None, 297), ("carried", -198)]
+        assert checked(months)[-3:] == [198, 0, 99]
+
+
+async def test_a_late_unit_of_a_closed_period_is_adjusted_on_the_next_invoice(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        await months.month("2026-11-01")
+        months.go("2026-11-03")
+        months.use("late", when="2026-10-20T08:00")
+        await months.flush()
+
+        await months.month("2026-12-01")
+
+        assert months.lines(months.invoices()[-1]) == [("adjusted", 99)]
+        assert checked(months)[-2:] == [99, 99]
+
+
+# --- contracts ------------------------------------------------------------------------------------
+
+
+async def test_included_units_a_minimum_and_a_credit_come_to_the_statement(tmp_path: Path) -> None:
+    contract = f'currency = "usd"\n{PRICE}[included]\nresolution = 2\n[minimum]\namount = "5.00"\n'
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c1", "c2", "c3", "c4", "c5")
+
+        await months.month("2026-11-01")
+
+        invoice = months.invoices()[-1]
+        assert ("minimum", 203) in months.lines(invoice)
+        assert checked(months)[-1] == months.total("2026-10") == 500
+
+
+async def test_units_over_a_cap_are_not_on_the_invoice(tmp_path: Path) -> None:
+    contract = f'currency = "usd"\n{PRICE}[cap]\nunits = 3\naction = "stop"\n'
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c1", "c2", "c3", "c4", "c5")
+
+        await months.month("2026-11-01")
+
+        assert checked(months)[-1] == months.total("2026-10") == 297
+
+
+async def test_tiers_are_charged_unit_by_unit(tmp_path: Path) -> None:
+    contract = (
+        'currency = "usd"\n[tiers]\nresolution = [{up_to = 2, price = "1.00"}, {price = "0.50"}]\n'
+    )
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c1", "c2", "c3")
+        months.go("2026-10-07")
+        months.take_back("c1")
+
+        await months.month("2026-11-01")
+
+        assert sorted(months.lines(months.invoices()[-1]), key=str) == [
+            ("metered", -50),
+            (None, 200),
+            (None, 50),
+        ]
+        assert checked(months)[-1] == 200
+
+
+async def test_units_at_another_price_than_that_of_the_subscription_are_items(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2")
+        (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
+        item = next(
+            each for each in subscription["items"].data if "resolution" in each.price.product
+        )
+        costly = months.v1.prices.create(
+            {
+                "currency": "usd",
+                "product": item.price.product,
+                "unit_amount": 129,
+                "recurring": {
+                    "interval": "month",
+                    "usage_type": "metered",
+                    "meter": item.price.recurring.meter,
+                },
+            }
+        )
+        months.v1.subscriptions.update(
+            subscription.id, {"items": [{"id": item.id, "price": costly.id}]}
+        )
+
+        await months.month("2026-11-01")
+
+        assert sorted(months.lines(months.invoices()[-1]), key=lambda line: line[1]) == [
+            ("metered", -258),
+            ("metered", 198),
+            (None, 258),
+        ]
+        assert checked(months)[-1] == 198
+
+
+# --- what holds it up -----------------------------------------------------------------------------
+
+
+async def test_a_draft_is_held_at_once_and_waits_for_what_is_missing(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        months.go("2026-11-01T00:02")
+        await months.look()
+        months.use("stuck", when="2026-10-31T23:00")
+        months.go("2026-11-03T00:00")
+        (open_,) = await months.look()
+        held = months.invoices()[-1]
+        await months.flush()
+
+        (progress,) = await months.look()
+
+        assert (held.status, open_.state, open_.invoice) == ("draft", "open", held.id)
+        assert any("undelivered" in text for text in open_.texts)
+        assert (progress.state, checked(months)[-1]) == ("invoiced", 198)
+
+
+async def test_items_wait_for_stripes_late_sums(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        months.emulator.backend.configure(3 * 3600, None)
+        months.go("2026-10-31T23:50")
+        months.use("c1", when="2026-10-31T23:40")
+        await months.flush()
+        months.go("2026-11-01T00:50")
+        (waiting,) = await months.look()
+        months.go("2026-11-01T04:00")
+
+        (progress,) = await months.look()
+
+        assert waiting.state == "waiting"
+        assert "sums count 0 resolution, and 1 were delivered" in waiting.texts[0]
+        assert (progress.state, checked(months)[-1]) == ("invoiced", 99)
+
+
+async def test_nothing_is_closed_before_its_time_or_by_itself_without_a_draft(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path, subscribes=False) as months:
+        months.go("2026-11-01T00:44")
+        (early,) = await months.look()
+        months.go("2026-11-01T02:00")
+
+        (late,) = await months.look()
+
+        assert "it is closed from 2026-11-01T00:45:00.000Z on" in early.texts[0]
+        assert "not closed by itself" in late.texts[0]
+        assert (early.state, late.state) == ("open", "open")
+
+
+async def test_a_person_closes_a_period_without_an_invoice(tmp_path: Path) -> None:
+    async with open_months(tmp_path, subscribes=False) as months:
+        months.go("2026-11-01T02:00")
+
+        (progress,) = await months.look(by_itself=False)
+        (again,) = await months.look(period="2026-10", by_itself=False)
+
+        assert (progress.state, again.state) == ("without", "without")
+
+
+async def test_an_invoice_that_stripe_made_final_too_early_is_missed_and_made_up(
+    tmp_path: Path,
+) -> None:
+    contract = f'currency = "usd"\n{PRICE}[minimum]\namount = "5.00"\n'
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c1")
+        months.go("2026-11-01T03:00")
+        (missed,) = await months.look(by_itself=False)
+        (told,) = await months.look()
+        async with months.closer() as (closer, _):
+            own = await closer.make_own("acme", "2026-10")
+
+        final, ours = months.invoices()[-2:]
+        assert (missed.state, missed.amount, told.state) == ("missed", 401, "missed")
+        assert "--own-invoice" in missed.texts[0]
+        assert (own.state, own.amount) == ("invoiced", 401)
+        assert (final.total, ours.total, ours.status) == (99, 401, "open")
+        assert (ours.collection_method, ours.auto_advance) == ("send_invoice", True)
+        assert months.balance() == 0
+        assert [each.state for each in await months.look()] == []
+
+
+async def test_an_account_without_a_subscription_gets_an_invoice_of_its_own(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path, subscribes=False) as months:
+        for name in ("resolution", "carried"):
+            months.v1.products.create({"id": f"resmeter_{name}", "name": name})
+        months.v1.billing.meters.create(
+            {
+                "event_name": "resmeter_resolution",
+                "display_name": "r",
+                "default_aggregation": {"formula": "sum"},
+            }
+        )
+        await october(months, "c1", "c2")
+        months.go("2026-11-01T03:00")
+        (stopped,) = await months.look(by_itself=False)
+        async with months.closer() as (closer, _):
+            own = await closer.make_own("acme", "2026-10")
+
+        assert (stopped.state, own.state, own.amount) == ("stopped", "invoiced", 198)
+        assert "no invoice for 1.98 USD" in stopped.texts[0]
+        assert [each.total for each in months.invoices()] == [198]
+
+
+# --- crashes, and several sinks -------------------------------------------------------------------
+
+
+async def _eventful(months: Months) -> None:
+    """Live up to a close with items of several kinds."""
+    await october(months, "c1", "c2", "c3")
+    await months.month("2026-11-01")
+    months.go("2026-11-05")
+    months.take_back("c1")
+    months.use("late", when="2026-10-20T08:00")
+    months.use("n1", "n2", when="2026-11-04")
+    await months.flush()
+    months.go("2026-11-20")
+    months.take_back("n1")
+    months.go("2026-12-01T00:50")
+    await months.flush()
+
+
+async def test_a_sink_may_die_before_and_after_every_effect(tmp_path: Path) -> None:
+    contract = f'currency = "usd"\n{PRICE}[minimum]\namount = "5.00"\n'
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c0")
+        await months.month("2026-11-01")
+        dies_at, is_dead, year, month = -1, True, 2026, 11
+        while is_dead:
+            dies_at += 1
+            # Each month has items of three kinds, and a death one half of an effect later.
+            date = f"{year}-{month:02}"
+            months.go(f"{date}-20T00:00")
+            months.take_back(f"c{dies_at}")
+            months.use(f"c{dies_at + 1}", f"x{date}", when=f"{date}-19T00:00")
+            await months.flush()
+            year, month = year + month // 12, month % 12 + 1
+            months.go(f"{year}-{month:02}-01T00:50")
+            async with months.closer(dies_at=dies_at) as (closer, _):
+                with suppress(KilledError):
+                    await closer.look(["acme"])
+                    is_dead = False
+            await months.look(run="b")
+
+            kinds = [kind for kind, _ in months.lines(months.invoices()[-1]) if kind]
+            stored = invoices_of(months.ledger, "acme")[-1]
+            assert {"adjusted", "minimum"} <= set(kinds)
+            assert (stored.state, stored.amount) == ("invoiced", months.total(date))
+            assert checked(months)[-1] == months.total(date)
+        assert dies_at > 12
+
+
+async def test_two_sinks_at_once_add_nothing_twice(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await _eventful(months)
+
+        async with months.closer(run="a") as (one, _), months.closer(run="b") as (other, _):
+            await asyncio.gather(one.look(["acme"]), other.look(["acme"]))
+        await months.look()
+
+        assert checked(months)[-1] == months.total("2026-11")
+
+
+@pytest.mark.parametrize("kind", ["500_after", "cut_after", "500_before", "foreign_after", "429"])
+@pytest.mark.parametrize("path", ["/v1/invoiceitems", "/v1/invoices/*", "/v1/invoices/*/finalize"])
+async def test_a_call_that_fails_is_made_again_at_the_next_look(
+    tmp_path: Path, kind: Any, path: str
+) -> None:
+    contract = f'currency = "usd"\n{PRICE}[minimum]\namount = "5.00"\n'
+    async with open_months(tmp_path, contract) as months:
+        await _eventful(months)
+        months.emulator.state.faults.append(Fault(kind, path=path))
+        (delayed,) = await months.look()
+        # Stripe repeats an error under its key for a day; a draft that is not held has an hour.
+        months.go("2026-12-02T01:00" if path == "/v1/invoiceitems" else "2026-12-01T00:55")
+
+        (progress,) = await months.look()
+
+        assert (delayed.state, progress.state) == ("waiting", "invoiced")
+        assert checked(months)[-1] == months.total("2026-11")
+
+
+# --- any account ----------------------------------------------------------------------------------
+
+CONTRACTS = (
+    None,
+    PRICE,
+    f"{PRICE}[included]\nresolution = 2\n",
+    f'{PRICE}[minimum]\namount = "3.00"\n',
+    f'{PRICE}[cap]\nunits = 3\naction = "stop"\n',
+    '[tiers]\nresolution = [{up_to = 2, price = "1.00"}, {price = "0.333"}]\n',
+)
+# The day on which a unit is stored, how many days before it occurred, and after how many days from
+# then it is taken back; 0: never.
+units = st.lists(
+    st.tuples(st.integers(0, 88), st.integers(0, 20), st.sampled_from([0, 0, 1, 3, 30, 50])),
+    max_size=12,
+)
+
+
+@settings(
+    max_examples=max(5, settings.default.max_examples // 20),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
+)
+@given(st.sampled_from(CONTRACTS), units)
+def test_every_invoice_comes_to_its_statement_whatever_happens_when(
+    tmp_path: Path, contract: str | None, drawn: list[tuple[int, int, int]]
+) -> None:
+    asyncio.run(_live(Path(tempfile.mkdtemp(dir=tmp_path)), contract, drawn))
+
+
+async def _live(folder: Path, contract: str | None, drawn: list[tuple[int, int, int]]) -> None:
+    first = datetime(2026, 10, 1, tzinfo=UTC)
+    stored: defaultdict[int, list[tuple[str, datetime]]] = defaultdict(list)
+    reversed_: defaultdict[int, list[str]] = defaultdict(list)
+    for number, (day, before, after) in enumerate(drawn):
+        occurred = max(first, first + timedelta(days=day - before)) + timedelta(hours=3)
+        stored[day].append((f"c{number}", occurred))
+        if after:
+            reversed_[day + after].append(f"c{number}")
+    text = None if contract is None else f'currency = "usd"\n{contract}'
+    async with open_months(folder, text) as months:
+        for day in range(92):
+            date = first + timedelta(days=day)
+            if date.day == 1 and day:
+                await months.month(f"{date:%Y-%m-%d}")
+            if not stored[day] and not reversed_[day]:
+                continue
+            months.go(f"{date:%Y-%m-%d}T12:00")
+            for name, occurred in stored[day]:
+                months.use(name, when=f"{occurred:%Y-%m-%dT%H:%M}")
+            months.take_back(*reversed_[day])
+            await months.flush()
+
+        periods = ["2026-10", "2026-11"]
+        totals = [months.total(period) for period in periods]
+        found = invoices_of(months.ledger, "acme")
+        assert [(each.state, each.amount) for each in found] == [
+            ("invoiced", total) for total in totals
+        ]
+        assert checked(months)[-2:] == totals
