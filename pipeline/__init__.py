@@ -141,6 +141,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     settle            charge an answer whose window and grace period have passed in silence. An operator
                       settles a meter event: its units count as billed, and it is not sent.
     state             a conversation as the changelog topic stores it.
+    stated            of usage: on a final statement, and in no meter event. Nothing is sent for it.
     statement         what an account owes for a period, line by line; final once the period is closed.
     step over         an operator gives up damaged records, so that their partition continues after them.
     supervisor        a process that runs several worker processes as one.

@@ -53,6 +53,7 @@ OUTCOMES = ("resolution", "procedure_handoff", "qualification", "disqualificatio
 MUST_STAY_ZERO = (
     "resmeter_records_unaccounted",
     "resmeter_events_lost",
+    "resmeter_catalog_cut",
     "resmeter_damaged_partitions",
     "resmeter_usage_records_missing_total",
     "resmeter_usage_records_refused_total",
@@ -119,12 +120,19 @@ class CatalogMetrics:
             "How long ago the process read the catalog to its end. If it rises, the worker will stop deciding.",
             registry=registry,
         )
+        self.cut = Gauge(
+            "resmeter_catalog_cut",
+            "How many of the catalog's first offsets Kafka has deleted. Must be 0: no process can start.",
+            registry=registry,
+        )
         self._digest = ""
 
-    def show(self, number: int, digest: str, age_seconds: float) -> None:
-        """Publish which entry is the last one known, and how long ago the catalog was read."""
+    def show(self, head: tuple[int, str], age_seconds: float, cut: int) -> None:
+        """Publish the last entry known, how long ago the catalog was read, and what of it is gone."""
+        number, digest = head
         self.entry.set(number)
         self.age.set(age_seconds)
+        self.cut.set(cut)
         if digest != self._digest:
             self.info.clear()
             self.info.labels(digest).set(1)
@@ -300,6 +308,12 @@ class WorkerMetrics:
         self.open_transaction = Gauge(
             "resmeter_open_transaction_seconds",
             "How long a producer's open transaction has held up a partition. If it rises, end the transaction.",
+            ["partition"],
+            registry=registry,
+        )
+        self.ahead = Gauge(
+            "resmeter_ahead_seconds",
+            "How long a partition will wait for a record whose timestamp is ahead of the broker's clock.",
             ["partition"],
             registry=registry,
         )

@@ -4,6 +4,7 @@ docs/reference/money.md §1: a unit belongs for ever to the account of its tenan
 period of that account that contains it.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ class AccountPeriods:
             each for each in self._spans(tenant_id) if each[1] <= at_ms < each[2]
         )
         contract = self._contract(account)
-        period = (contract.calendar if contract else self._months).period_at(at_ms)
+        period = self._calendar(account).period_at(at_ms)
         return AccountPeriod(
             account,
             period,
@@ -55,8 +56,23 @@ class AccountPeriods:
 
     def end_of(self, account: str, at_ms: int) -> int:
         """Return when the account's period that contains a time ends."""
+        return self._calendar(account).period_at(at_ms).end_ms
+
+    def between(self, account: str, first_ms: int, last_ms: int) -> Iterator[Period]:
+        """Yield the account's periods from that of one time to that of another."""
+        calendar = self._calendar(account)
+        period = calendar.period_at(first_ms)
+        while period.start_ms <= last_ms:
+            yield period
+            period = calendar.after(period)
+
+    def has_contract(self, account: str) -> bool:
+        """Return whether the account ever has a contract."""
+        return self._contract(account) is not None
+
+    def _calendar(self, account: str) -> Calendar:
         contract = self._contract(account)
-        return (contract.calendar if contract else self._months).period_at(at_ms).end_ms
+        return contract.calendar if contract else self._months
 
 
 def _spans(catalog: Catalog, tenant_id: str) -> list[tuple[str, int, int]]:

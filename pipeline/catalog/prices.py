@@ -29,6 +29,9 @@ class Billing(Prices, Protocol):
     def customer_for(self, tenant_id: str, at_ms: int, /) -> str | None:
         """Return who is billed for a tenant's units of a time; None: they are parked."""
 
+    def account_of(self, tenant_id: str, at_ms: int, /) -> str:
+        """Return the account that a tenant's units of a time belong to."""
+
     def is_billed(self, tenant_id: str, /) -> bool:
         """Return whether units of the tenant, of any time, have a customer."""
 

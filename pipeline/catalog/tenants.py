@@ -77,7 +77,11 @@ class Tenants:
 
         Without one, they are parked.
         """
-        return self.customers.get(self.catalog.account_of(tenant_id, at_ms))
+        return self.customers.get(self.account_of(tenant_id, at_ms))
+
+    def account_of(self, tenant_id: str, at_ms: int) -> str:
+        """Return the account that a tenant's units of a time belong to."""
+        return self.catalog.account_of(tenant_id, at_ms)
 
     def is_billed(self, tenant_id: str) -> bool:
         """Return whether units of the tenant, of any time, have a customer."""

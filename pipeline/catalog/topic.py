@@ -20,6 +20,7 @@ from pipeline.kafka.connect import AuthFailure, list_topics, open_client, silent
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import headers_of
 from pipeline.kafka.writer import TopicWriter
+from pipeline.logs import get_logger
 
 RESTORED_HEADER = "resmeter-restored"
 _RESTORED = re.compile(rb"([0-9a-f]{64}):(\d{1,15})")
@@ -44,6 +45,7 @@ class CatalogTopic:
         self._topic = settings.topics.catalog
         self._servers = settings.kafka.bootstrap_servers
         self._on_verdict = on_verdict
+        self.cut = 0  # how many of the first offsets Kafka has deleted since they were read
         self._next: int | None = None  # the offset to read next
         self._last: tuple[int, str] | None = None  # offset and digest of the last record read
         self._place = Place(self._topic, 0)
@@ -84,6 +86,10 @@ class CatalogTopic:
                     raise ConfigurationError([self._cut(f"its first {low} offsets are gone")])
                 self._consumer.assign([Place(self._topic, 0, 0)])
                 self._next = 0
+            if low > self._next:
+                raise ConfigurationError([self._cut(f"its first {low} offsets are gone")])
+            if low > self.cut:
+                self._note_cut(low)
             if high < self._next:
                 raise ConfigurationError(
                     [self._cut(f"it ends at offset {high}, and was read up to {self._next}")]
@@ -121,6 +127,19 @@ class CatalogTopic:
             f"topic {self._topic} is not the one that the catalog was read from: {what}. Without "
             "the whole catalog nothing may be decided. Create the topic again, and run `resmeter "
             "catalog restore FILE` with the newest export: docs/operate/catalog.md"
+        )
+
+    def _note_cut(self, low: int) -> None:
+        """Say that Kafka has deleted entries that this process knows: another one cannot start."""
+        self.cut = low
+        get_logger("catalog").error(
+            "catalog_cut",
+            topic=self._topic,
+            offsets=low,
+            consequence="this process knows the whole catalog, and goes on; no process can start",
+            todo="do not restart anything: set retention.ms and retention.bytes of the topic to -1, "
+            "create another topic, and run `resmeter catalog restore FILE` with the newest export: "
+            "docs/operate/runbooks/ResmeterCatalogCut.md",
         )
 
     def _check_last(self, low: int) -> None:

@@ -21,8 +21,7 @@ from pipeline.cli.views.close import (
 )
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.statements import check_accounts
-from pipeline.replay.closing import Checks, Readiness, prepared_closings
-from pipeline.replay.decided import read_decided
+from pipeline.replay.closing import Readiness, prepared_closings, read_checks
 from pipeline.sink.progress import Progress
 
 _DONE = ("invoiced", "without")
@@ -79,8 +78,7 @@ def command(
 def _check(found: Opened, names: Sequence[str], period: str | None, *, as_json: bool) -> bool:
     """Print what is missing; return whether something is."""
     settings, tenants, ledger = found
-    now_ms, amount_max = int(time.time() * 1000), settings.corrections.amount_max
-    periods = Checks(ledger, tenants, read_decided(settings), now_ms, amount_max)
+    periods = read_checks(settings, ledger, tenants)
     read: list[Readiness] = []
     with progress("reading the ledger") as on_record:
         for done, name in enumerate(names):

@@ -16,7 +16,7 @@ from pipeline.cli import FAILED
 from pipeline.cli.views.demo import print_demo, print_running
 from pipeline.config import load_settings
 from pipeline.dev.demo import Demo, running_demo
-from pipeline.dev.demo_bill import assumed_receipt, read_bill
+from pipeline.dev.demo_bill import assumed_receipt, read_bill, read_month
 from pipeline.ledger import open_ledger
 from pipeline.ledger.receipt import explain
 
@@ -68,12 +68,14 @@ def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
     ledger = open_ledger(demo.env["RESMETER_LEDGER__URL"])
     try:
         bill = read_bill(demo, tenants, ledger)
+        month = read_month(demo, tenants, ledger)
         receipt = assumed_receipt(demo, ledger)
     finally:
         ledger.close()
     agrees = all(line.quantity == line.at_stripe for line in bill.values())
+    agrees = agrees and all(stated == invoiced for stated, invoiced in month.values())
     explanation = explain(receipt, tenants)
-    print_demo(demo, bill, explanation, seconds, agrees=agrees, is_kept=is_kept)
+    print_demo(demo, bill, month, explanation, seconds, agrees=agrees, is_kept=is_kept)
     return agrees
 
 

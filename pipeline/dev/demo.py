@@ -18,9 +18,10 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.billing.periods import Calendar
 from pipeline.config import Settings
 from pipeline.dev.broker import KAFKA_VERSION, running_kafka
-from pipeline.dev.process import run_or_raise, running
+from pipeline.dev.process import run, run_or_raise, running
 from pipeline.events.times import format_time
 from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import open_ledger, records, reports
@@ -57,6 +58,7 @@ class Demo(msgspec.Struct, frozen=True):
     worker_url: str
     sink_url: str
     emulator_url: str
+    period: str  # the month of the events
 
 
 @contextlib.contextmanager
@@ -80,7 +82,9 @@ def running_demo(settings: Settings, step: Step) -> Iterator[Demo]:
         with step("emulator of Stripe's billing API, with five customers"):
             config = folder / "resmeter.toml"
             config.write_text(_tenant_file())
-            options = ["--port", "0", "--clock", _clock(data), "--tenants", str(config)]
+            month, ends, newest = _times(data)
+            # A second before the month of the events: its first subscriptions have whole periods.
+            options = ["--port", "0", "--clock", month, "--tenants", str(config)]
             emulator = stack.enter_context(
                 running("emulator", ["emulator", *options], {**os.environ}, folder / "emulator.log")
             )
@@ -91,6 +95,9 @@ def running_demo(settings: Settings, step: Step) -> Iterator[Demo]:
             stack.callback(_delete_topics, settings, servers, env)
             run_or_raise(["topics", "create"], whole_env)
             run_or_raise(["ledger", "upgrade"], whole_env)
+        with step("prices and subscriptions at Stripe"):
+            run_or_raise(["stripe", "setup", "--subscriptions", "--apply"], whole_env)
+            _set_clock(emulator_url, newest)
         with step("worker and sink"):
             worker, sink = (
                 stack.enter_context(running(name, [name], whole_env, folder / f"{name}.log"))
@@ -115,7 +122,15 @@ def running_demo(settings: Settings, step: Step) -> Iterator[Demo]:
                 _WORK_SECONDS_MAX,
                 "no usage is pending",
             )
-        yield Demo(folder, data, env, broker, worker_url, sink_url, emulator_url)
+        with step("the month is closed, and its invoices are final"):
+            _set_clock(emulator_url, ends)
+            period = newest[:7]
+            worker.wait_until(
+                lambda: run(["close", "--period", period], whole_env).returncode == 0,
+                _WORK_SECONDS_MAX,
+                "the month is closed",
+            )
+        yield Demo(folder, data, env, broker, worker_url, sink_url, emulator_url, period)
 
 
 def histories(data: Path) -> Histories:
@@ -168,13 +183,39 @@ def _tenant_file() -> str:
     return "\n".join(['policy = "fin-2026"\n', *tenants])
 
 
-def _clock(data: Path) -> str:
-    """Return the time for the emulator's clock: three days after the newest event.
+def _times(data: Path) -> tuple[str, str, str]:
+    """Return the times for the emulator's clock: before the month of the events, after it, and within.
 
     Stripe accepts only timestamps of the last 35 days, and the demo's events may be older.
     """
     newest = max(event.at for _, _, history in histories(data) for event in history)
-    return format_time(newest + 3 * _DAY_MS)
+    month = Calendar().period_at(newest)
+    times = (month.start_ms - 1_000, month.end_ms + 120_000, newest + 3 * _DAY_MS)
+    before, after, within = map(format_time, times)
+    return before, after, within
+
+
+def _set_clock(emulator_url: str, now: str) -> None:
+    request = urllib.request.Request(
+        f"{emulator_url}/_emulator/clock", orjson.dumps({"now": now}), method="PUT"
+    )
+    with urllib.request.urlopen(request, timeout=10):
+        return
+
+
+def invoices_at_stripe(demo: Demo) -> dict[str, int]:
+    """Return what the newest final invoice of each tenant comes to, in cents."""
+    totals: dict[str, int] = {}
+    for tenant_id, customer in _CUSTOMERS.items():
+        request = urllib.request.Request(
+            f"{demo.emulator_url}/v1/invoices?customer={customer}&limit=1",
+            headers={"Authorization": f"Bearer {API_KEY}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            (invoice,) = orjson.loads(response.read())["data"]
+        if invoice["status"] != "draft":
+            totals[tenant_id] = invoice["total"]
+    return totals
 
 
 def _environment(
@@ -198,6 +239,7 @@ def _environment(
         "RESMETER_SINK__GROUP": f"demo-{run_id}-sink",
         "RESMETER_SINK__HTTP_PORT": "0",
         "RESMETER_SINK__FLUSH_INTERVAL_SECONDS": "1",
+        "RESMETER_CLOSE__AUTOMATIC": "false",  # the demo closes the month itself
         "RESMETER_STRIPE__API_KEY": API_KEY,
         "RESMETER_STRIPE__BASE_URL": emulator_url,
         "RESMETER_LOG__FORMAT": "json",

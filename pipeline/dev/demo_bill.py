@@ -1,13 +1,16 @@
 """The bill of the demo: what the ledger has and what Stripe counted, side by side."""
 
+import time
 from dataclasses import dataclass
 from decimal import Decimal
 
+from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
-from pipeline.dev.demo import Demo, histories, sums_at_stripe
+from pipeline.dev.demo import Demo, histories, invoices_at_stripe, sums_at_stripe
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.entries import Receipt
+from pipeline.ledger.statements import state_account
 
 
 @dataclass
@@ -41,6 +44,18 @@ def read_bill(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, BillLin
     for tenant_id, line in lines.items():
         line.at_stripe = at_stripe[tenant_id]
     return dict(sorted(lines.items()))
+
+
+def read_month(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, tuple[int, int | None]]:
+    """Return the totals of each tenant's statement of the month and of its invoice, in cents."""
+    invoices = invoices_at_stripe(demo)
+    now_ms = int(time.time() * 1000)
+    totals: dict[str, tuple[int, int | None]] = {}
+    for name in sorted(tenants.customers):
+        account = account_of(tenants, name)
+        stated = state_account(ledger, account, tenants, demo.period, now_ms)
+        totals[name] = (stated.statement.total, invoices.get(name))
+    return totals
 
 
 def assumed_receipt(demo: Demo, ledger: Ledger) -> list[Receipt]:

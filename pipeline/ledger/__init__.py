@@ -6,8 +6,9 @@ SQLite file (WAL) by default, or a PostgreSQL database by URL. Only this package
 The sink's intake stores usage records (`records`), its planner joins them into meter events, and
 its dispatcher leases and concludes each call (`deliveries`). `journal` has the entries of the journal and
 the rules by which they are valid, `adoption` applies them to the ledger, and `outbox` finds what the
-journal lacks. `statements` makes the statements of accounts and closes their periods. `moving`
-copies a ledger to another database. Commands read `reports`, `pricing` and `receipt`. `priced_under`
+journal lacks. `statements` makes the statements of accounts, and what closes their periods: `months`
+stores that, `closes` says what each close knew, and `stating` takes it off pending. `moving` copies
+a ledger to another database. Commands read `reports`, `pricing` and `receipt`. `priced_under`
 remembers the catalog's entry. `entries` has the values that are stored and returned, `tables` the
 schema; `database` opens, checks and upgrades it, and `rights` says whether we may write it. `ages`
 says how long the oldest usage has waited.
@@ -25,7 +26,8 @@ Invariants:
 - A meter event is sent for at most a day after the first call that may have counted.
 - The attempt is stored before the call, so the ledger knows every call that may have been counted.
 - Quantities are exact integers. Times are milliseconds since the epoch, UTC.
-- `pending_record` has exactly the records without a meter event. It is only an index.
+- `pending_record` has exactly the records without a meter event that are not on a final statement
+  (`stated_record`). It is only an index.
 
 This package does not decide what bills (`resolve`), group or send usage (`sink`), or hold prices
 (`catalog`).

@@ -20,6 +20,7 @@ from pipeline.ledger.entries import Decided, MeterEvent, State
 from pipeline.ledger.journal import Conclusion, Decision, Placed, Plan, Standing, Takeover, Verdict
 from pipeline.ledger.month_entries import MonthItem, accounts_of
 from pipeline.ledger.records import move_offset
+from pipeline.ledger.stating import delete_stated
 from pipeline.ledger.tables import (
     awaited_record,
     consumed_topic,
@@ -156,7 +157,9 @@ def _view(
         known = set(connection.scalars(query))
         holders.update((record, first) for record, first in unjournalled.items() if first in known)
     names = accounts_of(item for entry in entries for item in entry.items)
-    return journal.View(standings, holders, months.standings(connection, names)), stored
+    accounts = months.standings(connection, names)
+    closed_until = months.closed_until(connection, journal.customers_of(entries))
+    return journal.View(standings, holders, accounts, closed_until), stored
 
 
 class _Writing:
@@ -240,6 +243,9 @@ class _Writing:
             self._connection.execute(insert(meter_event), events)
         if planned:
             deleted = pending.delete_pending(self._connection, planned)
+            if deleted != len(planned):
+                # Stated, and sent by another ledger: its entry came before the closing.
+                deleted += delete_stated(self._connection, [each.seq for each in planned])
             if deleted != len(planned):
                 raise BrokenInvariantError(
                     f"the ledger {self._ledger.redacted_url} has {len(planned) - deleted} usage records in "

@@ -102,6 +102,17 @@ def pending_charges(
         return dict(map(tuple, connection.execute(query)))
 
 
+def span_of_charges(ledger: Ledger, tenant_ids: Collection[str]) -> tuple[int, int] | None:
+    """Return the times of the first and the last pending +1 of tenants; None if there is none."""
+    p = pending_record.c
+    query = select(func.min(p.occurred_at), func.max(p.occurred_at)).where(
+        p.tenant_id.in_(tenant_ids), p.quantity > 0
+    )
+    with ledger.reading() as connection:
+        first, last = connection.execute(query).one()
+    return None if first is None else (first, last)
+
+
 def outcome_counts(ledger: Ledger, ids: Sequence[str]) -> Counter[str]:
     """Count usage records by outcome."""
     r = usage_record.c

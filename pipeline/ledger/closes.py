@@ -22,10 +22,12 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, order=True):
     """A closed period, as the ledger has it; see `month_entries.Closing`."""
 
     period_start: int
+    period_end: int
     closed_at: int
     seq: int  # in the order of the journal
     topic: str
     topic_id: str
+    customer: str
     offsets: Mapping[int, int]
     grants: int
     statement: str
@@ -115,7 +117,23 @@ class Reading:
         return min(max(by_order, begins[at]), ends[at] - 1)
 
 
-class Closes:
+class Knowledge:
+    """Which of the closings of an account, in order, knew a usage record."""
+
+    def __init__(self, closings: Sequence[Closed], reading: Reading) -> None:
+        self.closings = sorted(closings)
+        self.reading = reading
+        self._known: dict[int, list[Position]] = {}
+
+    def first_knowing(self, partition: int, seq: int, offset: int) -> int:
+        """Return the number of the first closing that knew a record; all after it knew it too."""
+        if (known := self._known.get(partition)) is None:
+            each_knew = (self.reading.of_closing(each, partition) for each in self.closings)
+            known = self._known[partition] = list(accumulate(each_knew, max))
+        return bisect_right(known, self.reading.of_record(partition, seq, offset))
+
+
+class Closes(Knowledge):
     """When the periods of an account were closed, and what each close knew."""
 
     def __init__(
@@ -126,14 +144,12 @@ class Closes:
         reading: Reading,
         decisions: Decisions,
     ) -> None:
+        super().__init__(closings, reading)
         self.decisions = decisions
-        self.closings = sorted(closings)
-        self.reading = reading
         self._account = account
         self._contract = contract
         self._by_start = {each.period_start: each for each in closings}
         self._times = [each.closed_at for each in self.closings]
-        self._known: dict[int, list[Position]] = {}
 
     @property
     def following(self) -> Period | None:
@@ -181,10 +197,3 @@ class Closes:
         if first < len(self.closings):
             stored_at = min(stored_at, self._times[first] - 1)
         return max(stored_at, self._times[first - 1]) if first else stored_at
-
-    def first_knowing(self, partition: int, seq: int, offset: int) -> int:
-        """Return the number of the first closing that knew a record; all after it knew it too."""
-        if (known := self._known.get(partition)) is None:
-            each_knew = (self.reading.of_closing(each, partition) for each in self.closings)
-            known = self._known[partition] = list(accumulate(each_knew, max))
-        return bisect_right(known, self.reading.of_record(partition, seq, offset))

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     and_,
+    bindparam,
     case,
     exists,
     func,
@@ -64,6 +65,28 @@ _BEFORE_DELIVERED: tuple[State, ...] = (*_OPEN, *STUCK)
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 
 
+def _pending_records() -> Select[Any]:
+    """Select the pending records of a tenant and outcome, each with the price of its charge."""
+    p, r, c = pending_record.c, _record.c, _charge.c
+    priced = ("policy", "policy_version", "price", "currency")
+    return (
+        select(p.seq, r.id, p.quantity, p.occurred_at, r.supersedes)
+        .add_columns(*(case((c.id.is_(None), r[name]), else_=c[name]) for name in priced))
+        .join_from(pending_record, _record, r.seq == p.seq)
+        .outerjoin(_charge, takes_back(_record, _charge))
+        .where(p.tenant_id == bindparam("tenant"), p.outcome == bindparam("of"))
+        .where(p.occurred_at >= bindparam("from"), p.occurred_at < bindparam("to"))
+        .where(p.missing_charge.is_(None))
+        .order_by(p.occurred_at, p.seq)
+        .limit(bindparam("max"))
+    )
+
+
+# To make it for each tenant anew would take longer than to execute it.
+_record, _charge = usage_record.alias(), usage_record.alias()
+_PENDING = _pending_records()
+
+
 def pending_sums(ledger: Ledger) -> list[PendingSum]:
     """Add up the pending records by tenant and outcome, sorted by both."""
     p = pending_record.c
@@ -95,27 +118,16 @@ def pending_records(
     Covers units with `from_ms <= occurred_at < to_ms`. `before` limits them to charges before an offset
     of the topic, by partition.
     """
-    p, record, charge = pending_record.c, usage_record.alias(), usage_record.alias()
-    r, c = record.c, charge.c
-    priced = ("policy", "policy_version", "price", "currency")
-    query = (
-        select(p.seq, r.id, p.quantity, p.occurred_at, r.supersedes)
-        .add_columns(*(case((c.id.is_(None), r[name]), else_=c[name]) for name in priced))
-        .join_from(pending_record, record, r.seq == p.seq)
-        .outerjoin(charge, takes_back(record, charge))
-        .where(p.tenant_id == tenant_id, p.outcome == outcome, p.missing_charge.is_(None))
-        .where(p.occurred_at >= from_ms, p.occurred_at < to_ms)
-        .order_by(p.occurred_at, p.seq)
-        .limit(records_max)
-    )
+    query = _PENDING
     if before is not None:
         places = [
-            and_(r.record_partition == partition, r.record_offset < end)
+            and_(_record.c.record_partition == partition, _record.c.record_offset < end)
             for partition, end in before.items()
         ]
-        query = query.where(or_(*places), p.quantity > 0)
+        query = query.where(or_(*places), pending_record.c.quantity > 0)
+    values = {"tenant": tenant_id, "of": outcome, "from": from_ms, "to": to_ms, "max": records_max}
     with ledger.reading() as connection:
-        return [PendingRecord(*row) for row in connection.execute(query)]
+        return [PendingRecord(*row) for row in connection.execute(query, values)]
 
 
 def open_sums(ledger: Ledger) -> list[OpenSum]:

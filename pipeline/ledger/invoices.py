@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from pipeline.billing.invoice import InvoiceItem
 from pipeline.ledger.database import Ledger
+from pipeline.ledger.entries import STUCK
 from pipeline.ledger.invoice_entries import (
     InvoiceConcluded,
     InvoiceItems,
@@ -141,6 +142,20 @@ def units_delivered(ledger: Ledger, customer: str, event_name: str, start: int, 
             m.timestamp < end,
             or_(m.state == "delivered", and_(m.state == "settled", d.state != "rejected")),
         )
+    )
+    with ledger.reading() as connection:
+        return connection.scalar(query) or 0
+
+
+def units_open(ledger: Ledger, customer: str, event_name: str, start: int, end: int) -> int:
+    """Return the units with `start <= timestamp < end`, in seconds, that may still be counted."""
+    m = meter_event.c
+    query = select(func.coalesce(cast(func.sum(m.value), BigInteger), 0)).where(
+        m.customer == customer,
+        m.event_name == event_name,
+        m.timestamp >= start,
+        m.timestamp < end,
+        m.state.in_(("planned", "sent", *STUCK)),
     )
     with ledger.reading() as connection:
         return connection.scalar(query) or 0

@@ -16,13 +16,14 @@ import msgspec
 
 from pipeline.decoding import json_decoder
 from pipeline.ledger.entries import Decided, MeterEvent
-from pipeline.ledger.month_entries import AccountStanding, MonthItem, judge
+from pipeline.ledger.month_entries import AccountStanding, Closing, MonthItem, judge
 
 FORMAT = 2  # of an entry with a `MonthItem`: an older version must not pass over it
 _FORMAT_OF_DELIVERIES = 1
 # What an entry says of records and identifiers, in bytes of JSON; Kafka compresses it. A meter event of
 # very many records makes an entry of its own, which can be larger.
 ENTRY_BYTES = 512 * 1024
+_CLOSED = "its period is closed: nothing more is sent for it"
 HANDED_OVER = ""  # a voucher that makes no call any more: the next run that takes over vouches
 
 JournalState = Literal["planned", "netted", "delivered", "rejected", "released", "settled"]
@@ -212,6 +213,7 @@ class View(msgspec.Struct):
     standings: dict[str, Standing]  # by the identifier of the meter event
     holders: dict[str, str]  # id of a usage record → identifier that held it first
     accounts: dict[str, AccountStanding] = {}  # by name
+    closed_until: dict[str, int] = {}  # customer → end of the last period that is closed, ms
 
 
 class Verdict(NamedTuple):
@@ -242,6 +244,18 @@ def touched(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
     return identifiers, records
 
 
+def customers_of(entries: Iterable[Entry]) -> set[str]:
+    """Return the customers whose closed periods the validity of entries depends on."""
+    customers: set[str] = set()
+    for entry in entries:
+        for item in entry.items:
+            if isinstance(item, Plan | Closing):
+                customers.add(item.customer)
+            elif isinstance(item, Decision) and item.replacement is not None:
+                customers.add(item.replacement.customer)
+    return customers
+
+
 def apply(view: View, entry: Entry, at: int) -> list[Verdict]:
     """Apply an entry that was appended at a time, ms; return the verdict on each item."""
     return [Verdict(entry.run, item, _apply(view, entry.run, item, at)) for item in entry.items]
@@ -255,7 +269,7 @@ def _apply(view: View, run: str, item: Item, at: int) -> str | None:
     if isinstance(item, Decision):
         return _decide(view, run, item, at)
     if isinstance(item, MonthItem):
-        return judge(view.accounts.setdefault(item.account, AccountStanding()), item)
+        return _judge(view, item)
     if isinstance(item, Takeover):
         _take_over(view, run, item)
     else:
@@ -264,9 +278,11 @@ def _apply(view: View, run: str, item: Item, at: int) -> str | None:
 
 
 def _plan(view: View, run: str, plan: Plan, at: int) -> str | None:
-    """Accept a plan only if no earlier valid plan has one of its records."""
+    """Accept a plan only if no earlier valid plan has one of its records, and its period is open."""
     if plan.identifier in view.standings:
         return "it is known already"
+    if _is_closed(view, plan):
+        return _CLOSED
     for record in plan.records:
         if record in view.holders:
             return f"the meter event {view.holders[record]} has its usage record {record}"
@@ -275,6 +291,18 @@ def _plan(view: View, run: str, plan: Plan, at: int) -> str | None:
     view.holders.update(dict.fromkeys(plan.records, plan.identifier))
     view.standings[plan.identifier] = _planned(plan, run, at)
     return None
+
+
+def _is_closed(view: View, plan: Plan) -> bool:
+    return plan.timestamp * 1000 < view.closed_until.get(plan.customer, 0)
+
+
+def _judge(view: View, item: MonthItem) -> str | None:
+    why = judge(view.accounts.setdefault(item.account, AccountStanding()), item)
+    if why is None and isinstance(item, Closing) and item.customer:
+        until_ms = view.closed_until.get(item.customer, 0)
+        view.closed_until[item.customer] = max(until_ms, item.period_end)
+    return why
 
 
 def _planned(plan: Plan, run: str, at: int) -> Standing:
@@ -311,6 +339,8 @@ def _decide(view: View, run: str, item: Decision, at: int) -> str | None:
     if replacement is not None:
         if replacement.identifier in view.standings or replacement.records:
             return f"{replacement.identifier} cannot replace it"
+        if _is_closed(view, replacement):
+            return _CLOSED
         view.standings[replacement.identifier] = _planned(replacement, run, at)
     state: JournalState = "settled" if replacement is None else "released"
     view.standings[identifier] = msgspec.structs.replace(standing, state=state)

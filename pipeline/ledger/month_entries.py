@@ -28,12 +28,14 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True, tag="closing", omit_def
 
     account: str
     period_start: int
+    period_end: int
     closed_at: int  # ms
     topic: str  # of the usage records
     offsets: dict[int, int]  # partition → next offset
     grants: int  # how many grants and voids it knew
     statement: str  # the JSON object
     topic_id: str = ""  # "": unknown
+    customer: str = ""  # of this account alone; "": none
     waived: tuple[int, ...] = ()  # starts of the earlier periods whose adjustment is not charged
 
 

@@ -52,6 +52,14 @@ def standings(connection: Connection, accounts: Collection[str]) -> dict[str, Ac
     return found
 
 
+def closed_until(connection: Connection, customers: Collection[str]) -> dict[str, int]:
+    """Return the end of the last closed period of each customer that has one, ms."""
+    c = closing.c
+    query = select(c.customer, func.max(c.period_end)).where(c.journalled, c.customer != "")
+    found = connection.execute(query.group_by(c.customer))
+    return {customer: until for customer, until in found if customer in customers}
+
+
 def enter(connection: Connection, item: MonthItem) -> None:
     """Store a valid item; one that the ledger has already gets the journal's content.
 
@@ -203,10 +211,12 @@ def closings_of(connection: Connection, account: str) -> list[Closed]:
     return sorted(
         Closed(
             period_start=row.period_start,
+            period_end=row.period_end,
             closed_at=row.closed_at,
             seq=row.seq,
             topic=row.topic,
             topic_id=row.topic_id,
+            customer=row.customer,
             offsets={int(n): each for n, each in orjson.loads(row.offsets).items()},
             grants=row.grants,
             statement=row.statement,

@@ -56,7 +56,8 @@ def unjournalled_items(ledger: Ledger, items_max: int) -> list[Item]:
             if row.journal_state is not None and row.state == "cancelled"
         ]
         items += _decisions(connection, items_max)
-        items += months.unjournalled(connection)
+        if not items:  # what was sent before a close comes before it
+            items += months.unjournalled(connection)
     return items
 
 

@@ -316,9 +316,9 @@ def _insert(connection: Connection, ledger: Ledger, rows: list[_Row], stored_at:
 def _match(connection: Connection, rows: Sequence[_Row]) -> None:
     """File the reversals of a batch, and those that waited for its charges, with their charges."""
     charges = {row[_SUPERSEDES_AT] for row in rows if row[_QUANTITY_AT] < 0} - {None}
-    if charges or pending.has_unmatched(connection):
-        charges.update(row[0] for row in rows if row[_QUANTITY_AT] > 0)
-        pending.match_reversals(connection, charges)
+    pending.match_reversals(connection, charges)
+    if pending.has_unmatched(connection):
+        pending.match_reversals(connection, [row[0] for row in rows if row[_QUANTITY_AT] > 0])
 
 
 def _link_awaited(connection: Connection, ids: Sequence[str]) -> None:

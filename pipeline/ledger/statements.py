@@ -6,12 +6,13 @@ the journal has it: `prepare_closing` changes nothing.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import NamedTuple
 
 import orjson
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from pipeline.billing.approvals import AMOUNT_MAX, Decisions, approvables, blocked
 from pipeline.billing.contract import BilledAccount
@@ -37,6 +38,9 @@ from pipeline.ledger.entries import STUCK
 from pipeline.ledger.month_entries import Closing, Granted, judge
 
 _LIST = "see `resmeter corrections list --account {}`"
+
+
+_NOTHING_WRITTEN: Mapping[int, int] = MappingProxyType({})
 
 
 class Missing(NamedTuple):
@@ -102,6 +106,16 @@ def state_account(
     return state_history(history, account.name, of, as_of)
 
 
+def first_open(ledger: Ledger, account: BilledAccount, prices: Prices, period: Period) -> Period:
+    """Return the first period of an account of which none is closed: with units, or under a contract.
+
+    `period` is the answer if there is nothing before it.
+    """
+    with ledger.reading() as connection:
+        history = read_history(connection, account, prices)
+    return first_period(history.contract, history.records, period)
+
+
 def prepare_closing(
     ledger: Ledger,
     account: BilledAccount,
@@ -110,6 +124,8 @@ def prepare_closing(
     at: int,
     must_be_sent: Callable[[PlacedUnit], bool] = lambda unit: unit.placed.state == "metered",
     amount_max: Decimal = AMOUNT_MAX,
+    customer: str = "",
+    written: Mapping[int, int] = _NOTHING_WRITTEN,
 ) -> Prepared:
     """Return the closing of a period from one snapshot of the ledger, or what is missing for it.
 
@@ -121,6 +137,9 @@ def prepare_closing(
         at: the time of the close, ms.
         must_be_sent: whether a unit of the period must be at the biller before the close.
         amount_max: an adjustment of an earlier period above it waits for a person.
+        written: up to which offset usage records were written before, by partition; not all of them
+            may be in the ledger yet.
+        customer: of this account alone: once it is closed, nothing is sent to it for the period.
 
     Raises:
         ConfigurationError: no period has this name.
@@ -135,9 +154,11 @@ def prepare_closing(
     closing = Closing(
         account=account.name,
         period_start=of.start_ms,
+        period_end=of.end_ms,
         closed_at=at,
         topic=topic,
         topic_id=reading.topic_id(topic),
+        customer=customer,
         offsets=dict(reading.next_offsets(topic)),
         grants=len(history.grants),
         statement="",
@@ -146,6 +167,7 @@ def prepare_closing(
     if not missing:
         history = history.closed_also(_closed(closing, history.closes.closings))
     stated = state_history(history, account.name, of, at)
+    missing += _unstored(closing.offsets, written)
     missing += _not_sent(stated, undelivered, must_be_sent)
     missing += _unapproved(stated, amount_max, history.closes.decisions)
     if history.awaited is not None:
@@ -219,9 +241,9 @@ def _awaited(history: History) -> str:
 
 def _closed(closing: Closing, before: Sequence[Closed]) -> Closed:
     """Return a closing as the ledger will have it, without its statement."""
-    names = ("period_start", "closed_at", "topic", "topic_id", "offsets", "grants")
-    values = {name: getattr(closing, name) for name in names}
-    return Closed(seq=NEVER_MS, statement="", waived=None, **values)
+    values = asdict(closing) | {"seq": NEVER_MS, "waived": None}
+    del values["account"]
+    return Closed(**values)
 
 
 def _problems_of_close(history: History, period: Period, at: int) -> list[str]:
@@ -241,6 +263,15 @@ def _problems_of_close(history: History, period: Period, at: int) -> list[str]:
     if closings and at <= closings[-1].closed_at:
         problems.append("the clock is behind that of the last close")
     return problems
+
+
+def _unstored(stored: Mapping[int, int], written: Mapping[int, int]) -> Iterator[Missing]:
+    """Yield what was decided and is not in the ledger yet."""
+    behind = [partition for partition, end in written.items() if stored.get(partition, 0) < end]
+    if behind:
+        names = ", ".join(map(str, sorted(behind)))
+        text = f"partitions of usage records are not stored to their end: {names}; check that the sink runs"
+        yield Missing("unstored", len(behind), text)
 
 
 def _not_sent(

@@ -104,15 +104,27 @@ closing = Table(
     Column("seq", _Seq, Identity(), primary_key=True),  # in the order of the journal
     Column("account", _Id, nullable=False),
     Column("period_start", BigInteger, nullable=False),
+    Column("period_end", BigInteger, nullable=False),
     Column("closed_at", BigInteger, nullable=False),
     Column("topic", Text, nullable=False),  # of the usage records
     Column("topic_id", Text, nullable=False),  # empty: unknown
+    Column("customer", Text, nullable=False),  # of this account alone; empty: none
     Column("offsets", Text, nullable=False),  # a JSON object: partition → next offset
     Column("grants", BigInteger, nullable=False),  # how many grants and voids it knew
     Column("statement", Text, nullable=False),  # the JSON object
     Column("waived", Text, nullable=False),  # a JSON array: starts of earlier periods
     Column("journalled", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("account", "period_start", name="closing_once"),
+)
+
+# Usage records that are on a final statement, and in no meter event; nothing is sent for them.
+stated_record = Table(
+    "stated_record",
+    metadata,
+    Column(
+        "record_seq", _Seq, ForeignKey("usage_record.seq"), primary_key=True, autoincrement=False
+    ),
+    Column("closing_seq", _Seq, ForeignKey("closing.seq"), nullable=False),
 )
 
 # What persons said about adjustments and unmatched reversals, once each; see `journal`.

@@ -6,7 +6,7 @@ stored and at the biller. What is late all the same is on the next statement.
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
@@ -22,8 +22,9 @@ from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.month_entries import Closing
 from pipeline.ledger.statements import Missing, Prepared, prepare_closing
-from pipeline.replay.decided import Decided, read_decided
-from pipeline.sink.stripe.wanted import Account, accounts_of, event_name_of
+from pipeline.replay.decided import Decided, read_decided, read_written
+from pipeline.sink.metering import Metering
+from pipeline.sink.stripe.wanted import Account, accounts_of, charged_to, event_name_of
 
 __all__ = ["Checks", "Missing", "Readiness", "undecided"]
 
@@ -46,6 +47,7 @@ class Checks:
         decided: how far the workers are.
         now_ms: the time of the close.
         amount_max: an adjustment of an earlier period above it waits for a person.
+        written: up to where the ledger must have stored usage records; see `read_written`.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Checks:
         decided: Sequence[Decided],
         now_ms: int,
         amount_max: Decimal,
+        written: Mapping[int, int] | None = None,
     ) -> None:
         self._ledger = ledger
         self._tenants = tenants
         self._decided = decided
         self._now_ms = now_ms
         self._amount_max = amount_max
+        self._written = written or {}
         self._billed_in = cache(self._billed)
         self._counted_in = cache(self._counted)
 
@@ -71,13 +75,25 @@ class Checks:
             ConfigurationError: no period has this name.
         """
         tenants = self._tenants
+        customers = tenants.catalog.customers
+        customer = customers.get(account.name, "")
+        is_shared = list(customers.values()).count(customer) > 1
+        metering = Metering(self._ledger, tenants, charged_to, self._now_ms)
+        must_be_sent = metering.must_be_sent(account)
         stated, found, closing = prepare_closing(
-            self._ledger, account, tenants, period, self._now_ms, amount_max=self._amount_max
+            self._ledger,
+            account,
+            tenants,
+            period,
+            self._now_ms,
+            must_be_sent,
+            amount_max=self._amount_max,
+            customer="" if is_shared else customer,
+            written=self._written,
         )
         grace_ms = max(_grace_ms(tenants, each) for each in account.tenant_ids)
         missing = undecided(self._decided, stated.statement.period.end_ms + grace_ms)
-        has_customer = account.name in tenants.catalog.customers
-        missing += found if has_customer else map(_parked, found)
+        missing += found if customer else map(_parked, found)
         return Readiness(
             stated, tuple(missing), self._invoice(stated), None if missing else closing
         )
@@ -110,6 +126,19 @@ class Checks:
         return {(each.customer, each.event_name): each.most for each in sums}
 
 
+def read_checks(settings: Settings, ledger: Ledger, tenants: Tenants) -> Checks:
+    """Return the checks of the present time.
+
+    Raises:
+        ConfigurationError: a topic of the workers does not exist, or cannot be read.
+        UnavailableError: no broker responds.
+    """
+    now_ms = int(time.time() * 1000)
+    decided = read_decided(settings)  # first: what is decided by then is written
+    written = read_written(settings, ledger)
+    return Checks(ledger, tenants, decided, now_ms, settings.corrections.amount_max, written)
+
+
 def prepared_closings(
     settings: Settings, ledger: Ledger, tenants: Tenants, asked: Sequence[tuple[str, Period]]
 ) -> dict[str, Prepared]:
@@ -119,8 +148,7 @@ def prepared_closings(
         ConfigurationError: a topic of the workers does not exist, or cannot be read.
         UnavailableError: no broker responds.
     """
-    now_ms, amount_max = int(time.time() * 1000), settings.corrections.amount_max
-    checks = Checks(ledger, tenants, read_decided(settings), now_ms, amount_max)
+    checks = read_checks(settings, ledger, tenants)
     prepared: dict[str, Prepared] = {}
     for name, period in asked:
         found = checks.readiness(account_of(tenants, name), format_time(period.start_ms))

@@ -17,6 +17,7 @@ from pipeline.errors import UnavailableError
 from pipeline.kafka.damage import decided_end
 from pipeline.kafka.options import librdkafka_options
 from pipeline.kafka.reader import TopicReader, committed_offsets
+from pipeline.ledger import Ledger, records
 from pipeline.stream.basis import Basis
 from pipeline.stream.recovery import Recovery
 from pipeline.stream.state import due_arrival_ms_of
@@ -86,6 +87,27 @@ def read_decided(settings: Settings, until_ms: int | None = None) -> list[Decide
             )
             for number in sorted(bounds)
         ]
+
+
+def read_written(settings: Settings, ledger: Ledger) -> dict[int, int]:
+    """Return up to where each partition has usage records that the ledger has not stored.
+
+    Asked after `read_decided`: a worker writes usage records before it commits. So once the ledger has
+    these, it has all that was decided.
+
+    Raises:
+        ConfigurationError: the topic does not exist, or the broker rejects us.
+        UnavailableError: no broker responds.
+    """
+    topic = settings.topics.records
+    with closing(TopicReader(librdkafka_options(settings.kafka), topic)) as reader:
+        stored = records.offsets(ledger, topic)
+        return {
+            partition: end
+            for partition, (low, end) in reader.bounds.items()
+            if (offset := max(low, stored.get(partition, low))) < end
+            and reader.has_from(partition, offset)
+        }
 
 
 class _Recovered(NamedTuple):

@@ -5,12 +5,11 @@ A crash before or after any of them loses nothing: the next look begins with wha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from pipeline.billing.periods import Calendar, Period
-from pipeline.catalog.accounts import account_of
+from pipeline.billing.periods import Period
 from pipeline.catalog.tenants import Tenants
 from pipeline.errors import (
     BrokenInvariantError,
@@ -20,10 +19,8 @@ from pipeline.errors import (
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger
 from pipeline.ledger.invoice_entries import InvoiceConcluded
-from pipeline.ledger.invoices import invoices_of, settled_units, units_delivered
 from pipeline.ledger.month_entries import MonthItem
-from pipeline.ledger.months import closed_starts
-from pipeline.ledger.statements import Prepared, state_account
+from pipeline.ledger.statements import Prepared
 from pipeline.sink.completing import (
     Add,
     Close,
@@ -35,16 +32,15 @@ from pipeline.sink.completing import (
     Plan,
     Step,
     Stop,
-    Units,
     Wait,
     charging,
     next_own_step,
     next_step,
     own_invoice,
-    settled_amounts,
 )
-from pipeline.sink.invoicing import AddedItem, Charge, Invoice, InvoiceRefusedError, Invoices
-from pipeline.sink.progress import Progress, Work, concluded, own_customers, progress_of
+from pipeline.sink.invoicing import AddedItem, Invoice, InvoiceRefusedError, Invoices
+from pipeline.sink.month_facts import MonthFacts
+from pipeline.sink.progress import Progress, Work, concluded, progress_of
 
 ACCOUNTS_CONCURRENT_MAX = 10
 MISSED_MS = 40 * 86_400_000  # for how long a missed invoice is reported
@@ -82,8 +78,7 @@ class Closer:
         after_ms: int,
         by_itself: bool,
     ) -> None:
-        self._ledger = ledger
-        self._tenants = tenants
+        self._known = MonthFacts(ledger, tenants, biller, now_ms)
         self._biller = biller
         self._prepare = prepare
         self._write = write
@@ -104,7 +99,7 @@ class Closer:
         Raises:
             ConfigurationError: no period has this name.
         """
-        works = await asyncio.to_thread(self._works, names, period)
+        works = await asyncio.to_thread(self._known.works, names, period)
         found = list(await asyncio.gather(*map(self._advance, works)))
         due = [number for number, progress in enumerate(found) if progress.is_due]
         if due:
@@ -119,10 +114,10 @@ class Closer:
         Raises:
             ConfigurationError: the period is not closed, or there is nothing to invoice.
         """
-        (work,) = await asyncio.to_thread(self._works, [name], period)
+        (work,) = await asyncio.to_thread(self._known.works, [name], period)
         if work.customer is None or not work.is_closed:
             raise ConfigurationError([f"{name}, {work.period.name}: is not closed"])
-        work = await asyncio.to_thread(self._stated, work)
+        work = await asyncio.to_thread(self._known.stated, work)
         facts = await self._facts(work)
         planned = own_invoice(facts, work.stored.amount if work.stored else None)
         if isinstance(planned, str):
@@ -130,53 +125,8 @@ class Closer:
         (why,) = await self._write([planned])
         if why is not None:
             raise ConfigurationError([f"{name}, {work.period.name}: {why}"])
-        works = await asyncio.to_thread(self._works, [name], period)
+        works = await asyncio.to_thread(self._known.works, [name], period)
         return await self._advance(works[-1])
-
-    # --- what is to be done -----------------------------------------------------------------------
-
-    def _works(self, names: Iterable[str], period: str | None) -> list[Work]:
-        customers = own_customers(self._tenants())
-        return [
-            work for name in names for work in self._works_of(name, customers.get(name), period)
-        ]
-
-    def _works_of(self, name: str, customer: str | None, period: str | None) -> Iterator[Work]:
-        """Yield the periods of an account that are closed and not invoiced, and the next."""
-        tenants, now_ms = self._tenants(), self._now_ms()
-        account = account_of(tenants, name)
-        contract = account.contract_of(())
-        calendar = contract.calendar
-        closed = [calendar.period_at(each) for each in closed_starts(self._ledger, name)]
-        stored = {each.period_start: each for each in invoices_of(self._ledger, name)}
-        wanted = None if period is None else _named(calendar, period)
-        work = Work(account, customer, calendar.period_at(now_ms), contract.currency)
-        for each in closed:
-            last = stored.get(each.start_ms)
-            is_open = last is None or last.state == "planned"
-            is_told = last is not None and last.state == "missed"
-            is_told = is_told and now_ms - each.end_ms < MISSED_MS
-            if each == wanted or (wanted is None and (is_open or is_told)):
-                yield work._replace(period=each, is_closed=True, stored=last)
-        following = calendar.after(closed[-1]) if closed else None
-        upcoming = wanted or following or calendar.period_at(work.period.start_ms - 1)
-        if upcoming not in closed and (wanted is not None or upcoming.end_ms <= now_ms):
-            yield work._replace(period=upcoming, is_first=not closed)
-
-    def _stated(self, work: Work) -> Work:
-        """Return a closed period with its statement."""
-        name = format_time(work.period.start_ms)
-        stated = state_account(self._ledger, work.account, self._tenants(), name, self._now_ms())
-        if not stated.statement.is_final or stated.doubts:
-            why = "; ".join(stated.doubts) or "the statement is not final"
-            raise UnavailableError(f"{work.account.name}, {work.period.name}: {why}")
-        return work._replace(statement=stated.statement, currency=stated.statement.currency)
-
-    def _again(self, work: Work) -> Work:
-        """Return what the ledger has now; a final statement never changes."""
-        name = work.account.name
-        again = next(self._works_of(name, work.customer, format_time(work.period.start_ms)))
-        return again._replace(statement=work.statement, currency=work.currency)
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -194,10 +144,12 @@ class Closer:
         if work.stored is not None and work.stored.state != "planned":
             return concluded(work, work.stored)
         if work.customer is None:
-            return self._without_customer(work)
+            return await self._without_customer(work)
         if work.is_closed:
-            work = await asyncio.to_thread(self._stated, work)
+            work = await asyncio.to_thread(self._known.stated, work)
         facts = await self._facts(work)
+        if work.is_first and self._by_itself and (earlier := await self._earlier(work, facts)):
+            return earlier
         before: Step | None = None
         for _ in range(_STEPS_MAX):
             step = self._step_of(work, facts)
@@ -217,9 +169,26 @@ class Closer:
                 if isinstance(self._step_of(work, facts), Add):
                     continue
             # What is there now: of ours, or of another sink that was faster.
-            work = await asyncio.to_thread(self._again, work)
+            work = await asyncio.to_thread(self._known.again, work)
             facts, before = await self._facts(work), step
         raise UnavailableError(f"the invoice of {work.period.name} does not get further")
+
+    async def _earlier(self, work: Work, facts: Facts) -> Progress | None:
+        """Return that an account has earlier periods, which nobody has closed: a person begins.
+
+        Its drafts are left alone until then: Stripe makes them final.
+        """
+        if not charging(facts.invoices, work.period):
+            return None
+        first = await asyncio.to_thread(self._known.first_open, work)
+        if first >= work.period:
+            return None
+        why = (
+            f"the account has earlier periods that are not closed, from {first.name} on, so nothing is "
+            f"closed by itself: run `resmeter close {work.account.name} --period {first.name}`, and so "
+            "on in their order"
+        )
+        return progress_of(work, "open", why)
 
     async def _do(self, work: Work, step: Step) -> None:
         """Make the one effect of a step."""
@@ -235,14 +204,24 @@ class Closer:
         elif isinstance(step, Finalise):
             await self._biller.finalise(step.invoice)
 
-    def _without_customer(self, work: Work) -> Progress:
+    async def _without_customer(self, work: Work) -> Progress:
         """Return the progress of an account that has no customer, or shares it: it has no invoice."""
         why = "the account has no customer of its own, so it has no invoice"
         if work.is_closed:
-            return progress_of(work, "without", why)
+            done = await self._conclude(work, Conclude("without", None, 0))
+            return done._replace(texts=(why,))
         if self._by_itself or self._now_ms() < work.period.end_ms:
             return progress_of(work, "open", f"{why}: it is not closed by itself")
         return progress_of(work, "open")._replace(is_due=True)
+
+    async def _facts(self, work: Work) -> Facts:
+        facts = await self._known.of(work)
+        return facts._replace(invoices=[self._as_held(each) for each in facts.invoices])
+
+    def _as_held(self, invoice: Invoice) -> Invoice:
+        if invoice.id not in self._unheld:
+            return invoice
+        return msgspec.structs.replace(invoice, advances=False, is_held=True)
 
     def _step_of(self, work: Work, facts: Facts) -> Step:
         stored = work.stored
@@ -304,7 +283,7 @@ class Closer:
     async def _after_close(self, work: Work, progress: Progress, prepared: Prepared) -> Progress:
         statement = prepared.stated.statement
         if prepared.closing is not None:
-            work = await asyncio.to_thread(self._again, work)
+            work = await asyncio.to_thread(self._known.again, work)
             if work.is_closed:
                 return await self._advance(work)
         texts = [f"{each.what}: {each.detail}" for each in prepared.missing]
@@ -328,58 +307,10 @@ class Closer:
             is_own=work.stored is not None and work.stored.is_own,
         )
         await self._write([item])
-        work = await asyncio.to_thread(self._again, work)
+        work = await asyncio.to_thread(self._known.again, work)
         if work.stored is None:
             raise UnavailableError("what the invoice came to is not in the ledger yet")
         return concluded(work, work.stored)
-
-    # --- facts ------------------------------------------------------------------------------------
-
-    async def _facts(self, work: Work) -> Facts:
-        tenants, customer = self._tenants(), work.customer or ""
-        start = work.period.start_ms // 1000
-        found = await self._biller.of_customer(customer, tenants.outcomes_metered, start)
-        facts = Facts(
-            work.account.name,
-            customer,
-            work.period,
-            work.statement,
-            [self._as_held(each) for each in found],
-            work.stored.planned if work.stored else None,
-        )
-        if work.statement is None or work.stored is not None:
-            return facts
-        units = {
-            charge.item: await self._units(customer, charge, tenants.event_name_for(charge.outcome))
-            for invoice in charging(facts.invoices, work.period)
-            if invoice.is_draft
-            for charge in invoice.charges
-        }
-        tenant_ids = work.account.tenant_ids
-        settled = await asyncio.to_thread(settled_units, self._ledger, tenant_ids)
-        return facts._replace(units=units, settled=settled_amounts(work.statement, settled))
-
-    def _as_held(self, invoice: Invoice) -> Invoice:
-        if invoice.id not in self._unheld:
-            return invoice
-        return msgspec.structs.replace(invoice, advances=False, is_held=True)
-
-    async def _units(self, customer: str, charge: Charge, event_name: str) -> Units:
-        counted = await self._biller.counted(customer, charge)
-        delivered, due = await asyncio.to_thread(
-            lambda: [
-                units_delivered(self._ledger, customer, event_name, *times)
-                for times in (charge.minutes, (charge.start, charge.end))
-            ]
-        )
-        return Units(delivered, counted, due)
-
-
-def _named(calendar: Calendar, period: str) -> Period:
-    try:
-        return calendar.named(period)
-    except ValueError as error:
-        raise ConfigurationError([f"--period {period}: {error}"]) from None
 
 
 def _with_item(facts: Facts, step: Add) -> Facts:

@@ -81,6 +81,7 @@ class Units(NamedTuple):
     delivered: int  # by the ledger, in these minutes
     counted: int  # in Stripe's sums
     due: int  # of those delivered, the ones within the charge's time
+    open: int = 0  # under way, or waiting for a person: they may still be counted
 
 
 class Facts(NamedTuple):
@@ -234,7 +235,7 @@ def missed_text(planned: InvoicePlanned, lacks: int) -> str:
     if lacks < 0:
         return (
             f"{planned.invoice} is final and charges {money_text(-lacks, planned.currency)} too much: "
-            f"run `resmeter corrections credit {planned.account}`"
+            "give it back by a credit note in Stripe"
         )
     return f"{planned.invoice} comes to what it must"
 
@@ -257,6 +258,8 @@ def _uncounted(facts: Facts, invoice: Invoice) -> str | None:
     """Return what Stripe has not counted yet of what was delivered."""
     for charge in invoice.charges:
         units = facts.units.get(charge.item)
+        if units is not None and units.open:
+            return f"{units.open} {charge.outcome} of the period are under way: see `resmeter deliveries list`"
         if units is None or units.delivered != units.counted:
             counted, delivered = (units.counted, units.delivered) if units else (0, 0)
             return (

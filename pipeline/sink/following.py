@@ -16,6 +16,10 @@ _REFRESH_SECONDS = 10.0
 class Source(Protocol):
     """Where the catalog is read: `catalog.topic.CatalogTopic`."""
 
+    @property
+    def cut(self) -> int:
+        """How many of the first offsets Kafka has deleted since they were read."""
+
     def refresh(self) -> Catalog:
         """Read to the end that the topic has now. This may block."""
 
@@ -51,6 +55,10 @@ class BillingCatalog:
     def age_seconds(self) -> float:
         """How long ago the catalog was read to its end."""
         return self._stopwatch() - self._read_at
+
+    @property
+    def cut(self) -> int:
+        return self._source.cut
 
     async def refresh(self) -> bool:
         """Read the catalog again, unless that was a moment ago; return whether it has changed."""

@@ -38,6 +38,7 @@ from pipeline.ledger.journal import (
     planned_units,
 )
 from pipeline.ledger.month_entries import MonthItem
+from pipeline.ledger.stating import Stating
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
 
@@ -85,6 +86,7 @@ class Journal:
         self._metrics = metrics
         self._now = now
         self._logger = get_logger(__name__)
+        self._stating = Stating(ledger)
         self._buffer: list[Item] = []
         self._buffered_records = 0
         self._is_first_flush = True
@@ -239,6 +241,11 @@ class Journal:
                 self._logger.warning(
                     "journal_entry_void", kind=type(item).__name__.lower(), why=why
                 )
+
+    def state_pending(self, account_of: Callable[[str, int], str]) -> None:
+        """Take off pending what is on a final statement, as the closings that were read say."""
+        if records := self._stating.step(account_of):
+            self._logger.info("usage_stated", records=records)
 
     # --- writing ----------------------------------------------------------------------------------
 

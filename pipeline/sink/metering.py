@@ -10,13 +10,18 @@ from contextlib import contextmanager
 from functools import cache, partial
 from typing import NamedTuple
 
+from pipeline.billing.contract import BilledAccount
+from pipeline.billing.periods import Period
+from pipeline.billing.statement import PlacedUnit
 from pipeline.catalog.account_periods import AccountPeriod, AccountPeriods
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import Catalog
+from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, backlog
 from pipeline.ledger.statements import state_account
+from pipeline.logs import get_logger
 from pipeline.sink.chargeable import (
     Priced,
     Reckoned,
@@ -101,8 +106,7 @@ class Metering:
 
     def is_closed(self, of: AccountPeriod) -> bool:
         """Return whether a period is closed; what is before the first closed one was closed with it."""
-        last = self._closed.get(of.account)
-        return last is not None and of.period.start_ms < self._periods.end_of(of.account, last)
+        return self._is_closed(of.account, of.period)
 
     def rule_for(self, of: AccountPeriod, tenant_id: str, outcome: str) -> Rule | None:
         """Return which units of a period may be sent; None: nobody knows before the next reckoning."""
@@ -119,18 +123,44 @@ class Metering:
         tiers = self._tiers_of(of.account, of.period.start_ms).get(outcome, ())
         return Subscribed(outcome, terms, tiers, prices)
 
+    def must_be_sent(self, account: BilledAccount) -> Callable[[PlacedUnit], bool]:
+        """Return which units the meter must have before their period is closed: what is planned."""
+        name = account.name
+        if not self._periods.has_contract(name) and name not in self._with_packs:
+            return lambda unit: unit.placed.state == "metered"
+        span = backlog.span_of_charges(self.ledger, account.tenant_ids)
+        periods = self._periods.between(name, *span) if span else ()
+        sent = {
+            record_id
+            for period in periods
+            if not self._is_closed(name, period)
+            for record_id in self._read(account, period).sent
+        }
+        return lambda unit: unit.id in sent
+
+    def _is_closed(self, account: str, period: Period) -> bool:
+        last = self._closed.get(account)
+        return last is not None and period.start_ms < self._periods.end_of(account, last)
+
     def _reckon(self, of: AccountPeriod) -> Reckoning | None:
         if not self._reckonings.is_due(of, self._now_ms):
             return None
-        account = account_of(self.tenants, of.account)
-        start_ms, end_ms = of.period.start_ms, of.period.end_ms
         with self._reckonings.measured(of, self._now_ms):
-            # What is stored in between is pending and unknown: it waits for the next reckoning.
-            stated = state_account(
-                self.ledger, account, self.tenants, format_time(start_ms), self._now_ms
-            )
-            pending = backlog.pending_charges(self.ledger, account.tenant_ids, start_ms, end_ms)
-            tiers = self._tiers_of(of.account, start_ms)
-            units = stated.statement.units
-            surplus = overtaken(units, tiers, pending)
-            return reckoning_of(units, tiers, pending, backlog.outcome_counts(self.ledger, surplus))
+            try:
+                return self._read(account_of(self.tenants, of.account), of.period)
+            except (BrokenInvariantError, ConfigurationError) as error:
+                # One account's trouble holds up no other. Its units stay pending, and are counted.
+                get_logger(__name__).error(
+                    "account_not_reckoned", account=of.account, detail=str(error)
+                )
+                return None
+
+    def _read(self, account: BilledAccount, period: Period) -> Reckoning:
+        start_ms, end_ms = period.start_ms, period.end_ms
+        name = format_time(start_ms)
+        stated = state_account(self.ledger, account, self.tenants, name, self._now_ms)
+        # What is stored in between is pending and unknown: it waits for the next reckoning.
+        pending = backlog.pending_charges(self.ledger, account.tenant_ids, start_ms, end_ms)
+        tiers, units = self._tiers_of(account.name, start_ms), stated.statement.units
+        surplus = backlog.outcome_counts(self.ledger, overtaken(units, tiers, pending))
+        return reckoning_of(units, tiers, pending, surplus)

@@ -80,6 +80,12 @@ class MonthEnd:
             if each.state == "open" and each.invoice is None and ended_ms > DRAFTED_MS:
                 self._rests[each.account] = REST_LOOKS
             self._say(each)
+        seen = {(each.account, each.period.name) for each in found}
+        self._said = {
+            place: progress
+            for place, progress in self._said.items()
+            if place in seen or place[0] in self._rests
+        }
         publish_invoices(self._metrics, found, now)
 
     def _say(self, progress: Progress) -> None:

@@ -266,7 +266,8 @@ class _Sink:
         readiness = ReadinessLog(self._log)
         while not stop.is_set():
             catalog = self._catalog
-            self._catalog_metrics.show(*catalog.tenants.catalog.head, catalog.age_seconds)
+            head = catalog.tenants.catalog.head
+            self._catalog_metrics.show(head, catalog.age_seconds, catalog.cut)
             readiness.update(self._problems())
             work.tick()
             with suppress(TimeoutError):
@@ -367,6 +368,7 @@ def _plan(journal: Journal, metering: Metering, dispatcher: Dispatcher) -> Plann
     journal.add_unjournalled()
     journal.add_takeovers()
     journal.add_renewals(dispatcher.doubtful)
+    journal.state_pending(metering.tenants.account_of)
     planned = plan_pending(metering, dispatcher.meter.body_sha256, journal)
     journal.commit()
     dispatcher.doubtful.difference_update(journal.take_concluded())

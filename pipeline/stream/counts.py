@@ -69,5 +69,6 @@ def drop_partition(metrics: WorkerMetrics, partition: int) -> None:
         metrics.events_lost,
         metrics.clock_behind,
         metrics.open_transaction,
+        metrics.ahead,
     ):
         remove_partition(gauge, partition)

@@ -71,6 +71,11 @@ class DeadLetterLimit:
         )
 
     @property
+    def warnings(self) -> list[str]:
+        """The message, if the limit is exceeded."""
+        return [self.message] if self.is_exceeded else []
+
+    @property
     def message_at_end(self) -> str:
         """What an operator must do after the worker has ended because of the limit."""
         return (

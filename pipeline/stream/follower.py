@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import NEVER
 from pipeline.events.signature import KeyRing
+from pipeline.stream.ahead import AheadOfTime
 from pipeline.stream.basis import Basis
 from pipeline.stream.continuity import Continuity
 from pipeline.stream.effects import basis_of
@@ -26,6 +27,7 @@ class Follower:
         partitions: the partitions that we own now, by number.
         continuity: knows which of them are admitted, and keeps what their states belong to.
         applying: the batch that is being applied.
+        ahead: notes partitions that wait for the time of a record.
         on_keys: called with the keys that are in force from now on.
     """
 
@@ -37,6 +39,7 @@ class Follower:
         partitions: Mapping[int, Partition],
         continuity: Continuity,
         applying: Slices,
+        ahead: AheadOfTime,
         on_keys: Callable[[KeyRing], object],
     ) -> None:
         self._following = following
@@ -45,21 +48,30 @@ class Follower:
         self._partitions = partitions
         self._continuity = continuity
         self._applying = applying
+        self.ahead = ahead
         self._on_keys = on_keys
         continuity.read_catalog = self.read
 
-    async def may_decide(self, batches: Sequence[RecordBatch], retry_seconds: float) -> bool:
-        """Return whether the catalog is known up to the newest of these batches.
+    async def may_decide(
+        self, number: int, batches: Sequence[RecordBatch], retry_seconds: float
+    ) -> bool:
+        """Return whether the catalog is known up to the newest of these batches of a partition.
 
         If not, read it again; if that is not enough, wait a moment.
         """
         arrived = [b.timestamp for b in batches if b.timestamp != NO_TIMESTAMP and not b.damage]
         first_ms, last_ms = min(arrived, default=NEVER), max(arrived, default=NO_TIMESTAMP)
-        if self._following.may_decide(first_ms, last_ms):
+        following = self._following
+        is_known = following.may_decide(first_ms, last_ms)
+        if not is_known:
+            await self.refresh(if_older=self.ahead.has(number))
+            is_known = following.may_decide(first_ms, last_ms)
+        if is_known:
+            self.ahead.drop([number])
             return True
-        await self.refresh()
-        if self._following.may_decide(first_ms, last_ms):
-            return True
+        if wait_ms := following.ahead_ms(last_ms):
+            newest = next(batch for batch in batches if batch.timestamp == last_ms)
+            self.ahead.wait(number, newest, wait_ms)
         await asyncio.sleep(retry_seconds)
         return False
 

@@ -28,6 +28,10 @@ _log = get_logger("worker")
 class Source(Protocol):
     """Where the catalog is read: `catalog.topic.CatalogTopic`, or the simulator's topic."""
 
+    @property
+    def cut(self) -> int:
+        """How many of the first offsets Kafka has deleted since they were read."""
+
     def refresh(self) -> Catalog:
         """Read to the end that the topic has now. This may block."""
 
@@ -67,6 +71,7 @@ class Following:
         self._end = end
         self._stopwatch = stopwatch
         self._read_at = stopwatch()
+        self._clock_read_at: float | None = None
         self._lock = asyncio.Lock()
         self._reads = 0
 
@@ -97,6 +102,20 @@ class Following:
             self._needs_revoked = True  # until the secrets are read again
             return False
         return last_ms + FUTURE_MS_MAX < self.limit_ms
+
+    def ahead_ms(self, last_ms: int) -> int:
+        """Return how long it takes until a record may be decided that arrived at a time.
+
+        0: it may be now, or the broker's clock was not read a moment ago.
+        """
+        read_at = self._clock_read_at
+        if read_at is None or self._stopwatch() - read_at > 2 * _REFRESH_SECONDS:
+            return 0
+        return max(0, last_ms + FUTURE_MS_MAX + 1 - self._known_until_ms)
+
+    @property
+    def cut(self) -> int:
+        return self._source.cut
 
     def problems(self) -> list[str]:
         """Return why the worker waits, or will have to."""
@@ -141,6 +160,7 @@ class Following:
                 return
             self._reads += 1
             self._known_until_ms = clock_ms + self.catalog.lead_ms - _MARGIN_MS
+            self._clock_read_at = self._stopwatch()
             self._limit()
 
     async def read(self, swap: Callable[[Tenants, KeyRing], Awaitable[None]]) -> None:

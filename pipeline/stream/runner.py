@@ -10,6 +10,7 @@ from pipeline.kafka.bounds import Bounds
 from pipeline.kafka.partitioners import KeyCheck
 from pipeline.logs import get_logger
 from pipeline.metrics import WorkerMetrics
+from pipeline.stream.ahead import AheadOfTime
 from pipeline.stream.batch import BatchResult
 from pipeline.stream.continuity import Continuity
 from pipeline.stream.counts import count_applied, count_emitted, count_overdue, drop_partition
@@ -69,8 +70,7 @@ class BatchRunner:
         self._effects = Effects(host, outputs, end, self.partitions)
         self.done = self._effects.done  # partition → the offset after the last acknowledged record
         self.done_at = self._effects.done_at  # when `done` last moved, monotonic seconds
-        self._host = host
-        self._log = log
+        self._host, self._log = host, log
         self.continuity = Continuity(
             host,
             log,
@@ -85,8 +85,7 @@ class BatchRunner:
         self.ownership = Ownership(
             host, log, outputs, self.continuity, end, now, settings.topics, retry_seconds
         )
-        self._outputs = outputs
-        self._metrics = metrics
+        self._outputs, self._metrics = outputs, metrics
         self._topics = settings.topics
         self._worker = settings.worker
         self.following = following
@@ -110,6 +109,7 @@ class BatchRunner:
             self.partitions,
             self.continuity,
             self._applying,
+            AheadOfTime(settings.topics.events, metrics.ahead),
             self._dead_letter_limit.follow,
         )
 
@@ -156,6 +156,7 @@ class BatchRunner:
         """Drop partitions that another worker owns now."""
         numbers = list(numbers)
         self.damages.drop(numbers)
+        self._follower.ahead.drop(numbers)
         for number in numbers:
             self.continuity.forget([number])
             for by_partition in (self.partitions, self.arrived_ms, self._taken_at):
@@ -192,7 +193,7 @@ class BatchRunner:
         """
         if not await self.admit(number, batches[0].offset):
             return False
-        may_decide = await self._follower.may_decide(batches, self._retry_seconds)
+        may_decide = await self._follower.may_decide(number, batches, self._retry_seconds)
         return may_decide and await self.admit(number, batches[0].offset)
 
     async def look(self) -> Mapping[int, Bounds]:
@@ -391,9 +392,8 @@ class BatchRunner:
 
     def warnings(self) -> list[str]:
         """Return what an operator should know although the worker is ready."""
-        limit = self._dead_letter_limit
-        limits = [limit.message] if limit.is_exceeded else []
-        return [*self.damages.texts(), *limits]
+        ahead, limit = self._follower.ahead, self._dead_letter_limit
+        return [*self.damages.texts(), *ahead.texts(), *limit.warnings]
 
     def unacknowledged(self) -> int:
         """Return how many batches have results or states that are not acknowledged."""

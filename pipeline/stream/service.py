@@ -340,7 +340,7 @@ class _Worker:
             await asyncio.sleep(_GAUGES_SECONDS)
             self._work_log.tick()
             following = self._following
-            self._catalog_metrics.show(*following.catalog.head, following.age_seconds)
+            self._catalog_metrics.show(following.catalog.head, following.age_seconds, following.cut)
             self._readiness_log.update(self._problems())
             now = time.monotonic()
             # A restart would not help if there are no partitions or Kafka does not respond.

@@ -1,14 +1,23 @@
 """What is missing before a period can be closed, and what its invoice needs."""
 
+from pathlib import Path
+
 import pytest
+from sqlalchemy import update
 
 from pipeline.billing.approvals import AMOUNT_MAX
 from pipeline.catalog.accounts import account_of
-from pipeline.catalog.tenants import Tenants
+from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.events.times import parse_time
-from pipeline.ledger import Ledger
+from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger.tables import usage_record
 from pipeline.replay.closing import Checks, Missing, Readiness, undecided
 from pipeline.replay.decided import Decided
+from pipeline.sink.metering import Metering
+from pipeline.sink.planner import LedgerPlans, plan_pending
+from pipeline.sink.stripe.meter import body_sha256
+from pipeline.sink.stripe.wanted import charged_to
+from tests.support.journal import journalled
 from tests.support.ledger import deliver, planned, record, stored
 from tests.support.tenants import tenants_with
 
@@ -66,6 +75,39 @@ def test_a_unit_that_was_taken_back_after_it_was_sent_is_an_item_of_the_invoice(
     ]
 
 
+def test_units_that_the_meter_does_not_count_hold_up_nothing(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """One is included, one would be at another price than the subscription's, and one is sent."""
+    (tmp_path / "contract.toml").write_text(
+        'name = "c"\nversion = 1\neffective_from = 2026-10-01T00:00:00Z\nincluded.resolution = 1\n'
+    )
+    file = tmp_path / "resmeter.toml"
+    file.write_text(
+        'contract_files = ["contract.toml"]\n[accounts.acme]\nstripe_customer = "cus_1"\n'
+        'contract = "c"\n[tenants.acme]\naccount = "acme"\n'
+    )
+    tenants = load_tenants(file)
+    stored(ledger, *(record(f"c{n}", at=OCTOBER_2 + n) for n in range(3)))
+    with ledger.writing() as connection:
+        other = update(usage_record).where(usage_record.c.id == "acme:c1:1")
+        connection.execute(other.values(price="0.50", currency="usd"))
+    before = check(ledger, tenants)
+    metering = Metering(ledger, tenants, charged_to, NOW)
+    plan_pending(metering, body_sha256, LedgerPlans(ledger, NOW))
+    journalled(ledger)
+    for event in deliveries.due(ledger, NOW, 10):
+        deliver(ledger, event)
+
+    after = check(ledger, tenants)
+
+    assert [(each.what, each.number) for each in before.missing] == [("undelivered", 1)]
+    assert after.missing == ()
+    assert after.invoice is not None
+    assert [item.amount for item in after.invoice.items] == [50]
+    assert after.invoice.send == {}
+
+
 def test_usage_without_a_customer_is_parked_and_its_account_has_no_invoice(
     ledger: Ledger, tenants: Tenants
 ) -> None:
@@ -102,3 +144,18 @@ def test_what_workers_have_not_decided_or_have_lost_is_missing() -> None:
     assert "2026-10-31T23:59:59.999Z" in behind.detail
     assert lost == Missing("lost", 7, lost.detail)
     assert undecided(ALL_DECIDED, NOVEMBER) == []
+
+
+def test_usage_that_is_decided_and_not_stored_holds_up_the_close(
+    ledger: Ledger, tenants: Tenants
+) -> None:
+    stored(ledger, record("c1", at=OCTOBER_2))
+    deliver_all(ledger)
+
+    def missing(written: dict[int, int]) -> list[tuple[str, int]]:
+        checks = Checks(ledger, tenants, ALL_DECIDED, NOW, AMOUNT_MAX, written)
+        found = checks.readiness(account_of(tenants, "acme"), None)
+        return [(each.what, each.number) for each in found.missing]
+
+    assert missing({0: 1}) == []
+    assert missing({0: 2, 3: 1}) == [("unstored", 2)]

@@ -7,17 +7,42 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from prometheus_client import CollectorRegistry
+from sqlalchemy import text
 
 from pipeline.billing.approvals import Decisions, Verdict, approvables
 from pipeline.errors import BrokenInvariantError, ConfigurationError
-from pipeline.ledger import Ledger, adoption, continuation, months, open_ledger, records, upgrade
+from pipeline.ledger import (
+    Ledger,
+    adoption,
+    continuation,
+    deliveries,
+    months,
+    open_ledger,
+    records,
+    reports,
+    upgrade,
+)
 from pipeline.ledger.entries import ConsumedRecord, Stored
+from pipeline.ledger.journal import plan_of
 from pipeline.ledger.month_entries import Approval, Closing, Granted
 from pipeline.ledger.statements import prepare_closing, prepare_grant, state_account
+from pipeline.ledger.stating import Stating
+from pipeline.metrics import SinkMetrics
+from pipeline.sink.grouping import group_records
+from pipeline.sink.journal import Journal
 from pipeline.usage.record import UsageRecord
-from tests.contract.test_ledger_statements import ACME, OCTOBER, Prices, at, charge, reversal
+from tests.contract.test_ledger_statements import (
+    ACME,
+    CALENDAR,
+    OCTOBER,
+    Prices,
+    at,
+    charge,
+    reversal,
+)
 from tests.support.journal import JOURNAL, MemoryTopic, journal_on, written
-from tests.support.ledger import TOPIC, arrivals, deliver, planned
+from tests.support.ledger import DESTINATION, TOPIC, arrivals, deliver, frozen, planned, record
 
 CLOSED = at("2026-11-01T00:45")
 LATER = at("2026-11-20T00:00")
@@ -221,7 +246,13 @@ def test_the_first_verdict_of_a_person_counts(ledger: Ledger) -> None:
         assert months.approvals_of(connection, "acme") == [APPROVAL]
 
 
-def decide(ledger: Ledger, verdict: Verdict, period: str = "2026-10", at_ms: int = CLOSED) -> None:
+def decide(
+    ledger: Ledger,
+    verdict: Verdict,
+    period: str = "2026-10",
+    at_ms: int = CLOSED,
+    journal: Journal | None = None,
+) -> None:
     """Say the same about all that waits for a person."""
     stated = state_account(ledger, ACME, PRICES, period, at_ms)
     for each in approvables("acme", stated.statement, Decimal(0), Decisions()):
@@ -234,7 +265,8 @@ def decide(ledger: Ledger, verdict: Verdict, period: str = "2026-10", at_ms: int
             amount=each.amount,
             verdict=verdict,
         )
-        assert written(ledger, [approval], "a")[0].why is None
+        verdicts = journal.write([approval]) if journal else written(ledger, [approval], "a")
+        assert verdicts[0].why is None
 
 
 def test_unmatched_reversals_that_a_person_accepted_do_not_block_the_close(ledger: Ledger) -> None:
@@ -366,3 +398,107 @@ def test_a_ledger_whose_closing_is_void_in_another_journal_stops(ledger: Ledger)
         written(ledger, [replace(closing, statement="{}")], "b")
     with pytest.raises(BrokenInvariantError, match="a closing of the account acme that is void"):
         written(ledger, [other, closing], "b")
+
+
+# --- what is on a final statement is not sent -----------------------------------------------------
+
+
+def account_of(tenant_id: str, _: int) -> str:
+    return tenant_id
+
+
+def stated(ledger: Ledger) -> dict[str, str]:
+    """State what is pending, and return the period by the record that is on its statement."""
+    Stating(ledger).step(account_of)
+    with ledger.reading() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT id, period_start FROM stated_record JOIN usage_record r ON r.seq = record_seq "
+                "JOIN closing ON closing.seq = closing_seq"
+            )
+        )
+        return {row.id: CALENDAR.period_at(row.period_start).name for row in rows}
+
+
+def pending(ledger: Ledger) -> set[str]:
+    with ledger.reading() as connection:
+        query = "SELECT id FROM pending_record JOIN usage_record USING (seq)"
+        return set(connection.scalars(text(query)))
+
+
+def test_what_a_closing_knew_of_its_period_is_stated_and_no_longer_pending(world: World) -> None:
+    """A unit of the next period, a late one, and a reversal without its charge stay pending."""
+    ledger = world.ledger()
+    journal = journal_on(ledger, world.topic, "a", lambda: CLOSED / 1000)
+    known = [
+        charge("c1", "2026-10-02T00:00"),
+        reversal("c1", "2026-11-01T00:10"),  # it follows its charge
+        charge("c2", "2026-11-01T00:10"),
+    ]
+    world.publish(*known)
+    read(ledger, world.records, at("2026-11-01T00:20"))
+    assert stated(ledger) == {}
+    journal.write([prepare(ledger)])
+    world.publish(
+        charge("late", "2026-10-03T00:00"),
+        record("c3", 2, -1, at=at("2026-11-03T00:00"), supersedes=1),
+    )
+    read(ledger, world.records, at("2026-11-03T00:00"))
+
+    of_october = {"acme:c1:1": "2026-10-01", "acme:c1:2": "2026-10-01"}
+    assert stated(ledger) == of_october
+    assert pending(ledger) == {"acme:c2:1", "acme:late:1", "acme:c3:2"}
+    december = at("2026-12-01T00:45")
+    decide(ledger, "approved", "2026-11", december, journal)
+    journal.write([prepare(ledger, "2026-11", december)])
+    both = of_october | {"acme:c2:1": "2026-11-01", "acme:late:1": "2026-11-01"}
+    assert stated(ledger) == stated(ledger) == both
+    assert pending(ledger) == {"acme:c3:2"}
+
+    again = world.ledger()
+    stating = Stating(again)
+    stating.step(account_of)
+    read(again, world.records[:3], december)
+    stating.step(account_of)
+    assert pending(again) == set()
+    read(again, world.records, december)
+    stating.step(account_of)
+    assert (stated(again), pending(again)) == (both, {"acme:c3:2"})
+
+
+def test_nothing_is_planned_for_a_period_that_the_journal_has_closed(world: World) -> None:
+    """Another sink had not read the closing when it planned."""
+    ledger, other = world.ledger(), world.ledger()
+    world.publish(charge("c1", "2026-10-02T00:00"))
+    read(ledger, world.records, at("2026-10-02T00:00"))
+    read(other, world.records, at("2026-10-02T00:00"))
+    closing = replace(prepare(ledger), customer="cus_1")
+    journal_on(ledger, world.topic, "a", lambda: CLOSED / 1000).write([closing])
+    behind = Journal(other, world.topic, JOURNAL, "b", SinkMetrics(CollectorRegistry()))
+    records_ = deliveries.pending_records(other, "acme", "resolution", 10)
+    behind.plan(frozen(group_records(records_).groups, DESTINATION))
+
+    closed, planned_ = behind.commit()
+
+    assert (closed.why, planned_.why) == (
+        None,
+        "its period is closed: nothing more is sent for it",
+    )
+    assert stated(other) == stated(ledger) == {"acme:c1:1": "2026-10-01"}
+
+
+def test_a_meter_event_of_a_shared_customer_has_its_records_although_they_were_stated(
+    ledger: Ledger,
+) -> None:
+    read(ledger, arrivals([charge("c1", "2026-10-02T00:00")]), at("2026-10-02T00:00"))
+    (event,) = frozen(
+        group_records(deliveries.pending_records(ledger, "acme", "resolution", 10)).groups
+    )
+    written(ledger, [prepare(ledger)], "a")
+    assert stated(ledger) != {}
+
+    written(ledger, [plan_of(event.event, ["acme:c1:1"])], "b")
+
+    assert (stated(ledger), pending(ledger)) == ({}, set())
+    (receipt,) = reports.receipts(ledger, "acme", "c1")
+    assert receipt.meter_event is not None

@@ -8,7 +8,7 @@ from pipeline.billing.invoice import InvoiceItem
 from pipeline.ledger import Ledger, adoption, months, outbox
 from pipeline.ledger.entries import Decided, MeterEvent, State
 from pipeline.ledger.invoice_entries import InvoiceConcluded, InvoicePlanned
-from pipeline.ledger.invoices import invoices_of, settled_units, units_delivered
+from pipeline.ledger.invoices import invoices_of, settled_units, units_delivered, units_open
 from pipeline.ledger.journal import Decision
 from pipeline.ledger.month_entries import Closing
 from tests.support.journal import JOURNAL, written
@@ -17,6 +17,7 @@ from tests.support.ledger import T0, deliver, planned, record, stored
 CLOSING = Closing(
     account="acme",
     period_start=T0,
+    period_end=T0 + 1,
     closed_at=T0 + 5,
     topic="usage.records",
     offsets={0: 1},
@@ -107,6 +108,7 @@ def test_what_stripe_must_have_counted_is_what_was_delivered_or_settled_unless_r
     assert units_delivered(ledger, *place, at, at + 1) == (
         2 if state in ("delivered", "uncertain") else 0
     )
+    assert units_open(ledger, *place, at, at + 1) == (2 if state == "planned" else 0)
     assert units_delivered(ledger, *place, at + 1, at + 9) == 0
     assert units_delivered(ledger, event.customer, "other", at, at + 1) == 0
     by_hand = {"acme:c1:1": "resolution", "acme:c2:1": "resolution"}

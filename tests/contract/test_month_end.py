@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from pipeline.dev.emulator.faults import Fault
 from pipeline.ledger.invoices import invoices_of
+from pipeline.ledger.tables import meter_event
 from tests.support.months import KilledError, Months, open_months
 
 PRICE = '[price]\nresolution = "0.99"\n'
@@ -263,6 +265,27 @@ async def test_nothing_is_closed_before_its_time_or_by_itself_without_a_draft(
         assert (early.state, late.state) == ("open", "open")
 
 
+async def test_an_account_with_earlier_periods_is_left_alone_until_a_person_begins(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path) as months:
+        months.use("before", when="2026-09-20T08:00")
+        await october(months, "c1")
+        months.go("2026-11-01T00:50")
+        await months.flush()
+
+        (left,) = await months.look()
+        draft = months.invoices()[-1]
+        await months.look(period="2026-09", by_itself=False)
+        months.go("2026-11-01T00:55")
+        (progress,) = await months.look(period="2026-10")
+
+        assert (left.state, left.invoice) == ("open", None)
+        assert "resmeter close acme --period 2026-09-01" in left.texts[0]
+        assert draft.auto_advance
+        assert (progress.state, checked(months)[-1]) == ("invoiced", 99)
+
+
 async def test_a_person_closes_a_period_without_an_invoice(tmp_path: Path) -> None:
     async with open_months(tmp_path, subscribes=False) as months:
         months.go("2026-11-01T02:00")
@@ -271,6 +294,47 @@ async def test_a_person_closes_a_period_without_an_invoice(tmp_path: Path) -> No
         (again,) = await months.look(period="2026-10", by_itself=False)
 
         assert (progress.state, again.state) == ("without", "without")
+
+
+SHARED = '[accounts.acme]\nstripe_customer = "cus_acme"\n[accounts.bluejay]\nstripe_customer = "cus_acme"\n'
+
+
+async def test_accounts_that_share_a_customer_are_closed_by_a_person_without_an_invoice(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path, tenant_file=SHARED) as months:
+        months.go("2026-11-01T00:50")
+        (left,) = await months.look()
+        (closed,) = await months.look(by_itself=False)
+        again = await months.look(by_itself=False)
+
+        assert "no customer of its own" in left.texts[0]
+        assert (left.state, closed.state, again) == ("open", "without", [])
+
+
+async def test_an_event_that_is_under_way_holds_up_the_items(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        months.go("2026-11-01T00:50")
+        (closed, *_) = await _closed_only(months)
+        with months.ledger.writing() as connection:
+            connection.execute(update(meter_event).values(state="sent"))
+        (waiting,) = await months.look()
+
+        assert closed == "closed"
+        assert (waiting.state, waiting.texts[0].split(":")[0]) == (
+            "waiting",
+            "1 resolution of the period are under way",
+        )
+
+
+async def _closed_only(months: Months) -> list[str]:
+    """Let a sink die right after it has held the draft and closed the period."""
+    async with months.closer(dies_at=3) as (closer, _):
+        with suppress(KilledError):
+            await closer.look(["acme"])
+            return ["invoiced"]
+    return ["closed"]
 
 
 async def test_an_invoice_that_stripe_made_final_too_early_is_missed_and_made_up(
@@ -416,7 +480,7 @@ units = st.lists(
 
 
 @settings(
-    max_examples=max(5, settings.default.max_examples // 20),
+    max_examples=max(5, (settings.default or settings()).max_examples // 20),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
 )

@@ -71,6 +71,7 @@ class Bench:
         closed = Closing(
             account=account,
             period_start=start_ms,
+            period_end=start_ms + 1,
             closed_at=NOW,
             topic="usage.records",
             offsets={},
@@ -328,6 +329,21 @@ def test_units_in_a_pack_are_not_sent(bench: Bench) -> None:
 
     assert bench.months() == {"October": 1}
     assert of(result) == {"held": 2}
+
+
+def test_an_account_that_cannot_be_reckoned_is_held_and_holds_up_no_other(bench: Bench) -> None:
+    """It has a pack, no contract, and units in two currencies."""
+    bench.declare(CUSTOMER + '[tenants.bluejay]\nstripe_customer = "cus_bluejay"\n')
+    since = "2026-09-01T00:00:00Z"
+    pack = {"kind": "pack", "id": "p", "account": "acme", "outcomes": ["resolution"], "units": 1}
+    bench.grant({**pack, "price": "1.00", "starts_at": since, "created_at": since})
+    stored(bench.ledger, *charges(2, OCTOBER), *charges(1, OCTOBER, "bluejay", first=2))
+    bench.price("acme:c0:1", "1", "eur")
+
+    result = bench.plan()
+
+    assert (bench.months(), of(result)) == ({"October": 1}, {"held": 2})
+    assert result.units("held") == {"acme": 2}
 
 
 def test_what_is_reckoned_takes_a_twentieth_of_the_time_and_no_period_end_waits(

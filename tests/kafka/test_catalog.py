@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.catalog.entry import Additions, entries_of
@@ -175,6 +175,31 @@ def test_a_topic_that_was_made_again_behind_a_reader_is_refused(run: Run, file: 
 
         with pytest.raises(ConfigurationError, match="has another record at offset 0"):
             following.refresh()
+
+
+def test_a_catalog_whose_first_entries_are_deleted_is_told_by_processes_that_know_it(
+    run: Run, file: Path
+) -> None:
+    run.done("ledger", "upgrade")
+    port = run.port(sink := run.start("sink"))
+    with closing(CatalogTopic(run.settings())) as behind:
+        behind.refresh()
+        file.write_text(MOVED)
+        run.done("catalog", "apply", str(file), *WHO)
+        wait_until(lambda: metric(port, "resmeter_catalog_entry") == 2, "the sink knows both")
+        admin = AdminClient({"bootstrap.servers": run.servers})
+        place = TopicPartition(run.settings().topics.catalog, 0, 2)
+        for future in admin.delete_records([place]).values():
+            future.result()
+
+        wait_until(lambda: metric(port, "resmeter_catalog_cut") == 2, "the sink says so")
+        assert sink.log().count('"event": "catalog_cut"') == 1
+        assert "the whole catalog, and goes on; no process can start" in sink.log()
+        assert metric(port, "resmeter_catalog_entry") == 2
+        with pytest.raises(ConfigurationError, match="its first 2 offsets are gone"):
+            behind.refresh()  # it does not know the second
+    with pytest.raises(ConfigurationError, match="its first 2 offsets are gone"):
+        whole_catalog(run.settings())
 
 
 def test_a_sink_and_commands_refuse_a_catalog_without_the_entry_that_priced_the_ledger(

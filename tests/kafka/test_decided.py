@@ -6,7 +6,8 @@ import orjson
 from confluent_kafka import Producer
 
 from pipeline.config import KafkaSettings, Settings
-from pipeline.replay.decided import Decided, read_decided
+from pipeline.ledger import open_ledger
+from pipeline.replay.decided import Decided, read_decided, read_written
 from pipeline.settings import TopicSettings, WorkerSettings
 from tests.kafka.run import PARTITIONS, Run, metric, wait_until
 from tests.support.events import AT, event, resolved
@@ -20,6 +21,7 @@ def _settings(run: Run) -> Settings:
         topics=TopicSettings(
             events=run.env["RESMETER_TOPICS__EVENTS"],
             changelog=run.env["RESMETER_TOPICS__CHANGELOG"],
+            records=run.env["RESMETER_TOPICS__RECORDS"],
         ),
         worker=WorkerSettings(group=run.env["RESMETER_WORKER__GROUP"]),
     )
@@ -87,6 +89,20 @@ def test_what_is_behind_an_open_transaction_is_not_decided(run: Run) -> None:
 
     assert _of_first(run) == Decided(0, AT, unread=1, due=0, lost=0)
     producer.abort_transaction()
+
+
+def test_usage_records_are_written_until_the_ledger_has_stored_them(run: Run) -> None:
+    run.produce([(KEY, value, AT) for _, value, _ in resolved("c1")], partition=0)
+    run.until_decided(run.start("worker"), len(resolved("c1")))
+    run.done("ledger", "upgrade")
+    ledger = open_ledger(run.env["RESMETER_LEDGER__URL"])
+
+    assert read_written(_settings(run), ledger) == {0: 1}
+    port = run.port(run.start("sink"))
+    wait_until(lambda: metric(port, "resmeter_pending_units") == 1, "the unit is stored")
+
+    assert read_written(_settings(run), ledger) == {}
+    ledger.close()
 
 
 def test_close_says_what_is_missing_for_each_account(run: Run) -> None:

@@ -1,5 +1,6 @@
 """`resmeter demo`, as a new user runs it."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,10 @@ def test_the_demo_bills_the_recorded_conversations_on_its_own_broker(
     assert _rows(out) == BILL
     assert "started from Python packages" in err
     assert "The ledger and Stripe's own sums agree." in out
+    assert "2026-05 is closed." in out
+    assert re.findall(r"^  (\S+) +(\$\S+) +(\$\S+)$", out, re.MULTILINE) == [
+        (tenant, amount, amount) for tenant, (_, amount) in BILL.items() if tenant != "all"
+    ]
     assert "The AI's answer stood" in out
     assert not list(tmp_path.glob("resmeter-*"))
 

@@ -18,6 +18,7 @@ class Disorder(NamedTuple):
     garbage: float = 0.01  # followed by an invalid record; above 1, by several
     everything_repeated: bool = False  # send every event one to three times
     damage: bool = False  # in the middle, a batch that the broker's disk will change
+    transactions: bool = False  # the second half is left for the row to write, in transactions
 
 
 def draw(size: int, seed: int, disorder: Disorder) -> list[EventRecord]:

@@ -62,6 +62,9 @@ def running_broker(folder: Path) -> Iterator[Broker]:
         broker.stop()
 
 
+Message = tuple[bytes, bytes, int]  # key, value, timestamp in ms
+
+
 class Loaded(NamedTuple):
     """A log, the units that follow from it, and the usage records of an undisturbed run."""
 
@@ -70,6 +73,7 @@ class Loaded(NamedTuple):
     undisturbed: dict[str, bytes]  # usage records by id
     tenants: frozenset[str]
     damaged: range = range(0)  # offsets of partition 0 that the broker's disk will change
+    rest: Sequence[Message] = ()  # what the row itself writes to the topic
 
 
 DAMAGED = b"DAMAGED" * 9  # the value of the records that the broker's disk will change
@@ -94,7 +98,14 @@ def loaded(
         assert truth.records == len(messages) + len(damaged)
         run.until_decided(run.start("worker"), truth.records)
         tenants = frozenset(record.key.split(b":")[0].decode() for record in records)
-        return Loaded(topic, truth, run.usage_records(), tenants, damaged)
+        loaded = Loaded(topic, truth, run.usage_records(), tenants, damaged)
+        if disorder.transactions:
+            begun = Run(kafka.bootstrap_servers, folder, stack)
+            begun.done("topics", "create")
+            begun.produce(messages[:middle])
+            topic = begun.env["RESMETER_TOPICS__EVENTS"]
+            loaded = loaded._replace(topic=topic, rest=messages[middle:])
+        return loaded
 
 
 def _produce_damaged(servers: str, topic: str, timestamp: int) -> range:

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from tests.proof import billing_faults, catalog_faults, server_faults, worker_faults
+from tests.proof import (
+    billing_faults,
+    catalog_faults,
+    producer_faults,
+    server_faults,
+    worker_faults,
+)
 from tests.proof.billing_faults import stripe_fails
 from tests.proof.load import Disorder
 from tests.proof.rig import Rig
@@ -27,6 +33,7 @@ LOADS = {
     "garbage": Disorder(garbage=0.02),
     "flood": Disorder(garbage=3.0),
     "damaged": Disorder(damage=True),
+    "transactions": Disorder(garbage=0.0, transactions=True),
 }
 
 ROWS = (
@@ -120,6 +127,13 @@ ROWS = (
         "killed, and steps over it when an operator says so.",
         server_faults.damaged_batch,
         load="damaged",
+    ),
+    Row(
+        "open-transactions",
+        "Producers leave two transactions open in the middle of the events: one is committed after the "
+        "worker was killed twice, and the broker aborts the other, whose producer is gone.",
+        producer_faults.open_transactions,
+        load="transactions",
     ),
     Row(
         "produce-refused",

@@ -27,6 +27,7 @@ from pipeline.ledger.journal import (
     Takeover,
     View,
     apply,
+    customers_of,
     decode_entry,
     encode_items,
     touched,
@@ -95,9 +96,11 @@ month_items: st.SearchStrategy[MonthItem] = st.one_of(
         Closing,
         account=accounts,
         period_start=times,
+        period_end=st.sampled_from([3_600_000, 3_600_001]),
         closed_at=times,
         topic=st.just("usage.records"),
         topic_id=st.sampled_from(["", "one"]),
+        customer=st.sampled_from(["", "cus_1", "cus_2"]),
         offsets=st.dictionaries(st.integers(0, 2), times),
         grants=st.sampled_from([0, 0, 1, 2]),
         statement=st.just("{}"),
@@ -165,18 +168,41 @@ def flat(journal: list[Entry]) -> Iterator[tuple[int, str, Item]]:
             yield at, entry.run, item
 
 
+def closed_before(journal: list[Entry], number: int) -> bool:
+    """Return whether the hour of all plans is closed for their customer before an item.
+
+    Which closings are valid depends on no plan.
+    """
+    view = View({}, {})
+    for at, run, item in list(flat(journal))[:number]:
+        if isinstance(item, MonthItem):
+            (verdict,) = apply(view, Entry(run=run, items=(item,)), at)
+            if (
+                verdict.why is None
+                and isinstance(item, Closing)
+                and (item.customer, item.period_end) == ("cus_1", 3_600_001)
+            ):
+                return True
+    return False
+
+
 def held(journal: list[Entry]) -> dict[str, str]:
-    """Return the first plan of each record; a plan counts if all its records are free before it."""
+    """Return the first plan of each record.
+
+    A plan counts if all its records are free before it, and its period is open.
+    """
     taken: dict[str, str] = {}
     known: set[str] = set()
     for number, (_, _, item) in enumerate(flat(journal)):
         if isinstance(item, Decision) and item.replacement is not None:
             before = list(flat(journal))[:number]
-            if state_before(item.decided.identifier, before, known) in {"planned", "rejected"}:
+            state = state_before(item.decided.identifier, before, known)
+            if state in {"planned", "rejected"} and not closed_before(journal, number):
                 known.add(item.replacement.identifier)
         if not isinstance(item, Plan) or item.identifier in known:
             continue
-        if not any(record in taken for record in item.records):
+        is_free = not any(record in taken for record in item.records)
+        if is_free and not closed_before(journal, number):
             known.add(item.identifier)
             for record in item.records:
                 taken[record] = item.identifier
@@ -255,11 +281,13 @@ def test_entries_depend_only_on_what_they_touch(journal: list[Entry]) -> None:
             {k: v for k, v in full.standings.items() if k in names},
             {k: v for k, v in full.holders.items() if k in records},
             {k: deepcopy(v) for k, v in full.accounts.items() if k in accounts_of(entry.items)},
+            {k: v for k, v in full.closed_until.items() if k in customers_of([entry])},
         )
         verdicts = apply(part, entry, at)
 
         assert verdicts == apply(full, entry, at)
         assert part.accounts.items() <= full.accounts.items()
+        assert part.closed_until.items() <= full.closed_until.items()
         assert part.standings.items() <= full.standings.items()
 
 

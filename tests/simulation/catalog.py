@@ -43,6 +43,7 @@ class CatalogReader:
         self._is_away = is_away
         self._read = 0
         self._catalog = Catalog()
+        self.cut = 0
 
     def refresh(self) -> Catalog:
         if self._read and self._is_away():

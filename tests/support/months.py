@@ -101,7 +101,8 @@ class Months:
         self.emulator = emulator
         self.base_url = base_url
         self.v1: Any = client_of(base_url).v1
-        self.metrics = SinkMetrics(CollectorRegistry())
+        self.registry = CollectorRegistry()
+        self.metrics = SinkMetrics(self.registry)
         self.now_ms = at(now) * 1000
         self.topic = MemoryTopic(lambda: self.now_ms)
         self.go(now)

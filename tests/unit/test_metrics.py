@@ -36,6 +36,7 @@ BY_PARTITION = {
     "resmeter_events_lost",
     "resmeter_open_transaction_seconds",
     "resmeter_clock_behind_seconds",
+    "resmeter_ahead_seconds",
     "resmeter_sink_lag_records",
 }
 

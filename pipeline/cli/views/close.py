@@ -46,7 +46,7 @@ def print_readiness(readiness: Readiness) -> None:
     state = "not ready" if readiness.missing else "ready"
     click.echo(f"{visible(readiness.stated.account)}, {statement.period.name}: {total}, {state}")
     for text in _texts(readiness):
-        print_text(visible(text), "  ")
+        print_text(f"  {visible(text)}", "    ")
 
 
 def _texts(readiness: Readiness) -> Iterator[str]:
@@ -90,12 +90,12 @@ def print_progress(progress: Progress) -> None:
         parts.append(f" ({visible(progress.invoice)})")
     click.echo("".join(parts))
     for text in progress.texts:
-        print_text(visible(text), "  ")
+        print_text(f"  {visible(text)}", "    ")
 
 
 _STATES = {
     "open": "not closed",
-    "waiting": "closed, and waits for Stripe",
+    "waiting": "waits",
     "stopped": "needs you",
     "invoiced": "invoiced",
     "missed": "lacking on its final invoice",

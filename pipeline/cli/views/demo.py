@@ -18,6 +18,7 @@ _COLUMNS_WHERE_NO_TERMINAL = 80
 def print_demo(
     demo: Demo,
     bill: Mapping[str, BillLine],
+    month: Mapping[str, tuple[int, int | None]],
     explanation: Explanation,
     seconds: float,
     *,
@@ -35,6 +36,12 @@ def print_demo(
         if agrees
         else "[red]The ledger and Stripe's own sums differ.[/]"
     )
+    out.print(f"\n[bold]{demo.period} is closed.[/]  Statement and invoice:\n")
+    for tenant_id, (stated, invoiced) in month.items():
+        of_statement = f"${stated / 100:.2f}"
+        of_invoice = "no final invoice" if invoiced is None else f"${invoiced / 100:.2f}"
+        out.print(f"  {tenant_id:<16}{of_statement:>9}{of_invoice:>9}")
+    out.print()
     out.print(f"{demo.broker}; {seconds:.0f} s in all\n")
     out.print('[bold]"Why was I billed for this?"[/]  One of the receipts:\n')
     for text in receipt_lines(explanation, out.width - 2):

@@ -35,6 +35,7 @@ def differences(
     items = [(each, item) for each in subscriptions for item in items_of(each)]
     found: list[str] = []
     billing: dict[str, Any] = {}
+    apart: dict[str, None] = {}  # the subscriptions that bill an outcome alone
     for price in prices:
         meter = meters.get(price.event_name)
         of_meter = [(s, i) for s, i in items if meter and _meter_of(i.price) == meter]
@@ -44,10 +45,17 @@ def differences(
         elif len(of_meter) > 1:
             ids = ", ".join(item.id for _, item in of_meter)
             found.append(f"{what}: billed {len(of_meter)} times, by the subscription items {ids}")
+        else:
+            apart |= {of_meter[0][0].id: None}
         for subscription, item in of_meter:
             billing[subscription.id] = subscription
             place = f"{what}: the price {item.price.id} of {subscription.id}"
             found += [f"{place} {why}" for why in price_differences(price, item.price, tiers)]
+    if len(apart) > 1:
+        found.append(
+            f"{who}: its outcomes are billed by {len(apart)} subscriptions, {', '.join(apart)}: a "
+            "period has one invoice; put all prices on one of them"
+        )
     for subscription in billing.values():
         whys = _of_subscription(account, subscription)
         found += [f"{who}: {subscription.id} {why}" for why in whys]

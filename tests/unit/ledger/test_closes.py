@@ -21,10 +21,12 @@ def closed(
     period = CALENDAR.named(f"2026-{month:02}")
     return Closed(
         period_start=period.start_ms,
+        period_end=period.end_ms,
         closed_at=period.end_ms + 1,
         seq=month if seq is None else seq,
         topic=TOPIC,
         topic_id=topic_id,
+        customer="",
         offsets=offsets,
         grants=0,
         statement="",

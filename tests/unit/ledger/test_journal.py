@@ -52,7 +52,8 @@ def test_an_entry_about_an_account_has_a_format_at_which_older_versions_stop() -
     closing = Closing(
         account="acme",
         period_start=1,
-        closed_at=2,
+        period_end=2,
+        closed_at=3,
         topic="usage.records",
         offsets={0: 7, 11: 3},
         grants=0,
@@ -62,7 +63,7 @@ def test_an_entry_about_an_account_has_a_format_at_which_older_versions_stop() -
 
     assert encode_entry(entry) == (
         b'{"format":2,"run":"a","items":[{"type":"closing","account":"acme","period_start":1,'
-        b'"closed_at":2,"topic":"usage.records","offsets":{"0":7,"11":3},"grants":0,'
+        b'"period_end":2,"closed_at":3,"topic":"usage.records","offsets":{"0":7,"11":3},"grants":0,'
         b'"statement":"{}"},{"type":"granted","account":"acme","line":"{}"}]}'
     )
     (value,) = encode_items("a", entry.items)

@@ -14,6 +14,7 @@ class Topic:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.is_away = False
+        self.cut = 0
 
     def refresh(self) -> Catalog:
         if self.is_away:

@@ -25,6 +25,7 @@ class Topic:
 
     def __init__(self) -> None:
         self.now = T0
+        self.cut = 0
         self._records: list[Appended] = []
         additions = Additions(policies=[FIN, OTHER], default=[Assigned(FIN.name)])
         for value in entries_of(additions, "", "ada", "start", LEAD_MS_MIN):
@@ -39,6 +40,31 @@ class Topic:
             catalog, verdict = read(catalog, record)
             assert not verdict.reason
         return catalog
+
+
+def test_a_record_ahead_of_the_brokers_clock_waits_and_the_time_is_known() -> None:
+    topic = Topic()
+    following = Following(topic, dict, 10**12, end=lambda *_: None)
+    following.begin()
+
+    async def read_clock() -> int:
+        return topic.now
+
+    async def swap(tenants: Tenants, keys: KeyRing) -> None:
+        following.follow(tenants, keys)
+
+    assert following.ahead_ms(T0 + 10**9) == 0  # nobody has read the clock yet
+    asyncio.run(following.refresh(read_clock, swap))
+    waits_ms = following.ahead_ms(T0 + 10**9)
+
+    assert following.ahead_ms(T0 + MINUTE - 1) == 0
+    assert not following.may_decide(T0 + 10**9, T0 + 10**9)
+    topic.now += waits_ms - 1
+    asyncio.run(following.refresh(read_clock, swap))
+    assert not following.may_decide(T0 + 10**9, T0 + 10**9)
+    topic.now += 1
+    asyncio.run(following.refresh(read_clock, swap))
+    assert following.may_decide(T0 + 10**9, T0 + 10**9)
 
 
 def test_an_entry_that_is_published_between_the_clock_and_the_catalog_is_known_by_its_date() -> (

@@ -23,15 +23,28 @@ def upgrade() -> None:
         sa.Column("seq", _seq, sa.Identity(), primary_key=True),
         sa.Column("account", _id, nullable=False),
         sa.Column("period_start", sa.BigInteger, nullable=False),
+        sa.Column("period_end", sa.BigInteger, nullable=False),
         sa.Column("closed_at", sa.BigInteger, nullable=False),
         sa.Column("topic", sa.Text, nullable=False),
         sa.Column("topic_id", sa.Text, nullable=False),
+        sa.Column("customer", sa.Text, nullable=False),
         sa.Column("offsets", sa.Text, nullable=False),
         sa.Column("grants", sa.BigInteger, nullable=False),
         sa.Column("statement", sa.Text, nullable=False),
         sa.Column("waived", sa.Text, nullable=False),
         sa.Column("journalled", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.UniqueConstraint("account", "period_start", name="closing_once"),
+    )
+    op.create_table(
+        "stated_record",
+        sa.Column(
+            "record_seq",
+            _seq,
+            sa.ForeignKey("usage_record.seq"),
+            primary_key=True,
+            autoincrement=False,
+        ),
+        sa.Column("closing_seq", _seq, sa.ForeignKey("closing.seq"), nullable=False),
     )
     op.create_table(
         "account_approval",

@@ -83,3 +83,16 @@ def test_a_price_without_a_meter_bills_none_of_the_units() -> None:
     (problem,) = compared(subscription(licensed))
 
     assert "no subscription has a price of the meter 'resmeter_resolution'" in problem
+
+
+def test_outcomes_that_two_subscriptions_bill_are_named() -> None:
+    other = subscription(
+        {"recurring": SimpleNamespace(interval="month", interval_count=1, meter="mtr_2")}
+    )
+    second = Price("handoff", "resmeter_handoff", "usd", TIERS)
+    meters = {"resmeter_resolution": "mtr_1", "resmeter_handoff": "mtr_2"}
+    both = [subscription(), Subscription({**other, "id": "sub_2"})]
+
+    (problem,) = differences(ACCOUNT, [PRICE, second], meters, both, {})
+
+    assert "billed by 2 subscriptions, sub_1, sub_2" in problem
