@@ -80,6 +80,7 @@ Words. One word for one idea, in code, topics, metrics and docs.
     conversation      what one customer and the AI talked about; `subject` of its events.
     correction        a usage record that a late event or a rebill plan adds (`late_event`, `rebill`).
     credit            money that pays for metered units; a grant.
+    credit note       gives back what is carried, on an earlier invoice; a grant.
     damaged           a batch of the log whose bytes changed on the broker's disk; its partition stops.
     dead letter       an event or record that was rejected, with the reason, in a topic of its own.
     delivery          a meter event on its way to Stripe: planned, sent, then delivered or rejected.

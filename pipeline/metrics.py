@@ -332,6 +332,16 @@ DELIVERY_RESULTS = (
     "refused",
     "halted",
 )
+# The results of a call that asks Stripe to cancel a meter event; `rejected` is not retried.
+WITHDRAWAL_RESULTS = (
+    "withdrawn",
+    "rejected",
+    "collision",
+    "failed",
+    "foreign",
+    "refused",
+    "halted",
+)
 # The states of units that Stripe has not confirmed, as in `pipeline.ledger.entries.OwedState`.
 OWED_STATES = ("pending", "planned", "sent", "rejected", "uncertain", "altered")
 OTHER_TENANTS = "(others)"
@@ -355,10 +365,13 @@ class SinkMetrics:
             self.records_refused.labels(reason)
         for result in DELIVERY_RESULTS:
             self.deliveries.labels(result)
+        for result in WITHDRAWAL_RESULTS:
+            self.withdrawals.labels(result)
         for gauge in (self.pending_units, *self.kept_units.values()):
             gauge.labels(OTHER_TENANTS)
         for currency in self.currencies:
             self.pending_money.labels(OTHER_TENANTS, currency)
+            self.corrections_waiting_money.labels(currency)
         for state in INVOICE_STATES:
             self.invoices.labels(state)
             for currency in self.currencies:
@@ -522,6 +535,12 @@ class SinkMetrics:
             ["result"],
             registry=registry,
         )
+        self.withdrawals = Counter(
+            "resmeter_withdrawals",
+            "Calls that ask Stripe to cancel a meter event of units that were taken back, by result. After rejected, the correction waits for the close of the period.",
+            ["result"],
+            registry=registry,
+        )
         self.deliveries_uncertain = Gauge(
             "resmeter_deliveries_uncertain",
             "Meter events that Stripe may have counted over 23 hours ago. They are not sent again: check Stripe.",
@@ -586,6 +605,17 @@ class SinkMetrics:
         self.invoice_age = Gauge(
             "resmeter_invoice_age_seconds",
             "Time since the oldest period ended that has a draft which is not final. If it rises, closing waits.",
+            registry=registry,
+        )
+        self.corrections_waiting = Gauge(
+            "resmeter_corrections_waiting",
+            "Adjustments over the limit, and reversals without a charge, of periods that have ended: until a person decides about them, the invoices wait.",
+            registry=registry,
+        )
+        self.corrections_waiting_money = Gauge(
+            "resmeter_corrections_waiting_money",
+            "What these adjustments come to, each without its sign, in units of the currency.",
+            ["currency"],
             registry=registry,
         )
         self.invoice_unheld_until = Gauge(

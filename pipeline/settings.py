@@ -398,7 +398,7 @@ class StripeSettings(Section):
 
 
 class CorrectionsSettings(Section):
-    """What of a statement a person must approve."""
+    """How units that are taken back leave the bill, and what a person must approve."""
 
     amount_max: Decimal = Field(
         Decimal(100),
@@ -406,6 +406,12 @@ class CorrectionsSettings(Section):
         le=1_000_000_000,
         allow_inf_nan=False,
         description="amount, in the account's currency, to which an earlier period is adjusted without approval",
+    )
+    withdraw_after_minutes: float = Field(
+        10.0,
+        ge=0,
+        le=1440,
+        description="minutes a reversal waits for later usage to lessen, before its delivered meter event is cancelled at Stripe and sent smaller",
     )
 
 

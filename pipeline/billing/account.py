@@ -14,6 +14,7 @@ import msgspec
 
 from pipeline.billing.contract import Contract
 from pipeline.billing.grants import (
+    CreditNote,
     Draw,
     Grant,
     OpenCredit,
@@ -75,6 +76,8 @@ class Account:
         self._stated: dict[int, Stated] = {}
         self._draws: list[Draw] = []
         self._carried = 0  # below zero, or 0
+        self._notes: dict[str, CreditNote] = {}
+        self._credited = 0  # by credit notes, since the last statement
         self._touched: dict[int, Period] = {}
         self._late = 0
         self.reckonings = 0
@@ -96,10 +99,16 @@ class Account:
                 voided.void_ms = grant.created_at
                 voided.taken = grant.takes
                 self._touch(voided)
+            elif grant.grant in self._notes:
+                self._credited -= grant.takes
             else:
                 credit = self._credits[grant.grant]
                 credit.is_void = True
                 credit.left -= grant.takes
+            return
+        if isinstance(grant, CreditNote):
+            self._notes[grant.id] = grant
+            self._credited += grant.amount
             return
         # A grant never changes a final statement.
         from_ms = max(grant.starts_at, self._closes.oldest_open_at(grant.created_at))
@@ -136,6 +145,9 @@ class Account:
         self._touched[period.start_ms] = period
         adjusted: list[PlacedUnit] = []
         lines = [Line(kind="carried", amount=self._carried)] if self._carried else []
+        if self._credited:
+            lines.append(Line(kind="credit_note", amount=self._credited))
+            self._credited = 0
         adjustments: list[Adjustment] = []
         for each in self._reckon_until(period, cut_ms, adjusted):
             if each.start_ms == period.start_ms:
@@ -304,7 +316,9 @@ class Account:
         )
 
     def left_of(self, grant: str) -> int:
-        """Return the units or the money that is left of a grant."""
+        """Return the units or the money that is left of a grant, or what a credit note gave back."""
+        if (note := self._notes.get(grant)) is not None:
+            return note.amount
         pack = self._packs.get(grant)
         return self._credits[grant].left if pack is None else pack.left_at(NEVER_MS)
 

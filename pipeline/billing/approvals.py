@@ -5,6 +5,7 @@ the amounts, so another late record makes another id.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Literal, NamedTuple, Protocol
@@ -41,12 +42,18 @@ class Decisions:
     def __init__(self, decisions: Iterable[Decision] = ()) -> None:
         self._verdicts: dict[str, Verdict] = {}
         self._adjusted: set[tuple[int, int]] = set()
+        self._rejections: Counter[int] = Counter()
         for decision in decisions:
             self._verdicts.setdefault(decision.id, decision.verdict)
             self._adjusted.add((decision.period_start, decision.of_period))
+            self._rejections[decision.period_start] += decision.verdict == "rejected"
 
     def verdict_on(self, id_: str) -> Verdict | None:
         return self._verdicts.get(id_)
+
+    def rejections(self, period: Period) -> int:
+        """Return how many rejections are about the statement of a period."""
+        return self._rejections[period.start_ms]
 
     def know(self, period: Period, adjusted: Period) -> bool:
         """Return whether a person has decided what the statement of a period adjusts of another."""

@@ -1,9 +1,9 @@
-"""Packs of bought units, credits of money, and their voids. Pure.
+"""Packs of bought units, credits of money, credit notes, and their voids. Pure.
 
 docs/reference/money.md §2.3. A grant is never edited: a void ends it.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -31,15 +31,32 @@ class Credit(msgspec.Struct, frozen=True, kw_only=True):
     ends_at: int = NEVER_MS
 
 
+Goes = Literal["refund", "out_of_band"]
+
+
+class CreditNote(msgspec.Struct, frozen=True, kw_only=True):
+    """Money that was carried, and that a credit note on an earlier invoice gives back instead."""
+
+    id: str
+    created_at: int
+    amount: int  # minor units
+    invoice: str  # the id of the invoice at the biller
+    of_period: int  # the start of the closed period that left the money
+    goes: Goes | None = None  # where money goes that is paid
+
+
 class Void(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a grant. It takes units of a pack, or an amount of a credit in minor units."""
+    """The end of a grant. It takes units of a pack, or an amount of a credit in minor units.
+
+    A credit note that was never made is void: its whole amount is carried again.
+    """
 
     grant: str
     created_at: int
     takes: int
 
 
-Grant = Pack | Credit | Void
+Grant = Pack | Credit | CreditNote | Void
 
 
 def entered_order(grant: Grant) -> tuple[int, str, bool]:

@@ -243,6 +243,8 @@ class _Items:
                 return f"{units or 'Usage'} in the period from {line.period}, adjusted"
             case "waived":
                 return f"Usage in the period from {line.period}: the adjustment is waived"
+            case "credit_note":
+                return "Given back by a credit note on an earlier invoice"
             case "carried":
                 return "Carried from the invoice before"
             case "carried_forward":

@@ -100,6 +100,11 @@ def read_amount(text: object, currency: str) -> int:
     return minor_units(Decimal(text), currency)
 
 
+def plain_amount(text: object) -> Decimal | None:
+    """Return an amount above or equal to zero that is written as in JSON; None for anything else."""
+    return Decimal(text) if isinstance(text, str) and _AMOUNT.fullmatch(text) else None
+
+
 def amount_text(minor: int, currency: str) -> str:
     """Return an amount with all digits of its currency: `-0.99`."""
     digits = digits_of(currency)

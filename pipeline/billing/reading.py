@@ -11,7 +11,7 @@ from typing import Literal, TypeVar, get_args, get_origin
 import msgspec
 from msgspec.structs import fields
 
-from pipeline.billing.grants import Credit, Grant, Pack, Void, entered_order
+from pipeline.billing.grants import Credit, CreditNote, Goes, Grant, Pack, Void, entered_order
 from pipeline.billing.money import read_amount
 from pipeline.billing.periods import ALWAYS_MS, NEVER_MS
 from pipeline.billing.units import Entered
@@ -33,7 +33,7 @@ _KINDS = {
     "array": "a list",
     "object": "an object",
 }
-_TIMES = ("occurred_at", "stored_at", "created_at", "starts_at", "ends_at")
+_TIMES = ("occurred_at", "stored_at", "created_at", "starts_at", "ends_at", "of_period")
 
 
 class RecordLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class RecordLine(msgspec.Struct, frozen=True, kw_only=True):
 class GrantLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line of grants; members that its kind does not have are None."""
 
-    kind: Literal["pack", "credit", "void"]
+    kind: Literal["pack", "credit", "credit_note", "void"]
     created_at: Time
     account: str | None = None
     id: str | None = None
@@ -64,6 +64,9 @@ class GrantLine(msgspec.Struct, frozen=True, kw_only=True):
     price: str | None = None
     amount: str | None = None
     source: Literal["reallocated", "goodwill", "correction"] | None = None
+    invoice: str | None = None
+    of_period: Time | None = None
+    goes: Goes | None = None
     grant: str | None = None
     takes: int | str | None = None
 
@@ -151,6 +154,11 @@ def read_grant_lines(
     return _read_lines(lines, GrantLine, "a grant")
 
 
+def time_ms(time: Time) -> int:
+    """Return a time that a line has, ms."""
+    return _ms(time)
+
+
 def created_ms(line: GrantLine) -> int:
     """Return when a grant or a void entered, ms."""
     return _ms(line.created_at)
@@ -162,7 +170,7 @@ def entered_grants(
     """Return the grants of an account in the order in which they entered, and problems."""
     problems: list[str] = []
     labelled: list[tuple[str, Grant]] = []
-    of_credits = {line.id for _, line in parsed if line.kind == "credit"}
+    of_money = {line.id for _, line in parsed if line.kind in {"credit", "credit_note"}}
     for label, line in parsed:
         if line.account not in {None, account}:
             problems.append(
@@ -170,7 +178,7 @@ def entered_grants(
             )
             continue
         try:
-            labelled.append((label, _grant(line, currency, is_credit=line.grant in of_credits)))
+            labelled.append((label, _grant(line, currency, is_money=line.grant in of_money)))
         except ValueError as error:
             problems.append(f"{label}: {error}")
     labelled.sort(key=lambda each: entered_order(each[1]))
@@ -190,13 +198,24 @@ def entered_grants(
     return [grant for _, grant in labelled], problems
 
 
-def _grant(line: GrantLine, currency: str, *, is_credit: bool) -> Grant:
+def _grant(line: GrantLine, currency: str, *, is_money: bool) -> Grant:
     created_at = _ms(line.created_at)
     if line.kind == "void":
         return Void(
             grant=_needed("grant", line.grant),
             created_at=created_at,
-            takes=_takes(line.takes, currency, is_credit=is_credit),
+            takes=_takes(line.takes, currency, is_money=is_money),
+        )
+    if line.kind == "credit_note":
+        if line.of_period is None:
+            raise ValueError("of_period: is missing")
+        return CreditNote(
+            id=_needed("id", line.id),
+            created_at=created_at,
+            amount=_amount("amount", line.amount, currency),
+            invoice=_needed("invoice", line.invoice),
+            of_period=_ms(line.of_period),
+            goes=line.goes,
         )
     starts_at = ALWAYS_MS if line.starts_at is None else _ms(line.starts_at)
     ends_at = NEVER_MS if line.ends_at is None else _ms(line.ends_at)
@@ -225,8 +244,8 @@ def _grant(line: GrantLine, currency: str, *, is_credit: bool) -> Grant:
     )
 
 
-def _takes(takes: int | str | None, currency: str, *, is_credit: bool) -> int:
-    if is_credit:
+def _takes(takes: int | str | None, currency: str, *, is_money: bool) -> int:
+    if is_money:
         return _amount("takes", takes, currency)
     if not isinstance(takes, int) or not 0 <= takes <= _UNITS_MAX:
         raise ValueError(f"takes: is {takes!r}; it must be the number of units that were left")

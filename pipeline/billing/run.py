@@ -13,7 +13,7 @@ import msgspec
 
 from pipeline.billing.account import Account, Closes
 from pipeline.billing.contract import Contract
-from pipeline.billing.grants import Credit, Grant, Void, entered_order
+from pipeline.billing.grants import CreditNote, Grant, Pack, Void, entered_order
 from pipeline.billing.money import amount_text
 from pipeline.billing.periods import ALWAYS_MS, Calendar, Period
 from pipeline.billing.statement import Adjustment, PlacedUnit, Statement
@@ -70,15 +70,67 @@ def problems_of_voids(
             continue
         left = left_at(contract, records, entered[:number], closes, void.grant, void.created_at)
         if void.takes > left:
-            is_credit = any(isinstance(each, Credit) and each.id == void.grant for each in entered)
+            is_pack = any(isinstance(each, Pack) and each.id == void.grant for each in entered)
             takes, rest = (
-                amount_text(number, contract.currency) if is_credit else number
+                number if is_pack else amount_text(number, contract.currency)
                 for number in (void.takes, left)
             )
             problems.append(
                 f"void of {void.grant!r}: takes {takes}, more than was left when it entered: {rest}"
             )
     return problems
+
+
+def problems_of_credit_notes(
+    contract: Contract, records: Sequence[Entered], grants: Sequence[Grant], closes: Closes
+) -> list[str]:
+    """Return a problem for each credit note over what was carried when it entered."""
+    problems: list[str] = []
+    entered = sorted(grants, key=entered_order)
+    for number, note in enumerate(entered):
+        if not isinstance(note, CreditNote):
+            continue
+        carried = carried_at(contract, records, entered[:number], closes, note.created_at)
+        if note.amount > -carried:
+            amount, rest = (
+                amount_text(each, contract.currency) for each in (note.amount, -carried)
+            )
+            problems.append(
+                f"credit note {note.id!r}: gives back {amount}, and final statements carry {rest}"
+            )
+    return problems
+
+
+def carried_at(
+    contract: Contract,
+    records: Sequence[Entered],
+    grants: Sequence[Grant],
+    closes: Closes,
+    at: int,
+) -> int:
+    """Return what the last final statement leaves below zero, less what credit notes gave back since.
+
+    Args:
+        contract: of the account.
+        records: its usage records.
+        grants: those that entered until the time.
+        closes: when its periods were closed.
+        at: the time, ms.
+    """
+    through = contract.calendar.period_at(at)
+    stated = _stated(contract, records, grants, closes, through, through, at)
+    final = [statement for _, statement in stated if statement.is_final]
+    if not final:
+        return 0
+    close_ms = closes.close_of(final[-1].period)
+    notes = {each.id: each.amount for each in grants if isinstance(each, CreditNote)}
+    given = sum(
+        notes[each.id] if isinstance(each, CreditNote) else -each.takes
+        for each in grants
+        if each.created_at >= close_ms
+        and (isinstance(each, CreditNote) or (isinstance(each, Void) and each.grant in notes))
+    )
+    return final[-1].closing.carried + given
 
 
 def left_at(

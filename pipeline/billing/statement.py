@@ -14,7 +14,14 @@ from pipeline.billing.periods import Period
 from pipeline.billing.reckoning import Placed
 
 Kind = Literal[
-    "carried", "metered", "minimum", "adjusted", "waived", "credit", "carried_forward"
+    "carried",
+    "credit_note",
+    "metered",
+    "minimum",
+    "adjusted",
+    "waived",
+    "credit",
+    "carried_forward",
 ]  # in the order of the lines
 
 

@@ -56,7 +56,7 @@ SECTIONS = {
         "statement": "Show what an account owes for a period, line by line.",
         "explain": "Show the receipt of one conversation, or why nothing is billed.",
         "close": "Say what is missing before a period can be closed.",
-        "corrections": "List, show, approve and reject corrections of earlier periods.",
+        "corrections": "List, show, approve, reject and credit corrections of earlier periods.",
         "deliveries": "List, show, release and settle meter events that wait for you.",
         "audit": "Recompute every decision and compare it with the ledger and Stripe.",
         "rebill": "Plan corrections of the ledger, and apply a plan.",

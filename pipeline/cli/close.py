@@ -9,7 +9,6 @@ from functools import partial
 import click
 
 from pipeline.catalog.accounts import account_of
-from pipeline.catalog.tenants import Tenants
 from pipeline.cli import FOUND
 from pipeline.cli.options import TEXT, Opened, json_option, opened
 from pipeline.cli.output import progress
@@ -19,8 +18,7 @@ from pipeline.cli.views.close import (
     print_readiness,
     print_readiness_as_json,
 )
-from pipeline.ledger import Ledger, reports
-from pipeline.ledger.statements import check_accounts
+from pipeline.ledger.statements import accounts_in, check_accounts
 from pipeline.replay.closing import Readiness, prepared_closings, read_checks
 from pipeline.sink.progress import Progress
 
@@ -66,7 +64,7 @@ def command(
         raise click.UsageError("--own-invoice needs one account and --period, and no --check")
     with opened() as found:
         check_accounts(found.ledger, found.tenants, accounts)
-        names = accounts or _accounts(found.ledger, found.tenants)
+        names = accounts or accounts_in(found.ledger, found.tenants, int(time.time() * 1000))
         if checks:
             missing = _check(found, names, period, as_json=as_json)
         else:
@@ -137,10 +135,3 @@ def _close(
         else:
             print_progress(each)
     return any(each.state not in _DONE for each in results)
-
-
-def _accounts(ledger: Ledger, tenants: Tenants) -> list[str]:
-    """Return the accounts that have a contract, a customer or usage."""
-    catalog, now_ms = tenants.catalog, int(time.time() * 1000)
-    used = {catalog.account_of(each.tenant_id, now_ms) for each in reports.usage(ledger)}
-    return sorted({*catalog.accounts, *catalog.customers, *used})

@@ -9,7 +9,7 @@ import click
 
 from pipeline.billing.approvals import Approvable, Verdict
 from pipeline.catalog.accounts import account_of
-from pipeline.cli import FOUND, CommandGroup
+from pipeline.cli import FOUND, CommandGroup, credit
 from pipeline.cli.options import (
     TEXT,
     Opened,
@@ -32,7 +32,7 @@ Found = list[tuple[Waiting, Approvable]]
 
 @click.group("corrections", cls=CommandGroup)
 def command() -> None:
-    """List, show, approve and reject corrections of earlier periods.
+    """List, show, approve, reject and credit corrections of earlier periods.
 
     A statement says what changed in earlier periods since their statements. If a period changes by
     more than RESMETER_CORRECTIONS__AMOUNT_MAX, the statement is not closed before a person has
@@ -53,6 +53,9 @@ def _account_option(function: Any) -> Any:
         metavar="ACCOUNT",
         help="Only this account. Without it, every account is read.",
     )(function)
+
+
+command.add_command(credit.command)
 
 
 # --- list and show --------------------------------------------------------------------------------
@@ -201,14 +204,11 @@ def _decide(
         }
         written = journal.write([*items.values()]) if items else []
         why = dict(zip(items, (each.why for each in written), strict=True))
-        missed = [id_ for id_ in items if approving.is_missed(work.ledger, items[id_])]
     left = 0
     for waits, each in found:
         said = waits.said.get(each.id)
         if said is not None:
             is_done, text = said.verdict == verdict, f"earlier: {words(said)}"
-        elif each.id in missed:
-            is_done, text = False, "its period was closed meanwhile: it is charged as stated"
         else:
             is_done, text = why[each.id] is None, why[each.id] or verdict
         left += not is_done

@@ -33,6 +33,7 @@ from pipeline.ledger.entries import (
     State,
     WaitingEvent,
 )
+from pipeline.ledger.lineage import lineage
 
 _LISTED: tuple[State, ...] = (*STUCK, "released", "settled")
 _DETAIL_CHARACTERS_MAX = 160
@@ -177,7 +178,7 @@ def show(identifiers: tuple[str, ...], *, asks_stripe: bool) -> None:
                     f"call {number:<11} {format_time(call.at)} {call.result}{status}{request}{told}",
                     " " * 17,
                 )
-            for decided in decisions.decided(work.ledger, decisions.lineage(event.identifier)):
+            for decided in decisions.decided(work.ledger, lineage(event.identifier)):
                 print_text(f"decision         {_words(decided)}", " " * 17)
             if asks_stripe:
                 print_text(f"stripe           {_at_stripe(work, event)}", " " * 17)

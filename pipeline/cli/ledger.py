@@ -236,7 +236,7 @@ def _follow(*, yes: bool) -> None:
                 err=True,
             )
             return
-        adoption.forget(ledger, settings.topics.journal)
+        adoption.forget(ledger, settings.topics.journal, int(time.time() * 1000))
         priced_under.forget(ledger)
         click.echo(
             f"the ledger {ledger.redacted_url} follows {settings.topics.journal} from its beginning at "

@@ -29,7 +29,8 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
-_OPEN = ("planned", "sent")
+# A withdrawn meter event has records only until the journal has its conclusion.
+_UNDER_WAY = ("planned", "sent", "withdrawing", "withdrawn")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def undelivered_records(connection: Connection, tenant_ids: Sequence[str]) -> li
         .join_from(meter_event, meter_event_record, m.identifier == meter_event_record.c.identifier)
         .join(usage_record, r.seq == meter_event_record.c.record_seq)
         .where(m.tenant_id.in_(tenant_ids), m.state.in_(states))
-        for states in (_OPEN, STUCK)
+        for states in (_UNDER_WAY, STUCK)
     )
     rows = connection.execute(pending.union_all(planned, stuck))
     return [Undelivered(*row) for row in rows]

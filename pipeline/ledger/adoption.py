@@ -15,9 +15,19 @@ from sqlalchemy.dialects import postgresql, sqlite
 from pipeline.errors import BrokenInvariantError
 from pipeline.ledger import journal, months, pending
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.decisions import lineage, move_records
+from pipeline.ledger.decisions import move_records
 from pipeline.ledger.entries import Decided, MeterEvent, State
-from pipeline.ledger.journal import Conclusion, Decision, Placed, Plan, Standing, Takeover, Verdict
+from pipeline.ledger.journal import (
+    Conclusion,
+    Decision,
+    Placed,
+    Plan,
+    Standing,
+    Takeover,
+    Verdict,
+    Withdrawal,
+)
+from pipeline.ledger.lineage import lineage
 from pipeline.ledger.month_entries import MonthItem, accounts_of
 from pipeline.ledger.records import move_offset
 from pipeline.ledger.stating import delete_stated
@@ -31,6 +41,7 @@ from pipeline.ledger.tables import (
     meter_event_record,
     usage_record,
 )
+from pipeline.ledger.withdrawals import forget_withdrawals, free_records
 
 _LOOKUP_MAX = 500
 _PARTITION = 0  # the journal has one
@@ -60,15 +71,18 @@ def begin(ledger: Ledger, topic: str) -> None:
         move_offset(connection, ledger, topic, _PARTITION, None, 0)
 
 
-def forget(ledger: Ledger, topic: str) -> None:
+def forget(ledger: Ledger, topic: str, now_ms: int) -> None:
     """Forget the journal that the ledger followed: the next one that it follows may be another."""
     with ledger.writing() as connection:
         for table in (consumer_offset, consumed_topic):
             connection.execute(delete(table).where(table.c.topic == topic))
         connection.execute(delete(delivery_takeover))
+        forget_withdrawals(connection, now_ms)
         months.forget(connection)
         connection.execute(
-            update(meter_event).values(journal_state=None, vouched_at=None, voucher=None)
+            update(meter_event)
+            .where(meter_event.c.state != "withdrawn")  # it has no records: nothing to write of it
+            .values(journal_state=None, vouched_at=None, voucher=None)
         )
 
 
@@ -142,7 +156,7 @@ def _view(
         for record_id, *columns, holder, journal_state in connection.execute(query):
             stored[record_id] = _Stored(*columns)
             if journal_state is not None:
-                holders[record_id] = holder
+                holders[record_id] = lineage(holder)[0]
             elif holder is not None:
                 unjournalled[record_id] = lineage(holder)[0]
         if awaits:
@@ -199,6 +213,8 @@ class _Writing:
                 self._decide(item)
             elif isinstance(item, Takeover):
                 self._take_over(run, item)
+            elif isinstance(item, Withdrawal):
+                self._withdraw(item)
             elif isinstance(item, MonthItem):
                 months.enter(self._connection, item)
         self._insert(plans)
@@ -280,16 +296,30 @@ class _Writing:
 
     def _conclude(self, item: Conclusion) -> None:
         before: tuple[State, ...] = ("planned", "sent")
-        if item.state == "delivered":
-            # That it counts is certain. A decision of our own came too late.
+        if item.state != "rejected":
+            # It is certain. A decision of our own came too late.
             self._undo_decision(item.identifier)
             before = (*before, "uncertain", "altered", "rejected", "released", "settled")
+            before = (*before, "withdrawing")
+        state: State = "delivered" if item.state == "kept" else item.state
         self._connection.execute(
             _where(item.identifier)
             .where(meter_event.c.state.in_(before))
-            .values(state=item.state, lease_until=0, updated_at=self._now_ms)
+            .values(state=state, lease_until=0, updated_at=self._now_ms)
         )
+        if item.state == "withdrawn":
+            free_records(self._connection, item.identifier, self._now_ms)
         self._forget_takeovers(item.identifier)
+
+    def _withdraw(self, item: Withdrawal) -> None:
+        self._connection.execute(
+            _where(item.identifier).values(
+                state="withdrawing",
+                withdraw_until=item.until,
+                lease_until=0,
+                updated_at=self._now_ms,
+            )
+        )
 
     def _decide(self, item: Decision) -> None:
         """Store a decision in place of one of our own that the journal does not have."""
@@ -312,7 +342,7 @@ class _Writing:
         standing = view.standings.get(decided.identifier)
         d = delivery_decision.c
         query = select(d.seq).where(d.identifier == decided.identifier, d.at == decided.at)
-        is_open = standing is not None and standing.state in ("planned", "rejected")
+        is_open = standing is not None and standing.state in ("planned", "rejected", "withdrawing")
         if is_open and self._connection.scalar(query) is not None:
             self._undo_decision(decided.identifier)
             self._connection.execute(

@@ -1,7 +1,7 @@
 """Say how long the oldest usage has waited for the biller, by each of its deadlines."""
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import PERHAPS_COUNTED
@@ -38,7 +38,8 @@ def oldest_open(ledger: Ledger, until_seq: int, parked_since_ms: int | None) -> 
     unanswered = (
         select(func.min(attempt.c.at))
         .join(meter_event, m.identifier == attempt.c.identifier)
-        .where(m.state.in_(_OPEN), attempt.c.result.in_(PERHAPS_COUNTED))
+        .where(m.state.in_((*_OPEN, "withdrawing")), attempt.c.result.in_(PERHAPS_COUNTED))
+        .where(or_(m.state != "withdrawing", attempt.c.call == "withdraw"))
     )
     with ledger.reading() as connection:
         stored_at, new_used_at = connection.execute(pending).one()

@@ -107,19 +107,6 @@ def prepare_approval(
     )
 
 
-def is_missed(ledger: Ledger, approval: Approval) -> bool:
-    """Return whether the period of a rejected adjustment was closed without the rejection."""
-    if approval.verdict == "approved":
-        return False
-    with ledger.reading() as connection:
-        closings = months.closings_of(connection, approval.account)
-    return any(
-        closed.period_start == approval.period_start
-        and approval.of_period not in (closed.waived or ())
-        for closed in closings
-    )
-
-
 def changes(ledger: Ledger, waits: Waiting, found: Approvable) -> list[Change]:
     """Return the units that an adjustment is about, or the reversal without a charge, in order."""
     history = waits.history

@@ -7,7 +7,6 @@ A sink writes the decision to the journal. Before it has read it back, it sends 
 meter event. If the journal has an earlier decision of another ledger, that one replaces it.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from pipeline.ledger.entries import (
     State,
     WaitingEvent,
 )
+from pipeline.ledger.lineage import lineage, next_identifier
 from pipeline.ledger.tables import (
     attempt,
     awaited_record,
@@ -36,25 +36,7 @@ from pipeline.ledger.tables import (
     usage_record,
 )
 
-_SUFFIX = re.compile(r"_r([1-9][0-9]*)$")
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
-
-
-def next_identifier(identifier: str) -> str:
-    """Return the identifier under which a meter event is sent again: `rm_1`, `rm_1_r1`, `rm_1_r2`."""
-    found = _SUFFIX.search(identifier)
-    if found is None:
-        return f"{identifier}_r1"
-    return f"{identifier[: found.start()]}_r{int(found[1]) + 1}"
-
-
-def lineage(identifier: str) -> list[str]:
-    """Return the identifiers that the units of a meter event have had, oldest first."""
-    found = _SUFFIX.search(identifier)
-    if found is None:
-        return [identifier]
-    first = identifier[: found.start()]
-    return [first, *(f"{first}_r{n}" for n in range(1, int(found[1]) + 1))]
 
 
 def waiting(
@@ -328,7 +310,10 @@ def counted_again(connection: Connection, identifier: str) -> list[str]:
         return []
     counted = (
         select(attempt.c.identifier)
+        .join(meter_event, meter_event.c.identifier == attempt.c.identifier)
         .where(attempt.c.identifier.in_(others), attempt.c.result.in_(("delivered", "duplicate")))
+        # One that the biller was asked to cancel was counted; its release says that it no longer is.
+        .where(meter_event.c.withdraw_until.is_(None))
         .distinct()
     )
     return sorted(connection.scalars(counted))

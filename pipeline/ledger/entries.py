@@ -66,11 +66,15 @@ State = Literal[
     "settled",  # an operator recorded it as counted
     "netted",
     "cancelled",  # an operator's release, taken back: the released meter event was counted
+    "withdrawing",  # delivered, and the biller is asked to cancel it
+    "withdrawn",  # the biller cancelled it: its records are pending again
 ]
 # Waits for an operator; nothing is sent.
 StuckState = Literal["rejected", "uncertain", "altered"]
 STUCK: tuple[StuckState, ...] = ("rejected", "uncertain", "altered")
 
+# What a call asks of the biller: to count a meter event, or to cancel it.
+Call = Literal["deliver", "withdraw"]
 # The result of a call. The ledger stores these words, and metrics have them as labels.
 Result = Literal[
     "unanswered",  # written before the call; it stays if the sink dies before the response
@@ -82,14 +86,16 @@ Result = Literal[
     "foreign",  # not the biller's answer to this call, but a proxy's: perhaps counted, retried
     "refused",  # throttled (409, 429) or unreached (no connection): not counted, retried
     "halted",  # 401, 403: the key is not accepted
+    "withdrawn",  # the biller cancelled the event
 ]
-# After a call with one of these results, the biller may know the identifier.
+# After a call with one of these results, the biller may have done what it asks.
 PERHAPS_COUNTED: tuple[Result, ...] = (
     "unanswered",
     "failed",
     "foreign",
     "delivered",
     "duplicate",
+    "withdrawn",
 )
 
 
@@ -109,6 +115,8 @@ class PendingRecord(NamedTuple):
     policy_version: int = 0
     price: str | None = None
     currency: str | None = None
+    withdrawn: int = 0  # how many meter events with it were withdrawn
+    waits_for_charge: bool = False  # of a -1: the meter event of its charge is being withdrawn
 
 
 class PendingKey(NamedTuple):
@@ -181,6 +189,7 @@ class Lease(msgspec.Struct, frozen=True):
     attempt: int  # its number in the ledger
     perhaps_counted: bool  # an earlier attempt with this body may have been counted
     idempotency_key: str
+    call: Call = "deliver"
 
 
 class NotLeased(Enum):
@@ -188,6 +197,7 @@ class NotLeased(Enum):
 
     TAKEN = "another sink holds the lease or may call the event, or the event is concluded"
     UNCERTAIN = "an old attempt may have been counted: the event has become `uncertain`"
+    KEPT = "the time to withdraw it is over, and no call was made: it stays delivered"
 
 
 class Conclusion(msgspec.Struct, frozen=True, kw_only=True):

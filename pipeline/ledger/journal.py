@@ -16,9 +16,10 @@ import msgspec
 
 from pipeline.decoding import json_decoder
 from pipeline.ledger.entries import Decided, MeterEvent
+from pipeline.ledger.lineage import lineage
 from pipeline.ledger.month_entries import AccountStanding, Closing, MonthItem, judge
 
-FORMAT = 2  # of an entry with a `MonthItem`: an older version must not pass over it
+FORMAT = 2  # of an entry with an item that format 1 lacks: an older version must not pass over it
 _FORMAT_OF_DELIVERIES = 1
 # What an entry says of records and identifiers, in bytes of JSON; Kafka compresses it. A meter event of
 # very many records makes an entry of its own, which can be larger.
@@ -26,7 +27,18 @@ ENTRY_BYTES = 512 * 1024
 _CLOSED = "its period is closed: nothing more is sent for it"
 HANDED_OVER = ""  # a voucher that makes no call any more: the next run that takes over vouches
 
-JournalState = Literal["planned", "netted", "delivered", "rejected", "released", "settled"]
+JournalState = Literal[
+    "planned",
+    "netted",
+    "delivered",
+    "rejected",
+    "released",
+    "settled",
+    "withdrawing",
+    "withdrawn",  # its records are free
+    "kept",  # delivered, and not withdrawn when the biller was asked
+]
+ConcludedState = Literal["delivered", "rejected", "withdrawn", "kept"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, tag="plan", omit_defaults=True):
@@ -63,10 +75,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, tag="plan", omit_defaults=
 
 
 class Conclusion(msgspec.Struct, frozen=True, tag="conclusion"):
-    """The biller counted a meter event, or rejected it for good."""
+    """The biller counted a meter event, or rejected it for good; it cancelled one, or kept it."""
 
     identifier: str
-    state: Literal["delivered", "rejected"]
+    state: ConcludedState
+
+
+class Withdrawal(msgspec.Struct, frozen=True, tag="withdrawal"):
+    """The biller is asked to cancel a meter event, for the first time before `until`, ms."""
+
+    identifier: str
+    until: int
 
 
 class Decision(msgspec.Struct, frozen=True, tag="decision"):
@@ -93,7 +112,7 @@ class Renewal(msgspec.Struct, frozen=True, tag="renewal"):
     is_final: bool = False
 
 
-Item = Plan | Conclusion | Decision | Takeover | Renewal | MonthItem
+Item = Plan | Conclusion | Decision | Takeover | Renewal | Withdrawal | MonthItem
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,9 +171,15 @@ def plan_of(
 
 def encode_entry(entry: Entry) -> bytes:
     """Return the entry with the lowest format that has its items."""
-    if any(isinstance(item, MonthItem) for item in entry.items):
+    if not all(map(_is_of_format_1, entry.items)):
         entry = msgspec.structs.replace(entry, format=FORMAT)
     return _encode(entry)
+
+
+def _is_of_format_1(item: Item) -> bool:
+    if isinstance(item, Conclusion):
+        return item.state in ("delivered", "rejected")
+    return not isinstance(item, Withdrawal | MonthItem)
 
 
 def encode_items(run: str, items: Iterable[Item]) -> list[bytes]:
@@ -233,7 +258,7 @@ def touched(entries: Iterable[Entry]) -> tuple[set[str], set[str]]:
             if isinstance(item, Plan):
                 identifiers.add(item.identifier)
                 records.update(item.records)
-            elif isinstance(item, Conclusion):
+            elif isinstance(item, Conclusion | Withdrawal):
                 identifiers.add(item.identifier)
             elif isinstance(item, Decision):
                 identifiers.add(item.decided.identifier)
@@ -268,6 +293,8 @@ def _apply(view: View, run: str, item: Item, at: int) -> str | None:
         return _conclude(view, item)
     if isinstance(item, Decision):
         return _decide(view, run, item, at)
+    if isinstance(item, Withdrawal):
+        return _withdraw(view, run, item, at)
     if isinstance(item, MonthItem):
         return _judge(view, item)
     if isinstance(item, Takeover):
@@ -314,15 +341,40 @@ def _planned(plan: Plan, run: str, at: int) -> Standing:
     )
 
 
+# The states in which a conclusion is valid. That the biller has counted or cancelled a meter event is
+# certain, whatever another sink was told.
+_BEFORE: dict[ConcludedState, tuple[JournalState, ...]] = {
+    "delivered": ("planned", "rejected"),
+    "rejected": ("planned",),
+    "withdrawn": ("withdrawing", "kept"),
+    "kept": ("withdrawing",),
+}
+
+
 def _conclude(view: View, item: Conclusion) -> str | None:
     standing = view.standings.get(item.identifier)
     if standing is None:
         return "no meter event has this identifier"
-    # That the biller has counted it is certain, whatever another sink was told.
-    before = ("planned", "rejected") if item.state == "delivered" else ("planned",)
-    if standing.state not in before:
+    if standing.state not in _BEFORE[item.state]:
         return f"it is {standing.state}"
     view.standings[item.identifier] = msgspec.structs.replace(standing, state=item.state)
+    if item.state == "withdrawn":
+        first = lineage(item.identifier)[0]
+        for record in [r for r, holder in view.holders.items() if lineage(holder)[0] == first]:
+            del view.holders[record]
+    return None
+
+
+def _withdraw(view: View, run: str, item: Withdrawal, at: int) -> str | None:
+    """Accept the first withdrawal of a meter event, unless its time was over when it was appended."""
+    standing = view.standings.get(item.identifier)
+    if standing is None:
+        return "no meter event has this identifier"
+    if standing.state != "delivered":
+        return f"it is {standing.state}"
+    if at >= item.until:
+        return "it comes too late"
+    view.standings[item.identifier] = Standing("withdrawing", at, run)
     return None
 
 
@@ -332,7 +384,7 @@ def _decide(view: View, run: str, item: Decision, at: int) -> str | None:
     standing = view.standings.get(identifier)
     if standing is None:
         return "no meter event has this identifier"
-    if standing.state not in ("planned", "rejected"):
+    if standing.state not in ("planned", "rejected", "withdrawing"):
         return f"it is {standing.state}"
     if (item.decided.action == "release") != (replacement is not None):
         return "a release names what replaces the meter event, and a settlement nothing"

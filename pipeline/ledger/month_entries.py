@@ -5,12 +5,15 @@ approvals, and make the same final statements of the same usage records.
 """
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 import msgspec
 from msgspec.structs import astuple
 
 from pipeline.billing.approvals import Verdict, What
-from pipeline.billing.reading import GrantLine, created_ms, read_grant_lines
+from pipeline.billing.money import plain_amount
+from pipeline.billing.reading import GrantLine, created_ms, read_grant_lines, time_ms
+from pipeline.decoding import json_decoder
 from pipeline.ledger.invoice_entries import (
     InvoiceConcluded,
     InvoicePlanned,
@@ -37,6 +40,7 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True, tag="closing", omit_def
     topic_id: str = ""  # "": unknown
     customer: str = ""  # of this account alone; "": none
     waived: tuple[int, ...] = ()  # starts of the earlier periods whose adjustment is not charged
+    rejections: int = 0  # how many persons' rejections about its period it knew
 
 
 class Granted(msgspec.Struct, frozen=True, tag="granted"):
@@ -74,6 +78,7 @@ class GrantStanding(msgspec.Struct, frozen=True):
 
     created_at: int
     is_void: bool = False
+    gives_back: Decimal = Decimal(0)  # a credit note
 
 
 class AccountStanding(msgspec.Struct):
@@ -81,8 +86,10 @@ class AccountStanding(msgspec.Struct):
 
     period_start: int | None = None  # of the last closing
     closed_at: int = 0
+    carried: Decimal = Decimal(0)  # above zero: what its statement leaves, less credit notes
     grants: dict[str, GrantStanding] = {}
     approvals: set[str] = set()
+    rejections: dict[int, int] = {}  # by the start of the period that is to be closed
     invoices: InvoiceStates = {}
 
     @property
@@ -116,6 +123,8 @@ def judge(account: AccountStanding, item: MonthItem) -> str | None:
     if account.period_start is not None and item.period_start <= account.period_start:
         return "the period is closed already"
     account.approvals.add(item.id)
+    rejections = account.rejections.get(item.period_start, 0)
+    account.rejections[item.period_start] = rejections + (item.verdict == "rejected")
     return None
 
 
@@ -127,7 +136,10 @@ def _close(account: AccountStanding, item: Closing) -> str | None:
             return "its time is not after that of the last close"
     if item.grants != account.entered:
         return "a grant has entered meanwhile, which its statement does not know"
+    if item.rejections != account.rejections.get(item.period_start, 0):
+        return "a person has rejected a correction meanwhile, which its statement charges"
     account.period_start, account.closed_at = item.period_start, item.closed_at
+    account.carried = _carried_by(item.statement)
     return None
 
 
@@ -145,6 +157,8 @@ def _grant(account: AccountStanding, item: Granted) -> str | None:
     if line.kind != "void":
         if known is not None:
             return f"the account has a grant {name!r} already"
+        if line.kind == "credit_note":
+            return _give_back(account, name, line)
         account.grants[name] = GrantStanding(created_at)
         return None
     if known is None or created_at < known.created_at:
@@ -152,7 +166,40 @@ def _grant(account: AccountStanding, item: Granted) -> str | None:
     if known.is_void:
         return f"{name!r} is void already"
     account.grants[name] = GrantStanding(known.created_at, is_void=True)
+    account.carried += known.gives_back
     return None
+
+
+def _give_back(account: AccountStanding, name: str, line: GrantLine) -> str | None:
+    """Accept a credit note over what the last final statement carries, and no more."""
+    if line.of_period is None or time_ms(line.of_period) != account.period_start:
+        return "its period is not the last that is closed"
+    amount = plain_amount(line.amount)
+    if not amount or amount > account.carried:
+        return f"it gives back {line.amount}, and {account.carried} is carried"
+    account.grants[name] = GrantStanding(created_ms(line), gives_back=amount)
+    account.carried -= amount
+    return None
+
+
+class _Left(msgspec.Struct, frozen=True):
+    carried: str
+
+
+class _Final(msgspec.Struct, frozen=True):
+    closing: _Left
+
+
+_read_final = json_decoder(_Final)
+
+
+def _carried_by(statement: str) -> Decimal:
+    """Return what a final statement carries, as an amount above zero."""
+    try:
+        carried = _read_final(statement).closing.carried
+    except ValueError:
+        return Decimal(0)  # it is not a statement of ours
+    return plain_amount(carried.removeprefix("-")) or Decimal(0)
 
 
 def grant_id(line: GrantLine) -> str | None:

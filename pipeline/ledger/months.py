@@ -4,7 +4,7 @@ Rows are never changed, except that a ledger learns that its journal has them: a
 follows another journal, and writes to it what that lacks.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 
 import orjson
@@ -136,6 +136,7 @@ def _row(item: MonthItem) -> tuple[Table, ColumnElement[bool], dict[str, object]
         key = and_(c.account == item.account, c.period_start == item.period_start)
         offsets = {str(partition): offset for partition, offset in sorted(item.offsets.items())}
         values = asdict(item) | {"offsets": _text(offsets), "waived": _text(item.waived)}
+        del values["rejections"]  # all that the ledger has about the period: later ones are void
         return closing, key, values | {"journalled": True}
     if isinstance(item, Approval):
         a = account_approval.c
@@ -178,6 +179,8 @@ def _items_of(connection: Connection, account: str, *, journalled: bool) -> Iter
     of_approvals = a.account == account, a.journalled == journalled
     for row in connection.execute(select(*columns).where(*of_approvals).order_by(a.at, a.id)):
         yield Approval(**row._mapping)
+    rejected = select(a.period_start).where(a.account == account, a.verdict == "rejected")
+    rejections = Counter(connection.scalars(rejected))
     query = select(g.content, g.journalled).where(g.account == account).order_by(g.seq)
     grants = [(Granted(account, content), has) for content, has in connection.execute(query)]
     which = c.account == account, c.journalled == journalled
@@ -189,7 +192,8 @@ def _items_of(connection: Connection, account: str, *, journalled: bool) -> Iter
         if closed.period_start in starts:
             values = {name: getattr(closed, name) for name in Closed.__struct_fields__}
             del values["seq"]
-            yield Closing(account=account, **values)
+            known = rejections[closed.period_start]
+            yield Closing(account=account, rejections=known, **values)
     yield from (item for item, has in grants[entered:] if has == journalled)
     yield from invoices.items_of(connection, account, journalled=journalled)
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, exists, func, or_, select
 from pipeline.ledger import months
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import PERHAPS_COUNTED, Decided, MeterEvent
-from pipeline.ledger.journal import Conclusion, Decision, Item, Plan, plan_of
+from pipeline.ledger.journal import ConcludedState, Conclusion, Decision, Item, Plan, plan_of
 from pipeline.ledger.tables import (
     attempt,
     awaited_record,
@@ -26,6 +26,15 @@ from pipeline.ledger.tables import (
 
 _event_columns = [meter_event.c[name].label(name) for name in MeterEvent.__struct_fields__]
 _OPEN = ("planned", "sent")
+# What the journal lacks of a meter event, by its state there and here.
+_CONCLUDED: dict[tuple[str, str], ConcludedState] = {
+    ("planned", "delivered"): "delivered",
+    ("planned", "rejected"): "rejected",
+    ("rejected", "delivered"): "delivered",
+    ("withdrawing", "withdrawn"): "withdrawn",
+    ("withdrawing", "delivered"): "kept",
+    ("kept", "withdrawn"): "withdrawn",
+}
 
 
 def unjournalled_items(ledger: Ledger, items_max: int) -> list[Item]:
@@ -45,10 +54,9 @@ def unjournalled_items(ledger: Ledger, items_max: int) -> list[Item]:
         if plans:
             items += _plans(connection, plans)
         items += [
-            Conclusion(row.identifier, row.state)
+            Conclusion(row.identifier, _CONCLUDED[row.journal_state, row.state])
             for row in rows
-            if (row.journal_state, row.state)
-            in {("planned", "delivered"), ("planned", "rejected"), ("rejected", "delivered")}
+            if (row.journal_state, row.state) in _CONCLUDED
         ]
         items += [
             Decision(_cancelled(_event(row)))
@@ -104,7 +112,7 @@ def _decisions(connection: Connection, items_max: int) -> list[Item]:
     query = (
         select(*(d[name] for name in Decided.__struct_fields__))
         .join_from(delivery_decision, meter_event, m.identifier == d.identifier)
-        .where(m.journal_state.in_(("planned", "rejected")))
+        .where(m.journal_state.in_(("planned", "rejected", "withdrawing")))
         .order_by(d.seq)
         .limit(items_max)
     )
@@ -169,7 +177,11 @@ def renewable(
     `doubtful` are those of which the run knows, even if the ledger has lost the attempt.
     """
     m, a = meter_event.c, attempt.c
-    called = exists().where(a.identifier == m.identifier, a.result.in_(PERHAPS_COUNTED))
+    called = exists().where(
+        a.identifier == m.identifier,
+        a.result.in_(PERHAPS_COUNTED),
+        or_(m.state != "withdrawing", a.call == "withdraw"),
+    )
     query = _open_events().where(m.voucher == run, m.vouched_at <= vouched_before_ms, ~called)
     with ledger.reading() as connection:
         found = connection.scalars(query.limit(events_max))
@@ -180,6 +192,7 @@ def _open_events() -> Select[Any]:
     m = meter_event.c
     return (
         select(m.identifier)
-        .where(m.state.in_(_OPEN), m.journal_state == "planned")
+        .where(m.state.in_((*_OPEN, "withdrawing")))
+        .where(m.journal_state.in_(("planned", "withdrawing")))
         .order_by(m.hour, m.identifier)
     )

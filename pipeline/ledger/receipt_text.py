@@ -11,14 +11,16 @@ _STATES = {
     "delivered": "was delivered to Stripe",
     "rejected": "was rejected by Stripe: this usage is not billed, and an operator must act",
     "uncertain": (
-        "may have been counted by Stripe more than 23 hours ago: it is not sent again, and an "
-        "operator must compare Stripe's sum"
+        "may have been counted by Stripe more than 23 hours ago, or cancelled: it is not sent again, and "
+        "an operator must compare Stripe's sum"
     ),
     "altered": "is not sent: its content is not the one that was planned, and an operator must act",
     "released": "was released by an operator, and sent again as another meter event",
     "settled": "was settled by an operator: it counts as billed, and is not sent again",
     "netted": "was not sent: the charges and their reversals cancel out",
     "cancelled": "was cancelled",
+    "withdrawing": "was delivered, and Stripe is asked to cancel it: units of it were taken back",
+    "withdrawn": "was delivered, and Stripe cancelled it: what is left of it was sent as another",
 }
 
 # `refused` without an HTTP status: no connection was made.
@@ -34,6 +36,7 @@ _RESULTS: dict[Result, str] = {
     "foreign": "something other than Stripe responded, the sink tries again",
     "refused": "throttled by Stripe and not counted, the sink tries again",
     "halted": "Stripe does not accept the key",
+    "withdrawn": "cancelled by Stripe",
 }
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from pipeline.ledger.database import Ledger
-from pipeline.ledger.decisions import decisions_about, lineage
+from pipeline.ledger.decisions import decisions_about
 from pipeline.ledger.entries import (
     STUCK,
     Attempt,
@@ -30,11 +30,16 @@ from pipeline.ledger.entries import (
     Receipt,
     UsageSum,
 )
+from pipeline.ledger.lineage import lineage
 from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usage_record
 from pipeline.usage.record import Origin, UsageRecord
 
-_AT_STRIPE = ("delivered", "netted", "settled")
-_TRIED = ("sent", "delivered", "rejected", "uncertain", "altered", "settled")
+_AT_STRIPE = ("delivered", "netted", "settled", "withdrawing")
+# Withdrawn meter events are counted too, for a while: Stripe's sums follow later.
+_TRIED = (
+    *("sent", "delivered", "rejected", "uncertain", "altered", "settled"),
+    *("withdrawing", "withdrawn"),
+)
 _FIRST_MS, _LAST_MS = -(2**62), 2**62
 _IDENTIFIERS_LOOKUP_MAX = 500
 _ROWS_AT_ONCE = 10_000
@@ -195,18 +200,19 @@ def delivered_sums(ledger: Ledger, start: int, end: int, certain_until: int) -> 
     """Add up the units that Stripe must count, by customer and meter, sorted by both.
 
     Covers meter events with `start <= timestamp < end`, in seconds. Stripe's sums may not include
-    an event yet that was delivered after `certain_until`, in ms.
+    an event yet that was delivered after `certain_until`, in ms, and still one that was withdrawn after it.
     """
     m = meter_event.c
     certain = and_(m.state == "delivered", m.updated_at <= certain_until)
     rejected = m.state == "rejected"
+    is_gone = or_(rejected, and_(m.state == "withdrawn", m.updated_at <= certain_until))
     query = (
         select(
             m.customer,
             m.event_name,
             m.tenant_id,
             cast(func.sum(case((certain, m.value), else_=0)), BigInteger).label("least"),
-            cast(func.sum(case((rejected, 0), else_=m.value)), BigInteger).label("most"),
+            cast(func.sum(case((is_gone, 0), else_=m.value)), BigInteger).label("most"),
             cast(func.sum(case((rejected, m.value), else_=0)), BigInteger).label("rejected"),
         )
         .where(m.state.in_(_TRIED), m.timestamp >= start, m.timestamp < end)

@@ -18,7 +18,14 @@ from pipeline.billing.approvals import AMOUNT_MAX, Decisions, approvables, block
 from pipeline.billing.contract import BilledAccount
 from pipeline.billing.money import amount_text
 from pipeline.billing.periods import NEVER_MS, Period
-from pipeline.billing.run import Stated, first_period, missing_prices, problems_of_voids, take
+from pipeline.billing.run import (
+    Stated,
+    first_period,
+    missing_prices,
+    problems_of_credit_notes,
+    problems_of_voids,
+    take,
+)
 from pipeline.billing.statement import PlacedUnit, Statement, statement_object
 from pipeline.catalog.accounts import is_known
 from pipeline.catalog.prices import Prices
@@ -44,11 +51,15 @@ _NOTHING_WRITTEN: Mapping[int, int] = MappingProxyType({})
 
 
 class Missing(NamedTuple):
-    """One thing that is missing before a period can be closed; `number` counts what `detail` names."""
+    """One thing that is missing before a period can be closed; `number` counts what `detail` names.
+
+    `amount` is the money that waits for a person, in minor units.
+    """
 
     what: str
     number: int
     detail: str
+    amount: int = 0
 
 
 class Prepared(NamedTuple):
@@ -161,6 +172,7 @@ def prepare_closing(
         customer=customer,
         offsets=dict(reading.next_offsets(topic)),
         grants=len(history.grants),
+        rejections=history.closes.decisions.rejections(of),
         statement="",
     )
     missing = [Missing("order", 1, each) for each in _problems_of_close(history, of, at)]
@@ -191,9 +203,8 @@ def prepare_grant(ledger: Ledger, account: BilledAccount, prices: Prices, line: 
     entered, problems = history.with_grant(account.name, line)
     item = Granted(account.name, line.decode(errors="replace"))
     if not problems:
-        problems = problems_of_voids(
-            history.contract, history.records, entered.grants, history.closes
-        )
+        of_account = history.contract, history.records, entered.grants, history.closes
+        problems = problems_of_voids(*of_account) or problems_of_credit_notes(*of_account)
     if not problems and (why := judge(standing, item)) is not None:
         problems = [f"grant: {why}"]
     if problems:
@@ -306,7 +317,7 @@ def _unapproved(stated: Stated, amount_max: Decimal, decisions: Decisions) -> It
         currency = stated.statement.currency
         money = f"{amount_text(amount, currency)} {currency.upper()}"
         text = f"adjustments of {money} wait for a person: {_LIST.format(stated.account)}"
-        yield Missing("unapproved", number, text)
+        yield Missing("unapproved", number, text, amount)
     for text in stated.missing:
         yield Missing("unpriced", stated.statement.counts.unpriced, text)
 

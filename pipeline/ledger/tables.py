@@ -24,12 +24,14 @@ _Id = Text().with_variant(Text(collation="C"), "postgresql")
 # SQLite numbers rows only in a column of the type INTEGER.
 _Seq = BigInteger().with_variant(Integer(), "sqlite")
 
-_open = text("state IN ('planned', 'sent')")
+_open = text("state IN ('planned', 'sent', 'withdrawing')")
 _stuck = text("state IN ('rejected', 'uncertain', 'altered')")
 # What the journal does not have yet. A query must use the same words, or it cannot use the index.
 unjournalled = text(
     "(journal_state IS NULL OR (journal_state IN ('planned', 'rejected') "
-    "AND state IN ('delivered', 'rejected', 'cancelled') AND state <> journal_state))"
+    "AND state IN ('delivered', 'rejected', 'cancelled') AND state <> journal_state) "
+    "OR (journal_state = 'withdrawing' AND state IN ('withdrawn', 'delivered')) "
+    "OR (journal_state = 'kept' AND state = 'withdrawn'))"
 )
 
 usage_record = Table(
@@ -74,7 +76,12 @@ account_grant = Table(
     Column("seq", _Seq, Identity(), primary_key=True),
     Column("account", _Id, nullable=False),
     Column("id", _Id, nullable=False),  # of a void: the grant that it ends
-    Column("kind", Text, CheckConstraint("kind IN ('pack', 'credit', 'void')"), nullable=False),
+    Column(
+        "kind",
+        Text,
+        CheckConstraint("kind IN ('pack', 'credit', 'credit_note', 'void')"),
+        nullable=False,
+    ),
     Column("created_at", BigInteger, nullable=False),
     Column("content", Text, nullable=False),  # a line of grants, see docs/reference/money.md §5.1
     # Whether the journal that the ledger follows has it.
@@ -242,7 +249,7 @@ meter_event = Table(
         Text,
         CheckConstraint(
             "state IN ('planned', 'sent', 'delivered', 'rejected', 'netted', 'cancelled', "
-            "'uncertain', 'altered', 'released', 'settled')"
+            "'uncertain', 'altered', 'released', 'settled', 'withdrawing', 'withdrawn')"
         ),
         nullable=False,
     ),
@@ -254,6 +261,8 @@ meter_event = Table(
     Column("journal_state", Text),
     Column("vouched_at", BigInteger),
     Column("voucher", Text),
+    # When the first call that withdraws it may be made at the latest, ms; null: nobody asked for one.
+    Column("withdraw_until", BigInteger),
     Index(
         "meter_event_unjournalled",
         "identifier",
@@ -282,6 +291,15 @@ awaited_record = Table(
     Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False),
 )
 
+# The usage records of a meter event that was withdrawn: they were pending again, and may be in others.
+withdrawn_record = Table(
+    "withdrawn_record",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("identifier", _Id, ForeignKey("meter_event.identifier"), primary_key=True),
+    Index("withdrawn_record_identifier", "identifier"),
+)
+
 # The runs that took over an open meter event, and may call it; see `journal.Takeover`.
 delivery_takeover = Table(
     "delivery_takeover",
@@ -297,7 +315,14 @@ attempt = Table(
     Column("identifier", _Id, ForeignKey("meter_event.identifier"), nullable=False),
     Column("at", BigInteger, nullable=False),  # written before the call is made
     Column("owner", Text, nullable=False),
-    Column("body_sha256", Text, nullable=False),
+    Column(
+        "call",  # see `entries.Call`
+        Text,
+        CheckConstraint("call IN ('deliver', 'withdraw')"),
+        nullable=False,
+        server_default="deliver",
+    ),
+    Column("body_sha256", Text, nullable=False),  # of the meter event
     Column("idempotency_key", Text, nullable=False),
     Column("answered_at", BigInteger),
     Column("result", Text, nullable=False),  # see `entries.Result`

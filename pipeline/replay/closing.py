@@ -122,7 +122,7 @@ class Checks:
     def _counted(self, period: Period) -> dict[tuple[str, str], int]:
         """Return the units that Stripe may have counted, by customer and event name."""
         first, end = period.start_ms // 1000, period.end_ms // 1000
-        sums = reports.delivered_sums(self._ledger, first, end, 0)
+        sums = reports.delivered_sums(self._ledger, first, end, self._now_ms)
         return {(each.customer, each.event_name): each.most for each in sums}
 
 

@@ -16,6 +16,7 @@ from pipeline.billing.run import (
     ClosesAfter,
     Stated,
     missing_prices,
+    problems_of_credit_notes,
     problems_of_voids,
     statements,
     take,
@@ -74,7 +75,11 @@ def state_files(
         raise ConfigurationError([*problems, f"--period {period}: {error}"]) from None
     closes = ClosesAfter(contract.calendar, close_after_ms)
     grants = [grant for grant in grants if grant.created_at <= as_of]
-    problems = problems or problems_of_voids(contract, records, grants, closes)
+    problems = (
+        problems
+        or problems_of_voids(contract, records, grants, closes)
+        or problems_of_credit_notes(contract, records, grants, closes)
+    )
     if problems:
         raise ConfigurationError(problems)
     last = max(of_name, contract.calendar.period_at(as_of))

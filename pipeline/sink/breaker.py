@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Container
 
-from pipeline.ledger.entries import Conclusion
+from pipeline.ledger.entries import Call, Conclusion
 
 PROBES_MAX = 3
 # Then another queue probes in its place: a firewall may dislike what this one sends.
@@ -67,8 +67,8 @@ class Breaker:
             if key not in rejected:
                 del self._in_a_row[key]
 
-    def observe(self, key: Key, conclusion: Conclusion) -> None:
-        """Take the result of a call into account."""
+    def observe(self, key: Key, conclusion: Conclusion, call: Call = "deliver") -> None:
+        """Take the result of a call into account; a refusal to cancel says nothing of what follows."""
         if conclusion.result == "foreign" and key not in self._faulty:
             self.doubt = f"HTTP {conclusion.http_status}: {conclusion.detail}"
             self._trusted.clear()
@@ -84,6 +84,8 @@ class Breaker:
             self.doubt = None
             self._probes.clear()
             self._trusted.set()
+        if call == "withdraw":
+            return
         if conclusion.result in {"rejected", "collision"}:
             self._in_a_row[key] += 1
             self._run[key[0]] += 1

@@ -21,7 +21,7 @@ Tiers = tuple[Tier, ...]
 # Why a unit is in no meter event:
 Why = Literal[
     "parked",  # its account has no customer
-    "carried",  # a reversal that waits for later usage of its period
+    "carried",  # a reversal that waits for later usage of its period, or for its charge's withdrawal
     "late",  # its period is closed
     "unmatched",  # a reversal whose charge is not known
     "held",  # the meter does not count it: included, in a pack, over the cap, or at another price

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
+from pipeline.billing.approvals import Blocked
 from pipeline.billing.periods import Period
 from pipeline.catalog.tenants import Tenants
 from pipeline.errors import (
@@ -287,8 +288,12 @@ class Closer:
             if work.is_closed:
                 return await self._advance(work)
         texts = [f"{each.what}: {each.detail}" for each in prepared.missing]
+        waiting = [each for each in prepared.missing if each.what in ("unapproved", "unmatched")]
         return progress._replace(
             is_due=False,
+            corrections=Blocked(
+                sum(each.number for each in waiting), sum(each.amount for each in waiting)
+            ),
             currency=statement.currency,
             amount=statement.total,
             texts=tuple(

@@ -111,13 +111,19 @@ def publish_owed(
         gauge.set(stuck[state])
 
 
+_CORRECTIONS = "corrections"  # beside the states of invoices
+
+
 def publish_invoices(metrics: SinkMetrics, found: Iterable[Progress], now: float) -> None:
     """Publish the periods that have ended and are not invoiced, and what their invoices come to."""
     numbers: Counter[str] = Counter()
     money: Counter[tuple[str, str]] = Counter()
     ends: list[int] = []
     unheld: list[int] = []
+    corrections = 0
     for each in found:
+        corrections += each.corrections.number
+        money[_CORRECTIONS, each.currency] += each.corrections.amount
         has_draft = each.state != "open" or each.invoice is not None
         states: list[str] = [each.state] if each.state in INVOICE_STATES and has_draft else []
         if each.finalises_at is not None:
@@ -134,6 +140,10 @@ def publish_invoices(metrics: SinkMetrics, found: Iterable[Progress], now: float
         for currency in metrics.currencies:
             amount = money[state, currency] / 10 ** digits_of(currency)
             metrics.invoice_money.labels(state, currency).set(amount)
+    metrics.corrections_waiting.set(corrections)
+    for currency in metrics.currencies:
+        amount = money[_CORRECTIONS, currency] / 10 ** digits_of(currency)
+        metrics.corrections_waiting_money.labels(currency).set(amount)
     metrics.invoice_age.set(max(0.0, now - min(ends) / 1000) if ends else 0.0)
     metrics.invoice_unheld_until.set(min(unheld, default=0))
 

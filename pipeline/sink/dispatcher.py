@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger import Ledger, deliveries, leases
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent, NotLeased, State
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
@@ -144,7 +144,7 @@ class Dispatcher:
         unfit: dict[str, str] = {}
         while True:
             due = await asyncio.to_thread(
-                deliveries.due,
+                leases.due,
                 ledger,
                 now_ms,
                 QUEUED_EVENTS_MAX,
@@ -213,7 +213,7 @@ class Dispatcher:
         now_ms = self._now_ms()
         # 0. What would go out is what was planned.
         if self.meter.body_sha256(event) != event.body_sha256:
-            if await asyncio.to_thread(deliveries.mark_altered, self._ledger, event, now_ms):
+            if await asyncio.to_thread(leases.mark_altered, self._ledger, event, now_ms):
                 self._report_stuck(
                     event,
                     "altered",
@@ -222,7 +222,7 @@ class Dispatcher:
             return "done"
         # 1. The lease and the attempt.
         lease = await asyncio.to_thread(
-            deliveries.lease,
+            leases.lease,
             self._ledger,
             event,
             self._owner,
@@ -233,27 +233,27 @@ class Dispatcher:
         )
         if isinstance(lease, NotLeased):
             if lease is NotLeased.UNCERTAIN:
-                name, hours = self.meter.name, self.meter.remembered_seconds // 3600
-                self._report_stuck(
-                    event,
-                    "uncertain",
-                    f"a call of more than {hours} hours ago (or, if a clock was set back, of an unknown "
-                    f"time) may have been counted, of this ledger or of one that is lost, and {name} may "
-                    f"no longer recognise its identifier: compare {name}'s sums of this customer and hour",
-                )
+                self._report_uncertain(event)
+            elif lease is NotLeased.KEPT:
+                self._log.info("meter_event_kept", identifier=event.identifier, detail=lease.value)
             return "done"
         # 2. The call.
         conclusion = await self._call(event, lease, now_ms + self._lease_ms)
         # 3. The conclusion.
         counted = await asyncio.to_thread(
-            deliveries.conclude, self._ledger, lease, conclusion, self._now_ms()
+            leases.conclude, self._ledger, lease, conclusion, self._now_ms()
         )
-        self._metrics.deliveries.labels(conclusion.result).inc()
+        is_withdrawal = lease.call == "withdraw"
+        calls = self._metrics.withdrawals if is_withdrawal else self._metrics.deliveries
+        calls.labels(conclusion.result).inc()
         if counted:
             self._report_counted_twice(event, counted)
-        self._breaker.observe((event.customer, event.event_name), conclusion)
+        self._breaker.observe((event.customer, event.event_name), conclusion, lease.call)
         following = NEXT[conclusion.result]
-        self._report(event, conclusion, following)
+        if is_withdrawal and following == "done":
+            self._report_withdrawal(event, lease, conclusion)
+        else:
+            self._report(event, conclusion, following)
         return following
 
     async def _call(self, event: MeterEvent, lease: Lease, until_ms: int) -> Conclusion:
@@ -266,7 +266,8 @@ class Dispatcher:
         began = time.perf_counter()
         was_doubtful = event.identifier in self.doubtful
         self.doubtful.add(event.identifier)
-        conclusion = await self.meter.deliver(event, lease)
+        call = self.meter.withdraw if lease.call == "withdraw" else self.meter.deliver
+        conclusion = await call(event, lease)
         if conclusion.result in NOT_COUNTED and not was_doubtful:
             self.doubtful.discard(event.identifier)
         self._metrics.delivery_seconds.observe(time.perf_counter() - began)
@@ -317,6 +318,32 @@ class Dispatcher:
                 f"so all deliveries stop. {answered}; fix the cause and restart the sink",
                 conclusion,
             )
+
+    def _report_withdrawal(self, event: MeterEvent, lease: Lease, conclusion: Conclusion) -> None:
+        facts = {
+            "identifier": event.identifier,
+            "tenant": event.tenant_id,
+            "value": event.value,
+            "detail": conclusion.detail or "",
+        }
+        if conclusion.result == "withdrawn":
+            self._log.info("meter_event_withdrawn", **facts)
+        elif lease.perhaps_counted:
+            self._report_uncertain(event)
+        else:
+            self._log.warning("meter_event_not_withdrawn", **facts)
+
+    def _report_uncertain(self, event: MeterEvent) -> None:
+        name, hours = self.meter.name, self.meter.remembered_seconds // 3600
+        compare = f"compare {name}'s sums of this customer and hour"
+        why = (
+            f"a call of more than {hours} hours ago (or, if a clock was set back, of an unknown "
+            f"time) may have been counted, of this ledger or of one that is lost, and {name} may "
+            f"no longer recognise its identifier: {compare}"
+        )
+        if event.state == "withdrawing":
+            why = f"a call to cancel it may have taken effect, and {name} does not say: {compare}"
+        self._report_stuck(event, "uncertain", why)
 
     def _report_stuck(self, event: MeterEvent, state: State, why: str) -> None:
         self._metrics.stuck[state].inc()

@@ -139,7 +139,13 @@ def freeze(
 
 
 def identifier_of(group: Group, tenant_id: str, outcome: str) -> str:
-    """Return an identifier of 67 characters, the same for the same records in any order."""
-    ids = sorted(record.id for record in group.records)
-    content = orjson.dumps([tenant_id, outcome, group.hour, ids])
-    return f"rm_{hashlib.sha256(content).hexdigest()}"
+    """Return an identifier of 67 characters, the same for the same records in any order.
+
+    A biller never forgets that it cancelled an event, so records that were withdrawn together get another
+    identifier: how often they were withdrawn is a part of it, and only grows.
+    """
+    content: list[object] = [tenant_id, outcome, group.hour]
+    content.append(sorted(record.id for record in group.records))
+    if withdrawn := sum(record.withdrawn for record in group.records):
+        content.append(withdrawn)
+    return f"rm_{hashlib.sha256(orjson.dumps(content)).hexdigest()}"

@@ -19,7 +19,6 @@ from typing import Protocol
 from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.kafka.single import LogRecord
 from pipeline.ledger import Ledger, adoption, holds, months, outbox, records
-from pipeline.ledger.deliveries import CLOCKS_DIFFER_MS_MAX
 from pipeline.ledger.entries import PlannedEvent
 from pipeline.ledger.journal import (
     Conclusion,
@@ -31,12 +30,14 @@ from pipeline.ledger.journal import (
     Renewal,
     Takeover,
     Verdict,
+    Withdrawal,
     decode_entry,
     encode_entry,
     encode_items,
     plan_of,
     planned_units,
 )
+from pipeline.ledger.leases import CLOCKS_DIFFER_MS_MAX
 from pipeline.ledger.month_entries import MonthItem
 from pipeline.ledger.stating import Stating
 from pipeline.logs import get_logger
@@ -264,6 +265,12 @@ class Journal:
         if self._buffered_records >= BUFFERED_RECORDS_MAX:
             self.commit()
         return True
+
+    def withdraw(self, chosen: Sequence[Withdrawal]) -> None:
+        """Write that the biller is asked to cancel meter events, and read it back."""
+        if chosen:
+            self._add(chosen)
+            self.commit()
 
     def commit(self) -> list[Verdict]:
         """Write what was added, and read it back. Compare our clock with the broker's on the way."""

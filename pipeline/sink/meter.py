@@ -17,6 +17,7 @@ NEXT: dict[Result, Next] = {
     "foreign": "retry",
     "refused": "retry",
     "halted": "halt",
+    "withdrawn": "done",
 }
 
 
@@ -43,6 +44,9 @@ class Meter(Protocol):
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
         """Make one call. A failure of any kind is a conclusion, not an exception."""
+
+    async def withdraw(self, event: MeterEvent, lease: Lease) -> Conclusion:
+        """Ask the biller to cancel a meter event that it has counted, in one call."""
 
     async def unfit(self, event_names: Collection[str], /) -> dict[str, str]:
         """Return which of these meters would take meter events and not count them, and why.

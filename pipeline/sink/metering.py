@@ -92,7 +92,7 @@ class Metering:
     ) -> None:
         self.ledger = ledger
         self.tenants = tenants
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._reckonings = reckonings or Reckonings()
         self._periods = AccountPeriods(tenants.catalog)
         self._closed = backlog.last_closed(ledger)
@@ -143,9 +143,9 @@ class Metering:
         return last is not None and period.start_ms < self._periods.end_of(account, last)
 
     def _reckon(self, of: AccountPeriod) -> Reckoning | None:
-        if not self._reckonings.is_due(of, self._now_ms):
+        if not self._reckonings.is_due(of, self.now_ms):
             return None
-        with self._reckonings.measured(of, self._now_ms):
+        with self._reckonings.measured(of, self.now_ms):
             try:
                 return self._read(account_of(self.tenants, of.account), of.period)
             except (BrokenInvariantError, ConfigurationError) as error:
@@ -158,7 +158,7 @@ class Metering:
     def _read(self, account: BilledAccount, period: Period) -> Reckoning:
         start_ms, end_ms = period.start_ms, period.end_ms
         name = format_time(start_ms)
-        stated = state_account(self.ledger, account, self.tenants, name, self._now_ms)
+        stated = state_account(self.ledger, account, self.tenants, name, self.now_ms)
         # What is stored in between is pending and unknown: it waits for the next reckoning.
         pending = backlog.pending_charges(self.ledger, account.tenant_ids, start_ms, end_ms)
         tiers, units = self._tiers_of(account.name, start_ms), stated.statement.units

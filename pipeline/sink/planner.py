@@ -164,7 +164,7 @@ class _Usage:
             sent: list[PendingRecord] = [*carried]
             kept_here: Counter[Kept] = Counter()
             for record in chunk:
-                why = rule.why_not(record)
+                why = "carried" if record.waits_for_charge else rule.why_not(record)
                 if why is None:
                     sent.append(record)
                 else:

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Literal, NamedTuple
 
+from pipeline.billing.approvals import Blocked
 from pipeline.billing.contract import BilledAccount
 from pipeline.billing.periods import Period
 from pipeline.billing.statement import Statement
@@ -30,7 +31,7 @@ class Progress(NamedTuple):
     """How far a period of an account is.
 
     `amount` is what its statement comes to, or what a missed invoice lacks. `finalises_at` is when the
-    biller makes a draft final that is not held, in seconds.
+    biller makes a draft final that is not held, in seconds. `corrections` wait for a person.
     """
 
     account: str
@@ -42,6 +43,7 @@ class Progress(NamedTuple):
     texts: tuple[str, ...] = ()
     finalises_at: int | None = None
     is_due: bool = False  # nothing but the close comes next
+    corrections: Blocked = Blocked(0, 0)
 
 
 def own_customers(tenants: Tenants) -> dict[str, str]:

@@ -50,6 +50,7 @@ from pipeline.sink.position import LedgerPosition
 from pipeline.sink.stripe.invoices import StripeInvoices
 from pipeline.sink.stripe.meter import open_meter
 from pipeline.sink.stripe.wanted import charged_to
+from pipeline.sink.withdrawing import WITHDRAW_AFTER_MS, to_withdraw
 from pipeline.worklog import ReadinessLog, WorkLog
 
 _LOG_SECONDS = 1.0
@@ -153,6 +154,7 @@ class _Sink:
         position: LedgerPosition,
     ) -> None:
         self._settings = settings.sink
+        self._withdraw_after_ms = int(settings.corrections.withdraw_after_minutes * 60_000)
         self._catalog = catalog
         self._journal = journal
         self._metrics = metrics
@@ -294,6 +296,7 @@ class _Sink:
                     self._metrics,
                     position=self._position,
                     memory=memory,
+                    withdraw_after_ms=self._withdraw_after_ms,
                 )
             before, parked = parked, planned.units("parked")
             if parked and parked != before:
@@ -320,8 +323,9 @@ async def flush(
     now: float | None = None,
     position: LedgerPosition | None = None,
     memory: Memory | None = None,
+    withdraw_after_ms: int = WITHDRAW_AFTER_MS,
 ) -> Planned:
-    """Plan the pending records, publish the undelivered units, and queue the events that are due.
+    """Plan the pending records, publish the undelivered units, and queue the calls that are due.
 
     While deliveries are held, the units are published and nothing else happens. While the journal
     cannot be reached, nothing is planned; what was read back is delivered.
@@ -333,11 +337,12 @@ async def flush(
     try:
         is_held = not await asyncio.to_thread(_may_plan, journal, position)
         if not is_held:
-            metering = partial(Metering, journal.ledger, tenants, charged_to, int(now * 1000))
-            planned = await asyncio.to_thread(
-                lambda: _plan(journal, metering(memory.reckonings), dispatcher)
+            metering = Metering(
+                journal.ledger, tenants, charged_to, int(now * 1000), memory.reckonings
             )
+            planned = await asyncio.to_thread(_plan, journal, metering, dispatcher)
             memory.planned = planned
+            await asyncio.to_thread(_withdraw, journal, metering, dispatcher, withdraw_after_ms)
         journal.problem = None
     except TopicUnavailableError as error:
         journal.discard()
@@ -373,6 +378,12 @@ def _plan(journal: Journal, metering: Metering, dispatcher: Dispatcher) -> Plann
     journal.commit()
     dispatcher.doubtful.difference_update(journal.take_concluded())
     return planned
+
+
+def _withdraw(journal: Journal, metering: Metering, dispatcher: Dispatcher, after_ms: int) -> None:
+    """Write to the journal which meter events are cancelled, because nothing else is possible."""
+    if journal.clock_problem is None and not dispatcher.halted:
+        journal.withdraw(to_withdraw(metering, after_ms))
 
 
 async def _publish_pending(

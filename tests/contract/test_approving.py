@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.billing.approvals import Verdict
 from pipeline.errors import ConfigurationError
-from pipeline.ledger import Ledger, approving
+from pipeline.ledger import Ledger, approving, months
 from pipeline.ledger.approving import Change, Waiting
-from pipeline.ledger.month_entries import Approval
+from pipeline.ledger.month_entries import AccountStanding, Approval, Closing, judge
 from pipeline.ledger.statements import prepare_closing
 from pipeline.usage.record import UsageRecord
 from tests.contract.test_ledger_statements import (
@@ -150,14 +150,45 @@ def test_an_unmatched_reversal_can_be_approved_and_not_rejected(bench: Bench) ->
     assert not any(each.blocks for each in waiting(bench, amount_max="100").found)
 
 
-def test_a_rejection_that_came_after_the_close_is_told(bench: Bench) -> None:
+def test_after_the_close_nobody_rejects(bench: Bench) -> None:
     more(bench, charge("c4", "2026-10-31T00:00"))
     found = waiting(bench).found[0]
     item = approving.prepare_approval("acme", found, "rejected", "ann", "why", NOW)
-    assert not approving.is_missed(bench.ledger, item)
-
-    say(bench, "approved")
     bench.close(NOVEMBER, "2026-12-01T00:45")
 
-    assert approving.is_missed(bench.ledger, item)
-    assert written(bench.ledger, [item], "b")[0].why == "it is decided already"
+    assert written(bench.ledger, [item], "b")[0].why == "the period is closed already"
+
+
+def test_a_close_that_does_not_know_a_rejection_is_void(bench: Bench) -> None:
+    """It was prepared before the person spoke, and would charge what was rejected."""
+    more(bench, charge("c4", "2026-10-31T00:00"))
+    before = prepared(bench)
+    _, why = say(bench, "rejected")
+    assert why is None
+
+    assert str(written(bench.ledger, [before], "b")[0].why).startswith("a person has rejected")
+    after = prepared(bench)
+
+    assert written(bench.ledger, [after], "b")[0].why is None
+    assert (before.waived, after.waived) == ((), (OCTOBER.start_ms,))
+
+
+def test_a_ledger_writes_rejections_and_closings_to_another_journal(bench: Bench) -> None:
+    more(bench, charge("c4", "2026-10-31T00:00"))
+    say(bench, "rejected")
+    written(bench.ledger, [prepared(bench)], "a")
+    with bench.ledger.writing() as connection:
+        months.forget(connection)
+        items = list(months.unjournalled(connection))
+
+    assert [type(item).__name__ for item in items] == ["Approval", "Closing", "Closing"]
+    standing = AccountStanding()
+    assert [judge(standing, item) for item in items] == [None, None, None]
+
+
+def prepared(bench: Bench) -> Closing:
+    found = prepare_closing(
+        bench.ledger, ACME, Prices("0.99"), NOVEMBER.name, CLOSE, lambda _: False
+    )
+    assert found.closing is not None, found.missing
+    return found.closing

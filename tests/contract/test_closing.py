@@ -9,7 +9,7 @@ from pipeline.billing.approvals import AMOUNT_MAX
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants, load_tenants
 from pipeline.events.times import parse_time
-from pipeline.ledger import Ledger, deliveries
+from pipeline.ledger import Ledger, leases
 from pipeline.ledger.tables import usage_record
 from pipeline.replay.closing import Checks, Missing, Readiness, undecided
 from pipeline.replay.decided import Decided
@@ -96,7 +96,7 @@ def test_units_that_the_meter_does_not_count_hold_up_nothing(
     metering = Metering(ledger, tenants, charged_to, NOW)
     plan_pending(metering, body_sha256, LedgerPlans(ledger, NOW))
     journalled(ledger)
-    for event in deliveries.due(ledger, NOW, 10):
+    for event in leases.due(ledger, NOW, 10):
         deliver(ledger, event)
 
     after = check(ledger, tenants)

@@ -371,7 +371,7 @@ def test_a_ledger_that_follows_another_journal_writes_to_it_what_that_lacks(worl
     journal.write([grant(ledger, "h", "2026-11-05T00:00:00Z")])
     world.topic = MemoryTopic(lambda: CLOSED)
     world.topic.id = "another"
-    adoption.forget(ledger, JOURNAL)
+    adoption.forget(ledger, JOURNAL, 0)
 
     follower = journal_on(ledger, world.topic, "b", lambda: CLOSED / 1000)
     follower.add_unjournalled()
@@ -392,7 +392,7 @@ def test_a_ledger_whose_closing_is_void_in_another_journal_stops(ledger: Ledger)
     read(ledger, arrivals([charge("c1", "2026-10-02T00:00")]), at("2026-10-02T00:00"))
     closing, other = prepare(ledger), grant(ledger, "g", "2026-10-05T00:00:00Z")
     written(ledger, [closing], "a")
-    adoption.forget(ledger, JOURNAL)
+    adoption.forget(ledger, JOURNAL, 0)
 
     with pytest.raises(BrokenInvariantError, match="with the statement"):
         written(ledger, [replace(closing, statement="{}")], "b")

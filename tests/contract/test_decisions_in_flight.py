@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
-from pipeline.ledger import Ledger, decisions, deliveries, holds, reports
+from pipeline.ledger import Ledger, decisions, deliveries, holds, leases, reports
 from pipeline.ledger.entries import Action, Conclusion, Decided, Decision, Lease, MeterEvent
 from pipeline.ledger.tables import attempt, delivery_hold, meter_event
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
@@ -38,7 +38,7 @@ def planned_event(bench: Bench) -> MeterEvent:
     bench.store(record())
     bench.plan()
     bench.journalled()
-    (event,) = deliveries.due(bench.ledger, T0, 10)
+    (event,) = leases.due(bench.ledger, T0, 10)
     return event
 
 
@@ -60,14 +60,14 @@ async def call(bench: Bench, event: MeterEvent, lease: Lease, at: int = T0 + 5) 
     meter = open_meter(stripe_settings(bench.base_url), timeout_seconds=5)
     conclusion = await meter.deliver(event, lease)
     await meter.close()
-    return deliveries.conclude(bench.ledger, lease, conclusion, at)
+    return leases.conclude(bench.ledger, lease, conclusion, at)
 
 
 def released(bench: Bench, event: MeterEvent) -> MeterEvent:
     """Release a meter event although its call is under way: the operator's clock is ahead."""
     assert isinstance(decide(bench, event, "release", LATER), Decided)
     bench.journalled()
-    (again,) = deliveries.due(bench.ledger, LATER, 10)
+    (again,) = leases.due(bench.ledger, LATER, 10)
     return again
 
 
@@ -165,9 +165,7 @@ async def test_the_sink_raises_the_alarm_for_units_that_were_counted_twice(bench
     doubt(bench.ledger)
     again = released(bench, event)
     conclude(bench.ledger, leased(bench.ledger, again, now_ms=T0), "failed")
-    deliveries.conclude(
-        bench.ledger, lease, Conclusion(result="failed", detail="no answer"), T0 + 5
-    )
+    leases.conclude(bench.ledger, lease, Conclusion(result="failed", detail="no answer"), T0 + 5)
     with bench.ledger.writing() as connection:
         counted = attempt.c.identifier == event.identifier
         connection.execute(update(attempt).where(counted).values(result="delivered"))
@@ -202,7 +200,7 @@ async def test_a_conclusion_is_not_stored_with_the_call_of_another_meter_event(
     lease = leased(bench.ledger, event)
     assert lease.attempt == lost.attempt
 
-    deliveries.conclude(bench.ledger, lost, Conclusion(result="rejected"), T0)
+    leases.conclude(bench.ledger, lost, Conclusion(result="rejected"), T0)
 
     assert [each.result for each in reports.attempts_of(bench.ledger, event.identifier)] == [
         "unanswered"
@@ -241,7 +239,7 @@ async def test_a_sink_that_stood_still_after_its_lease_makes_no_call(bench: Benc
 
     assert bench.at_stripe() == {}
     assert bench.results() == ["refused"]
-    (due,) = deliveries.due(bench.ledger, int(now[0] * 1000), 10)
+    (due,) = leases.due(bench.ledger, int(now[0] * 1000), 10)
     assert due.identifier == event.identifier
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from pipeline.config import StripeSettings
 from pipeline.dev.emulator.meter_events import PAST_SECONDS_MAX
-from pipeline.ledger import Ledger, decisions, deliveries
+from pipeline.ledger import Ledger, decisions, leases
 from pipeline.ledger.entries import Action, Decision
 from pipeline.ledger.tables import meter_event
 from pipeline.sink.breaker import PROBES_MAX
@@ -221,7 +221,7 @@ async def test_an_answer_with_any_bytes_is_stored(ledger: Ledger, head: bytes, b
     lease = leased(ledger, event)
 
     conclusion = await meter.deliver(event, lease)
-    deliveries.conclude(ledger, lease, conclusion, T0)
+    leases.conclude(ledger, lease, conclusion, T0)
 
     await meter.close()
     server.close()
@@ -246,7 +246,7 @@ async def test_a_call_of_which_no_byte_was_sent_did_not_count(
     bench.store(record())
     bench.plan()
     bench.journalled()
-    (event,) = deliveries.due(bench.ledger, T0, 10)
+    (event,) = leases.due(bench.ledger, T0, 10)
     # The settings reject all of these but an address at which nobody listens.
     settings = StripeSettings.model_construct(
         api_key=SecretStr(key), base_url=address or bench.base_url

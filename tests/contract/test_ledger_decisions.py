@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import select, update
 
 from pipeline.catalog.tenants import Tenants
-from pipeline.ledger import Ledger, decisions, deliveries, reports
+from pipeline.ledger import Ledger, decisions, deliveries, leases, reports
 from pipeline.ledger.entries import STUCK, Decided, Decision, MeterEvent, Result, State
+from pipeline.ledger.lineage import lineage, next_identifier
 from pipeline.ledger.tables import attempt, delivery_decision, meter_event
 from pipeline.sink.stripe.meter import body_sha256
 from tests.support.journal import journalled
@@ -68,7 +69,7 @@ def decide(
 def due(ledger: Ledger) -> list[MeterEvent]:
     """Return what is sent next, once a sink has written the decisions to the journal."""
     journalled(ledger)
-    return deliveries.due(ledger, LATER, 10)
+    return leases.due(ledger, LATER, 10)
 
 
 def test_a_released_event_is_sent_again_under_an_identifier_that_names_the_old_one(
@@ -251,11 +252,11 @@ def test_waiting_events_are_chosen_by_state_tenant_and_time(ledger: Ledger) -> N
 def test_identifiers_name_those_that_they_replace() -> None:
     first = f"rm_{'0f' * 32}"
 
-    second = decisions.next_identifier(first)
-    third = decisions.next_identifier(second)
+    second = next_identifier(first)
+    third = next_identifier(second)
 
     assert (second, third) == (f"{first}_r1", f"{first}_r2")
-    assert decisions.lineage(third) == [first, second, third]
-    assert decisions.lineage(first) == [first]
-    assert len(decisions.next_identifier(f"{first}_r999999")) <= 100
+    assert lineage(third) == [first, second, third]
+    assert lineage(first) == [first]
+    assert len(next_identifier(f"{first}_r999999")) <= 100
     assert set(STUCK) == {"rejected", "uncertain", "altered"}

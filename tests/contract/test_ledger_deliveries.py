@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import delete, select, update
 
-from pipeline.ledger import Ledger, deliveries, outbox
+from pipeline.ledger import Ledger, deliveries, leases, outbox
 from pipeline.ledger.entries import Conclusion, Lease, NotLeased, Result
 from pipeline.ledger.journal import Renewal
 from pipeline.ledger.tables import (
@@ -74,7 +74,7 @@ def test_a_netted_event_is_never_due(ledger: Ledger) -> None:
 
     planned(ledger)
 
-    assert deliveries.due(ledger, T0, 10) == []
+    assert leases.due(ledger, T0, 10) == []
     assert deliveries.pending_sums(ledger) == []
 
 
@@ -84,7 +84,7 @@ def test_one_sink_leases_an_event_until_its_lease_ends(ledger: Ledger) -> None:
 
     leased(ledger, event, "a")
     early = try_to_lease(ledger, event, "b", T0 + 1)
-    due_early = deliveries.due(ledger, T0 + 1, 10)
+    due_early = leases.due(ledger, T0 + 1, 10)
     late = try_to_lease(ledger, event, "b", T0 + LEASE_MS)
 
     assert early is NotLeased.TAKEN
@@ -100,7 +100,7 @@ def test_a_delivered_event_is_not_leased_again(ledger: Ledger) -> None:
     deliver(ledger, event)
 
     assert try_to_lease(ledger, event, "a", T0 + 10) is NotLeased.TAKEN
-    assert deliveries.due(ledger, T0 + LEASE_MS * 9, 10) == []
+    assert leases.due(ledger, T0 + LEASE_MS * 9, 10) == []
 
 
 def test_a_late_response_does_not_undo_a_conclusion(ledger: Ledger) -> None:
@@ -121,7 +121,7 @@ def test_a_failed_call_ends_the_lease_at_once(ledger: Ledger) -> None:
 
     conclude(ledger, leased(ledger, event), "failed")
 
-    assert [e.identifier for e in deliveries.due(ledger, T0 + 5, 10)] == [event.identifier]
+    assert [e.identifier for e in leases.due(ledger, T0 + 5, 10)] == [event.identifier]
     assert state_of(ledger, event) == "sent"
 
 
@@ -148,7 +148,7 @@ def test_an_event_that_the_biller_may_have_forgotten_is_not_leased_again(ledger:
     assert later is NotLeased.UNCERTAIN
     assert count(ledger, attempt) == 1
     assert state_of(ledger, event) == "uncertain"
-    assert deliveries.due(ledger, T0 + 24 * HOUR_MS, 10) == []
+    assert leases.due(ledger, T0 + 24 * HOUR_MS, 10) == []
     assert try_to_lease(ledger, event, "a", T0 + 24 * HOUR_MS) is NotLeased.TAKEN
 
 
@@ -170,7 +170,7 @@ def test_a_call_of_a_time_to_come_is_of_unknown_age(ledger: Ledger) -> None:
     conclude(ledger, leased(ledger, first, now_ms=T0 + 72 * HOUR_MS), "failed")
     leased(ledger, second, now_ms=T0 + 72 * HOUR_MS)
 
-    due = deliveries.due(ledger, T0 + 6, 10)
+    due = leases.due(ledger, T0 + 6, 10)
     later = [try_to_lease(ledger, event, "b", T0 + 6) for event in due]
 
     assert {event.identifier for event in due} == {first.identifier, second.identifier}
@@ -231,13 +231,11 @@ def test_nobody_vouches_for_an_event_whose_call_may_have_counted(
 def test_an_event_of_another_run_is_called_only_after_it_was_taken_over(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
-    assert deliveries.due(ledger, T0, 10, run="b") == []
+    assert leases.due(ledger, T0, 10, run="b") == []
 
     taken_over(ledger, event.identifier, "b")
 
-    assert [each.identifier for each in deliveries.due(ledger, T0, 10, run="b")] == [
-        event.identifier
-    ]
+    assert [each.identifier for each in leases.due(ledger, T0, 10, run="b")] == [event.identifier]
     assert outbox.renewable(ledger, "a", T0 + HOUR_MS, 10) == []
 
 
@@ -265,7 +263,7 @@ def test_what_is_due_is_taken_from_each_customer_in_turn(ledger: Ledger) -> None
     for tenant_id in ("bluejay", "delta"):
         planned(ledger, tenant_id, customer=f"cus_{tenant_id}")
 
-    due = deliveries.due(ledger, T0 + 9, 10)
+    due = leases.due(ledger, T0 + 9, 10)
 
     assert [event.tenant_id for event in due[:3]].count("acme") == 1
     assert [event.tenant_id for event in due[3:]] == ["acme"] * 7
@@ -280,7 +278,7 @@ def test_an_event_that_was_tried_waits_behind_those_that_were_not(ledger: Ledger
     for event in events[:3]:
         conclude(ledger, leased(ledger, event, now_ms=T0 + 1), "failed")
 
-    due = deliveries.due(ledger, T0 + 10, 2)
+    due = leases.due(ledger, T0 + 10, 2)
 
     assert {event.tenant_id for event in due} == {"t3", "t4"}
 
@@ -289,10 +287,10 @@ def test_an_altered_event_is_not_due_and_not_leased(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     (event,) = planned(ledger)
 
-    assert deliveries.mark_altered(ledger, event, T0)
-    assert not deliveries.mark_altered(ledger, event, T0)
+    assert leases.mark_altered(ledger, event, T0)
+    assert not leases.mark_altered(ledger, event, T0)
 
-    assert deliveries.due(ledger, T0, 10) == []
+    assert leases.due(ledger, T0, 10) == []
     assert try_to_lease(ledger, event, "a", T0) is NotLeased.TAKEN
 
 
@@ -304,7 +302,7 @@ def test_after_a_replayed_failure_the_key_is_new_and_the_identifier_the_same(
     (event,) = planned(ledger)
     for replayed in (False, True):
         conclusion = Conclusion(result=result, http_status=500, replayed=replayed)
-        deliveries.conclude(ledger, leased(ledger, event), conclusion, T0)
+        leases.conclude(ledger, leased(ledger, event), conclusion, T0)
 
     assert leased(ledger, event).idempotency_key == f"{event.identifier}.1"
 

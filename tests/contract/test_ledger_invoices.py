@@ -67,7 +67,7 @@ def test_invoices_are_read_as_the_journal_has_them(ledger: Ledger) -> None:
 def test_a_ledger_writes_its_invoices_to_another_journal(ledger: Ledger) -> None:
     written(ledger, [CLOSING, PLANNED, MISSED, OWN], "a")
     before = invoices_of(ledger, "acme")
-    adoption.forget(ledger, JOURNAL)
+    adoption.forget(ledger, JOURNAL, 0)
 
     items = outbox.unjournalled_items(ledger, 1000)
     written(ledger, items, "b")

@@ -11,6 +11,7 @@ from pipeline.ledger import (
     decisions,
     deliveries,
     journal,
+    leases,
     months,
     outbox,
     records,
@@ -191,7 +192,7 @@ def test_of_two_decisions_of_two_ledgers_the_first_in_the_journal_holds(
     (decided,) = decisions.decided(ledger, [event.identifier])
     assert decided.who == "bob"
     assert state_of(ledger, event) == ("released" if theirs == "release" else "settled")
-    assert len(deliveries.due(ledger, T0 + 9_000, 10)) == (theirs == "release")
+    assert len(leases.due(ledger, T0 + 9_000, 10)) == (theirs == "release")
     assert outbox.unjournalled_items(ledger, 10) == []
 
 
@@ -206,7 +207,7 @@ def test_a_decision_is_void_where_another_ledger_knows_that_the_event_counts(
     journalled(ledger)
 
     assert state_of(ledger, event) == "delivered"
-    assert deliveries.due(ledger, T0 + 9_000, 10) == []
+    assert leases.due(ledger, T0 + 9_000, 10) == []
     assert decisions.decided(ledger, [event.identifier]) == []
 
 
@@ -264,7 +265,7 @@ def test_an_uncertain_event_stays_uncertain_in_every_ledger(ledger: Ledger) -> N
 def test_a_ledger_without_some_usage_records_can_follow_another_journal(ledger: Ledger) -> None:
     """Kafka may have deleted them before the ledger was rebuilt."""
     written(ledger, [plan("acme:c1:1")], "b")
-    adoption.forget(ledger, JOURNAL)
+    adoption.forget(ledger, JOURNAL, T0)
 
     (verdict,) = written(ledger, [plan("acme:c1:1")], "b")
 
@@ -285,7 +286,7 @@ def test_a_release_keeps_the_units_of_usage_records_that_the_ledger_does_not_hav
     decide(ledger, adopted.event, "release", stripe_checked=True)
     journalled(ledger)
 
-    (event,) = deliveries.due(ledger, T0 + 3_600_000, 10)
+    (event,) = leases.due(ledger, T0 + 3_600_000, 10)
     assert event.value == 3
     stored(ledger, record("c2"), record("c3"))
     assert count(ledger, awaited_record) == count(ledger, pending_record) == 0

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, insert, make_url, text
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.errors import ConfigurationError, UnavailableError
-from pipeline.ledger import Ledger, database, deliveries, open_ledger, records, upgrade
+from pipeline.ledger import Ledger, database, leases, open_ledger, records, upgrade
 from pipeline.ledger.entries import NotLeased
 from pipeline.ledger.tables import consumer_offset, metadata, usage_record
 from tests.support.journal import journalled
@@ -54,7 +54,7 @@ def test_an_upgrade_from_the_first_version_keeps_every_row_and_every_key(url: st
     assert rows_of_deliveries(url) == before
     ledger = open_ledger(url)
     journalled(ledger)
-    (event,) = deliveries.due(ledger, T0, 10)
+    (event,) = leases.due(ledger, T0, 10)
     assert (event.identifier, event.state) == ("rm_1", "sent")
     # A call of 24 hours ago: now it is a state of its own.
     assert (
@@ -121,6 +121,8 @@ def rows_of_deliveries(url: str) -> dict[str, list[tuple[object, ...]]]:
         "price",
         "currency",
         "priced_by",
+        "withdraw_until",
+        "call",
     }
     with ledger.reading() as connection:
         rows = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.kafka.single import TopicUnavailableError
-from pipeline.ledger import Ledger, decisions, deliveries, open_ledger, upgrade
+from pipeline.ledger import Ledger, decisions, leases, open_ledger, upgrade
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.service import flush
@@ -83,9 +83,9 @@ async def _flush_until(bench: Bench, step: str, before: Callable[[], object]) ->
     owner, name = {
         "entry": (bench.topic, "append"),
         "read back": (journal, "follow"),
-        "attempt": (deliveries, "lease"),
+        "attempt": (leases, "lease"),
         "call": (meter, "deliver"),
-        "conclusion": (deliveries, "conclude"),
+        "conclusion": (leases, "conclude"),
     }[step]
     real = getattr(owner, name)
     seen = 0

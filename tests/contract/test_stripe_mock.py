@@ -5,19 +5,22 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
 import stripe
 
+from pipeline.billing.grants import Goes
 from pipeline.billing.invoice import InvoiceItem
 from pipeline.dev.emulator.clock import Clock
 from pipeline.dev.emulator.routes import ROUTES
 from pipeline.dev.emulator.server import Emulator, running
+from pipeline.sink.crediting import Wanted
 from pipeline.sink.invoicing import Invoice
 from pipeline.sink.stripe.account import check_account, check_invoicing, check_prices
+from pipeline.sink.stripe.credit_notes import StripeCreditNotes
 from pipeline.sink.stripe.invoices import StripeInvoices
 from pipeline.sink.stripe.reconcile import read_sums
 from pipeline.sink.stripe.setup import Subscribing, set_up
@@ -109,6 +112,31 @@ async def test_every_call_of_ours_is_one_of_stripes(bench: Bench, mock: str) -> 
         "prices",
         "subscriptions",
     }
+    assert [why for each in sent if (why := _problem_of(mock, each))] == []
+
+
+async def test_the_calls_for_credit_notes_are_stripes(mock: str) -> None:
+    with open_account() as account:
+        account.now("2026-10-15")
+        item = {"customer": account.customer, "amount": 900, "currency": "usd"}
+        account.v1.invoice_items.create(item)
+        params = {"customer": account.customer, "pending_invoice_items_behavior": "include"}
+        invoice = account.v1.invoices.create(params).id
+        account.v1.invoices.pay(invoice)
+        biller = StripeCreditNotes(stripe_settings(account.base_url))
+        first = len(account.emulator.state.requests)
+        (final,) = await biller.invoices(account.customer, "usd")
+        wanted = [
+            Wanted(f"k{n}", invoice, n + 1, "usd", goes, "memo")
+            for n, goes in enumerate(get_args(Goes))
+        ]
+        made = [await biller.make(each) for each in wanted]
+        found = [await biller.find(invoice, each.key) for each in wanted]
+        await biller.close()
+        sent = list(account.emulator.state.requests)[first:]
+
+    assert (final.left, found) == (900, made)
+    assert {each["path"] for each in sent} >= {"/v1/invoices", "/v1/credit_notes"}
     assert [why for each in sent if (why := _problem_of(mock, each))] == []
 
 

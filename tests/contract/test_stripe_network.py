@@ -10,7 +10,7 @@ from aiohttp import web
 
 from pipeline.config import StripeSettings, load_settings
 from pipeline.errors import ConfigurationError
-from pipeline.ledger import deliveries
+from pipeline.ledger import deliveries, leases
 from pipeline.ledger.entries import Lease
 from pipeline.sink.grouping import Destination, freeze, group_records
 from pipeline.sink.stripe.account import check_account
@@ -60,7 +60,7 @@ async def result_of_a_delivery(bench: Bench, settings: StripeSettings) -> tuple[
     ]
     deliveries.store_planned(bench.ledger, [planned], T0)
     journalled(bench.ledger)
-    lease = deliveries.lease(
+    lease = leases.lease(
         bench.ledger, planned.event, "a", T0, until_ms=T0 + 30_000, remembered_from_ms=0
     )
     assert isinstance(lease, Lease)

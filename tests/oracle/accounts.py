@@ -8,7 +8,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from tests.oracle.money import statements
-from tests.oracle.periods import Period, assigned, calendar, milliseconds
+from tests.oracle.periods import Period, assigned, calendar, milliseconds, minor, shown
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 T0 = milliseconds("2026-01-20T00:00:00Z")  # records occur in the three months after it
@@ -169,7 +169,7 @@ def _starts(anchor: str | None, time: int) -> list[int]:
 def accounts(draw: st.DrawFn, *, rejects: bool = False) -> Account:
     """Draw an account and the time at which its statements are read.
 
-    With `rejects`, people reject what some statements adjust.
+    With `rejects`, people reject what some statements adjust, and make credit notes.
     """
     versions = draw(contracts())
     close_after = draw(
@@ -193,7 +193,11 @@ def accounts(draw: st.DrawFn, *, rejects: bool = False) -> Account:
     if rejects:
         rejected = draw(rejections([period.name for period in periods]))
     account = Account(records, versions, [], close_after, as_of, rejected)
-    return account._replace(grants=_with_takes(account, grants))
+    if rejects:
+        standing = [grant for grant in grants if grant["kind"] != "void"]
+        notes = draw(credit_notes(account._replace(grants=standing)))
+        grants = sorted([*grants, *notes], key=_entered)
+    return account._replace(grants=_with_amounts(account, grants))
 
 
 def _currency(versions: list[dict[str, Any]]) -> str:
@@ -202,10 +206,20 @@ def _currency(versions: list[dict[str, Any]]) -> str:
 
 @st.composite
 def rejections(draw: st.DrawFn, names: list[str]) -> frozenset[tuple[str, str]]:
-    """Draw what people rejected: nothing, all, or what some statements adjust of others."""
-    pairs = [(later, earlier) for n, later in enumerate(names) for earlier in names[:n]]
-    some = st.frozensets(st.sampled_from(pairs), max_size=len(pairs))
-    return draw(st.one_of(st.just(frozenset()), some, st.just(frozenset(pairs))))
+    """Draw what people rejected: nothing, or all that some statements adjust."""
+    rejecting = draw(
+        st.one_of(
+            st.just(set()),
+            st.just(set()),
+            st.sets(st.sampled_from(names), min_size=len(names) // 2),
+        )
+    )
+    return frozenset(
+        (later, earlier)
+        for n, later in enumerate(names)
+        if later in rejecting
+        for earlier in names[:n]
+    )
 
 
 @st.composite
@@ -295,13 +309,64 @@ def grant_lists(
                     "spares": draw(st.sampled_from([0, 0, 0, 1])),  # of the units that are left
                 }
             )
-    return sorted(grants, key=lambda g: (milliseconds(g["created_at"]), g.get("id", "")))
+    return sorted(grants, key=_entered)
 
 
-def _with_takes(account: Account, grants: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Let each void take what is left when it enters."""
+def _entered(grant: dict[str, Any]) -> tuple[int, str]:
+    return milliseconds(grant["created_at"]), grant.get("id", "")
+
+
+@st.composite
+def credit_notes(draw: st.DrawFn, account: Account) -> list[dict[str, Any]]:
+    """Draw credit notes after statements that carry something; some are void.
+
+    They do not say yet what they give back.
+    """
+    notes: list[dict[str, Any]] = []
+    ends = {period.name: period.end for period in account.periods_until(T0 + 200 * DAY)}
+    carrying = [
+        ends[statement["period"]] + account.close_after
+        for statement in account.statements([*ends][-1], T0 + 400 * DAY)
+        if statement["closing"]["carried"].startswith("-")
+    ]
+    # What is carried when nothing happens any more is carried for ever.
+    closes = st.sampled_from(carrying[:3] or [T0])
+    for number in range(draw(st.integers(0, 3))):
+        note = {
+            "kind": "credit_note",
+            "id": f"cn-{number}",
+            "account": "acme",
+            "invoice": f"in_{number}",
+            "of_period": text(T0),
+            "created_at": text(
+                created := draw(closes) + draw(st.sampled_from([-1, 0, 1, HOUR, 12 * DAY]))
+            ),
+            "part": draw(st.sampled_from([1, 1, 2])),  # of what is carried
+        }
+        notes.append(note)
+        if draw(st.booleans()):
+            after = created + draw(st.sampled_from([1, 40 * DAY]))
+            notes.append({"kind": "void", "grant": note["id"], "created_at": text(after)})
+    return notes
+
+
+def _with_amounts(account: Account, grants: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Let each void take what is left when it enters, and a credit note what is carried, or a part."""
     done: list[dict[str, Any]] = []
+    given: dict[str, str] = {}
     for grant in grants:
+        if grant["kind"] == "credit_note":
+            carried = _carried(account._replace(grants=[*done]), milliseconds(grant["created_at"]))
+            amount = carried // grant.pop("part") // 10 * 10  # three digits end in 0
+            if amount:
+                grant["amount"] = given[grant["id"]] = shown(amount, _currency(account.versions))
+                done.append(grant)
+            continue
+        if grant.get("grant", "").startswith("cn-"):
+            if grant["grant"] in given:
+                grant["takes"] = given[grant["grant"]]
+                done.append(grant)
+            continue
         if grant["kind"] == "void":
             at = milliseconds(grant["created_at"])
             before = account._replace(grants=[*done])
@@ -309,4 +374,19 @@ def _with_takes(account: Account, grants: list[dict[str, Any]]) -> list[dict[str
             left = {**closing["packs"], **closing["credits"]}[grant["grant"]]
             grant["takes"] = max(left - grant["spares"], 0) if isinstance(left, int) else left
         done.append(grant)
-    return grants
+    return done
+
+
+def _carried(account: Account, at: int) -> int:
+    """Return what the last final statement carries, less what credit notes gave back since."""
+    currency = _currency(account.versions)
+    periods = {period.name: period for period in account.periods_until(at)}
+    final = [s for s in account.statements([*periods][-1], at) if s["state"] == "final"]
+    if not final:
+        return 0
+    last = final[-1]
+    closed_at = periods[last["period"]].end + account.close_after
+    since = [g for g in account.grants if milliseconds(g["created_at"]) >= closed_at]
+    notes = sum(minor(g["amount"], currency) for g in since if g["kind"] == "credit_note")
+    voids = sum(minor(g["takes"], currency) for g in since if g.get("grant", "").startswith("cn-"))
+    return -minor(last["closing"]["carried"], currency) - notes + voids

@@ -50,6 +50,7 @@ class History:
         self.lines: dict[str, Sums] = {}  # by period, with the adjustments since
         self.minimums: Counter[str] = Counter()
         self.carried = 0  # below zero, or zero
+        self.credited = 0  # by credit notes
         self.draws: list[Draw] = []  # what credits paid and have not got back
         self.paid: Counter[str] = Counter()  # by credit: what it has not got back, or has lost
         self.known: set[str] = set()  # ids of records, a -1 when its +1 is known
@@ -115,6 +116,10 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
     made = Statement(world.currency)
     if history.carried:
         made.add("carried", history.carried)
+    credited = by_credit_notes(world, grants)
+    if credited != history.credited:
+        made.add("credit_note", credited - history.credited)
+    history.credited = credited
     own = reckoned.get(period.name, nothing)
     made.add_sums("metered", own.lines)
     if own.minimum:
@@ -152,6 +157,15 @@ def state(world: World, period: Period, as_of: int, history: History) -> dict[st
         "closing": closing(world, grants, left, history),
         "each": own.units,
     }
+
+
+def by_credit_notes(world: World, grants: Sequence[Json]) -> int:
+    """Return what credit notes give back that are not void."""
+    notes = {g["id"]: g["amount"] for g in grants if g["kind"] == "credit_note"}
+    takes = [g["takes"] for g in grants if g["kind"] == "void" and g["grant"] in notes]
+    return sum(minor(a, world.currency) for a in notes.values()) - sum(
+        minor(a, world.currency) for a in takes
+    )
 
 
 def give_back(made: Statement, now: int, grants: Sequence[Json], history: History) -> None:

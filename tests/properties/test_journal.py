@@ -26,6 +26,7 @@ from pipeline.ledger.journal import (
     Standing,
     Takeover,
     View,
+    Withdrawal,
     apply,
     customers_of,
     decode_entry,
@@ -35,7 +36,7 @@ from pipeline.ledger.journal import (
 from pipeline.ledger.month_entries import Approval, Closing, Granted, MonthItem, accounts_of
 
 RUNS = ["a", "b", "c"]
-RECORDS = ["r1", "r2", "r3", "r4", "r5"]
+RECORDS = ["u1", "u2", "u3", "u4", "u5"]
 GROUPS = [
     tuple(group)
     for size in (1, 2, 3)
@@ -135,7 +136,9 @@ items: st.SearchStrategy[Item] = st.one_of(
         st.sampled_from([0, 1, 1, 2]),
         since=st.sampled_from([None, None, 0, 5]),
     ),
-    st.builds(Conclusion, identifiers, st.sampled_from(["delivered", "rejected"])),
+    st.builds(Conclusion, identifiers, st.sampled_from(["delivered", "delivered", "rejected"])),
+    st.builds(Conclusion, identifiers, st.sampled_from(["withdrawn", "withdrawn", "kept"])),
+    st.builds(Withdrawal, identifiers, st.sampled_from([0, 3, 40, 40])),
     st.builds(decision, st.sampled_from(IDENTIFIERS), releases=st.booleans()),
     st.builds(Takeover, st.lists(identifiers, max_size=3).map(tuple)),
     st.builds(
@@ -157,6 +160,10 @@ def folded(journal: list[Entry]) -> View:
     for at, entry in enumerate(journal):
         apply(view, entry, at)
     return view
+
+
+# The states in which an operator may decide.
+UNDECIDED = {"planned", "rejected", "withdrawing"}
 
 
 # --- a second implementation, from the sentences of the reference ---------------------------------
@@ -189,16 +196,22 @@ def closed_before(journal: list[Entry], number: int) -> bool:
 def held(journal: list[Entry]) -> dict[str, str]:
     """Return the first plan of each record.
 
-    A plan counts if all its records are free before it, and its period is open.
+    A plan counts if all its records are free before it, and its period is open. They are free again
+    once a meter event that was released or not, and has them, is withdrawn.
     """
     taken: dict[str, str] = {}
     known: set[str] = set()
     for number, (_, _, item) in enumerate(flat(journal)):
+        before = list(flat(journal))[:number]
         if isinstance(item, Decision) and item.replacement is not None:
-            before = list(flat(journal))[:number]
             state = state_before(item.decided.identifier, before, known)
-            if state in {"planned", "rejected"} and not closed_before(journal, number):
+            if state in UNDECIDED and not closed_before(journal, number):
                 known.add(item.replacement.identifier)
+        if isinstance(item, Conclusion):
+            state = state_before(item.identifier, before, known)
+            if item.state == "withdrawn" and state in {"withdrawing", "kept"}:
+                first = item.identifier.removesuffix("_r1")
+                taken = {record: of for record, of in taken.items() if of != first}
         if not isinstance(item, Plan) or item.identifier in known:
             continue
         is_free = not any(record in taken for record in item.records)
@@ -216,18 +229,24 @@ def state_before(
     if identifier not in known:
         return None
     state = "planned"
-    for _, _, item in before:
+    for at, _, item in before:
         if isinstance(item, Plan) and item.identifier == identifier and item.value == 0:
             return "netted"
         if isinstance(item, Conclusion) and item.identifier == identifier:
             if item.state == "delivered" and state in {"planned", "rejected"}:
                 state = "delivered"
-            elif state == "planned":
-                state = "rejected" if item.state == "rejected" else state
+            elif item.state == "rejected" and state == "planned":
+                state = "rejected"
+            elif item.state == "withdrawn" and state in {"withdrawing", "kept"}:
+                state = "withdrawn"
+            elif item.state == "kept" and state == "withdrawing":
+                state = "kept"
+        if isinstance(item, Withdrawal) and item.identifier == identifier and at < item.until:
+            state = "withdrawing" if state == "delivered" else state
         if (
             isinstance(item, Decision)
             and item.decided.identifier == identifier
-            and state in {"planned", "rejected"}
+            and state in UNDECIDED
         ):
             state = "settled" if item.replacement is None else "released"
     return state
@@ -244,18 +263,40 @@ def test_each_record_belongs_to_the_first_plan_whose_records_were_all_free(
 
 
 @given(journals)
-def test_no_two_valid_plans_share_a_record(journal: list[Entry]) -> None:
+def test_no_two_valid_plans_share_a_record_unless_the_first_was_withdrawn(
+    journal: list[Entry],
+) -> None:
     view = View({}, {})
     valid: list[Plan] = []
     for at, entry in enumerate(journal):
-        valid += [
-            verdict.item
-            for verdict in apply(view, entry, at)
-            if verdict.why is None and isinstance(verdict.item, Plan)
-        ]
+        for verdict in apply(view, entry, at):
+            item = verdict.item
+            if verdict.why is None and isinstance(item, Plan):
+                valid.append(item)
+            if verdict.why is None and isinstance(item, Conclusion) and item.state == "withdrawn":
+                first = item.identifier.removesuffix("_r1")
+                valid = [each for each in valid if each.identifier != first]
 
-    records = [record for each in valid for record in each.records]
-    assert len(records) == len(set(records))
+        records = [record for each in valid for record in each.records]
+        assert len(records) == len(set(records))
+
+
+@given(journals)
+def test_a_meter_event_is_withdrawn_once_and_only_if_it_was_delivered(
+    journal: list[Entry],
+) -> None:
+    view = View({}, {})
+    withdrawn: list[str] = []
+    for at, entry in enumerate(journal):
+        for item in entry.items:
+            before = dict(view.standings)
+            (verdict,) = apply(view, Entry(run=entry.run, items=(item,)), at)
+            if verdict.why is None and isinstance(item, Withdrawal):
+                assert before[item.identifier].state == "delivered"
+                assert at < item.until
+                withdrawn.append(item.identifier)
+
+    assert len(withdrawn) == len(set(withdrawn))
 
 
 @given(journals, st.data())
@@ -306,7 +347,10 @@ def test_a_run_vouches_again_only_while_no_other_run_may_call(journal: list[Entr
                     if before[identifier].voucher == HANDED_OVER:
                         callers[identifier] = set()
                     callers[identifier] |= {entry.run}
-                if before.get(identifier, standing).vouched_at != standing.vouched_at:
+                if isinstance(item, Withdrawal) and item.identifier == identifier:
+                    if before[identifier].state != standing.state:
+                        callers[identifier] = {entry.run}
+                elif before.get(identifier, standing).vouched_at != standing.vouched_at:
                     assert callers[identifier] == {entry.run}
                     assert before[identifier].vouched_at < standing.vouched_at <= at
 
@@ -362,7 +406,7 @@ def test_many_items_become_entries_of_limited_size() -> None:
 def test_a_standing_is_what_its_plan_says_at_first() -> None:
     view = View({}, {})
 
-    apply(view, Entry(run="a", items=(plan(("r1",)), plan(("r2",), since=3), plan(("r3",), 0))), 9)
+    apply(view, Entry(run="a", items=(plan(("u1",)), plan(("u2",), since=3), plan(("u3",), 0))), 9)
 
     assert list(view.standings.values()) == [
         Standing("planned", 9, "a"),

@@ -45,7 +45,7 @@ BUGS = (
     ),
     Bug(
         "a meter event of a lost ledger is sent however old it is",
-        "pipeline/ledger/deliveries.py",
+        "pipeline/ledger/leases.py",
         "        is_old = min(vouched_at, perhaps_counted_at or vouched_at) < remembered_from_ms\n",
         "        is_old = (perhaps_counted_at or remembered_from_ms) < remembered_from_ms\n",
     ),
@@ -255,15 +255,35 @@ BUGS = (
     ),
     Bug(
         "the lease of a dead sink never expires",
-        "pipeline/ledger/deliveries.py",
+        "pipeline/ledger/leases.py",
         "or_(_is_free(now_ms), m.owner == owner)",
         "or_(m.lease_until < 1, m.owner == owner)",
     ),
     Bug(
         "the 23 hours count from the last call, not from the first that may have counted",
-        "pipeline/ledger/deliveries.py",
+        "pipeline/ledger/leases.py",
         "func.min(attempt.c.at)",
         "func.max(attempt.c.at)",
+    ),
+    Bug(
+        "a meter event counts as withdrawn before Stripe has answered",
+        "pipeline/ledger/leases.py",
+        '    if lease.call == "withdraw" and result in ("rejected", "collision"):\n',
+        '    if lease.call == "withdraw" and result in ("failed", "foreign"):\n'
+        '        return "withdrawn"\n'
+        '    if lease.call == "withdraw" and result in ("rejected", "collision"):\n',
+    ),
+    Bug(
+        "a refusal to cancel says that the meter event counts, whatever earlier calls did",
+        "pipeline/ledger/leases.py",
+        'return "uncertain" if lease.perhaps_counted else "delivered"',
+        'return "delivered"',
+    ),
+    Bug(
+        "the usage records of a withdrawn meter event stay in it",
+        "pipeline/ledger/adoption.py",
+        '        if item.state == "withdrawn":\n            free_records',
+        '        if item.state == "nothing":\n            free_records',
     ),
     Bug(
         "a usage record conflicts only if its outcome, quantity or time differs",
@@ -285,9 +305,9 @@ BUGS = (
     ),
     Bug(
         "an uncertain meter event stays among those that are sent",
-        "pipeline/ledger/deliveries.py",
-        'values = {"state": "uncertain", "lease_until": 0}',
-        'values = {"state": "sent", "lease_until": 0}',
+        "pipeline/ledger/leases.py",
+        '_move(connection, event, "uncertain")',
+        '_move(connection, event, "sent")',
     ),
     Bug(
         "what Stripe may have counted is released without a look at its sums",

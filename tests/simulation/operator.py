@@ -13,7 +13,8 @@ def decide_about_waiting(ledger: Ledger, stripe: State, billing: Billing, now_ms
     The operator first tries to release each without a look at Stripe. That must be refused where a
     call may have been counted.
     """
-    counted = {event.identifier for event in stripe.meter_events.counted}
+    events = stripe.meter_events.counted
+    counted = {event.identifier for event in events if event.cancelled is None}
     found = decisions.waiting(ledger)
     for waiting in found:
         is_counted = waiting.event.identifier in counted

@@ -11,7 +11,7 @@ from pipeline.dev.emulator.state import State
 from pipeline.errors import FencedError
 from pipeline.kafka.bounds import Acknowledgement
 from pipeline.kafka.stepover import STEP_OVER_PREFIX
-from pipeline.ledger import Ledger, deliveries, holds, outbox, records, reports
+from pipeline.ledger import Ledger, deliveries, holds, leases, outbox, records, reports
 from pipeline.stream.basis import Basis
 from pipeline.stream.state import decode_state, is_sealed
 from tests.simulation.catalog import CatalogReader
@@ -221,7 +221,7 @@ class _Run:
         """Return whether calls are open whose idempotency keys Stripe would forget by `until`."""
         if until - self.world.time < _LONG_QUIET_MS:
             return False
-        return bool(deliveries.due(Ledger(self._ledgers.engine), until, 1))
+        return bool(leases.due(Ledger(self._ledgers.engine), until, 1))
 
     def _wait(self, until: int) -> None:
         """Let some time pass before the next arrival, so that timers fire in between."""
@@ -619,7 +619,7 @@ class _Run:
         stored = sum(records.offsets(ledger, "usage.records").values())
         if stored < sum(map(len, world.records.partitions)):
             return False
-        open_events = deliveries.due(ledger, world.time + 10**9, 1)
+        open_events = leases.due(ledger, world.time + 10**9, 1)
         if outbox.unjournalled_items(ledger, 1):
             return False
         pending = [
@@ -667,6 +667,7 @@ class _Run:
             stripe=_summed(
                 ((event.customer, event.event_name, event.timestamp // 3600), event.value)
                 for event in counted
+                if event.cancelled is None
             ),
             pending={
                 (pending.tenant_id, pending.outcome): pending.quantity
@@ -697,7 +698,11 @@ class _Run:
                 for first, end in (partition.basis or Basis()).lost
                 for offset in range(first, end)
             },
-            counts={**self._counts, "shared": int(world.is_shared)},
+            counts={
+                **self._counts,
+                "shared": int(world.is_shared),
+                "withdrawn": sum(event.cancelled is not None for event in counted),
+            },
             effects=world.fault_point.effects,
             kills=world.fault_point.kills,
         )

@@ -1,7 +1,7 @@
 """A simulated sink: production intake, planner and dispatcher between simulated log and Stripe."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,11 +24,13 @@ from pipeline.sink.intake import Intake
 from pipeline.sink.journal import Journal
 from pipeline.sink.position import LedgerPosition
 from pipeline.sink.service import flush
-from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, body, body_sha256
+from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, adjustment, body, body_sha256
 from pipeline.sink.stripe.responses import StripeResponse, conclusion_of
 from tests.simulation.world import Process, Record, World
 
+Effect = Callable[[dict[str, Any], float], dict[str, Any]]
 LEASE_SECONDS = 30
+WITHDRAW_AFTER_MS = 1_000
 JOURNAL = "resmeter.journal"
 
 
@@ -191,14 +193,29 @@ class _Meter:
         return body_sha256(event)
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
-        return conclusion_of(await self._call(event, lease.idempotency_key), lease)
+        create = self._stripe.meter_events.create
+        return await self._conclude(event, lease, {**body(event)}, create)
+
+    async def withdraw(self, event: MeterEvent, lease: Lease) -> Conclusion:
+        adjust = self._stripe.meter_events.adjust
+        return await self._conclude(event, lease, {**adjustment(event)}, adjust)
+
+    async def _conclude(
+        self, event: MeterEvent, lease: Lease, params: dict[str, Any], effect: Effect
+    ) -> Conclusion:
+        def act(*, breaks: bool) -> StripeResponse:
+            return self._respond(params, effect, lease.idempotency_key, breaks=breaks)
+
+        return conclusion_of(await self._call(event, act), lease)
 
     async def unfit(self, _: Collection[str], /) -> dict[str, str]:
         return {}
 
     async def close(self) -> None: ...
 
-    async def _call(self, event: MeterEvent, idempotency_key: str) -> StripeResponse:
+    async def _call(
+        self, event: MeterEvent, respond: Callable[..., StripeResponse]
+    ) -> StripeResponse:
         world = self._world
         await asyncio.sleep(0)
         while self._process.is_stopped:
@@ -218,7 +235,7 @@ class _Meter:
         # Stripe stores a failure under the idempotency key, although it may have counted the event.
         breaks = fault < self._faults * 3 / 5
         response = world.fault_point.pass_through(
-            self._process, "call", lambda: self._respond(event, idempotency_key, breaks=breaks)
+            self._process, "call", lambda: respond(breaks=breaks)
         )
         await asyncio.sleep(0)
         if not world.stripe_answers:
@@ -232,19 +249,19 @@ class _Meter:
             return StripeResponse(status=200 if is_foreign else 500, foreign=is_foreign)
         return response
 
-    def _respond(self, event: MeterEvent, key: str, *, breaks: bool) -> StripeResponse:
-        content = body(event)
+    def _respond(
+        self, params: dict[str, Any], effect: Effect, key: str, *, breaks: bool
+    ) -> StripeResponse:
         now = self._world.seconds()
-        params: dict[str, Any] = {**content}
         acted = False
 
         def act() -> Response:
             nonlocal acted
             acted = True
-            counted = Response(200, self._stripe.meter_events.create(params, now))
+            counted = Response(200, effect(params, now))
             return Response(500, {}) if breaks else counted
 
-        response = self._stripe.once(key, orjson.dumps(content), act, now)
+        response = self._stripe.once(key, orjson.dumps(params), act, now)
         error = response.body.get("error", {})
         return StripeResponse(
             accepted=response.status == 200,
@@ -334,6 +351,7 @@ class Sink:
             self._metrics,
             self._world.seconds(),
             self._position,
+            withdraw_after_ms=WITHDRAW_AFTER_MS,
         )
         await self._dispatcher.idle()
         self._dispatcher._stopping = False

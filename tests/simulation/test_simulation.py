@@ -74,6 +74,7 @@ def test_every_kind_of_fault_happens() -> None:
         "compactions",
         "paused",
         "woken",
+        "withdrawn",
     ):
         assert sum(outcome.counts.get(kind, 0) for outcome in outcomes) > 2, kind
     assert any(row[1] == -1 for outcome in outcomes for row in outcome.records.values())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import func, select
 
-from pipeline.ledger import Ledger, deliveries, records
+from pipeline.ledger import Ledger, deliveries, leases, records
 from pipeline.ledger.entries import (
     Conclusion,
     ConsumedRecord,
@@ -103,7 +103,7 @@ def try_to_lease(
     ledger: Ledger, event: MeterEvent, owner: str, now_ms: int, remembered_from_ms: int = 0
 ) -> Lease | NotLeased:
     taken_over(ledger, event.identifier, owner)
-    return deliveries.lease(
+    return leases.lease(
         ledger,
         event,
         owner,
@@ -122,7 +122,7 @@ def leased(ledger: Ledger, event: MeterEvent, owner: str = "a", now_ms: int = T0
 def conclude(ledger: Ledger, lease: Lease, result: Result) -> None:
     status = 200 if result == "delivered" else 500
     conclusion = Conclusion(result=result, http_status=status, request_id="req_1")
-    deliveries.conclude(ledger, lease, conclusion, T0 + 5)
+    leases.conclude(ledger, lease, conclusion, T0 + 5)
 
 
 def deliver(ledger: Ledger, event: MeterEvent) -> None:

@@ -15,6 +15,7 @@ from pipeline.metrics import (
     OTHER_TENANTS,
     OUTCOMES,
     TRANSITION_REASONS,
+    WITHDRAWAL_RESULTS,
     SinkMetrics,
     WorkerMetrics,
     new_registry,
@@ -84,7 +85,7 @@ def usage_record(outcome: str, quantity: int, reason: str) -> UsageRecord:
 
 
 def test_delivery_results_are_those_of_a_meter() -> None:
-    assert tuple(NEXT) == DELIVERY_RESULTS
+    assert set(NEXT) == {*DELIVERY_RESULTS, *WITHDRAWAL_RESULTS}
 
 
 def test_every_series_exists_from_the_start_at_zero() -> None:
@@ -109,7 +110,8 @@ def test_every_value_of_a_closed_label_exists_from_the_start() -> None:
     assert set(values(registry, "resmeter_rejected_total")) == {
         (reason, source) for reason in REASONS for source in ("chat", "other")
     }
-    assert set(values(registry, "resmeter_deliveries_total")) == {(r,) for r in NEXT}
+    assert set(values(registry, "resmeter_deliveries_total")) == {(r,) for r in DELIVERY_RESULTS}
+    assert set(values(registry, "resmeter_withdrawals_total")) == {(r,) for r in WITHDRAWAL_RESULTS}
     assert set(values(registry, "resmeter_usage_records_refused_total")) == {
         ("unreadable",),
         ("conflict",),

@@ -95,6 +95,7 @@ def _label(line: Line) -> str:
         "carried_forward": "carried to the next statement",
         "minimum": "minimum",
         "waived": "waived",
+        "credit_note": "given back by credit note",
         "credit": f"credit {line.grant}",
     }.get(line.kind, line.outcome or "")
     if line.period is None:

@@ -1,16 +1,22 @@
-"""Deliver meter events to Stripe, through its SDK.
+"""Deliver meter events to Stripe and withdraw them, through its SDK.
 
 https://docs.stripe.com/api/billing/meter-event/create
+https://docs.stripe.com/api/billing/meter-event-adjustment/create
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 import aiohttp
 import orjson
 import stripe
-from stripe.params.billing import MeterEventCreateParams
+from stripe import RequestOptions
+from stripe.params.billing import (
+    MeterEventAdjustmentCreateParams,
+    MeterEventAdjustmentCreateParamsCancel,
+    MeterEventCreateParams,
+)
 
 from pipeline.config import StripeSettings
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
@@ -53,7 +59,17 @@ class StripeMeter:
         return body_sha256(event)
 
     async def deliver(self, event: MeterEvent, lease: Lease) -> Conclusion:
-        return conclusion_of(await self._call(event, lease.idempotency_key), lease)
+        events = self._client.v1.billing.meter_events
+        call = events.create_async(body(event), options={"idempotency_key": lease.idempotency_key})
+        response = await self._response(call, lambda created: _is_event(created, event))
+        return conclusion_of(response, lease)
+
+    async def withdraw(self, event: MeterEvent, lease: Lease) -> Conclusion:
+        adjustments = self._client.v1.billing.meter_event_adjustments
+        options: RequestOptions = {"idempotency_key": lease.idempotency_key}
+        call = adjustments.create_async(adjustment(event), options=options)
+        response = await self._response(call, lambda created: _is_adjustment(created, event))
+        return conclusion_of(response, lease)
 
     async def unfit(self, event_names: Collection[str], /) -> dict[str, str]:
         """Return which meters would drop what they take; those that are fit are asked once an hour."""
@@ -77,11 +93,11 @@ class StripeMeter:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _call(self, event: MeterEvent, idempotency_key: str) -> StripeResponse:
+    async def _response(
+        self, call: Awaitable[stripe.StripeObject], is_ours: Callable[[object], bool]
+    ) -> StripeResponse:
         try:
-            created = await self._client.v1.billing.meter_events.create_async(
-                body(event), options={"idempotency_key": idempotency_key}
-            )
+            created = await call
         except stripe.StripeError as error:
             return StripeResponse(
                 status=error.http_status,
@@ -103,13 +119,13 @@ class StripeMeter:
             message = f"the SDK cannot read the answer: {type(error).__name__}: {error}"
             return StripeResponse(foreign=True, message=message[:MESSAGE_CHARACTERS_MAX])
         response = created.last_response
-        is_ours = _is_event(created, event)
+        accepted = is_ours(created)
         return StripeResponse(
-            accepted=is_ours,
-            foreign=not is_ours,
+            accepted=accepted,
+            foreign=not accepted,
             status=response.code if response else 200,
             replayed=_is_replayed(response.headers if response else {}),
-            message="" if is_ours else "not an answer of Stripe: it has no such meter event",
+            message="" if accepted else "not an answer of Stripe: it has no such meter event",
             request_id=response.request_id if response else None,
         )
 
@@ -127,6 +143,12 @@ def body(event: MeterEvent) -> MeterEventCreateParams:
     }
 
 
+def adjustment(event: MeterEvent) -> MeterEventAdjustmentCreateParams:
+    """Return the parameters of the call that cancels a meter event."""
+    cancel: MeterEventAdjustmentCreateParamsCancel = {"identifier": event.identifier}
+    return {"event_name": event.event_name, "type": "cancel", "cancel": cancel}
+
+
 def body_sha256(event: MeterEvent) -> str:
     return hashlib.sha256(orjson.dumps(body(event))).hexdigest()
 
@@ -136,6 +158,15 @@ def _is_event(created: object, event: MeterEvent) -> bool:
     return (
         getattr(created, "object", None) == "billing.meter_event"
         and getattr(created, "identifier", None) == event.identifier
+    )
+
+
+def _is_adjustment(created: object, event: MeterEvent) -> bool:
+    """Return whether a 2xx has the adjustment that was asked for."""
+    cancel = getattr(created, "cancel", None)
+    return (
+        getattr(created, "object", None) == "billing.meter_event_adjustment"
+        and getattr(cancel, "identifier", None) == event.identifier
     )
 
 

@@ -3,6 +3,7 @@
 | response                                  | result                                     |
 |-------------------------------------------|--------------------------------------------|
 | 2xx with our meter event and a Request-Id | delivered                                  |
+| 2xx with our adjustment and a Request-Id  | withdrawn                                  |
 | Stripe's error, and                       |                                            |
 | · the identifier exists, and the ledger   |                                            |
 |   has a call that may have counted        | duplicate: Stripe counts the event once    |
@@ -17,6 +18,9 @@
 | anything else: a page of a proxy, another | foreign: perhaps counted, retried, and an  |
 | service's JSON, a wrong path, an error    | alarm                                      |
 | whose type does not belong to its status  |                                            |
+
+Of a call that withdraws an event, `rejected` means that Stripe does not cancel it. Stripe does not document
+by which error, so no message is compared: after a call that may have counted, an operator must look.
 
 Only Stripe's own answer is final: one with Stripe's header `Request-Id`. An error is a JSON object
 with the member `error`, whose `type` is one of Stripe's.
@@ -64,7 +68,7 @@ _BUSY = {"lock_timeout", "rate_limit"}
 
 
 class StripeResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The response to one call, if any. `accepted`: a 2xx with the meter event that was sent."""
+    """The response to one call, if any. `accepted`: a 2xx with what was sent."""
 
     accepted: bool = False
     status: int | None = None  # None: there was no response
@@ -122,6 +126,10 @@ def storable(text: str) -> str:
 def conclusion_of(response: StripeResponse, lease: Lease) -> Conclusion:
     """Return the conclusion that the ledger stores for a response."""
     result = read_response(response, lease.identifier, perhaps_counted=lease.perhaps_counted)
+    if lease.call == "withdraw":
+        # A key that may write meter events, and no adjustments, must not stop what it may do.
+        is_refused = result == "halted" and response.status == 403
+        result = "withdrawn" if result == "delivered" else "rejected" if is_refused else result
     detail = storable(response.message)
     if result == "foreign" and not response.foreign:
         detail = (

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.billing.account import Account
 from pipeline.billing.contract import Contract, Terms
-from pipeline.billing.grants import Credit, Pack
+from pipeline.billing.grants import Credit, CreditNote, Pack, Void
 from pipeline.billing.periods import Period
 from pipeline.billing.run import ClosesAfter
 from pipeline.billing.statement import Adjustment
@@ -126,3 +126,40 @@ def test_a_rejected_adjustment_is_stated_with_its_opposite_and_never_comes_back(
     assert (statement.subtotal, statement.total) == (2_970, 0)
     assert [(each.period, each.is_waived) for each in statement.adjustments] == [(october, True)]
     assert [line.kind for line in after.lines] == ["minimum"]
+
+
+def test_a_credit_note_gives_back_what_is_carried_and_its_void_carries_it_again() -> None:
+    contract = Contract("usd", [Terms()])
+    closes = ClosesAfter(contract.calendar, HOUR_MS)
+    account = Account(contract, closes)
+    october = contract.calendar.named("2026-10")
+    november, december = (contract.calendar.named(f"2026-{month}") for month in (11, 12))
+    unit = charge("c", october.start_ms)
+    account.know([unit], [])
+    account.state(october, closes.close_of(october), is_final=True)
+    account.know([reversal(unit, november.start_ms)], [])
+    account.state(november, closes.close_of(november), is_final=True)
+    note = CreditNote(
+        id="n",
+        created_at=december.start_ms,
+        amount=99,
+        invoice="in_1",
+        of_period=november.start_ms,
+    )
+
+    account.know([], [note])
+    given = account.state(december, closes.close_of(december), is_final=True)
+    account.know([], [Void(grant="n", created_at=december.end_ms, takes=99)])
+    january = contract.calendar.after(december)
+    again = account.state(january, closes.close_of(january), is_final=True)
+
+    assert [(line.kind, line.amount) for line in given.lines] == [
+        ("carried", -99),
+        ("credit_note", 99),
+    ]
+    assert (given.total, given.closing.carried) == (0, 0)
+    assert [(line.kind, line.amount) for line in again.lines] == [
+        ("credit_note", -99),
+        ("carried_forward", 99),
+    ]
+    assert again.closing.carried == -99

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 import pytest
 
-from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
+from pipeline.ledger import Ledger, deliveries, leases, open_ledger, records, upgrade
 from pipeline.ledger.entries import Conclusion, ConsumedRecord, Lease, Stored
 from pipeline.ledger.receipt import Explanation
 from pipeline.sink.grouping import Destination, freeze, group_records
@@ -87,11 +87,11 @@ def delivered_at_the_second_call(ledger: Ledger) -> None:
     )
     for number, conclusion in enumerate(conclusions):
         at = T0 + number * 60_000
-        lease = deliveries.lease(
+        lease = leases.lease(
             ledger, planned.event, "a", at, until_ms=at + 30_000, remembered_from_ms=0
         )
         assert isinstance(lease, Lease)
-        deliveries.conclude(ledger, lease, conclusion, at + 5)
+        leases.conclude(ledger, lease, conclusion, at + 5)
 
 
 def test_receipt_has_charge_reversal_and_every_call(ledger: Ledger, explain: Run) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.text import Text
 
 from pipeline.events.times import format_time, parse_time
-from pipeline.ledger import Ledger, deliveries, open_ledger, records, upgrade
+from pipeline.ledger import Ledger, deliveries, leases, open_ledger, records, upgrade
 from pipeline.ledger.entries import Conclusion, ConsumedRecord, Lease, Result, Stored
 from pipeline.sink.grouping import Destination, freeze, group_records
 from pipeline.sink.stripe.meter import body_sha256
@@ -89,11 +89,11 @@ def sent(ledger: Ledger, result: Result, tenant_id: str = "acme") -> None:
     for item in planned:
         if item.event.value == 0:
             continue
-        lease = deliveries.lease(
+        lease = leases.lease(
             ledger, item.event, "a", T0, until_ms=T0 + 30_000, remembered_from_ms=0
         )
         assert isinstance(lease, Lease)
-        deliveries.conclude(ledger, lease, Conclusion(result=result), T0 + 5)
+        leases.conclude(ledger, lease, Conclusion(result=result), T0 + 5)
 
 
 def lines(result: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:

@@ -5,7 +5,9 @@ import pytest
 from pipeline.ledger.journal import (
     Conclusion,
     Entry,
+    Item,
     NewerFormatError,
+    Withdrawal,
     decode_entry,
     encode_entry,
     encode_items,
@@ -35,6 +37,25 @@ def test_a_record_that_no_resmeter_wrote_is_no_entry(value: bytes | None) -> Non
 def test_an_entry_of_a_newer_format_is_not_ignored() -> None:
     with pytest.raises(NewerFormatError, match="format 3, this version knows 2"):
         decode_entry(b'{"format":3,"run":"a","items":[{"type":"new"}]}')
+
+
+@pytest.mark.parametrize(
+    ("item", "encoded"),
+    [
+        (Withdrawal("rm_1", 7), b'{"type":"withdrawal","identifier":"rm_1","until":7}'),
+        (
+            Conclusion("rm_1", "withdrawn"),
+            b'{"type":"conclusion","identifier":"rm_1","state":"withdrawn"}',
+        ),
+        (Conclusion("rm_1", "kept"), b'{"type":"conclusion","identifier":"rm_1","state":"kept"}'),
+    ],
+)
+def test_an_entry_of_a_withdrawal_has_a_format_that_older_versions_stop_at(
+    item: Item, encoded: bytes
+) -> None:
+    (entry,) = encode_items("a", [item])
+
+    assert entry == b'{"format":2,"run":"a","items":[' + encoded + b"]}"
 
 
 def test_an_entry_keeps_its_bytes() -> None:

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from pipeline.ledger.entries import Conclusion, Lease, Result
-from pipeline.metrics import DELIVERY_RESULTS
+from pipeline.metrics import DELIVERY_RESULTS, WITHDRAWAL_RESULTS
 from pipeline.sink.meter import NEXT, Next
 from pipeline.sink.stripe.responses import (
     ERROR_TYPES,
@@ -163,8 +163,9 @@ def test_every_result_has_a_consequence_and_a_metric() -> None:
         )
     }
 
-    assert results == set(NEXT) == set(DELIVERY_RESULTS)
-    assert set(get_args(Result)) - results == {"unanswered"}
+    assert results == set(DELIVERY_RESULTS)
+    assert set(NEXT) == results | {"withdrawn"} == results | set(WITHDRAWAL_RESULTS)
+    assert set(get_args(Result)) - set(NEXT) == {"unanswered"}
 
 
 def test_a_conclusion_keeps_what_explains_the_response() -> None:
