@@ -67,6 +67,7 @@ MUST_STAY_ZERO = (
     "resmeter_deliveries_held",
     "resmeter_journal_foreign_total",
     "resmeter_meters_unfit",
+    "resmeter_accounts_unreckoned",
 )
 
 
@@ -358,6 +359,7 @@ class SinkMetrics:
         self.currencies: set[str] = {"usd"}  # currencies that have series
         self._define_records(registry)
         self._define_pending(registry)
+        self._define_kept(registry)
         self._define_journal(registry)
         self._define_deliveries(registry)
         self._define_invoices(registry)
@@ -450,6 +452,8 @@ class SinkMetrics:
             "Time since the oldest call that Stripe may have counted and did not confirm. It has 23 hours.",
             registry=registry,
         )
+
+    def _define_kept(self, registry: CollectorRegistry) -> None:
         self.carried_units = Gauge(
             "resmeter_carried_units",
             "Negative units carried over to later usage of their period, because Stripe bills no negative total.",
@@ -484,6 +488,11 @@ class SinkMetrics:
             "resmeter_unpriced_units",
             "Units that nothing prices. They are not billed, and hold up the close of their period.",
             ["tenant"],
+            registry=registry,
+        )
+        self.accounts_unreckoned = Gauge(
+            "resmeter_accounts_unreckoned",
+            "Accounts that cannot be reckoned: what is new of them is not sent. The log says why.",
             registry=registry,
         )
         # The units that stay pending, by the reason; `chargeable.Why` has the reasons.

@@ -27,6 +27,7 @@ from pipeline.ledger.entries import (
     HOUR_MS,
     STUCK,
     Action,
+    Attempt,
     Decided,
     Decision,
     MeterEvent,
@@ -35,7 +36,7 @@ from pipeline.ledger.entries import (
 )
 from pipeline.ledger.lineage import lineage
 
-_LISTED: tuple[State, ...] = (*STUCK, "released", "settled")
+_LISTED: tuple[State, ...] = (*STUCK, "released", "settled", "withdrawing", "withdrawn")
 _DETAIL_CHARACTERS_MAX = 160
 
 
@@ -133,11 +134,11 @@ def _members(waiting: WaitingEvent) -> dict[str, object]:
 def _listed(found: Sequence[WaitingEvent]) -> Iterator[str]:
     """Yield a header, and three lines for each meter event: figures, identifier, last call."""
     if found:
-        yield f"{'state':<9}  {'tenant':<22}  {'units':>7}  {'hour':<13}  {'since':<16}"
+        yield f"{'state':<11}  {'tenant':<22}  {'units':>7}  {'hour':<13}  {'since':<16}"
     for waiting in found:
         event = waiting.event
         yield (
-            f"{event.state:<9}  {event.tenant_id:<22}  {event.value:>7}  "
+            f"{event.state:<11}  {event.tenant_id:<22}  {event.value:>7}  "
             f"{_short(event.hour * HOUR_MS)[:13]}  {_short(event.updated_at)}"
         )
         yield f"    {event.identifier}"
@@ -175,7 +176,7 @@ def show(identifiers: tuple[str, ...], *, asks_stripe: bool) -> None:
                 request = f", request {call.request_id}" if call.request_id else ""
                 told = f": {call.detail}" if call.detail else ""
                 print_text(
-                    f"call {number:<11} {format_time(call.at)} {call.result}{status}{request}{told}",
+                    f"call {number:<11} {format_time(call.at)} {_called(call)}{status}{request}{told}",
                     " " * 17,
                 )
             for decided in decisions.decided(work.ledger, lineage(event.identifier)):
@@ -183,6 +184,10 @@ def show(identifiers: tuple[str, ...], *, asks_stripe: bool) -> None:
             if asks_stripe:
                 print_text(f"stripe           {_at_stripe(work, event)}", " " * 17)
             click.echo()
+
+
+def _called(call: Attempt) -> str:
+    return f"withdraw: {call.result}" if call.call == "withdraw" else call.result
 
 
 def _chosen(work: Opened, identifiers: Sequence[str]) -> list[WaitingEvent]:

@@ -15,6 +15,7 @@ from pipeline.ledger.receipt import explain
 from pipeline.replay.lookup import find_in_lines, find_in_topic
 from pipeline.replay.partition import Place
 from pipeline.replay.why_not import WhyNot, why_not
+from pipeline.sink.prospects import ways
 
 
 @click.command("explain")
@@ -101,7 +102,9 @@ def _account(work: Opened, place: Place, now: int, *, ledger_only: bool) -> tupl
     receipts = reports.receipts(ledger, *place)
     account = Account(*place, {}, {}, ())
     if receipts:
-        account = Account.of(explain(receipts, tenants, tenants.catalog.amendments_of(place[0])))
+        amendments = tenants.catalog.amendments_of(place[0])
+        follows = ways(ledger, tenants, receipts, now)
+        account = Account.of(explain(receipts, tenants, amendments, follows))
         if account.net or ledger_only:
             return account, ""
     topic = settings.topics.events

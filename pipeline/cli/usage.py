@@ -1,5 +1,7 @@
 """`resmeter usage`."""
 
+from typing import Literal
+
 import click
 import orjson
 
@@ -11,6 +13,12 @@ from pipeline.ledger.entries import STUCK
 from pipeline.ledger.pricing import price_usage
 
 _TENANTS_SHOWN_MAX = 20
+_OTHERS: dict[Literal["netted", "settled", "stated", "late"], str] = {
+    "netted": "netted",
+    "settled": "settled by hand",
+    "stated": "on a final statement and not sent",
+    "late": "late, for the next statement",
+}
 
 
 @click.command("usage")
@@ -22,7 +30,8 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
 
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
     usage is not at Stripe yet: it was not sent, or it is a negative sum that is carried forward. What
-    is rejected, uncertain or altered is neither delivered nor pending: a warning counts it.
+    is neither delivered nor pending is counted below the table: netted, settled by hand, stated (on
+    a final statement, and not sent), late (for the next statement), or rejected, uncertain or altered.
 
     \b
     Example:
@@ -32,7 +41,11 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     """
     with opened() as (_, tenants, ledger):
         sums = reports.usage(
-            ledger, tenant_id=tenant_id, from_ms=time_range.from_ms, to_ms=time_range.to_ms
+            ledger,
+            tenant_id=tenant_id,
+            from_ms=time_range.from_ms,
+            to_ms=time_range.to_ms,
+            account_of=tenants.account_of,
         )
         lines = price_usage(sums, tenants)
         here, elsewhere = reports.reversals_across(ledger, tenant_id, *time_range)
@@ -49,6 +62,12 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
     if here or elsewhere:
         print_text(_difference(here, elsewhere), err=True)
     for line in lines:
+        others = [f"{line[state]} {words}" for state, words in _OTHERS.items() if line[state]]
+        if others and not as_json:
+            print_text(
+                f"note: of the {line['outcome']} of {line['tenantid']}, {', '.join(others)}",
+                err=True,
+            )
         stuck = [f"{line[state]} {state}" for state in STUCK if line[state]]
         if stuck:
             print_text(

@@ -266,7 +266,7 @@ def _is_billed(servers: str, env: dict[str, str], settings: Settings) -> bool:
         sums = reports.usage(ledger)
     finally:
         ledger.close()
-    pending = sum(usage.quantity - usage.delivered for usage in sums)
+    pending = sum(usage.pending + usage.late for usage in sums)
     return not pending and stored > 0 and stored == _end(servers, env[_RECORDS], settings)
 
 

@@ -22,7 +22,6 @@ from pipeline.ledger.journal import (
     Decision,
     Placed,
     Plan,
-    Standing,
     Takeover,
     Verdict,
     Withdrawal,
@@ -30,6 +29,7 @@ from pipeline.ledger.journal import (
 from pipeline.ledger.lineage import lineage
 from pipeline.ledger.month_entries import MonthItem, accounts_of
 from pipeline.ledger.records import move_offset
+from pipeline.ledger.standing import Standing
 from pipeline.ledger.stating import delete_stated
 from pipeline.ledger.tables import (
     awaited_record,

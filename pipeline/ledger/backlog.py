@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, select
 
 from pipeline.ledger.database import Ledger
+from pipeline.ledger.pending import takes_back
 from pipeline.ledger.tables import account_grant, closing, pending_record, usage_record
 
 _LOOKUP_IDS_MAX = 500
+_record, _charge = usage_record.alias(), usage_record.alias()
 
 
 class UnitSum(NamedTuple):
@@ -55,6 +57,19 @@ def first_at(ledger: Ledger, tenant_id: str, outcome: str, from_ms: int) -> int 
     return at
 
 
+def has_charge(ledger: Ledger, tenant_id: str, outcome: str, from_ms: int, to_ms: int) -> bool:
+    """Return whether a +1 is among the pending units with `from_ms <= time < to_ms`."""
+    p = pending_record.c
+    query = (
+        select(p.seq)
+        .where(p.tenant_id == tenant_id, p.outcome == outcome, p.quantity > 0)
+        .where(p.occurred_at >= from_ms, p.occurred_at < to_ms)
+        .limit(1)
+    )
+    with ledger.reading() as connection:
+        return connection.scalar(query) is not None
+
+
 def unit_sums(
     ledger: Ledger, tenant_id: str, outcome: str, from_ms: int, to_ms: int
 ) -> list[UnitSum]:
@@ -70,14 +85,14 @@ def unmatched_sums(ledger: Ledger, tenant_id: str, outcome: str) -> list[UnitSum
 
 
 def _sums(ledger: Ledger, tenant_id: str, outcome: str, *which: Any) -> list[UnitSum]:
-    p, r, s = pending_record.c, usage_record.alias("r"), usage_record.alias("s")
-    policy = func.coalesce(s.c.policy, r.c.policy)
-    version = func.coalesce(s.c.policy_version, r.c.policy_version)
+    p, r, c = pending_record.c, _record.c, _charge.c
+    policy = func.coalesce(c.policy, r.policy)
+    version = func.coalesce(c.policy_version, r.policy_version)
     query = (
         select(policy, version, func.sum(p.quantity))
         .select_from(pending_record)
-        .join(r, r.c.seq == p.seq)
-        .outerjoin(s, s.c.id == r.c.supersedes)
+        .join(_record, r.seq == p.seq)
+        .outerjoin(_charge, takes_back(_record, _charge))
         .where(p.tenant_id == tenant_id, p.outcome == outcome, *which)
         .group_by(policy, version)
     )

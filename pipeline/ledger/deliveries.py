@@ -42,13 +42,13 @@ _OPEN: tuple[State, ...] = ("planned", "sent")
 def _pending_records() -> Select[Any]:
     """Select the pending records of a tenant and outcome, each with the price of its charge."""
     p, r, c = pending_record.c, _record.c, _charge.c
-    priced = ("policy", "policy_version", "price", "currency")
     withdrawn = select(func.count()).select_from(withdrawn_record)
+    withdrawn = withdrawn.where(withdrawn_record.c.id == r.id)
+    priced = ("policy", "policy_version", "price", "currency")
     return (
         select(p.seq, r.id, p.quantity, p.occurred_at, r.supersedes)
         .add_columns(*(case((c.id.is_(None), r[name]), else_=c[name]) for name in priced))
-        .add_columns(withdrawn.where(withdrawn_record.c.id == r.id).scalar_subquery())
-        .add_columns(is_being_withdrawn(_charge))
+        .add_columns(withdrawn.scalar_subquery(), is_being_withdrawn(_charge))
         .join_from(pending_record, _record, r.seq == p.seq)
         .outerjoin(_charge, takes_back(_record, _charge))
         .where(p.tenant_id == bindparam("tenant"), p.outcome == bindparam("of"))
@@ -59,7 +59,7 @@ def _pending_records() -> Select[Any]:
     )
 
 
-# To make it for each tenant anew would take longer than to execute it.
+# To make it again for each tenant would take longer than to execute it.
 _record, _charge = usage_record.alias(), usage_record.alias()
 _PENDING = _pending_records()
 

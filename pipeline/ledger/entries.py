@@ -260,6 +260,14 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     http_status: int | None
     request_id: str | None
     detail: str | None
+    call: Call = "deliver"
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """A meter event that the biller cancelled, and its calls."""
+
+    event: MeterEvent
+    attempts: tuple[Attempt, ...]
 
 
 class DeliveredSum(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,9 +289,8 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """What a tenant owes for an outcome, under one version of a policy.
 
     A -1 counts under the kind, policy and price of the record that it takes back. The price is the
-    one that was fixed when the record was stored; None: the policy says it. `delivered` includes
-    netted units, which are never sent, and units that an operator settled. `rejected`, `uncertain`
-    and `altered` units wait for an operator. The rest is pending, planned or sent.
+    one that was fixed when the record was stored; None: the policy says it. Each unit counts in
+    exactly one of `delivered` and the states after it, or is pending, planned or sent.
     """
 
     tenant_id: str
@@ -294,7 +301,11 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: int
     assumed: int
     delivered: int
-    rejected: int = 0
+    netted: int = 0  # in charges and reversals that cancel out, and are never sent
+    settled: int = 0  # by an operator, as billed
+    stated: int = 0  # on a final statement: nothing is sent for them
+    late: int = 0  # of a closed period, and on no statement yet: for the next one
+    rejected: int = 0  # these three wait for an operator
     uncertain: int = 0
     altered: int = 0
     price: str | None = None
@@ -303,7 +314,8 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def pending(self) -> int:
         """The units that are pending, planned or sent; below zero, they are carried."""
-        return self.quantity - self.delivered - self.rejected - self.uncertain - self.altered
+        concluded = self.delivered + self.netted + self.settled + self.stated + self.late
+        return self.quantity - concluded - self.rejected - self.uncertain - self.altered
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -318,3 +330,4 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     superseded_policy: tuple[str, int] | None  # of the record that a -1 takes back
     decisions: tuple[Decided, ...] = ()  # about this meter event and those that it replaces
+    withdrawn: tuple[Withdrawn, ...] = ()  # the meter events that it was in before

@@ -10,7 +10,7 @@ sink process; a ledger that was restored cannot mislead it, because it remembers
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from pipeline.decoding import json_decoder
 from pipeline.ledger.entries import Decided, MeterEvent
 from pipeline.ledger.lineage import lineage
 from pipeline.ledger.month_entries import AccountStanding, Closing, MonthItem, judge
+from pipeline.ledger.standing import BEFORE, HANDED_OVER, ConcludedState, JournalState, Standing
 
 FORMAT = 2  # of an entry with an item that format 1 lacks: an older version must not pass over it
 _FORMAT_OF_DELIVERIES = 1
@@ -25,20 +26,6 @@ _FORMAT_OF_DELIVERIES = 1
 # very many records makes an entry of its own, which can be larger.
 ENTRY_BYTES = 512 * 1024
 _CLOSED = "its period is closed: nothing more is sent for it"
-HANDED_OVER = ""  # a voucher that makes no call any more: the next run that takes over vouches
-
-JournalState = Literal[
-    "planned",
-    "netted",
-    "delivered",
-    "rejected",
-    "released",
-    "settled",
-    "withdrawing",
-    "withdrawn",  # its records are free
-    "kept",  # delivered, and not withdrawn when the biller was asked
-]
-ConcludedState = Literal["delivered", "rejected", "withdrawn", "kept"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, tag="plan", omit_defaults=True):
@@ -220,18 +207,6 @@ def decode_entry(value: bytes | None) -> Entry | None:
 # --- validity -------------------------------------------------------------------------------------
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """What the journal says of a meter event.
-
-    `vouched_at`: no call before this time counted, ms. `voucher`: the run that may vouch again;
-    `HANDED_OVER`: the next run that takes over; None: nobody, because several runs may have called.
-    """
-
-    state: JournalState
-    vouched_at: int
-    voucher: str | None
-
-
 class View(msgspec.Struct):
     """The part of the journal's result that some entries touch; `apply` changes it."""
 
@@ -341,21 +316,11 @@ def _planned(plan: Plan, run: str, at: int) -> Standing:
     )
 
 
-# The states in which a conclusion is valid. That the biller has counted or cancelled a meter event is
-# certain, whatever another sink was told.
-_BEFORE: dict[ConcludedState, tuple[JournalState, ...]] = {
-    "delivered": ("planned", "rejected"),
-    "rejected": ("planned",),
-    "withdrawn": ("withdrawing", "kept"),
-    "kept": ("withdrawing",),
-}
-
-
 def _conclude(view: View, item: Conclusion) -> str | None:
     standing = view.standings.get(item.identifier)
     if standing is None:
         return "no meter event has this identifier"
-    if standing.state not in _BEFORE[item.state]:
+    if standing.state not in BEFORE[item.state]:
         return f"it is {standing.state}"
     view.standings[item.identifier] = msgspec.structs.replace(standing, state=item.state)
     if item.state == "withdrawn":

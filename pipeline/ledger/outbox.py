@@ -12,7 +12,14 @@ from sqlalchemy import Connection, Select, exists, func, or_, select
 from pipeline.ledger import months
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import PERHAPS_COUNTED, Decided, MeterEvent
-from pipeline.ledger.journal import ConcludedState, Conclusion, Decision, Item, Plan, plan_of
+from pipeline.ledger.journal import (
+    Conclusion,
+    Decision,
+    Item,
+    Plan,
+    plan_of,
+)
+from pipeline.ledger.standing import ConcludedState
 from pipeline.ledger.tables import (
     attempt,
     awaited_record,

@@ -44,8 +44,8 @@ class PricedUsage(TypedDict):
     """Usage of a tenant and outcome in one currency; the keys of `resmeter usage --json`.
 
     `amount` is an exact decimal without an exponent. `amount` and `currency` are None if no policy
-    prices the outcome. `rejected`, `uncertain` and `altered` units wait for an operator; `pending`
-    still reaches the biller.
+    prices the outcome. The states from `delivered` on, with `pending`, add up to `quantity`: see
+    `UsageSum`.
     """
 
     tenantid: str
@@ -56,6 +56,10 @@ class PricedUsage(TypedDict):
     amount: str | None
     currency: str | None
     delivered: int
+    netted: int
+    settled: int
+    stated: int
+    late: int
     pending: int
     rejected: int
     uncertain: int
@@ -81,6 +85,10 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
                 "amount": None,
                 "currency": key[2],
                 "delivered": 0,
+                "netted": 0,
+                "settled": 0,
+                "stated": 0,
+                "late": 0,
                 "pending": 0,
                 "rejected": 0,
                 "uncertain": 0,
@@ -91,6 +99,10 @@ def price_usage(sums: Iterable[UsageSum], prices: Prices) -> list[PricedUsage]:
         line["confirmed"] += usage.confirmed
         line["assumed"] += usage.assumed
         line["delivered"] += usage.delivered
+        line["netted"] += usage.netted
+        line["settled"] += usage.settled
+        line["stated"] += usage.stated
+        line["late"] += usage.late
         line["pending"] += usage.pending
         line["rejected"] += usage.rejected
         line["uncertain"] += usage.uncertain

@@ -1,14 +1,27 @@
 """Build the receipt of a conversation: its charges, their reasons, their way to Stripe. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 import msgspec
 
+from pipeline.billing.ladder import ChargeRung, ReversalRung
 from pipeline.catalog.prices import Prices
 from pipeline.catalog.value import DatedAmendment, when
 from pipeline.events.times import format_time
-from pipeline.ledger.entries import HOUR_MS, Action, Receipt, Result
+from pipeline.ledger.entries import (
+    HOUR_MS,
+    Action,
+    Attempt,
+    Decided,
+    MeterEvent,
+    Receipt,
+    Result,
+    Withdrawn,
+)
+from pipeline.ledger.entries import Call as CallKind
+
+Way = ReversalRung | ChargeRung
 
 _REASONS = {
     "silence": (
@@ -66,7 +79,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One attempt to deliver."""
+    """One attempt to deliver, or to withdraw."""
 
     at: str
     answered_at: str | None
@@ -74,6 +87,7 @@ class Call(msgspec.Struct, frozen=True):
     http_status: int | None
     request_id: str | None
     detail: str | None
+    call: CallKind = "deliver"
 
 
 class DecisionLine(msgspec.Struct, frozen=True):
@@ -122,6 +136,8 @@ class Line(msgspec.Struct, frozen=True):
     currency: str | None
     record: Position
     delivery: Delivery | None
+    withdrawn: tuple[Delivery, ...] = ()  # the meter events that it was in before
+    way: Way | None = None  # how a unit in no meter event reaches or leaves an invoice
     plan: str | None = None  # the rebill plan that put another policy in the place of what was
 
 
@@ -136,12 +152,17 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    receipts: Sequence[Receipt], prices: Prices, amendments: Sequence[DatedAmendment] = ()
+    receipts: Sequence[Receipt],
+    prices: Prices,
+    amendments: Sequence[DatedAmendment] = (),
+    ways: Mapping[str, Way] | None = None,
 ) -> Explanation:
     """Return the receipt of one conversation, which has at least one record.
 
-    `amendments`: what rebill plans have amended for its tenant.
+    `amendments`: what rebill plans have amended for its tenant. `ways`: how records in no meter event
+    reach or leave an invoice, by id.
     """
+    ways = ways or {}
     plans = {each.amendment.made_ms: each for each in amendments}
     net: dict[str, int] = {}
     amounts: dict[str, Decimal] = {}
@@ -158,6 +179,7 @@ def explain(
             amounts[price[1]] = amounts.get(price[1], Decimal(0)) + money
             amount = format(money, "f")
         line = _line(receipt, amount, price[1] if price else None)
+        line = msgspec.structs.replace(line, way=ways.get(record.id))
         plan = plans.get(record.occurred_at) if record.reason == "rebill" else None
         if plan is not None:
             why = f"{line.why}; {_plan_in_words(plan)}"
@@ -199,7 +221,8 @@ def _line(receipt: Receipt, amount: str | None, currency: str | None) -> Line:
         amount=amount,
         currency=currency,
         record=Position(receipt.topic, receipt.partition, receipt.offset),
-        delivery=_delivery(receipt),
+        delivery=_delivery(receipt.meter_event, receipt.attempts, receipt.decisions),
+        withdrawn=tuple(_cancelled(each) for each in receipt.withdrawn),
     )
 
 
@@ -213,8 +236,15 @@ def _evidence(receipt: Receipt) -> tuple[Evidence, ...]:
     )
 
 
-def _delivery(receipt: Receipt) -> Delivery | None:
-    event = receipt.meter_event
+def _cancelled(withdrawn: Withdrawn) -> Delivery:
+    found = _delivery(withdrawn.event, withdrawn.attempts, ())
+    assert found is not None
+    return found
+
+
+def _delivery(
+    event: MeterEvent | None, attempts: Sequence[Attempt], decisions: Sequence[Decided]
+) -> Delivery | None:
     if event is None:
         return None
     return Delivery(
@@ -235,8 +265,9 @@ def _delivery(receipt: Receipt) -> Delivery | None:
                 http_status=attempt.http_status,
                 request_id=attempt.request_id,
                 detail=attempt.detail,
+                call=attempt.call,
             )
-            for attempt in receipt.attempts
+            for attempt in attempts
         ),
         decisions=tuple(
             DecisionLine(
@@ -247,6 +278,6 @@ def _delivery(receipt: Receipt) -> Delivery | None:
                 who=decision.who,
                 reason=decision.reason,
             )
-            for decision in receipt.decisions
+            for decision in decisions
         ),
     )

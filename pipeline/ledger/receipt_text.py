@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.ledger.entries import Result
-from pipeline.ledger.receipt import Call, Delivery, Evidence, Explanation
+from pipeline.ledger.receipt import Call, Delivery, Evidence, Explanation, Way
 
 _STATES = {
     "planned": "is planned, and not sent yet",
@@ -21,6 +21,27 @@ _STATES = {
     "cancelled": "was cancelled",
     "withdrawing": "was delivered, and Stripe is asked to cancel it: units of it were taken back",
     "withdrawn": "was delivered, and Stripe cancelled it: what is left of it was sent as another",
+}
+
+# What follows for a unit that is in no meter event.
+_WAYS: dict[Way | None, str] = {
+    None: (
+        "it waits for the next flush, for the tenant's Stripe customer, or for usage that makes up for "
+        "a negative sum"
+    ),
+    "sent": "it waits for the next flush, or for the tenant's Stripe customer",
+    "own_invoice": "its period is closed, and no invoice follows: it needs an invoice of its own",
+    "unmatched": "the ledger does not have the charge that it takes back",
+    "netted": "the charge is not sent yet either, and the next flush sends neither",
+    "lessened": "a later meter event of the period is smaller",
+    "waits": "it waits for usage of the period that makes up for it, or for the close of the period",
+    "withdrawn": (
+        "the sink waits some minutes for usage that makes up for it, then asks Stripe to cancel the "
+        "charge's meter event"
+    ),
+    "item": "the invoice of its period gets an item",
+    "adjusted": "its period is closed: it is on the next statement",
+    "credit_note": "its period is invoiced, and no invoice follows: it needs a credit note",
 }
 
 # `refused` without an HTTP status: no connection was made.
@@ -67,16 +88,15 @@ def render(explanation: Explanation) -> Iterator[str]:
             f"   Record    {line.id} ({line.record.topic}, partition {line.record.partition}, "
             f"offset {line.record.offset})"
         )
-        yield from _render_delivery(line.delivery)
+        for before in line.withdrawn:
+            yield from _render_delivery(before)
+        if line.delivery is None:
+            yield f"   Stripe    Not yet: {_WAYS[line.way]}."
+        else:
+            yield from _render_delivery(line.delivery)
 
 
-def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
-    if delivery is None:
-        yield (
-            "   Stripe    Not yet: it waits for the next flush, for the tenant's Stripe customer, "
-            "or for usage that makes up for a negative sum."
-        )
-        return
+def _render_delivery(delivery: Delivery) -> Iterator[str]:
     yield (
         f"   Stripe    Meter event {delivery.identifier} {_STATES[delivery.state]}. It covers "
         f"{_units(delivery.value)} for {delivery.customer} in {delivery.event_name}, in the hour "
@@ -89,7 +109,8 @@ def _render_delivery(delivery: Delivery | None) -> Iterator[str]:
             call.detail or "",
         ]
         details = ", ".join(fact for fact in facts if fact)
-        yield f"             Call {number} at {call.at}: {_result(call)}" + (
+        asks = " to cancel it" if call.call == "withdraw" else ""
+        yield f"             Call {number}{asks} at {call.at}: {_result(call)}" + (
             f" ({details})" if details else ""
         )
     for decision in delivery.decisions:

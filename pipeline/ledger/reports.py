@@ -1,6 +1,7 @@
 """Read the ledger: usage, the units that Stripe must count, the records of a conversation."""
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain, groupby
 from typing import Any
 
@@ -10,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    Select,
     and_,
     case,
     cast,
@@ -29,17 +31,27 @@ from pipeline.ledger.entries import (
     MeterEvent,
     Receipt,
     UsageSum,
+    Withdrawn,
 )
 from pipeline.ledger.lineage import lineage
-from pipeline.ledger.tables import attempt, meter_event, meter_event_record, usage_record
+from pipeline.ledger.tables import (
+    attempt,
+    closing,
+    meter_event,
+    meter_event_record,
+    pending_record,
+    stated_record,
+    usage_record,
+    withdrawn_record,
+)
 from pipeline.usage.record import Origin, UsageRecord
 
-_AT_STRIPE = ("delivered", "netted", "settled", "withdrawing")
 # Withdrawn meter events are counted too, for a while: Stripe's sums follow later.
 _TRIED = (
     *("sent", "delivered", "rejected", "uncertain", "altered", "settled"),
     *("withdrawing", "withdrawn"),
 )
+_SHOWN = ("netted", "settled", *STUCK)
 _FIRST_MS, _LAST_MS = -(2**62), 2**62
 _IDENTIFIERS_LOOKUP_MAX = 500
 _ROWS_AT_ONCE = 10_000
@@ -51,53 +63,82 @@ def usage(
     tenant_id: str | None = None,
     from_ms: int | None = None,
     to_ms: int | None = None,
+    account_of: Callable[[str, int], str] | None = None,
 ) -> list[UsageSum]:
     """Add up usage by tenant, outcome, policy version and price, sorted by these.
 
-    Covers records with `from_ms <= occurred_at < to_ms`.
+    Covers records with `from_ms <= occurred_at < to_ms`. `account_of` says who is billed for a tenant's
+    units of a time; without it, late units count as pending.
     """
     r, s = usage_record.alias("r"), usage_record.alias("s")  # s: the charge that a -1 takes back
-    policy = func.coalesce(s.c.policy, r.c.policy)
-    version = func.coalesce(s.c.policy_version, r.c.policy_version)
+    by = {
+        "tenant_id": r.c.tenant_id,
+        "outcome": r.c.outcome,
+        **{
+            name: func.coalesce(s.c[name], r.c[name])
+            for name in ("policy", "policy_version", "price", "currency")
+        },
+    }
+    key = [column.label(name) for name, column in by.items()]
     kind = func.coalesce(s.c.kind, r.c.kind)
-    price = func.coalesce(s.c.price, r.c.price)
-    currency = func.coalesce(s.c.currency, r.c.currency)
+    at = r.c.occurred_at
+    which = [at >= (_FIRST_MS if from_ms is None else from_ms)]
+    which.append(at < (_LAST_MS if to_ms is None else to_ms))
+    if tenant_id is not None:
+        which.append(r.c.tenant_id == tenant_id)
 
     def total(condition: Any) -> Any:
         return cast(func.sum(case((condition, r.c.quantity), else_=0)), BigInteger)
 
     query = (
         select(
-            r.c.tenant_id.label("tenant_id"),
-            r.c.outcome,
-            policy.label("policy"),
-            version.label("policy_version"),
-            price.label("price"),
-            currency.label("currency"),
+            *key,
             cast(func.sum(r.c.quantity), BigInteger).label("quantity"),
             total(kind == "confirmed").label("confirmed"),
             total(kind == "assumed").label("assumed"),
-            total(meter_event.c.state.in_(_AT_STRIPE)).label("delivered"),
-            *(total(meter_event.c.state == state).label(state) for state in STUCK),
+            total(stated_record.c.record_seq.is_not(None)).label("stated"),
+            total(meter_event.c.state.in_(("delivered", "withdrawing"))).label("delivered"),
+            *(total(meter_event.c.state == state).label(state) for state in _SHOWN),
         )
         .select_from(r)
         .outerjoin(s, s.c.id == r.c.supersedes)
+        .outerjoin(stated_record, stated_record.c.record_seq == r.c.seq)
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
         .outerjoin(meter_event, meter_event.c.identifier == meter_event_record.c.identifier)
-        .group_by(r.c.tenant_id, r.c.outcome, policy, version, price, currency)
+        .where(*which)
+        .group_by(*by.values())
     )
-    if tenant_id is not None:
-        query = query.where(r.c.tenant_id == tenant_id)
-    if from_ms is not None:
-        query = query.where(r.c.occurred_at >= from_ms)
-    if to_ms is not None:
-        query = query.where(r.c.occurred_at < to_ms)
+    p = pending_record.c
+    of_pending = (
+        select(*key, r.c.quantity, p.occurred_at.label("unit_at"))
+        .select_from(r)
+        .join(pending_record, p.seq == r.c.seq)
+        .outerjoin(s, s.c.id == r.c.supersedes)
+        .where(p.missing_charge.is_(None), *which)
+    )
     with ledger.reading() as connection:
-        sums = [UsageSum(**row._mapping) for row in connection.execute(query)]
+        rows = connection.execute(query).all()
+        late = _late(connection, of_pending, account_of) if account_of else {}
+    sums = [UsageSum(**row._mapping, late=late.get(tuple(row[: len(key)]), 0)) for row in rows]
     # Sorted here, because databases differ in how they order text.
     return sorted(
         sums, key=lambda u: (u.tenant_id, u.outcome, u.policy, u.policy_version, u.price or "")
     )
+
+
+def _late(
+    connection: Connection, of_pending: Select[Any], account_of: Callable[[str, int], str]
+) -> Counter[tuple[Any, ...]]:
+    """Add up the pending units of closed periods, by what `usage` adds up by."""
+    c, units = closing.c, Counter[tuple[Any, ...]]()
+    rows = connection.execute(select(c.account, func.max(c.period_end)).group_by(c.account))
+    closed_until = dict(map(tuple, rows))
+    if closed_until:
+        before = pending_record.c.occurred_at < max(closed_until.values())
+        for *key, quantity, unit_at in connection.execute(of_pending.where(before)):
+            if unit_at < closed_until.get(account_of(key[0], unit_at), 0):
+                units[tuple(key)] += quantity
+    return units
 
 
 def reversals_across(
@@ -149,7 +190,11 @@ def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]
     )
     with ledger.reading() as connection:
         rows = list(connection.execute(query))
-        identifiers = sorted({row.identifier for row in rows if row.identifier is not None})
+        withdrawn = _withdrawn(connection, [row.id for row in rows])
+        identifiers = sorted(
+            {row.identifier for row in rows if row.identifier is not None}
+            | {identifier for names in withdrawn.values() for identifier in names}
+        )
         # What an operator released has its calls under the earlier identifiers, too.
         lineages = {identifier: lineage(identifier) for identifier in identifiers}
         of_all = sorted({each for names in lineages.values() for each in names})
@@ -160,8 +205,29 @@ def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]
         names = lineages.get(row.identifier, [])
         calls = (attempts.get(name, ()) for name in names)
         about = tuple(decision for decision in decided if decision.identifier in names)
-        receipts.append(_receipt(row, events.get(row.identifier), tuple(chain(*calls)), about))
+        before = tuple(
+            Withdrawn(events[name], tuple(attempts.get(name, ())))
+            for name in withdrawn.get(row.id, ())
+        )
+        receipt = _receipt(row, events.get(row.identifier), tuple(chain(*calls)), about)
+        receipts.append(msgspec.structs.replace(receipt, withdrawn=before))
     return receipts
+
+
+def _withdrawn(connection: Connection, ids: list[str]) -> dict[str, list[str]]:
+    """Return the withdrawn meter events of usage records, by record, oldest first."""
+    w, m = withdrawn_record.c, meter_event.c
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(ids), _IDENTIFIERS_LOOKUP_MAX):
+        query = (
+            select(w.id, w.identifier)
+            .join(meter_event, m.identifier == w.identifier)
+            .where(w.id.in_(ids[start : start + _IDENTIFIERS_LOOKUP_MAX]))
+            .order_by(m.created_at, m.identifier)
+        )
+        for record_id, identifier in connection.execute(query):
+            found.setdefault(record_id, []).append(identifier)
+    return found
 
 
 def _deliveries(

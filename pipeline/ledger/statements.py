@@ -253,7 +253,7 @@ def _awaited(history: History) -> str:
 def _closed(closing: Closing, before: Sequence[Closed]) -> Closed:
     """Return a closing as the ledger will have it, without its statement."""
     values = asdict(closing) | {"seq": NEVER_MS, "waived": None}
-    del values["account"]
+    del values["account"], values["rejections"]
     return Closed(**values)
 
 

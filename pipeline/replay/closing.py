@@ -11,6 +11,8 @@ from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
+import msgspec
+
 from pipeline.billing.contract import BilledAccount
 from pipeline.billing.invoice import InvoicePlan, StripePrice, plan_invoice
 from pipeline.billing.periods import Period
@@ -18,6 +20,7 @@ from pipeline.billing.run import Stated
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
 from pipeline.config import Settings
+from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.month_entries import Closing
@@ -141,18 +144,26 @@ def read_checks(settings: Settings, ledger: Ledger, tenants: Tenants) -> Checks:
 
 def prepared_closings(
     settings: Settings, ledger: Ledger, tenants: Tenants, asked: Sequence[tuple[str, Period]]
-) -> dict[str, Prepared]:
-    """Return the closing of a period of each account, or what is missing for it.
+) -> dict[str, Prepared | str]:
+    """Return the closing of a period of each account, or what is missing for it, without the units.
+
+    Of an account that cannot be stated, return why: it does not hold up the others.
 
     Raises:
         ConfigurationError: a topic of the workers does not exist, or cannot be read.
         UnavailableError: no broker responds.
     """
     checks = read_checks(settings, ledger, tenants)
-    prepared: dict[str, Prepared] = {}
+    prepared: dict[str, Prepared | str] = {}
     for name, period in asked:
-        found = checks.readiness(account_of(tenants, name), format_time(period.start_ms))
-        prepared[name] = Prepared(found.stated, found.missing, found.closing)
+        try:
+            found = checks.readiness(account_of(tenants, name), format_time(period.start_ms))
+        except (BrokenInvariantError, ConfigurationError) as error:
+            prepared[name] = str(error)
+            continue
+        statement = msgspec.structs.replace(found.stated.statement, units=(), adjusted=())
+        stated = found.stated._replace(statement=statement, units=())
+        prepared[name] = Prepared(stated, found.missing, found.closing)
     return prepared
 
 

@@ -28,6 +28,9 @@ Why = Literal[
     "unpriced",  # nothing says its price
 ]
 
+# Of these, a customer or later usage is all that is missing. The others wait for the close, or a price.
+ON_ITS_WAY: tuple[Why, ...] = ("parked", "carried")
+
 
 class Rule(Protocol):
     """Says which pending records of an outcome go into meter events."""

@@ -5,7 +5,7 @@ A crash before or after any of them loses nothing: the next look begins with wha
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -47,8 +47,8 @@ ACCOUNTS_CONCURRENT_MAX = 10
 MISSED_MS = 40 * 86_400_000  # for how long a missed invoice is reported
 _STEPS_MAX = 1_000  # far more than an invoice has items
 
-# Returns the closing of each account's period, or what is missing for it: account → result.
-Prepare = Callable[[Sequence[tuple[str, Period]]], dict[str, Prepared]]
+# Returns by account the closing of its period, what is missing for it, or why it cannot be stated.
+Prepare = Callable[[Sequence[tuple[str, Period]]], Mapping[str, Prepared | str]]
 # Writes items to the journal, reads them back, and returns why each is void, or None.
 Write = Callable[[Sequence[MonthItem]], Awaitable[list[str | None]]]
 
@@ -267,7 +267,8 @@ class Closer:
         try:
             prepared = await asyncio.to_thread(self._prepare, asked)
             results = [prepared[work.account.name] for work, _ in due]
-            closings = [each.closing for each in results if each.closing is not None]
+            found = (each.closing for each in results if isinstance(each, Prepared))
+            closings = [each for each in found if each is not None]
             if closings:
                 await self._write(closings)
         except (ConfigurationError, UnavailableError) as error:
@@ -281,7 +282,11 @@ class Closer:
         )
         return list(await asyncio.gather(*after))
 
-    async def _after_close(self, work: Work, progress: Progress, prepared: Prepared) -> Progress:
+    async def _after_close(
+        self, work: Work, progress: Progress, prepared: Prepared | str
+    ) -> Progress:
+        if isinstance(prepared, str):
+            return progress._replace(state="stopped", texts=(prepared,), is_due=False)
         statement = prepared.stated.statement
         if prepared.closing is not None:
             work = await asyncio.to_thread(self._known.again, work)

@@ -16,12 +16,9 @@ from pipeline.metrics import (
     SinkMetrics,
     remove_partition,
 )
-from pipeline.sink.chargeable import Why
+from pipeline.sink.chargeable import ON_ITS_WAY, Why
 from pipeline.sink.planner import Planned
 from pipeline.sink.progress import Progress
-
-# Units that stay pending, and reach Stripe as soon as there is a customer, or later usage.
-_ON_ITS_WAY = ("parked", "carried")
 
 
 def count_stored(metrics: SinkMetrics, stored: Stored) -> None:
@@ -61,7 +58,7 @@ def waiting(sums: Iterable[OpenSum], planned: Planned, prices: Prices) -> tuple[
         if total.state not in STUCK
     ]
     kept = [
-        (*key[1:], -number) for key, number in planned.kept.items() if key.why not in _ON_ITS_WAY
+        (*key[1:], -number) for key, number in planned.kept.items() if key.why not in ON_ITS_WAY
     ]
     for tenant_id, outcome, policy, version, number in (*on_its_way, *kept):
         units[tenant_id] += number

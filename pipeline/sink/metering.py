@@ -52,6 +52,7 @@ class Reckonings:
         self._stopwatch = stopwatch
         self._taken: dict[tuple[str, int], _Taken] = {}  # by account and start of the period
         self._seconds: dict[str, float] = {}  # of the last one of each account
+        self.failed: dict[str, str] = {}  # why an account cannot be reckoned
 
     def is_due(self, of: AccountPeriod, now_ms: int) -> bool:
         """Return whether a period may be reckoned again now."""
@@ -147,13 +148,17 @@ class Metering:
             return None
         with self._reckonings.measured(of, self.now_ms):
             try:
-                return self._read(account_of(self.tenants, of.account), of.period)
+                reckoning = self._read(account_of(self.tenants, of.account), of.period)
             except (BrokenInvariantError, ConfigurationError) as error:
                 # One account's trouble holds up no other. Its units stay pending, and are counted.
-                get_logger(__name__).error(
-                    "account_not_reckoned", account=of.account, detail=str(error)
-                )
+                if self._reckonings.failed.get(of.account) != str(error):
+                    get_logger(__name__).error(
+                        "account_unreckoned", account=of.account, detail=str(error)
+                    )
+                self._reckonings.failed[of.account] = str(error)
                 return None
+            self._reckonings.failed.pop(of.account, None)
+            return reckoning
 
     def _read(self, account: BilledAccount, period: Period) -> Reckoning:
         start_ms, end_ms = period.start_ms, period.end_ms

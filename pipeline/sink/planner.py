@@ -15,7 +15,7 @@ from pipeline.catalog.prices import Billing
 from pipeline.ledger import Ledger, backlog, deliveries
 from pipeline.ledger.entries import MeterEvent, PendingRecord, PendingSum, PlannedEvent
 from pipeline.ledger.pending import match_all
-from pipeline.sink.chargeable import Rule, Why
+from pipeline.sink.chargeable import ON_ITS_WAY, Rule, Why
 from pipeline.sink.grouping import GROUP_RECORDS_MAX, Destination, freeze, group_records
 from pipeline.sink.metering import Metering
 
@@ -24,7 +24,7 @@ Digest = Callable[[MeterEvent], str]
 
 
 class Kept(NamedTuple):
-    """Of what units are that stay pending, and why. The policy prices them; empty: see the records."""
+    """What the units are that stay pending, and why. The policy is empty where nobody asks the price."""
 
     why: Why
     tenant_id: str
@@ -124,8 +124,7 @@ class _Usage:
 
     def _plan_period(self, period: AccountPeriod, first_ms: int) -> None:
         """Plan the units of one period, or keep all of them; the first is of a time."""
-        metering, pending = self._metering, self._pending
-        tenants = metering.tenants
+        metering, tenants = self._metering, self._metering.tenants
         if metering.is_closed(period):
             self._keep_all("late", period)
             return
@@ -135,16 +134,17 @@ class _Usage:
                 since = (self._result.parked_since_ms, first_ms)
                 self._result.parked_since_ms = min(each for each in since if each is not None)
             return
-        is_all = period.from_ms <= first_ms and (pending.last_ms or 0) < period.to_ms
-        if is_all and pending.first_ms == first_ms and pending.quantity == -pending.records:
+        if not self._has_charge(period):
             # Only reversals: all of them would be carried, so there is no need to read them.
-            self._keep(Kept("carried", *self._of), pending.quantity)
+            self._keep_all("carried", period)
             return
         rule = metering.rule_for(period, *self._of)
         if rule is None:
             self._keep_all("held", period)
             return
-        destination = Destination(*self._of, customer, tenants.event_name_for(pending.outcome))
+        destination = Destination(
+            *self._of, customer, tenants.event_name_for(self._pending.outcome)
+        )
         self._plan_chunks(period, rule, destination)
 
     def _plan_chunks(self, period: AccountPeriod, rule: Rule, to: Destination) -> None:
@@ -185,12 +185,24 @@ class _Usage:
         for key, units in kept.items():
             self._keep(key, units)
 
+    def _is_all_in(self, period: AccountPeriod) -> bool:
+        first_ms, last_ms = self._pending.first_ms or 0, self._pending.last_ms or 0
+        return period.from_ms <= first_ms and last_ms < period.to_ms
+
+    def _has_charge(self, period: AccountPeriod) -> bool:
+        if self._is_all_in(period):
+            return self._pending.quantity > -self._pending.records
+        return backlog.has_charge(self._ledger, *self._of, period.from_ms, period.to_ms)
+
     def _count(self, planned: Sequence[PlannedEvent]) -> None:
         self._result.events += sum(item.event.value > 0 for item in planned)
         self._result.netted += sum(item.event.value == 0 for item in planned)
 
     def _keep_all(self, why: Why, period: AccountPeriod) -> int:
         """Keep all units of a period; return their sum."""
+        if why in ON_ITS_WAY and self._is_all_in(period):
+            self._keep(Kept(why, *self._of), self._pending.quantity)
+            return self._pending.quantity
         sums = backlog.unit_sums(self._ledger, *self._of, period.from_ms, period.to_ms)
         self._keep_sums(why, sums)
         return sum(each.quantity for each in sums)

@@ -55,7 +55,9 @@ from pipeline.worklog import ReadinessLog, WorkLog
 
 _LOG_SECONDS = 1.0
 # Returns the closing of each account's period, or what is missing for it.
-Preparing = Callable[[Settings, Ledger, Tenants, Sequence[tuple[str, Period]]], dict[str, Prepared]]
+Preparing = Callable[
+    [Settings, Ledger, Tenants, Sequence[tuple[str, Period]]], dict[str, Prepared | str]
+]
 LEASE_MARGIN_SECONDS = 5.0  # beyond the longest call, to store its conclusion
 
 
@@ -349,6 +351,7 @@ async def flush(
         journal.problem = str(error)
     metrics.meter_events_planned.inc(planned.events)
     metrics.journal_unreached.set(1 if journal.problem else 0)
+    metrics.accounts_unreckoned.set(len(memory.reckonings.failed))
     await _publish_pending(journal.ledger, tenants, metrics, memory.planned, now)
     if not is_held and journal.clock_problem is None:
         await dispatcher.dispatch()

@@ -277,14 +277,15 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
                     damaged = fetched.pop() if fetched and fetched[-1].damage else None
                     for batches in in_parts(fetched, worker.batch_events_max):
                         await app.runner.wait_for_capacity()
-                        if not await self._may_handle(tp, batches, active, generation):
-                            unhandled[tp] = batches[0].offset
-                            break
-                        if self._handle(tp, batches):
+                        ready = await self._ready(tp, batches, active, generation)
+                        if ready and self._handle(tp, ready):
                             await asyncio.sleep(0)  # let effects, probes and heartbeats run first
+                        if len(ready) < len(batches):
+                            unhandled[tp] = batches[len(ready)].offset
+                            break
                     if damaged is not None and tp not in unhandled:
                         await app.runner.wait_for_capacity()  # what was before it is applied
-                        if await self._may_handle(tp, [damaged], active, generation):
+                        if await self._ready(tp, [damaged], active, generation):
                             await self._meet_damage(tp, damaged)
                         else:
                             unhandled[tp] = damaged.offset
@@ -304,16 +305,15 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
         finally:
             timers.cancel()
 
-    async def _may_handle(
-        self, tp: TP, batches: list[RecordBatch], active: set[TP] | None, generation: int
-    ) -> bool:
-        """Return whether we own a partition, and its log continues where its states end."""
+    async def _ready(
+        self, tp: TP, batches: Sequence[RecordBatch], active: set[TP] | None, generation: int
+    ) -> Sequence[RecordBatch]:
+        """Return those batches that may be handled now; none if we do not own their partition."""
         app = self.app
-        is_event = tp.topic == app.resmeter.topics.events
-        if is_event and not await app.runner.may_apply(tp.partition, batches):
-            return False
-        is_ours = active is not None and tp in active
-        return is_ours and self.flow_active and generation == app.consumer_generation_id
+        if tp.topic == app.resmeter.topics.events:
+            batches = await app.runner.ready(tp.partition, batches)
+        is_ours = active is not None and tp in active and self.flow_active
+        return batches if is_ours and generation == app.consumer_generation_id else ()
 
     async def _meet_damage(self, tp: TP, damaged: RecordBatch) -> None:
         """Step over a damaged batch if an operator has said so; otherwise stop its partition."""
@@ -326,7 +326,7 @@ class FaustConsumer(Consumer):  # type: ignore[misc]
             await self._thread.seek_wait({tp: to})
             self._read_offset[tp] = to - 1
 
-    def _handle(self, tp: TP, batches: list[RecordBatch]) -> bool:
+    def _handle(self, tp: TP, batches: Sequence[RecordBatch]) -> bool:
         """Pass events to the runner and states to the host; return whether these were events.
 
         Faust also subscribes to a topic of its own, to which nothing is ever written.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 from pipeline.catalog.tenants import Tenants
 from pipeline.catalog.value import NEVER
@@ -52,28 +53,35 @@ class Follower:
         self._on_keys = on_keys
         continuity.read_catalog = self.read
 
-    async def may_decide(
+    async def decidable(
         self, number: int, batches: Sequence[RecordBatch], retry_seconds: float
-    ) -> bool:
-        """Return whether the catalog is known up to the newest of these batches of a partition.
+    ) -> Sequence[RecordBatch]:
+        """Return the batches of a partition, from the first on, up to which the catalog is known.
 
-        If not, read it again; if that is not enough, wait a moment.
+        If it is not known for all of them, read it again; if there are none then, wait a moment.
         """
-        arrived = [b.timestamp for b in batches if b.timestamp != NO_TIMESTAMP and not b.damage]
-        first_ms, last_ms = min(arrived, default=NEVER), max(arrived, default=NO_TIMESTAMP)
-        following = self._following
-        is_known = following.may_decide(first_ms, last_ms)
-        if not is_known:
+        known = self._known(batches)
+        if len(known) < len(batches):
             await self.refresh(if_older=self.ahead.has(number))
-            is_known = following.may_decide(first_ms, last_ms)
-        if is_known:
+            known = self._known(batches)
+        if len(known) == len(batches):
             self.ahead.drop([number])
-            return True
-        if wait_ms := following.ahead_ms(last_ms):
-            newest = next(batch for batch in batches if batch.timestamp == last_ms)
-            self.ahead.wait(number, newest, wait_ms)
-        await asyncio.sleep(retry_seconds)
-        return False
+            return known
+        held = batches[len(known)]
+        if wait_ms := self._following.ahead_ms(held.timestamp):
+            self.ahead.wait(number, held, wait_ms)
+        if not known:
+            await asyncio.sleep(retry_seconds)
+        return known
+
+    def _known(self, batches: Sequence[RecordBatch]) -> Sequence[RecordBatch]:
+        arrived = [batch.timestamp for batch in batches if _has_time(batch)]
+        may_decide = self._following.may_decide
+        if may_decide(min(arrived, default=NEVER), max(arrived, default=NO_TIMESTAMP)):
+            return batches
+        return list(
+            takewhile(lambda b: not _has_time(b) or may_decide(b.timestamp, b.timestamp), batches)
+        )
 
     async def refresh(self, *, if_older: bool = False) -> None:
         """Read the broker's clock and the catalog, and decide under it from now on."""
@@ -116,3 +124,7 @@ class Follower:
         for partition in self._partitions.values():
             partition.follow(tenants.timeline_for, keys)
         self._on_keys(keys)
+
+
+def _has_time(batch: RecordBatch) -> bool:
+    return batch.timestamp != NO_TIMESTAMP and not batch.damage

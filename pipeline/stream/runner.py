@@ -186,15 +186,15 @@ class BatchRunner:
             await self.continuity.admit(partition, found)
         return self.continuity.is_admitted(number)
 
-    async def may_apply(self, number: int, batches: Sequence[RecordBatch]) -> bool:
-        """Return whether batches of a partition may be applied: the log and the catalog are known.
+    async def ready(self, number: int, batches: Sequence[RecordBatch]) -> Sequence[RecordBatch]:
+        """Return those batches of a partition, from the first on, for which log and catalog are known.
 
-        If the catalog cannot be read far enough, wait a moment; the caller fetches them again.
+        If there are none, wait a moment. The caller fetches the others again.
         """
         if not await self.admit(number, batches[0].offset):
-            return False
-        may_decide = await self._follower.may_decide(number, batches, self._retry_seconds)
-        return may_decide and await self.admit(number, batches[0].offset)
+            return ()
+        ready = await self._follower.decidable(number, batches, self._retry_seconds)
+        return ready if await self.admit(number, batches[0].offset) else ()
 
     async def look(self) -> Mapping[int, Bounds]:
         """Compare the log with the states of all partitions, and read the catalog again.

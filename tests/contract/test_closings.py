@@ -502,3 +502,24 @@ def test_a_meter_event_of_a_shared_customer_has_its_records_although_they_were_s
     assert (stated(ledger), pending(ledger)) == ({}, set())
     (receipt,) = reports.receipts(ledger, "acme", "c1")
     assert receipt.meter_event is not None
+
+
+def test_usage_tells_apart_what_is_stated_what_is_late_and_what_is_pending(world: World) -> None:
+    ledger = world.ledger()
+    journal = journal_on(ledger, world.topic, "a", lambda: CLOSED / 1000)
+    world.publish(charge("c1", "2026-10-02T00:00"), charge("c2", "2026-11-01T00:10"))
+    read(ledger, world.records, at("2026-11-01T00:20"))
+    journal.write([prepare(ledger)])
+    world.publish(charge("c3", "2026-10-03T00:00"), reversal("c1", "2026-11-03T00:00"))
+    world.publish(charge("c4", "2026-11-04T00:00"), reversal("none", "2026-11-04T00:00"))
+    read(ledger, world.records, at("2026-11-04T00:00"))
+    stated(ledger)
+
+    def usage(from_ms: int | None = None, to_ms: int | None = None) -> tuple[int, ...]:
+        (found,) = reports.usage(ledger, from_ms=from_ms, to_ms=to_ms, account_of=account_of)
+        return found.quantity, found.stated, found.late, found.pending
+
+    # Late are a unit, and the reversal of one that is stated. Pending are two, less the unmatched.
+    assert usage() == (2, 1, 0, 1)
+    assert usage(to_ms=OCTOBER.end_ms) == (2, 1, 1, 0)
+    assert usage(from_ms=OCTOBER.end_ms) == (0, 0, -1, 1)

@@ -117,7 +117,7 @@ def test_a_settled_event_counts_as_billed_and_is_not_sent(ledger: Ledger) -> Non
     assert isinstance(decided, Decided)
     assert decided.replaced_by is None
     assert due(ledger) == []
-    assert (state_of(ledger, event), reports.usage(ledger)[0].delivered) == ("settled", 1)
+    assert (state_of(ledger, event), reports.usage(ledger)[0].settled) == ("settled", 1)
     assert deliveries.open_sums(ledger) == []
 
 

@@ -22,11 +22,11 @@ from pipeline.ledger.journal import (
     Entry,
     Placed,
     Plan,
-    Standing,
     View,
     apply,
     plan_of,
 )
+from pipeline.ledger.standing import Standing
 from pipeline.ledger.tables import (
     account_approval,
     account_grant,

@@ -101,12 +101,13 @@ def test_units_of_every_state_that_is_not_final_are_owed(ledger: Ledger, state: 
     assert deliveries.stuck_counts(ledger) == {name: int(name == state) for name in STUCK}
 
 
-def test_a_settled_event_counts_as_delivered(ledger: Ledger) -> None:
+def test_a_settled_event_is_neither_delivered_nor_pending(ledger: Ledger) -> None:
     stored(ledger, record("c1"))
     planned(ledger)
     set_state(ledger, "settled")
 
-    assert reports.usage(ledger)[0].delivered == 1
+    (usage,) = reports.usage(ledger)
+    assert (usage.delivered, usage.settled, usage.pending) == (0, 1, 0)
     assert deliveries.open_sums(ledger) == []
 
 

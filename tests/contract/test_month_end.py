@@ -1,6 +1,7 @@
 """A month ends: the invoice comes to the statement, to the cent, whatever arrives when."""
 
 import asyncio
+import json
 import tempfile
 from collections import defaultdict
 from contextlib import suppress
@@ -14,8 +15,12 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from pipeline.dev.emulator.faults import Fault
+from pipeline.ledger import open_ledger, upgrade
 from pipeline.ledger.invoices import invoices_of
+from pipeline.ledger.month_entries import Granted
 from pipeline.ledger.tables import meter_event
+from pipeline.sink.journal import Journal
+from tests.support.journal import JOURNAL
 from tests.support.months import KilledError, Months, open_months
 
 PRICE = '[price]\nresolution = "0.99"\n'
@@ -212,6 +217,75 @@ async def test_units_at_another_price_than_that_of_the_subscription_are_items(
         assert checked(months)[-1] == 198
 
 
+async def test_a_credit_pays_and_gets_back_what_was_taken_back(tmp_path: Path) -> None:
+    credit = {
+        "kind": "credit",
+        "id": "sorry",
+        "account": "acme",
+        "amount": "4.95",
+        "source": "goodwill",
+        "starts_at": "2026-10-01T00:00:00Z",
+        "ends_at": None,
+        "created_at": "2026-10-02T00:00:00Z",
+    }
+    async with open_months(tmp_path) as months:
+        months.go("2026-10-02")
+        line = json.dumps({name: value for name, value in credit.items() if value is not None})
+        verdicts = months.journal().write([Granted("acme", line)])
+        await october(months, "c1", "c2", "c3", "c4", "c5")
+        await months.month("2026-11-01")
+        months.go("2026-11-05")
+        months.take_back("c1", "c2", "c3", "c4", "c5")
+        await months.month("2026-12-01")
+
+        october_, november = months.invoices()[-2:]
+        assert [verdict.why for verdict in verdicts] == [None]
+        assert months.lines(october_) == [(None, 495), ("credit", -495)]
+        assert months.lines(november) == [("adjusted", -495), ("credit", 495)]
+        assert checked(months)[-2:] == [0, 0]
+
+
+async def test_a_reversal_is_adjusted_at_the_price_of_its_own_period(tmp_path: Path) -> None:
+    contract = (
+        'currency = "usd"\n'
+        '[[versions]]\nversion = 1\neffective_from = "2026-10-01T00:00:00Z"\n'
+        'price.resolution = "0.99"\n'
+        '[[versions]]\nversion = 2\neffective_from = "2026-11-01T00:00:00Z"\n'
+        'price.resolution = "1.29"\n'
+    )
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c1", "c2")
+        await months.month("2026-11-01")
+        (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
+        item = next(
+            each for each in subscription["items"].data if "resolution" in each.price.product
+        )
+        costly = months.v1.prices.create(
+            {
+                "currency": "usd",
+                "product": item.price.product,
+                "unit_amount": 129,
+                "recurring": {
+                    "interval": "month",
+                    "usage_type": "metered",
+                    "meter": item.price.recurring.meter,
+                },
+            }
+        )
+        months.v1.subscriptions.update(
+            subscription.id, {"items": [{"id": item.id, "price": costly.id}]}
+        )
+        months.go("2026-11-10T12:00")
+        months.take_back("c1")
+        months.use("n1", "n2", when="2026-11-10T09:00")
+        await months.flush()
+
+        await months.month("2026-12-01")
+
+        assert months.lines(months.invoices()[-1]) == [(None, 258), ("adjusted", -99)]
+        assert checked(months)[-2:] == [198, 159]
+
+
 # --- what holds it up -----------------------------------------------------------------------------
 
 
@@ -294,6 +368,18 @@ async def test_a_person_closes_a_period_without_an_invoice(tmp_path: Path) -> No
         (again,) = await months.look(period="2026-10", by_itself=False)
 
         assert (progress.state, again.state) == ("without", "without")
+
+
+async def test_an_account_that_cannot_be_stated_needs_a_person(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        months.go("2026-11-01T00:50")
+        await months.flush()
+        months.unstatable = "the final statement was another one"
+
+        (stopped,) = await months.look()
+
+        assert (stopped.state, stopped.texts) == ("stopped", (months.unstatable,))
 
 
 SHARED = '[accounts.acme]\nstripe_customer = "cus_acme"\n[accounts.bluejay]\nstripe_customer = "cus_acme"\n'
@@ -429,6 +515,24 @@ async def test_a_sink_may_die_before_and_after_every_effect(tmp_path: Path) -> N
             assert (stored.state, stored.amount) == ("invoiced", months.total(date))
             assert checked(months)[-1] == months.total(date)
         assert dies_at > 12
+
+
+async def test_a_ledger_that_is_built_again_knows_the_same_invoices(tmp_path: Path) -> None:
+    async with open_months(tmp_path) as months:
+        await _eventful(months)
+        await months.look()
+        known = invoices_of(months.ledger, "acme")
+        url = f"sqlite:///{tmp_path}/again.sqlite"
+        upgrade(url)
+        again = open_ledger(url)
+
+        journal = Journal(again, months.topic, JOURNAL, "c", months.metrics)
+        journal.open()
+
+        built = invoices_of(again, "acme")
+        again.close()
+        assert [each.state for each in known] == ["invoiced", "invoiced"]
+        assert built == known
 
 
 async def test_two_sinks_at_once_add_nothing_twice(tmp_path: Path) -> None:

@@ -344,6 +344,7 @@ def test_an_account_that_cannot_be_reckoned_is_held_and_holds_up_no_other(bench:
 
     assert (bench.months(), of(result)) == ({"October": 1}, {"held": 2})
     assert result.units("held") == {"acme": 2}
+    assert list(bench.reckonings.failed) == ["acme"]
 
 
 def test_what_is_reckoned_takes_a_twentieth_of_the_time_and_no_period_end_waits(

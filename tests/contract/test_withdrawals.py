@@ -23,8 +23,11 @@ from pipeline.ledger import (
 from pipeline.ledger.entries import Decision, PendingRecord
 from pipeline.ledger.journal import decode_entry
 from pipeline.ledger.month_entries import Closing
+from pipeline.ledger.receipt import explain
+from pipeline.ledger.receipt_text import render
 from pipeline.ledger.tables import meter_event, pending_record, withdrawn_record
 from pipeline.sink.grouping import Group, identifier_of
+from pipeline.sink.prospects import ways
 from pipeline.sink.stripe.meter import body_sha256
 from tests.support.bench import HOUR_MS, T0, Bench, record
 from tests.support.journal import JOURNAL, MemoryTopic
@@ -188,7 +191,7 @@ async def test_nothing_of_a_closed_period_is_withdrawn(bench: Bench) -> None:
     closing = Closing(
         account="acme",
         period_start=parse_time("2026-09-01T00:00:00Z"),
-        period_end=parse_time("2026-10-01T00:00:00Z"),
+        period_end=int(PERIOD_END * 1000),
         closed_at=T0,
         topic="usage.records",
         offsets={},
@@ -433,3 +436,35 @@ def test_the_same_records_never_get_the_identifier_of_a_withdrawn_event() -> Non
     ]
 
     assert len(set(names)) == len(names)
+
+
+async def test_a_receipt_shows_the_withdrawn_event_and_the_one_after_it(bench: Bench) -> None:
+    await taken_back(bench)
+    await flush(bench, NOW + 11 * MINUTE, times=3)
+
+    text = "\n".join(render(explain(bench.receipts("c2"), bench.tenants)))
+
+    assert "was delivered, and Stripe cancelled it" in text
+    assert "Call 2 to cancel it at" in text
+    assert "was delivered to Stripe" in text
+
+
+async def test_a_receipt_says_what_becomes_of_a_reversal(bench: Bench) -> None:
+    await taken_back(bench)
+    hours = {1.0: "withdrawn", 30.0: "waits", 24.0 * 20: "item"}
+
+    for later, way in hours.items():
+        now_ms = int((NOW + later * 3600) * 1000)
+        found = ways(bench.ledger, bench.tenants, bench.receipts("c1"), now_ms)
+
+        assert found == {"acme:c1:2": way}
+        lines = render(explain(bench.receipts("c1"), bench.tenants, (), found))
+        assert any("Not yet: " in line for line in lines)
+
+
+async def test_a_late_unit_is_sent_until_its_period_is_closed(bench: Bench) -> None:
+    bench.store(record("c1"))
+
+    found = ways(bench.ledger, bench.tenants, bench.receipts("c1"), T0)
+
+    assert found == {"acme:c1:1": "sent"}

@@ -3,6 +3,7 @@
 import random
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.server import Emulator, running
-from tests.kafka.run import Run, lines_named, metric, net
+from tests.kafka.run import Run, lines_named, metric, net, readiness, wait_until
 from tests.support.events import AT, KEY, event, resolved
 
 BAD: list[tuple[bytes | None, bytes | None, str, str]] = [
@@ -206,18 +207,35 @@ def test_produce_unchecked_sends_an_event_from_the_future_with_the_others(
     assert letter.headers["resmeter-reason"] == b"future_time"
 
 
+def test_a_record_ahead_of_its_time_holds_up_what_follows_in_its_partition_alone(run: Run) -> None:
+    _configure(run, "message.timestamp.after.max.ms", "999999999999")
+    now_ms = int(time.time() * 1000)
+    key, value, _ = resolved("c1")[0]
+    later = event("m9", at=now_ms, intent="help_request")
+    run.produce(resolved("c1"))
+    run.produce([(key, later, now_ms + 86_400_000), (key, value, AT)])
+    run.produce([message for n in range(2, 12) for message in resolved(f"c{n}")])
+
+    places = {message.key: message.partition for message in run.messages("EVENTS")}
+    others = {key for key, partition in places.items() if partition != places[KEY]}
+    decided = {f"{key.decode()}:1" for key in (KEY, *others) if key is not None}
+
+    port = run.port(run.start("worker"))
+
+    wait_until(lambda: run.usage_records().keys() == decided, "what nothing holds up is decided")
+    wait_until(lambda: metric(port, "resmeter_ahead_seconds") > 80_000, "the worker waits")
+    assert run.usage_records().keys() == decided
+    status, ready = readiness(port)
+    assert status == 200
+    (warning,) = ready["warnings"]
+    assert "stands still at offset" in warning
+    assert "ahead of the broker's clock" in warning
+
+
 def test_produce_says_what_to_do_if_the_topic_rejects_old_timestamps(
     run: Run, tmp_path: Path
 ) -> None:
-    change = ConfigEntry(
-        "message.timestamp.before.max.ms", "1000", incremental_operation=AlterConfigOpType.SET
-    )
-    topic = ConfigResource(
-        ConfigResource.Type.TOPIC, run.env["RESMETER_TOPICS__EVENTS"], incremental_configs=[change]
-    )
-    admin = AdminClient({"bootstrap.servers": run.servers})
-    for future in admin.incremental_alter_configs([topic]).values():
-        future.result()
+    _configure(run, "message.timestamp.before.max.ms", "1000")
     (tmp_path / "events.ndjson").write_bytes(event("m1"))
 
     result = run.resmeter("produce", str(tmp_path / "events.ndjson"))
@@ -293,3 +311,13 @@ def test_check_reports_no_problem_if_there_is_none(run: Run) -> None:
     assert "up to entry 1" in result.stderr
     assert "differs from it" not in result.stderr
     assert f"`resmeter catalog plan {tenants}`" in edited.stderr
+
+
+def _configure(run: Run, key: str, value: str) -> None:
+    change = ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+    topic = ConfigResource(
+        ConfigResource.Type.TOPIC, run.env["RESMETER_TOPICS__EVENTS"], incremental_configs=[change]
+    )
+    admin = AdminClient({"bootstrap.servers": run.servers})
+    for future in admin.incremental_alter_configs([topic]).values():
+        future.result()

@@ -16,14 +16,12 @@ from pipeline.billing.reading import entered_grants, read_grant_lines
 from pipeline.ledger.entries import Decided
 from pipeline.ledger.journal import (
     ENTRY_BYTES,
-    HANDED_OVER,
     Conclusion,
     Decision,
     Entry,
     Item,
     Plan,
     Renewal,
-    Standing,
     Takeover,
     View,
     Withdrawal,
@@ -34,6 +32,7 @@ from pipeline.ledger.journal import (
     touched,
 )
 from pipeline.ledger.month_entries import Approval, Closing, Granted, MonthItem, accounts_of
+from pipeline.ledger.standing import HANDED_OVER, Standing
 
 RUNS = ["a", "b", "c"]
 RECORDS = ["u1", "u2", "u3", "u4", "u5"]
@@ -196,8 +195,8 @@ def closed_before(journal: list[Entry], number: int) -> bool:
 def held(journal: list[Entry]) -> dict[str, str]:
     """Return the first plan of each record.
 
-    A plan counts if all its records are free before it, and its period is open. They are free again
-    once a meter event that was released or not, and has them, is withdrawn.
+    A plan counts if all its records are free before it, and its period is open. They are free again once
+    the meter event that has them is withdrawn.
     """
     taken: dict[str, str] = {}
     known: set[str] = set()

@@ -661,7 +661,10 @@ class _Run:
                 for usage in reports.usage(ledger)
             ),
             delivered=_summed(
-                ((usage.tenant_id, usage.outcome), usage.delivered)
+                (
+                    (usage.tenant_id, usage.outcome),
+                    usage.delivered + usage.netted + usage.settled,
+                )
                 for usage in reports.usage(ledger)
             ),
             stripe=_summed(

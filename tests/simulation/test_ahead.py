@@ -15,11 +15,12 @@ DAY_MS = 86_400_000
 
 
 async def _worker() -> tuple[World, Worker]:
-    """Return a worker with the same conversation in two partitions, one of them a day too early."""
+    """Return a worker of two partitions; in the first, the second record is a day ahead."""
     world = World(FaultPoint(), T0, 2)
-    for partition, at in ((0, T0 + DAY_MS), (1, T0)):
-        for key, value, _ in resolved("c1"):
-            world.events.append(partition, at, key, value, [])
+    for partition in (0, 1):
+        for n, (key, value, _) in enumerate(resolved("c1")):
+            is_ahead = partition == 0 and n == 1
+            world.events.append(partition, T0 + is_ahead * DAY_MS, key, value, [])
     world.catalog = only(preset("fin-2026"), T0).records
     settings = Settings(worker=WorkerSettings())
     worker = Worker(world, "worker", settings, CatalogReader(world.visible_catalog))
@@ -27,24 +28,25 @@ async def _worker() -> tuple[World, Worker]:
     return world, worker
 
 
-async def _may_apply(world: World, worker: Worker, partition: int) -> bool:
+async def _ready(world: World, worker: Worker, partition: int) -> list[int]:
+    """Return the offsets that may be applied; each record is a batch of its own."""
     records = world.events.partitions[partition]
-    batch = RecordBatch(records, 0, len(records), records[-1].timestamp, len(records))
-    return await worker.runner.may_apply(partition, [batch])
+    batches = [RecordBatch((r,), n, n + 1, r.timestamp, 1) for n, r in enumerate(records)]
+    return [batch.offset for batch in await worker.runner.ready(partition, batches)]
 
 
-def test_a_record_that_is_a_day_ahead_holds_up_its_partition_alone_until_its_time() -> None:
-    async def run() -> tuple[list[bool], list[str], list[str]]:
+def test_a_record_that_is_a_day_ahead_holds_up_what_follows_in_its_partition_alone() -> None:
+    async def run() -> tuple[list[list[int]], list[str], list[str]]:
         world, worker = await _worker()
-        may = [await _may_apply(world, worker, partition) for partition in (0, 1, 0)]
+        ready = [await _ready(world, worker, partition) for partition in (0, 1, 0)]
         said = worker.runner.warnings()
         world.time += DAY_MS
-        return [*may, await _may_apply(world, worker, 0)], said, worker.runner.warnings()
+        return [*ready, await _ready(world, worker, 0)], said, worker.runner.warnings()
 
-    may, said, after = asyncio.run(run())
+    ready, said, after = asyncio.run(run())
 
-    assert may == [False, True, False, True]
+    assert ready == [[0], [0, 1, 2], [0], [0, 1, 2]]
     (warning,) = said
-    assert "[0] stands still at offset 0: the records from there to 2" in warning
+    assert "[0] stands still at offset 1: the records from there to 1" in warning
     assert "are decided then" in warning
     assert after == []

@@ -255,10 +255,11 @@ class Worker:
             await self.runner.wait_for_capacity()
             self.positions[number], records = world.fetch(number, self.positions[number], size)
             batches = _batches(records) if records else []
-            if batches and await self.runner.may_apply(number, batches):
+            ready = await self.runner.ready(number, batches) if batches else ()
+            if ready:
                 if self.process.is_dead:
                     return
-                await self._handle(number, batches)
+                await self._handle(number, list(ready))
         await self.runner.look()
         probes = await self.runner.probe()
         for _ in range(world.draw.randrange(3)):

@@ -105,6 +105,7 @@ class Months:
         self.metrics = SinkMetrics(self.registry)
         self.now_ms = at(now) * 1000
         self.topic = MemoryTopic(lambda: self.now_ms)
+        self.unstatable = ""  # why no account can be stated, if none can
         self.go(now)
 
     # --- time and usage ---------------------------------------------------------------------------
@@ -196,11 +197,13 @@ class Months:
         finally:
             await mortal.close()
 
-    def _prepared(self, asked: Sequence[tuple[str, Period]]) -> dict[str, Prepared]:
+    def _prepared(self, asked: Sequence[tuple[str, Period]]) -> dict[str, Prepared | str]:
         """Prepare closings: the workers have decided all."""
+        if self.unstatable:
+            return {name: self.unstatable for name, _ in asked}
         decided = [Decided(0, self.now_ms, unread=0, due=0, lost=0)]
         checks = Checks(self.ledger, self.tenants, decided, self.now_ms, AMOUNT_MAX)
-        prepared: dict[str, Prepared] = {}
+        prepared: dict[str, Prepared | str] = {}
         for name, period in asked:
             found = checks.readiness(account_of(self.tenants, name), format_time(period.start_ms))
             prepared[name] = Prepared(found.stated, found.missing, found.closing)
@@ -271,8 +274,10 @@ async def open_months(
     file = folder / "resmeter.toml"
     text = tenant_file
     if contract is not None:
+        first_version = f'version = 1\neffective_from = "{now}T00:00:00Z"\n'
+        has_versions = "[[versions]]" in contract
         (folder / "contract.toml").write_text(
-            f'name = "c"\nversion = 1\neffective_from = "{now}T00:00:00Z"\n{contract}'
+            'name = "c"\n' + ("" if has_versions else first_version) + contract
         )
         text = f'contract_files = ["contract.toml"]\n{tenant_file}contract = "c"\n'
     file.write_text(text)

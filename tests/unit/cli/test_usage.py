@@ -112,6 +112,10 @@ def line(**changes: object) -> dict[str, Any]:
         "amount": "0.99",
         "currency": "usd",
         "delivered": 0,
+        "netted": 0,
+        "settled": 0,
+        "stated": 0,
+        "late": 0,
         "pending": 1,
         "rejected": 0,
         "uncertain": 0,
@@ -131,8 +135,8 @@ def test_line_has_the_documented_members_in_order(ledger: Ledger, usage: Run) ->
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == (
         '{"tenantid":"acme","outcome":"resolution","quantity":1,"confirmed":0,"assumed":1,'
-        '"amount":"0.99","currency":"usd","delivered":0,"pending":1,"rejected":0,"uncertain":0,'
-        '"altered":0}\n'
+        '"amount":"0.99","currency":"usd","delivered":0,"netted":0,"settled":0,"stated":0,"late":0,'
+        '"pending":1,"rejected":0,"uncertain":0,"altered":0}\n'
     )
 
 

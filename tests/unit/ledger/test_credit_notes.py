@@ -17,7 +17,7 @@ def closing(carried: str, grants: int = 0, period: int = NOVEMBER, at: int = CLO
     return Closing(
         account="acme",
         period_start=period,
-        period_end=CLOSED,
+        period_end=at - 1,
         closed_at=at,
         topic="usage.records",
         offsets={0: 1},

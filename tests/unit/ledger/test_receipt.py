@@ -6,13 +6,14 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from pipeline.billing.ladder import ChargeRung, ReversalRung
 from pipeline.catalog.entry import Amendment
 from pipeline.catalog.policies import preset
 from pipeline.catalog.value import DatedAmendment
 from pipeline.events.model import Cause
 from pipeline.events.times import parse_time
 from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, Result, State
-from pipeline.ledger.receipt import Explanation, explain
+from pipeline.ledger.receipt import Explanation, Way, explain
 from pipeline.ledger.receipt_text import render
 from pipeline.metrics import TRANSITION_REASONS
 from pipeline.usage.record import Origin, UsageRecord
@@ -337,3 +338,11 @@ def test_correction_of_a_plan_under_another_policy_says_which_plan_who_and_why()
         "from 2026-05-01T00:00:00Z to 2026-06-01T00:00:00Z it owes by gorgias, version 1, and no "
         "longer by what was in force (plan plan-1, entry 7 of the catalog, ada: wrong contract)"
     )
+
+
+@pytest.mark.parametrize("way", [*get_args(ReversalRung), *get_args(ChargeRung)])
+def test_every_way_of_a_unit_that_is_not_sent_has_words(way: Way) -> None:
+    lines = list(render(explain([receipt()], Prices(), (), {"acme:c-1042:1": way})))
+
+    (line,) = (each for each in lines if each.startswith("   Stripe    Not yet: "))
+    assert line.endswith(".")
