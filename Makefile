@@ -51,8 +51,8 @@ properties: $(READY) ## run the property tests with 5,000 examples each; PROFILE
 	echo "examples by the seed $$seed: to draw them again, make properties PROFILE=$(PROFILE) SEED=$$seed"; \
 	HYPOTHESIS_PROFILE=$(PROFILE) $(BIN)/python -m pytest tests/properties --hypothesis-seed=$$seed --numprocesses=$(JOBS) $(ARGS)
 
-simulate: $(READY) ## simulate random faults in memory, and check every property; SEEDS=1000 FIRST=0
-	@$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
+simulate: $(READY) ## simulate random faults in memory, and check every property; SEEDS=1000 FIRST=0 WORLD=months
+	@$(BIN)/python -m tests.simulation $(if $(WORLD),--world $(WORLD)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 planted: $(READY) ## plant real bugs one at a time: the simulator must find each
 	@$(BIN)/python -m tests.simulation.bugs

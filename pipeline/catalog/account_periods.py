@@ -54,10 +54,6 @@ class AccountPeriods:
             contract.currency if contract else None,
         )
 
-    def end_of(self, account: str, at_ms: int) -> int:
-        """Return when the account's period that contains a time ends."""
-        return self._calendar(account).period_at(at_ms).end_ms
-
     def between(self, account: str, first_ms: int, last_ms: int) -> Iterator[Period]:
         """Yield the account's periods from that of one time to that of another."""
         calendar = self._calendar(account)

@@ -5,8 +5,8 @@ the usage records of an operator's doubt (`holds`) are planned in the ledger fir
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Update, delete, insert, select, update
@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from pipeline.errors import BrokenInvariantError
 from pipeline.ledger import journal, months, pending
+from pipeline.ledger.batches import parts
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.decisions import move_records
 from pipeline.ledger.entries import Decided, MeterEvent, State
@@ -41,11 +42,9 @@ from pipeline.ledger.tables import (
     meter_event_record,
     usage_record,
 )
-from pipeline.ledger.withdrawals import forget_withdrawals, free_records
+from pipeline.ledger.withdrawals import begin_withdrawal, forget_withdrawals, free_records
 
-_LOOKUP_MAX = 500
 _PARTITION = 0  # the journal has one
-_T = TypeVar("_T")
 
 
 class Applied(NamedTuple):
@@ -131,7 +130,7 @@ def _view(
     record, charge = usage_record.alias(), usage_record.alias()
     m, u, link = meter_event.c, record.c, meter_event_record.c
     standings: dict[str, Standing] = {}
-    for part in _parts(identifiers):
+    for part in parts(identifiers):
         query: Any = select(m.identifier, m.journal_state, m.vouched_at, m.voucher)
         query = query.where(m.identifier.in_(part), m.journal_state.is_not(None))
         for identifier, *standing in connection.execute(query):
@@ -143,7 +142,7 @@ def _view(
     if pending.has_unmatched(connection):
         # On PostgreSQL two sinks may have stored a charge and its reversal at the same moment.
         pending.match_reversals(connection)
-    for part in _parts(ids):
+    for part in parts(ids):
         query = (
             select(u.id, u.seq, u.tenant_id, u.outcome, pending.time_of_unit(record, charge))
             .add_columns(m.identifier, m.journal_state)
@@ -166,7 +165,7 @@ def _view(
             holders.update((row[0], row[1]) for row in connection.execute(query))
     # A record of a meter event that is not in the journal is free there; but not if an operator here
     # has released it from one that is.
-    for part in _parts(set(unjournalled.values())):
+    for part in parts(set(unjournalled.values())):
         query = select(m.identifier).where(m.identifier.in_(part), m.journal_state.is_not(None))
         known = set(connection.scalars(query))
         holders.update((record, first) for record, first in unjournalled.items() if first in known)
@@ -214,7 +213,7 @@ class _Writing:
             elif isinstance(item, Takeover):
                 self._take_over(run, item)
             elif isinstance(item, Withdrawal):
-                self._withdraw(item)
+                begin_withdrawal(self._connection, item.identifier, item.until, self._now_ms)
             elif isinstance(item, MonthItem):
                 months.enter(self._connection, item)
         self._insert(plans)
@@ -274,7 +273,7 @@ class _Writing:
 
     def _known(self, identifiers: Collection[str]) -> set[str]:
         m, known = meter_event.c, set[str]()
-        for part in _parts(identifiers):
+        for part in parts(identifiers):
             known.update(
                 self._connection.scalars(select(m.identifier).where(m.identifier.in_(part)))
             )
@@ -310,16 +309,6 @@ class _Writing:
         if item.state == "withdrawn":
             free_records(self._connection, item.identifier, self._now_ms)
         self._forget_takeovers(item.identifier)
-
-    def _withdraw(self, item: Withdrawal) -> None:
-        self._connection.execute(
-            _where(item.identifier).values(
-                state="withdrawing",
-                withdraw_until=item.until,
-                lease_until=0,
-                updated_at=self._now_ms,
-            )
-        )
 
     def _decide(self, item: Decision) -> None:
         """Store a decision in place of one of our own that the journal does not have."""
@@ -383,7 +372,7 @@ class _Writing:
         for identifier, standing in changed.items():
             equal[standing].append(identifier)
         for standing, identifiers in equal.items():
-            for part in _parts(identifiers):
+            for part in parts(identifiers):
                 self._connection.execute(
                     update(meter_event)
                     .where(meter_event.c.identifier.in_(part))
@@ -397,9 +386,3 @@ class _Writing:
 
 def _where(identifier: str) -> Update:
     return update(meter_event).where(meter_event.c.identifier == identifier)
-
-
-def _parts(values: Collection[_T]) -> Iterator[list[_T]]:
-    ordered = list(values)
-    for start in range(0, len(ordered), _LOOKUP_MAX):
-        yield ordered[start : start + _LOOKUP_MAX]

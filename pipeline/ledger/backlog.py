@@ -22,10 +22,10 @@ class UnitSum(NamedTuple):
     quantity: int
 
 
-def last_closed(ledger: Ledger) -> dict[str, int]:
-    """Return the start of the last closed period of each account that has one."""
+def closed_until(ledger: Ledger) -> dict[str, int]:
+    """Return the end of the last closed period of each account that has one."""
     c = closing.c
-    query = select(c.account, func.max(c.period_start)).group_by(c.account)
+    query = select(c.account, func.max(c.period_end)).group_by(c.account)
     with ledger.reading() as connection:
         return dict(map(tuple, connection.execute(query)))
 

@@ -318,6 +318,13 @@ class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
         return self.quantity - concluded - self.rejected - self.uncertain - self.altered
 
 
+class StatedOn(NamedTuple):
+    """The final statement that has a usage record, for which nothing is sent."""
+
+    account: str
+    period_start: int
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """A usage record, its position, that of its evidence, and its delivery to Stripe."""
 
@@ -329,5 +336,6 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     meter_event: MeterEvent | None
     attempts: tuple[Attempt, ...]
     superseded_policy: tuple[str, int] | None  # of the record that a -1 takes back
+    stated: StatedOn | None = None
     decisions: tuple[Decided, ...] = ()  # about this meter event and those that it replaces
     withdrawn: tuple[Withdrawn, ...] = ()  # the meter events that it was in before

@@ -118,6 +118,13 @@ class Delivery(msgspec.Struct, frozen=True):
     decisions: tuple[DecisionLine, ...] = ()
 
 
+class StatementOf(msgspec.Struct, frozen=True):
+    """A final statement."""
+
+    account: str
+    period: str
+
+
 class Line(msgspec.Struct, frozen=True):
     """One usage record."""
 
@@ -138,6 +145,7 @@ class Line(msgspec.Struct, frozen=True):
     delivery: Delivery | None
     withdrawn: tuple[Delivery, ...] = ()  # the meter events that it was in before
     way: Way | None = None  # how a unit in no meter event reaches or leaves an invoice
+    statement: StatementOf | None = None  # that has it without a meter event
     plan: str | None = None  # the rebill plan that put another policy in the place of what was
 
 
@@ -221,6 +229,9 @@ def _line(receipt: Receipt, amount: str | None, currency: str | None) -> Line:
         amount=amount,
         currency=currency,
         record=Position(receipt.topic, receipt.partition, receipt.offset),
+        statement=None
+        if receipt.stated is None
+        else StatementOf(receipt.stated.account, format_time(receipt.stated.period_start)),
         delivery=_delivery(receipt.meter_event, receipt.attempts, receipt.decisions),
         withdrawn=tuple(_cancelled(each) for each in receipt.withdrawn),
     )

@@ -90,7 +90,12 @@ def render(explanation: Explanation) -> Iterator[str]:
         )
         for before in line.withdrawn:
             yield from _render_delivery(before)
-        if line.delivery is None:
+        if line.statement is not None:
+            yield (
+                f"   Stripe    Nothing is sent: it is on the final statement of {line.statement.account} for "
+                f"the period from {line.statement.period}."
+            )
+        elif line.delivery is None:
             yield f"   Stripe    Not yet: {_WAYS[line.way]}."
         else:
             yield from _render_delivery(line.delivery)

@@ -30,6 +30,7 @@ from pipeline.ledger.entries import (
     DeliveredSum,
     MeterEvent,
     Receipt,
+    StatedOn,
     UsageSum,
     Withdrawn,
 )
@@ -178,10 +179,14 @@ def receipts(ledger: Ledger, tenant_id: str, conversation: str) -> list[Receipt]
             s.c.policy.label("superseded_policy"),
             s.c.policy_version.label("superseded_version"),
             meter_event_record.c.identifier.label("identifier"),
+            closing.c.account.label("stated_account"),
+            closing.c.period_start.label("stated_period"),
         )
         .select_from(r)
         .outerjoin(s, s.c.id == r.c.supersedes)
         .outerjoin(meter_event_record, meter_event_record.c.record_seq == r.c.seq)
+        .outerjoin(stated_record, stated_record.c.record_seq == r.c.seq)
+        .outerjoin(closing, closing.c.seq == stated_record.c.closing_seq)
         # The index serves this range. The range also has conversations whose id merely begins with
         # this one, which the next line leaves out.
         .where(r.c.id >= prefix, r.c.id < prefix[:-1] + chr(ord(":") + 1))
@@ -387,5 +392,8 @@ def _receipt(
         meter_event=event,
         attempts=attempts,
         superseded_policy=superseded,
+        stated=None
+        if row.stated_account is None
+        else StatedOn(row.stated_account, row.stated_period),
         decisions=decisions,
     )

@@ -4,20 +4,18 @@ Which records these are follows from the closings and the records alone. So ever
 the journal comes to the same, whenever it looks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select
 
 from pipeline.ledger import months
+from pipeline.ledger.batches import parts
 from pipeline.ledger.closes import Knowledge
 from pipeline.ledger.database import Ledger
 from pipeline.ledger.entries import PendingKey
 from pipeline.ledger.pending import delete_pending
 from pipeline.ledger.tables import closing, pending_record, stated_record, usage_record
-
-_ROWS = 500
-_Row = TypeVar("_Row")
 
 
 class Stating:
@@ -41,7 +39,7 @@ class Stating:
         stated = [
             (row, on) for row in rows if (on := _stated_on(row, knowledge, account_of)) is not None
         ]
-        moved = sum(_move(self._ledger, part) for part in _parts(stated))
+        moved = sum(_move(self._ledger, part) for part in parts(stated))
         is_behind = any(
             each.reading.is_behind(closed)
             for each in knowledge.values()
@@ -57,13 +55,8 @@ def delete_stated(connection: Connection, seqs: Sequence[int]) -> int:
     s = stated_record.c
     return sum(
         connection.execute(delete(stated_record).where(s.record_seq.in_(part))).rowcount
-        for part in _parts(seqs)
+        for part in parts(seqs)
     )
-
-
-def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
-    for start in range(0, len(rows), _ROWS):
-        yield rows[start : start + _ROWS]
 
 
 def _knowledge(connection: Connection) -> dict[str, Knowledge]:

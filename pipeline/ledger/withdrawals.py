@@ -88,6 +88,16 @@ def is_being_withdrawn(charge: FromClause) -> ColumnElement[bool]:
     )
 
 
+def begin_withdrawal(connection: Connection, identifier: str, until_ms: int, now_ms: int) -> None:
+    """Note that the biller is to cancel a meter event, and before which time it is asked first."""
+    values = {"state": "withdrawing", "withdraw_until": until_ms, "lease_until": 0}
+    connection.execute(
+        update(meter_event)
+        .where(meter_event.c.identifier == identifier)
+        .values(**values, updated_at=now_ms)
+    )
+
+
 def free_records(connection: Connection, identifier: str, now_ms: int) -> None:
     """Let the usage records of a withdrawn meter event be pending again, and remember that they were in it."""
     p, link, awaited = pending_record.c, meter_event_record.c, awaited_record.c

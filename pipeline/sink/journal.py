@@ -24,18 +24,20 @@ from pipeline.ledger.journal import (
     Conclusion,
     Entry,
     Item,
-    NewerFormatError,
     Placed,
     Plan,
     Renewal,
     Takeover,
     Verdict,
     Withdrawal,
+    plan_of,
+    planned_units,
+)
+from pipeline.ledger.journal_encoding import (
+    NewerFormatError,
     decode_entry,
     encode_entry,
     encode_items,
-    plan_of,
-    planned_units,
 )
 from pipeline.ledger.leases import CLOCKS_DIFFER_MS_MAX
 from pipeline.ledger.month_entries import MonthItem

@@ -96,7 +96,7 @@ class Metering:
         self.now_ms = now_ms
         self._reckonings = reckonings or Reckonings()
         self._periods = AccountPeriods(tenants.catalog)
-        self._closed = backlog.last_closed(ledger)
+        self._closed = backlog.closed_until(ledger)
         self._with_packs = backlog.accounts_with_packs(ledger)
         self._tiers_of = cache(partial(charges, tenants.catalog))  # by account and start
         self._reckoned: dict[tuple[str, int], Reckoning | None] = {}
@@ -140,8 +140,8 @@ class Metering:
         return lambda unit: unit.id in sent
 
     def _is_closed(self, account: str, period: Period) -> bool:
-        last = self._closed.get(account)
-        return last is not None and period.start_ms < self._periods.end_of(account, last)
+        until_ms = self._closed.get(account)
+        return until_ms is not None and period.start_ms < until_ms
 
     def _reckon(self, of: AccountPeriod) -> Reckoning | None:
         if not self._reckonings.is_due(of, self.now_ms):

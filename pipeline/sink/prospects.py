@@ -23,7 +23,7 @@ def ways(
     found: dict[str, Way] = {}
     for receipt in receipts:
         record = receipt.record
-        if receipt.meter_event is not None:
+        if receipt.meter_event is not None or receipt.stated is not None:
             continue
         charge = by_id.get(record.supersedes or "")
         unit = record if charge is None else charge.record

@@ -344,7 +344,9 @@ async def flush(
             )
             planned = await asyncio.to_thread(_plan, journal, metering, dispatcher)
             memory.planned = planned
-            await asyncio.to_thread(_withdraw, journal, metering, dispatcher, withdraw_after_ms)
+            if journal.clock_problem is None and not dispatcher.halted:
+                chosen = await asyncio.to_thread(to_withdraw, metering, withdraw_after_ms)
+                await asyncio.to_thread(journal.withdraw, chosen)
         journal.problem = None
     except TopicUnavailableError as error:
         journal.discard()
@@ -381,12 +383,6 @@ def _plan(journal: Journal, metering: Metering, dispatcher: Dispatcher) -> Plann
     journal.commit()
     dispatcher.doubtful.difference_update(journal.take_concluded())
     return planned
-
-
-def _withdraw(journal: Journal, metering: Metering, dispatcher: Dispatcher, after_ms: int) -> None:
-    """Write to the journal which meter events are cancelled, because nothing else is possible."""
-    if journal.clock_problem is None and not dispatcher.halted:
-        journal.withdraw(to_withdraw(metering, after_ms))
 
 
 async def _publish_pending(

@@ -23,9 +23,11 @@ from pipeline.ledger import (
     reports,
     upgrade,
 )
-from pipeline.ledger.entries import ConsumedRecord, Stored
+from pipeline.ledger.entries import ConsumedRecord, StatedOn, Stored
 from pipeline.ledger.journal import plan_of
 from pipeline.ledger.month_entries import Approval, Closing, Granted
+from pipeline.ledger.receipt import explain
+from pipeline.ledger.receipt_text import render
 from pipeline.ledger.statements import prepare_closing, prepare_grant, state_account
 from pipeline.ledger.stating import Stating
 from pipeline.metrics import SinkMetrics
@@ -523,3 +525,18 @@ def test_usage_tells_apart_what_is_stated_what_is_late_and_what_is_pending(world
     assert usage() == (2, 1, 0, 1)
     assert usage(to_ms=OCTOBER.end_ms) == (2, 1, 1, 0)
     assert usage(from_ms=OCTOBER.end_ms) == (0, 0, -1, 1)
+
+
+def test_a_receipt_names_the_statement_of_what_is_not_sent(ledger: Ledger) -> None:
+    read(ledger, arrivals([charge("c1", "2026-10-02T00:00")]), at("2026-10-02T00:00"))
+    written(ledger, [prepare(ledger)], "a")
+    stated(ledger)
+
+    (receipt,) = reports.receipts(ledger, "acme", "c1")
+
+    assert receipt.stated == StatedOn("acme", OCTOBER.start_ms)
+    text_ = "\n".join(render(explain([receipt], PRICES)))
+    assert (
+        "Nothing is sent: it is on the final statement of acme for the period from "
+        "2026-10-01T00:00:00.000Z."
+    ) in text_

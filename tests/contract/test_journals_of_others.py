@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.ledger import holds, open_ledger, upgrade
-from pipeline.ledger.journal import Entry, encode_entry
+from pipeline.ledger.journal import Entry
+from pipeline.ledger.journal_encoding import encode_entry
 from pipeline.sink.journal import Journal
 from tests.support.bench import T0, Bench, record
 

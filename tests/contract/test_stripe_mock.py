@@ -93,6 +93,8 @@ def test_stripe_mock_refuses_what_stripe_does_not_know(mock: str) -> None:
 async def test_every_call_of_ours_is_one_of_stripes(bench: Bench, mock: str) -> None:
     bench.store(record("c1"), record("c2", tenant_id="bluejay"))
     await bench.flush()
+    bench.store(record("c1", 2, -1))
+    await bench.flush(T0 / 1000 + 660)
     settings = stripe_settings(bench.base_url)
     facts: list[str] = []
     await check_account(settings, {"acme": "cus_acme"}, ["resmeter_resolution"], facts.append)
@@ -105,6 +107,7 @@ async def test_every_call_of_ours_is_one_of_stripes(bench: Bench, mock: str) -> 
 
     assert {each["path"].split("/")[-1] for each in sent} >= {
         "meter_events",
+        "meter_event_adjustments",
         "meters",
         "cus_acme",
         "event_summaries",

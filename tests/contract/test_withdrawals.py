@@ -21,7 +21,7 @@ from pipeline.ledger import (
     upgrade,
 )
 from pipeline.ledger.entries import Decision, PendingRecord
-from pipeline.ledger.journal import decode_entry
+from pipeline.ledger.journal_encoding import decode_entry
 from pipeline.ledger.month_entries import Closing
 from pipeline.ledger.receipt import explain
 from pipeline.ledger.receipt_text import render

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from pipeline.billing.reading import entered_grants, read_grant_lines
 from pipeline.ledger.entries import Decided
 from pipeline.ledger.journal import (
-    ENTRY_BYTES,
     Conclusion,
     Decision,
     Entry,
@@ -27,10 +26,9 @@ from pipeline.ledger.journal import (
     Withdrawal,
     apply,
     customers_of,
-    decode_entry,
-    encode_items,
     touched,
 )
+from pipeline.ledger.journal_encoding import ENTRY_BYTES, decode_entry, encode_items
 from pipeline.ledger.month_entries import Approval, Closing, Granted, MonthItem, accounts_of
 from pipeline.ledger.standing import HANDED_OVER, Standing
 
@@ -88,6 +86,8 @@ times = st.integers(0, 5)
 def grant(account: str, name: str, created_at: int, kind: str) -> Granted:
     line: dict[str, object] = {"kind": kind, "created_at": created_at}
     line |= {"grant": name, "takes": "0.00"} if kind == "void" else {"id": name, "amount": "1.00"}
+    if kind == "credit_note":
+        line |= {"invoice": "in_1", "of_period": 0}
     return Granted(account, json.dumps(line))
 
 
@@ -103,7 +103,8 @@ month_items: st.SearchStrategy[MonthItem] = st.one_of(
         customer=st.sampled_from(["", "cus_1", "cus_2"]),
         offsets=st.dictionaries(st.integers(0, 2), times),
         grants=st.sampled_from([0, 0, 1, 2]),
-        statement=st.just("{}"),
+        statement=st.sampled_from(["{}", '{"closing":{"carried":"-1.50"}}']),
+        rejections=st.sampled_from([0, 0, 0, 1]),
         waived=st.lists(times, max_size=2).map(tuple),
     ),
     st.builds(
@@ -111,7 +112,7 @@ month_items: st.SearchStrategy[MonthItem] = st.one_of(
         accounts,
         st.sampled_from(["g", "h"]),
         times,
-        st.sampled_from(["credit", "credit", "void", "nonsense"]),
+        st.sampled_from(["credit", "credit_note", "void", "nonsense"]),
     ),
     st.builds(
         Approval,

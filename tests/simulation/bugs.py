@@ -28,6 +28,7 @@ class Bug(NamedTuple):
     file: str
     right: str
     wrong: str
+    world: str = "conversations"  # where it is searched for
 
 
 BUGS = (
@@ -42,6 +43,12 @@ BUGS = (
         "pipeline/ledger/records.py",
         "            _link_awaited(connection, [row[0] for row in rows])\n",
         "",
+    ),
+    Bug(
+        "a reversal in the journal is looked for under its own time, not under that of its charge",
+        "pipeline/ledger/adoption.py",
+        "pending.time_of_unit(record, charge)",
+        "u.occurred_at",
     ),
     Bug(
         "a meter event of a lost ledger is sent however old it is",
@@ -234,18 +241,18 @@ BUGS = (
     Bug(
         "each attempt gives a meter event a new identifier",
         "pipeline/sink/dispatcher.py",
-        "        conclusion = await self.meter.deliver(event, lease)",
+        "        conclusion = await self._call(event, lease, now_ms + self._lease_ms)",
         "        import uuid\n"
         "        event_ = msgspec.structs.replace(event, identifier=uuid.uuid4().hex)\n"
         "        lease_ = msgspec.structs.replace(lease, idempotency_key=uuid.uuid4().hex)\n"
-        "        conclusion = await self.meter.deliver(event_, lease_)",
+        "        conclusion = await self._call(event_, lease_, now_ms + self._lease_ms)",
     ),
     Bug(
         "a retry is sent with a new timestamp",
         "pipeline/sink/dispatcher.py",
-        "        conclusion = await self.meter.deliver(event, lease)",
+        "        conclusion = await self._call(event, lease, now_ms + self._lease_ms)",
         "        event_ = msgspec.structs.replace(event, timestamp=self._now_ms() // 1000)\n"
-        "        conclusion = await self.meter.deliver(event_, lease)",
+        "        conclusion = await self._call(event_, lease, now_ms + self._lease_ms)",
     ),
     Bug(
         "a duplicate after a lost response counts as a rejection",
@@ -339,6 +346,20 @@ BUGS = (
         "appended_ms + catalog.lead_ms",
         "appended_ms",
     ),
+    Bug(
+        "a reversal lessens what the period has in which it comes",
+        "pipeline/ledger/pending.py",
+        ".values(occurred_at=c.occurred_at, missing_charge=None)",
+        ".values(missing_charge=None)",
+        "months",
+    ),
+    Bug(
+        "a large correction does not wait for a person",
+        "pipeline/billing/approvals.py",
+        "            needs_approval=major > amount_max\n",
+        "            needs_approval=False\n",
+        "months",
+    ),
 )
 
 
@@ -353,6 +374,8 @@ BUGS = (
 @click.option("--only", help="Only bugs whose name contains this text.")
 def main(seeds: int, exhaustive: int, only: str | None) -> None:
     """Plant each bug in a copy of the project, and run the simulator on it."""
+    if _try(_NO_BUG, 1, 0) is not None:
+        raise click.ClickException("the simulator fails without a planted bug: fix that first")
     table = Table("planted", "found by", "first sign", title="Planted bugs")
     missed = 0
     for bug in BUGS:
@@ -365,6 +388,9 @@ def main(seeds: int, exhaustive: int, only: str | None) -> None:
     sys.exit(3 if missed else 0)
 
 
+_NO_BUG = Bug("nothing", "pipeline/__init__.py", "", "")
+
+
 def _try(bug: Bug, seeds: int, exhaustive: int) -> tuple[str, str] | None:
     """Run the simulator on a bug; return the run that failed and its first sign, or None."""
     with tempfile.TemporaryDirectory(prefix="resmeter-bug-") as folder:
@@ -374,7 +400,8 @@ def _try(bug: Bug, seeds: int, exhaustive: int) -> tuple[str, str] | None:
         file = copy / bug.file
         text = file.read_text()
         file.write_text(text.replace(bug.right, bug.wrong))
-        command = ["-m", "tests.simulation", "--seeds", str(seeds), "--exhaustive", str(exhaustive)]
+        command = ["-m", "tests.simulation", "--world", bug.world]
+        command += ["--seeds", str(seeds), "--exhaustive", str(exhaustive)]
         done = subprocess.run(
             [sys.executable, *command], cwd=copy, capture_output=True, text=True, check=False
         )

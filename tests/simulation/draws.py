@@ -20,6 +20,20 @@ class Result(NamedTuple):
     problems: list[str]
 
     @property
+    def effects(self) -> list[str]:
+        return self.outcome.effects
+
+    @property
+    def kills(self) -> list[str]:
+        return self.outcome.kills
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What a command adds up over its runs."""
+        stopped = self.outcome.counts.get("stopped", 0)
+        return {"records": len(self.outcome.records), "stopped": stopped}
+
+    @property
     def report(self) -> str:
         """The problems of the run, and the command that repeats it."""
         return "\n".join(

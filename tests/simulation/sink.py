@@ -18,10 +18,12 @@ from pipeline.dev.emulator.state import State
 from pipeline.kafka.single import LogRecord
 from pipeline.ledger import Ledger
 from pipeline.ledger.entries import Conclusion, Lease, MeterEvent
+from pipeline.ledger.month_entries import MonthItem
 from pipeline.metrics import SinkMetrics
 from pipeline.sink.dispatcher import DeliveryLimits, Dispatcher, Timing
 from pipeline.sink.intake import Intake
 from pipeline.sink.journal import Journal
+from pipeline.sink.meter import Meter
 from pipeline.sink.position import LedgerPosition
 from pipeline.sink.service import flush
 from pipeline.sink.stripe.meter import REMEMBERED_SECONDS, adjustment, body, body_sha256
@@ -286,17 +288,18 @@ class Sink:
         *,
         faults: float = 0.0,
         is_second: bool = False,
+        meter: Callable[[Process], Meter] | None = None,
     ) -> None:
         self.is_second = is_second  # it has the second ledger
         self.process = Process(name)
         self._world = world
         self._tenants = tenants
-        self._ledger = _Ledger(engine, world, self.process)
+        self.ledger = _Ledger(engine, world, self.process)
         self._metrics = SinkMetrics(CollectorRegistry())
         consumer: Any = _Consumer(world, self.process)
         self._consumer = consumer
         self._position = LedgerPosition(
-            self._ledger,
+            self.ledger,
             "usage.records",
             "sinks",
             self._metrics,
@@ -304,7 +307,7 @@ class Sink:
             journal_topic=JOURNAL,
         )
         self._journal = Journal(
-            self._ledger,
+            self.ledger,
             _JournalTopic(world, self.process),
             JOURNAL,
             name,
@@ -315,7 +318,7 @@ class Sink:
             {"bootstrap.servers": "simulated"},
             "usage.records",
             SinkSettings(batch_records_max=3),
-            self._ledger,
+            self.ledger,
             self._position,
             self._metrics,
             now=world.seconds,
@@ -323,8 +326,8 @@ class Sink:
             prices=lambda: self._tenants,
         )
         self._dispatcher = Dispatcher(
-            self._ledger,
-            _Meter(world, self.process, stripe, faults),
+            self.ledger,
+            meter(self.process) if meter else _Meter(world, self.process, stripe, faults),
             self._metrics,
             name,
             DeliveryLimits(
@@ -356,9 +359,16 @@ class Sink:
         await self._dispatcher.idle()
         self._dispatcher._stopping = False
 
+    def is_followed(self) -> bool:
+        return self._journal.is_followed()
+
+    def enter(self, items: Sequence[MonthItem]) -> list[str | None]:
+        """Write items to the journal, and return why each is void, or None."""
+        return [verdict.why for verdict in self._journal.write(items)]
+
     def fail_over(self, engine: Engine) -> None:
         """Put another database below the running process: a replica that had not all commits."""
-        self._ledger._engine = engine
+        self.ledger._engine = engine
 
     async def _pause(self, _: float) -> None:
         """Let others run; while Stripe is out, leave what is to be repeated to a later flush."""

@@ -87,6 +87,21 @@ async def set_up(
     """
     client = StripeClient(settings, timeout_seconds=SETUP_TIMEOUT_SECONDS)
     try:
+        return await set_up_with(client, catalog, now_ms, subscribing, applies=applies)
+    finally:
+        await client.close()
+
+
+async def set_up_with(
+    client: StripeClient,
+    catalog: Catalog,
+    now_ms: int,
+    subscribing: Subscribing | None,
+    *,
+    applies: bool,
+) -> SetupPlan:
+    """Do what `set_up` does, with an open client."""
+    try:
         plan = await _planned(client, catalog, now_ms, subscribing)
         if applies and plan.problems:
             raise ConfigurationError([*plan.problems, "nothing was created"])
@@ -103,8 +118,6 @@ async def set_up(
         ) from error
     else:
         return plan
-    finally:
-        await client.close()
 
 
 async def _planned(

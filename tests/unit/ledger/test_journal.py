@@ -2,12 +2,9 @@
 
 import pytest
 
-from pipeline.ledger.journal import (
-    Conclusion,
-    Entry,
-    Item,
+from pipeline.ledger.journal import Conclusion, Entry, Item, Withdrawal
+from pipeline.ledger.journal_encoding import (
     NewerFormatError,
-    Withdrawal,
     decode_entry,
     encode_entry,
     encode_items,

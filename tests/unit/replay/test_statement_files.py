@@ -233,6 +233,23 @@ def test_a_void_that_takes_more_than_is_left_is_refused() -> None:
     )
 
 
+def test_a_credit_note_over_more_than_is_carried_is_refused() -> None:
+    note = {
+        "kind": "credit_note",
+        "id": "n",
+        "amount": "0.99",
+        "invoice": "in_1",
+        "of_period": "2026-09-01T00:00:00Z",
+        "created_at": "2026-10-02T00:00:00Z",
+    }
+
+    found = problems("+a 2026-10-01T00:00:00Z", grants=[note])
+    incomplete = problems("+a 2026-10-01T00:00:00Z", grants=[{**note, "of_period": None}])
+
+    assert found == ("credit note 'n': gives back 0.99, and final statements carry 0.00",)
+    assert incomplete == ("grants: line 1: of_period: is missing",)
+
+
 def test_a_period_that_does_not_begin_then_is_refused() -> None:
     assert problems("+a 2026-10-01T00:00:00Z", period="2026-10-02") == (
         "--period 2026-10-02: no period begins then; the nearest begin on 2026-10-01 and 2026-11-01",
