@@ -7,33 +7,22 @@ Each call can be repeated: an item is added under an idempotency key, and the ca
 because Stripe forgets keys after a day. The other calls do nothing a second time.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-import aiohttp
-import stripe
-
 from pipeline.billing.invoice import InvoiceItem, StripePrice, from_stripe
-from pipeline.config import StripeSettings
-from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.sink.invoicing import CHARGE_MIN, AddedItem, Charge, Invoice, InvoiceRefusedError
 from pipeline.sink.stripe.billed import tiers_of
-from pipeline.sink.stripe.client import PAGE_SIZE, StripeClient, read_again, read_pages
+from pipeline.sink.stripe.calls import KEY, StripeCalls
 from pipeline.sink.stripe.reconcile import units_of
-from pipeline.sink.stripe.responses import is_busy
 from pipeline.sink.stripe.setup import CARRIED, PRODUCT
 
-CALL_TIMEOUT_SECONDS = 20.0
 DAYS_UNTIL_DUE = (
     30  # of an invoice that must be sent, because it is too small to charge or is our own
 )
 _ADVANCES = "resmeter_advances"  # in a draft's metadata: Stripe would have made it final by itself
-_KEY = "resmeter_key"
 _FIRST = "subscription_create"  # the invoice at a subscription's start, which has no usage
-# What Stripe's SDK raises of an answer that lacks a member.
-_NOT_STRIPES = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class _Price(NamedTuple):
@@ -41,27 +30,15 @@ class _Price(NamedTuple):
     costs: StripePrice | None
 
 
-class StripeInvoices:
-    """Stripe as `Invoices`. Closing it closes its client; create and close it in one event loop."""
+class StripeInvoices(StripeCalls):
+    """Stripe as `Invoices`."""
 
-    def __init__(
-        self,
-        settings: StripeSettings,
-        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        """Open a client; nothing is sent.
+    refused = InvoiceRefusedError
 
-        Raises:
-            ConfigurationError: there is no key.
-        """
-        self._client = StripeClient(settings, timeout_seconds=CALL_TIMEOUT_SECONDS)
-        self._v1 = self._client.v1
-        self._pause = pause
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._prices: dict[str, _Price] = {}  # what a price costs never changes
         self._event_names: dict[str, str] = {}  # by the meter's id
-
-    async def close(self) -> None:
-        await self._client.close()
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -69,18 +46,10 @@ class StripeInvoices:
         self, customer: str, outcomes: Mapping[str, str], since: int
     ) -> list[Invoice]:
         """Return the invoices of a customer that were made at a time or later, newest first."""
-
-        async def read(after: str | None) -> object:
-            params: Any = {
-                "customer": customer,
-                "created": {"gte": since},
-                "limit": PAGE_SIZE,
-                **_after(after),
-            }
-            return await self._again(lambda: self._v1.invoices.list_async(params))
-
         with self._translated(f"the invoices of {customer}"):
-            listed = await read_pages(read, "invoices")
+            listed = await self._pages(
+                self._v1.invoices.list_async, "invoices", customer=customer, created={"gte": since}
+            )
             return [
                 await self._read(each, outcomes) for each in listed if each.billing_reason != _FIRST
             ]
@@ -89,19 +58,15 @@ class StripeInvoices:
         """Return the units that a meter has counted in the time of a charge, in whole minutes."""
         start, end = charge.minutes
         summaries = self._v1.billing.meters.event_summaries
-
-        async def read(after: str | None) -> object:
-            params: Any = {
-                "customer": customer,
-                "start_time": start,
-                "end_time": end,
-                "limit": PAGE_SIZE,
-                **_after(after),
-            }
-            return await self._again(lambda: summaries.list_async(charge.meter, params))
-
         with self._translated(f"the sums of {charge.outcome} of {customer}"):
-            return sum(units_of(part) for part in await read_pages(read, "sums"))
+            parts = await self._pages(
+                partial(summaries.list_async, charge.meter),
+                "sums",
+                customer=customer,
+                start_time=start,
+                end_time=end,
+            )
+            return sum(map(units_of, parts))
 
     async def _read(self, found: Any, outcomes: Mapping[str, str]) -> Invoice:
         lines = found.lines.data
@@ -116,7 +81,7 @@ class StripeInvoices:
             currency=currency,
             status=found.status,
             subscription=str(details.subscription) if details else None,
-            key=_metadata(found, _KEY),
+            key=_metadata(found, KEY),
             is_sent=found.collection_method == "send_invoice",
             advances=bool(found.auto_advance),
             is_held=_metadata(found, _ADVANCES) is not None,
@@ -125,7 +90,7 @@ class StripeInvoices:
             items=tuple(
                 AddedItem(key, from_stripe(each.amount, currency))
                 for each in items
-                if (key := _metadata(each, _KEY)) is not None
+                if (key := _metadata(each, KEY)) is not None
             ),
             total=_total(found, currency),
         )
@@ -178,22 +143,12 @@ class StripeInvoices:
         return price
 
     async def _lines(self, invoice_id: str) -> list[Any]:
-        async def read(after: str | None) -> object:
-            params: Any = {"limit": PAGE_SIZE, **_after(after)}
-            lines = self._v1.invoices.line_items
-            return await self._again(lambda: lines.list_async(invoice_id, params))
-
-        return await read_pages(read, "lines")
+        listing = partial(self._v1.invoices.line_items.list_async, invoice_id)
+        return await self._pages(listing, "lines")
 
     async def _items(self, invoice_id: str) -> list[Any]:
-        async def read(after: str | None) -> object:
-            params: Any = {"invoice": invoice_id, "limit": PAGE_SIZE, **_after(after)}
-            return await self._again(lambda: self._v1.invoice_items.list_async(params))
-
-        return await read_pages(read, "invoice items")
-
-    async def _again(self, read: Callable[[], Awaitable[object]]) -> object:
-        return await read_again(read, self._pause)
+        listing = self._v1.invoice_items.list_async
+        return await self._pages(listing, "invoice items", invoice=invoice_id)
 
     # --- changing ---------------------------------------------------------------------------------
 
@@ -249,41 +204,12 @@ class StripeInvoices:
             "collection_method": "send_invoice",
             "days_until_due": DAYS_UNTIL_DUE,
             "description": description,
-            "metadata": {_KEY: key, _ADVANCES: "true"},
+            "metadata": {KEY: key, _ADVANCES: "true"},
             "pending_invoice_items_behavior": "exclude",
         }
         options: Any = {"idempotency_key": f"resmeter-invoice/{key}"}
         with self._translated(f"an invoice for {customer}"):
             await self._v1.invoices.create_async(params, options)
-
-    # --- errors -----------------------------------------------------------------------------------
-
-    @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        client = self._client
-        try:
-            yield
-        except (stripe.AuthenticationError, stripe.PermissionError) as error:
-            raise ConfigurationError(
-                [f"RESMETER_STRIPE__API_KEY: {what}: {client.message_of(error)}"]
-            ) from error
-        except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.CardError) as error:
-            message = f"{what}: {client.message_of(error)}"
-            if is_busy(error.http_status, error.code):
-                raise UnavailableError(f"Stripe at {client.address}: {message}") from error
-            raise InvoiceRefusedError(f"Stripe refuses a call: {message}") from error
-        except (stripe.StripeError, aiohttp.ClientError, TimeoutError) as error:
-            raise UnavailableError(
-                f"Stripe at {client.address}: {what}: {client.message_of(error)}"
-            ) from error
-        except _NOT_STRIPES as error:
-            raise UnavailableError(
-                f"{client.address}: {what}: not an answer of Stripe: {client.message_of(error)}"
-            ) from error
-
-
-def _after(after: str | None) -> dict[str, str]:
-    return {} if after is None else {"starting_after": after}
 
 
 def _metadata(found: Any, name: str) -> str | None:
