@@ -1,6 +1,6 @@
 """Who is billed: accounts, their tenants and their contracts (docs/reference/money.md §1.1)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from pipeline.billing.contract import BilledAccount, Contract
 from pipeline.catalog.account_contract import contract_of
@@ -29,6 +29,12 @@ def account_of(tenants: Tenants, name: str) -> BilledAccount:
         of_currencies,
         lambda tenant_id, at_ms: catalog.account_of(tenant_id, at_ms) == name,
     )
+
+
+def under_contract(tenants: Tenants, units: Iterable[tuple[str, int]]) -> list[str]:
+    """Return the accounts with a contract that pay for units of a tenant and a time."""
+    names = {tenants.account_of(tenant_id, at_ms) for tenant_id, at_ms in units}
+    return sorted(name for name in names if contract_of(tenants.catalog, name) is not None)
 
 
 def is_known(tenants: Tenants, name: str) -> bool:

@@ -55,7 +55,7 @@ SECTIONS = {
         "usage": "Show what is owed, billed and pending.",
         "statement": "Show what an account owes for a period, line by line.",
         "explain": "Show the receipt of one conversation, or why nothing is billed.",
-        "close": "Say what is missing before a period can be closed.",
+        "close": "Close a period and complete its invoices, or say what is missing.",
         "corrections": "List, show, approve, reject and credit corrections of earlier periods.",
         "deliveries": "List, show, release and settle meter events that wait for you.",
         "audit": "Recompute every decision and compare it with the ledger and Stripe.",

@@ -13,6 +13,7 @@ from pipeline.cli import FOUND
 from pipeline.cli.options import TEXT, Opened, json_option, opened
 from pipeline.cli.output import progress
 from pipeline.cli.views.close import (
+    print_nothing_to_close,
     print_progress,
     print_progress_as_json,
     print_readiness,
@@ -129,6 +130,8 @@ def _close(
 
     with open_journal(settings, ledger) as journal:
         results = asyncio.run(done())
+    if not results:
+        print_nothing_to_close(names)
     for each in results:
         if as_json:
             print_progress_as_json(each)

@@ -343,7 +343,8 @@ def _decide(
                 done += 1
                 units += event.value
                 is_new = result.at == decision.at
-                print_text(f"{'ok' if is_new else 'earlier':<9} {what}: {_words(result)}", " " * 10)
+                words = _words(result) if apply or not is_new else f"would be {_words(result)}"
+                print_text(f"{'ok' if is_new else 'earlier':<9} {what}: {words}", " " * 10)
     past = {"release": "released", "settle": "settled"}[action]
     would = "" if apply else "would be "
     end = "" if apply else "; add --apply to do it"

@@ -4,10 +4,11 @@ import time
 
 import click
 
+from pipeline.catalog.accounts import under_contract
 from pipeline.cli import FAILED
 from pipeline.cli.files import read_lines
 from pipeline.cli.options import TEXT, TIME, Opened, catalog_option, json_option, opened, tenants_of
-from pipeline.cli.output import print_text, progress
+from pipeline.cli.output import print_prices_of_policies, print_text, progress
 from pipeline.cli.views.explain import Account, print_account
 from pipeline.errors import ResmeterError
 from pipeline.ledger import reports
@@ -105,6 +106,8 @@ def _account(work: Opened, place: Place, now: int, *, ledger_only: bool) -> tupl
         amendments = tenants.catalog.amendments_of(place[0])
         follows = ways(ledger, tenants, receipts, now)
         account = Account.of(explain(receipts, tenants, amendments, follows))
+        units = ((place[0], receipt.record.occurred_at) for receipt in receipts)
+        print_prices_of_policies(under_contract(tenants, units))
         if account.net or ledger_only:
             return account, ""
     topic = settings.topics.events

@@ -65,6 +65,16 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def print_prices_of_policies(accounts: Sequence[str]) -> None:
+    """Say on standard error which accounts owe other amounts, because they have a contract."""
+    if accounts:
+        print_text(
+            "note: amounts are at the prices of the policies. `resmeter statement ACCOUNT` has what "
+            f"accounts with a contract owe: {', '.join(accounts)}",
+            err=True,
+        )
+
+
 def print_table(table: Table) -> None:
     """Print a table at the width that it needs, or at the terminal's width if that is larger.
 

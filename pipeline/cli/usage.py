@@ -1,12 +1,14 @@
 """`resmeter usage`."""
 
+import time
 from typing import Literal
 
 import click
 import orjson
 
+from pipeline.catalog.accounts import under_contract
 from pipeline.cli.options import TimeRange, json_option, opened, tenant_option, time_range_options
-from pipeline.cli.output import print_text, visible
+from pipeline.cli.output import print_prices_of_policies, print_text, visible
 from pipeline.cli.views.usage import print_usage
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.entries import STUCK
@@ -28,6 +30,7 @@ _OTHERS: dict[Literal["netted", "settled", "stated", "late"], str] = {
 def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> None:
     """Show what the ledger says is owed, billed and pending, by tenant and outcome.
 
+    Amounts are at the prices of the policies; `resmeter statement` has what a contract makes of them.
     A reversal counts where its charge counted: under the same kind and at the same price. Pending
     usage is not at Stripe yet: it was not sent, or it is a negative sum that is carried forward. What
     is neither delivered nor pending is counted below the table: netted, settled by hand, stated (on
@@ -57,6 +60,10 @@ def command(tenant_id: str | None, time_range: TimeRange, *, as_json: bool) -> N
         print_text(missing, err=True)
     else:
         print_usage(lines)
+    if not as_json:
+        at_ms = int(time.time() * 1000) if time_range.to_ms is None else time_range.to_ms - 1
+        tenant_ids = {line["tenantid"] for line in lines}
+        print_prices_of_policies(under_contract(tenants, ((each, at_ms) for each in tenant_ids)))
     for outcome in sorted({line["outcome"] for line in lines if line["amount"] is None}):
         click.echo(f"warning: no policy names a price for {visible(outcome)}", err=True)
     if here or elsewhere:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +22,12 @@ from pipeline.ledger.entries import (
 )
 from pipeline.ledger.entries import Call as CallKind
 
-Way = ReversalRung | ChargeRung
+Kept = Literal[
+    "parked",  # its account has no customer
+    "held",  # included, in a pack, over the cap, or at another price than the subscription's
+    "unpriced",  # nothing says its price
+]
+Way = ReversalRung | ChargeRung | Kept
 
 _REASONS = {
     "silence": (

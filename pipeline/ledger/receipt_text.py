@@ -29,7 +29,13 @@ _WAYS: dict[Way | None, str] = {
         "it waits for the next flush, for the tenant's Stripe customer, or for usage that makes up for "
         "a negative sum"
     ),
-    "sent": "it waits for the next flush, or for the tenant's Stripe customer",
+    "sent": "it waits for the next flush",
+    "parked": "its account has no Stripe customer: add one to the tenant file, and publish it",
+    "held": (
+        "it is included, in a pack or over a cap, or the subscription does not have its price. "
+        "`resmeter statement` says what it costs"
+    ),
+    "unpriced": "neither the policy nor a contract says its price: publish a version with a price",
     "own_invoice": "its period is closed, and no invoice follows: it needs an invoice of its own",
     "unmatched": "the ledger does not have the charge that it takes back",
     "netted": "the charge is not sent yet either, and the next flush sends neither",

@@ -276,6 +276,11 @@ def _problems_of_close(history: History, period: Period, at: int) -> list[str]:
     return problems
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """Return the number with the words for one or for many."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def _unstored(stored: Mapping[int, int], written: Mapping[int, int]) -> Iterator[Missing]:
     """Yield what was decided and is not in the ledger yet."""
     behind = [partition for partition, end in written.items() if stored.get(partition, 0) < end]
@@ -299,10 +304,12 @@ def _not_sent(
             what: str = record.state if record.state in STUCK else "undelivered"
             counts[what, record.tenant_id] += 1
     for (what, tenant_id), number in sorted(counts.items()):
-        text = "wait for you: see `resmeter deliveries list`"
+        one, many = "waits for you", "wait for you"
         if what == "undelivered":
-            text = "are not at Stripe yet"
-        yield Missing(what, number, f"units of {tenant_id} {text}")
+            one, many = "is not at Stripe yet", "are not at Stripe yet"
+        text = counted(number, f"unit of {tenant_id} {one}", f"units of {tenant_id} {many}")
+        hint = "" if what == "undelivered" else ": see `resmeter deliveries list`"
+        yield Missing(what, number, text + hint)
 
 
 def _unapproved(stated: Stated, amount_max: Decimal, decisions: Decisions) -> Iterator[Missing]:
@@ -310,8 +317,9 @@ def _unapproved(stated: Stated, amount_max: Decimal, decisions: Decisions) -> It
     found = approvables(stated.account, stated.statement, amount_max, decisions)
     unmatched = sum(each.blocks for each in found if each.what == "unmatched")
     if unmatched:
-        text = f"reversals name a charge that the ledger lacks: {_LIST.format(stated.account)}"
-        yield Missing("unmatched", unmatched, text)
+        text = counted(unmatched, "reversal names", "reversals name")
+        hint = _LIST.format(stated.account)
+        yield Missing("unmatched", unmatched, f"{text} a charge that the ledger lacks: {hint}")
     number, amount = blocked(each for each in found if each.what == "adjusted")
     if number:
         currency = stated.statement.currency

@@ -24,7 +24,7 @@ from pipeline.errors import BrokenInvariantError, ConfigurationError
 from pipeline.events.times import format_time
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.month_entries import Closing
-from pipeline.ledger.statements import Missing, Prepared, prepare_closing
+from pipeline.ledger.statements import Missing, Prepared, counted, prepare_closing
 from pipeline.replay.decided import Decided, read_decided, read_written
 from pipeline.sink.metering import Metering
 from pipeline.sink.stripe.wanted import Account, accounts_of, charged_to, event_name_of
@@ -175,7 +175,8 @@ def _parked(missing: Missing) -> Missing:
     """Return what is missing of an account without a customer."""
     if missing.what != "undelivered":
         return missing
-    return Missing("parked", missing.number, "units wait for a customer in the catalog")
+    text = counted(missing.number, "unit waits", "units wait")
+    return Missing("parked", missing.number, f"{text} for a customer in the catalog")
 
 
 def undecided(decided: Iterable[Decided], until_ms: int) -> list[Missing]:
@@ -191,6 +192,7 @@ def undecided(decided: Iterable[Decided], until_ms: int) -> list[Missing]:
         )
         missing.append(Missing("undecided", len(behind), text))
     if lost := sum(each.lost for each in decided):
-        text = "events were deleted before a worker read them: see `resmeter topics acknowledge`"
-        missing.append(Missing("lost", lost, text))
+        text = counted(lost, "event was", "events were")
+        hint = "deleted before any worker read that far: see `resmeter topics acknowledge`"
+        missing.append(Missing("lost", lost, f"{text} {hint}"))
     return missing

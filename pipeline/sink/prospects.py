@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pipeline.billing.ladder import Books, Charge, Reversal, rung_of_charge, rung_of_reversal
 from pipeline.catalog.tenants import Tenants
 from pipeline.ledger import Ledger, invoices
-from pipeline.ledger.entries import PERHAPS_COUNTED, Receipt
-from pipeline.ledger.receipt import Way
+from pipeline.ledger.entries import PERHAPS_COUNTED, PendingRecord, Receipt
+from pipeline.ledger.receipt import Kept, Way
 from pipeline.sink.metering import Metering
 from pipeline.sink.stripe.wanted import charged_to
+from pipeline.usage.record import UsageRecord
 
 
 def ways(
@@ -29,10 +30,29 @@ def ways(
         unit = record if charge is None else charge.record
         books = _books(metering, unit.tenant_id, unit.occurred_at)
         if record.quantity > 0:
-            found[record.id] = rung_of_charge(books)
+            rung = rung_of_charge(books)
+            found[record.id] = (_kept(metering, record) or rung) if rung == "sent" else rung
         else:
             found[record.id] = rung_of_reversal(_reversal(charge), books, now_ms)
     return found
+
+
+def _kept(metering: Metering, record: UsageRecord) -> Kept | None:
+    """Return why the next flush does not send a charge of an open period; None: it does."""
+    of = metering.period_of(record.tenant_id, record.occurred_at)
+    rule = metering.rule_for(of, record.tenant_id, record.outcome)
+    pending = PendingRecord(
+        seq=0,
+        id=record.id,
+        quantity=record.quantity,
+        occurred_at=record.occurred_at,
+        policy=record.policy,
+        policy_version=record.policy_version,
+    )
+    why = rule.why_not(pending) if rule is not None else None
+    if why in ("held", "unpriced"):
+        return why
+    return None if of.account in metering.tenants.customers else "parked"
 
 
 def _books(metering: Metering, tenant_id: str, at_ms: int) -> Books:

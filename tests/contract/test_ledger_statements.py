@@ -198,7 +198,7 @@ def test_a_reversal_without_its_charge_blocks_the_close(bench: Bench) -> None:
     (missing,), closing = bench.prepare(OCTOBER, "2026-11-01T00:45")
 
     assert closing is None
-    assert missing.startswith("unmatched: reversals name a charge that the ledger lacks")
+    assert missing.startswith("unmatched: 1 reversal names a charge that the ledger lacks")
 
 
 def test_a_final_statement_that_is_no_longer_what_it_was_is_an_error(bench: Bench) -> None:

@@ -303,7 +303,9 @@ async def test_a_draft_is_held_at_once_and_waits_for_what_is_missing(tmp_path: P
         (progress,) = await months.look()
 
         assert (held.status, open_.state, open_.invoice) == ("draft", "open", held.id)
-        assert any("undelivered" in text for text in open_.texts)
+        assert any(
+            text == "undelivered: 1 unit of acme is not at Stripe yet" for text in open_.texts
+        )
         assert (progress.state, checked(months)[-1]) == ("invoiced", 198)
 
 

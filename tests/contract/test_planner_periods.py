@@ -11,13 +11,14 @@ from sqlalchemy import select, update
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import load_tenants
 from pipeline.events.times import parse_time
-from pipeline.ledger import Ledger, months
+from pipeline.ledger import Ledger, months, reports
 from pipeline.ledger.month_entries import Closing
 from pipeline.ledger.statements import prepare_grant
 from pipeline.ledger.tables import meter_event, usage_record
 from pipeline.sink.chargeable import Why
 from pipeline.sink.metering import Metering, Reckonings
 from pipeline.sink.planner import LedgerPlans, Planned, plan_pending
+from pipeline.sink.prospects import ways
 from pipeline.sink.stripe.meter import body_sha256
 from pipeline.sink.stripe.wanted import charged_to
 from pipeline.usage.record import UsageRecord
@@ -66,6 +67,11 @@ class Bench:
         metering = Metering(self.ledger, self.tenants, charged_to, now, self.reckonings)
         plans = LedgerPlans(self.ledger, now)
         return plan_pending(metering, body_sha256, plans, chunk_records=chunk)
+
+    def ways(self, conversation: str) -> dict[str, str]:
+        """Return what the receipt says about units that are in no meter event, by id."""
+        receipts = reports.receipts(self.ledger, "acme", conversation)
+        return dict(ways(self.ledger, self.tenants, receipts, NOW))
 
     def close(self, account: str, start_ms: int) -> None:
         closed = Closing(
@@ -283,6 +289,21 @@ def test_included_units_are_not_sent(bench: Bench) -> None:
 
     assert bench.months() == {"October": 2}
     assert of(result) == {"held": 3}
+
+
+def test_a_receipt_says_that_an_included_unit_is_not_sent(bench: Bench) -> None:
+    bench.declare(CONTRACT, "included.resolution = 1")
+    stored(bench.ledger, *charges(2, OCTOBER))
+
+    assert (bench.ways("c0"), bench.ways("c1")) == ({"acme:c0:1": "held"}, {"acme:c1:1": "sent"})
+
+
+def test_a_receipt_says_that_a_unit_has_no_price_or_no_customer(bench: Bench) -> None:
+    stored(bench.ledger, record("c1", at=OCTOBER, outcome="disqualified"), *charges(1, OCTOBER))
+
+    assert bench.ways("c1") == {"acme:c1:1": "unpriced"}
+    bench.declare("[tenants.acme]\n")
+    assert bench.ways("c0") == {"acme:c0:1": "parked"}
 
 
 def test_a_unit_that_moves_into_the_included_ones_keeps_the_next_from_being_sent(

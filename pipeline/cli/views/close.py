@@ -1,6 +1,6 @@
 """Print whether periods can be closed, what their invoices need, and how far they are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -10,6 +10,8 @@ from pipeline.billing.money import amount_text
 from pipeline.cli.output import print_text, visible
 from pipeline.replay.closing import Readiness
 from pipeline.sink.progress import Progress
+
+_ACCOUNTS_NAMED_MAX = 5
 
 
 def print_readiness_as_json(readiness: Readiness) -> None:
@@ -76,6 +78,20 @@ def print_progress_as_json(progress: Progress) -> None:
         "missing": list(progress.texts),
     }
     click.echo(orjson.dumps(found))
+
+
+def print_nothing_to_close(accounts: Sequence[str]) -> None:
+    """Say on standard error that the accounts have no period to close or to invoice."""
+    of = (
+        f" of {', '.join(map(visible, accounts))}"
+        if 0 < len(accounts) <= _ACCOUNTS_NAMED_MAX
+        else ""
+    )
+    print_text(
+        f"nothing to close: each period{of} that has ended is closed, and its invoice is complete. "
+        "`resmeter close --check` shows the next period",
+        err=True,
+    )
 
 
 def print_progress(progress: Progress) -> None:

@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from pipeline.billing.periods import Calendar
-from pipeline.cli.views.close import print_progress, print_progress_as_json
+from pipeline.cli.views.close import print_nothing_to_close, print_progress, print_progress_as_json
 from pipeline.events.times import parse_time
 from pipeline.sink.progress import Progress
 from tests.support.command import resmeter
@@ -40,6 +40,17 @@ def test_each_period_has_a_line_and_what_is_missing_below(
         "acme, 2026-10-01: -0.99 USD, lacking on its final invoice (in_1)",
         "acme, 2026-10-01: closed without an invoice",
     ]
+
+
+def test_a_close_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_nothing_to_close(["acme", "bluejay"])
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert " ".join(printed.err.split()) == (
+        "nothing to close: each period of acme, bluejay that has ended is closed, and its invoice is "
+        "complete. `resmeter close --check` shows the next period"
+    )
 
 
 def test_as_json_a_period_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,8 @@ def test_without_apply_nothing_changes(ledger: Ledger, run: Run, action: str) ->
     assert result.returncode == 0
     past = {"release": "released", "settle": "settled"}[action]
     assert f"1 meter event would be {past}, 1 unit; add --apply to do it" in result.stdout
+    what = {"release": f"sent again as {identifier}_r1", "settle": "settled"}[action]
+    assert f"): would be {what}, by " in " ".join(result.stdout.split())
     assert state_of(ledger) == "rejected"
 
 

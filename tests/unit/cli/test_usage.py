@@ -140,6 +140,32 @@ def test_line_has_the_documented_members_in_order(ledger: Ledger, usage: Run) ->
     )
 
 
+def test_what_has_a_contract_is_told_from_amounts_at_the_prices_of_policies(
+    ledger: Ledger, resmeter_env: dict[str, str], tmp_path: Path
+) -> None:
+    contract = 'name = "group"\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\n'
+    (tmp_path / "contract.toml").write_text(contract)
+    tenant_file = tmp_path / "resmeter.toml"
+    tenant_file.write_text(
+        'contract_files = ["contract.toml"]\n[accounts.group]\ncontract = "group"\n'
+        '[tenants.acme]\naccount = "group"\n[tenants.bluejay]\n'
+    )
+    export_catalog(tmp_path / "catalog.ndjson", tenant_file)
+    stored(ledger, record("c1"), record("c1", tenant_id="bluejay"))
+
+    def said(*arguments: str) -> str:
+        return " ".join(resmeter(*arguments, env=resmeter_env).stderr.decode().split())
+
+    note = (
+        "note: amounts are at the prices of the policies. `resmeter statement ACCOUNT` has what "
+        "accounts with a contract owe: group"
+    )
+    assert said("usage") == note
+    assert said("usage", "--tenant", "bluejay") == ""
+    assert said("explain", "acme", "c1", "--ledger-only") == note
+    assert said("explain", "bluejay", "c1", "--ledger-only") == ""
+
+
 def test_empty_ledger_has_no_lines(ledger: Ledger, usage: Run) -> None:
     result = usage("--json")
 

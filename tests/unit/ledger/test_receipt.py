@@ -13,7 +13,7 @@ from pipeline.catalog.value import DatedAmendment
 from pipeline.events.model import Cause
 from pipeline.events.times import parse_time
 from pipeline.ledger.entries import Attempt, MeterEvent, Receipt, Result, State
-from pipeline.ledger.receipt import Explanation, Way, explain
+from pipeline.ledger.receipt import Explanation, Kept, Way, explain
 from pipeline.ledger.receipt_text import render
 from pipeline.metrics import TRANSITION_REASONS
 from pipeline.usage.record import Origin, UsageRecord
@@ -340,7 +340,7 @@ def test_correction_of_a_plan_under_another_policy_says_which_plan_who_and_why()
     )
 
 
-@pytest.mark.parametrize("way", [*get_args(ReversalRung), *get_args(ChargeRung)])
+@pytest.mark.parametrize("way", [*get_args(ReversalRung), *get_args(ChargeRung), *get_args(Kept)])
 def test_every_way_of_a_unit_that_is_not_sent_has_words(way: Way) -> None:
     lines = list(render(explain([receipt()], Prices(), (), {"acme:c-1042:1": way})))
 
