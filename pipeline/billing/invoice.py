@@ -119,6 +119,22 @@ def plan_invoice(
     return InvoicePlan(send, tuple(items), statement.total - total_settled, total_settled)
 
 
+def settled_amounts(statement: Statement, settled: Mapping[str, str]) -> dict[str, int]:
+    """Return what the metered units of a statement come to that were settled by hand, by outcome.
+
+    `settled` has the outcomes of their usage records, by id.
+    """
+    units = Counter(
+        (settled[unit.id], price)
+        for unit in statement.units
+        if unit.id in settled and (price := unit.placed.charged) is not None
+    )
+    amounts: Counter[str] = Counter()
+    for (outcome, price), number in units.items():
+        amounts[outcome] += line_amount(number, price, statement.currency)
+    return dict(amounts)
+
+
 def own_key(account: str, period: Period) -> str:
     """Return what an invoice of our own is known by: a function of what it stands for."""
     return _digest(["invoice", account, format_time(period.start_ms)])

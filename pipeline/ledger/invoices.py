@@ -161,24 +161,28 @@ def units_open(ledger: Ledger, customer: str, event_name: str, start: int, end: 
         return connection.scalar(query) or 0
 
 
-def settled_units(ledger: Ledger, tenant_ids: Collection[str]) -> dict[str, str]:
-    """Return the outcomes of the charges that an operator settled after a rejection, by record id."""
+def settled_units(ledger: Ledger, tenant_ids: Collection[str], customer: str) -> dict[str, str]:
+    """Return the outcomes of the charges that the invoice of a customer leaves out, by record id.
+
+    An operator settled them after a rejection, or the meter of another customer has them: the account
+    had that one before.
+    """
     m, d, u = meter_event.c, delivery_decision.c, usage_record.c
     link = meter_event_record.c
     settled: dict[str, str] = {}
+    by_hand = and_(m.state == "settled", d.action == "settle", d.state == "rejected")
+    elsewhere = and_(m.state.in_(("delivered", "settled")), m.customer.not_in(("", customer)))
     names = sorted(tenant_ids)
     with ledger.reading() as connection:
         for start in range(0, len(names), _TENANTS_LOOKUP_MAX):
             query = (
                 select(u.id, u.outcome)
-                .select_from(delivery_decision)
-                .join(meter_event, m.identifier == d.identifier)
+                .select_from(meter_event)
+                .outerjoin(delivery_decision, d.identifier == m.identifier)
                 .join(meter_event_record, link.identifier == m.identifier)
                 .join(usage_record, u.seq == link.record_seq)
                 .where(
-                    d.action == "settle",
-                    d.state == "rejected",
-                    m.state == "settled",
+                    or_(by_hand, elsewhere),
                     u.quantity > 0,
                     m.tenant_id.in_(names[start : start + _TENANTS_LOOKUP_MAX]),
                 )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import orjson
 from msgspec.structs import asdict
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, exists, func, insert, select, update
 
 from pipeline.billing.reading import created_ms, read_grant_lines
 from pipeline.errors import BrokenInvariantError
@@ -33,6 +33,7 @@ from pipeline.ledger.tables import (
     closing,
     consumed_topic,
     consumer_offset,
+    invoice_result,
     records_restart,
     usage_record,
 )
@@ -198,11 +199,21 @@ def _items_of(connection: Connection, account: str, *, journalled: bool) -> Iter
     yield from invoices.items_of(connection, account, journalled=journalled)
 
 
-def closed_starts(ledger: Ledger, account: str) -> list[int]:
-    """Return when the closed periods of an account begin, in order."""
-    query = select(closing.c.period_start).where(closing.c.account == account)
+def closed_starts(ledger: Ledger, account: str) -> dict[int, str]:
+    """Return when the closed periods of an account begin, in order, and the customer of each, or ""."""
+    query = select(closing.c.period_start, closing.c.customer).where(closing.c.account == account)
     with ledger.reading() as connection:
-        return sorted(connection.scalars(query))
+        return dict(sorted(map(tuple, connection.execute(query))))
+
+
+def accounts_to_invoice(ledger: Ledger) -> set[str]:
+    """Return the accounts with a closed period that had a customer, and whose invoice is not final."""
+    c, r = closing.c, invoice_result.c
+    of_period = r.account == c.account, r.period_start == c.period_start
+    is_final = exists().where(*of_period, r.state != "missed")
+    query = select(c.account).where(c.customer != "", ~is_final)
+    with ledger.reading() as connection:
+        return set(connection.scalars(query))
 
 
 # --- reading --------------------------------------------------------------------------------------

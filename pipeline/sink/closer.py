@@ -21,6 +21,7 @@ from pipeline.events.times import format_time
 from pipeline.ledger import Ledger
 from pipeline.ledger.invoice_entries import InvoiceConcluded
 from pipeline.ledger.month_entries import MonthItem
+from pipeline.ledger.months import accounts_to_invoice
 from pipeline.ledger.statements import Prepared
 from pipeline.sink.completing import (
     Add,
@@ -45,6 +46,7 @@ from pipeline.sink.progress import Progress, Work, concluded, progress_of
 
 ACCOUNTS_CONCURRENT_MAX = 10
 MISSED_MS = 40 * 86_400_000  # for how long a missed invoice is reported
+DRAFTED_MS = 6 * 3_600_000  # after the end of a period, every draft has been made
 _STEPS_MAX = 1_000  # far more than an invoice has items
 
 # Returns by account the closing of its period, what is missing for it, or why it cannot be stated.
@@ -79,6 +81,8 @@ class Closer:
         after_ms: int,
         by_itself: bool,
     ) -> None:
+        self._ledger = ledger
+        self._tenants = tenants
         self._known = MonthFacts(ledger, tenants, biller, now_ms)
         self._biller = biller
         self._prepare = prepare
@@ -88,6 +92,10 @@ class Closer:
         self._by_itself = by_itself
         self._unheld: dict[str, str] = {}  # draft → why the key may not hold it
         self._slots = asyncio.Semaphore(ACCOUNTS_CONCURRENT_MAX)
+
+    def accounts(self) -> list[str]:
+        """Return the accounts that have a customer, or had one when a period was closed."""
+        return sorted({*self._tenants().catalog.customers, *accounts_to_invoice(self._ledger)})
 
     async def look(self, names: Sequence[str], period: str | None = None) -> list[Progress]:
         """Do what can be done now for accounts, and say how far each of their periods is.
@@ -104,7 +112,11 @@ class Closer:
         found = list(await asyncio.gather(*map(self._advance, works)))
         due = [number for number, progress in enumerate(found) if progress.is_due]
         if due:
-            closed = await self._close([(works[number], found[number]) for number in due])
+            asked = [
+                (works[number]._replace(period=found[number].period), found[number])
+                for number in due
+            ]
+            closed = await self._close(asked)
             for number, progress in zip(due, closed, strict=True):
                 found[number] = progress
         return found
@@ -120,6 +132,9 @@ class Closer:
             raise ConfigurationError([f"{name}, {work.period.name}: is not closed"])
         work = await asyncio.to_thread(self._known.stated, work)
         facts = await self._facts(work)
+        is_none = work.stored is None and not charging(facts.invoices, work.period)
+        if is_none and (early := self._too_early(work)):
+            raise ConfigurationError([f"{name}, {work.period.name}: {early}"])
         planned = own_invoice(facts, work.stored.amount if work.stored else None)
         if isinstance(planned, str):
             raise ConfigurationError([f"{name}, {work.period.name}: {planned}"])
@@ -128,6 +143,16 @@ class Closer:
             raise ConfigurationError([f"{name}, {work.period.name}: {why}"])
         works = await asyncio.to_thread(self._known.works, [name], period)
         return await self._advance(works[-1])
+
+    def _too_early(self, work: Work) -> str | None:
+        """Return that the biller may still make the invoice of a period, which has none yet."""
+        drafted_ms = work.period.end_ms + DRAFTED_MS
+        if self._now_ms() >= drafted_ms:
+            return None
+        return (
+            f"no subscription of {work.customer} has made an invoice for it yet: that nobody makes one "
+            f"is sure from {format_time(drafted_ms)} on"
+        )
 
     # --- steps ------------------------------------------------------------------------------------
 
@@ -149,8 +174,11 @@ class Closer:
         if work.is_closed:
             work = await asyncio.to_thread(self._known.stated, work)
         facts = await self._facts(work)
-        if work.is_first and self._by_itself and (earlier := await self._earlier(work, facts)):
-            return earlier
+        if work.is_first and self._by_itself:
+            begun = await self._begun(work, facts)
+            if isinstance(begun, Progress):
+                return begun
+            work, facts = begun
         before: Step | None = None
         for _ in range(_STEPS_MAX):
             step = self._step_of(work, facts)
@@ -161,6 +189,8 @@ class Closer:
             if isinstance(step, Close):
                 return self._unclosed(work, facts)
             if isinstance(step, Conclude):
+                if step.invoice is None and (early := self._too_early(work)):
+                    return progress_of(work, "waiting", early)
                 return await self._conclude(work, step)
             if step == before:
                 break
@@ -174,22 +204,29 @@ class Closer:
             facts, before = await self._facts(work), step
         raise UnavailableError(f"the invoice of {work.period.name} does not get further")
 
-    async def _earlier(self, work: Work, facts: Facts) -> Progress | None:
-        """Return that an account has earlier periods, which nobody has closed: a person begins.
+    async def _begun(self, work: Work, facts: Facts) -> tuple[Work, Facts] | Progress:
+        """Return with which period an account begins, or that a person must begin with an earlier one.
 
-        Its drafts are left alone until then: Stripe makes them final.
+        Its drafts are left alone until then: Stripe makes them final. If we hold the draft of the first
+        period, we have begun with it, however long it has been open.
         """
         if not charging(facts.invoices, work.period):
-            return None
+            return work, facts
         first = await asyncio.to_thread(self._known.first_open, work)
         if first >= work.period:
-            return None
+            return work, facts
+        earlier = work._replace(period=first)
+        facts = await self._facts(earlier)
+        held = [each for each in facts.invoices if each.is_draft and each.is_held]
+        if charging(held, first):
+            return earlier, facts
         why = (
             f"the account has earlier periods that are not closed, from {first.name} on, so nothing is "
             f"closed by itself: run `resmeter close {work.account.name} --period {first.name}`, and so "
             "on in their order"
         )
-        return progress_of(work, "open", why)
+        progress = progress_of(work, "open", why)
+        return self._of_draft(progress, held[-1]) if held else progress
 
     async def _do(self, work: Work, step: Step) -> None:
         """Make the one effect of a step."""

@@ -18,6 +18,7 @@ Every step is chosen from what the ledger and Stripe say now, so any sink can go
 can do so at once.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -25,7 +26,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from pipeline.billing.invoice import InvoiceItem, InvoicePlan, own_key, plan_invoice, rest_item
-from pipeline.billing.money import amount_text, line_amount
+from pipeline.billing.money import amount_text
 from pipeline.billing.periods import Period
 from pipeline.billing.statement import Statement
 from pipeline.events.times import format_time
@@ -99,18 +100,26 @@ class Facts(NamedTuple):
 
 def next_step(facts: Facts) -> Step:
     """Return the next step for the invoice that a subscription makes of the period."""
-    found = charging(facts.invoices, facts.period)
-    for each in found:
+    for each in _charging_from(facts.invoices, facts.period.start_ms // 1000):
+        # Also those of later periods: none of them is closed before this one.
         if each.is_draft and each.advances:
             return Hold(each)
+    found = charging(facts.invoices, facts.period)
     if facts.statement is None:
-        return Close()
+        drafts = [each for each in found if each.is_draft]
+        problem = _problem_of_times(drafts, facts.period)
+        return Close() if problem is None else Stop(problem)
     if facts.planned is not None:
         return _complete(found, facts.planned)
     if not found:
         return _without(facts.statement)
-    if problem := _problem_of_invoices(found, facts.period):
+    problem = _problem_of_times(found, facts.period)
+    if problem := problem or _problem_of_currencies(found, facts.statement):
         return Stop(problem)
+    if not any(each.is_draft for each in found):
+        return Plan(_planned_of_final(facts, found, facts.statement))
+    if len(found) > 1:
+        return Stop(_several(found))
     return _plan(facts, found[0], facts.statement)
 
 
@@ -122,7 +131,10 @@ def next_own_step(facts: Facts, planned: InvoicePlanned) -> Step:
 
 def charging(invoices: Sequence[Invoice], period: Period) -> list[Invoice]:
     """Return the invoices of subscriptions that charge our meters for a part of a period."""
-    start, end = period.start_ms // 1000, period.end_ms // 1000
+    return _charging_from(invoices, period.start_ms // 1000, period.end_ms // 1000)
+
+
+def _charging_from(invoices: Sequence[Invoice], start: int, end: float = math.inf) -> list[Invoice]:
     return [
         each
         for each in invoices
@@ -131,20 +143,32 @@ def charging(invoices: Sequence[Invoice], period: Period) -> list[Invoice]:
     ]
 
 
-def _problem_of_invoices(found: Sequence[Invoice], period: Period) -> str | None:
-    if len(found) > 1:
-        names = ", ".join(f"{each.id} of {each.subscription}" for each in found)
-        return (
-            f"{len(found)} invoices charge the usage of this period: {names}; an account has one: put "
-            "the prices of all its outcomes on one subscription"
-        )
-    for charge in found[0].charges:
-        start_ms, end_ms = charge.start * 1000, charge.end * 1000
-        if start_ms < period.start_ms or end_ms > period.end_ms:
+def _several(found: Sequence[Invoice]) -> str:
+    names = ", ".join(f"{each.id} of {each.subscription}" for each in found)
+    return (
+        f"{len(found)} invoices charge the usage of this period: {names}; an account has one: put "
+        "the prices of all its outcomes on one subscription, and make these final by hand"
+    )
+
+
+def _problem_of_times(found: Sequence[Invoice], period: Period) -> str | None:
+    for invoice in found:
+        for charge in invoice.charges:
+            start_ms, end_ms = charge.start * 1000, charge.end * 1000
+            if start_ms < period.start_ms or end_ms > period.end_ms:
+                return (
+                    f"{invoice.id} charges {charge.outcome} from {format_time(start_ms)} to "
+                    f"{format_time(end_ms)}, and the period is from {format_time(period.start_ms)} to "
+                    f"{format_time(period.end_ms)}: `resmeter check` compares where periods begin"
+                )
+    return None
+
+
+def _problem_of_currencies(found: Sequence[Invoice], statement: Statement) -> str | None:
+    for invoice in found:
+        if invoice.currency != statement.currency:
             return (
-                f"{found[0].id} charges {charge.outcome} from {format_time(start_ms)} to "
-                f"{format_time(end_ms)}, and the period is from {format_time(period.start_ms)} to "
-                f"{format_time(period.end_ms)}: `resmeter check` compares where periods begin"
+                f"{invoice.id} is in {invoice.currency}, and the statement in {statement.currency}"
             )
     return None
 
@@ -162,21 +186,32 @@ def _without(statement: Statement) -> Step:
 
 
 def _plan(facts: Facts, invoice: Invoice, statement: Statement) -> Step:
-    if invoice.currency != statement.currency:
-        return Stop(
-            f"{invoice.id} is in {invoice.currency}, and the statement in {statement.currency}"
-        )
     if problem := _problem_of_charges(invoice):
         return Stop(problem)
-    if invoice.is_draft and (why := _uncounted(facts, invoice)):
+    if why := _uncounted(facts, invoice):
         return Wait(why)
+    return Plan(_planned_for(facts, invoice, statement))
+
+
+def _planned_of_final(
+    facts: Facts, found: Sequence[Invoice], statement: Statement
+) -> InvoicePlanned:
+    """Return what final invoices must come to: with its items, if one of which all prices are known."""
+    if len(found) == 1 and _problem_of_charges(found[0]) is None:
+        return _planned_for(facts, found[0], statement)
+    plan = plan_invoice(facts.account, statement, {}, {}, settled=facts.settled, sends=False)
+    invoice = found[0].id if len(found) == 1 else ""
+    return msgspec.structs.replace(planned_of(facts, statement, plan, invoice=invoice), items=())
+
+
+def _planned_for(facts: Facts, invoice: Invoice, statement: Statement) -> InvoicePlanned:
     prices = {charge.outcome: charge.price for charge in invoice.charges}
     counted = {charge.outcome: charge.quantity for charge in invoice.charges}
     known = {outcome: price for outcome, price in prices.items() if price is not None}
     plan = plan_invoice(
         facts.account, statement, known, counted, settled=facts.settled, sends=False
     )
-    return Plan(planned_of(facts, statement, plan, invoice=invoice.id))
+    return planned_of(facts, statement, plan, invoice=invoice.id)
 
 
 def planned_of(
@@ -227,17 +262,18 @@ def own_invoice(facts: Facts, came_to: int | None) -> InvoicePlanned | str:
 
 def missed_text(planned: InvoicePlanned, lacks: int) -> str:
     """Say what is to be done about a final invoice that does not come to what it must."""
+    invoice = planned.invoice or "what Stripe has invoiced"
     if lacks > 0:
         return (
-            f"{planned.invoice} is final and lacks {money_text(lacks, planned.currency)}: run "
+            f"{invoice} is final and lacks {money_text(lacks, planned.currency)}: run "
             "`resmeter close` with --own-invoice"
         )
     if lacks < 0:
         return (
-            f"{planned.invoice} is final and charges {money_text(-lacks, planned.currency)} too much: "
+            f"{invoice} is final and charges {money_text(-lacks, planned.currency)} too much: "
             "give it back by a credit note in Stripe"
         )
-    return f"{planned.invoice} comes to what it must"
+    return f"{invoice} comes to what it must"
 
 
 def _problem_of_charges(invoice: Invoice) -> str | None:
@@ -296,7 +332,9 @@ def _complete(invoices: Sequence[Invoice], planned: InvoicePlanned) -> Step:
         )
     amount = found.total - found.others
     if not found.is_draft:
-        charged = 0 if found.status == "void" else amount
+        # Without an id, all of them: several were made final by hand.
+        of_period = [found] if planned.invoice or planned.key else invoices
+        charged = sum(each.total - each.others for each in of_period if each.status != "void")
         is_right = charged == planned.total
         return Conclude("invoiced" if is_right else "missed", found, charged)
     if problem := next(_problems_of_items(found, planned.items), None):
@@ -341,25 +379,6 @@ def _problems_of_items(found: Invoice, wanted: Sequence[InvoiceItem]) -> Iterato
                 f"the draft {found.id} has an item of {amount} that must come to {right} ({each.key}): "
                 "delete it, and it is added again"
             )
-
-
-# --- what was settled by hand ---------------------------------------------------------------------
-
-
-def settled_amounts(statement: Statement, settled: Mapping[str, str]) -> dict[str, int]:
-    """Return what the metered units of a statement come to that were settled by hand, by outcome.
-
-    `settled` has the outcomes of their usage records, by id.
-    """
-    units = Counter(
-        (settled[unit.id], price)
-        for unit in statement.units
-        if unit.id in settled and (price := unit.placed.charged) is not None
-    )
-    amounts: Counter[str] = Counter()
-    for (outcome, price), number in units.items():
-        amounts[outcome] += line_amount(number, price, statement.currency)
-    return dict(amounts)
 
 
 def money_text(amount: int, currency: str) -> str:

@@ -87,6 +87,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     charges: tuple[Charge, ...]
     items: tuple[AddedItem, ...]
     total: int  # before tax, and before what the customer's balance and credits pay
+    due: int = 0  # what it asks for: with tax, less what the balance pays
 
     @property
     def is_draft(self) -> bool:

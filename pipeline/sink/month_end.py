@@ -5,16 +5,14 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from pipeline.catalog.tenants import Tenants
 from pipeline.errors import ConfigurationError, UnavailableError
 from pipeline.logs import get_logger
 from pipeline.metrics import SinkMetrics
-from pipeline.sink.closer import Closer
+from pipeline.sink.closer import DRAFTED_MS, Closer
 from pipeline.sink.completing import money_text
 from pipeline.sink.counts import publish_invoices
 from pipeline.sink.progress import Progress, State
 
-DRAFTED_MS = 6 * 3_600_000  # after the end of a period, every draft has been made
 _EVENTS: dict[State, str] = {
     "open": "invoice_open",
     "waiting": "invoice_waiting",
@@ -31,7 +29,6 @@ class MonthEnd:
 
     Args:
         closer: does it.
-        tenants: returns who is billed.
         metrics: what the looks find.
         may_look: whether the sink may send at all.
         every_seconds: between two looks.
@@ -40,13 +37,11 @@ class MonthEnd:
     def __init__(
         self,
         closer: Closer,
-        tenants: Callable[[], Tenants],
         metrics: SinkMetrics,
         may_look: Callable[[], Awaitable[bool]],
         every_seconds: float,
     ) -> None:
         self._closer = closer
-        self._tenants = tenants
         self._metrics = metrics
         self._may_look = may_look
         self._every_seconds = every_seconds
@@ -64,12 +59,12 @@ class MonthEnd:
 
     async def look(self, now: float) -> None:
         """Do what can be done now, and publish what is left."""
-        customers = self._tenants().catalog.customers
+        accounts = await asyncio.to_thread(self._closer.accounts)
         for name in list(self._rests):
             self._rests[name] -= 1
             if self._rests[name] <= 0:
                 del self._rests[name]
-        names = [name for name in sorted(customers) if name not in self._rests]
+        names = [name for name in accounts if name not in self._rests]
         try:
             found = await self._closer.look(names)
         except (ConfigurationError, UnavailableError) as error:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
+from pipeline.billing.invoice import settled_amounts
 from pipeline.billing.periods import Calendar, Period
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
@@ -12,7 +13,7 @@ from pipeline.ledger import Ledger
 from pipeline.ledger.invoices import invoices_of, settled_units, units_delivered, units_open
 from pipeline.ledger.months import closed_starts
 from pipeline.ledger.statements import first_open, state_account
-from pipeline.sink.completing import Facts, Units, charging, settled_amounts
+from pipeline.sink.completing import Facts, Units, charging
 from pipeline.sink.invoicing import Charge, Invoices
 from pipeline.sink.progress import Work, own_customers
 
@@ -53,7 +54,8 @@ class MonthFacts:
         account = account_of(tenants, name)
         contract = account.contract_of(())
         calendar = contract.calendar
-        closed = [calendar.period_at(each) for each in closed_starts(self._ledger, name)]
+        customers = closed_starts(self._ledger, name)
+        closed = [calendar.period_at(each) for each in customers]
         stored = {each.period_start: each for each in invoices_of(self._ledger, name)}
         wanted = None if period is None else _named(calendar, period)
         work = Work(account, customer, calendar.period_at(now_ms), contract.currency)
@@ -63,7 +65,9 @@ class MonthFacts:
             is_told = last is not None and last.state == "missed"
             is_told = is_told and now_ms - each.end_ms < MISSED_MS
             if each == wanted or (wanted is None and (is_open or is_told)):
-                yield work._replace(period=each, is_closed=True, stored=last)
+                # Its meter events went to the customer of its close, also if another one is billed now.
+                of_close = customers[each.start_ms] or customer
+                yield work._replace(period=each, customer=of_close, is_closed=True, stored=last)
         following = calendar.after(closed[-1]) if closed else None
         upcoming = wanted or following or calendar.period_at(work.period.start_ms - 1)
         if upcoming not in closed and (wanted is not None or upcoming.end_ms <= now_ms):
@@ -109,7 +113,7 @@ class MonthFacts:
             for charge in invoice.charges
         }
         tenant_ids = work.account.tenant_ids
-        settled = await asyncio.to_thread(settled_units, self._ledger, tenant_ids)
+        settled = await asyncio.to_thread(settled_units, self._ledger, tenant_ids, customer)
         return facts._replace(units=units, settled=settled_amounts(work.statement, settled))
 
     async def _units(self, customer: str, charge: Charge, event_name: str) -> Units:

@@ -69,7 +69,7 @@ def concluded(work: Work, stored: StoredInvoice) -> Progress:
     texts: list[str] = []
     if planned.settled:
         texts.append(
-            f"settled by hand, and not charged: {money_text(planned.settled, planned.currency)}"
+            f"settled by hand or at an earlier customer, and not charged: {money_text(planned.settled, planned.currency)}"
         )
     lacks = planned.total - came_to
     if stored.state == "missed":

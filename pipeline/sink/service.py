@@ -182,7 +182,6 @@ class _Sink:
         )
         self._month_end = MonthEnd(
             closer,
-            lambda: catalog.tenants,
             self._metrics,
             self._may_close,
             settings.close.every_seconds,

@@ -112,5 +112,8 @@ def test_what_stripe_must_have_counted_is_what_was_delivered_or_settled_unless_r
     assert units_delivered(ledger, *place, at + 1, at + 9) == 0
     assert units_delivered(ledger, event.customer, "other", at, at + 1) == 0
     by_hand = {"acme:c1:1": "resolution", "acme:c2:1": "resolution"}
-    assert settled_units(ledger, ["acme"]) == (by_hand if state == "rejected" else {})
-    assert settled_units(ledger, ["bluejay"]) == {}
+    of_event = settled_units(ledger, ["acme"], event.customer)
+    assert of_event == (by_hand if state == "rejected" else {})
+    elsewhere = settled_units(ledger, ["acme"], "cus_new")
+    assert elsewhere == ({} if state == "planned" else by_hand)
+    assert settled_units(ledger, ["bluejay"], event.customer) == {}

@@ -14,14 +14,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
+from pipeline.catalog.tenants import load_tenants
 from pipeline.dev.emulator.faults import Fault
+from pipeline.errors import ConfigurationError
 from pipeline.ledger import open_ledger, upgrade
 from pipeline.ledger.invoices import invoices_of
 from pipeline.ledger.month_entries import Granted
 from pipeline.ledger.tables import meter_event
 from pipeline.sink.journal import Journal
+from pipeline.sink.stripe.setup import Subscribing, set_up
+from tests.support.bench import stripe_settings
 from tests.support.journal import JOURNAL
-from tests.support.months import KilledError, Months, open_months
+from tests.support.months import TENANT_FILE, KilledError, Months, open_months
+from tests.support.stripe_account import at
 
 PRICE = '[price]\nresolution = "0.99"\n'
 
@@ -364,7 +369,7 @@ async def test_an_account_with_earlier_periods_is_left_alone_until_a_person_begi
 
 async def test_a_person_closes_a_period_without_an_invoice(tmp_path: Path) -> None:
     async with open_months(tmp_path, subscribes=False) as months:
-        months.go("2026-11-01T02:00")
+        months.go("2026-11-01T06:00")
 
         (progress,) = await months.look(by_itself=False)
         (again,) = await months.look(period="2026-10", by_itself=False)
@@ -461,7 +466,7 @@ async def test_an_account_without_a_subscription_gets_an_invoice_of_its_own(
             }
         )
         await october(months, "c1", "c2")
-        months.go("2026-11-01T03:00")
+        months.go("2026-11-01T06:00")
         (stopped,) = await months.look(by_itself=False)
         async with months.closer() as (closer, _):
             own = await closer.make_own("acme", "2026-10")
@@ -627,3 +632,225 @@ async def _live(folder: Path, contract: str | None, drawn: list[tuple[int, int, 
             ("invoiced", total) for total in totals
         ]
         assert checked(months)[-2:] == totals
+
+
+# --- what persons and other programs change ---------------------------------------------------------
+
+
+def billed_to(months: Months, folder: Path, text: str) -> None:
+    """Let the catalog name other customers from now on."""
+    (folder / "changed.toml").write_text(text)
+    months.tenants = load_tenants(folder / "changed.toml")
+
+
+async def _waits_for_stripe(months: Months) -> None:
+    """Close October, whose invoice waits for Stripe's sums."""
+    months.emulator.backend.configure(3 * 3600, None)
+    months.go("2026-10-31T23:50")
+    months.use("c1", when="2026-10-31T23:40")
+    await months.flush()
+    months.go("2026-11-01T00:50")
+    (waiting,) = await months.look()
+    assert waiting.state == "waiting"
+
+
+@pytest.mark.parametrize("after", ["", 'stripe_customer = "cus_other"\n'])
+async def test_a_closed_period_is_invoiced_to_the_customer_of_its_close(
+    tmp_path: Path, after: str
+) -> None:
+    async with open_months(tmp_path, customers=("cus_acme", "cus_other")) as months:
+        await _waits_for_stripe(months)
+        billed_to(months, tmp_path, f"[accounts.acme]\n{after}")
+        (held, *_) = await months.look()
+        months.go("2026-11-01T04:00")
+
+        async with months.closer() as (closer, _):
+            (progress, *_) = await closer.look(closer.accounts())
+
+        assert held.state == "waiting"
+        assert (progress.state, checked(months)[-1]) == ("invoiced", 99)
+
+
+async def test_the_drafts_of_later_periods_are_held_while_an_earlier_one_is_open(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        months.go("2026-11-01T00:02")
+        await months.look()
+        months.use("stuck", when="2026-10-31T23:00")
+        months.go("2026-12-01T00:02")
+        (open_,) = await months.look()
+        held = [each.auto_advance for each in months.invoices() if each.status == "draft"]
+        await months.flush()
+        months.go("2026-12-01T02:00")
+        first = await months.look()
+        await months.look()
+
+        assert (open_.state, held) == ("open", [False, False])
+        assert [each.state for each in first] == ["invoiced"]
+        assert checked(months)[-2:] == [198, 0]
+
+
+async def test_a_held_draft_is_told_of_when_an_earlier_period_gets_a_late_unit(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        months.go("2026-11-01T00:02")
+        await months.look()
+        months.use("late", when="2026-09-20T08:00")
+        months.go("2026-11-01T00:50")
+        (told,) = await months.look()
+
+        assert (told.state, told.invoice) == ("open", months.invoices()[-1].id)
+        assert "resmeter close acme --period 2026-09-01" in told.texts[0]
+
+
+async def test_units_that_an_earlier_customer_is_charged_for_are_not_charged_again(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path, customers=("cus_acme", "cus_other")) as months:
+        await october(months, "c1", "c2")
+        billed_to(months, tmp_path, '[accounts.acme]\nstripe_customer = "cus_other"\n')
+        settings_ = stripe_settings(months.base_url)
+        await set_up(settings_, months.tenants.catalog, months.now_ms, Subscribing(), applies=True)
+        months.go("2026-10-20")
+        months.use("c3", when="2026-10-19T08:00")
+        await months.flush()
+
+        progress = await months.month("2026-11-01")
+
+        totals = [
+            each.total
+            for customer in ("cus_acme", "cus_other")
+            for each in months.invoices(customer)
+            if each.total
+        ]
+        assert months.total("2026-10") == 297
+        assert (progress.state, sorted(totals)) == ("invoiced", [99, 198])
+        assert "at an earlier customer, and not charged: 1.98 USD" in progress.texts[0]
+
+
+def finalised_by_hand(months: Months) -> None:
+    for each in months.invoices():
+        if each.status == "draft":
+            months.v1.invoices.finalize_invoice(each.id)
+
+
+@pytest.mark.parametrize("mess", ["two subscriptions", "a flat amount", "stripe lost usage"])
+async def test_what_cannot_be_compared_is_made_final_by_hand_and_the_rest_is_invoiced(
+    tmp_path: Path, mess: str
+) -> None:
+    contract = f'currency = "usd"\n{PRICE}[minimum]\namount = "5.00"\n'
+    async with open_months(tmp_path, contract) as months:
+        await october(months, "c1")
+        await _make(months, mess)
+        months.go("2026-11-01T00:02")
+        await months.look()
+        months.go("2026-11-01T00:50")
+        (held_up,) = await months.look()
+        finalised_by_hand(months)
+
+        (missed,) = await months.look()
+        async with months.closer() as (closer, _):
+            own = await closer.make_own("acme", "2026-10")
+
+        came_to = sum(each.total for each in months.invoices())
+        assert held_up.state in ("stopped", "waiting")
+        assert missed.state == "missed"
+        assert (own.state, own.amount) == ("invoiced", missed.amount)
+        assert (came_to, months.balance()) == (months.total("2026-10"), 0)
+
+
+async def _make(months: Months, mess: str) -> None:
+    """Change at Stripe what keeps us from comparing its charges with the statement."""
+    (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
+    item = next(each for each in subscription["items"].data if "resolution" in each.price.product)
+    if mess == "two subscriptions":
+        anchor = {"billing_cycle_anchor": at("2026-11-01T00:00")}
+        again = {"customer": "cus_acme", "items": [{"price": item.price.id}]}
+        months.v1.subscriptions.create(again | anchor)
+    elif mess == "a flat amount":
+        tiers = [{"up_to": "inf", "unit_amount": 99, "flat_amount": 1}]
+        recurring = item.price.recurring
+        price = {
+            "currency": "usd",
+            "product": item.price.product,
+            "billing_scheme": "tiered",
+            "tiers_mode": "graduated",
+            "tiers": tiers,
+            "recurring": {
+                "interval": "month",
+                "usage_type": "metered",
+                "meter": recurring.meter,
+            },
+        }
+        costly = months.v1.prices.create(price)
+        changed = {"items": [{"id": item.id, "price": costly.id}]}
+        months.v1.subscriptions.update(subscription.id, changed)
+    else:
+        with months.ledger.writing() as connection:
+            connection.execute(update(meter_event).values(value=2))
+
+
+async def test_before_stripe_has_made_every_draft_no_period_is_without_an_invoice(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path, subscribes=False) as months:
+        for name in ("resolution", "carried"):
+            months.v1.products.create({"id": f"resmeter_{name}", "name": name})
+        await october(months)
+        months.go("2026-11-01T00:50")
+        (early,) = await months.look(by_itself=False)
+        async with months.closer() as (closer, _):
+            with pytest.raises(ConfigurationError, match="has made an invoice for it yet"):
+                await closer.make_own("acme", "2026-10")
+        months.go("2026-11-01T06:00")
+
+        (late,) = await months.look()
+
+        assert "has made an invoice for it yet" in early.texts[0]
+        assert (early.state, late.state) == ("waiting", "without")
+
+
+async def test_what_the_customers_balance_leaves_is_sent_if_it_is_too_small_to_charge(
+    tmp_path: Path,
+) -> None:
+    async with open_months(tmp_path) as months:
+        await october(months, "c1", "c2")
+        given = {"amount": -170, "currency": "usd"}
+        months.v1.customers.balance_transactions.create("cus_acme", given)
+
+        progress = await months.month("2026-11-01")
+
+        invoice = months.invoices()[-1]
+        assert (progress.state, progress.amount, invoice.total) == ("invoiced", 198, 198)
+        assert (invoice.collection_method, invoice.amount_due) == ("send_invoice", 28)
+        assert months.balance() == 0
+
+
+async def test_a_period_whose_draft_charges_another_time_is_not_closed(tmp_path: Path) -> None:
+    contract = (
+        f'name = "c"\nversion = 1\neffective_from = "2026-10-10T00:00:00Z"\n{PRICE}'
+        '[period]\nanchor = "2026-10-15T00:00:00Z"\n'
+    )
+    async with open_months(tmp_path) as months:
+        await october(months, "c1")
+        known = months.tenants
+        (tmp_path / "c.toml").write_text(contract)
+        billed_to(
+            months,
+            tmp_path,
+            f'contract_files = ["c.toml"]\n{TENANT_FILE}contract = "c"\n',
+        )
+        months.go("2026-11-01T00:02")
+        (stopped,) = await months.look()
+        months.tenants = known
+        months.go("2026-11-01T00:50")
+
+        (progress,) = await months.look()
+
+        assert (stopped.state, stopped.amount) == ("stopped", None)
+        assert "`resmeter check` compares where periods begin" in stopped.texts[0]
+        assert (progress.state, checked(months)[-1]) == ("invoiced", 99)

@@ -19,7 +19,7 @@ async def looked(months: Months, *times: str) -> list[str]:
         async def may_look() -> bool:
             return True
 
-        end = MonthEnd(closer, lambda: months.tenants, months.metrics, may_look, 300)
+        end = MonthEnd(closer, months.metrics, may_look, 300)
         with capture_logs() as logged:
             for text in times:
                 months.go(text)

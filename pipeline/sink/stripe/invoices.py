@@ -93,6 +93,7 @@ class StripeInvoices(StripeCalls):
                 if (key := _metadata(each, KEY)) is not None
             ),
             total=_total(found, currency),
+            due=from_stripe(found.amount_due, currency),
         )
 
     async def _charges(
@@ -188,7 +189,7 @@ class StripeInvoices(StripeCalls):
     async def finalise(self, invoice: Invoice) -> None:
         """Make a draft final, and let Stripe collect it as it would have."""
         with self._translated(f"the draft {invoice.id} of {invoice.customer}"):
-            if not invoice.is_sent and 0 < invoice.total < CHARGE_MIN.get(invoice.currency, 0):
+            if not invoice.is_sent and 0 < invoice.due < CHARGE_MIN.get(invoice.currency, 0):
                 # Stripe does not charge it, and would move the customer's balance.
                 sent: Any = {"collection_method": "send_invoice", "days_until_due": DAYS_UNTIL_DUE}
                 await self._v1.invoices.update_async(invoice.id, sent)

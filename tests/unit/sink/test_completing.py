@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from pipeline.billing.contract import Tier
-from pipeline.billing.invoice import InvoiceItem, StripePrice
+from pipeline.billing.invoice import InvoiceItem, StripePrice, settled_amounts
 from pipeline.billing.periods import Calendar
 from pipeline.billing.reckoning import Placed
 from pipeline.billing.statement import Closing, Counts, Line, PlacedUnit, Statement
@@ -29,7 +29,6 @@ from pipeline.sink.completing import (
     next_own_step,
     next_step,
     own_invoice,
-    settled_amounts,
 )
 from pipeline.sink.invoicing import AddedItem, Charge, Invoice
 
