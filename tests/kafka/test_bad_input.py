@@ -235,7 +235,7 @@ def test_a_record_ahead_of_its_time_holds_up_what_follows_in_its_partition_alone
 def test_produce_says_what_to_do_if_the_topic_rejects_old_timestamps(
     run: Run, tmp_path: Path
 ) -> None:
-    _configure(run, "message.timestamp.before.max.ms", "1000")
+    _configure(run, "message.timestamp.before.max.ms", "600000")
     (tmp_path / "events.ndjson").write_bytes(event("m1"))
 
     result = run.resmeter("produce", str(tmp_path / "events.ndjson"))

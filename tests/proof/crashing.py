@@ -113,16 +113,16 @@ def _worker_functions() -> dict[str, tuple[Any, str]]:
 def _sink_functions() -> dict[str, tuple[Any, str]]:
     """Return the module or class and the name of the function of each step."""
     from pipeline.kafka.single import SingleTopic
-    from pipeline.ledger import adoption, deliveries, records
+    from pipeline.ledger import adoption, leases, records
     from pipeline.sink.stripe.meter import StripeMeter
 
     return {
         "store": (records, "store"),
         "append": (SingleTopic, "append"),
         "adopt": (adoption, "apply"),
-        "lease": (deliveries, "lease"),
+        "lease": (leases, "lease"),
         "call": (StripeMeter, "deliver"),
-        "conclude": (deliveries, "conclude"),
+        "conclude": (leases, "conclude"),
     }
 
 
