@@ -34,6 +34,7 @@ def print_plan(plan: RebillPlan) -> None:
         )
     if header.totals:
         _print_totals(header.totals)
+        print_text(_way_to_stripe(header.totals), err=True)
     for part in plan.conversations[:_CONVERSATIONS_SHOWN_MAX]:
         _print_corrections(part)
     if (more := len(plan.conversations) - _CONVERSATIONS_SHOWN_MAX) > 0:
@@ -87,6 +88,17 @@ def _ranges(header: Header) -> str:
 
 def _are(number: int) -> str:
     return "is" if number == 1 else "are"
+
+
+def _way_to_stripe(totals: tuple[Total, ...]) -> str:
+    """Say how a plan's money gets onto an invoice."""
+    later = "What changes in a closed period is on the next statement and its invoice."
+    if all(total.added == total.removed for total in totals):
+        return (
+            "Stripe gets no units, as it prices them itself: the close brings the invoice of an open "
+            f"period to the new amount. {later}"
+        )
+    return f"Stripe gets the units of open periods, and the close completes their invoices. {later}"
 
 
 def _print_totals(totals: tuple[Total, ...]) -> None:

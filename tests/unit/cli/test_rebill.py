@@ -83,6 +83,23 @@ def test_zero_has_no_sign(rebill: Run, tmp_path: Path) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("total", "way"),
+    [
+        (Total("acme", "resolution", 2, 2, "2.58", "1.98", "usd"), "Stripe gets no units, as it"),
+        (Total("acme", "resolution", 2, 1, "1.98", "0.99", "usd"), "Stripe gets the units of open"),
+    ],
+    ids=["money alone", "units"],
+)
+def test_a_plan_says_how_it_gets_onto_an_invoice(
+    rebill: Run, tmp_path: Path, total: Total, way: str
+) -> None:
+    result = rebill("show", written(tmp_path, header(total)))
+
+    assert result.stderr.startswith(way)
+    assert "in a closed period is on the next statement" in result.stderr
+
+
 @pytest.mark.parametrize("outcome", ["[/red]", "[red]free", "a\x1b[2Jb"])
 def test_outcome_is_printed_as_it_is_written_and_safe(
     rebill: Run, tmp_path: Path, outcome: str
