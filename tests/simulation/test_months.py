@@ -7,7 +7,7 @@ import pytest
 
 from tests.simulation.months.runs import killed_months, random_months
 
-SEEDS = 16
+SEEDS = 12
 STEP = 4
 _run = cache(random_months)  # the last test looks at the same runs
 pytestmark = pytest.mark.xdist_group("months")
