@@ -13,10 +13,10 @@ from rich.console import Console
 
 from pipeline.catalog.tenants import load_tenants
 from pipeline.cli import FAILED
-from pipeline.cli.views.demo import print_demo, print_running
+from pipeline.cli.views.demo import Shown, print_demo, print_running
 from pipeline.config import load_settings
-from pipeline.dev.demo import Demo, running_demo
-from pipeline.dev.demo_bill import assumed_receipt, read_bill, read_month
+from pipeline.dev.demo import Demo, Step, close_month, running_demo
+from pipeline.dev.demo_bill import assumed_receipts, read_bill, read_month
 from pipeline.ledger import open_ledger
 from pipeline.ledger.receipt import explain
 
@@ -50,7 +50,8 @@ def command(*, keep: bool) -> None:
 
     try:
         with running_demo(settings, step) as demo:
-            agrees = _show(demo, time.monotonic() - began, is_kept=keep)
+            shown = _run(demo, step)
+            print_demo(demo, shown, time.monotonic() - began, is_kept=keep)
             if keep:
                 _stay(demo, talk)
             else:
@@ -58,25 +59,21 @@ def command(*, keep: bool) -> None:
     except KeyboardInterrupt:
         talk.print("interrupted; everything that was started has stopped")
         sys.exit(130)
-    if not agrees:
+    if not shown.agrees:
         sys.exit(FAILED)
 
 
-def _show(demo: Demo, seconds: float, *, is_kept: bool) -> bool:
-    """Print the bill and one receipt; return whether ledger and Stripe agree."""
+def _run(demo: Demo, step: Step) -> Shown:
+    """Read the bill, close the month and read what it came to."""
     tenants = load_tenants(demo.folder / "resmeter.toml")
     ledger = open_ledger(demo.env["RESMETER_LEDGER__URL"])
     try:
         bill = read_bill(demo, tenants, ledger)
-        month = read_month(demo, tenants, ledger)
-        receipt = assumed_receipt(demo, ledger)
+        receipts = assumed_receipts(demo, ledger)
+        close_month(demo, receipts[-1][0].record, step)
+        return Shown(bill, read_month(demo, tenants, ledger), explain(receipts[0], tenants))
     finally:
         ledger.close()
-    agrees = all(line.quantity == line.at_stripe for line in bill.values())
-    agrees = agrees and all(stated == invoiced for stated, invoiced in month.values())
-    explanation = explain(receipt, tenants)
-    print_demo(demo, bill, month, explanation, seconds, agrees=agrees, is_kept=is_kept)
-    return agrees
 
 
 def sourced(env: Mapping[str, str], scripts: Path) -> str:

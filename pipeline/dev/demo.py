@@ -1,4 +1,4 @@
-"""Run the demo: start everything, send the events, wait until all usage is billed, then stop."""
+"""Run the demo: start everything, send the events, wait until all is billed, close the month, stop."""
 
 import contextlib
 import os
@@ -21,11 +21,12 @@ from confluent_kafka.admin import AdminClient
 from pipeline.billing.periods import Calendar
 from pipeline.config import Settings
 from pipeline.dev.broker import KAFKA_VERSION, running_kafka
-from pipeline.dev.process import run, run_or_raise, running
+from pipeline.dev.process import Process, run, run_or_raise, running
 from pipeline.events.times import format_time
 from pipeline.kafka.options import librdkafka_options
 from pipeline.ledger import open_ledger, records, reports
 from pipeline.replay.decide import Histories
+from pipeline.usage.record import UsageRecord
 
 DATA = "airline_support.events.ndjson"
 API_KEY = "sk_test_demo"
@@ -39,7 +40,8 @@ _CUSTOMERS = {  # tenant → Stripe customer
     "fly-kite": "cus_demo_fly_kite",
     "northwind-air": "cus_demo_northwind",
 }
-_DAY_MS = 86_400_000
+_HOUR_MS = 3_600_000
+_DAY_MS = 24 * _HOUR_MS
 
 _EVENTS = "RESMETER_TOPICS__EVENTS"
 _RECORDS = "RESMETER_TOPICS__RECORDS"
@@ -59,6 +61,8 @@ class Demo(msgspec.Struct, frozen=True):
     sink_url: str
     emulator_url: str
     period: str  # the month of the events
+    ends: str  # a time after it, for the emulator's clock
+    sink: Process
 
 
 @contextlib.contextmanager
@@ -122,15 +126,59 @@ def running_demo(settings: Settings, step: Step) -> Iterator[Demo]:
                 _WORK_SECONDS_MAX,
                 "no usage is pending",
             )
-        with step("the month is closed, and its invoices are final"):
-            _set_clock(emulator_url, ends)
-            period = newest[:7]
-            worker.wait_until(
-                lambda: run(["close", "--period", period], whole_env).returncode == 0,
-                _WORK_SECONDS_MAX,
-                "the month is closed",
-            )
-        yield Demo(folder, data, env, broker, worker_url, sink_url, emulator_url, period)
+        yield Demo(
+            folder, data, env, broker, worker_url, sink_url, emulator_url, newest[:7], ends, sink
+        )
+
+
+def close_month(demo: Demo, charged: UsageRecord, step: Step) -> None:
+    """Let a customer's message arrive late, which takes a charge back; then close the month.
+
+    Raises:
+        UnavailableError: the sink ended, or something takes too long.
+    """
+    env = {**os.environ, **demo.env}
+    file = demo.folder / "late.ndjson"
+    file.write_bytes(_late_message(charged))
+    with step(f"a message of {charged.tenant_id} arrives days late, and takes a unit back"):
+        run_or_raise(["produce", str(file)], env)
+        demo.sink.wait_until(
+            lambda: _is_taken_back(demo, charged), _WORK_SECONDS_MAX, "the unit is taken back"
+        )
+    with step("the month is closed, and its invoices are final"):
+        _set_clock(demo.emulator_url, demo.ends)
+        demo.sink.wait_until(
+            lambda: run(["close", "--period", demo.period], env).returncode == 0,
+            _WORK_SECONDS_MAX,
+            "the month is closed",
+        )
+
+
+def _late_message(charged: UsageRecord) -> bytes:
+    """Return a message in which the customer asks again, from an hour after the answer."""
+    return orjson.dumps(
+        {
+            "specversion": "1.0",
+            "id": f"{charged.conversation}-late",
+            "source": "/airline/support",
+            "type": "conversation.customer_message",
+            "subject": charged.conversation,
+            # Silence is charged at the end of its window of a day.
+            "time": format_time(charged.occurred_at - _DAY_MS + _HOUR_MS),
+            "tenantid": charged.tenant_id,
+            "datacontenttype": "application/json",
+            "data": {"intent": "help_request"},
+        }
+    )
+
+
+def _is_taken_back(demo: Demo, charged: UsageRecord) -> bool:
+    ledger = open_ledger(demo.env[_LEDGER])
+    try:
+        receipts = reports.receipts(ledger, charged.tenant_id, charged.conversation)
+    finally:
+        ledger.close()
+    return sum(receipt.record.quantity for receipt in receipts) == 0
 
 
 def histories(data: Path) -> Histories:
@@ -203,9 +251,16 @@ def _set_clock(emulator_url: str, now: str) -> None:
         return
 
 
-def invoices_at_stripe(demo: Demo) -> dict[str, int]:
-    """Return what the newest final invoice of each tenant comes to, in cents."""
-    totals: dict[str, int] = {}
+class InvoiceLine(msgspec.Struct, frozen=True):
+    """A line of an invoice, as Stripe has it."""
+
+    description: str
+    amount: int
+
+
+def invoices_at_stripe(demo: Demo) -> dict[str, list[InvoiceLine]]:
+    """Return the lines of the newest final invoice of each tenant, in cents."""
+    lines: dict[str, list[InvoiceLine]] = {}
     for tenant_id, customer in _CUSTOMERS.items():
         request = urllib.request.Request(
             f"{demo.emulator_url}/v1/invoices?customer={customer}&limit=1",
@@ -214,8 +269,8 @@ def invoices_at_stripe(demo: Demo) -> dict[str, int]:
         with urllib.request.urlopen(request, timeout=10) as response:
             (invoice,) = orjson.loads(response.read())["data"]
         if invoice["status"] != "draft":
-            totals[tenant_id] = invoice["total"]
-    return totals
+            lines[tenant_id] = msgspec.convert(invoice["lines"]["data"], list[InvoiceLine])
+    return lines
 
 
 def _environment(

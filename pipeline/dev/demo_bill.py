@@ -3,10 +3,12 @@
 import time
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
+from pipeline.billing.statement import Statement
 from pipeline.catalog.accounts import account_of
 from pipeline.catalog.tenants import Tenants
-from pipeline.dev.demo import Demo, histories, invoices_at_stripe, sums_at_stripe
+from pipeline.dev.demo import Demo, InvoiceLine, histories, invoices_at_stripe, sums_at_stripe
 from pipeline.errors import ConfigurationError
 from pipeline.ledger import Ledger, reports
 from pipeline.ledger.entries import Receipt
@@ -46,22 +48,40 @@ def read_bill(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, BillLin
     return dict(sorted(lines.items()))
 
 
-def read_month(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, tuple[int, int | None]]:
-    """Return the totals of each tenant's statement of the month and of its invoice, in cents."""
+class Month(NamedTuple):
+    """A tenant's statement of the month, and the lines of its final invoice; None: it has none."""
+
+    statement: Statement
+    invoice: list[InvoiceLine] | None
+
+    @property
+    def invoiced(self) -> int | None:
+        return None if self.invoice is None else sum(line.amount for line in self.invoice)
+
+
+def read_month(demo: Demo, tenants: Tenants, ledger: Ledger) -> dict[str, Month]:
+    """Return each tenant's month, ordered by tenant."""
     invoices = invoices_at_stripe(demo)
     now_ms = int(time.time() * 1000)
-    totals: dict[str, tuple[int, int | None]] = {}
+    months: dict[str, Month] = {}
     for name in sorted(tenants.customers):
         account = account_of(tenants, name)
         stated = state_account(ledger, account, tenants, demo.period, now_ms)
-        totals[name] = (stated.statement.total, invoices.get(name))
-    return totals
+        months[name] = Month(stated.statement, invoices.get(name))
+    return months
 
 
-def assumed_receipt(demo: Demo, ledger: Ledger) -> list[Receipt]:
-    """Return the receipt of the first conversation whose silence was billed."""
+def assumed_receipts(demo: Demo, ledger: Ledger) -> list[list[Receipt]]:
+    """Return the receipts of each conversation whose silence is billed; at least two.
+
+    Raises:
+        ConfigurationError: the demo's data has fewer.
+    """
+    found: list[list[Receipt]] = []
     for tenant_id, conversation, _ in histories(demo.data):
         receipts = reports.receipts(ledger, tenant_id, conversation)
         if receipts and receipts[-1].record.kind == "assumed":
-            return receipts
-    raise ConfigurationError(["the demo's data has no assumed resolution"])
+            found.append(receipts)
+    if len(found) < 2:
+        raise ConfigurationError(["the demo's data has fewer than two assumed resolutions"])
+    return found
