@@ -5,7 +5,7 @@ the topic, the second implementation makes the statements again.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -94,17 +94,9 @@ def _of_statements(account: Billed, closed: list[Closed], outcome: MonthsOutcome
         for start in each.waived
     ]
     last = closed[-1].period
-    made = statements(
-        list(_records(account, closed, outcome)),
-        account.terms,
-        _grants(account, outcome),
-        last.name,
-        last.end_ms + CLOSE_AFTER,
-        CLOSE_AFTER,
-        _price_of,
-        account.name,
-        rejected=waived,
-    )
+    records = list(_records(account, closed, outcome))
+    until = last.end_ms + CLOSE_AFTER
+    made = _expected(account, records, _grants(account, outcome), last.name, until, waived)
     by_name = {each.pop("period"): each for each in made}
     for each in closed:
         expected = by_name.get(each.period.name)
@@ -133,6 +125,30 @@ def _records(
             yield content
 
 
+def _expected(
+    account: Billed,
+    records: list[dict[str, Any]],
+    grants: list[dict[str, Any]],
+    last: str,
+    as_of: int,
+    rejected: Sequence[tuple[str, str]] = (),
+) -> list[dict[str, Any]]:
+    """Return the statements of the second implementation up to the period with a name."""
+    if not records and not account.terms:
+        return []  # nothing names a currency, and there is nothing to state
+    return statements(
+        records,
+        account.terms,
+        grants,
+        last,
+        as_of,
+        CLOSE_AFTER,
+        _price_of,
+        account.name,
+        rejected=rejected,
+    )
+
+
 def _price_of(policy: str, version: int, outcome: str) -> tuple[str, str] | None:
     price = POLICY.price.get(outcome)
     return None if price is None else (str(price), POLICY.currency)
@@ -153,7 +169,7 @@ def _of_sums(
     known = [dict(each, stored_at=0) for each in _records(account, closed, outcome)]
     last = calendar.period_at(now).name
     grants = _grants(account, outcome)
-    made = statements(known, account.terms, grants, last, now, CLOSE_AFTER, _price_of, account.name)
+    made = _expected(account, known, grants, last, now)
     said, owed = _sum(lines), _sum(line for each in made for line in each["lines"])
     if said != owed:
         yield f"{account.name}: the statements come to {said} in all, and {owed} is owed"
