@@ -38,6 +38,27 @@ async def october(months: Months, *conversations: str) -> None:
     await months.flush()
 
 
+def subscribed(months: Months) -> tuple[Any, Any]:
+    """Return the one subscription, and its item of resolutions."""
+    (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
+    items = subscription["items"].data
+    return subscription, next(each for each in items if "resolution" in each.price.product)
+
+
+def reprice(months: Months, costs: dict[str, Any]) -> None:
+    """Let the subscription have another price for resolutions."""
+    subscription, item = subscribed(months)
+    of_meter = {
+        "interval": "month",
+        "usage_type": "metered",
+        "meter": item.price.recurring.meter,
+    }
+    price = {"currency": "usd", "product": item.price.product, "recurring": of_meter, **costs}
+    other = months.v1.prices.create(price)
+    changed = {"items": [{"id": item.id, "price": other.id}]}
+    months.v1.subscriptions.update(subscription.id, changed)
+
+
 def checked(months: Months) -> list[int]:
     """Return the totals of the invoices; the customer's balance must not have moved."""
     assert months.balance() == 0
@@ -192,25 +213,7 @@ async def test_units_at_another_price_than_that_of_the_subscription_are_items(
 ) -> None:
     async with open_months(tmp_path) as months:
         await october(months, "c1", "c2")
-        (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
-        item = next(
-            each for each in subscription["items"].data if "resolution" in each.price.product
-        )
-        costly = months.v1.prices.create(
-            {
-                "currency": "usd",
-                "product": item.price.product,
-                "unit_amount": 129,
-                "recurring": {
-                    "interval": "month",
-                    "usage_type": "metered",
-                    "meter": item.price.recurring.meter,
-                },
-            }
-        )
-        months.v1.subscriptions.update(
-            subscription.id, {"items": [{"id": item.id, "price": costly.id}]}
-        )
+        reprice(months, {"unit_amount": 129})
 
         await months.month("2026-11-01")
 
@@ -261,25 +264,7 @@ async def test_a_reversal_is_adjusted_at_the_price_of_its_own_period(tmp_path: P
     async with open_months(tmp_path, contract) as months:
         await october(months, "c1", "c2")
         await months.month("2026-11-01")
-        (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
-        item = next(
-            each for each in subscription["items"].data if "resolution" in each.price.product
-        )
-        costly = months.v1.prices.create(
-            {
-                "currency": "usd",
-                "product": item.price.product,
-                "unit_amount": 129,
-                "recurring": {
-                    "interval": "month",
-                    "usage_type": "metered",
-                    "meter": item.price.recurring.meter,
-                },
-            }
-        )
-        months.v1.subscriptions.update(
-            subscription.id, {"items": [{"id": item.id, "price": costly.id}]}
-        )
+        reprice(months, {"unit_amount": 129})
         months.go("2026-11-10T12:00")
         months.take_back("c1")
         months.use("n1", "n2", when="2026-11-10T09:00")
@@ -765,30 +750,15 @@ async def test_what_cannot_be_compared_is_made_final_by_hand_and_the_rest_is_inv
 
 async def _make(months: Months, mess: str) -> None:
     """Change at Stripe what keeps us from comparing its charges with the statement."""
-    (subscription,) = months.v1.subscriptions.list({"customer": "cus_acme"}).data
-    item = next(each for each in subscription["items"].data if "resolution" in each.price.product)
     if mess == "two subscriptions":
+        _, item = subscribed(months)
         anchor = {"billing_cycle_anchor": at("2026-11-01T00:00")}
         again = {"customer": "cus_acme", "items": [{"price": item.price.id}]}
         months.v1.subscriptions.create(again | anchor)
     elif mess == "a flat amount":
         tiers = [{"up_to": "inf", "unit_amount": 99, "flat_amount": 1}]
-        recurring = item.price.recurring
-        price = {
-            "currency": "usd",
-            "product": item.price.product,
-            "billing_scheme": "tiered",
-            "tiers_mode": "graduated",
-            "tiers": tiers,
-            "recurring": {
-                "interval": "month",
-                "usage_type": "metered",
-                "meter": recurring.meter,
-            },
-        }
-        costly = months.v1.prices.create(price)
-        changed = {"items": [{"id": item.id, "price": costly.id}]}
-        months.v1.subscriptions.update(subscription.id, changed)
+        costs = {"billing_scheme": "tiered", "tiers_mode": "graduated", "tiers": tiers}
+        reprice(months, costs)
     else:
         with months.ledger.writing() as connection:
             connection.execute(update(meter_event).values(value=2))
